@@ -1,0 +1,58 @@
+package hierarchy
+
+// Constraint names what holds for a write to a guarded control file. Package fs enforces it.
+type Constraint int
+
+// The constraints.
+const (
+	Unconstrained Constraint = iota
+	Members                  // a task of the guest moves within the boundary
+	Subtree                  // permitted controllers only
+	Trigger                  // PSI triggers as an unprivileged opener may have them
+	Reclaim                  // one reclaim at a time, its argument parsed
+	PerOpen                  // a reset that concerns the open file only
+	Fake                     // kept by the view, never passed to the host
+	PriorityClass            // I/O priority classes that do not raise a priority
+	DeviceRule               // one rule, of an opener with CAP_SYS_ADMIN over the host
+	StrictTree               // parsed and written in canonical form: the kernel holds it against parent and children
+	Action                   // one at a time
+	ByPolicy                 // the policy's own check
+)
+
+// Filter names what a view does to a control file's content before the guest reads it.
+type Filter int
+
+// The filters.
+const (
+	Raw               Filter = iota // the host's bytes
+	FilterControllers               // permitted controllers only
+	FilterMembers                   // pids in the reader's namespace
+	FilterStat                      // cgroup.stat without hidden controllers
+	FilterMemoryStat                // v1 memory.stat with limits of the guest's own tree only
+	FilterFake                      // the value that the view keeps
+)
+
+// ControlFile is a row of the table: a control file, or with '*' in its name many of one kind.
+type ControlFile struct {
+	Version    Version
+	Controller string // "" for files that every cgroup has
+	Name       string
+	Mode       uint32 // as the kernel shows it
+	Class      string // limit, weight, protection, stat, config, action, structure, membership, event
+	Grammar    Grammar
+	Exists     string // where and since when the file is there; "" for every cgroup
+	Nests      string // how ancestors bound it, "" where that means nothing
+	Boundary   Verdict
+	Below      Verdict
+	Constraint Constraint
+	Filter     Filter
+	Pollable   bool // the kernel notifies poll and inotify of its changes
+	PerOpen    bool // the host's file keeps state for each open
+	Blocks     bool // a write can take long
+	Reason     string
+}
+
+// RootOnly says that the file exists in the root cgroup of the host alone, so in no guest's tree.
+func (f ControlFile) RootOnly() bool { return f.Exists == rootOnly }
+
+const rootOnly = "root only"

@@ -1,0 +1,3 @@
+package hierarchy
+
+//go:generate go test -run TestReference -update

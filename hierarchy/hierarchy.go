@@ -1,0 +1,169 @@
+package hierarchy
+
+import (
+	"bytes"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// Hierarchy is one mounted cgroup tree of the host.
+type Hierarchy struct {
+	Version     Version
+	ID          int      // as /proc/<pid>/cgroup has it, 0 for v2
+	Controllers []string // in the kernel's order; of v2 those that its root offers
+	Name        string   // of a named v1 hierarchy, without "name="
+	Mountpoint  string
+	Dir         string // the directory at the top of a view with several trees
+	ReadOnly    bool   // the mount is
+}
+
+// Unified is the name by which policies and layouts speak of the v2 tree of a host that has v1 hierarchies too.
+const Unified = "unified"
+
+// String names a hierarchy: "cpu,cpuacct", "name=systemd", "unified".
+func (h Hierarchy) String() string {
+	if h.Version == V2 {
+		return Unified
+	}
+	return strings.Join(h.labels(), ",")
+}
+
+// labels are the words of the hierarchy in /proc/<pid>/cgroup.
+func (h Hierarchy) labels() []string {
+	if h.Name == "" {
+		return h.Controllers
+	}
+	return append(slices.Clone(h.Controllers), "name="+h.Name)
+}
+
+// Holds says whether a hierarchy is meant by a name: a controller, "name=systemd", or "unified" for the v2 tree.
+func (h Hierarchy) Holds(name string) bool {
+	return h.Version == V2 && name == Unified || slices.Contains(h.labels(), name)
+}
+
+// Symlinks are the further names of the hierarchy's directory at the top of a view: "cpu" and "cpuacct" for "cpu,cpuacct".
+func (h Hierarchy) Symlinks() []string {
+	var links []string
+	if h.Version == V1 {
+		for _, c := range h.Controllers {
+			if c != h.Dir {
+				links = append(links, c)
+			}
+		}
+	}
+	return links
+}
+
+// Mount is a mounted cgroup file system.
+type Mount struct {
+	Version  Version
+	Point    string
+	Whole    bool // its root is the hierarchy's, as the reader's cgroup namespace has it
+	ReadOnly bool
+	Options  []string // of the superblock: a v1 hierarchy's controllers and name are among them
+}
+
+// ParseMounts finds the cgroup mounts in the text of /proc/<pid>/mountinfo. The error says which line is none.
+func ParseMounts(text []byte) ([]Mount, error) {
+	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(text), func(i *mountinfo.Info) (skip, stop bool) {
+		return i.FSType != "cgroup" && i.FSType != "cgroup2", false
+	})
+	if err != nil {
+		return nil, err
+	}
+	var mounts []Mount
+	for _, i := range infos {
+		m := Mount{
+			Version: V1, Point: i.Mountpoint, Whole: i.Root == "/", Options: strings.Split(i.VFSOptions, ","),
+			ReadOnly: slices.Contains(strings.Split(i.Options, ","), "ro"),
+		}
+		if i.FSType == "cgroup2" {
+			m.Version = V2
+		}
+		mounts = append(mounts, m)
+	}
+	return mounts, nil
+}
+
+// Assemble finds the host's hierarchies: those that both the mounts and the text of /proc/<pid>/cgroup know. A hierarchy
+// that is mounted only in part is left out; of several mounts a writable one is taken. unifiedControllers is the text of
+// the v2 root's cgroup.controllers. They come in the order of their ids, v2 last.
+func Assemble(mounts []Mount, cgroups []byte, unifiedControllers string) []Hierarchy {
+	var all []Hierarchy
+	for line := range strings.Lines(string(cgroups)) {
+		id, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		labels, _, ok := strings.Cut(rest, ":")
+		n, err := strconv.Atoi(id)
+		if !ok || err != nil || n < 0 || (n == 0) != (labels == "") {
+			continue
+		}
+		h := Hierarchy{Version: V2, ID: n, Controllers: strings.Fields(unifiedControllers)}
+		if n > 0 {
+			h.Version, h.Controllers, h.Name = V1, nil, ""
+			for _, label := range strings.Split(labels, ",") {
+				if name, named := strings.CutPrefix(label, "name="); named {
+					h.Name = name
+				} else {
+					h.Controllers = append(h.Controllers, label)
+				}
+			}
+		}
+		if m, ok := mountOf(h, mounts); ok {
+			h.Mountpoint, h.ReadOnly = m.Point, m.ReadOnly
+			h.Dir = dirName(h)
+			all = append(all, h)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Hierarchy) int {
+		if a.Version != b.Version {
+			return int(a.Version - b.Version)
+		}
+		return a.ID - b.ID
+	})
+	return all
+}
+
+// mountOf chooses the mount by which a hierarchy is reached.
+func mountOf(h Hierarchy, mounts []Mount) (best Mount, found bool) {
+	for _, m := range mounts {
+		if m.Version != h.Version || !m.Whole || found && (m.ReadOnly || !best.ReadOnly) {
+			continue
+		}
+		if h.Version == V2 || !slices.ContainsFunc(h.labels(), func(l string) bool { return !slices.Contains(m.Options, l) }) {
+			best, found = m, true
+		}
+	}
+	return best, found
+}
+
+// dirName is the directory's name at the top of a view, as on the host where that can be told.
+func dirName(h Hierarchy) string {
+	if h.Version == V2 {
+		return Unified
+	}
+	name := path.Base(h.Mountpoint)
+	if len(h.Controllers) == 0 && name != "" && name != "/" && name != "." {
+		return name
+	}
+	if len(h.Controllers) == 0 {
+		return h.Name
+	}
+	own := slices.Contains(h.Controllers, name) || name == strings.Join(h.Controllers, ",") || sameWords(name, h.Controllers)
+	if own {
+		return name
+	}
+	return strings.Join(h.Controllers, ",")
+}
+
+// sameWords says whether a name lists the controllers in another order.
+func sameWords(name string, controllers []string) bool {
+	words := strings.Split(name, ",")
+	if len(words) != len(controllers) {
+		return false
+	}
+	return !slices.ContainsFunc(words, func(w string) bool { return !slices.Contains(controllers, w) })
+}

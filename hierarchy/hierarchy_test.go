@@ -1,0 +1,111 @@
+package hierarchy_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// describe prints what Assemble finds, one hierarchy in a line.
+func describe(all []hierarchy.Hierarchy) string {
+	var b strings.Builder
+	for _, h := range all {
+		fmt.Fprintf(&b, "v%d %d %s at %s dir %s links %v ro %t\n", h.Version, h.ID, h, h.Mountpoint, h.Dir, h.Symlinks(), h.ReadOnly)
+	}
+	return b.String()
+}
+
+func assemble(t testing.TB, mountinfo, cgroups, controllers string) []hierarchy.Hierarchy {
+	t.Helper()
+	mounts, err := hierarchy.ParseMounts([]byte(mountinfo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hierarchy.Assemble(mounts, []byte(cgroups), controllers)
+}
+
+// TestAssemble: hosts of every kind, as captured.
+func TestAssemble(t *testing.T) {
+	dirs, err := filepath.Glob("../testdata/hierarchy/*/mountinfo")
+	if err != nil || len(dirs) < 4 {
+		t.Fatalf("captured hosts: %v, %v", dirs, err)
+	}
+	for _, file := range dirs {
+		dir := filepath.Dir(file)
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			read := func(name string) string {
+				raw, err := os.ReadFile(filepath.Join(dir, name))
+				if err != nil && !os.IsNotExist(err) {
+					t.Fatal(err)
+				}
+				return string(raw)
+			}
+			got := describe(assemble(t, read("mountinfo"), read("cgroup"), read("cgroup.controllers")))
+			if *update {
+				if err := os.WriteFile(filepath.Join(dir, "want"), []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := read("want"); got != want {
+				t.Errorf("got\n%swant\n%s", got, want)
+			}
+		})
+	}
+}
+
+func TestLayout(t *testing.T) {
+	v1, v2 := hierarchy.Hierarchy{Version: hierarchy.V1}, hierarchy.Hierarchy{Version: hierarchy.V2}
+	for _, c := range []struct {
+		shown []hierarchy.Hierarchy
+		want  hierarchy.Layout
+	}{
+		{[]hierarchy.Hierarchy{v2}, hierarchy.LayoutV2}, {[]hierarchy.Hierarchy{v1, v1}, hierarchy.LayoutV1},
+		{[]hierarchy.Hierarchy{v1, v2}, hierarchy.LayoutHybrid},
+	} {
+		if got := hierarchy.LayoutAuto.Resolve(c.shown); got != c.want {
+			t.Errorf("Resolve(%v) = %v, want %v", c.shown, got, c.want)
+		}
+	}
+	for _, name := range []string{"auto", "v1", "v2", "hybrid"} {
+		if l, err := hierarchy.ParseLayout(name); err != nil || l.String() != name {
+			t.Errorf("ParseLayout(%s) = %v, %v", name, l, err)
+		}
+	}
+	if _, err := hierarchy.ParseLayout("v3"); err == nil || !strings.Contains(err.Error(), "allowed") {
+		t.Errorf("ParseLayout(v3): %v", err)
+	}
+}
+
+// FuzzMounts: no text of a mount table or of /proc/<pid>/cgroup makes a panic, or a hierarchy without a mount.
+func FuzzMounts(f *testing.F) {
+	for _, dir := range []string{"hybrid", "v2"} {
+		m, _ := os.ReadFile("../testdata/hierarchy/" + dir + "/mountinfo")
+		c, _ := os.ReadFile("../testdata/hierarchy/" + dir + "/cgroup")
+		f.Add(m, c)
+	}
+	f.Fuzz(func(t *testing.T, mountinfo, cgroups []byte) {
+		mounts, err := hierarchy.ParseMounts(mountinfo)
+		if err != nil {
+			return
+		}
+		for _, h := range hierarchy.Assemble(mounts, cgroups, "cpu memory") {
+			if h.Mountpoint == "" && len(mounts) == 0 || h.Version != hierarchy.V1 && h.Version != hierarchy.V2 {
+				t.Fatalf("%+v from %d mounts", h, len(mounts))
+			}
+		}
+	})
+}
+
+func ExampleLookup() {
+	f, _ := hierarchy.Lookup(hierarchy.V2, "hugetlb.2MB.max")
+	fmt.Println(f.Name, f.Boundary, f.Below)
+	v, err := f.Grammar.Parse([]byte("4M\n"))
+	fmt.Printf("%s %v\n", v.Canonical(), err)
+	// Output:
+	// hugetlb.*.max read-only read-write
+	// 4194304 <nil>
+}

@@ -1,0 +1,53 @@
+package hierarchy
+
+import "fmt"
+
+// Layout is how hierarchies are arranged in a view.
+type Layout int
+
+// The layouts.
+const (
+	LayoutAuto   Layout = iota // as the hierarchies shown are: v2 for the v2 tree alone, v1 for v1 alone, hybrid for both
+	LayoutV1                   // a directory per hierarchy
+	LayoutV2                   // one tree
+	LayoutHybrid               // as v1, and the v2 tree in the directory "unified"
+)
+
+// layoutNames are the layouts as users write them, by Layout.
+var layoutNames = []string{"auto", "v1", "v2", "hybrid"}
+
+// String is the layout as users write it.
+func (l Layout) String() string {
+	if l < 0 || int(l) >= len(layoutNames) {
+		return "unknown"
+	}
+	return layoutNames[l]
+}
+
+// ParseLayout reads a layout's name. The error lists what is allowed.
+func ParseLayout(s string) (Layout, error) {
+	for i, name := range layoutNames {
+		if s == name {
+			return Layout(i), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown layout %q; allowed: auto, v1, v2, hybrid", s)
+}
+
+// Resolve chooses the layout for the hierarchies shown, where it is left open.
+func (l Layout) Resolve(shown []Hierarchy) Layout {
+	if l != LayoutAuto {
+		return l
+	}
+	var has [3]bool
+	for _, h := range shown {
+		has[h.Version] = true
+	}
+	switch {
+	case has[V1] && has[V2]:
+		return LayoutHybrid
+	case has[V1]:
+		return LayoutV1
+	}
+	return LayoutV2
+}

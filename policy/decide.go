@@ -1,0 +1,87 @@
+package policy
+
+import (
+	"cmp"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Request asks for the verdict on one control file at one place.
+type Request struct {
+	Version hierarchy.Version
+	File    string
+	Place   hierarchy.Place
+}
+
+// Decision is the answer. Where Verdict is Guarded and Check is nil, File.Constraint names what the caller must enforce.
+type Decision struct {
+	Verdict hierarchy.Verdict
+	// File is the row of the table; the zero ControlFile for a file that no table knows. Its Constraint is ByPolicy
+	// where Check is set.
+	File hierarchy.ControlFile
+	// Check holds a write against the constraint that the policy sets, nil where it sets none. It returns the canonical
+	// bytes to write instead of the guest's. Errors: those of File.Grammar (unix.EINVAL, unix.ERANGE), and unix.EPERM for
+	// a value outside the constraint.
+	Check func(raw []byte) ([]byte, error)
+	// Rule names the rule that spoke: "default table", "policy.yaml:12", "--controllers", ….
+	Rule string
+}
+
+// Rules that no table and no policy has.
+const (
+	unknownFileRule  = "unknown file"
+	unknownPlaceRule = "unknown place"
+	noPolicyRule     = "no policy" // of the zero Policy
+)
+
+// Decide gives the verdict for one control file at one place. It is total and pure: it answers every request, from
+// nothing but the request and the policy. What it does not know it hides. It allocates nothing.
+func (p *Policy) Decide(r Request) Decision {
+	if !asked(r) {
+		return Decision{Rule: unknownPlaceRule}
+	}
+	if f := p.files[r.Version][r.File]; f != nil {
+		return f.at[r.Place].Decision
+	}
+	if a := p.familyAnswer(r); a != nil {
+		return a.Decision
+	}
+	if row, c, ok := p.hiddenFamily(r); ok && c != "" {
+		return Decision{File: row, Rule: cmp.Or(p.spec.controllersAt, noPolicyRule)}
+	}
+	return Decision{Rule: unknownFileRule}
+}
+
+// asked says whether a request names a version and a place that there are.
+func asked(r Request) bool {
+	return (r.Version == hierarchy.V1 || r.Version == hierarchy.V2) &&
+		(r.Place == hierarchy.Boundary || r.Place == hierarchy.Below)
+}
+
+// familyAnswer finds the answer for a name of a row that stands for many; nil for no such name or one of a controller
+// that is not shown.
+func (p *Policy) familyAnswer(r Request) *answer {
+	row, hidden, ok := p.hiddenFamily(r)
+	if !ok || hidden != "" {
+		return nil
+	}
+	fam := p.families[r.Version][row.Name]
+	if fam == nil {
+		return nil
+	}
+	for i := range fam.places[r.Place] {
+		if c := &fam.places[r.Place][i]; c.glob.match(r.File) {
+			return &c.answer
+		}
+	}
+	return &fam.plain.at[r.Place]
+}
+
+// hiddenFamily finds the row of a name and its controller if that is not shown; false for a name that no table knows.
+func (p *Policy) hiddenFamily(r Request) (row hierarchy.ControlFile, controller string, ok bool) {
+	row, ok = hierarchy.Lookup(r.Version, r.File)
+	if c := owner(r.Version, r.File); ok && c != "" && !p.shown[c] {
+		controller = c
+	}
+	return row, controller, ok
+}
