@@ -1,0 +1,272 @@
+package host
+
+import (
+	"container/list"
+	"errors"
+	"path"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+const (
+	maxOpenDirs   = 256     // descriptors that one Boundary keeps for directories not in use
+	maxKnownPaths = 1 << 16 // directories that one Boundary knows by path where there are no handles
+)
+
+// Boundary is a guest's boundary in one hierarchy. It may be used by many goroutines.
+type Boundary struct {
+	tree *Tree
+	root *Dir // immutable
+
+	mu     sync.Mutex
+	dirs   map[uint64]*list.Element // guarded by mu; of *Dir, by kernfs id
+	recent *list.List               // guarded by mu; the one used last is in front
+	paths  map[uint64]string        // guarded by mu; where there are no handles: paths from the boundary
+	closed bool                     // guarded by mu
+}
+
+// Boundary opens the cgroup at a path as a boundary. ENOENT when it is not there, EINVAL for the hierarchy's root: what is
+// global can be written there, and nothing bounds a guest.
+func (t *Tree) Boundary(dir string) (*Boundary, error) {
+	fd, err := t.open(dir)
+	if err != nil {
+		return nil, err
+	}
+	var st, root unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		err = unix.Fstat(t.root, &root)
+	}
+	if err == nil && st.Ino == root.Ino {
+		err = unix.EINVAL
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, pathError("use as a boundary", dir, err)
+	}
+	b := &Boundary{tree: t, dirs: map[uint64]*list.Element{}, recent: list.New(), paths: map[uint64]string{}}
+	b.root = &Dir{boundary: b, id: st.Ino, fd: fd, refs: 1}
+	return b, nil
+}
+
+// Tree is the boundary's hierarchy.
+func (b *Boundary) Tree() *Tree { return b.tree }
+
+// ID is the boundary's kernfs id.
+func (b *Boundary) ID() uint64 { return b.root.id }
+
+// Path is the boundary's path from the root of the hierarchy, for messages and comparisons. "" when it was removed.
+func (b *Boundary) Path() string {
+	rest, err := relative(b.tree.root, b.root.fd)
+	if err != nil {
+		return ""
+	}
+	return "/" + rest
+}
+
+// Close closes the boundary. Dirs that are in use stay open until they are released.
+func (b *Boundary) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.closed = true
+	for e := b.recent.Front(); e != nil; e = e.Next() {
+		if d := e.Value.(*Dir); d.refs == 0 {
+			unix.Close(d.fd)
+		}
+	}
+	b.dirs, b.recent = map[uint64]*list.Element{}, list.New()
+	b.drop(b.root)
+}
+
+// Root is the boundary's own directory.
+func (b *Boundary) Root() (*Dir, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, unix.ENODEV
+	}
+	b.root.refs++
+	return b.root, nil
+}
+
+// Acquire opens the directory with a kernfs id. ENOENT when there is none at or below the boundary.
+func (b *Boundary) Acquire(id uint64) (*Dir, error) {
+	if id == b.root.id {
+		return b.Root()
+	}
+	if d := b.cached(id); d != nil {
+		return d, nil
+	}
+	fd, err := b.open(id)
+	if err != nil {
+		return nil, err
+	}
+	return b.keep(id, fd)
+}
+
+// cached is a directory that is open already, or nil.
+func (b *Boundary) cached(id uint64) *Dir {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.dirs[id]
+	if e == nil {
+		return nil
+	}
+	b.recent.MoveToFront(e)
+	d := e.Value.(*Dir)
+	d.refs++
+	return d
+}
+
+// keep adds an open directory to the cache, or closes it when another call was quicker.
+func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		unix.Close(fd)
+		return nil, unix.ENODEV
+	}
+	if e := b.dirs[id]; e != nil {
+		unix.Close(fd)
+		d := e.Value.(*Dir)
+		d.refs++
+		return d, nil
+	}
+	d := &Dir{boundary: b, id: id, fd: fd, refs: 1}
+	d.element = b.recent.PushFront(d)
+	b.dirs[id] = d.element
+	if len(b.dirs) > maxOpenDirs {
+		last := b.recent.Back().Value.(*Dir)
+		b.forget(last)
+		if last.refs == 0 {
+			unix.Close(last.fd)
+		}
+	}
+	return d, nil
+}
+
+// forget takes a directory out of the cache. Called with mu held.
+func (b *Boundary) forget(d *Dir) {
+	b.recent.Remove(d.element)
+	delete(b.dirs, d.id)
+	d.element = nil
+}
+
+// drop takes one use of a directory back. Called with mu held.
+func (b *Boundary) drop(d *Dir) {
+	d.refs--
+	if d.refs == 0 && (d.element == nil || b.closed) {
+		unix.Close(d.fd)
+	}
+}
+
+// open opens a directory by its id: the handle finds it, a path from the boundary's descriptor contains it.
+func (b *Boundary) open(id uint64) (int, error) {
+	rel, err := b.find(id)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := openBelow(b.root.fd, rel, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != id || st.Dev != b.tree.device {
+		unix.Close(fd)
+		return -1, unix.ENOENT // another has taken its place
+	}
+	return fd, nil
+}
+
+// find is the path from the boundary of the directory with an id.
+func (b *Boundary) find(id uint64) (string, error) {
+	if !b.tree.host.features.Handles {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if rel, ok := b.paths[id]; ok {
+			return rel, nil
+		}
+		return "", unix.ENOENT
+	}
+	fd, err := b.tree.openHandle(id)
+	if errors.Is(err, unix.ESTALE) {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	return relative(b.root.fd, fd)
+}
+
+// learn remembers where a directory is, where there are no handles to find it by.
+func (b *Boundary) learn(id uint64, parent *Dir, name string) {
+	if b.tree.host.features.Handles {
+		return
+	}
+	rel, err := parent.Path()
+	if err != nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.paths) >= maxKnownPaths {
+		clear(b.paths)
+	}
+	b.paths[id] = path.Join(rel, name)
+}
+
+// CountCgroups counts the cgroups below the boundary, the leaf not included.
+func (b *Boundary) CountCgroups() (int, error) {
+	root, err := b.Root()
+	if err != nil {
+		return 0, err
+	}
+	defer root.Release()
+	n, err := countBelow(root.fd)
+	if err != nil {
+		return 0, err
+	}
+	var st unix.Stat_t
+	if b.tree.Version == hierarchy.V2 && unix.Fstatat(root.fd, hierarchy.LeafName, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		n--
+	}
+	return n, nil
+}
+
+func countBelow(dir int) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		return 0, err
+	}
+	if st.Nlink <= 2 {
+		return 0, nil // kernfs counts subdirectories in the link count
+	}
+	entries, err := listFD(dir)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, e := range entries {
+		if !e.IsDir {
+			continue
+		}
+		n++
+		child, err := openBelow(dir, e.Name, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		below, err := countBelow(child)
+		unix.Close(child)
+		if err != nil {
+			return 0, err
+		}
+		n += below
+	}
+	return n, nil
+}

@@ -1,0 +1,145 @@
+package host
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// OwnThread says whether a thread id, in the server's pid namespace, is one of this process.
+func OwnThread(tid int) bool {
+	return tid > 0 && unix.Access("/proc/self/task/"+strconv.Itoa(tid), unix.F_OK) == nil
+}
+
+// ThreadGroup is the process that a thread belongs to. ESRCH when there is no such thread.
+func ThreadGroup(tid int) (int, error) {
+	tgid, err := statusField(tid, "Tgid:")
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(tgid)
+	if err != nil || n <= 0 {
+		return 0, unix.ESRCH
+	}
+	return n, nil
+}
+
+// HasHostAdmin says whether a thread has CAP_SYS_ADMIN over the host: the capability, in the user namespace that the
+// server is in. False when that cannot be told.
+func HasHostAdmin(tid int) bool {
+	own, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(tid), "ns/user"))
+	if err != nil || theirs != own {
+		return false
+	}
+	caps, err := statusField(tid, "CapEff:")
+	if err != nil {
+		return false
+	}
+	set, err := strconv.ParseUint(caps, 16, 64)
+	return err == nil && set&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// statusField is the first word of a line of /proc/<tid>/status. ESRCH when there is no such thread or line.
+func statusField(tid int, key string) (string, error) {
+	f, err := os.Open("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return "", unix.ESRCH
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), key); ok {
+			if words := strings.Fields(rest); len(words) > 0 {
+				return words[0], nil
+			}
+		}
+	}
+	return "", unix.ESRCH
+}
+
+// WriteCommand gives one command to an open control file. The host's errno.
+func WriteCommand(fd int, data []byte) error {
+	if len(data) == 0 {
+		return nil // a write of no bytes never reaches the handler (vfs_write)
+	}
+	for {
+		_, err := unix.Pwrite(fd, data, 0)
+		if err == nil || !runtimePreempted(err) {
+			return err
+		}
+	}
+}
+
+// runtimePreempted says whether an error may come of a signal that Go's runtime sends its own threads: the handler of the
+// control file was interrupted, nobody asked for that.
+func runtimePreempted(err error) bool { return err == unix.EINTR }
+
+// interruptEvery is how often a thread that should stop its host call is told so, until it has.
+const interruptEvery = 10 * time.Millisecond
+
+// WriteInterruptible is WriteCommand for commands that reclaim memory: when cancel closes, the host call is interrupted by
+// a signal and answers as the kernel does (memory.reclaim EINTR, memory.max success before its time).
+func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	tid, done := unix.Gettid(), make(chan struct{})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		select {
+		case <-cancel:
+		case <-done:
+			return
+		}
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(interruptEvery):
+				unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // Go's own preemption signal: its handler does nothing here
+			}
+		}
+	}()
+	err := writeUntil(cancel, fd, data)
+	close(done)
+	<-gone
+	return err
+}
+
+// writeUntil writes, and again after an interruption that was not asked for.
+func writeUntil(cancel <-chan struct{}, fd int, data []byte) error {
+	for {
+		_, err := unix.Pwrite(fd, data, 0)
+		if err == nil || !runtimePreempted(err) {
+			return err
+		}
+		select {
+		case <-cancel:
+			return err
+		default:
+		}
+	}
+}
+
+// TruncateBelow truncates a file below a directory to 0 bytes, on that mount and through no link. It is for a view's own
+// mount, where a truncate has no effect but the event that watches see.
+func TruncateBelow(dir int, path string) error {
+	fd, err := openBelow(dir, path, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Truncate(procPath(fd), 0)
+}

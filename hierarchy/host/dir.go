@@ -1,0 +1,200 @@
+package host
+
+import (
+	"container/list"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Dir is one cgroup at or below a boundary, held by a descriptor until it is released. Names are single components; EINVAL
+// for any other. Once the cgroup is removed its operations are ENOENT or ENODEV, as on cgroupfs.
+type Dir struct {
+	boundary *Boundary
+	id       uint64 // immutable
+	fd       int    // immutable; O_PATH
+
+	refs    int           // guarded by boundary.mu
+	element *list.Element // guarded by boundary.mu; nil when it is not in the cache
+}
+
+// ID is the cgroup's kernfs id, which is its inode number and on v2 its cgroup id.
+func (d *Dir) ID() uint64 { return d.id }
+
+// FD is the descriptor, O_PATH. It is closed when the Dir is released.
+func (d *Dir) FD() int { return d.fd }
+
+// Release gives the directory back.
+func (d *Dir) Release() {
+	d.boundary.mu.Lock()
+	defer d.boundary.mu.Unlock()
+	d.boundary.drop(d)
+}
+
+// IsBoundary says whether it is the boundary itself.
+func (d *Dir) IsBoundary() bool { return d.id == d.boundary.root.id }
+
+// Stat is fstat.
+func (d *Dir) Stat(st *unix.Stat_t) error { return unix.Fstat(d.fd, st) }
+
+// Lookup is the stat of what a name in the directory is. ENOENT also for what is mounted over.
+func (d *Dir) Lookup(name string, st *unix.Stat_t) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := unix.Fstatat(d.fd, name, st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Dev != d.boundary.tree.device {
+		return unix.ENOENT
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		d.boundary.learn(st.Ino, d, name)
+	}
+	return nil
+}
+
+// OpenDir opens a child cgroup.
+func (d *Dir) OpenDir(name string) (*Dir, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	fd, err := openBelow(d.fd, name, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, pathError("open", name, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	d.boundary.learn(st.Ino, d, name)
+	return d.boundary.keep(st.Ino, fd)
+}
+
+// OpenFile opens a control file; the caller closes the descriptor.
+func (d *Dir) OpenFile(name string, flags int) (int, error) {
+	if err := checkName(name); err != nil {
+		return -1, err
+	}
+	fd, err := openBelow(d.fd, name, flags)
+	return fd, pathError("open", name, err)
+}
+
+// ReadFile reads a control file.
+func (d *Dir) ReadFile(name string) ([]byte, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	raw, err := readBelow(d.fd, name)
+	return raw, pathError("read", name, err)
+}
+
+// WriteFile gives one command to a control file.
+func (d *Dir) WriteFile(name string, data []byte) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	return pathError("write", name, writeBelow(d.fd, name, data))
+}
+
+// ReadDir lists the directory but for "." and "..".
+func (d *Dir) ReadDir() ([]Entry, error) {
+	entries, err := listFD(d.fd)
+	return entries, pathError("readdir", "", err)
+}
+
+// Mkdir makes a child cgroup. A v1 child does not notify on release, whatever the directory does.
+func (d *Dir) Mkdir(name string, mode uint32) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(d.fd, name, mode); err != nil {
+		return pathError("mkdir", name, err)
+	}
+	if d.boundary.tree.Version != hierarchy.V1 {
+		return nil
+	}
+	child, err := openBelow(d.fd, name, unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		err = silence(child)
+		unix.Close(child)
+	}
+	if err != nil {
+		unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR)
+	}
+	return pathError("mkdir", name, err)
+}
+
+// Rmdir removes a child cgroup. EBUSY while it has tasks or children.
+func (d *Dir) Rmdir(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	return pathError("rmdir", name, unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR))
+}
+
+// Rename renames a child cgroup of a v1 hierarchy.
+func (d *Dir) Rename(from, to string) error {
+	if err := checkName(from); err != nil {
+		return err
+	}
+	if err := checkName(to); err != nil {
+		return err
+	}
+	return pathError("rename", from, unix.Renameat(d.fd, from, d.fd, to))
+}
+
+// Path is the directory's path from the boundary, "" for the boundary itself: text, not authority. ENOENT once it is
+// removed.
+func (d *Dir) Path() (string, error) {
+	if d.IsBoundary() {
+		return "", nil
+	}
+	rel, err := relative(d.boundary.root.fd, d.fd)
+	if err != nil {
+		return "", err
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(d.boundary.root.fd, rel, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Ino != d.id {
+		return "", unix.ENOENT // " (deleted)" follows the path of one that was removed
+	}
+	return rel, nil
+}
+
+// Depth is the number of levels below the boundary, 0 for the boundary itself.
+func (d *Dir) Depth() (int, error) {
+	rel, err := d.Path()
+	if err != nil || rel == "" {
+		return 0, err
+	}
+	return strings.Count(rel, "/") + 1, nil
+}
+
+// Parent opens the directory above. EINVAL for the boundary.
+func (d *Dir) Parent() (*Dir, error) {
+	rel, err := d.Path()
+	if err != nil {
+		return nil, err
+	}
+	if rel == "" {
+		return nil, unix.EINVAL
+	}
+	up := strings.Trim(path.Dir("/"+rel), "/")
+	if up == "" {
+		return d.boundary.Root()
+	}
+	fd, err := openBelow(d.boundary.root.fd, up, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return d.boundary.keep(st.Ino, fd)
+}

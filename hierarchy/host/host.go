@@ -1,0 +1,134 @@
+// Package host is all access to the host: finding its hierarchies, the cgroups below a boundary, tasks and their pid
+// namespaces, and what changes on the host.
+//
+// # Words
+//
+// A Host is what was found when it was opened. A Tree is one hierarchy of it, by paths from its root, for whoever sets a
+// guest up. A Boundary is what a view works in: it and a Dir, one cgroup at or below it, are descriptors. A path is text
+// for messages and comparisons, never authority.
+//
+// # What always holds
+//
+// Every access of a Boundary and its Dirs is by descriptor and of a single name, or by openat2 with RESOLVE_BENEATH,
+// RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS and RESOLVE_NO_XDEV (openBelow). A cgroup that is reached by its kernfs id is
+// opened once more by such a path from the boundary before anything is done with it. The package never mounts anything.
+//
+// Locks: pidNamespaces.mu, Boundary.mu, Watcher.mu and Poller.mu are leaves: none is held while another is taken, or across
+// a call that can block.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Features are what the kernel of the host offers.
+type Features struct {
+	Handles    bool // open_by_handle_at on cgroupfs: needs CAP_DAC_READ_SEARCH over the host
+	PidnsIoctl bool // translation of pids by ioctl (Linux 6.11)
+}
+
+// Host is the host's cgroups as they were when it was opened. It may be used by many goroutines.
+type Host struct {
+	trees    []*Tree
+	features Features
+	pidns    pidNamespaces
+}
+
+// Open finds the host's hierarchies. The error says what is missing: no cgroup file system is mounted as a whole, a mount
+// is not what the mount table says, or the kernel is older than Linux 5.6 (openat2).
+func Open() (*Host, error) {
+	found, err := discover()
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{}
+	for _, x := range found {
+		t, err := openTree(h, x)
+		if err != nil {
+			h.Close()
+			return nil, fmt.Errorf("cannot open the hierarchy %s at %s: %w", x, x.Mountpoint, err)
+		}
+		h.trees = append(h.trees, t)
+	}
+	if len(h.trees) == 0 {
+		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, or run this outside a container")
+	}
+	h.probe()
+	return h, nil
+}
+
+// discover reads what the kernel says of mounts and hierarchies.
+func discover() ([]hierarchy.Hierarchy, error) {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := hierarchy.ParseMounts(table)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
+	}
+	cgroups, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	unified := ""
+	for _, m := range mounts {
+		if m.Version == hierarchy.V2 && m.Whole {
+			raw, err := os.ReadFile(m.Point + "/cgroup.controllers")
+			if err != nil {
+				return nil, err
+			}
+			unified = string(raw)
+			break
+		}
+	}
+	return hierarchy.Assemble(mounts, cgroups, unified), nil
+}
+
+// probe asks the kernel what it can do.
+func (h *Host) probe() {
+	h.features.Handles = true
+	for _, t := range h.trees {
+		if !t.handlesWork() {
+			h.features.Handles = false
+		}
+	}
+	if fd, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		_, errno := pidnsIoctl(uintptr(fd), unix.NS_GET_TGID_IN_PIDNS, os.Getpid())
+		h.features.PidnsIoctl = errno == 0
+		unix.Close(fd)
+	}
+	h.pidns.scan = !h.features.PidnsIoctl
+}
+
+// Features says what the kernel of the host offers.
+func (h *Host) Features() Features { return h.features }
+
+// Trees lists the hierarchies, v1 before v2.
+func (h *Host) Trees() []*Tree { return h.trees }
+
+// Tree finds a hierarchy by a controller that it has, as "name=systemd" for a named one, or as "unified" for v2. Nil when
+// the host has no such hierarchy.
+func (h *Host) Tree(name string) *Tree {
+	for _, t := range h.trees {
+		if t.Holds(name) {
+			return t
+		}
+	}
+	return nil
+}
+
+// Close closes what the host holds open. Boundaries are closed by themselves.
+func (h *Host) Close() error {
+	h.pidns.close()
+	for _, t := range h.trees {
+		t.close()
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// playground is a boundary with a child, and a sibling that the guest must not reach, in one hierarchy.
+type playground struct {
+	tree     *Tree
+	top      string
+	boundary *Boundary
+	root, a  *Dir
+}
+
+// missingFile is the file that a move which must be refused would write: were it not refused, nothing would be moved.
+const missingFile = "there-is-no-such-file"
+
+// inHierarchies runs a test in a v1 hierarchy and in v2, as far as the host has them.
+func inHierarchies(t *testing.T, test func(t *testing.T, p *playground)) {
+	h, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	for _, controller := range []string{"pids", "freezer", "unified"} {
+		tree := h.Tree(controller)
+		if tree == nil || controller != "unified" && tree.Version == hierarchy.V2 {
+			continue // a host of another layout; one of the three is on every host
+		}
+		t.Run(controller, func(t *testing.T) { test(t, newPlayground(t, tree)) })
+	}
+}
+
+func newPlayground(t testing.TB, tree *Tree) *playground {
+	t.Helper()
+	name := strings.NewReplacer("/", "-", "=", "-").Replace(t.Name())
+	p := &playground{tree: tree, top: fmt.Sprintf("/vcgroupfs-test-%d-%s", os.Getpid(), name)}
+	t.Cleanup(func() {
+		if err := tree.RemoveAll(p.top); err != nil {
+			t.Errorf("cannot clean up: %v", err)
+		}
+	})
+	for _, dir := range []string{"/guest/a", "/guest-2", "/sibling"} {
+		if err := tree.Create(p.top+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if p.boundary, err = tree.Boundary(p.top + "/guest"); err != nil {
+		t.Fatal(err)
+	}
+	if p.root, err = p.boundary.Root(); err != nil {
+		t.Fatal(err)
+	}
+	if p.a, err = p.root.OpenDir("a"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.a.Release()
+		p.root.Release()
+		p.boundary.Close()
+	})
+	return p
+}
+
+// put moves a process that the test started, from the host's side.
+func (p *playground) put(t testing.TB, dir string, pid int) {
+	t.Helper()
+	if err := p.tree.Attach(p.top+dir, pid); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// putThread is put for one thread. v2 has no file for it outside threaded cgroups.
+func (p *playground) putThread(t testing.TB, dir string, tid int) {
+	t.Helper()
+	if err := p.tree.WriteFile(p.top+dir, "tasks", strconv.Itoa(tid)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// where is the cgroup of a task, counted from the playground's top.
+func (p *playground) where(t testing.TB, tid int) string {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, ok := membershipOf(raw, p.tree.Hierarchy)
+	if !ok {
+		t.Fatalf("task %d is not in the hierarchy", tid)
+	}
+	return strings.TrimPrefix(path, p.top)
+}
+
+func (p *playground) wantAt(t testing.TB, tid int, dir string) {
+	t.Helper()
+	if got := p.where(t, tid); got != dir {
+		t.Errorf("task %d is in %s, want %s", tid, got, dir)
+	}
+}
+
+func (p *playground) wantContains(t testing.TB, tid int, want bool) {
+	t.Helper()
+	if got, err := p.boundary.Contains(tid); err != nil || got != want {
+		t.Errorf("Contains(%d) = %t, %v; want %t", tid, got, err, want)
+	}
+}
+
+// beyond is the errno for a task outside.
+func (p *playground) beyond() unix.Errno {
+	if p.tree.Version == hierarchy.V2 {
+		return unix.ENOENT
+	}
+	return unix.ESRCH
+}
+
+func (p *playground) wantRefused(t testing.TB, pid int, thread bool) {
+	t.Helper()
+	err := p.boundary.Move(p.a, missingFile, pid, thread, func(*Task) error {
+		t.Error("the check was asked about a task that is outside")
+		return unix.EPERM
+	})
+	if !errors.Is(err, p.beyond()) {
+		t.Errorf("moving %d: %v, want %v", pid, err, p.beyond())
+	}
+}

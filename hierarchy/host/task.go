@@ -1,0 +1,187 @@
+package host
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Task is a process or a thread that is held: what is asked of it is answered of this task, also when its number has
+// passed to another. Two descriptors hold it. The pidfd says whether the number is still its own; the directory of /proc
+// belongs to the same struct pid and tells the rest.
+type Task struct {
+	pid    int  // immutable
+	thread bool // immutable
+	pidfd  int  // immutable; -1 where the kernel has none for such a task
+	proc   int  // immutable; O_PATH of /proc/<pid>
+}
+
+// HoldTask holds a task by its number in the server's own pid namespace: a process, or with thread one thread of any
+// process. A zombie can be held until it is reaped. ESRCH when there is no such task, or the number is that of a thread
+// which is no process; EMFILE and the like as the kernel answers.
+func (h *Host) HoldTask(pid int, thread bool) (*Task, error) { return holdTask(pid, thread) }
+
+func holdTask(pid int, thread bool) (*Task, error) {
+	if pid <= 0 {
+		return nil, unix.ESRCH
+	}
+	pidfd, err := openPidfd(pid, thread)
+	if err != nil {
+		return nil, err
+	}
+	t := &Task{pid: pid, thread: thread, pidfd: pidfd, proc: -1}
+	t.proc, err = openProc(strconv.Itoa(pid))
+	// Alive after the second was opened: the number was the same task's both times.
+	if err == nil && !t.Alive() {
+		err = unix.ESRCH
+	}
+	if err == nil && pidfd < 0 && !thread && !t.isProcess() {
+		err = unix.ESRCH
+	}
+	if err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// openPidfd opens a pidfd (Linux 5.3), for a thread with PIDFD_THREAD (Linux 6.9). It is -1 where the kernel cannot. With
+// a number that is no process the kernel answers ENOENT, before 6.9 EINVAL.
+func openPidfd(pid int, thread bool) (int, error) {
+	flags := 0
+	if thread {
+		flags = unix.PIDFD_THREAD
+	}
+	fd, err := unix.PidfdOpen(pid, flags)
+	switch {
+	case err == nil:
+		return fd, nil
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM), errors.Is(err, unix.EINVAL) && thread:
+		return -1, nil // no such call, none for seccomp, or no such flag
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
+		return -1, unix.ESRCH
+	}
+	return -1, err
+}
+
+// Pid is the task's number in the server's own pid namespace. It is another's once Alive is false.
+func (t *Task) Pid() int { return t.pid }
+
+// Thread says whether the task is held as one thread rather than as a process.
+func (t *Task) Thread() bool { return t.thread }
+
+// Alive says whether the number is still this task's. A zombie that waits for its parent keeps it.
+func (t *Task) Alive() bool {
+	if t.pidfd < 0 {
+		// Nothing is found below a directory of /proc whose task was released (pid_revalidate, proc_pident_lookup).
+		return unix.Faccessat(t.proc, "stat", unix.F_OK, 0) == nil
+	}
+	err := unix.PidfdSendSignal(t.pidfd, 0, nil, 0)
+	return err == nil || errors.Is(err, unix.EPERM)
+}
+
+// UIDs are the real and the saved user id of the task, in the server's user namespace: those that v1 compares with a
+// writer's effective id (cgroup1_procs_write). ESRCH when the task is gone.
+func (t *Task) UIDs() (uid, suid uint32, err error) {
+	status, err := readAt(t.proc, "status")
+	if err != nil {
+		return 0, 0, err
+	}
+	ids := parseInts(statusLine(status, "Uid:"))
+	if len(ids) != 4 { // real, effective, saved, file system
+		return 0, 0, unix.ESRCH
+	}
+	return uint32(ids[0]), uint32(ids[2]), nil
+}
+
+// Close lets the task go.
+func (t *Task) Close() {
+	for _, fd := range []int{t.pidfd, t.proc} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	t.pidfd, t.proc = -1, -1
+}
+
+// isProcess says whether the task is the leader of its thread group.
+func (t *Task) isProcess() bool {
+	status, err := readAt(t.proc, "status")
+	if err != nil {
+		return false
+	}
+	tgid := parseInts(statusLine(status, "Tgid:"))
+	return len(tgid) == 1 && tgid[0] == t.pid
+}
+
+// statusLine is what follows key in its line of /proc/<pid>/status.
+func statusLine(status []byte, key string) []byte {
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte(key)); ok {
+			return rest
+		}
+	}
+	return nil
+}
+
+// pfExiting is PF_EXITING of include/linux/sched.h, set from the start of do_exit and never cleared.
+const pfExiting = 0x4
+
+// taskStat is what is used of /proc/<pid>/stat.
+type taskStat struct {
+	exiting bool
+	parent  int
+}
+
+// readStat reads the stat of the task whose directory is at path below dir. ESRCH when it is gone.
+func readStat(dir int, path string) (taskStat, error) {
+	raw, err := readAt(dir, path)
+	if err != nil {
+		return taskStat{}, err
+	}
+	// The command's name can hold blanks and parentheses; after it come state, ppid, pgrp, session, tty, tpgid, flags.
+	fields := bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:])
+	if len(fields) < 7 {
+		return taskStat{}, unix.ESRCH
+	}
+	parent, err1 := strconv.Atoi(string(fields[1]))
+	flags, err2 := strconv.ParseUint(string(fields[6]), 10, 64)
+	if err1 != nil || err2 != nil {
+		return taskStat{}, unix.ESRCH
+	}
+	return taskStat{exiting: flags&pfExiting != 0, parent: parent}, nil
+}
+
+// openProc opens the directory of a task in /proc. ESRCH when there is none.
+func openProc(tid string) (int, error) {
+	fd, err := unix.Open("/proc/"+tid, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return fd, taskErrno(err)
+}
+
+// readAt reads a file of /proc below a task's directory. ESRCH when the task is gone.
+func readAt(dir int, path string) ([]byte, error) {
+	fd, err := unix.Openat(dir, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, taskErrno(err)
+	}
+	defer unix.Close(fd)
+	raw := make([]byte, 0, 4096)
+	for {
+		n, err := unix.Read(fd, raw[len(raw):cap(raw)])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, taskErrno(err)
+		}
+		if n == 0 {
+			return raw, nil
+		}
+		if raw = raw[:len(raw)+n]; len(raw) == cap(raw) {
+			raw = slices.Grow(raw, len(raw))
+		}
+	}
+}

@@ -1,0 +1,414 @@
+package host
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Tree is one hierarchy of the host, by paths from its root: "/machines/web". It is for whoever sets up and takes down a
+// guest's cgroups. It may be used by many goroutines.
+type Tree struct {
+	hierarchy.Hierarchy
+	host   *Host
+	root   int    // immutable; O_PATH
+	handle int    // immutable; the same, open for reading: open_by_handle_at takes no O_PATH
+	device uint64 // immutable
+}
+
+// openTree opens a hierarchy's root and checks that a cgroup file system is what is there.
+func openTree(h *Host, x hierarchy.Hierarchy) (*Tree, error) {
+	root, err := unix.Open(x.Mountpoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tree{Hierarchy: x, host: h, root: root, handle: -1}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err = unix.Fstatfs(root, &fs); err == nil {
+		err = unix.Fstat(root, &st)
+	}
+	want := int64(unix.CGROUP_SUPER_MAGIC)
+	if x.Version == hierarchy.V2 {
+		want = unix.CGROUP2_SUPER_MAGIC
+	}
+	if err == nil && fs.Type != want {
+		err = fmt.Errorf("not cgroup v%d is mounted there but a file system of type %#x", int(x.Version), fs.Type)
+	}
+	if err == nil {
+		t.device = st.Dev
+		t.handle, err = openBelow(root, "", unix.O_RDONLY|unix.O_DIRECTORY)
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Tree) close() {
+	for _, fd := range []int{t.root, t.handle} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	t.root, t.handle = -1, -1
+}
+
+// clean makes a path from the root into one that openBelow takes. EINVAL for one that is not absolute or climbs.
+func clean(dir string) (string, error) {
+	if !strings.HasPrefix(dir, "/") || path.Clean(dir) != dir && path.Clean(dir)+"/" != dir {
+		return "", pathError("open", dir, unix.EINVAL)
+	}
+	return strings.Trim(dir, "/"), nil
+}
+
+// open opens a directory by its path from the root.
+func (t *Tree) open(dir string) (int, error) {
+	rel, err := clean(dir)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := openBelow(t.root, rel, unix.O_PATH|unix.O_DIRECTORY)
+	return fd, pathError("open", dir, err)
+}
+
+// Exists says whether there is a cgroup at a path.
+func (t *Tree) Exists(dir string) bool {
+	fd, err := t.open(dir)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err == nil
+}
+
+// Create makes a cgroup and what is missing above it. A new v1 cpuset gets its parent's processors and nodes, without which
+// it can hold no task, and a new v1 cgroup does not notify on release, whatever its parent does: the agent runs on the
+// host. No error when it is there already.
+func (t *Tree) Create(dir string, mode uint32) error {
+	rel, err := clean(dir)
+	if err != nil {
+		return err
+	}
+	at, err := unix.Dup(t.root)
+	if err != nil {
+		return err
+	}
+	defer func() { unix.Close(at) }()
+	for name := range strings.SplitSeq(rel, "/") {
+		err := unix.Mkdirat(at, name, mode)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return pathError("mkdir", dir, err)
+		}
+		child, openErr := openBelow(at, name, unix.O_PATH|unix.O_DIRECTORY)
+		if openErr != nil {
+			return pathError("open", dir, openErr)
+		}
+		if err == nil {
+			err = t.prepare(at, child)
+		} else {
+			err = nil
+		}
+		unix.Close(at)
+		at = child
+		if err != nil {
+			return pathError("prepare", dir, err)
+		}
+	}
+	return nil
+}
+
+// prepare makes a new v1 cgroup usable and harmless.
+func (t *Tree) prepare(parent, child int) error {
+	if t.Version != hierarchy.V1 {
+		return nil
+	}
+	if err := silence(child); err != nil {
+		return err
+	}
+	if !t.Holds("cpuset") {
+		return nil
+	}
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		value, err := readBelow(parent, file)
+		if err == nil {
+			err = writeBelow(child, file, value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// silence sees to it that a v1 cgroup does not make the host run its release agent.
+func silence(dir int) error {
+	value, err := readBelow(dir, "notify_on_release")
+	if err == nil && strings.TrimSpace(string(value)) != "0" {
+		err = writeBelow(dir, "notify_on_release", []byte("0"))
+	}
+	return err
+}
+
+// removeWait is how long RemoveAll waits for tasks that exit.
+const removeWait = 5 * time.Second
+
+// RemoveAll removes a cgroup and all below it. Tasks that are exiting are waited for, 5 s at most; EBUSY while others are
+// there. No error when there is no such cgroup.
+func (t *Tree) RemoveAll(dir string) error {
+	rel, err := clean(dir)
+	if err != nil {
+		return err
+	}
+	if rel == "" {
+		return pathError("remove", dir, unix.EINVAL)
+	}
+	parent, err := openBelow(t.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return pathError("remove", dir, err)
+	}
+	defer unix.Close(parent)
+	for deadline := time.Now().Add(removeWait); ; time.Sleep(5 * time.Millisecond) {
+		err = removeTree(parent, path.Base(rel))
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return pathError("remove", dir, err)
+		}
+	}
+}
+
+func removeTree(parent int, name string) error {
+	err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	dir, err := openBelow(parent, name, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	entries, err := listFD(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir {
+			if err := removeTree(dir, e.Name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR); !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
+// RemoveIfEmpty removes a cgroup that has no task and no child; EBUSY otherwise.
+func (t *Tree) RemoveIfEmpty(dir string) error {
+	rel, err := clean(dir)
+	if err != nil {
+		return err
+	}
+	parent, err := openBelow(t.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return pathError("remove", dir, err)
+	}
+	defer unix.Close(parent)
+	return pathError("remove", dir, unix.Unlinkat(parent, path.Base(rel), unix.AT_REMOVEDIR))
+}
+
+// ReadFile reads a control file of the cgroup at a path.
+func (t *Tree) ReadFile(dir, file string) (string, error) {
+	fd, err := t.open(dir)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	raw, err := readBelow(fd, file)
+	return string(raw), pathError("read", path.Join(dir, file), err)
+}
+
+// WriteFile gives a command to a control file of the cgroup at a path.
+func (t *Tree) WriteFile(dir, file, value string) error {
+	fd, err := t.open(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return pathError("write", path.Join(dir, file), writeBelow(fd, file, []byte(value)))
+}
+
+// Attach moves a process to the cgroup at a path. It checks nothing but what the kernel does.
+func (t *Tree) Attach(dir string, pid int) error {
+	return t.WriteFile(dir, "cgroup.procs", strconv.Itoa(pid))
+}
+
+// Enable enables controllers for the cgroup at a path of a v2 tree, in all cgroups above it. ENOENT when the root does not
+// have one, EBUSY when a cgroup above it holds processes.
+func (t *Tree) Enable(dir string, controllers ...string) error {
+	rel, err := clean(dir)
+	if err != nil || rel == "" || len(controllers) == 0 {
+		return err
+	}
+	above := "/"
+	for name := range strings.SplitSeq(rel, "/") {
+		enabled, err := t.ReadFile(above, "cgroup.subtree_control")
+		if err != nil {
+			return err
+		}
+		for _, c := range controllers {
+			if !hasWord(enabled, c) {
+				if err := t.WriteFile(above, "cgroup.subtree_control", "+"+c); err != nil {
+					return err
+				}
+			}
+		}
+		above = path.Join(above, name)
+	}
+	return nil
+}
+
+func hasWord(text, word string) bool {
+	for w := range strings.FieldsSeq(text) {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+// Kill kills every process at and below the cgroup at a path, also frozen ones. It does not wait for them to be gone. No
+// error when there is no such cgroup.
+func (t *Tree) Kill(dir string) error {
+	fd, err := t.open(dir)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if t.Version == hierarchy.V2 && writeBelow(fd, "cgroup.kill", []byte("1")) == nil {
+		return nil
+	}
+	for range 100 { // they may fork while they are read
+		n, err := t.killBelow(fd)
+		if err != nil || n == 0 {
+			return pathError("kill", dir, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return pathError("kill", dir, unix.EBUSY)
+}
+
+// killBelow kills the processes that it finds at and below a directory, and says how many there were.
+func (t *Tree) killBelow(dir int) (int, error) {
+	raw, err := readBelow(dir, "cgroup.procs")
+	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: the processes are those of the domain above
+		raw, err = nil, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil || pid <= 0 || pid == os.Getpid() {
+			continue
+		}
+		if t.kill(dir, pid) {
+			n++
+		}
+	}
+	if t.Holds("freezer") {
+		writeBelow(dir, "freezer.state", []byte("THAWED")) // a frozen v1 task does not see the signal
+	}
+	entries, err := listFD(dir)
+	if err != nil {
+		return n, err
+	}
+	for _, e := range entries {
+		if !e.IsDir {
+			continue
+		}
+		child, err := openBelow(dir, e.Name, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			continue
+		}
+		more, err := t.killBelow(child)
+		unix.Close(child)
+		if err != nil {
+			return n, err
+		}
+		n += more
+	}
+	return n, nil
+}
+
+// kill kills a process that is in a directory's cgroup. The number may have passed to another since it was read, so the
+// task is held and looked at again.
+func (t *Tree) kill(dir, pid int) bool {
+	task, err := holdTask(pid, false)
+	if err != nil {
+		return false
+	}
+	defer task.Close()
+	raw, err := readAt(task.proc, "cgroup")
+	if err != nil {
+		return false
+	}
+	at, ok := membershipOf(raw, t.Hierarchy)
+	here, err := relative(t.root, dir)
+	if !ok || err != nil || strings.Trim(at, "/") != here {
+		return false
+	}
+	if task.pidfd >= 0 {
+		return unix.PidfdSendSignal(task.pidfd, unix.SIGKILL, nil, 0) == nil
+	}
+	return unix.Kill(pid, unix.SIGKILL) == nil
+}
+
+// The kernel's file handles of cgroup directories: FILEID_KERNFS and the 64-bit kernfs id (fs/kernfs/mount.c).
+const (
+	kernfsHandle     = 0xfe
+	kernfsHandleSize = 8
+)
+
+// openHandle opens a directory by its kernfs id, wherever in the hierarchy it is. ESTALE when there is none.
+func (t *Tree) openHandle(id uint64) (int, error) {
+	var raw [kernfsHandleSize]byte
+	binary.NativeEndian.PutUint64(raw[:], id)
+	return unix.OpenByHandleAt(t.handle, unix.NewFileHandle(kernfsHandle, raw[:]), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+}
+
+// handlesWork says whether a directory can be opened by its id.
+func (t *Tree) handlesWork() bool {
+	var st unix.Stat_t
+	if unix.Fstat(t.root, &st) != nil {
+		return false
+	}
+	fd, err := t.openHandle(st.Ino)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}

@@ -1,0 +1,74 @@
+package host
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Extended attributes and times of a directory (name "") or of a control file in it. They are set through /proc/self/fd,
+// since the calls on descriptors refuse O_PATH and a control file may be open for nobody.
+
+// at calls f with a path that leads to the directory or the file.
+func (d *Dir) at(name string, f func(path string) error) error {
+	if name == "" {
+		return f(procPath(d.fd))
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	fd, err := openBelow(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return f(procPath(fd))
+}
+
+// GetXattr reads an attribute into buf and answers with its size; with no buf the size alone. ENODATA when it is not set,
+// ERANGE when buf is too small.
+func (d *Dir) GetXattr(name, attr string, buf []byte) (n int, err error) {
+	err = d.at(name, func(path string) error {
+		n, err = unix.Getxattr(path, attr, buf)
+		return err
+	})
+	return n, err
+}
+
+// SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG as the kernel answers.
+func (d *Dir) SetXattr(name, attr string, data []byte, flags int) error {
+	return d.at(name, func(path string) error { return unix.Setxattr(path, attr, data, flags) })
+}
+
+// RemoveXattr removes an attribute. ENODATA when it is not set.
+func (d *Dir) RemoveXattr(name, attr string) error {
+	return d.at(name, func(path string) error { return unix.Removexattr(path, attr) })
+}
+
+// ListXattr lists the names of all attributes.
+func (d *Dir) ListXattr(name string) (names []string, err error) {
+	err = d.at(name, func(path string) error {
+		buf := make([]byte, 1024)
+		for {
+			n, err := unix.Listxattr(path, buf)
+			if errors.Is(err, unix.ERANGE) && len(buf) < 1<<20 {
+				buf = make([]byte, 4*len(buf))
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			names = strings.FieldsFunc(string(buf[:n]), func(r rune) bool { return r == 0 })
+			return nil
+		}
+	})
+	return names, err
+}
+
+// SetTimes sets the times; Nsec UTIME_OMIT leaves one as it is.
+func (d *Dir) SetTimes(name string, atime, mtime unix.Timespec) error {
+	return d.at(name, func(path string) error {
+		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{atime, mtime}, 0)
+	})
+}
