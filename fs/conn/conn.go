@@ -1,0 +1,213 @@
+// Package conn is one FUSE connection: the device, the mount, what is negotiated, a read loop and its replies. It knows
+// nothing of cgroups.
+//
+// # Words
+//
+//   - request: one message of the kernel (include/uapi/linux/fuse.h); reply: its answer; notification: a message of ours
+//     that no request asked for.
+//   - inline: handled by the serving goroutine itself. slow: handled by a goroutine of its own, because it may block.
+//
+// # What always holds
+//
+//   - One goroutine serves a connection and waits in Go's poller: a thousand idle connections hold neither threads nor
+//     buffers. A request costs a thread only while it is slow and blocked, and MaxSlow bounds those.
+//   - Every request is answered, also when its handler panics or its answer is malformed: a caller whose request was read
+//     waits uninterruptibly (request_wait_answer in fs/fuse/dev.c), not even SIGKILL frees it.
+//   - Only what the kernel offered in FUSE_INIT is asked for, so the same code serves from Linux 5.4 on.
+//   - Nothing here forks, and nothing here touches a mounted path while it serves.
+//
+// # Lock order
+//
+// Conn.mu and slowPool.mu are taken one at a time and never held across a system call that can block or a handler.
+//
+// # What it will not do
+//
+// It does not splice, does not cache data (no writeback, no readahead), does not serve a connection from several
+// goroutines, and does not unmount: who mounted does.
+package conn
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// DefaultMaxSlow is how many slow requests of one connection run at once where Config does not say.
+const DefaultMaxSlow = 32
+
+// Config is what a connection is made of. FS is required; all else may be left zero.
+type Config struct {
+	// FS answers the requests. It is called from many goroutines. Its Init and OnUnmount are never called.
+	FS fuse.RawFileSystem
+	// Poll answers FUSE_POLL, which go-fuse cannot. Without it the kernel is told ENOSYS once and then takes every file of
+	// the connection for always ready.
+	Poll func(in PollRequest) (revents uint32, st fuse.Status)
+	// Slow says whether a request may block and so must leave the serving goroutine. It is asked before each request but
+	// INIT and INTERRUPT and must be quick. body is what follows the header, and is only lent.
+	Slow func(h *fuse.InHeader, body []byte) bool
+	// MaxSlow bounds the slow requests that run at once; others queue. 0 is DefaultMaxSlow.
+	MaxSlow int
+	// FSName is the source shown in mount tables, Subtype what follows "fuse." in the type.
+	FSName, Subtype string
+	// Passthrough asks for FUSE_PASSTHROUGH (Linux 6.9), see PassthroughOK.
+	Passthrough bool
+	// Log takes what goes wrong; nil is the standard logger.
+	Log *logrus.Entry
+	// OnPanic is told what a handler panicked with; the request has been, or is about to be, answered EIO.
+	OnPanic func(any)
+}
+
+// Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any goroutine.
+type Conn struct {
+	cfg      Config    // immutable
+	proto    *protocol // immutable
+	slow     slowPool
+	mounted  chan struct{} // closed when the device is mounted, or by Close
+	finished chan struct{} // closed when Close is done
+	serving  atomic.Bool
+	served   chan struct{} // closed when Serve returns
+	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED
+
+	passthrough atomic.Bool // negotiated, and this process may register backing files
+
+	mu    sync.Mutex
+	fd    int            // guarded by mu; the device before it is mounted, else -1
+	dev   *device        // written once under mu, before mounted is closed
+	notes sync.WaitGroup // notifications under way; Add only under mu and before closing
+}
+
+// New opens the device. The error names what is missing: fs.ErrNotExist where the kernel has no FUSE or /dev lacks the
+// node, ENXIO or ENODEV where the module is not loaded, fs.ErrPermission where a device policy denies it.
+func New(cfg Config) (*Conn, error) {
+	if cfg.FS == nil {
+		return nil, errors.New("cannot make a FUSE connection without a file system")
+	}
+	if cfg.MaxSlow <= 0 {
+		cfg.MaxSlow = DefaultMaxSlow
+	}
+	if cfg.Log == nil {
+		cfg.Log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	fd, err := openDevice()
+	if err != nil {
+		return nil, err
+	}
+	return newConn(cfg, fd), nil
+}
+
+func newConn(cfg Config, fd int) *Conn {
+	c := &Conn{
+		cfg: cfg, fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), served: make(chan struct{}),
+	}
+	c.slow.init(cfg.MaxSlow)
+	c.proto = newProtocol(cfg.FS, cfg.Passthrough, cfg.Log, c.panicked)
+	return c
+}
+
+// attach makes the device usable once it is bound to a superblock. Not earlier: poll on an unbound device says EPOLLERR
+// without joining a wait queue (fuse_dev_poll), so a poller that met it then would never hear of it again.
+func (c *Conn) attach() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing.Load() {
+		return os.ErrClosed
+	}
+	dev, err := newDevice(c.fd)
+	c.fd = -1
+	if err != nil {
+		return err
+	}
+	c.dev = dev
+	close(c.mounted)
+	return nil
+}
+
+// Close ends the connection: running requests are cancelled, their callers and all others waiting get ECONNABORTED, later
+// calls ENOTCONN. It returns when Serve and the last slow request are done, so it must not be called by a handler; a
+// handler that stays in the kernel keeps it waiting. The mount stays, dead, until it is unmounted. Further calls wait for
+// the first. The error is always nil.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	again := c.closing.Swap(true)
+	fd, dev := c.fd, c.dev
+	c.fd = -1
+	if !again && dev == nil {
+		close(c.mounted)
+	}
+	c.mu.Unlock()
+	if again {
+		<-c.finished
+		return nil
+	}
+	defer close(c.finished)
+	if dev == nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return nil
+	}
+	for _, r := range c.slow.close() {
+		c.reply(dev, errorReply(r.body, make([]byte, headerSize), fuse.Status(unix.ECONNABORTED)))
+	}
+	c.settleNotes(dev)
+	dev.file.Close() // the last reference: fuse_dev_release aborts the connection
+	if c.serving.Load() {
+		<-c.served
+	}
+	for pause := time.Millisecond; !c.slow.waitIdle(pause); pause = min(2*pause, time.Second) {
+		c.cancelSlow()
+	}
+	return nil
+}
+
+// settleNotes waits for notifications under way. One that drops an entry waits for the directory's lock, whose holder may
+// wait for an answer of ours, and while it is in write(2) closing the device aborts nothing; so requests are read and
+// refused until the last one is through.
+func (c *Conn) settleNotes(dev *device) {
+	through := make(chan struct{})
+	go func() { c.notes.Wait(); close(through) }()
+	m := newMessage(requestSize, headerSize)
+	for {
+		c.cancelSlow()
+		for {
+			n, err := dev.readNow(m.in)
+			if err != nil {
+				break
+			}
+			c.reply(dev, errorReply(m.in[:n], m.out, fuse.Status(unix.ECONNABORTED)))
+		}
+		select {
+		case <-through:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// device returns the mounted device, or os.ErrClosed.
+func (c *Conn) device() (*device, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dev == nil || c.closing.Load() {
+		return nil, os.ErrClosed
+	}
+	return c.dev, nil
+}
+
+// panicked reports a handler's panic, once for each.
+func (c *Conn) panicked(v any) {
+	c.cfg.Log.WithField("panic", fmt.Sprint(v)).Errorf("a request's handler panicked\n%s", stack())
+	if c.cfg.OnPanic != nil {
+		c.cfg.OnPanic(v)
+	}
+}
+
+var _ io.Closer = (*Conn)(nil)

@@ -1,0 +1,244 @@
+package conn
+
+import (
+	"log"
+	"strings"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// This is the only file that touches go-fuse's ProtocolServer, which is marked experimental: it decodes a request, calls the
+// RawFileSystem and encodes the reply. INIT, POLL, the two names it keeps for itself and replies that it does not write are
+// seen to here and in poll.go.
+
+// maxWrite is the longest WRITE and READ in one request. A control file refuses what is longer than its own bound with
+// E2BIG (kernfs_fop_write_iter, atomic_write_len), so the first chunk of a long write must be longer than any bound: 4096
+// for nearly all, 100 + 6*NR_CPUS for cpuset.cpus, which is 49252 where NR_CPUS is the largest of x86, 8192.
+const maxWrite = 64 << 10
+
+const (
+	headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))
+	inHeader   = int(unsafe.Sizeof(fuse.InHeader{}))
+	// requestSize holds the longest request: WRITE, or SETXATTR with a value of 64 KiB (XATTR_SIZE_MAX) and its name. The
+	// kernel wants room for max_write and a header at least, and never less than 8192 (FUSE_MIN_READ_BUFFER).
+	requestSize = maxWrite + 8<<10
+	// replySize holds the longest reply: READ or READDIR of max_pages, which is maxWrite, or a value of 64 KiB.
+	replySize = maxWrite + 8<<10
+	// shortReply holds every reply but those whose length the request asks for. The longest is READLINK's, of a page.
+	shortReply = 8 << 10
+)
+
+// Opcodes, enum fuse_opcode; go-fuse keeps its own to itself.
+const (
+	opLookup      = 1
+	opForget      = 2
+	opReadlink    = 5
+	opSymlink     = 6
+	opMknod       = 8
+	opMkdir       = 9
+	opUnlink      = 10
+	opRmdir       = 11
+	opRename      = 12
+	opLink        = 13
+	opRead        = 15
+	opRelease     = 18
+	opSetxattr    = 21
+	opGetxattr    = 22
+	opListxattr   = 23
+	opRemovexattr = 24
+	opInit        = 26
+	opReaddir     = 28
+	opReleasedir  = 29
+	opCreate      = 35
+	opInterrupt   = 36
+	opIoctl       = 39
+	opPoll        = 40
+	opNotifyReply = 41
+	opBatchForget = 42
+	opReaddirplus = 44
+	opRename2     = 45
+	opTmpfile     = 51
+)
+
+// message is a request with room for its reply. One is used for request after request.
+type message struct {
+	in, out       []byte
+	inVec, outVec [1][]byte // for go-fuse, which wants vectors
+}
+
+func newMessage(in, out int) *message { return &message{in: make([]byte, in), out: make([]byte, out)} }
+
+type protocol struct {
+	server      *fuse.ProtocolServer // immutable
+	passthrough bool                 // immutable; wanted
+	ready       atomic.Bool          // INIT has been answered
+	flags       atomic.Uint64        // as negotiated
+}
+
+func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, panicked func(any)) *protocol {
+	// go-fuse asks for what it knows and the kernel offers; these are the exceptions. Not asked for by it, and rightly so:
+	// writeback cache, splice, POSIX ACLs, HANDLE_KILLPRIV, ATOMIC_O_TRUNC (it comes as SETATTR), DONT_MASK (the kernel
+	// applies the umask), ASYNC_DIO, EXPORT_SUPPORT.
+	never := uint64(fuse.CAP_READDIRPLUS | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_ASYNC_READ)
+	if !passthrough {
+		never |= fuse.CAP_PASSTHROUGH
+	}
+	return &protocol{passthrough: passthrough, server: fuse.NewProtocolServer(fs, &fuse.MountOptions{
+		Name:     "conn",
+		MaxWrite: maxWrite,
+		// Only RELEASE and interrupted requests are background requests here: enough for a flood of closes, and bounded.
+		MaxBackground: 64,
+		// NO_EXPORT_SUPPORT (Linux 6.9): no file handles for guests. ABORT_ERROR (4.17): a read tells an abort by the
+		// administrator (ECONNABORTED) from an unmount (ENODEV).
+		ExtraCapabilities:    fuse.CAP_NO_EXPORT_SUPPORT | fuse.CAP_ABORT_ERROR,
+		DisabledCapabilities: never,
+		DisableReadDirPlus:   true,
+		SyncRead:             true,
+		MaxStackDepth:        1, // the real cgroupfs is not stacked
+		Logger:               log.New(debugWriter{entry}, "", 0),
+		PanicHandler:         func(v any) fuse.Status { panicked(v); return fuse.EIO },
+	})}
+}
+
+// handle answers m.in[:n] and returns the reply, empty where none is due. It panics when the file system's ReadResult does.
+func (p *protocol) handle(m *message, n int) []byte {
+	in := m.in[:n]
+	h := header(in)
+	if h == nil {
+		return nil
+	}
+	if init := h.Opcode == opInit; init == p.ready.Load() {
+		return errorReply(in, m.out, fuse.EIO) // a second INIT, or anything before the first: not from a kernel
+	}
+	if st := kept(h, in[inHeader:]); st != fuse.OK {
+		return errorReply(in, m.out, st)
+	}
+	if h.Opcode == opIoctl {
+		clear(m.out) // go-fuse replies with the whole buffer, whatever of it was filled
+	}
+	opcode, unique := h.Opcode, h.Unique
+	m.inVec[0], m.outVec[0] = in, m.out
+	wrote, st := p.server.HandleRequest(m.inVec[:], m.outVec[:])
+	if !st.Ok() { // no reply was made: the request asks for more than a kernel does
+		return errorReply(in, m.out, st)
+	}
+	if unique == 0 {
+		return nil
+	}
+	if opcode == opInit {
+		p.negotiated(m.out[:wrote])
+	}
+	return m.out[:wrote]
+}
+
+// negotiated corrects the reply to INIT where go-fuse's options cannot say it, and keeps what was agreed: no readahead,
+// for which 0 means the kernel's own to go-fuse, and no stacking without passthrough, for which 0 means 1.
+func (p *protocol) negotiated(reply []byte) {
+	if len(reply) < headerSize+int(unsafe.Sizeof(fuse.InitOut{})) {
+		return // refused, or a kernel so old that it has neither
+	}
+	out := (*fuse.InitOut)(unsafe.Pointer(&reply[headerSize]))
+	out.MaxReadAhead = 0
+	if out.Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+		out.MaxStackDepth = 0
+	}
+	p.flags.Store(out.Flags64())
+	p.ready.Store(true)
+}
+
+// names says where the name starts in the bodies of the requests that carry one, and that go-fuse compares.
+var names = map[uint32]int{
+	opLookup: 0, opSymlink: 0, opMknod: 16, opMkdir: 8, opUnlink: 0, opRmdir: 0, opRename: 8, opRename2: 16, opLink: 8,
+	opSetxattr: 8, opGetxattr: 8, opRemovexattr: 0, opCreate: 16, opTmpfile: 16,
+}
+
+const (
+	keptName = ".go-fuse-epoll-hack"
+	keptNode = ^uint64(0)
+)
+
+// kept refuses what go-fuse answers by itself, for its own servers (poll.go): a file at the root that every lookup finds
+// though no listing has it, and its node. A guest sees nothing of that name, and cannot make it.
+func kept(h *fuse.InHeader, body []byte) fuse.Status {
+	if h.NodeId == keptNode {
+		return fuse.Status(unix.ESTALE)
+	}
+	if h.NodeId != fuse.FUSE_ROOT_ID {
+		return fuse.OK
+	}
+	off, ok := names[h.Opcode]
+	if !ok || len(body) < off+len(keptName) || string(body[off:off+len(keptName)]) != keptName {
+		return fuse.OK
+	}
+	if rest := body[off+len(keptName):]; len(rest) > 0 && rest[0] != 0 {
+		return fuse.OK
+	}
+	if h.Opcode == opLookup {
+		return fuse.ENOENT
+	}
+	return fuse.EPERM
+}
+
+// interrupt tells a running request that its caller was interrupted: its cancel channel is closed. False when go-fuse does
+// not have it, or has been told before.
+func (p *protocol) interrupt(unique uint64) bool {
+	m := fuse.InterruptIn{Unique: unique}
+	m.Length, m.Opcode = uint32(unsafe.Sizeof(m)), opInterrupt
+	in := unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m))
+	n, st := p.server.HandleRequest([][]byte{in}, [][]byte{make([]byte, headerSize)})
+	return st.Ok() && n == 0 // a refusal has a reply
+}
+
+// debugWriter takes go-fuse's own messages: guests can cause them at will (an ioctl it does not know), so they are debug.
+type debugWriter struct{ log *logrus.Entry }
+
+func (w debugWriter) Write(b []byte) (int, error) {
+	w.log.Debug(strings.TrimSpace(string(b)))
+	return len(b), nil
+}
+
+// pointer is the address of b[i].
+func pointer(b []byte, i int) unsafe.Pointer { return unsafe.Pointer(&b[i]) }
+
+// header is the request's header, nil when it is not even that.
+func header(in []byte) *fuse.InHeader {
+	if len(in) < inHeader {
+		return nil
+	}
+	return (*fuse.InHeader)(unsafe.Pointer(&in[0]))
+}
+
+// replyRoom is how long the reply to a request can be. Where it asks for more than the kernel ever does, it gets an error.
+func replyRoom(in []byte) int {
+	switch h := header(in); h.Opcode {
+	case opRead, opReaddir, opReaddirplus, opGetxattr, opListxattr, opIoctl:
+		return replySize
+	}
+	return shortReply
+}
+
+// silent says whether the kernel expects no reply. There is none to a request without a number either: a message with
+// number 0 is a notification.
+func silent(h *fuse.InHeader) bool {
+	switch h.Opcode {
+	case opForget, opBatchForget, opNotifyReply:
+		return true
+	}
+	return h.Unique == 0
+}
+
+// errorReply refuses a request.
+func errorReply(in, out []byte, st fuse.Status) []byte {
+	h := header(in)
+	if h == nil || silent(h) {
+		return nil
+	}
+	*(*fuse.OutHeader)(unsafe.Pointer(&out[0])) = fuse.OutHeader{
+		Length: uint32(headerSize), Status: -int32(st), Unique: h.Unique,
+	}
+	return out[:headerSize]
+}

@@ -1,0 +1,237 @@
+package conn
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// messages holds the buffers of all connections while they have nothing to do.
+var messages = sync.Pool{New: func() any { return newMessage(requestSize, replySize) }}
+
+// server is the serving goroutine's state.
+type server struct {
+	c    *Conn
+	dev  *device
+	step func(fd uintptr) bool // exchange, bound once
+
+	m     *message // nil while parked
+	reply []byte   // to be written before the next read; within m.out
+	n     int      // bytes read
+	err   error    // of the read
+
+	idle       time.Time     // when it last went to wait
+	slept      time.Duration // how long it waited then
+	inline     bool          // the last request was not handed to another goroutine
+	vain, skip int           // how often not to look again after looking in vain, and how often still
+}
+
+// Serve reads requests and answers them until the file system is unmounted, or Close is called: nil. It waits for the mount
+// when that has not been made yet. The caller's goroutine is the serving one. ECONNABORTED when the administrator aborted
+// the connection (Linux 4.17), else what reading the device fails with; an error when it serves already. Close must be
+// called in any case.
+func (c *Conn) Serve() error {
+	if c.serving.Swap(true) {
+		return errors.New("cannot serve a FUSE connection twice")
+	}
+	defer close(c.served)
+	<-c.mounted
+	dev := c.dev
+	if dev == nil || c.closing.Load() {
+		return nil
+	}
+	s := &server{c: c, dev: dev}
+	s.step = s.exchange
+	defer s.park()
+	for {
+		err := s.next()
+		switch {
+		case err == nil:
+			s.dispatch()
+		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
+			return nil
+		case c.closing.Load():
+			return nil
+		default:
+			return fmt.Errorf("cannot serve: %w", &os.PathError{Op: "read", Path: devicePath, Err: err})
+		}
+	}
+}
+
+// next writes the reply that is due and reads a request, waiting for one.
+func (s *server) next() error {
+	s.idle = time.Time{}
+	if err := s.dev.raw.Read(s.step); err == nil {
+		s.slept = 0
+		if !s.idle.IsZero() {
+			s.slept = time.Since(s.idle)
+		}
+		return s.err
+	}
+	// The device is closed, or says EPOLLERR and nothing else, for which Go's poller has but one word: the read knows more.
+	if s.m == nil {
+		s.m = messages.Get().(*message)
+	}
+	s.n, s.err = s.dev.readNow(s.m.in)
+	if s.err == unix.EAGAIN { // the poller gives up on a device that is alive: cannot happen, must not spin
+		time.Sleep(time.Millisecond)
+		return s.next()
+	}
+	return s.err
+}
+
+// exchange is what next does with the descriptor; false means wait until it can be read.
+func (s *server) exchange(fd uintptr) bool {
+	if len(s.reply) > 0 {
+		s.c.replied(int(fd), s.reply, writeAll(int(fd), s.reply))
+		s.reply = nil
+	}
+	if s.m == nil {
+		s.m = messages.Get().(*message)
+	}
+	s.n, s.err = readRequest(int(fd), s.m.in)
+	if s.err == unix.EAGAIN {
+		s.lookAgain(int(fd))
+	}
+	if s.err == unix.EAGAIN {
+		s.idle = time.Now()
+		s.park()
+		return false
+	}
+	return true
+}
+
+// Waking up is most of a round trip, so while requests come fast the serving goroutine looks again for a while before it
+// waits. Measured with one client on two cores of a virtual machine, against waiting at once: open, read and close in 89 µs
+// instead of 167, pread in 18 instead of 30, LOOKUP in 51 instead of 95. With three clients on the two cores it won on
+// pread and was even on the rest, but only since looking in vain makes it rarer.
+const (
+	lookFor = 50 * time.Microsecond
+	fast    = 200 * time.Microsecond // between going to wait and the next request, waking up included
+	maxVain = 64
+)
+
+// looking counts who looks again in this process. Half of the processors may: those who make the requests need the rest.
+var looking atomic.Int32
+
+// lookAgain tries for a while to read a request where the last one came fast, and was answered by this goroutine: else
+// another one needs the processor.
+func (s *server) lookAgain(fd int) {
+	start := time.Now()
+	if s.slept > fast || !s.inline {
+		return
+	}
+	if s.skip > 0 {
+		s.skip--
+		return
+	}
+	defer looking.Add(-1)
+	if int(looking.Add(1)) > runtime.GOMAXPROCS(0)/2 {
+		return
+	}
+	for s.err == unix.EAGAIN && time.Since(start) < lookFor {
+		s.n, s.err = readRequest(fd, s.m.in)
+	}
+	if s.err != unix.EAGAIN {
+		s.vain /= 2
+		return
+	}
+	s.vain = min(2*s.vain+4, maxVain)
+	s.skip = s.vain
+}
+
+// park gives the buffers back.
+func (s *server) park() {
+	if s.m != nil {
+		messages.Put(s.m)
+		s.m = nil
+	}
+}
+
+// dispatch answers the request in s.m, or has it answered.
+func (s *server) dispatch() {
+	c, m := s.c, s.m
+	in := m.in[:s.n]
+	h := header(in)
+	s.inline = true
+	switch {
+	case h == nil:
+		c.cfg.Log.Errorf("a request of %d bytes from the kernel, shorter than its header", s.n)
+	case c.closing.Load():
+		s.reply = errorReply(in, m.out, fuse.Status(unix.ECONNABORTED))
+	case h.Opcode == opInterrupt:
+		s.reply = c.interrupted(s.dev, in, m.out)
+	case h.Opcode == opInit:
+		s.reply = c.respond(m, s.n)
+		if c.proto.ready.Load() {
+			c.reply(s.dev, s.reply) // the kernel knows what was agreed when the write returns
+			s.reply = nil
+			c.probePassthrough()
+		}
+	case c.isSlow(h, in[inHeader:]):
+		if refusal := c.goSlow(s.dev, in); refusal != fuse.OK {
+			s.reply = errorReply(in, m.out, refusal)
+		} else {
+			s.inline = false
+		}
+	default:
+		s.reply = c.respond(m, s.n)
+	}
+}
+
+// isSlow asks the file system. Where that panics the request is inline.
+func (c *Conn) isSlow(h *fuse.InHeader, body []byte) (slow bool) {
+	if c.cfg.Slow == nil || !c.proto.ready.Load() {
+		return false
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			c.panicked(v)
+		}
+	}()
+	return c.cfg.Slow(h, body)
+}
+
+// respond handles m.in[:n] and returns the reply, in m.out.
+func (c *Conn) respond(m *message, n int) (reply []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.panicked(v)
+			reply = errorReply(m.in[:n], m.out, fuse.EIO)
+		}
+	}()
+	if h := header(m.in[:n]); h != nil && h.Opcode == opPoll {
+		return c.poll(m.in[:n], m.out)
+	}
+	return c.proto.handle(m, n)
+}
+
+// reply writes a reply from any goroutine.
+func (c *Conn) reply(dev *device, reply []byte) {
+	if len(reply) == 0 {
+		return
+	}
+	_ = dev.raw.Control(func(fd uintptr) { c.replied(int(fd), reply, writeAll(int(fd), reply)) })
+}
+
+// replied looks at how a reply was taken. ENOENT: nobody waits any more, since the connection was aborted. Anything else
+// means that the reply is malformed (fuse_dev_do_write), and that the caller still waits: it gets EIO.
+func (c *Conn) replied(fd int, reply []byte, err error) {
+	if err == nil || err == unix.ENOENT || err == unix.ENODEV || err == unix.EPERM {
+		return
+	}
+	o := (*fuse.OutHeader)(pointer(reply, 0))
+	c.cfg.Log.WithError(err).Errorf("the kernel refuses a reply of %d bytes, status %v", len(reply), syscall.Errno(-o.Status))
+	if o.Status == 0 {
+		o.Length, o.Status = uint32(headerSize), -int32(fuse.EIO)
+		_ = writeAll(fd, reply[:headerSize])
+	}
+}
