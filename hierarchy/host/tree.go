@@ -412,3 +412,22 @@ func (t *Tree) handlesWork() bool {
 	unix.Close(fd)
 	return true
 }
+
+// PathOf is the path of the cgroup that a process is in, from the root. ESRCH when there is no such process, ENOENT when it
+// is outside the server's cgroup namespace.
+func (t *Tree) PathOf(pid int) (string, error) {
+	proc, err := openProc(strconv.Itoa(pid))
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(proc)
+	raw, err := readAt(proc, "cgroup")
+	if err != nil {
+		return "", err
+	}
+	at, ok := membershipOf(raw, t.Hierarchy)
+	if _, below := pathBelow("/", at); !ok || !below {
+		return "", unix.ENOENT
+	}
+	return at, nil
+}

@@ -1,0 +1,107 @@
+# Functions that the scripts beside this file share. Sourced, not run; the shell is POSIX with "local" left out.
+# shellcheck shell=sh
+
+# cache is where downloaded packages are kept between runs. Everything in it can be deleted at any time.
+cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/vcgroupfs
+
+say() { echo "== $*" >&2; }
+
+die() {
+	echo "error: $*" >&2
+	exit 1
+}
+
+# install_missing COMMAND=PACKAGE... installs the Debian packages whose command is not there.
+install_missing() {
+	missing=
+	for pair; do
+		command -v "${pair%%=*}" >/dev/null 2>&1 || missing="$missing ${pair#*=}"
+	done
+	[ -n "$missing" ] || return 0
+	command -v apt-get >/dev/null || die "missing:$missing; install them (only Debian's packages are installed automatically)"
+	say "installing$missing"
+	update_lists
+	# shellcheck disable=SC2086 # one word a package
+	DEBIAN_FRONTEND=noninteractive quiet apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends $missing
+}
+
+# quiet runs a command and shows what it printed only when it fails.
+quiet() {
+	log=$(mktemp)
+	if "$@" >"$log" 2>&1 </dev/null; then
+		rm -f "$log"
+		return 0
+	fi
+	cat "$log" >&2
+	rm -f "$log"
+	die "failed: $*"
+}
+
+# update_lists brings apt's lists up to date, once per script.
+update_lists() {
+	[ -z "${lists_fresh:-}" ] || return 0
+	quiet apt-get -o DPkg::Lock::Timeout=300 update
+	lists_fresh=1
+}
+
+# newest REGEX [APT OPTION...] prints the newest candidate whose whole "PACKAGE VERSION" matches, or nothing.
+newest() {
+	pattern=$1
+	shift
+	apt-cache "$@" dumpavail 2>/dev/null | awk -v pattern="^($pattern)\$" '
+		$1 == "Package:" { name = $2 }
+		$1 == "Version:" && (name " " $2) ~ pattern { print name, $2 }' |
+		sort -k2,2V | tail -n 1
+}
+
+# download REGEX DIRECTORY puts the .deb of the newest package whose "PACKAGE VERSION" matches into DIRECTORY. It asks this machine's own
+# sources first, then other suites of the same mirror, with lists of their own, so that nothing of the machine changes.
+download() {
+	update_lists
+	found=$(newest "$1")
+	if [ -n "$found" ]; then
+		fetch "$2" "$found"
+		return
+	fi
+	for suite in bookworm bookworm-backports trixie trixie-backports; do
+		private_lists "$suite" || continue
+		found=$(newest "$1" -c "$private/apt.conf")
+		if [ -n "$found" ]; then
+			fetch "$2" "$found" -c "$private/apt.conf"
+			return
+		fi
+	done
+	die "no Debian suite that this machine's mirror serves has a package $1"
+}
+
+# fetch DIRECTORY "PACKAGE VERSION" [APT OPTION...] downloads one package.
+fetch() {
+	into=$1
+	name=${2% *}
+	version=${2#* }
+	shift 2
+	say "downloading $name $version"
+	(cd "$into" && quiet apt-get "$@" -o APT::Sandbox::User=root download "$name=$version")
+}
+
+# private_lists SUITE sets $private to a directory with an apt.conf that knows only that suite of the machine's mirror.
+# The mirror and its key are whatever the machine's own sources say.
+private_lists() {
+	private=$cache/apt/$1
+	# shellcheck disable=SC2016 # apt expands them
+	target=$(apt-get indextargets --format '$(SITE) $(SIGNED_BY) $(ORIGIN)' 'Created-By: Packages' 2>/dev/null |
+		awk '/ Debian$/ && $1 !~ /security/ { print; exit }')
+	site=${target%% *}
+	[ -n "$site" ] || die "this machine's apt sources name no Debian mirror"
+	key=$(echo "$target" | awk '$2 ~ "^/" { print $2 }') # apt before 2.7 does not know SIGNED_BY: its trusted keys then
+	mkdir -p "$private/lists/partial" "$private/cache/archives/partial" "$private/empty"
+	echo "deb ${key:+[signed-by=$key] }$site $1 main" >"$private/sources.list"
+	cat >"$private/apt.conf" <<-EOF
+		Dir::Etc::sourcelist "$private/sources.list";
+		Dir::Etc::sourceparts "$private/empty";
+		Dir::State::lists "$private/lists";
+		Dir::Cache "$private/cache";
+		APT::Sandbox::User "root";
+	EOF
+	apt-get -c "$private/apt.conf" update >"$private/update.log" 2>&1 </dev/null
+}

@@ -1,0 +1,14 @@
+#!/bin/sh
+# gofmt, go vet and staticcheck, on Go; sh -n on the scripts.
+set -eu
+cd "$(dirname "$0")/.."
+. .ci/lib.sh
+
+go=${GO:-go}
+unformatted=$(git ls-files -co --exclude-standard -- '*.go' | xargs gofmt -l)
+[ -z "$unformatted" ] || die "not as gofmt writes it: $unformatted"
+for script in .ci/run .ci/check-skips .ci/*.sh integration/vm/init.sh; do
+	sh -n "$script"
+done
+"$go" vet ./...
+"$go" run "honnef.co/go/tools/cmd/staticcheck@$STATICCHECK" ./...

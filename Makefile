@@ -1,0 +1,56 @@
+# vcgroupfs. On Debian, as root, with Go:
+#
+#	make demo     a small guest, and what it can and cannot do
+#	make test     every test: on this kernel and in two virtual machines
+#
+# Everything that is built goes to bin/; packages that are only looked into go to ~/.cache/vcgroupfs.
+
+GO ?= go
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK ?= v0.8.2
+KERNELS ?= here 6.12 6.1
+# Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
+TESTFLAGS ?=
+BENCHFLAGS ?=
+
+export GO STATICCHECK
+
+.PHONY: all build demo test unit integration test-binary deps bench lint ci man clean
+all: build
+
+# Static, so that the same file runs in any guest or virtual machine.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/vcgroupfs ./cmd/vcgroupfs
+
+demo: build
+	.ci/demo.sh
+
+test: deps unit integration
+
+# Each fuzz target's seeds are tests of their own here. The race detector needs a C compiler.
+unit:
+	$(GO) test -race $$($(GO) list ./... | grep -v /integration$$)
+
+integration: build test-binary
+	.ci/integration.sh $(KERNELS) -- $(TESTFLAGS)
+
+test-binary:
+	CGO_ENABLED=0 $(GO) test -c -o bin/integration.test ./integration
+	CGO_ENABLED=0 $(GO) build -o bin/vm ./integration/vm
+
+deps:
+	.ci/deps.sh
+
+bench: build test-binary
+	.ci/bench.sh $(BENCHFLAGS)
+
+lint:
+	.ci/lint.sh
+
+ci: lint test
+
+man: build
+	bin/vcgroupfs man >bin/vcgroupfs.8
+
+clean:
+	rm -rf bin

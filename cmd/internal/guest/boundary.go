@@ -1,0 +1,124 @@
+// Package guest is the life of a guest: its boundary in each hierarchy, its limits, its view, the command that runs in it,
+// and their removal.
+//
+// # Words
+//
+// A lease is what "run" makes on the host for one guest: cgroups, and a file below /run that names them and is locked as
+// long as its maker lives. The first process of a guest is started as "guest-init": it sets its namespaces up and then
+// becomes the command.
+//
+// # What always holds
+//
+// What was made is removed on every way out; what a killed server leaves is found by its file and removed by the next. The
+// guest begins only when all of it is set up, and ends when its server does.
+package guest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// Shown says whether a view with this policy shows a hierarchy: the v2 tree of a host without v1 always.
+func Shown(h *host.Host, t *host.Tree, p *policy.Policy) bool {
+	if t.Version == hierarchy.V2 && len(h.Trees()) == 1 {
+		return true
+	}
+	names := t.Controllers
+	if t.Name != "" {
+		names = append(slices.Clone(names), "name="+t.Name)
+	}
+	if t.Version == hierarchy.V2 {
+		names = append(slices.Clone(names), hierarchy.Unified)
+	}
+	return slices.ContainsFunc(names, p.Permits)
+}
+
+// Select lists the hierarchies that a view with this policy shows. The error says what the host has when that is none.
+func Select(h *host.Host, p *policy.Policy) ([]*host.Tree, error) {
+	var trees []*host.Tree
+	for _, t := range h.Trees() {
+		if Shown(h, t, p) {
+			trees = append(trees, t)
+		}
+	}
+	if len(trees) == 0 {
+		return nil, exitcode.With(exitcode.Unsupported,
+			fmt.Errorf("cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h)))
+	}
+	return trees, nil
+}
+
+// Available names what the host has, for messages.
+func Available(h *host.Host) string {
+	var names []string
+	for _, t := range h.Trees() {
+		names = append(names, t.Controllers...)
+		if t.Name != "" {
+			names = append(names, "name="+t.Name)
+		}
+		if t.Version == hierarchy.V2 {
+			names = append(names, hierarchy.Unified)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// CheckControllers says which controllers that were named on a command line the host does not have.
+func CheckControllers(h *host.Host, names []string) error {
+	for _, name := range names {
+		if h.Tree(name) == nil {
+			return exitcode.With(exitcode.Unsupported,
+				fmt.Errorf("cannot show controller %q: this host does not have it; it has %s", name, Available(h)))
+		}
+	}
+	return nil
+}
+
+// Limit is one "FILE=VALUE".
+type Limit struct {
+	File, Value string
+}
+
+// ParseLimit reads "FILE=VALUE". The error says the form.
+func ParseLimit(s string) (Limit, error) {
+	file, value, ok := strings.Cut(s, "=")
+	if !ok || file == "" || value == "" || strings.Contains(file, "/") {
+		return Limit{}, fmt.Errorf("cannot read limit %q: write FILE=VALUE, as in pids.max=64", s)
+	}
+	return Limit{file, value}, nil
+}
+
+// treeOf finds the hierarchy that a limit's control file belongs to.
+func treeOf(h *host.Host, file string) (*host.Tree, error) {
+	for _, t := range h.Trees() {
+		row, ok := hierarchy.Lookup(t.Version, file)
+		if !ok || row.Mode&0o222 == 0 || row.Constraint == hierarchy.Members {
+			continue
+		}
+		if row.Controller == "" && t.Version == hierarchy.V2 || row.Controller != "" && t.Holds(row.Controller) {
+			return t, nil
+		}
+	}
+	return nil, exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot set %s: no hierarchy of this host has a control file of "+
+		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, Available(h)))
+}
+
+// apply sets limits at a boundary.
+func apply(h *host.Host, path string, limits []Limit) error {
+	for _, l := range limits {
+		t, err := treeOf(h, l.File)
+		if err != nil {
+			return err
+		}
+		if err := t.WriteFile(path, l.File, l.Value); err != nil {
+			return fmt.Errorf("cannot set %s=%s at the boundary in the hierarchy %s: %w", l.File, l.Value, t, err)
+		}
+	}
+	return nil
+}

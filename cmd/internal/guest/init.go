@@ -1,0 +1,197 @@
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+)
+
+// InitCommand is the argument that makes this program the first process of a guest. It is not for users.
+const InitCommand = "guest-init"
+
+// Descriptors that the first process is given.
+const (
+	initMount    = 3 // of the view, mounted nowhere
+	initSetupFD  = 4 // an initSetup, when the process is in its cgroups
+	initResultFD = 5 // takes an initFailure; closed by execve
+)
+
+// initSetup is what the first process is told.
+type initSetup struct {
+	Command    []string
+	Userns     bool
+	Privileged bool
+	Cgroups    string // what /proc/cgroups says
+}
+
+// initFailure is what it says when it cannot become the command.
+type initFailure struct {
+	Code int
+	Text string
+}
+
+// Init is the first process of a guest. It returns only when it fails.
+func Init() {
+	runtime.LockOSThread() // what is unshared here is this thread's, and this thread becomes the command
+	unix.CloseOnExec(initMount)
+	unix.CloseOnExec(initSetupFD)
+	unix.CloseOnExec(initResultFD)
+	err := becomeCommand()
+	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{exitcode.Of(exitcode.With(exitcode.RunFailed, err)), err.Error()})
+	os.Exit(exitcode.RunFailed)
+}
+
+func becomeCommand() error {
+	var s initSetup
+	if err := json.NewDecoder(os.NewFile(initSetupFD, "setup")).Decode(&s); err != nil {
+		return fmt.Errorf("cannot read the set-up of the guest: %w", err)
+	}
+	// The cgroup namespace's root is where this process is now: the boundaries.
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("cannot make a cgroup namespace: %w", err)
+	}
+	if err := setMounts(s); err != nil {
+		return err
+	}
+	path, err := exec.LookPath(s.Command[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return commandError(s.Command[0], err)
+	}
+	if !s.Privileged {
+		if err := dropPrivileges(s.Userns); err != nil {
+			return err
+		}
+	}
+	return commandError(s.Command[0], syscall.Exec(path, s.Command, os.Environ()))
+}
+
+// commandError gives what a shell gives: 127 for a command that is not there, 126 for one that cannot be executed.
+func commandError(name string, err error) error {
+	code := exitcode.NotExecutable
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+		code = exitcode.NotFound
+	}
+	var e *exec.Error
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	return exitcode.With(code, fmt.Errorf("cannot execute %s: %w", name, err))
+}
+
+// viewPath is where the guest has its view.
+const viewPath = "/sys/fs/cgroup"
+
+// setMounts makes the guest's mounts: its own /proc, no cgroup file system but the view.
+func setMounts(s initSetup) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot make the guest's mounts private: %w", err)
+	}
+	if !s.Userns { // there they are locked; what shows of them belongs to a root that the guest's is not
+		if err := detachCgroups(); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("cannot mount the guest's /proc: %w", err)
+	}
+	if err := overmountCgroups(s.Cgroups); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(initMount, "", unix.AT_FDCWD, viewPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot mount the view: %w", &os.PathError{Op: "move_mount", Path: viewPath, Err: err})
+	}
+	if s.Privileged || s.Userns {
+		return nil
+	}
+	return protectKernelFiles()
+}
+
+// detachCgroups unmounts every cgroup file system of the mount namespace.
+func detachCgroups() error {
+	raw, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- { // what was mounted last goes first
+		before, after, ok := strings.Cut(lines[i], " - ")
+		f := strings.Fields(before)
+		kind, _, _ := strings.Cut(after, " ")
+		if !ok || len(f) < 5 || kind != "cgroup" && kind != "cgroup2" {
+			continue
+		}
+		path := unescape.Replace(f[4])
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: path, Err: err})
+		}
+	}
+	return nil
+}
+
+// unescape undoes what mountinfo does to blanks (mangle in fs/proc_namespace.c).
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// overmountCgroups puts a file over /proc/cgroups, which no namespace bounds.
+func overmountCgroups(text string) error {
+	const file = viewPath + "/cgroups" // a place that the view covers afterwards
+	if _, err := os.Stat("/proc/cgroups"); os.IsNotExist(err) {
+		return nil // CONFIG_PROC_PID_CPUSET and v1 support are not built in
+	}
+	if err := unix.Mount("tmpfs", viewPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k"); err != nil {
+		return fmt.Errorf("cannot make the guest's /proc/cgroups: %w", err)
+	}
+	defer unix.Unmount(viewPath, unix.MNT_DETACH)
+	if err := os.WriteFile(file, []byte(text), 0o444); err != nil {
+		return fmt.Errorf("cannot make the guest's /proc/cgroups: %w", err)
+	}
+	return bind(file, "/proc/cgroups", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
+}
+
+// bind mounts a file or directory at another place, with flags.
+func bind(from, to string, flags uintptr) error {
+	err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, "")
+	if err == nil {
+		err = unix.Mount("", to, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot protect %s: %w", to, err)
+	}
+	return nil
+}
+
+// readOnlyPaths are files of the kernel by which the host's root, without any capability, rules the host.
+var readOnlyPaths = []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi", "/sys"}
+
+// protectKernelFiles makes them read-only for a guest whose root is the host's.
+func protectKernelFiles() error {
+	for _, path := range readOnlyPaths {
+		if _, err := os.Lstat(path); err != nil {
+			continue
+		}
+		if err := protect(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// protect makes what is at a path read-only, but for what is mounted below it: /sys/fs/cgroup is the view.
+func protect(path string) error {
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if path == "/sys" {
+		if err := unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot protect %s: %w", path, err)
+		}
+		return nil
+	}
+	return bind(path, path, flags)
+}

@@ -1,0 +1,219 @@
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+const (
+	// parentPath is the cgroup of all guests, in each hierarchy.
+	parentPath = "/vcgroupfs"
+	// leaseDir has a file for each guest.
+	leaseDir = "/run/vcgroupfs/guests"
+)
+
+// record is what a lease's file says.
+type record struct {
+	Name  string   `json:"name"`
+	Pid   int      `json:"pid"`
+	Trees []string `json:"trees"` // hierarchies by their String
+}
+
+// lease is what "run" has made on the host for one guest.
+type lease struct {
+	file  *os.File     // locked
+	path  string       // of the boundary, in each hierarchy
+	trees []*host.Tree // where it was made
+	log   *logrus.Entry
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
+
+// CheckName says whether a guest may have a name: it is the name of a cgroup on the host.
+func CheckName(name string) error {
+	if !nameForm.MatchString(name) || hierarchy.ReservedName(name) {
+		return fmt.Errorf("cannot use the name %q: a name is 1 to 64 of letters, digits, '_', '.' and '-', does not begin with '.' "+
+			"or '-', and is no control file's", name)
+	}
+	return nil
+}
+
+// take makes the boundary of a guest in the hierarchies given, with the permitted controllers enabled on v2.
+func take(h *host.Host, name string, trees []*host.Tree, p *policy.Policy, log *logrus.Entry) (l *lease, err error) {
+	if name == "" {
+		name = "run-" + strconv.Itoa(os.Getpid())
+	}
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	l = &lease{path: parentPath + "/" + name, log: log}
+	if l.file, err = lockFile(name); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			l.release()
+		}
+	}()
+	r := record{Name: name, Pid: os.Getpid()}
+	for _, t := range trees {
+		r.Trees = append(r.Trees, t.String())
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.file.WriteAt(text, 0); err != nil {
+		return nil, fmt.Errorf("cannot note the guest: %w", err)
+	}
+	for _, t := range trees {
+		if err := l.create(t, p); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (l *lease) create(t *host.Tree, p *policy.Policy) error {
+	if t.ReadOnly {
+		return fmt.Errorf("cannot make a boundary in the hierarchy %s: %s is mounted read-only", t, t.Mountpoint)
+	}
+	if t.Exists(l.path) {
+		return fmt.Errorf("cannot make a boundary: there is a cgroup %s in the hierarchy %s already; choose another --name", l.path, t)
+	}
+	l.trees = append(l.trees, t)
+	var enable []string
+	for _, c := range t.Controllers {
+		if t.Version == hierarchy.V2 && p.Permits(c) {
+			enable = append(enable, c)
+		}
+	}
+	for tries := 0; ; tries++ {
+		err := t.Create(l.path, 0o755)
+		if err == nil && len(enable) > 0 {
+			err = t.Enable(l.path, enable...)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.ENOENT) && tries < 10: // the last guest that ended has taken the parent away
+		case errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("cannot enable %s for the boundary: %w: a cgroup above it holds processes", strings.Join(enable, ", "), err)
+		default:
+			return fmt.Errorf("cannot make a boundary in the hierarchy %s: %w", t, err)
+		}
+	}
+}
+
+// release removes what the lease made. It goes on after an error, and logs each.
+func (l *lease) release() {
+	removeGuest(l.trees, l.path, l.log)
+	if l.file != nil {
+		os.Remove(l.file.Name()) // still locked: nobody takes it between
+		l.file.Close()
+	}
+}
+
+// removeGuest kills what is left in a guest's cgroups and removes them.
+func removeGuest(trees []*host.Tree, path string, log *logrus.Entry) {
+	for _, t := range trees {
+		if err := t.Kill(path); err != nil {
+			log.WithError(err).Warnf("cannot kill what is left of the guest in the hierarchy %s", t)
+		}
+	}
+	for _, t := range trees {
+		if err := t.RemoveAll(path); err != nil {
+			log.WithError(err).Warnf("cannot remove the guest's cgroup from the hierarchy %s", t)
+		}
+		err := t.RemoveIfEmpty(parentPath)
+		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
+			log.WithError(err).Debugf("cannot remove %s from the hierarchy %s", parentPath, t)
+		}
+	}
+}
+
+// lockFile makes a guest's file and locks it. EEXIST in words when another server has that guest.
+func lockFile(name string) (*os.File, error) {
+	if err := os.MkdirAll(leaseDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot note the guest: %w", err)
+	}
+	path := filepath.Join(leaseDir, name+".json")
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("cannot note the guest: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("cannot use the name %q: a guest of that name is running (%s); choose another --name", name, path)
+		}
+		if sameFile(f, path) {
+			return f, f.Truncate(0)
+		}
+		f.Close() // removed by who had it, between our open and our lock
+	}
+}
+
+func sameFile(f *os.File, path string) bool {
+	a, err1 := f.Stat()
+	b, err2 := os.Lstat(path)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// CleanUp removes what servers that were killed have left behind, and says of how many guests.
+func CleanUp(h *host.Host, log *logrus.Entry) int {
+	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, path := range files {
+		if cleanUp(h, path, log) {
+			n++
+		}
+	}
+	return n
+}
+
+// cleanUp removes one guest unless its server lives.
+func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !sameFile(f, path) {
+		return false
+	}
+	name := strings.TrimSuffix(filepath.Base(path), ".json")
+	if CheckName(name) != nil {
+		log.Warnf("cannot clean up after %s: it is no file of a guest", path)
+		return false
+	}
+	var r record
+	if err := json.NewDecoder(f).Decode(&r); err != nil {
+		log.WithError(err).Debugf("the file %s was not written to its end", path)
+	}
+	trees := h.Trees()
+	if len(r.Trees) > 0 {
+		trees = slices.DeleteFunc(slices.Clone(trees), func(t *host.Tree) bool { return !slices.Contains(r.Trees, t.String()) })
+	}
+	log.Infof("removing what the guest %s left: its server (process %d) was killed", name, r.Pid)
+	removeGuest(trees, parentPath+"/"+name, log)
+	os.Remove(path)
+	return true
+}

@@ -1,0 +1,207 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// MountConfig says what "mount" shows, and where.
+type MountConfig struct {
+	Boundary   string // path counted from the root of each hierarchy, or "" for that of Pid
+	Pid        int
+	Policy     *policy.Policy
+	Layout     hierarchy.Layout
+	Owner      *fs.Owner // nil: root, or with Pid who is root in its user namespace
+	Mountpoint string
+	Source     string // as mount tables show it
+	Ready      func() // called when the view is mounted; may be nil
+	Log        *logrus.Entry
+}
+
+// Mount serves a view at a directory until it is unmounted or a signal asks for the end.
+func Mount(cfg MountConfig) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer signal.Stop(signals)
+	h, err := host.Open()
+	if err != nil {
+		return exitcode.With(exitcode.Unsupported, err)
+	}
+	defer h.Close()
+	trees, err := Select(h, cfg.Policy)
+	if err != nil {
+		return err
+	}
+	if err := checkMountpoint(cfg.Mountpoint); err != nil {
+		return err
+	}
+	owner, err := ownerOf(cfg)
+	if err != nil {
+		return err
+	}
+	at := &mountpoint{path: cfg.Mountpoint}
+	s, err := newView(fs.Config{
+		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.open,
+	}, trees, cfg.path)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.view.Conn().Mount(cfg.Mountpoint); err != nil {
+		return mountError(err)
+	}
+	s.serve()
+	defer at.unmount(cfg.Log)
+	if err := at.learn(); err != nil {
+		return err
+	}
+	cfg.Log.Infof("the view is mounted at %s", cfg.Mountpoint)
+	if cfg.Ready != nil {
+		cfg.Ready()
+	}
+	select {
+	case sig := <-signals:
+		cfg.Log.Infof("%v: unmounting %s", sig, cfg.Mountpoint)
+		return nil
+	case <-s.done:
+		at.gone = true
+		return s.err
+	}
+}
+
+// path is the boundary in a hierarchy.
+func (cfg MountConfig) path(t *host.Tree) (string, error) {
+	if cfg.Boundary != "" {
+		return cfg.Boundary, nil
+	}
+	path, err := t.PathOf(cfg.Pid)
+	if err != nil {
+		return "", fmt.Errorf("cannot find the cgroup of process %d in the hierarchy %s: %w", cfg.Pid, t, err)
+	}
+	if path == "/" {
+		return "", fmt.Errorf("cannot use the cgroup of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
+			"of its own, or show fewer controllers with --controllers", cfg.Pid, t)
+	}
+	return path, nil
+}
+
+func checkMountpoint(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("cannot mount at %s: %w; make the directory first", path, errors.Unwrap(err))
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("cannot mount at %s: it is not a directory", path)
+	}
+	return nil
+}
+
+func mountError(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return exitcode.With(exitcode.Unsupported, fmt.Errorf("%w: run as root (CAP_SYS_ADMIN)", err))
+	}
+	return err
+}
+
+// ownerOf is who is root in the guest.
+func ownerOf(cfg MountConfig) (fs.Owner, error) {
+	if cfg.Owner != nil {
+		return *cfg.Owner, nil
+	}
+	if cfg.Pid == 0 {
+		return fs.Owner{}, nil
+	}
+	uid, err1 := hostID(cfg.Pid, "uid_map")
+	gid, err2 := hostID(cfg.Pid, "gid_map")
+	if err := errors.Join(err1, err2); err != nil {
+		return fs.Owner{}, fmt.Errorf("cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", cfg.Pid, err)
+	}
+	return fs.Owner{UID: uid, GID: gid}, nil
+}
+
+// hostID is the id that is 0 in a process's user namespace.
+func hostID(pid int, file string) (uint32, error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "0" {
+			id, err := strconv.ParseUint(f[1], 10, 32)
+			return uint32(id), err
+		}
+	}
+	return 0, fmt.Errorf("%s has no id 0", file)
+}
+
+// ParseOwner reads "UID:GID", host ids. The error says the form.
+func ParseOwner(s string) (fs.Owner, error) {
+	u, g, ok := strings.Cut(s, ":")
+	uid, err1 := strconv.ParseUint(u, 10, 32)
+	gid, err2 := strconv.ParseUint(g, 10, 32)
+	const none = 1<<32 - 1 // the id that stands for no id
+	if !ok || err1 != nil || err2 != nil || uid == none || gid == none {
+		return fs.Owner{}, fmt.Errorf("cannot read owner %q: write UID:GID, two numbers of the host, as in 100000:100000", s)
+	}
+	return fs.Owner{UID: uint32(uid), GID: uint32(gid)}, nil
+}
+
+// mountpoint is where a view is mounted. Nothing of it is kept open: that would make umount fail with EBUSY.
+type mountpoint struct {
+	path   string
+	device uint64 // of the view
+	gone   bool
+}
+
+// learn remembers which mount is ours.
+func (m *mountpoint) learn() error {
+	var st unix.Stat_t
+	if err := unix.Stat(m.path, &st); err != nil {
+		return fmt.Errorf("cannot use the view that was just mounted: %w", &os.PathError{Op: "stat", Path: m.path, Err: err})
+	}
+	m.device = st.Dev
+	return nil
+}
+
+// open opens the view's root, if it is still what is mounted there.
+func (m *mountpoint) open() (int, func(), error) {
+	fd, err := unix.Open(m.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || m.device == 0 || st.Dev != m.device {
+		unix.Close(fd)
+		return -1, nil, unix.ENOENT
+	}
+	return fd, func() { unix.Close(fd) }, nil
+}
+
+// unmount takes the view away, if it is still what is mounted there. Who uses it keeps it until then.
+func (m *mountpoint) unmount(log *logrus.Entry) {
+	if m.gone {
+		return
+	}
+	var st unix.Stat_t
+	if unix.Stat(m.path, &st) == nil && m.device != 0 && st.Dev != m.device {
+		log.Warnf("something else is mounted over the view at %s: the view stays there, without a server", m.path)
+		return
+	}
+	if err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		log.WithError(err).Warnf("cannot unmount %s", m.path)
+	}
+}

@@ -1,0 +1,305 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"slices"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// The ids of a guest in a user namespace: 64 Ki of the host's from here on.
+const (
+	usernsBase = 524288
+	usernsSize = 65536
+)
+
+// RunConfig says what "run" starts.
+type RunConfig struct {
+	Name       string // "" for one made up
+	Policy     *policy.Policy
+	Limits     []Limit
+	Layout     hierarchy.Layout
+	Userns     bool
+	Privileged bool
+	Command    []string
+	Log        *logrus.Entry
+}
+
+// Run runs a command in a guest of its own, and answers with the status to exit with. An error says that the guest could
+// not be set up, or that its command could not be executed.
+func Run(cfg RunConfig) (status int, err error) {
+	signals := make(chan os.Signal, 32)
+	signal.Notify(signals, forwarded...)
+	defer signal.Stop(signals)
+	h, err := host.Open()
+	if err != nil {
+		return 0, exitcode.With(exitcode.Unsupported, err)
+	}
+	defer h.Close()
+	CleanUp(h, cfg.Log)
+	shown, err := Select(h, cfg.Policy)
+	if err != nil {
+		return 0, err
+	}
+	trees := slices.Clone(shown)
+	for _, l := range cfg.Limits {
+		t, err := treeOf(h, l.File)
+		if err != nil {
+			return 0, err
+		}
+		if !slices.Contains(trees, t) {
+			trees = append(trees, t)
+		}
+	}
+	lease, err := take(h, cfg.Name, trees, cfg.Policy, cfg.Log)
+	if err != nil {
+		return 0, err
+	}
+	defer lease.release()
+	if err := apply(h, lease.path, cfg.Limits); err != nil {
+		return 0, err
+	}
+	view, mount, err := openView(h, cfg, lease.path, shown)
+	if err != nil {
+		return 0, err
+	}
+	defer view.close()
+	return runCommand(cfg, lease, mount, signals)
+}
+
+// served is a view with what it stands on.
+type served struct {
+	view       *fs.View
+	boundaries []*host.Boundary
+	mount      *os.File // nil for one that is not kept open
+	done       chan struct{}
+	err        error // of Serve, after done
+}
+
+func (s *served) close() {
+	s.view.Close()
+	if s.done != nil {
+		<-s.done
+	}
+	if s.mount != nil {
+		s.mount.Close()
+	}
+	for _, b := range s.boundaries {
+		b.Close()
+	}
+}
+
+// serve starts to serve a view that is mounted.
+func (s *served) serve() {
+	s.done = make(chan struct{})
+	go func() {
+		defer close(s.done)
+		s.err = s.view.Serve()
+	}()
+}
+
+// newView opens the boundaries and makes the view on them, not mounted yet.
+func newView(cfg fs.Config, trees []*host.Tree, path func(*host.Tree) (string, error)) (s *served, err error) {
+	s = &served{}
+	defer func() {
+		if err != nil {
+			for _, b := range s.boundaries {
+				b.Close()
+			}
+		}
+	}()
+	for _, t := range trees {
+		dir, err := path(t)
+		if err != nil {
+			return nil, err
+		}
+		b, err := t.Boundary(dir)
+		if err != nil {
+			return nil, boundaryError(t, dir, err)
+		}
+		s.boundaries = append(s.boundaries, b)
+	}
+	cfg.Boundaries = s.boundaries
+	s.view, err = fs.New(cfg)
+	if err != nil {
+		return nil, viewError(err)
+	}
+	return s, nil
+}
+
+func boundaryError(t *host.Tree, dir string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("cannot use %s as a boundary: there is no such cgroup in the hierarchy %s (%s%s); make it, or show "+
+			"fewer controllers with --controllers", dir, t, t.Mountpoint, dir)
+	case errors.Is(err, unix.EINVAL):
+		return exitcode.With(exitcode.Usage, fmt.Errorf("cannot use %q as a boundary: give the path of a cgroup below the root, "+
+			"counted from the root of each hierarchy, such as /machines/web", dir))
+	}
+	return err
+}
+
+// viewError says what to do where the kernel or the container that we are in has no FUSE.
+func viewError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot open /dev/fuse: %w; load the module (modprobe fuse), or give "+
+			"this container the device", err))
+	case errors.Is(err, os.ErrPermission):
+		return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot open /dev/fuse: %w; run as root with the device permitted", err))
+	}
+	return err
+}
+
+// openView makes the view of "run", mounted nowhere yet, and begins to serve it.
+func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) (*served, *os.File, error) {
+	var mount *os.File
+	c := fs.Config{
+		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Log: cfg.Log,
+		MountRef: func() (int, func(), error) { return int(mount.Fd()), func() {}, nil },
+	}
+	if cfg.Userns {
+		c.Owner = fs.Owner{UID: usernsBase, GID: usernsBase}
+	}
+	s, err := newView(c, trees, func(*host.Tree) (string, error) { return boundary, nil })
+	if err != nil {
+		return nil, nil, err
+	}
+	fd, err := s.view.Conn().Fsmount(0)
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = exitcode.With(exitcode.Unsupported, fmt.Errorf("%w: this needs Linux 5.2 or later, and CAP_SYS_ADMIN", err))
+	}
+	if err != nil {
+		s.close()
+		return nil, nil, err
+	}
+	mount = os.NewFile(uintptr(fd), "view")
+	s.mount = mount
+	s.serve()
+	return s, mount, nil
+}
+
+// runCommand starts the guest's first process, hands it the view and waits for its end.
+func runCommand(cfg RunConfig, l *lease, mount *os.File, signals <-chan os.Signal) (int, error) {
+	runtime.LockOSThread() // the guest is to die with this thread (PR_SET_PDEATHSIG), so it must not end before
+	defer runtime.UnlockOSThread()
+	toChild, err := newPipe()
+	if err != nil {
+		return 0, err
+	}
+	defer toChild.close()
+	fromChild, err := newPipe()
+	if err != nil {
+		return 0, err
+	}
+	defer fromChild.close()
+	cmd := initCommand(cfg, mount, toChild.r, fromChild.w)
+	if err := cmd.Start(); err != nil {
+		return 0, startError(err, cfg.Userns)
+	}
+	toChild.r.Close()
+	fromChild.w.Close()
+	abandon := func(err error) (int, error) {
+		cmd.Process.Kill()
+		cmd.Wait()
+		return 0, err
+	}
+	for _, t := range l.trees {
+		if err := t.Attach(l.path, cmd.Process.Pid); err != nil {
+			return abandon(fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err))
+		}
+	}
+	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: procCgroups(cfg.Policy)}
+	if err := json.NewEncoder(toChild.w).Encode(setup); err != nil {
+		return abandon(fmt.Errorf("cannot set the command up: %w", err))
+	}
+	toChild.w.Close()
+	said, err := io.ReadAll(fromChild.r) // ends when the command is executed
+	if err == nil && len(said) > 0 {
+		var failure initFailure
+		if json.Unmarshal(said, &failure) != nil {
+			failure = initFailure{exitcode.RunFailed, string(said)}
+		}
+		return abandon(exitcode.With(failure.Code, errors.New(failure.Text)))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	f := forwarder{pid: cmd.Process.Pid, log: cfg.Log}
+	go f.run(ctx, signals)
+	status, err := statusOf(cmd.Wait())
+	if s := f.endedBy.Load(); s != 0 && status == exitcode.SignalBase+int(unix.SIGKILL) {
+		status = exitcode.SignalBase + int(s)
+	}
+	return status, err
+}
+
+// initCommand is the guest's first process as it is started: this program, in new namespaces.
+func initCommand(cfg RunConfig, mount, setup, result *os.File) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", InitCommand)
+	cmd.Args[0] = "vcgroupfs"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{mount, setup, result} // initMount, initSetupFD, initResultFD
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if cfg.Userns {
+		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: usernsBase, Size: usernsSize}}
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
+		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
+		cmd.SysProcAttr.Credential = &syscall.Credential{}
+	}
+	return cmd
+}
+
+func startError(err error, userns bool) error {
+	if userns && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM)) {
+		err = fmt.Errorf("%w: user namespaces may be switched off (sysctl user.max_user_namespaces)", err)
+	}
+	return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot start a process in new namespaces: %w", err))
+}
+
+// statusOf is the exit status of a command: its own, or 128 and the number of the signal that ended it.
+func statusOf(err error) (int, error) {
+	var exit *exec.ExitError
+	if err == nil {
+		return exitcode.OK, nil
+	}
+	if !errors.As(err, &exit) {
+		return 0, err
+	}
+	ws := exit.Sys().(syscall.WaitStatus)
+	if ws.Signaled() {
+		return exitcode.SignalBase + int(ws.Signal()), nil
+	}
+	return ws.ExitStatus(), nil
+}
+
+type pipe struct{ r, w *os.File }
+
+func newPipe() (pipe, error) {
+	r, w, err := os.Pipe()
+	return pipe{r, w}, err
+}
+
+func (p pipe) close() {
+	p.r.Close()
+	p.w.Close()
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/urfave/cli/v2"
+)
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "version", Usage: "print the version",
+		Action: func(c *cli.Context) error {
+			fmt.Fprintf(c.App.Writer, "vcgroupfs %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}
+
+func manCommand() *cli.Command {
+	return &cli.Command{
+		Name: "man", Usage: "print the manual page", Description: "   vcgroupfs man > /usr/local/share/man/man8/vcgroupfs.8",
+		Action: func(c *cli.Context) error {
+			page, err := c.App.ToManWithSection(8)
+			if err == nil {
+				fmt.Fprintln(c.App.Writer, page)
+			}
+			return err
+		},
+	}
+}
+
+// The program completes its own command lines, asked with --generate-bash-completion as the last word.
+const (
+	bashCompletion = `_vcgroupfs() {
+	local cur=${COMP_WORDS[COMP_CWORD]}
+	COMPREPLY=($(compgen -W "$("${COMP_WORDS[@]:0:COMP_CWORD}" ${cur:+"$cur"} --generate-bash-completion 2>/dev/null)" -- "$cur"))
+}
+complete -o bashdefault -o default -F _vcgroupfs vcgroupfs
+`
+	zshCompletion = `#compdef vcgroupfs
+_vcgroupfs() {
+	local -a words_found
+	words_found=("${(@f)$(${words[@]:0:$CURRENT-1} --generate-bash-completion 2>/dev/null)}")
+	if [[ -n ${words_found[1]} ]]; then
+		_describe 'vcgroupfs' words_found
+	else
+		_files
+	fi
+}
+compdef _vcgroupfs vcgroupfs
+`
+)
+
+func completionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "completion", Usage: "print a shell's completion script", ArgsUsage: "bash|zsh|fish",
+		Description: "   source <(vcgroupfs completion bash)\n   vcgroupfs completion fish > ~/.config/fish/completions/vcgroupfs.fish",
+		Action: func(c *cli.Context) error {
+			script, err := "", error(nil)
+			switch c.Args().First() {
+			case "bash":
+				script = bashCompletion
+			case "zsh":
+				script = zshCompletion
+			case "fish":
+				script, err = c.App.ToFishCompletion()
+			default:
+				return usagef("give a shell: bash, zsh or fish")
+			}
+			fmt.Fprint(c.App.Writer, script)
+			return err
+		},
+	}
+}

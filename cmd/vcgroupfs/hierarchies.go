@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+func hierarchiesCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "hierarchies",
+		Usage: "what the host has, and what a guest would be shown",
+		Description: "Lists the cgroup hierarchies of this host. The column SHOWN has the directory under which a guest would find each, with the\n" +
+			"policy and controllers given; a view of the v2 tree alone has its files at the top.",
+		Flags: append(policyFlags(), &cli.BoolFlag{Name: "json", Usage: "as JSON"}),
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("hierarchies takes no argument")
+			}
+			return listHierarchies(c)
+		},
+	}
+}
+
+// hierarchyInfo is a line of "hierarchies --json".
+type hierarchyInfo struct {
+	Version     int      `json:"version"`
+	Controllers []string `json:"controllers"`
+	Name        string   `json:"name,omitempty"`
+	Mountpoint  string   `json:"mountpoint"`
+	ReadOnly    bool     `json:"readOnly"`
+	Shown       string   `json:"shown,omitempty"` // directory in a view
+	Permitted   []string `json:"permitted"`       // its controllers that a guest is shown
+}
+
+func listHierarchies(c *cli.Context) error {
+	p, err := policyFlag(c)
+	if err != nil {
+		return err
+	}
+	h, err := host.Open()
+	if err != nil {
+		return exitcode.With(exitcode.Unsupported, err)
+	}
+	defer h.Close()
+	list := []hierarchyInfo{}
+	for _, t := range h.Trees() {
+		info := hierarchyInfo{
+			Version: int(t.Version), Controllers: append([]string{}, t.Controllers...), Name: t.Name, Mountpoint: t.Mountpoint,
+			ReadOnly: t.ReadOnly, Permitted: []string{},
+		}
+		for _, name := range t.Controllers {
+			if p.Permits(name) {
+				info.Permitted = append(info.Permitted, name)
+			}
+		}
+		if guest.Shown(h, t, p) {
+			info.Shown = t.Dir
+			if len(h.Trees()) == 1 {
+				info.Shown = "."
+			}
+		}
+		list = append(list, info)
+	}
+	if c.Bool("json") {
+		e := json.NewEncoder(c.App.Writer)
+		e.SetIndent("", "  ")
+		return e.Encode(list)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "VERSION\tHIERARCHY\tMOUNTPOINT\tSHOWN\tPERMITTED")
+	for i, t := range h.Trees() {
+		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, dash(list[i].Shown), dash(strings.Join(list[i].Permitted, ",")))
+	}
+	return w.Flush()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,134 @@
+// Command vcgroupfs mounts into each guest a synthetic cgroup tree that is rooted at the guest's boundary.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+// version is set when the program is built.
+var version = "unknown"
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == guest.InitCommand && os.Args[0] == "vcgroupfs" {
+		guest.Init()
+	}
+	args := os.Args
+	if filepath.Base(args[0]) == mountHelper {
+		args = helperArgs(args)
+	}
+	os.Exit(execute(args, os.Stdout, os.Stderr))
+}
+
+// execute runs a command line and answers with the exit code.
+func execute(args []string, stdout, stderr io.Writer) int {
+	app := newApp(stdout, stderr)
+	err := app.Run(args)
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "vcgroupfs: %v\n", err)
+	}
+	return exitcode.Of(err)
+}
+
+// exitStatus is the status of a guest's command, to end with in silence.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name:      "vcgroupfs",
+		Usage:     "a cgroup tree for each container",
+		UsageText: "vcgroupfs [--log-level LEVEL] [--log-format text|json] COMMAND [OPTION...] [ARGUMENT...]",
+		Description: "A guest (a container, a build sandbox, a tenant) gets a view: its own boundary cgroup as the root, only the\n" +
+			"permitted controllers, the boundary's limits read-only, everything else live on the host's real cgroups.\n\n" +
+			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 -- sh\n" +
+			"   vcgroupfs mount --boundary /machines/web /srv/web/rootfs/sys/fs/cgroup\n\n" +
+			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot; run: its command's, 125 when\n" +
+			"the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
+		Version:              version,
+		HideVersion:          true,
+		EnableBashCompletion: true,
+		Writer:               stdout,
+		ErrWriter:            stderr,
+		ExitErrHandler:       func(*cli.Context, error) {}, // execute sees to it
+		OnUsageError:         usageError,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug", EnvVars: []string{"VCGROUPFS_LOG_LEVEL"}},
+			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json", EnvVars: []string{"VCGROUPFS_LOG_FORMAT"}},
+		},
+		Before:   setUpLog,
+		Action:   noCommand,
+		Commands: []*cli.Command{runCommand(), mountCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
+	}
+	for _, c := range app.Commands {
+		c.OnUsageError = usageError
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError = usageError
+		}
+	}
+	return app
+}
+
+func setUpLog(c *cli.Context) error {
+	level, err := logrus.ParseLevel(c.String("log-level"))
+	if err != nil {
+		return usagef("cannot use --log-level %q: allowed: error, warning, info, debug", c.String("log-level"))
+	}
+	logrus.SetLevel(level)
+	logrus.SetOutput(c.App.ErrWriter)
+	switch c.String("log-format") {
+	case "text":
+		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
+	case "json":
+		logrus.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return usagef("cannot use --log-format %q: allowed: text, json", c.String("log-format"))
+	}
+	return nil
+}
+
+// noCommand answers a command line without a command, or with one that there is not.
+func noCommand(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("no such command: %q; vcgroupfs --help lists them", c.Args().First())
+	}
+	if err := cli.ShowAppHelp(c); err != nil {
+		return err
+	}
+	return exitStatus(exitcode.Usage)
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := strings.TrimSpace("vcgroupfs " + c.Command.FullName())
+	if name == "vcgroupfs vcgroupfs" {
+		name = "vcgroupfs"
+	}
+	return usagef("%v; %s --help tells what there is", err, name)
+}
+
+func usagef(format string, args ...any) error {
+	return exitcode.With(exitcode.Usage, fmt.Errorf(format, args...))
+}
+
+// checkRoot says what to do when the caller cannot do what the command needs.
+func checkRoot(what string) error {
+	if os.Geteuid() != 0 {
+		return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot %s: it makes cgroups and mounts; run it as root", what))
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+func mountCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "mount",
+		Usage:     "serve one view at a directory",
+		ArgsUsage: "MOUNTPOINT",
+		Description: "Mounts a view at a directory, as a rule <rootfs>/sys/fs/cgroup of a guest that something else starts, and serves it in\n" +
+			"the foreground. SIGTERM, SIGINT and umount end it, with status 0.\n\n" +
+			"The boundary must exist in each hierarchy that holds a permitted controller, and in no other. With --pid it is the\n" +
+			"cgroup that a process is in.\n\n" +
+			"   vcgroupfs mount --boundary /machines/web --controllers memory,pids /srv/web/rootfs/sys/fs/cgroup\n\n" +
+			"Linked as /sbin/mount.vcgroupfs it serves fstab, and then goes into the background:\n\n" +
+			"   /machines/web  /srv/web/rootfs/sys/fs/cgroup  vcgroupfs  controllers=memory+pids  0 0",
+		Flags: append(policyFlags(),
+			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
+			&cli.IntFlag{Name: "pid", Usage: "take the cgroups of process `PID` for the boundary"},
+			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
+			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
+			&cli.IntFlag{Name: "ready-fd", Hidden: true},
+		),
+		Action: mount,
+	}
+}
+
+func mount(c *cli.Context) error {
+	if err := applyOptions(c); err != nil {
+		return err
+	}
+	if c.NArg() != 1 {
+		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web /srv/web/rootfs/sys/fs/cgroup")
+	}
+	if (c.String("boundary") == "") == (c.Int("pid") == 0) {
+		return usagef("give the boundary: either --boundary PATH or --pid PID")
+	}
+	mountpoint, err := filepath.Abs(c.Args().First())
+	if err != nil {
+		return err
+	}
+	log := logrus.NewEntry(logrus.StandardLogger())
+	cfg := guest.MountConfig{
+		Boundary: c.String("boundary"), Pid: c.Int("pid"), Mountpoint: mountpoint, Source: "vcgroupfs", Log: log,
+	}
+	if o := c.String("owner"); o != "" {
+		owner, err := guest.ParseOwner(o)
+		if err != nil {
+			return exitcode.With(exitcode.Usage, err)
+		}
+		cfg.Owner = &owner
+	}
+	if cfg.Layout, err = layoutFlag(c); err != nil {
+		return err
+	}
+	if cfg.Policy, err = policyFlag(c); err != nil {
+		return err
+	}
+	if err := checkRoot("mount a view"); err != nil {
+		return err
+	}
+	if fd := c.Int("ready-fd"); fd > 0 {
+		cfg.Ready = func() {
+			ready := os.NewFile(uintptr(fd), "ready")
+			ready.WriteString(readyWord)
+			ready.Close()
+		}
+	}
+	return guest.Mount(cfg)
+}
+
+// applyOptions sets flags from -o. What every mount may be given and means nothing here is passed over.
+func applyOptions(c *cli.Context) error {
+	for _, o := range c.StringSlice("o") {
+		key, value, given := strings.Cut(o, "=")
+		switch key {
+		case "boundary", "pid", "controllers", "policy", "layout", "owner":
+			if !given || value == "" {
+				return usagef("option %q needs a value: %s=VALUE", key, key)
+			}
+			if err := c.Set(key, value); err != nil {
+				return usagef("option %q: %v", o, err)
+			}
+		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "relatime", "user", "nouser":
+		default:
+			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
+				return usagef("unknown option %q; allowed: boundary, pid, controllers (names joined by +), policy, layout, owner", o)
+			}
+		}
+	}
+	return nil
+}
+
+// mountHelper is the name under which mount(8) calls this program.
+const mountHelper = "mount.vcgroupfs"
+
+// helperArgs makes a command line out of what mount(8) gives: SOURCE DIRECTORY [-sfnv] [-o OPTIONS] [-t TYPE]. The source is
+// the boundary's path, unless the options give one.
+func helperArgs(args []string) []string {
+	var plain, options []string
+	for i := 1; i < len(args); i++ {
+		switch {
+		case (args[i] == "-o" || args[i] == "-t" || args[i] == "-N") && i+1 < len(args):
+			if args[i] == "-o" {
+				options = append(options, args[i+1])
+			}
+			i++
+		case strings.HasPrefix(args[i], "-"):
+		default:
+			plain = append(plain, args[i])
+		}
+	}
+	joined := strings.Join(options, ",")
+	if len(plain) == 2 {
+		if source := plain[0]; strings.HasPrefix(source, "/") && !strings.Contains(","+joined, ",boundary=") && !strings.Contains(","+joined, ",pid=") {
+			joined = strings.TrimPrefix(joined+",boundary="+source, ",")
+		}
+		plain = plain[1:]
+	}
+	if len(plain) == 1 {
+		os.Exit(background(append([]string{"mount", "-o", joined}, plain[0])))
+	}
+	return append([]string{"vcgroupfs", "mount", "-o", joined}, plain...)
+}
+
+const readyWord = "ready"
+
+// background starts the server in a session of its own and waits until the view is mounted: mount(8) waits for its helper.
+func background(args []string) int {
+	r, w, err := os.Pipe()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
+		return exitcode.Failure
+	}
+	cmd := exec.Command("/proc/self/exe", append(args[:1:1], append([]string{"--ready-fd", strconv.Itoa(3)}, args[1:]...)...)...)
+	cmd.Args[0] = "vcgroupfs"
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
+		return exitcode.Failure
+	}
+	w.Close()
+	if said, _ := io.ReadAll(r); string(said) == readyWord {
+		return exitcode.OK
+	}
+	cmd.Wait()
+	return max(cmd.ProcessState.ExitCode(), exitcode.Failure)
+}

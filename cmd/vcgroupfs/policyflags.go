@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// policyFlags are the flags that say what a view shows.
+func policyFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "controllers", Usage: "show these only: `LIST` such as memory,pids,name=systemd"},
+		&cli.StringFlag{Name: "policy", Usage: "read the policy from `FILE`", TakesFile: true},
+		&cli.StringFlag{Name: "layout", Value: "auto", Usage: "v1 (a directory per hierarchy), v2 (one tree), hybrid, or auto"},
+	}
+}
+
+func layoutFlag(c *cli.Context) (hierarchy.Layout, error) {
+	l, err := hierarchy.ParseLayout(c.String("layout"))
+	return l, exitcode.With(exitcode.Usage, err)
+}
+
+// controllerNames splits a list of controllers.
+func controllerNames(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '+' || r == ' ' })
+}
+
+// policyFlag reads --policy and --controllers. Controllers that are named must be the host's.
+func policyFlag(c *cli.Context) (*policy.Policy, error) {
+	p, err := loadPolicy(c.String("policy"))
+	if err != nil || !c.IsSet("controllers") {
+		return p, err
+	}
+	names := controllerNames(c.String("controllers"))
+	if len(names) == 0 {
+		return nil, usagef("no controller in --controllers; as in: --controllers memory,pids")
+	}
+	if p, err = p.WithControllers(names); err != nil {
+		return nil, exitcode.With(exitcode.Usage, err)
+	}
+	h, err := host.Open()
+	if err != nil {
+		return nil, exitcode.With(exitcode.Unsupported, err)
+	}
+	defer h.Close()
+	return p, guest.CheckControllers(h, names)
+}
+
+// loadPolicy reads a policy's file; "" is the default.
+func loadPolicy(file string) (*policy.Policy, error) {
+	if file == "" {
+		return policy.Default(), nil
+	}
+	text, err := os.ReadFile(file)
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		return nil, exitcode.With(exitcode.BadPolicy, &fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
+	}
+	if err != nil {
+		return nil, exitcode.With(exitcode.BadPolicy, err)
+	}
+	p, err := policy.Parse(file, text)
+	return p, exitcode.With(exitcode.BadPolicy, err)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "start a command in a guest of its own",
+		ArgsUsage: "-- COMMAND [ARGUMENT...]",
+		Description: "Makes a boundary /vcgroupfs/NAME in every hierarchy that holds a permitted controller, sets its limits, and starts\n" +
+			"COMMAND there in new mount, pid and cgroup namespaces, with the view at /sys/fs/cgroup and the capabilities of a\n" +
+			"container. Signals are passed on. When COMMAND ends, everything is removed; what a killed vcgroupfs left behind is\n" +
+			"removed by the next run.\n\n" +
+			"COMMAND shares the host's files. As the host's root it could edit those; with --userns its root is nobody on the host.\n\n" +
+			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 --limit memory.max=256M -- sh\n\n" +
+			"On cgroup v1 the names of limits are v1's: --limit memory.limit_in_bytes=256M.",
+		Flags: append(policyFlags(),
+			&cli.StringFlag{Name: "name", Usage: "`NAME` of the guest and of its cgroup (default: run-PID)"},
+			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file: `FILE=VALUE`; may be given again"},
+			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host"},
+			&cli.BoolFlag{Name: "privileged", Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
+		),
+		Action: run,
+	}
+}
+
+func run(c *cli.Context) error {
+	status, err := runGuest(c)
+	if err != nil {
+		return exitcode.With(exitcode.RunFailed, err)
+	}
+	if status != exitcode.OK {
+		return exitStatus(status)
+	}
+	return nil
+}
+
+func runGuest(c *cli.Context) (int, error) {
+	if c.NArg() == 0 {
+		return 0, usagef("no command to run; as in: vcgroupfs run -- sh")
+	}
+	if name := c.String("name"); name != "" {
+		if err := guest.CheckName(name); err != nil {
+			return 0, exitcode.With(exitcode.Usage, err)
+		}
+	}
+	cfg := guest.RunConfig{
+		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), Command: c.Args().Slice(),
+		Log: logrus.NewEntry(logrus.StandardLogger()),
+	}
+	for _, text := range c.StringSlice("limit") {
+		l, err := guest.ParseLimit(text)
+		if err != nil {
+			return 0, exitcode.With(exitcode.Usage, err)
+		}
+		cfg.Limits = append(cfg.Limits, l)
+	}
+	var err error
+	if cfg.Layout, err = layoutFlag(c); err != nil {
+		return 0, err
+	}
+	if cfg.Policy, err = policyFlag(c); err != nil {
+		return 0, err
+	}
+	if err := checkRoot("run a guest"); err != nil {
+		return 0, err
+	}
+	return guest.Run(cfg)
+}

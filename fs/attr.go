@@ -1,0 +1,313 @@
+package fs
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// Real cgroups stay owned by root on the host (rule 3); what the guest sees as owner and mode is a record in an attribute
+// of the real cgroup. A directory has one of its own and one that its control files inherit, as files of a cgroup belong
+// to whoever made it; a file that was chowned or chmodded has its own. No record: root of the guest.
+const (
+	attrPrefix = "trusted.vcgroupfs."
+	attrOwn    = attrPrefix + "owner" // of a directory or a file itself
+	attrMade   = attrPrefix + "maker" // of a directory, for the files in it
+
+	fuseNoData = fuse.Status(unix.ENODATA)
+)
+
+// permMask are the mode bits that a cgroup directory or file keeps.
+const permMask = 0o7777
+
+// record is an owner and, where mode is not noMode, a mode.
+type record struct {
+	uid, gid uint32
+	mode     uint32
+}
+
+const noMode = ^uint32(0)
+
+func (r record) String() string {
+	if r.mode == noMode {
+		return fmt.Sprintf("%d %d", r.uid, r.gid)
+	}
+	return fmt.Sprintf("%d %d %o", r.uid, r.gid, r.mode)
+}
+
+// parseRecord is the inverse of String. It takes no other form: a record that cannot be read is none.
+func parseRecord(raw []byte) (record, bool) {
+	r := record{mode: noMode}
+	n, _ := fmt.Sscanf(string(raw), "%d %d %o", &r.uid, &r.gid, &r.mode)
+	if n == 3 {
+		r.mode &= permMask
+	}
+	return r, n >= 2
+}
+
+// xattrDir are the attributes of a directory and the files in it.
+type xattrDir interface {
+	GetXattr(name, attr string, buf []byte) (int, error)
+	SetXattr(name, attr string, data []byte, flags int) error
+	RemoveXattr(name, attr string) error
+}
+
+func readRecord(d xattrDir, name, attr string) (record, bool) {
+	var buf [64]byte
+	n, err := d.GetXattr(name, attr, buf[:])
+	if err != nil {
+		return record{}, false
+	}
+	return parseRecord(buf[:n])
+}
+
+// ownerOf is the guest's owner and mode of a directory (file "") or a file in it, from the host's mode. The boundary's are
+// fixed.
+func (v *View) ownerOf(t *tree, d *host.Dir, file string, hostMode uint32) record {
+	r := record{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
+	if d.IsBoundary() {
+		return r
+	}
+	own, ok := readRecord(d, file, attrOwn)
+	if ok && own.mode != noMode {
+		return own
+	}
+	if !ok && file != "" {
+		own, ok = readRecord(d, "", attrMade)
+	}
+	if ok {
+		r.uid, r.gid = own.uid, own.gid
+	}
+	return r
+}
+
+// fillAttr fills in the attributes of a directory or file of a tree from the host's stat.
+func (v *View) fillAttr(t *tree, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
+	r := v.ownerOf(t, d, file, st.Mode)
+	out.Ino = st.Ino
+	out.Size, out.Blocks, out.Blksize = 0, 0, 4096
+	out.Nlink = uint32(st.Nlink)
+	out.Uid, out.Gid = r.uid, r.gid
+	out.Mode = st.Mode&unix.S_IFMT | r.mode
+	out.Atime, out.Atimensec = uint64(st.Atim.Sec), uint32(st.Atim.Nsec)
+	out.Mtime, out.Mtimensec = uint64(st.Mtim.Sec), uint32(st.Mtim.Nsec)
+	out.Ctime, out.Ctimensec = uint64(st.Ctim.Sec), uint32(st.Ctim.Nsec)
+	switch {
+	case file != "":
+		dec := v.decide(t, d.ID(), file)
+		if dec.Verdict == hierarchy.ReadOnly && out.Mode&0o444 != 0 {
+			out.Mode &^= 0o222 // what nobody may write is shown so; a write-only file keeps its mode
+		}
+	case d.IsBoundary() && t.leafID.Load() != 0 && out.Nlink > 2:
+		out.Nlink-- // the leaf is not listed
+	}
+}
+
+// fillTop fills in the attributes of the top of a view with several trees.
+func (v *View) fillTop(out *fuse.Attr) {
+	*out = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o555, Nlink: uint32(2 + len(v.trees)), Blksize: 4096}
+	out.Uid, out.Gid = v.owner.UID, v.owner.GID
+	out.SetTimes(&v.top, &v.top, &v.top)
+}
+
+// fillLink fills in the attributes of the symbolic link with this number.
+func (v *View) fillLink(n int, out *fuse.Attr) {
+	*out = fuse.Attr{
+		Ino: uint64(n) + fuse.FUSE_ROOT_ID, Mode: unix.S_IFLNK | 0o777, Nlink: 1, Blksize: 4096,
+		Size: uint64(len(v.links[n-1].target)),
+	}
+	out.Uid, out.Gid = v.owner.UID, v.owner.GID
+	out.SetTimes(&v.top, &v.top, &v.top)
+}
+
+// attr finds the attributes of a node. A directory that is gone answers as an open descriptor of one does on kernfs.
+func (v *View) attr(n node, out *fuse.Attr) fuse.Status {
+	switch {
+	case n.top:
+		v.fillTop(out)
+		return fuse.OK
+	case n.link != 0:
+		v.fillLink(n.link, out)
+		return fuse.OK
+	}
+	d, err := n.tree.acquire(n.dir)
+	if err != nil && n.file == "" && status(err) == fuse.ENOENT {
+		v.fillRemoved(n, out)
+		return fuse.OK
+	}
+	if err != nil {
+		return status(err)
+	}
+	defer d.Release()
+	st, code := v.stat(n, d)
+	if !code.Ok() {
+		return code
+	}
+	v.fillAttr(n.tree, d, n.file, &st, out)
+	return fuse.OK
+}
+
+// stat is the host's stat of a node in or at d.
+func (v *View) stat(n node, d *host.Dir) (st unix.Stat_t, code fuse.Status) {
+	var err error
+	switch {
+	case n.file == "":
+		err = d.Stat(&st)
+	case v.decide(n.tree, n.dir, n.file).Verdict == hierarchy.Hidden:
+		return st, errHidden
+	default:
+		err = d.Lookup(n.file, &st)
+	}
+	return st, status(err)
+}
+
+// fillRemoved fills in the attributes of a directory that is gone: whoever has it open can still fstat it.
+func (v *View) fillRemoved(n node, out *fuse.Attr) {
+	*out = fuse.Attr{Ino: n.dir, Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
+	out.Uid, out.Gid = v.owner.UID, v.owner.GID
+}
+
+// attrOpen finds the attributes of an open control file whose cgroup may be gone.
+func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
+	var st unix.Stat_t
+	if err := unix.Fstat(h.fd, &st); err != nil {
+		return status(err)
+	}
+	*out = fuse.Attr{Ino: st.Ino, Mode: st.Mode, Nlink: uint32(st.Nlink), Blksize: 4096}
+	out.Uid, out.Gid = v.owner.UID, v.owner.GID
+	out.Mtime, out.Ctime, out.Atime = uint64(st.Mtim.Sec), uint64(st.Ctim.Sec), uint64(st.Atim.Sec)
+	return fuse.OK
+}
+
+// GetAttr answers stat.
+func (r *rawFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	v := r.view()
+	n, st := v.node(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	st = v.attr(n, &out.Attr)
+	if h := v.handles.get(in.Fh()); !st.Ok() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 && h != nil && h.fd >= 0 {
+		st = v.attrOpen(h, &out.Attr)
+	}
+	out.SetTimeout(cacheTimeout)
+	return st
+}
+
+// SetAttr answers chmod, chown, utimes and truncate. At the boundary nothing of it is the guest's to change. The kernel
+// has checked the caller against the attributes that it was given (default_permissions), capabilities included.
+func (r *rawFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	v := r.view()
+	n, st := v.node(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	if st := v.setAttr(n, in); !st.Ok() {
+		return st
+	}
+	if st := v.attr(n, &out.Attr); !st.Ok() {
+		return st
+	}
+	out.SetTimeout(cacheTimeout)
+	return fuse.OK
+}
+
+// attrChanges are the changes of a SETATTR that are more than a truncate.
+const attrChanges = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+
+func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
+	if n.tree == nil {
+		return errDenied
+	}
+	truncate := in.Valid&fuse.FATTR_SIZE != 0
+	if truncate {
+		if st := v.truncate(n, in); !st.Ok() {
+			return st
+		}
+	}
+	if in.Valid&attrChanges == 0 || (truncate && in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_MODE) == 0) {
+		return fuse.OK // a truncate carries times of its own; it changes nothing of a control file
+	}
+	if n.tree.isRoot(n.dir) {
+		return errDenied
+	}
+	d, err := n.tree.acquire(n.dir)
+	if err != nil {
+		return status(err)
+	}
+	defer d.Release()
+	st, code := v.stat(n, d)
+	if !code.Ok() {
+		return code
+	}
+	if err := v.changeOwner(n.tree, d, n.file, st.Mode, in); err != nil {
+		return status(err)
+	}
+	return status(changeTimes(d, n.file, in))
+}
+
+// truncate is accepted without effect where the file can be written, as kernfs does; the server's own is how a guest's
+// inotify fires (poke.go).
+func (v *View) truncate(n node, in *fuse.SetAttrIn) fuse.Status {
+	if n.file == "" {
+		return fuse.Status(unix.EISDIR)
+	}
+	switch v.decide(n.tree, n.dir, n.file).Verdict {
+	case hierarchy.Hidden:
+		return errHidden
+	case hierarchy.ReadOnly:
+		if !host.OwnThread(int(in.Pid)) {
+			return errDenied
+		}
+	}
+	return fuse.OK
+}
+
+// changeOwner keeps a new owner or mode in the record.
+func (v *View) changeOwner(t *tree, d *host.Dir, file string, hostMode uint32, in *fuse.SetAttrIn) error {
+	r := v.ownerOf(t, d, file, hostMode)
+	uid, setUID := in.GetUID()
+	gid, setGID := in.GetGID()
+	mode, setMode := in.GetMode()
+	if !setUID && !setGID && !setMode {
+		return nil
+	}
+	if setUID {
+		r.uid = uid
+	}
+	if setGID {
+		r.gid = gid
+	}
+	if setMode {
+		r.mode = mode & permMask
+	}
+	return d.SetXattr(file, attrOwn, []byte(r.String()), 0)
+}
+
+// changeTimes sets times on the real file or directory: they mean nothing to the host and natively persist.
+func changeTimes(d *host.Dir, file string, in *fuse.SetAttrIn) error {
+	atime, setA := in.GetATime()
+	mtime, setM := in.GetMTime()
+	if !setA && !setM {
+		return nil
+	}
+	return d.SetTimes(file, timespec(atime, setA), timespec(mtime, setM))
+}
+
+func timespec(t time.Time, set bool) unix.Timespec {
+	if !set {
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	}
+	return unix.NsecToTimespec(t.UnixNano())
+}
+
+// StatFs says that nothing is counted, as cgroupfs does (simple_statfs). The type is FUSE's: the kernel fills it in.
+func (r *rawFS) StatFs(cancel <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	*out = fuse.StatfsOut{Bsize: 4096, Frsize: 4096, NameLen: nameMax}
+	return fuse.OK
+}

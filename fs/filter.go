@@ -1,0 +1,145 @@
+package fs
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// filterControllers keeps the permitted names of cgroup.controllers or cgroup.subtree_control. None left is an empty
+// file, as the kernel writes it.
+func (v *View) filterControllers(raw []byte) []byte {
+	var kept []string
+	for _, c := range strings.Fields(string(raw)) {
+		if v.policy.Permits(c) {
+			kept = append(kept, c)
+		}
+	}
+	if len(kept) == 0 {
+		return []byte{}
+	}
+	return []byte(strings.Join(kept, " ") + "\n")
+}
+
+// filterStat drops hidden controllers from cgroup.stat, and the leaf from the boundary's counts.
+func (v *View) filterStat(t *tree, dir uint64, raw []byte) []byte {
+	var out bytes.Buffer
+	leaf := t.isRoot(dir) && t.leafID.Load() != 0
+	for line := range strings.Lines(string(raw)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		c, subsys := strings.CutPrefix(strings.TrimPrefix(key, "nr_dying_"), "subsys_")
+		if !subsys {
+			c, subsys = strings.CutPrefix(key, "nr_subsys_")
+		}
+		if subsys && !v.policy.Permits(c) {
+			continue
+		}
+		if leaf && key == "nr_descendants" {
+			if n, err := strconv.Atoi(value); err == nil && n > 0 {
+				line = key + " " + strconv.Itoa(n-1) + "\n"
+			}
+		}
+		out.WriteString(line)
+	}
+	return out.Bytes()
+}
+
+// filterMemoryStat bounds hierarchical_memory_limit and hierarchical_memsw_limit of a v1 memory.stat: the kernel gives the
+// least limit of all ancestors (memcg1_stat_format), here only those that the guest can see count, the boundary's
+// included.
+func (t *tree) filterMemoryStat(dir uint64, raw []byte) ([]byte, error) {
+	var out bytes.Buffer
+	for line := range strings.Lines(string(raw)) {
+		key, _, _ := strings.Cut(line, " ")
+		file := ""
+		switch key {
+		case "hierarchical_memory_limit":
+			file = "memory.limit_in_bytes"
+		case "hierarchical_memsw_limit":
+			file = "memory.memsw.limit_in_bytes"
+		}
+		if file != "" {
+			limit, err := t.leastLimit(dir, file)
+			if err != nil {
+				return nil, err
+			}
+			line = key + " " + strconv.FormatUint(limit, 10) + "\n"
+		}
+		out.WriteString(line)
+	}
+	return out.Bytes(), nil
+}
+
+// leastLimit is the least value, in bytes, of a limit from a directory up to the boundary.
+func (t *tree) leastLimit(dir uint64, file string) (uint64, error) {
+	least := ^uint64(0)
+	d, err := t.acquire(dir)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		raw, err := d.ReadFile(file)
+		if err != nil {
+			d.Release()
+			return 0, err
+		}
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64); err == nil {
+			least = min(least, n)
+		}
+		if d.IsBoundary() {
+			d.Release()
+			return least, nil
+		}
+		up, err := d.Parent()
+		d.Release()
+		if err != nil {
+			return 0, err
+		}
+		d = up
+	}
+}
+
+// The value of a faked file (notify_on_release) lives in an attribute of the real directory: passed on, it would make the
+// host run its release agent, as root, with a path that the guest chose.
+const attrFake = attrPrefix + "notify_on_release"
+
+// readFake is a faked file's content. The boundary's is 0: what the host set there is the host's.
+func (t *tree) readFake(dir uint64) ([]byte, error) {
+	on := false
+	if !t.isRoot(dir) {
+		d, err := t.acquire(dir)
+		if err != nil {
+			return nil, unix.ENODEV
+		}
+		defer d.Release()
+		on = fakeSet(d)
+	}
+	if on {
+		return []byte("1\n"), nil
+	}
+	return []byte("0\n"), nil
+}
+
+func fakeSet(d xattrDir) bool {
+	var buf [1]byte
+	n, err := d.GetXattr("", attrFake, buf[:])
+	return err == nil && n == 1 && buf[0] == '1'
+}
+
+// writeFake sets a faked file.
+func (t *tree) writeFake(dir uint64, on bool) error {
+	d, err := t.acquire(dir)
+	if err != nil {
+		return unix.ENODEV
+	}
+	defer d.Release()
+	if on {
+		return d.SetXattr("", attrFake, []byte("1"), 0)
+	}
+	if err := d.RemoveXattr("", attrFake); err != nil && status(err) != fuseNoData {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+// Package fs is the view: the synthetic cgroup tree of one guest, answered request by request from the host's cgroupfs.
+//
+// Words. A tree is one hierarchy as this guest sees it. A node is what a FUSE node id names: the top of a view with several
+// trees, a symbolic link in it, a directory (a cgroup) or a control file. The leaf is the cgroup below the boundary in
+// which the guest's processes live when the boundary itself may not hold them (v2); the guest sees it nowhere listed.
+//
+// What always holds. Node ids need no table: they are made of the tree, the directory's kernfs id and the control file's
+// name (node.go), so any node that the kernel remembers can be answered for. What an open may do is settled when it is
+// opened and kept in its handle (handle.go). No lock is held across a call into the host. A request that could block is
+// named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
+// boundary's descriptor.
+//
+// Lock order: handles.mu, quota.mu, expected.mu and backings.mu are leaves; none is taken under another.
+//
+// The package never mounts, forks or touches its own mount from a serving goroutine.
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// cacheTimeout is how long the kernel may answer from its caches for what the host changed unseen by a watch. What the
+// guest changes is coherent at once.
+const cacheTimeout = time.Second
+
+// Owner is the host's uid and gid that are root in the guest.
+type Owner struct {
+	UID, GID uint32
+}
+
+// Config says what a view shows. All fields but Owner, Log and MountRef are needed.
+type Config struct {
+	Host       *host.Host
+	Boundaries []*host.Boundary // one per hierarchy shown; the view does not close them
+	Policy     *policy.Policy
+	Layout     hierarchy.Layout // LayoutAuto mirrors the host
+	Owner      Owner
+	Log        *logrus.Entry
+
+	// FSName is the source that mountinfo shows; "vcgroupfs" when empty.
+	FSName string
+
+	// MountRef gives a descriptor of the root of the mounted view, for the one write per event that makes a guest's
+	// inotify fire (poke.go). It is called off the serving goroutine. Nil: inotify in the guest sees its own changes only.
+	MountRef func() (fd int, release func(), err error)
+
+	// NoPassthrough makes every read go through the server.
+	NoPassthrough bool
+}
+
+// View is one guest's tree on one FUSE connection.
+type View struct {
+	host   *host.Host                  // immutable
+	policy *policy.Policy              // immutable
+	layout hierarchy.Layout            // immutable, never LayoutAuto
+	owner  Owner                       // immutable
+	log    *logrus.Entry               // immutable
+	trees  []*tree                     // immutable
+	links  []link                      // immutable
+	top    time.Time                   // immutable: the times of the top directory
+	ref    func() (int, func(), error) // immutable, may be nil
+
+	conn     *conn.Conn
+	handles  handleTable
+	backings backingTable
+	triggers triggerBound
+	reclaims chan struct{} // one slot: memory.reclaim and memory.force_empty run one at a time in a guest
+
+	poller *host.Poller
+	queue  *eventQueue
+
+	closeOnce sync.Once
+}
+
+// link is a symbolic link at the top of a v1 view: "cpu" for a directory "cpu,cpuacct".
+type link struct {
+	name, target string
+}
+
+// New makes a view and its FUSE connection; mount it by Conn, then call Serve.
+//
+// It fails when no boundary was given, when the layout asks for a hierarchy that is not among them, or with what
+// conn.New says of /dev/fuse.
+func New(cfg Config) (*View, error) {
+	if len(cfg.Boundaries) == 0 {
+		return nil, errors.New("cannot make a view: no hierarchy of this host holds a permitted controller")
+	}
+	if cfg.Log == nil {
+		cfg.Log = logrus.NewEntry(logrus.StandardLogger())
+	}
+	if cfg.FSName == "" {
+		cfg.FSName = "vcgroupfs"
+	}
+	v := &View{
+		host: cfg.Host, policy: cfg.Policy, owner: cfg.Owner, log: cfg.Log, ref: cfg.MountRef,
+		top: time.Now(), reclaims: make(chan struct{}, 1),
+	}
+	if err := v.arrange(cfg); err != nil {
+		return nil, err
+	}
+	v.handles.init()
+	v.backings.init()
+	return v, v.start(cfg)
+}
+
+// arrange makes the trees and the top of the view as the layout says.
+func (v *View) arrange(cfg Config) error {
+	var shown []hierarchy.Hierarchy
+	for _, b := range cfg.Boundaries {
+		shown = append(shown, b.Tree().Hierarchy)
+	}
+	v.layout = cfg.Layout.Resolve(shown)
+	for _, b := range cfg.Boundaries {
+		h := b.Tree().Hierarchy
+		if v.layout == hierarchy.LayoutV2 && h.Version != hierarchy.V2 {
+			return fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, or permit only controllers of the v2 hierarchy", h)
+		}
+		if v.layout == hierarchy.LayoutV1 && h.Version == hierarchy.V2 {
+			return fmt.Errorf("cannot show the v2 hierarchy in layout v1: use layout hybrid, or do not permit its controllers")
+		}
+		v.trees = append(v.trees, newTree(len(v.trees), b, v.policy.Quota()))
+		for _, name := range h.Symlinks() {
+			v.links = append(v.links, link{name: name, target: h.Dir})
+		}
+	}
+	if v.layout == hierarchy.LayoutV2 && len(v.trees) != 1 {
+		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.trees))
+	}
+	if len(v.trees) > maxTrees {
+		return fmt.Errorf("cannot make a view: %d hierarchies, at most %d can be shown", len(v.trees), maxTrees)
+	}
+	return nil
+}
+
+// start opens the connection and what watches the host.
+func (v *View) start(cfg Config) (err error) {
+	v.conn, err = conn.New(conn.Config{
+		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
+		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	v.queue = newEventQueue(v)
+	v.poller, err = host.NewPoller(v.polled)
+	for _, t := range v.trees {
+		if err == nil {
+			t.watcher, err = host.NewWatcher(func(e host.Event) { v.queue.put(t, e) })
+		}
+	}
+	if err != nil {
+		v.Close()
+		return fmt.Errorf("cannot watch the host's cgroups: %w", err)
+	}
+	return nil
+}
+
+// subtype is what mountinfo shows after "fuse.": the type a reader of mount tables would look for.
+func (v *View) subtype() string {
+	if v.layout == hierarchy.LayoutV2 {
+		return "cgroup2"
+	}
+	return "cgroup"
+}
+
+// Conn is the view's FUSE connection: mount it by Conn().Mount or Conn().Fsmount.
+func (v *View) Conn() *conn.Conn { return v.conn }
+
+// Serve answers the guest until the view is unmounted (nil) or closed, or until its connection is aborted (the error).
+func (v *View) Serve() error { return v.conn.Serve() }
+
+// Close ends the connection: requests in flight fail with ECONNABORTED, later ones with ENOTCONN. It takes back what the
+// view added to the host, as far as the guest left it empty.
+func (v *View) Close() error {
+	var err error
+	v.closeOnce.Do(func() {
+		err = v.conn.Close()
+		for _, t := range v.trees {
+			if t.watcher != nil {
+				t.watcher.Close()
+			}
+		}
+		if v.poller != nil {
+			v.poller.Close()
+		}
+		v.queue.close()
+		v.handles.closeAll()
+		for _, t := range v.trees {
+			t.removeLeaf()
+		}
+	})
+	return err
+}
+
+var _ fuse.RawFileSystem = (*rawFS)(nil)

@@ -1,0 +1,207 @@
+package fs
+
+import (
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// Lookup finds a name in a directory. A miss is not cached: the host may make it any time.
+func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	v := r.view()
+	n, st := v.node(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	if n.top {
+		return v.lookupTop(name, out)
+	}
+	if n.tree == nil || n.file != "" {
+		return errNotDir
+	}
+	if len(name) > nameMax {
+		return errTooLong
+	}
+	d, err := n.tree.acquire(n.dir)
+	if err != nil {
+		return status(err)
+	}
+	defer d.Release()
+	return v.lookup(n.tree, d, name, out)
+}
+
+// lookup fills in the entry of name in a directory of a tree.
+func (v *View) lookup(t *tree, d *host.Dir, name string, out *fuse.EntryOut) fuse.Status {
+	var st unix.Stat_t
+	if err := d.Lookup(name, &st); err != nil {
+		return status(err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return v.enterDir(t, d, name, &st, out)
+	case unix.S_IFREG:
+		if v.decide(t, d.ID(), name).Verdict == hierarchy.Hidden {
+			return errHidden
+		}
+		out.NodeId = fileNode(t, d.ID(), name)
+		out.Generation = st.Ino // a controller that is taken away and given back makes a new file
+	}
+	if out.NodeId == 0 {
+		return errHidden
+	}
+	v.watch(t, d)
+	v.fillAttr(t, d, name, &st, &out.Attr)
+	v.cacheEntry(out)
+	return fuse.OK
+}
+
+// enterDir fills in the entry of a child cgroup.
+func (v *View) enterDir(t *tree, d *host.Dir, name string, st *unix.Stat_t, out *fuse.EntryOut) fuse.Status {
+	if st.Ino > dirMask {
+		return fuse.Status(unix.EOVERFLOW)
+	}
+	out.NodeId = v.dirNode(t, st.Ino)
+	child, err := t.acquire(st.Ino)
+	if err != nil {
+		return status(err)
+	}
+	defer child.Release()
+	v.watch(t, d)
+	if child.IsBoundary() { // the leaf: an alias of the root, with an inode number of its own
+		var root unix.Stat_t
+		if err := child.Stat(&root); err != nil {
+			return status(err)
+		}
+		root.Ino = st.Ino
+		*st = root
+	}
+	v.fillAttr(t, child, "", st, &out.Attr)
+	v.cacheEntry(out)
+	return fuse.OK
+}
+
+func (v *View) cacheEntry(out *fuse.EntryOut) {
+	out.SetEntryTimeout(cacheTimeout)
+	out.SetAttrTimeout(cacheTimeout)
+}
+
+// lookupTop finds a tree or a link at the top of a v1 or hybrid view. The top never changes.
+func (v *View) lookupTop(name string, out *fuse.EntryOut) fuse.Status {
+	for _, t := range v.trees {
+		if t.name == name {
+			out.NodeId = v.dirNode(t, t.boundary.ID())
+			if st := v.attr(node{tree: t, dir: t.boundary.ID()}, &out.Attr); !st.Ok() {
+				return st
+			}
+			v.cacheEntry(out)
+			return fuse.OK
+		}
+	}
+	for i, l := range v.links {
+		if l.name == name {
+			out.NodeId = linkNode(i + 1)
+			v.fillLink(i+1, &out.Attr)
+			v.cacheEntry(out)
+			return fuse.OK
+		}
+	}
+	return fuse.ENOENT
+}
+
+// Readlink reads a link at the top.
+func (r *rawFS) Readlink(cancel <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+	v := r.view()
+	n, st := v.node(in.NodeId)
+	if !st.Ok() {
+		return nil, st
+	}
+	if n.link == 0 {
+		return nil, fuse.EINVAL
+	}
+	return []byte(v.links[n.link-1].target), fuse.OK
+}
+
+// dirEntry is one line of a listing.
+type dirEntry struct {
+	name string
+	ino  uint64
+	mode uint32
+}
+
+// ReadDir lists a directory from the listing made at offset 0, so that a reader who stops and goes on sees each name once.
+func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	v := r.view()
+	h := v.handles.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	h.mu.Lock()
+	entries := h.entries
+	h.mu.Unlock()
+	if in.Offset == 0 || entries == nil {
+		var err error
+		if entries, err = v.list(h.tree, h.dir); err != nil {
+			return status(err)
+		}
+		h.mu.Lock()
+		h.entries = entries
+		h.mu.Unlock()
+	}
+	for i := in.Offset; i < uint64(len(entries)); i++ {
+		e := entries[i]
+		if !out.AddDirEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: i + 1}) {
+			break
+		}
+	}
+	return fuse.OK
+}
+
+// list is what a directory shows. One that was removed shows nothing, as on kernfs.
+func (v *View) list(t *tree, dir uint64) ([]dirEntry, error) {
+	if t == nil {
+		return v.listTop(), nil
+	}
+	d, err := t.acquire(dir)
+	if err != nil {
+		return []dirEntry{}, nil
+	}
+	defer d.Release()
+	found, err := d.ReadDir()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]dirEntry, 0, len(found)+2)
+	out = append(out, dirEntry{".", d.ID(), unix.S_IFDIR}, dirEntry{"..", d.ID(), unix.S_IFDIR})
+	for _, e := range found {
+		if e.IsDir {
+			if len(e.Name) <= nameMax && !t.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
+				out = append(out, dirEntry{e.Name, e.ID, unix.S_IFDIR})
+			}
+			continue
+		}
+		if v.decide(t, dir, e.Name).Verdict != hierarchy.Hidden {
+			out = append(out, dirEntry{e.Name, e.ID, unix.S_IFREG})
+		}
+	}
+	return out, nil
+}
+
+func (v *View) listTop() []dirEntry {
+	out := []dirEntry{{".", fuse.FUSE_ROOT_ID, unix.S_IFDIR}, {"..", fuse.FUSE_ROOT_ID, unix.S_IFDIR}}
+	for _, t := range v.trees {
+		out = append(out, dirEntry{t.name, t.boundary.ID(), unix.S_IFDIR})
+	}
+	for i, l := range v.links {
+		out = append(out, dirEntry{l.name, uint64(i+1) + fuse.FUSE_ROOT_ID, unix.S_IFLNK})
+	}
+	return out
+}
+
+// reserved says whether a guest may not make this name.
+func reserved(name string) bool {
+	return hierarchy.ReservedName(name) || strings.ContainsRune(name, '\n')
+}

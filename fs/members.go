@@ -1,0 +1,188 @@
+package fs
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// perThread says whether a membership file names threads; the others name processes.
+func perThread(file string) bool { return file == "tasks" || file == "cgroup.threads" }
+
+// members is the content of cgroup.procs, cgroup.threads or tasks in the reader's own pid numbers. What the reader's pid
+// namespace does not hold is left out on v1 and 0 on v2, as the kernel has it (task_pid_vnr in cgroup_procs_show;
+// pidlist_array_load).
+func (v *View) members(h *handle, tid uint32) ([]byte, error) {
+	raw, err := readAll(h.fd)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := h.tree.leafMembers(h.dir, h.file)
+	if err != nil {
+		return nil, err
+	}
+	raw = append(raw, leaf...)
+	ns, err := v.callerOf(tid)
+	if err != nil {
+		return nil, err
+	}
+	if ns.Own() {
+		return raw, nil
+	}
+	pids := ns.FromHost(parsePids(raw), perThread(h.file))
+	if h.tree.version == hierarchy.V1 {
+		slices.Sort(pids)
+		pids = slices.Compact(pids)
+	}
+	out := make([]byte, 0, len(raw))
+	for _, pid := range pids {
+		if pid == 0 && !h.tree.v2() {
+			continue
+		}
+		out = append(strconv.AppendInt(out, int64(pid), 10), '\n')
+	}
+	return out, nil
+}
+
+func parsePids(raw []byte) []int {
+	var pids []int
+	for line := range strings.Lines(string(raw)) {
+		if n, err := strconv.Atoi(strings.TrimSuffix(line, "\n")); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	return pids
+}
+
+// parsePid reads what cgroup_procs_write_start does: kstrtoint(strstrip(buf), 0) of a number that is not negative.
+// EINVAL for everything else.
+func parsePid(data []byte) (int, error) {
+	n, err := hierarchy.ParseUint(strings.TrimSpace(untilNUL(data)))
+	if err != nil || n > math.MaxInt32 {
+		return 0, unix.EINVAL
+	}
+	return int(n), nil
+}
+
+// move answers a write of a pid (rule 5): the number is the writer's, 0 is the writer, and the task moves only from inside
+// the boundary to inside the boundary.
+func (v *View) move(h *handle, tid uint32, data []byte) error {
+	nr, err := parsePid(data)
+	if err != nil {
+		return err
+	}
+	ns, err := v.callerOf(tid)
+	if err != nil {
+		return unix.ESRCH
+	}
+	thread := perThread(h.file)
+	pid := int(tid)
+	if nr != 0 {
+		if pid, err = ns.ToHost(nr, true); err != nil {
+			return unix.ESRCH
+		}
+	}
+	if !thread {
+		if pid, err = host.ThreadGroup(pid); err != nil {
+			return unix.ESRCH
+		}
+	}
+	if !h.tree.isRoot(h.dir) {
+		dst, err := h.tree.acquire(h.dir)
+		if err != nil {
+			return unix.ENODEV
+		}
+		defer dst.Release()
+		return v.moveTo(h, dst, pid, thread)
+	}
+	return v.moveToRoot(h, pid, thread)
+}
+
+// moveTo moves a task of the guest into dst.
+func (v *View) moveTo(h *handle, dst *host.Dir, pid int, thread bool) error {
+	return h.tree.boundary.Move(dst, h.file, pid, thread, func(t *host.Task) error {
+		return v.mayMove(h, dst, pid, t)
+	})
+}
+
+// mayMove is the kernel's check of who may move whom, which the server's own credentials would always pass. v1
+// (cgroup1_procs_write): root, or the task's own user, saved or real. v2 (cgroup_attach_permissions): whoever may write
+// cgroup.procs of the common ancestor.
+func (v *View) mayMove(h *handle, dst *host.Dir, pid int, t *host.Task) error {
+	if h.opener.uid == 0 || h.opener.uid == v.owner.UID {
+		return nil
+	}
+	if h.tree.v2() {
+		return v.mayMoveUnder(h, dst, pid)
+	}
+	uid, suid, err := t.UIDs()
+	if err != nil {
+		return unix.ESRCH
+	}
+	if h.opener.uid != uid && h.opener.uid != suid {
+		return unix.EACCES
+	}
+	return nil
+}
+
+// mayMoveUnder asks for write permission on cgroup.procs of the common ancestor of the task's cgroup and dst.
+func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
+	from, err := h.tree.boundary.PathOf(pid)
+	if err != nil {
+		return unix.ENOENT
+	}
+	to, err := dst.Path()
+	if err != nil {
+		return unix.ENODEV
+	}
+	common := commonPath(from, to)
+	d, err := h.tree.boundary.Root()
+	if err != nil {
+		return unix.ENODEV
+	}
+	for name := range strings.SplitSeq(common, "/") {
+		if name == "" {
+			continue
+		}
+		child, err := d.OpenDir(name)
+		d.Release()
+		if err != nil {
+			return unix.ENOENT
+		}
+		d = child
+	}
+	defer d.Release()
+	r := v.ownerOf(h.tree, d, "cgroup.procs", 0o644)
+	if r.allows(h.opener, 0o2) {
+		return nil
+	}
+	return unix.EACCES
+}
+
+// allows says whether a record's mode grants a permission (4 read, 2 write). Supplementary groups are not known here: a
+// group's permission counts for the primary one.
+func (r record) allows(c credentials, want uint32) bool {
+	switch {
+	case c.uid == r.uid:
+		return r.mode>>6&want == want
+	case c.gid == r.gid:
+		return r.mode>>3&want == want
+	}
+	return r.mode&want == want
+}
+
+// commonPath is the longest path that both lie at or below; paths count from the boundary, without a leading slash.
+func commonPath(a, b string) string {
+	as, bs := strings.Split(strings.Trim(a, "/"), "/"), strings.Split(strings.Trim(b, "/"), "/")
+	n := 0
+	for n < len(as) && n < len(bs) && as[n] == bs[n] {
+		n++
+	}
+	return strings.Join(as[:n], "/")
+}

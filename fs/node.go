@@ -1,0 +1,153 @@
+package fs
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// A node id, from the top bit down: 6 bits tree (1 and up), 10 bits control file (0: the directory itself), 48 bits kernfs
+// id of the directory. Node 1, which FUSE fixes, is the top. A control file is named through its directory, not by a
+// kernfs id of its own, because an open_by_handle_at of a file whose dentry is gone gives a descriptor that does not
+// know its name or parent, and the verdict needs both.
+const (
+	treeShift = 58
+	fileShift = 48
+	dirMask   = 1<<fileShift - 1
+	fileMask  = 1<<(treeShift-fileShift) - 1
+
+	maxTrees = 62
+	linkTree = 63 // tree number of the symbolic links at the top
+)
+
+// fileNames gives control file names their numbers in node ids. It is shared by all views of the process and only grows:
+// names come from the host's directories, never from a guest.
+var fileNames = &nameTable{byName: map[string]uint64{}}
+
+type nameTable struct {
+	mu     sync.RWMutex
+	byName map[string]uint64 // guarded by mu; values start at 1
+	names  []string          // guarded by mu; names[n-1] has number n
+}
+
+// number finds or makes the number of name; 0 when there is no room for another.
+func (t *nameTable) number(name string) uint64 {
+	t.mu.RLock()
+	n, ok := t.byName[name]
+	t.mu.RUnlock()
+	if ok {
+		return n
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n, ok := t.byName[name]; ok {
+		return n
+	}
+	if len(t.names) >= fileMask {
+		return 0
+	}
+	t.names = append(t.names, name)
+	n = uint64(len(t.names))
+	t.byName[name] = n
+	return n
+}
+
+func (t *nameTable) name(n uint64) (string, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if n == 0 || n > uint64(len(t.names)) {
+		return "", false
+	}
+	return t.names[n-1], true
+}
+
+// all are the names that a lookup has given a number.
+func (t *nameTable) all() []string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.names[:len(t.names):len(t.names)]
+}
+
+// node is a node id taken apart.
+type node struct {
+	top  bool
+	link int    // 1 and up: number of a symbolic link at the top
+	tree *tree  // of a directory or file
+	dir  uint64 // kernfs id of the directory, or of the file's directory
+	file string // "" for a directory
+}
+
+// node takes a node id apart. ESTALE for one that was never given out.
+func (v *View) node(id uint64) (node, fuse.Status) {
+	if id == fuse.FUSE_ROOT_ID {
+		if v.layout == hierarchy.LayoutV2 {
+			return node{tree: v.trees[0], dir: v.trees[0].boundary.ID()}, fuse.OK
+		}
+		return node{top: true}, fuse.OK
+	}
+	t := id >> treeShift
+	if t == linkTree {
+		n := int(id & dirMask)
+		if n < 1 || n > len(v.links) {
+			return node{}, fuse.Status(unix.ESTALE)
+		}
+		return node{link: n}, fuse.OK
+	}
+	if t < 1 || t > uint64(len(v.trees)) {
+		return node{}, fuse.Status(unix.ESTALE)
+	}
+	n := node{tree: v.trees[t-1], dir: id & dirMask}
+	if f := id >> fileShift & fileMask; f != 0 {
+		name, ok := fileNames.name(f)
+		if !ok {
+			return node{}, fuse.Status(unix.ESTALE)
+		}
+		n.file = name
+	}
+	return n, fuse.OK
+}
+
+// dirNode is the node id of a directory of t.
+func (v *View) dirNode(t *tree, dir uint64) uint64 {
+	if v.layout == hierarchy.LayoutV2 && dir == t.boundary.ID() {
+		return fuse.FUSE_ROOT_ID
+	}
+	return uint64(t.index+1)<<treeShift | dir
+}
+
+// fileNode is the node id of a control file; 0 when the name table is full.
+func fileNode(t *tree, dir uint64, name string) uint64 {
+	n := fileNames.number(name)
+	if n == 0 || dir > dirMask {
+		return 0
+	}
+	return uint64(t.index+1)<<treeShift | n<<fileShift | dir
+}
+
+func linkNode(n int) uint64 { return linkTree<<treeShift | uint64(n) }
+
+// place says whether a directory of t is the boundary; the leaf, reached by the path that /proc/self/cgroup names, is too.
+func (t *tree) place(dir uint64) hierarchy.Place {
+	if t.isRoot(dir) {
+		return hierarchy.Boundary
+	}
+	return hierarchy.Below
+}
+
+// acquire opens the directory of a node. The leaf's contents are the boundary's.
+func (t *tree) acquire(dir uint64) (*host.Dir, error) {
+	if t.isRoot(dir) {
+		dir = t.boundary.ID()
+	}
+	return t.boundary.Acquire(dir)
+}
+
+// decide asks policy about a control file in a directory of t.
+func (v *View) decide(t *tree, dir uint64, file string) policy.Decision {
+	return v.policy.Decide(policy.Request{Version: t.version, File: file, Place: t.place(dir)})
+}

@@ -1,0 +1,130 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// rawFS is a View as go-fuse sees it. All operations that the view implements stand in this package as methods of
+// *rawFS; those that cgroupfs does not have answer here.
+type rawFS View
+
+func (r *rawFS) view() *View { return (*View)(r) }
+
+// The FUSE opcodes that slow looks at (include/uapi/linux/fuse.h).
+const (
+	opMkdir    = 9
+	opRmdir    = 11
+	opRename   = 12
+	opWrite    = 16
+	opSetxattr = 21
+	opRename2  = 45
+)
+
+// slow says whether a request may block in the host and must run off the serving goroutine: what makes or removes cgroups,
+// and writes that reclaim, migrate or take the host's cgroup lock for long.
+func (v *View) slow(in *fuse.InHeader, body []byte) bool {
+	switch in.Opcode {
+	case opMkdir, opRmdir, opRename, opRename2, opSetxattr:
+		return true
+	case opWrite:
+		h := v.handles.get(writeHandle(body))
+		return h != nil && h.decision.File.Blocks
+	}
+	return false
+}
+
+// String names the file system in go-fuse's messages.
+func (r *rawFS) String() string { return "vcgroupfs" }
+
+// SetDebug does nothing: requests are traced by the log level.
+func (r *rawFS) SetDebug(bool) {}
+
+// Init is never called: the connection is our own.
+func (r *rawFS) Init(*fuse.Server) {}
+
+// OnUnmount does nothing: Serve returns.
+func (r *rawFS) OnUnmount() {}
+
+// Forget does nothing: node ids need no table.
+func (r *rawFS) Forget(nodeid, nlookup uint64) {}
+
+// Access is answered by the kernel (default_permissions).
+func (r *rawFS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+// Create refuses: kernfs has no ->create, so a missing name opened with O_CREAT is EACCES to everybody (lookup_open).
+func (r *rawFS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	return errNoCreate
+}
+
+// Mknod refuses a regular file as Create does, since the kernel uses it where CREATE is not implemented, and any other as
+// vfs_mknod does.
+func (r *rawFS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	if in.Mode&unix.S_IFMT == unix.S_IFREG {
+		return errNoCreate
+	}
+	return errDenied
+}
+
+// Symlink is EPERM (vfs_symlink without ->symlink).
+func (r *rawFS) Symlink(cancel <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	return errDenied
+}
+
+// Link is EPERM (vfs_link without ->link).
+func (r *rawFS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	return errDenied
+}
+
+// Unlink is EPERM (vfs_unlink without ->unlink).
+func (r *rawFS) Unlink(cancel <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	return errDenied
+}
+
+// Tmpfile is EOPNOTSUPP (vfs_tmpfile without ->tmpfile).
+func (r *rawFS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	return errNoOp
+}
+
+// ReadDirPlus is not negotiated: attributes of a whole directory cost more than they save.
+func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// Flush has nothing to do.
+func (r *rawFS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status { return fuse.OK }
+
+// Fsync succeeds (kernfs uses noop_fsync).
+func (r *rawFS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status { return fuse.OK }
+
+// FsyncDir is EINVAL: kernfs directories have no ->fsync.
+func (r *rawFS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status { return fuse.EINVAL }
+
+// Fallocate is EOPNOTSUPP: kernfs has no ->fallocate.
+func (r *rawFS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status { return errNoOp }
+
+// Ioctl is ENOTTY: kernfs files of cgroups have no ->ioctl.
+func (r *rawFS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+	return fuse.Status(unix.ENOTTY)
+}
+
+// CopyFileRange is left to the kernel's own copy.
+func (r *rawFS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	return 0, errNoOp
+}
+
+// GetLk, SetLk and SetLkw are the kernel's: locks are not negotiated.
+func (r *rawFS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+// SetLk is the kernel's, as GetLk.
+func (r *rawFS) SetLk(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status { return fuse.ENOSYS }
+
+// SetLkw is the kernel's, as GetLk.
+func (r *rawFS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status { return fuse.ENOSYS }
+
+// Statx is not implemented: the kernel then uses GETATTR.
+func (r *rawFS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	return fuse.ENOSYS
+}

@@ -1,0 +1,91 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Read reads a control file: the host's bytes, or what a filter makes of them. A filtered file is made anew at offset 0
+// and continued from there, as seq_file does.
+func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	v := r.view()
+	h := v.handles.get(in.Fh)
+	if h == nil || h.file == "" {
+		return nil, fuse.EBADF
+	}
+	if h.decision.File.Filter == hierarchy.Raw || h.decision.File.Mode&0o444 == 0 {
+		n, err := unix.Pread(h.fd, buf, int64(in.Offset))
+		if err != nil {
+			return nil, status(err)
+		}
+		return fuse.ReadResultData(buf[:n]), fuse.OK
+	}
+	h.mu.Lock()
+	content := h.content
+	h.mu.Unlock()
+	if in.Offset == 0 || content == nil {
+		var err error
+		if content, err = v.filtered(h, in.Pid); err != nil {
+			return nil, status(err)
+		}
+		h.mu.Lock()
+		h.content = content
+		h.mu.Unlock()
+	}
+	if in.Offset >= uint64(len(content)) {
+		return fuse.ReadResultData(nil), fuse.OK
+	}
+	n := copy(buf, content[in.Offset:])
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// filtered is the whole content of a control file as the guest sees it.
+func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
+	switch h.decision.File.Filter {
+	case hierarchy.FilterMembers:
+		return v.members(h, tid)
+	case hierarchy.FilterFake:
+		return h.tree.readFake(h.dir)
+	}
+	raw, err := readAll(h.fd)
+	if err != nil {
+		return nil, err
+	}
+	switch h.decision.File.Filter {
+	case hierarchy.FilterControllers:
+		return v.filterControllers(raw), nil
+	case hierarchy.FilterStat:
+		return v.filterStat(h.tree, h.dir, raw), nil
+	case hierarchy.FilterMemoryStat:
+		return h.tree.filterMemoryStat(h.dir, raw)
+	}
+	return raw, nil
+}
+
+// readAll reads a host file from its beginning to its end.
+func readAll(fd int) ([]byte, error) {
+	buf := make([]byte, 0, 4096)
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return buf, nil
+		}
+		buf = buf[:len(buf)+n]
+	}
+}
+
+// Lseek answers SEEK_DATA and SEEK_HOLE: a control file has size 0, so there is neither.
+func (r *rawFS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	return fuse.Status(unix.ENXIO)
+}

@@ -1,0 +1,96 @@
+package fs
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// What a guest may ask of a pressure trigger. The kernel lets an unprivileged opener have windows of multiples of 2 s only
+// (psi_trigger_create, since 6.5); the server is privileged, so the rule is kept here.
+const (
+	triggerStepUsec = 2_000_000
+	triggerMaxUsec  = 10_000_000
+	maxTriggers     = 64 // per guest: each holds a host descriptor and work in the kernel
+)
+
+// triggerBound counts a guest's pressure triggers.
+type triggerBound struct {
+	mu    sync.Mutex
+	count int // guarded by mu
+}
+
+func (b *triggerBound) take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.count >= maxTriggers {
+		return false
+	}
+	b.count++
+	return true
+}
+
+func (b *triggerBound) give() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.count--
+}
+
+// release gives back what a closed handle held.
+func (b *triggerBound) release(h *handle) {
+	h.mu.Lock()
+	held := h.trigger
+	h.trigger = false
+	h.mu.Unlock()
+	if held {
+		b.give()
+	}
+}
+
+// writeTrigger answers a write to a pressure file: "some|full THRESHOLD WINDOW" in microseconds. EINVAL for what the kernel
+// would refuse an unprivileged opener, EBUSY for a second trigger on one descriptor, ENOSPC over the guest's bound.
+func (v *View) writeTrigger(h *handle, data []byte) error {
+	command, err := parseTrigger(untilNUL(data))
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	held := h.trigger
+	h.mu.Unlock()
+	if held {
+		return unix.EBUSY
+	}
+	if !v.triggers.take() {
+		return unix.ENOSPC
+	}
+	if err := host.WriteCommand(h.fd, []byte(command)); err != nil {
+		v.triggers.give()
+		return err
+	}
+	h.mu.Lock()
+	h.trigger = true
+	h.mu.Unlock()
+	return nil
+}
+
+// parseTrigger returns the canonical form of a trigger.
+func parseTrigger(s string) (string, error) {
+	f := strings.Fields(s)
+	if len(f) != 3 || (f[0] != "some" && f[0] != "full") {
+		return "", unix.EINVAL
+	}
+	threshold, err := hierarchy.ParseUint(f[1])
+	if err != nil {
+		return "", unix.EINVAL
+	}
+	window, err := hierarchy.ParseUint(f[2])
+	if err != nil || window == 0 || window > triggerMaxUsec || window%triggerStepUsec != 0 || threshold == 0 || threshold > window {
+		return "", unix.EINVAL
+	}
+	return fmt.Sprintf("%s %d %d", f[0], threshold, window), nil
+}

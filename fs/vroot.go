@@ -1,0 +1,151 @@
+package fs
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// The real root of a v2 tree may hold processes and have controllers enabled at once; an ordinary cgroup may not
+// (no-internal-process rule, Documentation/admin-guide/cgroup-v2.rst). The guest sees its boundary as root. So before a
+// controller is enabled there its processes move to the leaf, and from then on the leaf is where the root's processes are:
+// listed in the root's cgroup.procs, itself listed nowhere.
+
+// evacuations bounds how often the boundary's processes are read again while they fork.
+const evacuations = 1000
+
+// findLeaf learns of a leaf that an earlier server left.
+func (t *tree) findLeaf() {
+	if !t.v2() {
+		return
+	}
+	d, err := t.boundary.Root()
+	if err != nil {
+		return
+	}
+	defer d.Release()
+	var st unix.Stat_t
+	if d.Lookup(hierarchy.LeafName, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		t.leafID.Store(st.Ino)
+	}
+}
+
+// leaf opens the leaf, and makes it where it is missing.
+func (t *tree) leaf() (*host.Dir, error) {
+	root, err := t.boundary.Root()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Release()
+	if err := root.Mkdir(hierarchy.LeafName, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, err
+	}
+	d, err := root.OpenDir(hierarchy.LeafName)
+	if err != nil {
+		return nil, err
+	}
+	t.leafID.Store(d.ID())
+	return d, nil
+}
+
+// removeLeaf takes the leaf away when nothing is in it.
+func (t *tree) removeLeaf() {
+	if t.leafID.Load() == 0 {
+		return
+	}
+	root, err := t.boundary.Root()
+	if err != nil {
+		return
+	}
+	defer root.Release()
+	if root.Rmdir(hierarchy.LeafName) == nil {
+		t.leafID.Store(0)
+	}
+}
+
+// leafMembers are the members of the leaf when dir is the root and there is one.
+func (t *tree) leafMembers(dir uint64, file string) ([]byte, error) {
+	if !t.v2() || !t.isRoot(dir) || t.leafID.Load() == 0 {
+		return nil, nil
+	}
+	d, err := t.boundary.Acquire(t.leafID.Load())
+	if err != nil {
+		return nil, nil // the host removed it
+	}
+	defer d.Release()
+	return d.ReadFile(file)
+}
+
+// vacate moves the boundary's processes to the leaf, so that controllers can be enabled. EBUSY when they fork faster than
+// they can be moved, or when one is not visible to the server.
+func (t *tree) vacate(cancel <-chan struct{}) error {
+	select {
+	case t.evacuate <- struct{}{}:
+	case <-cancel:
+		return unix.EINTR
+	}
+	defer func() { <-t.evacuate }()
+	root, err := t.boundary.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Release()
+	var leaf *host.Dir
+	for range evacuations {
+		raw, err := root.ReadFile("cgroup.procs")
+		if err != nil {
+			return err
+		}
+		if len(raw) == 0 {
+			return nil
+		}
+		if leaf == nil {
+			if leaf, err = t.leaf(); err != nil {
+				return err
+			}
+			defer leaf.Release()
+		}
+		for _, pid := range parsePids(raw) {
+			if pid == 0 {
+				return unix.EBUSY
+			}
+			if err := leaf.WriteFile("cgroup.procs", []byte(strconv.Itoa(pid))); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+	}
+	return unix.EBUSY
+}
+
+// moveToRoot moves a task to the guest's root: the boundary, or the leaf once there is one or controllers are enabled.
+func (v *View) moveToRoot(h *handle, pid int, thread bool) error {
+	t := h.tree
+	root, err := t.boundary.Root()
+	if err != nil {
+		return unix.ENODEV
+	}
+	defer root.Release()
+	if !t.v2() {
+		return v.moveTo(h, root, pid, thread)
+	}
+	if t.leafID.Load() == 0 {
+		enabled, err := root.ReadFile("cgroup.subtree_control")
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(enabled)) == "" {
+			return v.moveTo(h, root, pid, thread)
+		}
+	}
+	leaf, err := t.leaf()
+	if err != nil {
+		return err
+	}
+	defer leaf.Release()
+	return v.moveTo(h, leaf, pid, thread)
+}

@@ -1,0 +1,153 @@
+package fs
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// maxCommand is the longest write that kernfs takes (PAGE_SIZE, kernfs_fop_write_iter); a longer one is E2BIG and has no
+// effect. Checked here too because a guarded write does not pass the guest's bytes on. Lists of a cpuset may be longer
+// (max_write_len), and the host says how long.
+const maxCommand = 4096
+
+// Write passes one command to the control file that was opened: its bytes untouched where nothing is checked, otherwise
+// the canonical form of what was parsed (rule 10). The offset means nothing, as on kernfs. It returns the whole length or
+// an error, never less.
+func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	v := r.view()
+	h := v.handles.get(in.Fh)
+	if h == nil || h.file == "" || h.fd < 0 {
+		return 0, fuse.EBADF
+	}
+	if len(data) > maxCommand && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
+		return 0, fuse.Status(unix.E2BIG)
+	}
+	if err := v.write(cancel, h, in.Pid, data); err != nil {
+		return 0, status(err)
+	}
+	return uint32(len(data)), fuse.OK
+}
+
+// Writev is Write for data in pieces.
+func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if len(data) == 1 {
+		return r.Write(cancel, in, data[0])
+	}
+	return r.Write(cancel, in, bytes.Join(data, nil))
+}
+
+// write applies the verdict's constraint. tid is the writer's thread, for pids and for nothing else.
+func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte) error {
+	d := h.decision
+	if d.Verdict == hierarchy.ReadWrite {
+		return v.pass(cancel, h, data)
+	}
+	if d.Verdict != hierarchy.Guarded {
+		return unix.EPERM
+	}
+	if d.Check != nil {
+		canonical, err := d.Check(data)
+		if err != nil {
+			return err
+		}
+		return v.pass(cancel, h, canonical)
+	}
+	switch d.File.Constraint {
+	case hierarchy.Members:
+		return v.move(h, tid, data)
+	case hierarchy.Subtree:
+		return v.delegate(cancel, h, data)
+	case hierarchy.Fake:
+		on, err := parseBool(data)
+		if err != nil {
+			return err
+		}
+		return h.tree.writeFake(h.dir, on)
+	case hierarchy.Trigger:
+		return v.writeTrigger(h, data)
+	case hierarchy.Reclaim, hierarchy.Action:
+		return v.reclaim(cancel, h, data)
+	case hierarchy.PerOpen:
+		return v.pass(cancel, h, data)
+	case hierarchy.DeviceRule:
+		return v.writeDeviceRule(cancel, h, data)
+	case hierarchy.PriorityClass:
+		return v.writePriority(cancel, h, data)
+	}
+	value, err := d.File.Grammar.Parse(data)
+	if err != nil {
+		return err
+	}
+	return v.pass(cancel, h, value.Canonical())
+}
+
+// pass writes bytes to the host's file. While it runs an interrupt of the guest's request interrupts the host call too, so
+// that a reclaim ends when its caller is killed.
+func (v *View) pass(cancel <-chan struct{}, h *handle, data []byte) error {
+	if !h.decision.File.Blocks {
+		return host.WriteCommand(h.fd, data)
+	}
+	return host.WriteInterruptible(cancel, h.fd, data)
+}
+
+// reclaim runs one reclaim of the guest at a time; another meanwhile gets what the kernel answers when it cannot reclaim
+// more.
+func (v *View) reclaim(cancel <-chan struct{}, h *handle, data []byte) error {
+	value, err := h.decision.File.Grammar.Parse(data)
+	if err != nil {
+		return err
+	}
+	select {
+	case v.reclaims <- struct{}{}:
+	default:
+		return unix.EAGAIN
+	}
+	defer func() { <-v.reclaims }()
+	return v.pass(cancel, h, value.Canonical())
+}
+
+// writeDeviceRule passes one rule. The kernel applies the first line and drops the rest in silence
+// (devcgroup_update_access), so more than one is refused.
+func (v *View) writeDeviceRule(cancel <-chan struct{}, h *handle, data []byte) error {
+	rule := strings.TrimSpace(untilNUL(data))
+	if strings.Contains(rule, "\n") {
+		return unix.EINVAL
+	}
+	if !h.opener.admin {
+		return unix.EPERM
+	}
+	return v.pass(cancel, h, []byte(rule))
+}
+
+// writePriority passes the I/O priority classes that lower a priority; raising it above what the host gave is refused
+// (Documentation/admin-guide/cgroup-v2.rst, io.prio.class: it does not nest).
+func (v *View) writePriority(cancel <-chan struct{}, h *handle, data []byte) error {
+	switch class := strings.TrimSpace(untilNUL(data)); class {
+	case "no-change", "restrict-to-be", "idle":
+		return v.pass(cancel, h, []byte(class))
+	case "promote-to-rt", "none-to-rt":
+		return unix.EPERM
+	}
+	return unix.EINVAL
+}
+
+// untilNUL is the text that a kernel parser sees: kernfs ends the buffer with a NUL and the guest may have sent one.
+func untilNUL(data []byte) string {
+	if i := bytes.IndexByte(data, 0); i >= 0 {
+		data = data[:i]
+	}
+	return string(data)
+}
+
+// parseBool reads an unsigned number as kstrtoull with base 0 does, for files where all that counts is that it is not 0.
+func parseBool(data []byte) (bool, error) {
+	s := strings.TrimSuffix(untilNUL(data), "\n")
+	n, err := hierarchy.ParseUint(s)
+	return n != 0, err
+}

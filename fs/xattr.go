@@ -1,0 +1,164 @@
+package fs
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// A guest's extended attributes are kept under a prefix of their own on the real cgroup: real ones would speak to the
+// host. systemd-oomd, for one, obeys user.oomd_omit on cgroups that root owns, and all of a guest's are root's there.
+const attrGuest = attrPrefix + "x."
+
+// What a cgroup takes of user.* attributes (KERNFS_MAX_USER_XATTRS, KERNFS_USER_XATTR_SIZE_LIMIT in fs/kernfs); here it
+// bounds all that a guest stores on one cgroup.
+const (
+	maxXattrs     = 128
+	maxXattrBytes = 128 << 10
+)
+
+// guestAttr says whether the view keeps attributes of this name: user.*, and trusted.* which only CAP_SYS_ADMIN over the
+// host gets through the kernel's own check (xattr_permission).
+func guestAttr(name string) bool {
+	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
+}
+
+// openNode opens the directory of a directory or file node for its attributes.
+func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
+	n, st := v.node(id)
+	if !st.Ok() {
+		return n, nil, st
+	}
+	if n.tree == nil {
+		return n, nil, errNoOp
+	}
+	if n.file != "" && v.decide(n.tree, n.dir, n.file).Verdict == hierarchy.Hidden {
+		return n, nil, errHidden
+	}
+	d, err := n.tree.acquire(n.dir)
+	return n, d, status(err)
+}
+
+// GetXAttr reads an attribute that the guest has set. ENODATA for any other.
+func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	if !guestAttr(attr) {
+		if strings.HasPrefix(attr, "security.") {
+			return 0, fuseNoData
+		}
+		return 0, errNoOp
+	}
+	n, d, st := r.view().openNode(in.NodeId)
+	if !st.Ok() {
+		return 0, st
+	}
+	defer d.Release()
+	size, err := d.GetXattr(n.file, attrGuest+attr, dest)
+	return uint32(size), status(err)
+}
+
+// ListXAttr lists what the guest has set.
+func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	n, d, st := r.view().openNode(in.NodeId)
+	if st == errNoOp {
+		return 0, fuse.OK
+	}
+	if !st.Ok() {
+		return 0, st
+	}
+	defer d.Release()
+	names, err := guestAttrs(d, n.file)
+	if err != nil {
+		return 0, status(err)
+	}
+	var list bytes.Buffer
+	for _, name := range names {
+		list.WriteString(strings.TrimPrefix(name, attrGuest))
+		list.WriteByte(0)
+	}
+	if list.Len() > len(dest) {
+		return uint32(list.Len()), fuse.ERANGE
+	}
+	return uint32(copy(dest, list.Bytes())), fuse.OK
+}
+
+// guestAttrs are the stored names of the attributes that the guest has set on a directory (file "") or a file.
+func guestAttrs(d *host.Dir, file string) ([]string, error) {
+	all, err := d.ListXattr(file)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, name := range all {
+		if strings.HasPrefix(name, attrGuest) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// SetXAttr sets an attribute. EPERM at the boundary; ENOSPC over what a cgroup takes of user.*; EOPNOTSUPP for security.*
+// and ACLs, which would speak to the host's security modules.
+func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
+	if !guestAttr(attr) {
+		return errNoOp
+	}
+	n, d, st := r.view().openNode(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	defer d.Release()
+	if d.IsBoundary() {
+		return errDenied
+	}
+	if len(attrGuest)+len(attr) > nameMax {
+		return fuse.ERANGE
+	}
+	if st := hasRoom(d, n.file, attrGuest+attr, len(data)); !st.Ok() {
+		return st
+	}
+	return status(d.SetXattr(n.file, attrGuest+attr, data, int(in.Flags)))
+}
+
+// hasRoom says whether one more attribute of this size may be stored.
+func hasRoom(d *host.Dir, file, stored string, size int) fuse.Status {
+	names, err := guestAttrs(d, file)
+	if err != nil {
+		return status(err)
+	}
+	count, bytes := 1, size
+	for _, name := range names {
+		if name == stored {
+			continue
+		}
+		n, err := d.GetXattr(file, name, nil)
+		if err != nil {
+			continue
+		}
+		count, bytes = count+1, bytes+n
+	}
+	if count > maxXattrs || bytes > maxXattrBytes {
+		return fuse.Status(unix.ENOSPC)
+	}
+	return fuse.OK
+}
+
+// RemoveXAttr removes an attribute that the guest has set.
+func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string) fuse.Status {
+	if !guestAttr(attr) {
+		return errNoOp
+	}
+	n, d, st := r.view().openNode(in.NodeId)
+	if !st.Ok() {
+		return st
+	}
+	defer d.Release()
+	if d.IsBoundary() {
+		return errDenied
+	}
+	return status(d.RemoveXattr(n.file, attrGuest+attr))
+}

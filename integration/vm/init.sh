@@ -1,0 +1,80 @@
+#!/bin/sh
+# Process 1 of the virtual machine: makes it a cgroup v2 host, runs /vm/command and says its status.
+/bin/busybox mkdir -p /bin /dev /proc /sys /new
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TMPDIR=/tmp TERM=dumb
+
+# The kernel's first root cannot be pivoted away from, which programs that make containers do: move to a tmpfs.
+if [ "$1" != second ]; then
+	mount -t tmpfs -o mode=755 root /new
+	for entry in /*; do
+		[ "$entry" = /new ] || cp -a "$entry" /new/
+	done
+	exec switch_root /new /init second
+fi
+
+mkdir -p /root /tmp /run /sys /proc
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t tmpfs -o mode=755 tmpfs /run
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/mounts /etc/mtab
+stty -F /dev/ttyS1 raw -echo
+exec </dev/null >/dev/ttyS1 2>&1
+
+for module in /vm/modules/*.ko; do
+	[ ! -e "$module" ] || insmod "$module" || echo "vm: cannot load $module"
+done
+mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
+# shellcheck disable=SC2013 # words
+for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+	echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control || echo "vm: cannot enable $controller"
+done
+ip link set lo up
+hostname vm
+# An emulated processor is slow: a soft lockup here takes longer than on a real one, a hung task does not.
+echo 60 >/proc/sys/kernel/watchdog_thresh
+echo 60 >/proc/sys/kernel/hung_task_timeout_secs
+
+read -r up _ </proc/uptime
+echo "vm: Linux $(uname -r), $(nproc) processors, up ${up}s, controllers: $(cat /sys/fs/cgroup/cgroup.subtree_control)"
+/vm/command
+status=$?
+
+# left NAME WORDS... fails the run when there are any words.
+left() {
+	name=$1
+	shift
+	[ $# -gt 0 ] || return 0
+	echo "vm: left behind: $name: $*"
+	[ "$status" -ne 0 ] || status=1
+}
+
+# Cgroups and processes go a moment after what held them.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+	cgroups=$(find /sys/fs/cgroup -mindepth 1 -type d)
+	# Without a subshell, which would be one more process. Kernel threads have no program.
+	processes=
+	for p in /proc/[0-9]*; do
+		if [ "$p" != /proc/1 ] && [ -e "$p/exe" ] && read -r comm <"$p/comm"; then
+			processes="$processes ${p#/proc/}($comm)"
+		fi
+	done 2>/dev/null
+	mounts=$(awk '/ - fuse/ { print $5 }' /proc/self/mountinfo)
+	[ -n "$cgroups$processes$mounts" ] || break
+	sleep 0.2
+done
+# shellcheck disable=SC2086 # one word each
+{
+	left cgroups $cgroups
+	left processes $processes
+	left mounts $mounts
+}
+echo "=== vm: exit status $status ==="
+stty -F /dev/ttyS1 raw # returns when all is sent
+reboot -f

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"debug/elf"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// initScript is process 1 of the guest.
+//
+//go:embed init.sh
+var initScript []byte
+
+// guest is what is in the virtual machine and what it runs.
+type guest struct {
+	kernel  string   // unpacked kernel package
+	busybox string   // static
+	modules []string // to load
+	files   []string // HOST=GUEST
+	env     []string // NAME=VALUE
+	dir     string
+	argv    []string
+}
+
+// writeInitramfs writes the guest's first root file system, uncompressed: QEMU copies it at once, and the guest's
+// processor, which is emulated, has nothing to unpack.
+func (g guest) writeInitramfs(path string) (err error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	buffered := bufio.NewWriterSize(file, 1<<20)
+	w := newCPIO(buffered)
+	if err := g.addSystem(w); err != nil {
+		return err
+	}
+	if err := g.addModules(w); err != nil {
+		return err
+	}
+	for _, pair := range g.files {
+		from, to, ok := strings.Cut(pair, "=")
+		if !ok || !filepath.IsAbs(to) {
+			return fmt.Errorf("-file %q is not HOST=/GUEST", pair)
+		}
+		if err := addTree(w, from, to); err != nil {
+			return err
+		}
+	}
+	if err := w.close(); err != nil {
+		return err
+	}
+	return buffered.Flush()
+}
+
+// addSystem adds what every guest has. The kernel opens /dev/console for process 1 before anything is mounted.
+func (g guest) addSystem(w *cpio) error {
+	busybox, err := readStatic(g.busybox)
+	if err != nil {
+		return err
+	}
+	w.device("/dev/console", 0o600, 5, 1)
+	w.file("/init", 0o755, initScript)
+	w.file("/bin/busybox", 0o755, busybox)
+	w.symlink("/bin/sh", "busybox")
+	w.file("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"))
+	w.file("/etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n"))
+	w.file("/vm/command", 0o755, g.command())
+	return w.err
+}
+
+// readStatic reads a program that is found as a shell finds it and that needs no shared library.
+func readStatic(name string) ([]byte, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	file, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, p := range file.Progs {
+		if p.Type == elf.PT_INTERP {
+			return nil, fmt.Errorf("%s is not static: install busybox-static in its place", path)
+		}
+	}
+	return data, nil
+}
+
+// command is the script that becomes the command.
+func (g guest) command() []byte {
+	var b bytes.Buffer
+	for _, pair := range g.env {
+		fmt.Fprintf(&b, "export %s\n", quote(pair))
+	}
+	fmt.Fprintf(&b, "mkdir -p %[1]s && cd %[1]s || exit 126\nexec", quote(g.dir))
+	for _, arg := range g.argv {
+		b.WriteString(" " + quote(arg))
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
+}
+
+// quote is a word as the shell reads it.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// addModules adds the modules under names that sort in the order in which they are to be loaded.
+func (g guest) addModules(w *cpio) error {
+	tree, err := openModules(g.kernel)
+	if err != nil {
+		return err
+	}
+	modules, err := tree.resolve(g.modules)
+	if err != nil {
+		return err
+	}
+	for i, m := range modules {
+		w.file(fmt.Sprintf("/vm/modules/%02d-%s.ko", i, m.name), 0o644, m.data)
+	}
+	return w.err
+}
+
+// addTree adds a file, or a directory with all that is in it; symbolic links stay links.
+func addTree(w *cpio, from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		name, mode := filepath.Join(to, rel), uint32(info.Mode().Perm())
+		switch {
+		case info.IsDir():
+			w.directory(name, mode)
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			w.symlink(name, target)
+		case info.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			w.file(name, mode, data)
+		default:
+			return fmt.Errorf("%s is neither a file nor a directory", path)
+		}
+		return w.err
+	})
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// statusPrefix begins the line by which /init says the command's status. It must be the last line of the output.
+const statusPrefix = "=== vm: exit status "
+
+// machine is a virtual machine and where its parts are on the host.
+type machine struct {
+	qemu            string
+	kernel, initrd  string
+	console         string // file that gets the kernel's log
+	memoryMiB, cpus int
+	timeout         time.Duration
+}
+
+// args is QEMU's command line. The processor is emulated: KVM is not everywhere, and where it is nested it is not
+// reliable. The disk answers reads with zeroes and forgets writes; it is there so that io.max has a device to name.
+func (m machine) args() []string {
+	return []string{
+		"-machine", "q35", "-accel", "tcg", "-cpu", "max",
+		"-m", strconv.Itoa(m.memoryMiB), "-smp", strconv.Itoa(m.cpus),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-chardev", "file,id=console,path=" + m.console, "-serial", "chardev:console",
+		"-chardev", "stdio,id=output,signal=off", "-serial", "chardev:output",
+		"-blockdev", "driver=null-co,node-name=disk,size=67108864,read-zeroes=on",
+		"-device", "virtio-blk-pci,drive=disk",
+		"-kernel", m.kernel, "-initrd", m.initrd,
+		// loglevel=5: a WARNING is printed at level 4, which "quiet" would keep from the console.
+		"-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic psi=1 random.trust_cpu=on " +
+			"mitigations=off no_timer_check",
+	}
+}
+
+// run boots the machine, copies the command's output to out and returns the status that the guest said. It fails when
+// QEMU does, when the time is up and when the output ends without a status.
+func (m machine) run(ctx context.Context, out io.Writer) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	if err := os.WriteFile(m.console, nil, 0o644); err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, m.qemu, m.args()...)
+	cmd.Stderr = os.Stderr
+	// A killed test run must not leave a machine behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	last, copyErr := copyLines(out, output)
+	waitErr := cmd.Wait()
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return 0, fmt.Errorf("no end after %v; the last line was %q", m.timeout, last)
+	}
+	if err := errors.Join(ctx.Err(), copyErr, waitErr); err != nil {
+		return 0, err
+	}
+	return parseStatus(last)
+}
+
+// copyLines copies lines, without the carriage returns that a serial port may add, and returns the last one that is not
+// empty.
+func copyLines(to io.Writer, from io.Reader) (last string, err error) {
+	r := bufio.NewReader(from)
+	for {
+		line, readErr := r.ReadString('\n')
+		if text := strings.TrimRight(line, "\r\n"); text != "" || line != "" {
+			if text != "" {
+				last = text
+			}
+			if _, err := fmt.Fprintln(to, text); err != nil {
+				return last, err
+			}
+		}
+		if readErr == io.EOF {
+			return last, nil
+		}
+		if readErr != nil {
+			return last, readErr
+		}
+	}
+}
+
+// parseStatus reads the status line, which ends in " ===" so that a line cut short is not taken for one.
+func parseStatus(line string) (int, error) {
+	text, ok := strings.CutPrefix(line, statusPrefix)
+	text, whole := strings.CutSuffix(text, " ===")
+	status, err := strconv.Atoi(text)
+	if !ok || !whole || err != nil || status < 0 || status > 255 {
+		return 0, fmt.Errorf("the guest ended without a status; its last line was %q", line)
+	}
+	return status, nil
+}

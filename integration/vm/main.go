@@ -1,0 +1,104 @@
+// Command vm boots a Linux kernel in QEMU, without KVM, to an initramfs that holds busybox and the files it is given, runs
+// one command there as root, and exits with the command's status.
+//
+//	vm -kernel DIR -file bin/x=/bin/x -- /bin/x ARG...
+//
+// Words: the host runs QEMU, the guest is what boots; the console is the guest's kernel log (first serial port), the
+// output is what the command prints (second serial port), so that neither cuts into the other's lines.
+//
+// A run fails, whatever the command's status, when the guest does not say a status as its last line, when the time is up,
+// when the kernel complains on its console (a warning, an oops, a hung task), or when the command leaves cgroups, FUSE
+// mounts or processes behind: the machine is nobody else's, so all that is left is the command's.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Exit codes of the program, beside those of the guest's command.
+const (
+	exitUsage  = 2   // the command line is wrong
+	exitFailed = 125 // no status came back, or the guest's kernel complained
+)
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+func main() {
+	var m machine
+	var files, env list
+	kernel := flag.String("kernel", "", "directory of an unpacked kernel package (boot/vmlinuz-*, lib/modules/*)")
+	modules := flag.String("modules", "fuse,virtio_pci,virtio_blk", "modules to load, with what they depend on; those built in are skipped")
+	busybox := flag.String("busybox", "busybox", "a static busybox")
+	flag.StringVar(&m.qemu, "qemu", "qemu-system-x86_64", "the emulator")
+	flag.IntVar(&m.memoryMiB, "memory", 1024, "the guest's memory in MiB")
+	flag.IntVar(&m.cpus, "smp", 2, "the guest's processors")
+	flag.DurationVar(&m.timeout, "timeout", 10*time.Minute, "how long the guest may take")
+	flag.StringVar(&m.console, "console", "", "file to keep the kernel's console in (default: kept only while it runs)")
+	flag.Var(&files, "file", "HOST=GUEST, a file or a directory to put into the guest (may be repeated)")
+	flag.Var(&env, "env", "NAME=VALUE for the command (may be repeated)")
+	dir := flag.String("dir", "/", "directory in the guest that the command starts in, made when it is not there")
+	flag.Parse()
+	if *kernel == "" || flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "usage: vm -kernel DIR [OPTION...] -- COMMAND [ARG...]")
+		os.Exit(exitUsage)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	guest := guest{kernel: *kernel, busybox: *busybox, modules: strings.Split(*modules, ","), files: files,
+		env: env, dir: *dir, argv: flag.Args()}
+	status, err := run(ctx, m, guest)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vm:", err)
+		os.Exit(exitFailed)
+	}
+	os.Exit(status)
+}
+
+// run builds the guest's initramfs, boots it and returns the status of its command.
+func run(ctx context.Context, m machine, g guest) (int, error) {
+	work, err := os.MkdirTemp("", "vm-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(work)
+	images, err := filepath.Glob(filepath.Join(g.kernel, "boot/vmlinuz-*"))
+	if err != nil {
+		return 0, err
+	}
+	if len(images) != 1 {
+		return 0, fmt.Errorf("%s has %d kernels in boot/, not one", g.kernel, len(images))
+	}
+	m.kernel = images[0]
+	m.initrd = filepath.Join(work, "initramfs")
+	if m.console == "" {
+		m.console = filepath.Join(work, "console")
+	}
+	if err := g.writeInitramfs(m.initrd); err != nil {
+		return 0, fmt.Errorf("cannot make the initramfs: %w", err)
+	}
+	status, runErr := m.run(ctx, os.Stdout)
+	console, err := os.ReadFile(m.console)
+	if err != nil {
+		return 0, errors.Join(runErr, err)
+	}
+	if bad := complaints(string(console)); len(bad) > 0 {
+		runErr = errors.Join(runErr, fmt.Errorf("the guest's kernel complained: %s", strings.Join(bad, "; ")))
+	}
+	if runErr != nil {
+		fmt.Fprintf(os.Stderr, "--- console of the guest\n%s--- end of the console\n", console)
+	}
+	return status, runErr
+}
