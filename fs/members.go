@@ -73,6 +73,15 @@ func parsePid(data []byte) (int, error) {
 // move answers a write of a pid (rule 5): the number is the writer's, 0 is the writer, and the task moves only from inside
 // the boundary to inside the boundary.
 func (v *View) move(h *handle, tid uint32, data []byte) error {
+	dst, err := h.tree.acquire(h.dir)
+	if err != nil {
+		return unix.ENODEV // before all else: cgroup_kn_lock_live
+	}
+	defer dst.Release()
+	var st unix.Stat_t
+	if dst.Lookup(h.file, &st) != nil {
+		return unix.ENODEV
+	}
 	nr, err := parsePid(data)
 	if err != nil {
 		return err
@@ -93,15 +102,10 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 			return unix.ESRCH
 		}
 	}
-	if !h.tree.isRoot(h.dir) {
-		dst, err := h.tree.acquire(h.dir)
-		if err != nil {
-			return unix.ENODEV
-		}
-		defer dst.Release()
-		return v.moveTo(h, dst, pid, thread)
+	if h.tree.isRoot(h.dir) {
+		return v.moveToRoot(h, dst, pid, thread)
 	}
-	return v.moveToRoot(h, pid, thread)
+	return v.moveTo(h, dst, pid, thread)
 }
 
 // moveTo moves a task of the guest into dst.

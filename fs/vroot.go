@@ -123,13 +123,8 @@ func (t *tree) vacate(cancel <-chan struct{}) error {
 }
 
 // moveToRoot moves a task to the guest's root: the boundary, or the leaf once there is one or controllers are enabled.
-func (v *View) moveToRoot(h *handle, pid int, thread bool) error {
+func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error {
 	t := h.tree
-	root, err := t.boundary.Root()
-	if err != nil {
-		return unix.ENODEV
-	}
-	defer root.Release()
 	if !t.v2() {
 		return v.moveTo(h, root, pid, thread)
 	}

@@ -205,7 +205,7 @@ func parsePercent(s string) (Value, error) {
 }
 
 // listRange is one part of a list as bitmap_parselist takes it (lib/bitmap-str.c).
-var listRange = regexp.MustCompile(`^(all|(N|[0-9]{1,9})(-(N|[0-9]{1,9}))?)(:[0-9]{1,9}/[0-9]{1,9})?$`)
+var listRange = regexp.MustCompile(`^(all|(N|[0-9]+)(-(N|[0-9]+))?)(:[0-9]+/[0-9]+)?$`)
 
 // parseList reads a list of processors or memory nodes. An empty one is written as a newline: a write of nothing would not
 // reach the kernel's handler.

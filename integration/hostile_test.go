@@ -31,7 +31,9 @@ func errnoName(err error) string {
 		return ""
 	}
 	for e := err; e != nil; {
-		if errno, ok := e.(unix.Errno); ok {
+		if errno, ok := e.(unix.Errno); ok && errno == unix.EOPNOTSUPP {
+			return "EOPNOTSUPP" // the package calls it ENOTSUP, which is the same number
+		} else if ok {
 			return unix.ErrnoName(errno)
 		}
 		u, ok := e.(interface{ Unwrap() error })

@@ -1,0 +1,259 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// testPrefix begins the name of every cgroup that a test makes.
+var testPrefix = fmt.Sprintf("vcgroupfs-test-%d-", os.Getpid())
+
+// TestMain fails the run when anything is left after it: a cgroup, a mount, a descriptor, a file of a guest.
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		playRole(role)
+		return
+	}
+	before := countFDs()
+	code := m.Run()
+	if left := leftovers(before); len(left) > 0 && code == 0 {
+		fmt.Println("left after the tests:\n" + strings.Join(left, "\n"))
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func countFDs() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+// leftovers lists what the tests should have taken away.
+func leftovers(fdsBefore int) (left []string) {
+	runtime.GC() // descriptors that only an os.File held
+	time.Sleep(50 * time.Millisecond)
+	if n := countFDs(); n > fdsBefore+4 { // Go's own poller and its kin
+		left = append(left, fmt.Sprintf("%d descriptors, %d at the beginning", n, fdsBefore))
+	}
+	raw, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(raw)) {
+		if strings.Contains(line, " - fuse.cgroup") {
+			left = append(left, "mount: "+line)
+		}
+	}
+	mounts, err := hierarchy.ParseMounts(raw)
+	if err != nil {
+		left = append(left, err.Error())
+	}
+	for _, mount := range mounts {
+		for _, pattern := range []string{testPrefix + "*", "vcgroupfs/*"} {
+			found, _ := filepath.Glob(filepath.Join(mount.Point, pattern))
+			for _, dir := range found {
+				if st, err := os.Stat(dir); err == nil && st.IsDir() {
+					left = append(left, "cgroup: "+dir)
+				}
+			}
+		}
+	}
+	guests, _ := filepath.Glob("/run/vcgroupfs/guests/*")
+	for _, f := range guests {
+		left = append(left, "guest: "+f)
+	}
+	return left
+}
+
+// program is the program under test.
+func program(t testing.TB) string {
+	t.Helper()
+	path := os.Getenv("VCGROUPFS")
+	if path == "" {
+		t.Fatal("VCGROUPFS must name the program under test (make integration sets it)")
+	}
+	return path
+}
+
+// openHost opens the host for as long as the test runs.
+func openHost(t testing.TB) *host.Host {
+	t.Helper()
+	h, err := host.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// need skips a test on a machine that has no such hierarchy.
+func need(t testing.TB, h *host.Host, name string) *host.Tree {
+	t.Helper()
+	tree := h.Tree(name)
+	if tree == nil {
+		t.Skipf("machine: no hierarchy has %s", name)
+	}
+	return tree
+}
+
+// hasV1 says whether a controller is on a v1 hierarchy of its own.
+func onV1(h *host.Host, controller string) bool {
+	t := h.Tree(controller)
+	return t != nil && t.Version == hierarchy.V1
+}
+
+// boundary makes a cgroup in hierarchies, for one test, and answers with its path from their roots.
+func boundary(t testing.TB, name string, trees ...*host.Tree) string {
+	t.Helper()
+	path := "/" + testPrefix + strings.NewReplacer("/", "-", "=", "-", " ", "-").Replace(name)
+	for _, tree := range trees {
+		t.Cleanup(func() {
+			if err := tree.Kill(path); err != nil {
+				t.Error(err)
+			}
+			if err := tree.RemoveAll(path); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := tree.Create(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if tree.Version == hierarchy.V2 {
+			if err := tree.Enable(path, tree.Controllers...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return path
+}
+
+// view is a view that the program serves.
+type view struct {
+	dir string
+	cmd *exec.Cmd
+	err *strings.Builder
+}
+
+// mountView starts "mount" and waits until it is there. It ends with the test, and must then have ended with status 0.
+func mountView(t testing.TB, args ...string) *view {
+	t.Helper()
+	v := &view{dir: publicDir(t), err: &strings.Builder{}}
+	v.cmd = exec.Command(program(t), append(append([]string{"mount"}, args...), v.dir)...)
+	v.cmd.Stderr = v.err
+	if err := v.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- v.cmd.Wait() }()
+	t.Cleanup(func() {
+		v.cmd.Process.Signal(unix.SIGTERM)
+		select {
+		case err := <-ended:
+			if err != nil || v.err.Len() > 0 {
+				t.Errorf("the server ended with %v and said %q", err, v.err)
+			}
+		case <-time.After(20 * time.Second):
+			v.cmd.Process.Signal(unix.SIGQUIT)
+			<-ended
+			t.Errorf("the server did not end: %s", v.err)
+		}
+		unix.Unmount(v.dir, unix.MNT_DETACH)
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		var fs unix.Statfs_t
+		if unix.Statfs(v.dir, &fs) == nil && fs.Type == unix.FUSE_SUPER_MAGIC {
+			return v
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("the server ended before it was mounted: %v: %s", err, v.err)
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not mounted after 20 s: %s", v.err)
+		}
+	}
+}
+
+// publicDir is a temporary directory that every user can reach; those of testing are root's alone.
+func publicDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vcgroupfs-test-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// top is the directory of a hierarchy in a view.
+func (v *view) top(tree *host.Tree, trees int) string {
+	if tree.Version == hierarchy.V2 && trees == 1 {
+		return v.dir
+	}
+	return filepath.Join(v.dir, tree.Dir)
+}
+
+// sleeper starts a process that does nothing, in no particular cgroup.
+func sleeper(t testing.TB) int {
+	t.Helper()
+	cmd := exec.Command("sleep", "3600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+// asUser runs f on a thread with another effective user id, and so without capabilities.
+func asUser(uid int, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		const same = ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, same, uintptr(uid), same); errno != 0 {
+			panic(errno)
+		}
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
+			panic(errno)
+		}
+		f()
+	}()
+	<-done
+}
+
+// eventually waits for something that takes its own time.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited too long for %s", what)
+		}
+	}
+}
+
+// hostDir is the real directory of a path in a hierarchy.
+func hostDir(tree *host.Tree, path string) string { return filepath.Join(tree.Mountpoint, path) }
+
+func itoa(n int) string { return strconv.Itoa(n) }

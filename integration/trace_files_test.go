@@ -1,0 +1,189 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// values are what is written to every control file that a guest may write: right for some, wrong for others.
+var values = []string{
+	"", "\n", "0", "1\n", "2", "100", "1000", "10000", "-1", "max", "garbage", "1M", "010", "0x10", "100000 100000", "max 100000",
+	"50000 100000", "50000abc 100000", "0-1", "0,0", "all", "FROZEN", "THAWED", "frozen", "default 100", "8:0 rbps=1048576", "0:0 1",
+	"idle", "restrict-to-be", "no-change", "16E", "18446744073709551616", "5M\x00junk", " 7 ", "+9", "12.34", "x=1",
+}
+
+// fileSteps are about each control file of a cgroup below the boundary: what stat says, which keys a read has, and what
+// writes do.
+func fileSteps(t *testing.T, tree *host.Tree) []step {
+	steps := []step{{"files: controllers for the children", func(x *traceEnv) string { return enableAll(x) }}}
+	for _, name := range filesOf(t, tree) {
+		row, known := hierarchy.Lookup(tree.Version, name)
+		if !known || row.Below == hierarchy.Hidden {
+			continue
+		}
+		steps = append(steps,
+			step{"file " + name + ": stat", func(x *traceEnv) string { return statOf(x.at("f/" + name)) }},
+			step{"file " + name + ": keys", func(x *traceEnv) string { return keys(readFile(x.at("f/" + name))) }})
+		if row.Mode&0o222 == 0 || row.Constraint == hierarchy.Members || row.Constraint == hierarchy.Subtree || name == "cgroup.type" {
+			continue
+		}
+		if row.Below == hierarchy.ReadOnly { // not even natively: some change the whole host
+			steps = append(steps, step{"file " + name + ": open for writing", func(x *traceEnv) string { return tryView(x, name) }})
+			continue
+		}
+		for _, value := range values {
+			if row.Constraint == hierarchy.StrictTree && looser(value) || row.Constraint == hierarchy.Trigger || row.Constraint == hierarchy.DeviceRule {
+				continue
+			}
+			steps = append(steps, step{fmt.Sprintf("file %s: value %q", name, value), func(x *traceEnv) string {
+				return writeFile(x.at("f/"+name), value) + " " + settled(name, readFile(x.at("f/"+name)))
+			}})
+		}
+	}
+	return append(steps, step{"files: clean-up", func(x *traceEnv) string { return rm(x.at("f")) }})
+}
+
+// looser says whether the kernel takes a value that the view does not, in a file where the view parses.
+func looser(value string) bool { return value == "50000abc 100000" || value == "" }
+
+// enableAll makes the directory of the trace's files, with every controller.
+func enableAll(x *traceEnv) string {
+	s := ""
+	if x.tree.Version == hierarchy.V2 {
+		s = mk(filepath.Join(x.dir, "p"), 0o755) + writeFile(filepath.Join(x.dir, "p", procs), itoa(x.pid))
+		for _, c := range []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma", "misc", "dmem"} {
+			if x.tree.Holds(c) {
+				s += writeFile(filepath.Join(x.dir, "cgroup.subtree_control"), "+"+c) + writeFile(x.at("cgroup.subtree_control"), "+"+c)
+			}
+		}
+	}
+	return s + mk(x.at("f"), 0o755)
+}
+
+// filesOf lists the control files of a cgroup of this kernel.
+func filesOf(t *testing.T, tree *host.Tree) []string {
+	path := boundary(t, "files", tree)
+	entries, err := os.ReadDir(hostDir(tree, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// tryView opens a file for writing on a view, and does nothing natively.
+func tryView(x *traceEnv, name string) string {
+	var fs unix.Statfs_t
+	if unix.Statfs(x.w, &fs) == nil && fs.Type != unix.FUSE_SUPER_MAGIC {
+		return "not tried"
+	}
+	return word(withFile(x.at("f/"+name), os.O_WRONLY, func(int) error { return nil }))
+}
+
+// keys are the words that begin the lines of a statistics file, or the whole of a short one without numbers.
+func keys(text string) string {
+	var out []string
+	for line := range strings.Lines(text) {
+		word, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if word == "" || strings.ContainsAny(word, "0123456789") {
+			word = "#"
+		}
+		out = append(out, word)
+	}
+	return strings.Join(slices.Compact(out), " ")
+}
+
+// settled is a value as it reads after a write, without what changes by itself.
+func settled(name, text string) string {
+	if strings.Contains(name, "usage") || strings.HasSuffix(name, ".peak") || strings.HasSuffix(name, "failcnt") {
+		return keys(text)
+	}
+	return text
+}
+
+// unifiedSteps are about what v2 alone has.
+func unifiedSteps() []step {
+	at := func(x *traceEnv, file, value string) string {
+		return writeFile(x.at(file), value) + " " + strings.TrimSpace(readFile(x.at(file)))
+	}
+	steps := []step{
+		{"v2: type", func(x *traceEnv) string {
+			return readFile(x.at("cgroup.type")) + readFile(filepath.Join(x.dir, "cgroup.type"))
+		}},
+		{"v2: type garbage", func(x *traceEnv) string { return at(x, "cgroup.type", "domain") }},
+		{"v2: max.depth", func(x *traceEnv) string {
+			return at(x, "cgroup.max.depth", "0") + mk(x.at("deep"), 0o755) + at(x, "cgroup.max.depth", "max") + mk(x.at("deep"), 0o755) + rm(x.at("deep"))
+		}},
+		{"v2: max.descendants", func(x *traceEnv) string {
+			return at(x, "cgroup.max.descendants", "1") + mk(x.at("d1"), 0o755) + mk(x.at("d2"), 0o755) + at(x, "cgroup.max.descendants", "max") + rm(x.at("d1"))
+		}},
+		{"v2: cgroup.stat counts", func(x *traceEnv) string {
+			mk(x.at("c1"), 0o755)
+			s := firstLine(readFile(x.at("cgroup.stat"))) + firstLine(readFile(filepath.Join(x.dir, "cgroup.stat")))
+			return s + rm(x.at("c1"))
+		}},
+		{"v2: events of a populated cgroup", func(x *traceEnv) string {
+			return x.moved("w/"+procs, x.pid, itoa(x.pid)) + readFile(x.at("cgroup.events")) + x.moved(procs, x.pid, itoa(x.pid)) + readFile(x.at("cgroup.events"))
+		}},
+		{"v2: freeze", func(x *traceEnv) string {
+			s := x.moved("w/"+procs, x.pid, itoa(x.pid)) + writeFile(x.at("cgroup.freeze"), "1")
+			eventually(x.t, "the cgroup to freeze", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "frozen 1") })
+			s += readFile(x.at("cgroup.freeze")) + writeFile(x.at("cgroup.freeze"), "0")
+			eventually(x.t, "the cgroup to thaw", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "frozen 0") })
+			return s + x.moved(procs, x.pid, itoa(x.pid))
+		}},
+		{"v2: kill", func(x *traceEnv) string {
+			if !exists(x.at("cgroup.kill")) {
+				return ""
+			}
+			pid := sleeper(x.t)
+			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), pid)
+			s := x.moved("w/"+procs, pid, itoa(pid)) + writeFile(x.at("cgroup.kill"), "0") + writeFile(x.at("cgroup.kill"), "1")
+			eventually(x.t, "the killed to be gone", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "populated 0") })
+			return s
+		}},
+		{"v2: read of cgroup.kill", func(x *traceEnv) string { return readFile(x.at("cgroup.kill")) }},
+		{"v2: threaded", func(x *traceEnv) string {
+			s := mk(x.at("th"), 0o755) + writeFile(x.at("th/cgroup.type"), "threaded") + readFile(x.at("th/cgroup.type")) + readFile(x.at("cgroup.type"))
+			return s + readFile(x.at("th/"+procs)) + readFile(x.at("th/cgroup.threads")) + mk(x.at("th/x"), 0o755) + readFile(x.at("th/x/cgroup.type")) + rm(x.at("th/x")) + rm(x.at("th"))
+		}},
+	}
+	for _, text := range []string{"+bogus", "+", "hugetlb", "-hugetlb", " ", "\n", "+hugetlb -hugetlb", "+hugetlb\t", "+freezer", "+hugetlb,+pids", "-bogus"} {
+		steps = append(steps, step{fmt.Sprintf("v2: subtree_control %q", text), func(x *traceEnv) string { return at(x, "cgroup.subtree_control", text) }})
+	}
+	for _, text := range []string{"some 150000 2000000", "full 150000 2000000", "garbage", "some 0 2000000", "some 3000000 2000000", "some 150000 20000000", "", "some"} {
+		for _, c := range []string{"cpu", "memory", "io"} {
+			steps = append(steps, step{fmt.Sprintf("v2: %s trigger %q", c, text), func(x *traceEnv) string {
+				if !exists(x.at(c + ".pressure")) {
+					return ""
+				}
+				return with(x.at(c+".pressure"), unix.O_RDWR, func(fd int) string {
+					_, first := unix.Write(fd, []byte(text))
+					_, second := unix.Write(fd, []byte(text))
+					return word(first) + " " + word(second)
+				})
+			}})
+		}
+	}
+	return steps
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

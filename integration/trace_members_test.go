@@ -1,0 +1,222 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// place is where a task is, counted from the boundary; "outside" when it is not below it.
+func (x *traceEnv) place(pid int) string {
+	path, err := x.tree.PathOf(pid)
+	if err != nil {
+		return errnoName(err)
+	}
+	_, below, ok := strings.Cut(path, testPrefix)
+	if !ok {
+		return "outside"
+	}
+	_, rest, _ := strings.Cut(below, "/")
+	rest = strings.TrimPrefix(rest, hierarchy.LeafName)
+	return "/" + strings.TrimPrefix(rest, "/")
+}
+
+// moved is what a write of a pid answers, and where the task is after it.
+func (x *traceEnv) moved(file string, pid int, text string) string {
+	return writeFile(filepath.Join(x.dir, file), text) + " " + x.place(pid)
+}
+
+// memberSteps are about moving tasks (facts, section 7). None writes the number of a process that the trace did not start.
+func memberSteps(tree *host.Tree) []step {
+	steps := []step{
+		{"move: cpuset of the new cgroup", func(x *traceEnv) string {
+			if tree.Version != hierarchy.V1 || !tree.Holds("cpuset") {
+				return ""
+			}
+			s := writeFile(x.at(procs), itoa(x.pid)) // ENOSPC while it is empty
+			for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+				s += writeFile(x.at(f), readFile(filepath.Join(x.dir, f)))
+			}
+			return s
+		}},
+		{"move: down", func(x *traceEnv) string { return x.moved("w/"+procs, x.pid, itoa(x.pid)) }},
+		{"move: to where it is", func(x *traceEnv) string { return x.moved("w/"+procs, x.pid, itoa(x.pid)) }},
+		{"move: what the file shows", func(x *traceEnv) string {
+			return fmt.Sprint(strings.TrimSpace(readFile(x.at(procs))) == itoa(x.pid))
+		}},
+		{"move: rmdir while it is there", func(x *traceEnv) string { return rm(x.w) }},
+		{"move: up", func(x *traceEnv) string { return x.moved(procs, x.pid, itoa(x.pid)) }},
+		{"move: what the boundary's file shows", func(x *traceEnv) string {
+			return fmt.Sprint(slices.Contains(strings.Fields(readFile(filepath.Join(x.dir, procs))), itoa(x.pid)))
+		}},
+		{"move: a kernel thread", func(x *traceEnv) string {
+			if name, _ := os.ReadFile("/proc/2/comm"); string(name) != "kthreadd\n" {
+				return "EINVAL" // it is somebody's process here
+			}
+			return writeFile(x.at(procs), "2")
+		}},
+		{"move: a process that is outside", func(x *traceEnv) string {
+			defer x.tree.Attach("/", x.outside)
+			return writeFile(x.at(procs), itoa(x.outside))
+		}},
+		{"move: a number that is nobody's", func(x *traceEnv) string { return writeFile(x.at(procs), "4194302") }},
+		{"move: the writer", func(x *traceEnv) string {
+			h := startHelper(x.t, "commands")
+			if err := x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), h.pid()); err != nil {
+				return err.Error()
+			}
+			defer func() { h.cmd.Process.Kill(); h.cmd.Wait() }()
+			return h.tell(x.t, "write %q %q", x.at(procs), "0") + x.place(h.pid()) + h.tell(x.t, "write %q %q", filepath.Join(x.dir, procs), "0\n") + x.place(h.pid())
+		}},
+		{"move: a zombie", func(x *traceEnv) string {
+			cmd := exec.Command("sleep", "3600")
+			if err := cmd.Start(); err != nil {
+				return err.Error()
+			}
+			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), cmd.Process.Pid)
+			cmd.Process.Kill()
+			unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+			s := writeFile(x.at(procs), itoa(cmd.Process.Pid))
+			cmd.Wait()
+			return s + rm(x.at("missing"))
+		}},
+	}
+	for _, format := range []string{"0x%x", "0%o", "+%d", "  %d  ", "%d\n", "%d\n\n", "%d\x00junk", "%dx", "%[1]d %[1]d", "%d,", "1.%d", "-%d", "0x%xg", "%d\t"} {
+		steps = append(steps, step{fmt.Sprintf("move: written as %q", format), func(x *traceEnv) string {
+			return x.moved("w/"+procs, x.pid, fmt.Sprintf(format, x.pid)) + " " + x.moved(procs, x.pid, itoa(x.pid))
+		}})
+	}
+	for _, text := range []string{"", "\n", " ", "-1", "x", "99999999999999999999", "2147483648", "4294967296", "0x", "--1"} {
+		steps = append(steps, step{fmt.Sprintf("move: written as %q", text), func(x *traceEnv) string { return writeFile(x.at(procs), text) }})
+	}
+	return append(append(steps, threadSteps(tree)...), userSteps()...)
+}
+
+// realPath is the host's own path of the boundary.
+func realPath(x *traceEnv) string {
+	path, err := x.tree.PathOf(x.pid)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	i := strings.Index(path, testPrefix)
+	if i < 0 {
+		x.t.Fatalf("the process is at %s", path)
+	}
+	end := strings.IndexByte(path[i:], '/')
+	if end < 0 {
+		return filepath.Join(x.tree.Mountpoint, path)
+	}
+	return filepath.Join(x.tree.Mountpoint, path[:i+end])
+}
+
+// threadSteps move one thread, and a process by the number of one of its threads.
+func threadSteps(tree *host.Tree) []step {
+	file := "tasks"
+	if tree.Version == hierarchy.V2 {
+		file = "cgroup.threads"
+	}
+	var h *helper
+	var tids []int
+	return []step{
+		{"thread: set-up", func(x *traceEnv) string {
+			h = startHelper(x.t, "threads xx")
+			tids = nil
+			for _, f := range strings.Fields(h.line(x.t)) {
+				var n int
+				fmt.Sscan(f, &n)
+				tids = append(tids, n)
+			}
+			return word(x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), h.pid()))
+		}},
+		{"thread: one is moved", func(x *traceEnv) string {
+			return x.moved("w/"+file, tids[0], itoa(tids[0])) + " " + x.place(tids[1]) + " " + x.place(h.pid())
+		}},
+		{"thread: what the files show", func(x *traceEnv) string {
+			return fmt.Sprint(slices.Contains(strings.Fields(readFile(x.at(file))), itoa(tids[0])),
+				slices.Contains(strings.Fields(readFile(filepath.Join(x.dir, file))), itoa(tids[1])))
+		}},
+		{"thread: its process is moved by its number", func(x *traceEnv) string {
+			return x.moved("w/"+procs, h.pid(), itoa(tids[1])) + " " + x.place(tids[0]) + " " + x.place(tids[1])
+		}},
+		{"thread: and back", func(x *traceEnv) string { return x.moved(procs, h.pid(), itoa(h.pid())) + " " + x.place(tids[0]) }},
+		{"thread: a number that is nobody's", func(x *traceEnv) string { return writeFile(x.at(file), "4194302") }},
+		{"thread: garbage", func(x *traceEnv) string { return writeFile(x.at(file), "1 2") }},
+		{"thread: end", func(x *traceEnv) string {
+			h.in.Close()
+			h.cmd.Process.Kill()
+			h.cmd.Wait()
+			return "ok"
+		}},
+	}
+}
+
+// userSteps move tasks as another user than root.
+func userSteps() []step {
+	const user = 1000
+	start := func(x *traceEnv, uid uint32) (int, func()) {
+		cmd := exec.Command("sleep", "3600")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid, NoSetGroups: true}}
+		if err := cmd.Start(); err != nil {
+			x.t.Fatal(err)
+		}
+		x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), cmd.Process.Pid)
+		return cmd.Process.Pid, func() { cmd.Process.Kill(); cmd.Wait() }
+	}
+	move := func(x *traceEnv, uid uint32, file string) (s string) {
+		pid, end := start(x, uid)
+		defer end()
+		asUser(user, func() { s = writeFile(x.at(file), itoa(pid)) })
+		return s + x.place(pid)
+	}
+	return []step{
+		{"user: moves into a file that is root's", func(x *traceEnv) string { return move(x, user, procs) }},
+		{"user: the file is made its own", func(x *traceEnv) string { return word(unix.Chown(x.at(procs), user, user)) }},
+		{"user: moves its own process", func(x *traceEnv) string { return move(x, user, procs) }},
+		{"user: moves root's process", func(x *traceEnv) string { return move(x, 0, procs) }},
+		{"user: moves a third one's process", func(x *traceEnv) string { return move(x, 1001, procs) }},
+		{"user: a tree of its own", func(x *traceEnv) string {
+			s := mk(x.at("t"), 0o755)
+			for _, f := range []string{"", procs} {
+				s += word(unix.Chown(x.at("t/"+f), user, user))
+			}
+			return s
+		}},
+		{"user: moves within its own tree", func(x *traceEnv) (s string) {
+			for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // v1: a new cpuset is empty
+				if x.tree.Version == hierarchy.V1 && exists(x.at("t/"+f)) {
+					s += writeFile(x.at("t/"+f), readFile(x.at(f)))
+				}
+			}
+			pid, end := start(x, user)
+			defer end()
+			asUser(user, func() {
+				s += mk(x.at("t/a"), 0o755) + mk(x.at("t/b"), 0o755)
+				for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+					if x.tree.Version == hierarchy.V1 && exists(x.at("t/a/"+f)) {
+						s += writeFile(x.at("t/a/"+f), readFile(x.at("t/"+f))) + writeFile(x.at("t/b/"+f), readFile(x.at("t/"+f)))
+					}
+				}
+			})
+			s += writeFile(x.at("t/a/"+procs), itoa(pid)) // root does the first
+			asUser(user, func() { s += writeFile(x.at("t/b/"+procs), itoa(pid)) })
+			return s + x.place(pid)
+		}},
+		{"user: clean-up", func(x *traceEnv) string {
+			eventuallyGone := func(path string) string {
+				s := ""
+				eventually(x.t, "rmdir of "+path, func() bool { s = rm(path); return s != "EBUSY" })
+				return s
+			}
+			return eventuallyGone(x.at("t/a")) + eventuallyGone(x.at("t/b")) + eventuallyGone(x.at("t")) + word(unix.Chown(x.at(procs), 0, 0))
+		}},
+	}
+}

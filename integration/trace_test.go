@@ -1,0 +1,202 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// A trace is a list of steps that are done in a real cgroup, then in a view of another just like it. What each step answers
+// must be the same, but for the declared differences.
+
+// traceEnv is where a trace runs.
+type traceEnv struct {
+	t       *testing.T
+	tree    *host.Tree
+	dir     string // the boundary, natively or as the view shows it
+	w       string // a cgroup below it, for the trace to work in
+	pid     int    // a process in the boundary
+	outside int    // a process that is in the root of the hierarchy
+	fds     map[string]int
+}
+
+func (x *traceEnv) at(path string) string { return filepath.Join(x.w, path) }
+
+// step is one operation of a trace.
+type step struct {
+	name string
+	do   func(x *traceEnv) string
+}
+
+// difference is a declared one: what the view answers where a native cgroup answers something else, and why.
+type difference struct {
+	step         *regexp.Regexp
+	native, view string // "*" for anything
+	why          string
+}
+
+func declare(step, native, view, why string) difference {
+	return difference{regexp.MustCompile("^" + step + "$"), native, view, why}
+}
+
+// differences is the whole list; docs/divergences.md explains each.
+var differences = []difference{
+	declare(`boundary: .*(open for writing|write|chmod|chown|utimes|setxattr).*`, "*", "EPERM", "what the host sets for the guest is the host's"),
+	declare(`boundary: mode of .*`, "*", "*", "a file that nobody may write is shown so"),
+	declare(`boundary: (release|notify) .*`, "*", "*", "kept by the view"),
+	declare(`statfs: type`, "*", "65735546", "the kernel fills in FUSE's own type"),
+	declare(`mkdir of a name of \d+ bytes`, "ok", "ENAMETOOLONG", "no listing through FUSE could carry it, and statfs says 255"),
+	declare(`mkdir of a control file's name .*`, "ok", "EINVAL", "it would keep the host from enabling the controller"),
+	declare(`(open read-only files for writing|write to a read-only file).*`, "*", "EPERM", "settled at open"),
+	declare(`xattr: security.*`, "*", "*", "a security module of the host would obey it"),
+	declare(`handle: .*`, "*", "EOPNOTSUPP", "a guest gets no handles (FUSE_NO_EXPORT_SUPPORT)"),
+	declare(`fallocate`, "EINVAL", "EOPNOTSUPP", "FUSE has one answer for it"),
+	declare(`move: a kernel thread`, "EINVAL", "*", "it is outside the boundary"),
+	declare(`move: pid 1`, "*", "*", "it is outside the boundary"),
+	declare(`move: a process that is outside`, "ok", "*", "only tasks inside the boundary move"),
+	declare(`file [a-z_.0-9A-Z]*: open for writing`, "*", "EPERM", "no policy lets a guest write this file"),
+	declare(`file (memory.use_hierarchy|memory.move_charge_at_immigrate|cpuset.*exclusive|cpuset.sched_.*|cpuset.cpus.partition|io.latency): stat`,
+		"*", "*", "a file that nobody may write is shown so"),
+	declare(`file cgroup.stat: keys`, "*", "*", "keys of hidden controllers are left out"),
+	declare(`sendfile out`, "trueok", "falseok", "since Linux 6.5 FUSE splices from its page cache, which has nothing of a file of size 0"),
+	declare(`mmap`, "ENODEV", "ok", "FUSE lets any file be mapped for reading; an access is SIGBUS"),
+	declare(`move: a zombie`, "okENOENT", "ESRCHENOENT", "v1 does not tell where an exiting task is, and its parent is outside"),
+}
+
+func declared(name, native, view string) bool {
+	for _, d := range differences {
+		if d.step.MatchString(name) && (d.native == "*" || d.native == native) && (d.view == "*" || d.view == view) {
+			return true
+		}
+	}
+	return false
+}
+
+// runTrace does the steps in a boundary that is shown at dir.
+func runTrace(t *testing.T, tree *host.Tree, dir, path string, steps []step) []string {
+	x := &traceEnv{t: t, tree: tree, dir: dir, w: filepath.Join(dir, "w"), fds: map[string]int{}}
+	x.pid, x.outside = sleeper(t), sleeper(t)
+	if err := tree.Attach(path, x.pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(x.w, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	answers := make([]string, len(steps))
+	for i, s := range steps {
+		answers[i] = s.do(x)
+	}
+	for _, fd := range x.fds {
+		closeFD(fd)
+	}
+	return answers
+}
+
+// compare runs a trace natively and on a view.
+func compare(t *testing.T, tree *host.Tree, controllers []string, steps []step) int {
+	native := boundary(t, "native", tree)
+	guest := boundary(t, "view", tree)
+	v := mountView(t, "--boundary", guest, "--controllers", strings.Join(controllers, ","), "--layout", layoutOf(tree))
+	top := v.dir
+	if tree.Version == hierarchy.V1 {
+		top = filepath.Join(v.dir, tree.Dir)
+	}
+	want := runTrace(t, tree, hostDir(tree, native), native, steps)
+	got := runTrace(t, tree, top, guest, steps)
+	for i, s := range steps {
+		n, g := strings.ReplaceAll(want[i], native, "/B"), strings.ReplaceAll(got[i], guest, "/B")
+		if n != g && !declared(s.name, n, g) {
+			t.Errorf("%s: native %q, view %q", s.name, n, g)
+		}
+	}
+	return len(steps)
+}
+
+func layoutOf(tree *host.Tree) string {
+	if tree.Version == hierarchy.V1 {
+		return "v1"
+	}
+	return "v2"
+}
+
+// TestTrace: every hierarchy of this host, natively and through a view.
+func TestTrace(t *testing.T) {
+	h := openHost(t)
+	total := 0
+	for _, tree := range h.Trees() {
+		names := shownNames(tree)
+		if len(names) == 0 {
+			continue
+		}
+		t.Run(tree.String(), func(t *testing.T) {
+			total += compare(t, tree, names, allSteps(t, tree))
+		})
+	}
+	t.Logf("%d operations in %d hierarchies", total, len(h.Trees()))
+	if total < 200 {
+		t.Errorf("only %d operations were compared", total)
+	}
+}
+
+// shownNames are the controllers of a hierarchy that a trace has shown. blkio's limits do not nest, so directories cannot be
+// made there; net_prio and perf_event have nothing to compare.
+func shownNames(tree *host.Tree) []string {
+	var names []string
+	for _, c := range tree.Controllers {
+		if c != "blkio" && c != "net_prio" && c != "perf_event" && c != "debug" {
+			names = append(names, c)
+		}
+	}
+	if tree.Version == hierarchy.V2 {
+		names = append(names, hierarchy.Unified)
+	}
+	if tree.Name != "" {
+		names = append(names, "name="+tree.Name)
+	}
+	return names
+}
+
+func allSteps(t *testing.T, tree *host.Tree) []step {
+	steps := append(vfsSteps(), memberSteps(tree)...)
+	steps = append(steps, boundarySteps(tree)...)
+	if tree.Version == hierarchy.V2 {
+		steps = append(steps, unifiedSteps()...)
+	}
+	return append(steps, fileSteps(t, tree)...)
+}
+
+// boundarySteps are about the files of the boundary itself.
+func boundarySteps(tree *host.Tree) []step {
+	var steps []step
+	add := func(name string, do func(x *traceEnv) string) { steps = append(steps, step{"boundary: " + name, do}) }
+	for _, row := range hierarchy.Table() {
+		if row.Version != tree.Version || row.Boundary != hierarchy.ReadOnly || strings.Contains(row.Name, "*") ||
+			row.Controller != "" && !tree.Holds(row.Controller) || row.Controller == "blkio" {
+			continue
+		}
+		name := row.Name
+		add("open for writing "+name, func(x *traceEnv) string {
+			if !exists(filepath.Join(x.dir, name)) {
+				return "EPERM" // not on this kernel, or not in this hierarchy
+			}
+			return word(withFile(filepath.Join(x.dir, name), os.O_WRONLY, func(int) error { return nil }))
+		})
+	}
+	add("chmod", func(x *traceEnv) string { return word(os.Chmod(x.dir, 0o700)) })
+	add("chown", func(x *traceEnv) string { return word(os.Chown(x.dir, 1000, 1000)) })
+	steps = append(steps, step{"the boundary lists its child", func(x *traceEnv) string {
+		return fmt.Sprint(exists(filepath.Join(x.dir, "w")))
+	}})
+	return steps
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
