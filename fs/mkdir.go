@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"errors"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -186,7 +185,3 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 	return status(err)
 }
 
-// isGone says whether an error means that a cgroup was removed.
-func isGone(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)
-}

@@ -1,3 +1,304 @@
 package integration
 
-func playHostile(string) {}
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a hostile guest tries from the inside: this runs in the guest, as the test binary in the role "hostile".
+
+const guestView = "/sys/fs/cgroup"
+
+// hostilePolicy gives the guest of the suite small quotas, so that bombs are quick.
+const hostilePolicy = "version: 1\nquota: {cgroups: 40, depth: 4}\n"
+
+// playHostile does attempt after attempt. For each it prints the name, what it wants and what it got, and waits for a line:
+// outside, the host's state is looked at meanwhile. userns says in which form it runs.
+func playHostile(arg string) {
+	form, stranger, _ := strings.Cut(arg, " ")
+	runtime.LockOSThread()
+	in := bufio.NewReader(os.Stdin)
+	for _, a := range guestAttempts(form == "userns", stranger) {
+		fmt.Printf("%s\t%s\t%s\t.\n", a.name, a.want, errnoName(a.do()))
+		if _, err := in.ReadString('\n'); err != nil {
+			return
+		}
+	}
+	fmt.Println("end")
+}
+
+// guestTargets are the limits of the boundary, with values that would raise them, as far as this kernel has them.
+func guestTargets() []target {
+	var out []target
+	for _, t := range []target{
+		{"pids/pids.max", "max"}, {"memory/memory.limit_in_bytes", "-1"}, {"cpu/cpu.shares", "262144"}, {"cpu/cpu.cfs_quota_us", "-1"},
+		{"cpuset/cpuset.cpus", "0"}, {"freezer/freezer.state", "FROZEN"}, {"memory/memory.oom_control", "1"}, {"devices/devices.deny", "a"},
+		{"pids.max", "max"}, {"memory.max", "max"}, {"memory.high", "0"}, {"memory.min", "1G"}, {"cpu.max", "max"}, {"cpu.weight", "10000"},
+		{"io.max", "8:0 rbps=max"}, {"cpuset.cpus", "0"}, {"cgroup.max.descendants", "max"}, {"cgroup.freeze", "1"}, {"cgroup.type", "threaded"},
+	} {
+		t.path = filepath.Join(guestView, t.path)
+		if st, err := os.Lstat(t.path); err == nil && st.Mode().Perm()&0o444 != 0 {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// guestDirs are the roots of the guest's trees, one of which is enough for tricks with names.
+func guestDirs() (roots []string) {
+	for _, name := range []string{"memory", "pids", "cpu", "cpuset", "freezer", "devices", "unified"} {
+		if exists(filepath.Join(guestView, name, procs)) {
+			roots = append(roots, filepath.Join(guestView, name))
+		}
+	}
+	if len(roots) == 0 {
+		roots = []string{guestView}
+	}
+	return roots
+}
+
+func guestAttempts(userns bool, stranger string) []attempt {
+	var list []attempt
+	for _, t := range guestTargets() {
+		list = append(list, writeAttempts(t)...)
+	}
+	for _, dir := range guestDirs() {
+		list = append(list, writeOnlyAttempts(dir)...)
+		list = append(list, belowAttempts(dir, userns)...)
+		list = append(list, memberAttempts(dir, stranger)...)
+	}
+	dir := guestDirs()[0]
+	list = append(list, nameAttempts(dir)...)
+	list = append(list, bombAttempts(dir)...)
+	list = append(list, hiddenAttempts()...)
+	if userns {
+		list = append(list, mountAttempts()...)
+	}
+	return list
+}
+
+// writeOnlyAttempts are about files of the boundary that can only be written.
+func writeOnlyAttempts(dir string) (list []attempt) {
+	for _, name := range []string{"cgroup.event_control", "memory.force_empty", "devices.allow", "cgroup.kill", "notify_on_release", "cgroup.clone_children"} {
+		path := filepath.Join(dir, name)
+		if !exists(path) {
+			continue
+		}
+		list = append(list, attempt{path, "EPERM", func() error { return withFile(path, unix.O_WRONLY, writeFD("1")) }},
+			attempt{path + " O_RDWR|O_TRUNC", "EPERM", func() error { return withFile(path, unix.O_RDWR|unix.O_TRUNC, writeFD("1")) }})
+	}
+	return list
+}
+
+// belowAttempts are about files that stay the host's below the boundary too.
+func belowAttempts(dir string, userns bool) []attempt {
+	child := filepath.Join(dir, "evil")
+	list := []attempt{{dir + ": mkdir evil", "", func() error { return os.Mkdir(child, 0o755) }}}
+	for name, value := range map[string]string{
+		"cpuset.cpus.partition": "root", "cpuset.cpus.exclusive": "0", "cpuset.cpu_exclusive": "1", "cpuset.mem_exclusive": "1",
+		"cpuset.sched_load_balance": "0", "cpuset.sched_relax_domain_level": "1", "cgroup.event_control": "1 2", "io.latency": "8:0 target=1",
+		"net_cls.classid": "1", "memory.use_hierarchy": "0",
+	} {
+		path := filepath.Join(child, name)
+		list = append(list, attempt{path, "EPERM|ENOENT", func() error { return withFile(path, unix.O_WRONLY, writeFD(value)) }})
+	}
+	for _, name := range []string{"release_agent", "cgroup.sane_behavior", "net_prio.ifpriomap", "cpu.rt_runtime_us", "memory.shown_ram_in_bytes"} {
+		path := filepath.Join(child, name)
+		list = append(list, attempt{path, "ENOENT", func() error { return withFile(path, unix.O_RDONLY, func(int) error { return nil }) }})
+	}
+	if exists(filepath.Join(dir, "devices.allow")) && userns {
+		list = append(list, attempt{"devices.allow below, without CAP_SYS_ADMIN over the host", "EPERM", func() error {
+			return withFile(filepath.Join(child, "devices.allow"), unix.O_WRONLY, writeFD("a *:* rwm"))
+		}})
+	}
+	list = append(list,
+		attempt{child + ": promote-to-rt", "EPERM|ENOENT", func() error {
+			return withFile(filepath.Join(child, "io.prio.class"), unix.O_WRONLY, writeFD("promote-to-rt"))
+		}},
+		attempt{child + ": an unprivileged trigger's window", "EINVAL|ENOENT|EOPNOTSUPP", func() error {
+			return withFile(filepath.Join(child, "cpu.pressure"), unix.O_RDWR, writeFD("some 1000 500000"))
+		}},
+		attempt{child + ": a write of 1 MiB", "E2BIG|ENOENT", func() error {
+			return withFile(filepath.Join(child, procs), unix.O_WRONLY, writeFD(strings.Repeat("1", 1<<20)))
+		}},
+		attempt{child + ": what was opened before it was removed", "ENODEV", func() error {
+			if err := os.Mkdir(child+"2", 0o755); err != nil {
+				return err
+			}
+			return withFile(filepath.Join(child+"2", procs), unix.O_WRONLY, func(fd int) error {
+				if err := os.Remove(child + "2"); err != nil {
+					return err
+				}
+				_, err := unix.Write(fd, []byte("0"))
+				return err
+			})
+		}},
+		attempt{dir + ": rmdir evil", "", func() error { return unix.Rmdir(child) }})
+	return list
+}
+
+// memberAttempts are about tasks that are not the guest's. stranger is the host's number of a process outside.
+func memberAttempts(dir, stranger string) (list []attempt) {
+	for _, file := range []string{procs, "tasks", "cgroup.threads"} {
+		path := filepath.Join(dir, file)
+		if !exists(path) {
+			continue
+		}
+		for _, pid := range []string{stranger, "4194303", "-1", "0x7fffffff", "1 1", "self"} {
+			list = append(list, attempt{path + " " + pid, "ESRCH|EINVAL|ENOENT", func() error {
+				return withFile(path, unix.O_WRONLY, writeFD(pid))
+			}})
+		}
+	}
+	return list
+}
+
+// bombAttempts make too much of something, and then take it away.
+func bombAttempts(dir string) []attempt {
+	clean := func(paths []string) {
+		for i := len(paths) - 1; i >= 0; i-- {
+			unix.Rmdir(paths[i])
+		}
+	}
+	return []attempt{
+		{"a bomb of cgroups", "EAGAIN", func() (err error) {
+			var made []string
+			defer func() { clean(made) }()
+			for i := 0; i < 1000 && err == nil; i++ {
+				path := filepath.Join(dir, fmt.Sprintf("bomb%d", i))
+				if err = os.Mkdir(path, 0o755); err == nil {
+					made = append(made, path)
+				}
+			}
+			return err
+		}},
+		{"a bomb of depth", "EAGAIN", func() (err error) {
+			var made []string
+			defer func() { clean(made) }()
+			for path := filepath.Join(dir, "d"); len(made) < 100 && err == nil; path = filepath.Join(path, "d") {
+				if err = os.Mkdir(path, 0o755); err == nil {
+					made = append(made, path)
+				}
+			}
+			return err
+		}},
+		{"a bomb of names", "ENOENT", func() (err error) {
+			for i := range 3000 {
+				_, err = os.Lstat(filepath.Join(dir, strings.Repeat("n", 200)+fmt.Sprint(i)))
+			}
+			return err
+		}},
+		{"a bomb of attributes", "ENOSPC", func() (err error) {
+			path := filepath.Join(dir, "attrs")
+			if err := os.Mkdir(path, 0o755); err != nil {
+				return err
+			}
+			defer unix.Rmdir(path)
+			for i := 0; i < 1000 && err == nil; i++ {
+				err = unix.Setxattr(path, fmt.Sprintf("user.a%d", i), make([]byte, 1000), 0)
+			}
+			return err
+		}},
+		{"thousands of openers at once", "", func() error {
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			var first error
+			for range 200 {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					for range 20 {
+						err := withFile(filepath.Join(dir, procs), unix.O_RDONLY, func(fd int) error {
+							_, err := unix.Read(fd, make([]byte, 64))
+							return err
+						})
+						mu.Lock()
+						first = errors.Join(first, err)
+						mu.Unlock()
+					}
+				}()
+			}
+			wg.Wait()
+			return first
+		}},
+	}
+}
+
+// hiddenAttempts are about what the view does not show.
+func hiddenAttempts() []attempt {
+	missing := func(path string) attempt {
+		return attempt{"hidden " + path, "ENOENT|ENOTDIR", func() error {
+			return withFile(filepath.Join(guestView, path), unix.O_RDONLY, func(int) error { return nil })
+		}}
+	}
+	return []attempt{
+		missing("blkio"), missing("blkio/blkio.throttle.read_bps_device"), missing("net_prio/net_prio.ifpriomap"), missing("perf_event"),
+		missing("systemd"), missing("systemd/release_agent"), missing("../cgroup/../cgroup/debug"), missing(".go-fuse-epoll-hack"),
+		missing("vcgroupfs"), missing("release_agent"),
+		{"create a hidden file", "EACCES|EPERM", func() error {
+			return withFile(filepath.Join(guestView, "release_agent"), unix.O_CREAT|unix.O_WRONLY, writeFD("/bin/sh"))
+		}},
+		{"/proc/cgroups", "EACCES|EPERM|EROFS|ENOENT", func() error { return withFile("/proc/cgroups", unix.O_WRONLY, writeFD("x")) }},
+	}
+}
+
+// mountAttempts go around the view: the real file systems, mounted in the guest's own namespaces. Whatever can be mounted,
+// nothing of it can be written.
+func mountAttempts() []attempt {
+	around := func(name, kind, options string, files ...string) attempt {
+		return attempt{"mount " + name, "EACCES|EPERM|EINVAL|ENOENT|EBUSY|EROFS", func() error { return mountAndWrite(kind, options, files) }}
+	}
+	return []attempt{
+		around("cgroup2", "cgroup2", "", "pids.max", "memory.max", "cgroup.procs", "cgroup.subtree_control", "cgroup.max.depth"),
+		around("v1 memory", "cgroup", "memory", "memory.limit_in_bytes", "cgroup.procs", "tasks"),
+		around("v1 pids", "cgroup", "pids", "pids.max", "tasks"),
+		around("v1 devices", "cgroup", "devices", "devices.allow"),
+		around("v1 name=systemd", "cgroup", "none,name=systemd", "tasks", "notify_on_release", "release_agent"),
+		{"mount cgroup2 with other options", "EACCES|EPERM|EINVAL|ENOENT|EBUSY", func() error { return mountAndWrite("cgroup2", "nsdelegate,favordynmods", []string{"cgroup.procs"}) }},
+		{"umount of the view", "EACCES|EPERM|EINVAL|ENOENT|EROFS", func() error {
+			if err := unix.Unmount(guestView, unix.MNT_DETACH); err != nil {
+				return err
+			}
+			var err error
+			for _, file := range []string{"pids/pids.max", "memory/memory.limit_in_bytes", "pids.max", "memory.max"} {
+				if err = withFile(filepath.Join(guestView, file), unix.O_WRONLY, writeFD("1")); err == nil {
+					return nil
+				}
+			}
+			return err
+		}},
+		{"mknod of a disk", "EPERM", func() error { return unix.Mknod("/tmp/vcgroupfs-test-disk", unix.S_IFBLK|0o600, 8<<8) }},
+		{"/proc/sys/kernel/core_pattern", "EACCES|EPERM|EROFS", func() error { return withFile("/proc/sys/kernel/core_pattern", unix.O_WRONLY, writeFD("|/x")) }},
+	}
+}
+
+// mountAndWrite mounts a file system in a mount namespace of its own and writes to its files. nil: one could be written.
+func mountAndWrite(kind, options string, files []string) error {
+	dir, err := os.MkdirTemp("", "around")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := unix.Mount("none", dir, kind, 0, options); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	for _, file := range files {
+		if err = withFile(filepath.Join(dir, file), unix.O_WRONLY, writeFD("max")); err == nil {
+			return nil
+		}
+	}
+	if mkErr := os.Mkdir(filepath.Join(dir, "evil"), 0o755); mkErr == nil {
+		os.Remove(filepath.Join(dir, "evil"))
+		return nil
+	}
+	return err
+}

@@ -203,9 +203,9 @@ func publicDir(t testing.TB) string {
 	return dir
 }
 
-// top is the directory of a hierarchy in a view.
-func (v *view) top(tree *host.Tree, trees int) string {
-	if tree.Version == hierarchy.V2 && trees == 1 {
+// top is the directory of a hierarchy in a view that shows no other.
+func (v *view) top(tree *host.Tree) string {
+	if tree.Version == hierarchy.V2 {
 		return v.dir
 	}
 	return filepath.Join(v.dir, tree.Dir)

@@ -91,6 +91,8 @@ func startHelper(t testing.TB, role string) *helper {
 
 func (h *helper) pid() int { return h.cmd.Process.Pid }
 
+func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
+
 // line reads a line of its output.
 func (h *helper) line(t testing.TB) string {
 	t.Helper()

@@ -118,7 +118,11 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	if name == "vcgroupfs vcgroupfs" {
 		name = "vcgroupfs"
 	}
-	return usagef("%v; %s --help tells what there is", err, name)
+	err = usagef("%v; %s --help tells what there is", err, name)
+	if c.Command.Name == "run" {
+		err = runError(err)
+	}
+	return err
 }
 
 func usagef(format string, args ...any) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
@@ -79,6 +80,7 @@ func mount(c *cli.Context) error {
 			ready := os.NewFile(uintptr(fd), "ready")
 			ready.WriteString(readyWord)
 			ready.Close()
+			letGo()
 		}
 	}
 	return guest.Mount(cfg)
@@ -136,6 +138,18 @@ func helperArgs(args []string) []string {
 		os.Exit(background(append([]string{"mount", "-o", joined}, plain[0])))
 	}
 	return append([]string{"vcgroupfs", "mount", "-o", joined}, plain...)
+}
+
+// letGo gives up what was inherited from the caller, who may wait for the end of it.
+func letGo() {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	defer null.Close()
+	for fd := range 3 {
+		unix.Dup3(int(null.Fd()), fd, 0)
+	}
 }
 
 const readyWord = "ready"

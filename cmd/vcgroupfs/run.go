@@ -33,12 +33,20 @@ func runCommand() *cli.Command {
 func run(c *cli.Context) error {
 	status, err := runGuest(c)
 	if err != nil {
-		return exitcode.With(exitcode.RunFailed, err)
+		return runError(err)
 	}
 	if status != exitcode.OK {
 		return exitStatus(status)
 	}
 	return nil
+}
+
+// runError gives 125 to what is not the command's own: its status could be any other.
+func runError(err error) error {
+	if code := exitcode.Of(err); code == exitcode.NotExecutable || code == exitcode.NotFound {
+		return err
+	}
+	return &exitcode.Error{Code: exitcode.RunFailed, Err: err}
 }
 
 func runGuest(c *cli.Context) (int, error) {

@@ -127,7 +127,10 @@ func ownerOf(cfg MountConfig) (fs.Owner, error) {
 	uid, err1 := hostID(cfg.Pid, "uid_map")
 	gid, err2 := hostID(cfg.Pid, "gid_map")
 	if err := errors.Join(err1, err2); err != nil {
-		return fs.Owner{}, fmt.Errorf("cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", cfg.Pid, err)
+		if errors.Is(err, os.ErrNotExist) {
+			return fs.Owner{}, fmt.Errorf("cannot use process %d: no such process", cfg.Pid)
+		}
+		return fs.Owner{}, fmt.Errorf("cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", cfg.Pid, err1)
 	}
 	return fs.Owner{UID: uid, GID: gid}, nil
 }

@@ -100,9 +100,7 @@ func (s *served) close() {
 	if s.mount != nil {
 		s.mount.Close()
 	}
-	for _, b := range s.boundaries {
-		b.Close()
-	}
+	closeBoundaries(s.boundaries)
 }
 
 // serve starts to serve a view that is mounted.
@@ -115,32 +113,41 @@ func (s *served) serve() {
 }
 
 // newView opens the boundaries and makes the view on them, not mounted yet.
-func newView(cfg fs.Config, trees []*host.Tree, path func(*host.Tree) (string, error)) (s *served, err error) {
-	s = &served{}
-	defer func() {
-		if err != nil {
-			for _, b := range s.boundaries {
-				b.Close()
-			}
-		}
-	}()
+func newView(cfg fs.Config, trees []*host.Tree, path func(*host.Tree) (string, error)) (*served, error) {
+	boundaries, err := openBoundaries(trees, path)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Boundaries = boundaries
+	view, err := fs.New(cfg)
+	if err != nil {
+		closeBoundaries(boundaries)
+		return nil, viewError(err)
+	}
+	return &served{view: view, boundaries: boundaries}, nil
+}
+
+func openBoundaries(trees []*host.Tree, path func(*host.Tree) (string, error)) (all []*host.Boundary, err error) {
 	for _, t := range trees {
 		dir, err := path(t)
 		if err != nil {
+			closeBoundaries(all)
 			return nil, err
 		}
 		b, err := t.Boundary(dir)
 		if err != nil {
+			closeBoundaries(all)
 			return nil, boundaryError(t, dir, err)
 		}
-		s.boundaries = append(s.boundaries, b)
+		all = append(all, b)
 	}
-	cfg.Boundaries = s.boundaries
-	s.view, err = fs.New(cfg)
-	if err != nil {
-		return nil, viewError(err)
+	return all, nil
+}
+
+func closeBoundaries(all []*host.Boundary) {
+	for _, b := range all {
+		b.Close()
 	}
-	return s, nil
 }
 
 func boundaryError(t *host.Tree, dir string, err error) error {

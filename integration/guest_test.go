@@ -1,0 +1,385 @@
+package integration
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// guestRun is what came of one "run".
+type guestRun struct {
+	out, err string
+	status   int
+}
+
+// runGuest runs a shell script in a guest.
+func runGuest(t *testing.T, args []string, script string) guestRun {
+	t.Helper()
+	return runCommand(t, append(append([]string{"run"}, args...), "--", "sh", "-c", script)...)
+}
+
+func runCommand(t *testing.T, args ...string) guestRun {
+	t.Helper()
+	cmd := exec.Command(program(t), args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return guestRun{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// names of files and directories in a guest, by the version that has the controllers.
+type guestPaths struct {
+	memory, pids string // directories, with a slash
+	limit        string // of memory
+}
+
+func pathsOf(h *host.Host) guestPaths {
+	if onV1(h, "memory") {
+		return guestPaths{"memory/", "pids/", "memory.limit_in_bytes"}
+	}
+	return guestPaths{"", "", "memory.max"}
+}
+
+func (p guestPaths) expand(script string) string {
+	return strings.NewReplacer("MEMORY/", p.memory, "PIDS/", p.pids, "LIMIT", p.limit).Replace(script)
+}
+
+// TestRun is what the README promises of "run".
+func TestRun(t *testing.T) {
+	h := openHost(t)
+	need(t, h, "memory")
+	p := pathsOf(h)
+	for _, form := range [][]string{nil, {"--userns"}, {"--privileged"}} {
+		t.Run(strings.Join(append([]string{"as"}, form...), ""), func(t *testing.T) {
+			name := "run-test-" + itoa(os.Getpid())
+			args := append([]string{"--name", name, "--controllers", "memory,pids", "--limit", "pids.max=64", "--limit", p.limit + "=256M"}, form...)
+			got := runGuest(t, args, p.expand(`
+cd /sys/fs/cgroup || exit 1
+enable() { [ -z "MEMORY/" ] || return 0; echo "+memory +pids" >cgroup.subtree_control; }
+echo root: $(ls -d memory pids cpu cpuset unified blkio 2>/dev/null)
+echo limits: $(cat PIDS/pids.max MEMORY/LIMIT)
+(echo max >PIDS/pids.max) 2>/dev/null && echo raised
+(echo 1G >MEMORY/LIMIT) 2>/dev/null && echo raised
+echo limits: $(cat PIDS/pids.max MEMORY/LIMIT)
+[ -e cgroup.subtree_control ] && echo "+memory +pids" >cgroup.subtree_control
+mkdir MEMORY/a && echo 64M >MEMORY/a/LIMIT && echo child: $(cat MEMORY/a/LIMIT)
+echo $$ >MEMORY/a/cgroup.procs && read -r first <MEMORY/a/cgroup.procs && echo procs: $$ $first
+echo 0 >MEMORY/cgroup.procs; echo left: $(cat MEMORY/a/cgroup.procs)
+rmdir MEMORY/a && echo removed
+grep -c . /proc/cgroups >/dev/null && echo cgroups: $(cut -f1 /proc/cgroups | tail -n +2)
+exit 9`))
+			want := []string{"limits: 64 268435456", "limits: 64 268435456", "child: 67108864", "procs: 1 1", "left:", "removed"}
+			lines := strings.Split(got.out, "\n")
+			for _, w := range want {
+				if !slices.Contains(lines, w) {
+					t.Errorf("no line %q", w)
+				}
+			}
+			if p.memory != "" && !slices.Contains(lines, "root: memory pids") {
+				t.Error("the root shows something else than memory and pids")
+			}
+			if got.status != 9 || strings.Contains(got.out, "raised") || got.err != "" {
+				t.Errorf("status %d, said %q", got.status, got.err)
+			}
+			if t.Failed() {
+				t.Log(got.out)
+			}
+			wantGone(t, h, name)
+		})
+	}
+}
+
+// wantGone looks for what a guest left on the host.
+func wantGone(t *testing.T, h *host.Host, name string) {
+	t.Helper()
+	for _, tree := range h.Trees() {
+		if tree.Exists("/vcgroupfs/" + name) {
+			t.Errorf("the guest's cgroup is still in the hierarchy %s", tree)
+		}
+	}
+	if exists("/run/vcgroupfs/guests/" + name + ".json") {
+		t.Error("the guest's file is still there")
+	}
+}
+
+// TestHostSees: the host sees what the guest makes, owned by root, with its own numbers of the tasks in it.
+func TestHostSees(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "memory")
+	p := pathsOf(h)
+	name := "sees-" + itoa(os.Getpid())
+	cmd := exec.Command(program(t), "run", "--name", name, "--userns", "--controllers", "memory,pids", "--", "sh", "-c", p.expand(`
+cd /sys/fs/cgroup
+[ -e cgroup.subtree_control ] && echo "+memory" >cgroup.subtree_control
+sleep 100 & mkdir MEMORY/a && chown 5:5 MEMORY/a && echo 64M >MEMORY/a/LIMIT && echo $! >MEMORY/a/cgroup.procs && echo $! $(cat MEMORY/a/cgroup.procs) $(stat -c %u:%U MEMORY/a)
+read x`))
+	g := startProcess(t, cmd)
+	var inside, shown int
+	line := g.line(t)
+	if n, _ := fmt.Sscan(line, &inside, &shown); n != 2 || inside != shown || !strings.Contains(line, "5:") {
+		t.Errorf("the guest says %q", line)
+	}
+	dir := hostDir(tree, "/vcgroupfs/"+name+"/a")
+	if got := statOf(dir); !strings.Contains(got, "owner 0:0") {
+		t.Errorf("on the host: %s", got)
+	}
+	if got := strings.TrimSpace(readFile(filepath.Join(dir, p.limit))); got != "67108864" {
+		t.Errorf("the limit on the host: %s", got)
+	}
+	var pid int
+	fmt.Sscan(readFile(filepath.Join(dir, procs)), &pid)
+	status := readFile("/proc/" + itoa(pid) + "/status")
+	if pid == inside || !strings.Contains(status, fmt.Sprintf("NSpid:\t%d\t%d\n", pid, inside)) {
+		t.Errorf("process %d on the host is not %d in the guest", pid, inside)
+	}
+	g.in.Close()
+	cmd.Wait()
+	wantGone(t, h, name)
+}
+
+// TestExitStatus: as a shell's.
+func TestExitStatus(t *testing.T) {
+	for _, c := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"true"}, 0, ""}, {[]string{"sh", "-c", "exit 3"}, 3, ""}, {[]string{"sh", "-c", "kill -9 $$; sleep 9 & kill -9 -1"}, 0, ""},
+		{[]string{"/nonexistent/command"}, 127, "cannot execute"}, {[]string{"no-such-command-here"}, 127, "cannot execute"},
+		{[]string{"/etc/passwd"}, 126, "cannot execute"},
+	} {
+		got := runCommand(t, append([]string{"run", "--controllers", "pids", "--"}, c.args...)...)
+		if got.status != c.status || !strings.Contains(got.err, c.says) || c.says == "" && got.err != "" {
+			t.Errorf("%v: status %d, %q; want %d", c.args, got.status, got.err, c.status)
+		}
+	}
+}
+
+// TestSignals: they are passed on, and end a command that does not handle them.
+func TestSignals(t *testing.T) {
+	h := openHost(t)
+	for _, c := range []struct {
+		script string
+		signal unix.Signal
+		status int
+	}{
+		{"echo ready; exec sleep 100", unix.SIGTERM, 128 + 15}, {"echo ready; exec sleep 100", unix.SIGINT, 128 + 2},
+		{"echo ready; exec sleep 100", unix.SIGHUP, 128 + 1},
+		{"trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done", unix.SIGTERM, 7},
+		{"trap 'exit 8' USR1; echo ready; while :; do sleep 0.05; done", unix.SIGUSR1, 8},
+	} {
+		name := "signal-" + itoa(os.Getpid())
+		cmd := exec.Command(program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", c.script)
+		g := startProcess(t, cmd)
+		g.line(t)
+		cmd.Process.Signal(c.signal)
+		cmd.Wait()
+		if got := cmd.ProcessState.ExitCode(); got != c.status {
+			t.Errorf("%q with %v: status %d, want %d", c.script, c.signal, got, c.status)
+		}
+		wantGone(t, h, name)
+	}
+}
+
+// TestKilled: what a killed server leaves is removed by the next run, and its guest dies with it.
+func TestKilled(t *testing.T) {
+	h := openHost(t)
+	name := "killed-" + itoa(os.Getpid())
+	cmd := exec.Command(program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", "echo ready; sleep 100 & sleep 100")
+	g := startProcess(t, cmd)
+	g.line(t)
+	tree := need(t, h, "pids")
+	if !tree.Exists("/vcgroupfs/" + name) {
+		t.Fatal("no boundary")
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	eventually(t, "the guest's end", func() bool { s, err := tree.ReadFile("/vcgroupfs/"+name, procs); return s == "" && err == nil })
+	if got := runCommand(t, "run", "--controllers", "pids", "--", "true"); got.status != 0 {
+		t.Errorf("the next run: %d, %s", got.status, got.err)
+	}
+	wantGone(t, h, name)
+}
+
+// TestRunRefuses: a failing step leaves nothing, and says what to do.
+func TestRunRefuses(t *testing.T) {
+	h := openHost(t)
+	bad := filepath.Join(t.TempDir(), "bad.yaml")
+	os.WriteFile(bad, []byte("version: 1\nnonsense: 2\n"), 0o644)
+	name := "refused-" + itoa(os.Getpid())
+	for _, c := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"run"}, 125, "no command"}, {[]string{"run", "--limit", "nonsense", "--", "true"}, 125, "FILE=VALUE"},
+		{[]string{"run", "--limit", "pids.max=lots", "--", "true"}, 125, "pids.max=lots"},
+		{[]string{"run", "--limit", "no.such=1", "--", "true"}, 125, "no hierarchy"},
+		{[]string{"run", "--limit", "cgroup.procs=1", "--", "true"}, 125, "no hierarchy"},
+		{[]string{"run", "--controllers", "memroy", "--", "true"}, 125, "allowed:"},
+		{[]string{"run", "--policy", bad, "--", "true"}, 125, "nonsense"}, {[]string{"run", "--policy", "/nonexistent", "--", "true"}, 125, "no such file"},
+		{[]string{"run", "--layout", "v3", "--", "true"}, 125, "allowed:"}, {[]string{"run", "--nonsense", "--", "true"}, 125, "--help"},
+		{[]string{"run", "--name", "../x", "--", "true"}, 125, "cannot use the name"}, {[]string{"run", "--name", "memory.max", "--", "true"}, 125, "control file"},
+		{[]string{"nonsense"}, 2, "no such command"}, {[]string{"policy", "check", bad}, 3, bad + ":2:1"}, {[]string{"policy", "explain", "memory.mx"}, 2, "did you mean memory.max"},
+		{[]string{"--log-level", "loud", "version"}, 2, "allowed:"},
+	} {
+		if c.args[0] == "run" && !slices.Contains(c.args, "--name") {
+			c.args = append([]string{"run", "--name", name}, c.args[1:]...)
+		}
+		got := runCommand(t, c.args...)
+		if got.status != c.status || !strings.Contains(got.err, c.says) {
+			t.Errorf("%v: status %d, %q; want %d and %q", c.args, got.status, got.err, c.status, c.says)
+		}
+	}
+	wantGone(t, h, name)
+}
+
+// TestMountRefuses: one line that says what to do.
+func TestMountRefuses(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "refuses", tree)
+	dir := publicDir(t)
+	file := filepath.Join(t.TempDir(), "file")
+	os.WriteFile(file, nil, 0o644)
+	for _, c := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"mount", dir}, 2, "--boundary PATH or --pid PID"}, {[]string{"mount", "--boundary", path}, 2, "one directory"},
+		{[]string{"mount", "--boundary", path, "--controllers", "pids", file}, 1, "not a directory"},
+		{[]string{"mount", "--boundary", path, "--controllers", "pids", dir + "/nowhere"}, 1, "make the directory first"},
+		{[]string{"mount", "--boundary", "/nowhere-at-all", "--controllers", "pids", dir}, 1, "no such cgroup"},
+		{[]string{"mount", "--boundary", "/", "--controllers", "pids", dir}, 2, "below the root"},
+		{[]string{"mount", "--boundary", "relative", "--controllers", "pids", dir}, 2, "below the root"},
+		{[]string{"mount", "--boundary", path, "--controllers", "nope", dir}, 2, "allowed:"},
+		{[]string{"mount", "--boundary", path, "--controllers", "pids", "--owner", "root", dir}, 2, "UID:GID"},
+		{[]string{"mount", "--boundary", path, "--controllers", "pids", "-o", "nonsense=1", dir}, 2, "unknown option"},
+		{[]string{"mount", "--pid", "4194302", "--controllers", "pids", dir}, 1, "no such process"},
+		{[]string{"mount", "--pid", itoa(os.Getpid()), "--controllers", "pids", dir}, 1, "root of the hierarchy"},
+	} {
+		got := runCommand(t, c.args...)
+		if got.status != c.status || !strings.Contains(got.err, c.says) || strings.Count(got.err, "\n") != 1 {
+			t.Errorf("%v: status %d, %q; want %d, one line with %q", c.args, got.status, got.err, c.status, c.says)
+		}
+	}
+	asUser(65534, func() {
+		if got := runCommand(t, "mount", "--boundary", path, "--controllers", "pids", dir); got.status != 4 || !strings.Contains(got.err, "as root") {
+			t.Errorf("not root: %d, %q", got.status, got.err)
+		}
+	})
+}
+
+// TestUmount: umount ends the server with status 0, and takes -o as mount(8) gives it.
+func TestUmount(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "umount", tree)
+	v := mountView(t, "-o", "boundary="+path+",controllers=pids,rw,nosuid")
+	if !exists(filepath.Join(v.top(tree), procs)) {
+		t.Error("the view is not there")
+	}
+	if err := unix.Unmount(v.dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // mountView's clean-up sees the status
+}
+
+// TestMountHelper: as mount.vcgroupfs it goes into the background once the view is there.
+func TestMountHelper(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "helper", tree)
+	dir, link := publicDir(t), filepath.Join(t.TempDir(), "mount.vcgroupfs")
+	abs, err := filepath.Abs(program(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(abs, link); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(link, path, dir, "-v", "-o", "rw,controllers=pids").CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs); fs.Type != unix.FUSE_SUPER_MAGIC {
+		t.Error("not mounted when the helper had ended")
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
+	if out, err := exec.Command(link, "/nowhere", dir, "-o", "controllers=pids").CombinedOutput(); err == nil || !strings.Contains(string(out), "no such cgroup") {
+		t.Errorf("a boundary that is not there: %v, %s", err, out)
+	}
+}
+
+// TestMountPid: the boundary and the owner of a process in a user namespace.
+func TestMountPid(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "pid", tree)
+	g := exec.Command(program(t), "run", "--userns", "--controllers", "pids", "--", "sh", "-c", "echo ready; read x")
+	p := startProcess(t, g)
+	p.line(t)
+	pid := childOf(t, g.Process.Pid)
+	old, err := tree.PathOf(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Attach(path, pid); err != nil {
+		t.Fatal(err)
+	}
+	v := mountView(t, "--pid", itoa(pid), "--controllers", "pids")
+	top := v.top(tree)
+	if got := strings.TrimSpace(readFile(filepath.Join(top, procs))); got != itoa(pid) {
+		t.Errorf("the view shows %q, not process %d", got, pid)
+	}
+	if got := statOf(top); !strings.Contains(got, "owner 524288:524288") {
+		t.Errorf("the view's root: %s", got)
+	}
+	tree.Attach(old, pid)
+	p.in.Close()
+	g.Wait()
+}
+
+// childOf is the only child of a process.
+func childOf(t *testing.T, pid int) int {
+	t.Helper()
+	var child int
+	found, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, f := range found {
+		fmt.Sscan(readFile(f), &child)
+		if child != 0 {
+			return child
+		}
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // a kernel without CONFIG_PROC_CHILDREN
+	for _, f := range stats {
+		text := readFile(f)
+		var parent int
+		fmt.Sscanf(text[strings.LastIndex(text, ")")+1:], " %*s %d", &parent)
+		if _, rest, ok := strings.Cut(text[strings.LastIndex(text, ")")+1:], " "); ok && len(strings.Fields(rest)) > 1 && strings.Fields(rest)[1] == itoa(pid) {
+			fmt.Sscan(filepath.Base(filepath.Dir(f)), &child)
+			return child
+		}
+	}
+	t.Fatalf("process %d has no child", pid)
+	return 0
+}

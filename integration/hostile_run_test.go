@@ -1,0 +1,202 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// publicProgram copies the test binary to where a guest in a user namespace can execute it.
+func publicProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(publicDir(t), "integration.test")
+	in, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	t.Cleanup(func() { os.Remove(path) })
+	return path
+}
+
+// guestLimits are limits for the suite's guest.
+func guestLimits(h *host.Host) (args []string) {
+	memory := "memory.max=512M"
+	if onV1(h, "memory") {
+		memory = "memory.limit_in_bytes=512M"
+	}
+	args = []string{"--limit", "pids.max=1000"}
+	if h.Tree("memory") != nil {
+		args = append(args, "--limit", memory)
+	}
+	return args
+}
+
+// TestHostile: a guest with every capability, through the view; and one in a user namespace, around it too.
+func TestHostile(t *testing.T) {
+	binary := publicProgram(t)
+	for _, form := range []string{"privileged", "userns"} {
+		t.Run(form, func(t *testing.T) { testHostile(t, binary, form) })
+	}
+}
+
+func testHostile(t *testing.T, binary, form string) {
+	h := openHost(t)
+	policyFile := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policyFile, []byte(hostilePolicy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	name := "hostile-" + form + "-" + itoa(os.Getpid())
+	stranger := sleeper(t)
+	args := append([]string{"run", "--name", name, "--policy", policyFile, "--privileged"}, guestLimits(h)...)
+	if form == "userns" {
+		args = append(args, "--userns")
+	}
+	cmd := exec.Command(program(t), append(args, "--", binary)...)
+	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+form+" "+itoa(stranger))
+	cmd.Stderr = os.Stderr
+	helper := startProcess(t, cmd)
+	var dirs []string
+	for _, tree := range h.Trees() {
+		if dir := hostDir(tree, "/vcgroupfs/"+name); exists(dir) || tree.Holds("memory") || tree.Holds("pids") {
+			dirs = append(dirs, dir, hostDir(tree, "/vcgroupfs"))
+		}
+	}
+	n := 0
+	var before string
+	for {
+		line := helper.line(t)
+		if line == "end" {
+			break
+		}
+		f := strings.Split(line, "\t")
+		if len(f) != 4 {
+			t.Fatalf("the guest says %q", line)
+		}
+		if !oneOf(f[2], f[1]) {
+			t.Errorf("%s: got %q, want %q", f[0], f[2], f[1])
+		}
+		state := hostState(dirs...)
+		if before != "" && state != before && !strings.Contains(f[0], "evil") {
+			t.Errorf("%s changed the host:\nbefore %s\nafter  %s", f[0], before, state)
+		}
+		before = state
+		n++
+		fmt.Fprintln(helper.in)
+	}
+	helper.in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the guest ended with %v", err)
+	}
+	if n < 60 {
+		t.Errorf("only %d attempts", n)
+	}
+	t.Logf("%d attempts", n)
+}
+
+// startProcess starts a command whose input and output are pipes.
+func startProcess(t *testing.T, cmd *exec.Cmd) *helper {
+	t.Helper()
+	h := &helper{cmd: cmd}
+	var err error
+	if h.in, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.out = newReader(out)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.in.Close()
+		cmd.Process.Signal(unix.SIGTERM)
+		cmd.Wait()
+	})
+	return h
+}
+
+// TestStrangers: whoever writes to a view of a guest, with the host's own pid numbers too, moves nothing into it or out of
+// it that is not the guest's.
+func TestStrangers(t *testing.T) {
+	h := openHost(t)
+	for _, tree := range h.Trees() {
+		names := shownNames(tree)
+		if len(names) == 0 || tree.Holds("cpuset") && tree.Version == hierarchy.V1 {
+			continue
+		}
+		t.Run(tree.String(), func(t *testing.T) { testStrangers(t, tree, names) })
+	}
+}
+
+func testStrangers(t *testing.T, tree *host.Tree, names []string) {
+	parent := boundary(t, "strangers", tree)
+	for _, dir := range []string{"/guest/a", "/guest-2", "/sibling"} {
+		if err := tree.Create(parent+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := mountView(t, "--boundary", parent+"/guest", "--controllers", strings.Join(names, ","), "--layout", layoutOf(tree))
+	top := v.top(tree)
+	strangers := map[string]int{"the parent's": 0, "a sibling's": 0, "a sibling's with a longer name": 0, "the root's": 0, "the test's own": os.Getpid()}
+	for who, dir := range map[string]string{"the parent's": "", "a sibling's": "/sibling", "a sibling's with a longer name": "/guest-2"} {
+		pid := sleeper(t)
+		if err := tree.Attach(parent+dir, pid); err != nil {
+			t.Fatal(err)
+		}
+		strangers[who] = pid
+	}
+	strangers["the root's"] = sleeper(t)
+	if os.Getpid() < 1000 { // a virtual machine, whose first processes are the test's to try
+		strangers["pid 1"] = 1
+	}
+	want := "ESRCH"
+	if tree.Version == hierarchy.V2 {
+		want = "ENOENT"
+	}
+	for who, pid := range strangers {
+		before, err := tree.PathOf(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range []string{procs, "a/" + procs, "tasks", "a/tasks"} {
+			if !exists(filepath.Join(top, file)) {
+				continue
+			}
+			if got := writeFile(filepath.Join(top, file), strconv.Itoa(pid)); got != want {
+				t.Errorf("moving %s process by %s: %s, want %s", who, file, got, want)
+			}
+		}
+		if after, err := tree.PathOf(pid); err != nil || after != before {
+			t.Errorf("%s process is in %s now, was in %s (%v)", who, after, before, err)
+		}
+	}
+	if got := writeFile(filepath.Join(top, procs), "0"); got != want {
+		t.Errorf("moving oneself in from outside: %s, want %s", got, want)
+	}
+	for _, file := range []string{procs, "a/" + procs} {
+		if got := readFile(filepath.Join(top, file)); got != "" {
+			t.Errorf("%s shows %q", file, got)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// domainController is one that an ordinary cgroup with processes cannot enable.
+func domainController(t *testing.T, tree *host.Tree) string {
+	t.Helper()
+	for _, c := range []string{"memory", "hugetlb", "io"} {
+		if tree.Holds(c) {
+			return c
+		}
+	}
+	t.Skip("machine: the v2 tree has no domain controller")
+	return ""
+}
+
+// TestVirtualRoot: the guest's root holds processes and enabled controllers at once, as a real root does.
+func TestVirtualRoot(t *testing.T) {
+	tree, path, top := unifiedView(t, "vroot")
+	c := domainController(t, tree)
+	var pids []string
+	for range 5 {
+		pid := sleeper(t)
+		if err := tree.Attach(path, pid); err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, itoa(pid))
+	}
+	at := func(file string) string { return filepath.Join(top, file) }
+	if got := writeFile(at("cgroup.subtree_control"), "+"+c); got != "ok" {
+		t.Fatalf("enabling %s at a root with processes: %s", c, got)
+	}
+	members := func() []string {
+		all := strings.Fields(readFile(at(procs)))
+		slices.Sort(all)
+		return all
+	}
+	slices.Sort(pids)
+	if got := members(); !slices.Equal(got, pids) {
+		t.Errorf("the root shows %v, not %v", got, pids)
+	}
+	if got := strings.TrimSpace(readFile(at("cgroup.subtree_control"))); !slices.Contains(strings.Fields(got), c) {
+		t.Errorf("cgroup.subtree_control reads %q", got)
+	}
+	if got := readFile(at("a/cgroup.controllers")); !strings.Contains(got, c) {
+		t.Errorf("the child has %q", got)
+	}
+	if got := writeFile(at("a/"+procs), pids[0]); got != "ok" {
+		t.Errorf("moving down: %s", got)
+	}
+	if got := members(); slices.Contains(got, pids[0]) || len(got) != 4 {
+		t.Errorf("after moving one down the root shows %v", got)
+	}
+	if got := writeFile(at(procs), pids[0]); got != "ok" || len(members()) != 5 {
+		t.Errorf("moving back to the root: %s, %v", got, members())
+	}
+	testLeafIsHidden(t, tree, path, top)
+	if got := writeFile(at("cgroup.subtree_control"), "-"+c); got != "ok" || len(members()) != 5 {
+		t.Errorf("disabling: %s, %v", got, members())
+	}
+	if got := writeFile(at(procs), pids[1]); got != "ok" {
+		t.Errorf("moving within the root: %s", got)
+	}
+}
+
+// testLeafIsHidden: the leaf is listed nowhere, counted nowhere, cannot be made, removed or renamed, and its path, which
+// /proc/self/cgroup names, shows the root.
+func testLeafIsHidden(t *testing.T, tree *host.Tree, path, top string) {
+	entries, err := os.ReadDir(top)
+	if err != nil || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == hierarchy.LeafName }) {
+		t.Errorf("the leaf is listed: %v", err)
+	}
+	if !strings.HasPrefix(readFile(filepath.Join(top, "cgroup.stat")), "nr_descendants 1\n") {
+		t.Errorf("cgroup.stat: %q", readFile(filepath.Join(top, "cgroup.stat")))
+	}
+	if got := statOf(top); !strings.Contains(got, "nlink 3 ") {
+		t.Errorf("the root's link count: %s", got)
+	}
+	leaf := filepath.Join(top, hierarchy.LeafName)
+	if got, want := readFile(filepath.Join(leaf, procs)), readFile(filepath.Join(top, procs)); got != want {
+		t.Errorf("through the leaf %q, through the root %q", got, want)
+	}
+	if got := writeFile(filepath.Join(leaf, "cgroup.freeze"), "1"); got != "EPERM" {
+		t.Errorf("a boundary's file through the leaf: %s", got)
+	}
+	if got := rm(leaf); got != "EBUSY" {
+		t.Errorf("rmdir of the leaf: %s", got)
+	}
+	if got := mk(leaf, 0o755); got != "EEXIST" {
+		t.Errorf("mkdir of the leaf: %s", got)
+	}
+	if got := mk(filepath.Join(top, "a", hierarchy.LeafName), 0o755); got != "EINVAL" {
+		t.Errorf("mkdir of the leaf's name below: %s", got)
+	}
+	if !tree.Exists(path + "/" + hierarchy.LeafName) {
+		t.Error("there is no leaf on the host")
+	}
+}
+
+// TestControllersAppear: files that cgroup.subtree_control makes come and go in the guest's sight, whoever writes it.
+func TestControllersAppear(t *testing.T) {
+	tree, path, top := unifiedView(t, "appear")
+	c := domainController(t, tree)
+	entries, err := os.ReadDir(hostDir(tree, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), c+".") && hierarchy.ControllerOf(e.Name()) == c })
+	if i < 0 {
+		t.Fatalf("the boundary has no file of %s", c)
+	}
+	file := filepath.Join(top, "a", entries[i].Name())
+	for range 3 {
+		if exists(file) {
+			t.Fatal("there before it is enabled")
+		}
+		if got := writeFile(filepath.Join(top, "cgroup.subtree_control"), "+"+c); got != "ok" || !exists(file) {
+			t.Fatalf("enabled by the guest (%s) and not there", got)
+		}
+		if got := writeFile(filepath.Join(top, "cgroup.subtree_control"), "-"+c); got != "ok" || exists(file) {
+			t.Fatalf("disabled by the guest (%s) and still there", got)
+		}
+		if err := tree.WriteFile(path, "cgroup.subtree_control", "+"+c); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "what the host enabled", func() bool { return exists(file) })
+		if err := tree.WriteFile(path, "cgroup.subtree_control", "-"+c); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "what the host disabled", func() bool { return !exists(file) })
+	}
+}
+
+// TestHiddenController: one that policy does not show does not exist for the guest.
+func TestHiddenController(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, hierarchy.Unified)
+	c := domainController(t, tree)
+	path := boundary(t, "hidden", tree)
+	v := mountView(t, "--boundary", path, "--controllers", hierarchy.Unified, "--layout", "v2")
+	at := func(file string) string { return filepath.Join(v.dir, file) }
+	if got := readFile(at("cgroup.controllers")); got != "" {
+		t.Errorf("cgroup.controllers: %q", got)
+	}
+	if got := writeFile(at("cgroup.subtree_control"), "+"+c); got != "ENOENT" {
+		t.Errorf("enabling a hidden controller: %s", got)
+	}
+	if err := tree.WriteFile(path, "cgroup.subtree_control", "+"+c); err != nil {
+		t.Fatal(err)
+	}
+	defer tree.WriteFile(path, "cgroup.subtree_control", "-"+c)
+	if got := readFile(at("cgroup.subtree_control")); got != "" {
+		t.Errorf("cgroup.subtree_control: %q", got)
+	}
+	if strings.Contains(readFile(at("cgroup.stat")), "_"+c) {
+		t.Error("cgroup.stat speaks of it")
+	}
+	found, _ := filepath.Glob(at(c + ".*"))
+	found = slices.DeleteFunc(found, func(f string) bool { return hierarchy.ControllerOf(filepath.Base(f)) == "" })
+	if len(found) > 0 {
+		t.Errorf("its files are shown: %v", found)
+	}
+}
