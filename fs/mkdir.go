@@ -1,7 +1,6 @@
 package fs
 
 import (
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -184,4 +183,3 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 	}
 	return status(err)
 }
-

@@ -114,7 +114,9 @@ func TestControllersAppear(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), c+".") && hierarchy.ControllerOf(e.Name()) == c })
+	i := slices.IndexFunc(entries, func(e os.DirEntry) bool {
+		return strings.HasPrefix(e.Name(), c+".") && hierarchy.ControllerOf(e.Name()) == c
+	})
 	if i < 0 {
 		t.Fatalf("the boundary has no file of %s", c)
 	}
