@@ -18,7 +18,8 @@ type handle struct {
 	decision policy.Decision // immutable
 	fd       int             // immutable: host descriptor of a control file, -1 for none
 	opener   credentials     // immutable
-	backing  *backing        // immutable: not nil when the kernel reads the host's file itself
+	reads    bool            // immutable: opened for reading only
+	backing  *backing        // immutable: not nil when the kernel reads the host's file itself, or does for others
 
 	mu      sync.Mutex
 	content []byte     // guarded by mu: what a filtered read at offset 0 made, for the reads that follow
@@ -75,58 +76,6 @@ func (t *handleTable) closeAll() {
 		}
 		delete(t.open, fh)
 	}
-}
-
-// backing is one host file that the kernel reads by itself for every open of a node (FOPEN_PASSTHROUGH): while one such
-// open exists, all opens of the inode must name the same backing (fs/fuse/iomode.c).
-type backing struct {
-	node uint64
-	id   int32
-	uses int // guarded by backingTable.mu
-}
-
-type backingTable struct {
-	mu     sync.Mutex
-	byNode map[uint64]*backing // guarded by mu
-}
-
-func (t *backingTable) init() { t.byNode = map[uint64]*backing{} }
-
-// get is the backing of a node with one use more, or nil.
-func (t *backingTable) get(node uint64) *backing {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b := t.byNode[node]
-	if b != nil {
-		b.uses++
-	}
-	return b
-}
-
-// put registers a backing made for a node. When another open was quicker, that one is used and the caller's is returned
-// as spare, to be closed.
-func (t *backingTable) put(node uint64, id int32) (b *backing, spare bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if b = t.byNode[node]; b != nil {
-		b.uses++
-		return b, true
-	}
-	b = &backing{node: node, id: id, uses: 1}
-	t.byNode[node] = b
-	return b, false
-}
-
-// drop takes one use back and says whether it was the last.
-func (t *backingTable) drop(b *backing) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b.uses--
-	if b.uses > 0 {
-		return false
-	}
-	delete(t.byNode, b.node)
-	return true
 }
 
 // callerOf is the pid namespace of a request's caller.

@@ -37,10 +37,8 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if err != nil {
 		return status(err)
 	}
-	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
-	if v.passes(h) {
-		v.usePassthrough(in.NodeId, h, out)
-	}
+	h.reads = access == unix.O_RDONLY
+	out.OpenFlags = v.ioMode(in.NodeId, h, d, out)
 	out.Fh = v.handles.add(h)
 	return fuse.OK
 }
@@ -65,33 +63,6 @@ func (v *View) authorise(h *handle, access int) fuse.Status {
 		}
 	}
 	return fuse.OK
-}
-
-// passes says whether the kernel may read the host's file by itself for this node: no open of it can ever write, guest
-// bytes are host bytes, and the host's file keeps nothing per open.
-func (v *View) passes(h *handle) bool {
-	f := h.decision.File
-	return h.decision.Verdict == hierarchy.ReadOnly && f.Filter == hierarchy.Raw && f.Mode&0o444 != 0 &&
-		!f.Pollable && !f.PerOpen && v.conn.PassthroughOK()
-}
-
-// usePassthrough gives the open a backing. Without one it is an ordinary open.
-func (v *View) usePassthrough(node uint64, h *handle, out *fuse.OpenOut) {
-	b := v.backings.get(node)
-	if b == nil {
-		id, err := v.conn.OpenBacking(h.fd)
-		if err != nil {
-			v.log.WithError(err).Debug("cannot register a backing file, reads go through the server")
-			return
-		}
-		var spare bool
-		if b, spare = v.backings.put(node, id); spare {
-			v.closeBacking(id)
-		}
-	}
-	h.backing = b
-	out.OpenFlags = fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
-	out.BackingID = b.id
 }
 
 func (v *View) closeBacking(id int32) {

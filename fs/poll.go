@@ -34,6 +34,11 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 	if _, err := unix.Poll(fds, 0); err != nil {
 		return 0, status(err)
 	}
+	if fds[0].Revents&unix.POLLPRI != 0 && h.reads && h.backing != nil {
+		// The guest reads a host file of its own, so this one would say for ever that something is new. Reading it tells of
+		// each event once: what comes after this is new again, so none is lost.
+		unix.Pread(h.fd, make([]byte, 1), 0)
+	}
 	return uint32(uint16(fds[0].Revents)), fuse.OK
 }
 

@@ -43,17 +43,21 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 
 // filtered is the whole content of a control file as the guest sees it.
 func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
-	switch h.decision.File.Filter {
-	case hierarchy.FilterMembers:
+	if h.decision.File.Filter == hierarchy.FilterMembers {
 		return v.members(h, tid)
-	case hierarchy.FilterFake:
-		return h.tree.readFake(h.dir)
 	}
 	raw, err := readAll(h.fd)
 	if err != nil {
 		return nil, err
 	}
+	return v.filter(h, raw)
+}
+
+// filter is what the guest sees of a file's bytes.
+func (v *View) filter(h *handle, raw []byte) ([]byte, error) {
 	switch h.decision.File.Filter {
+	case hierarchy.FilterFake:
+		return h.tree.readFake(h.dir)
 	case hierarchy.FilterControllers:
 		return v.filterControllers(raw), nil
 	case hierarchy.FilterStat:

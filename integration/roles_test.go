@@ -21,14 +21,17 @@ func playRole(role string) {
 	kind, arg, _ := strings.Cut(role, " ")
 	switch kind {
 	case "threads": // starts threads, prints their ids, and waits for its input to end
-		for range len(arg) {
+		for n := 0; n < len(arg); {
 			c := make(chan int)
 			go func() {
 				runtime.LockOSThread()
 				c <- unix.Gettid()
 				select {}
 			}()
-			fmt.Print(<-c, " ")
+			if tid := <-c; tid != os.Getpid() { // the first thread is the process to cgroups
+				fmt.Print(tid, " ")
+				n++
+			}
 		}
 		fmt.Println()
 		io.Copy(io.Discard, os.Stdin)

@@ -1,0 +1,175 @@
+package fs
+
+import (
+	"bytes"
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// ioMode chooses how the kernel does I/O on an open: flags of FOPEN_.
+//
+// A file whose bytes are the host's is read by the kernel itself (passthrough): each open gets a host file of its own, so
+// what that keeps per open is kept. While one such open of a file exists, all must name the same backing
+// (fuse_file_io_open, fs/fuse/iomode.c). Those that can write, and those that the server must answer, name it too, with
+// direct I/O on top, which goes first (fuse_file_read_iter, fuse_file_write_iter, fuse_splice_write): their data comes here.
+//
+// Where it is the server that answers, sendfile and splice find nothing since Linux 6.5, in silence: they look at the size,
+// which is 0 (filemap_splice_read). Of a file that cannot be sought sendfile says EINVAL instead, but for one into a pipe.
+func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) uint32 {
+	const served = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+	if !v.conn.PassthroughOK() || h.decision.File.Mode&0o444 == 0 {
+		return served
+	}
+	file, err := v.behind(h, d)
+	if err != nil {
+		v.log.WithError(err).Debug("cannot open a backing file, reads go through the server")
+	}
+	b := v.back(node, file)
+	switch {
+	case b == nil && h.reads && !h.decision.File.Pollable:
+		return served | fuse.FOPEN_NONSEEKABLE
+	case b == nil:
+		return served
+	}
+	h.backing, out.BackingID = b, b.id
+	if h.reads && file != nil && b.file == file.ino {
+		return fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
+	}
+	return served | fuse.FOPEN_PASSTHROUGH
+}
+
+// back finds or registers the backing of a node; nil when there is none and file is not to be one. It closes file.
+func (v *View) back(node uint64, file *hostFile) *backing {
+	if file != nil {
+		defer unix.Close(file.fd)
+	}
+	b := v.backings.get(node)
+	if b != nil || file == nil {
+		return b
+	}
+	id, err := v.conn.OpenBacking(file.fd)
+	if err != nil {
+		v.log.WithError(err).Debug("cannot register a backing file, reads go through the server")
+		return nil
+	}
+	b, spare := v.backings.put(node, file.ino, id)
+	if spare {
+		v.closeBacking(id)
+	}
+	return b
+}
+
+// hostFile is a control file of the host, open for reading.
+type hostFile struct {
+	fd  int
+	ino uint64
+}
+
+func openHostFile(d *host.Dir, name string) (*hostFile, error) {
+	fd, err := d.OpenFile(name, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &hostFile{fd, st.Ino}, nil
+}
+
+// behind opens the host's file that has what the guest is to read, nil when none has. A filter that leaves things as they
+// are now passes too: what it is to hide comes and goes by the host's hand alone, and a later open sees to it.
+func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
+	switch h.decision.File.Filter {
+	case hierarchy.Raw:
+	case hierarchy.FilterMembers: // the kernel prints pids as the reader numbers them (cgroup_procs_show)
+		if h.tree.v2() && h.tree.isRoot(h.dir) {
+			return h.tree.rootMembers(h, d)
+		}
+	default:
+		raw, err := d.ReadFile(h.file)
+		if err != nil {
+			return nil, err
+		}
+		if shown, err := v.filter(h, raw); err != nil || !bytes.Equal(raw, shown) {
+			return nil, err
+		}
+	}
+	return openHostFile(d, h.file)
+}
+
+// rootMembers opens the file that has all members of the root of a v2 view: the leaf's or the boundary's, nil when both
+// have some.
+func (t *tree) rootMembers(h *handle, d *host.Dir) (*hostFile, error) {
+	leaf := t.leafID.Load()
+	if leaf == 0 {
+		return openHostFile(d, h.file)
+	}
+	raw, err := d.ReadFile(h.file)
+	if err != nil || len(raw) > 0 {
+		return nil, err
+	}
+	l, err := t.boundary.Acquire(leaf)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Release()
+	return openHostFile(l, h.file)
+}
+
+// backing is the one host file that the kernel reads by itself for a node, as long as a node's open uses it.
+type backing struct {
+	node, file uint64 // node id, and the host's inode number
+	id         int32
+	uses       int // guarded by backingTable.mu
+}
+
+type backingTable struct {
+	mu     sync.Mutex
+	byNode map[uint64]*backing // guarded by mu
+}
+
+func (t *backingTable) init() { t.byNode = map[uint64]*backing{} }
+
+// get is the backing of a node with one use more, or nil.
+func (t *backingTable) get(node uint64) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	if b != nil {
+		b.uses++
+	}
+	return b
+}
+
+// put takes in a backing made for a node. When another open was quicker, that one is used and the caller's is spare, to be
+// closed.
+func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b = t.byNode[node]; b != nil {
+		b.uses++
+		return b, true
+	}
+	b = &backing{node: node, file: file, id: id, uses: 1}
+	t.byNode[node] = b
+	return b, false
+}
+
+// drop takes one use back and says whether it was the last.
+func (t *backingTable) drop(b *backing) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b.uses--
+	if b.uses > 0 {
+		return false
+	}
+	delete(t.byNode, b.node)
+	return true
+}
