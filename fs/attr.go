@@ -174,6 +174,11 @@ func (v *View) fillRemoved(n node, out *fuse.Attr) {
 
 // attrOpen finds the attributes of an open control file whose cgroup may be gone.
 func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
+	if h.fd < 0 {
+		*out = fuse.Attr{Ino: h.backing.file, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
+		out.Uid, out.Gid = v.owner.UID, v.owner.GID
+		return fuse.OK
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(h.fd, &st); err != nil {
 		return status(err)
@@ -192,7 +197,7 @@ func (r *rawFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 		return st
 	}
 	st = v.attr(n, &out.Attr)
-	if h := v.handles.get(in.Fh()); !st.Ok() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 && h != nil && h.fd >= 0 {
+	if h := v.handles.get(in.Fh()); !st.Ok() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 && h != nil && h.file != "" {
 		st = v.attrOpen(h, &out.Attr)
 	}
 	out.SetTimeout(cacheTimeout)

@@ -16,7 +16,7 @@ type handle struct {
 	dir      uint64          // immutable: kernfs id of the directory
 	file     string          // immutable; "" for a directory
 	decision policy.Decision // immutable
-	fd       int             // immutable: host descriptor of a control file, -1 for none
+	fd       int             // immutable: host descriptor of a control file, -1 where nothing of the open comes here
 	opener   credentials     // immutable
 	reads    bool            // immutable: opened for reading only
 	backing  *backing        // immutable: not nil when the kernel reads the host's file itself, or does for others

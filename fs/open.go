@@ -33,11 +33,16 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		return status(err)
 	}
 	defer d.Release()
+	h.reads = access == unix.O_RDONLY
+	if v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
+		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
+		out.Fh = v.handles.add(h)
+		return fuse.OK
+	}
 	h.fd, err = d.OpenFile(n.file, access|int(in.Flags)&unix.O_NONBLOCK)
 	if err != nil {
 		return status(err)
 	}
-	h.reads = access == unix.O_RDONLY
 	out.OpenFlags = v.ioMode(in.NodeId, h, d, out)
 	out.Fh = v.handles.add(h)
 	return fuse.OK
@@ -81,8 +86,10 @@ func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	if kh := h.pollKey(); kh != 0 {
 		v.poller.Remove(kh)
 	}
-	if h.backing != nil && v.backings.drop(h.backing) {
-		v.closeBacking(h.backing.id)
+	if h.backing != nil {
+		if old := v.backings.drop(h.backing); old != nil {
+			v.closeBacking(old.id)
+		}
 	}
 	if h.fd >= 0 {
 		unix.Close(h.fd)

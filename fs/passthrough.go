@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"container/list"
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -47,6 +48,11 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) ui
 func (v *View) back(node uint64, file *hostFile) *backing {
 	if file != nil {
 		defer unix.Close(file.fd)
+	}
+	if file != nil {
+		if old := v.backings.discard(node, file.ino); old != nil {
+			v.closeBacking(old.id)
+		}
 	}
 	b := v.backings.get(node)
 	if b != nil || file == nil {
@@ -123,16 +129,42 @@ func (t *tree) rootMembers(h *handle, d *host.Dir) (*hostFile, error) {
 	return openHostFile(l, h.file)
 }
 
+// reopens says whether an open is a pure read of a host file that is registered already, and takes it into use.
+func (v *View) reopens(node uint64, h *handle, d *host.Dir) bool {
+	f := h.decision.File
+	if !h.reads || f.Filter != hierarchy.Raw || f.Pollable {
+		return false
+	}
+	b := v.backings.get(node)
+	if b == nil {
+		return false
+	}
+	var st unix.Stat_t
+	if d.Lookup(h.file, &st) == nil && st.Ino == b.file {
+		h.backing = b
+		return true
+	}
+	if old := v.backings.drop(b); old != nil {
+		v.closeBacking(old.id)
+	}
+	return false
+}
+
 // backing is the one host file that the kernel reads by itself for a node, as long as a node's open uses it.
 type backing struct {
 	node, file uint64 // node id, and the host's inode number
 	id         int32
-	uses       int // guarded by backingTable.mu
+	uses       int           // guarded by backingTable.mu
+	idle       *list.Element // guarded by backingTable.mu; not nil when no open uses it
 }
+
+// maxIdle bounds the backings that are kept for the next open. A host file that is only held open pins no removed cgroup.
+const maxIdle = 64
 
 type backingTable struct {
 	mu     sync.Mutex
 	byNode map[uint64]*backing // guarded by mu
+	idle   list.List           // guarded by mu; of *backing, the one used last in front
 }
 
 func (t *backingTable) init() { t.byNode = map[uint64]*backing{} }
@@ -143,9 +175,18 @@ func (t *backingTable) get(node uint64) *backing {
 	defer t.mu.Unlock()
 	b := t.byNode[node]
 	if b != nil {
-		b.uses++
+		t.use(b)
 	}
 	return b
+}
+
+// use adds one use. Called with mu held.
+func (t *backingTable) use(b *backing) {
+	b.uses++
+	if b.idle != nil {
+		t.idle.Remove(b.idle)
+		b.idle = nil
+	}
 }
 
 // put takes in a backing made for a node. When another open was quicker, that one is used and the caller's is spare, to be
@@ -154,7 +195,7 @@ func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if b = t.byNode[node]; b != nil {
-		b.uses++
+		t.use(b)
 		return b, true
 	}
 	b = &backing{node: node, file: file, id: id, uses: 1}
@@ -162,14 +203,34 @@ func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool)
 	return b, false
 }
 
-// drop takes one use back and says whether it was the last.
-func (t *backingTable) drop(b *backing) bool {
+// drop takes one use back. It answers with a backing that is of no more use, to be closed, or nil.
+func (t *backingTable) drop(b *backing) *backing {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b.uses--
 	if b.uses > 0 {
-		return false
+		return nil
 	}
+	b.idle = t.idle.PushFront(b)
+	if t.idle.Len() <= maxIdle {
+		return nil
+	}
+	return t.forget(t.idle.Back().Value.(*backing))
+}
+
+// forget takes out a backing that no open uses. Called with mu held.
+func (t *backingTable) forget(b *backing) *backing {
+	t.idle.Remove(b.idle)
 	delete(t.byNode, b.node)
-	return true
+	return b
+}
+
+// discard takes out the backing of a node if no open uses it: it is to have another. It answers with what is to be closed.
+func (t *backingTable) discard(node, file uint64) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.byNode[node]; b != nil && b.idle != nil && b.file != file {
+		return t.forget(b)
+	}
+	return nil
 }

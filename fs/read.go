@@ -12,7 +12,7 @@ import (
 func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
-	if h == nil || h.file == "" {
+	if h == nil || h.file == "" || h.fd < 0 {
 		return nil, fuse.EBADF
 	}
 	if h.decision.File.Filter == hierarchy.Raw || h.decision.File.Mode&0o444 == 0 {
