@@ -102,7 +102,23 @@ func (q *eventQueue) do(job func()) bool {
 }
 
 // put takes an event of a tree's watcher.
-func (q *eventQueue) put(t *tree, e host.Event) { q.do(func() { q.view.changed(t, e) }) }
+func (q *eventQueue) put(t *tree, e host.Event) {
+	if (e.Created || e.Deleted || e.Modified) && t.expected.take(e.Dir, e.Name) {
+		return
+	}
+	if e.Modified && e.Name != subtreeFile && !pollable(t, e.Name) {
+		return
+	}
+	q.do(func() { q.view.changed(t, e) })
+}
+
+// subtreeFile enables controllers, and so makes control files of the children come and go.
+const subtreeFile = "cgroup.subtree_control"
+
+func pollable(t *tree, file string) bool {
+	f, ok := hierarchy.Lookup(t.version, file)
+	return ok && f.Pollable
+}
 
 // watch has changes that the host makes in a directory reported.
 func (v *View) watch(t *tree, d *host.Dir) {
@@ -117,25 +133,17 @@ func (v *View) changed(t *tree, e host.Event) {
 	case e.Overflow:
 		v.log.Warn("the kernel dropped events of watched cgroups; what the host changed shows within the cache timeout")
 	case e.Created, e.Deleted:
-		if t.expected.take(e.Dir, e.Name) {
-			return
-		}
 		if e.Deleted {
 			v.conn.InvalEntry(v.dirNode(t, e.Dir), e.Name)
 		}
 		v.conn.InvalInode(v.dirNode(t, e.Dir))
-	case e.Modified && e.Name == "cgroup.subtree_control":
-		if t.expected.take(e.Dir, e.Name) {
-			return
-		}
+	case e.Modified && e.Name == subtreeFile:
 		if d, err := t.boundary.Acquire(e.Dir); err == nil {
 			v.invalidateFiles(t, d)
 			d.Release()
 		}
-	case e.Modified:
-		if f, ok := hierarchy.Lookup(t.version, e.Name); ok && f.Pollable {
-			v.poke(t, e.Dir, e.Name)
-		}
+	case e.Modified && pollable(t, e.Name):
+		v.poke(t, e.Dir, e.Name)
 	}
 }
 

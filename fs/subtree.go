@@ -31,10 +31,10 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 		return unix.ENODEV
 	}
 	defer d.Release()
-	h.tree.expected.add(d.ID(), "cgroup.subtree_control")
+	h.tree.expected.add(d.ID(), subtreeFile)
 	err = host.WriteCommand(h.fd, []byte(strings.Join(tokens, " ")))
 	if err != nil {
-		h.tree.expected.take(d.ID(), "cgroup.subtree_control")
+		h.tree.expected.take(d.ID(), subtreeFile)
 		return err
 	}
 	v.forgetFiles(cancel, h.tree, d)

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -242,22 +241,6 @@ func nameAttempts(dir string) []attempt {
 		}},
 		{"rmdir of the root", "EBUSY|EPERM|EACCES", func() error { return unix.Rmdir(dir) }},
 	}
-}
-
-// runAttempts does each attempt and compares its errno, and the host's state before and after.
-func runAttempts(t *testing.T, list []attempt, state func() string) int {
-	t.Helper()
-	for _, a := range list {
-		before := state()
-		got := errnoName(a.do())
-		if !oneOf(got, a.want) {
-			t.Errorf("%s: got %q, want %q", a.name, got, a.want)
-		}
-		if after := state(); after != before {
-			t.Errorf("%s changed the host:\nbefore %s\nafter  %s", a.name, before, after)
-		}
-	}
-	return len(list)
 }
 
 func oneOf(got, want string) bool {

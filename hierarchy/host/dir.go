@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,8 @@ type Dir struct {
 	boundary *Boundary
 	id       uint64 // immutable
 	fd       int    // immutable; O_PATH
+
+	depth atomic.Int32 // 0 before it is asked for
 
 	refs    int           // guarded by boundary.mu
 	element *list.Element // guarded by boundary.mu; nil when it is not in the cache
@@ -165,13 +168,19 @@ func (d *Dir) Path() (string, error) {
 	return rel, nil
 }
 
-// Depth is the number of levels below the boundary, 0 for the boundary itself.
+// Depth is the number of levels below the boundary, 0 for the boundary itself. It never changes: a v1 cgroup is renamed
+// within its parent only.
 func (d *Dir) Depth() (int, error) {
+	if n := d.depth.Load(); n > 0 || d.IsBoundary() {
+		return int(n), nil
+	}
 	rel, err := d.Path()
-	if err != nil || rel == "" {
+	if err != nil {
 		return 0, err
 	}
-	return strings.Count(rel, "/") + 1, nil
+	n := strings.Count(rel, "/") + 1
+	d.depth.Store(int32(n))
+	return n, nil
 }
 
 // Parent opens the directory above. EINVAL for the boundary.
