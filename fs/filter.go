@@ -26,7 +26,7 @@ func (v *View) filterControllers(raw []byte) []byte {
 // filterStat drops hidden controllers from cgroup.stat, and the leaf from the boundary's counts.
 func (v *View) filterStat(t *tree, dir uint64, raw []byte) []byte {
 	var out bytes.Buffer
-	leaf := t.isRoot(dir) && t.leafID.Load() != 0
+	leaf := t.leafID.Load() != 0 && t.isRoot(dir)
 	for line := range strings.Lines(string(raw)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		c, subsys := strings.CutPrefix(strings.TrimPrefix(key, "nr_dying_"), "subsys_")

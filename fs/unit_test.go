@@ -1,0 +1,208 @@
+package fs
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+func viewOf(t *testing.T, controllers ...string) *View {
+	t.Helper()
+	p, err := policy.Default().WithControllers(controllers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &View{policy: p}
+}
+
+func TestParseSubtree(t *testing.T) {
+	v := viewOf(t, "memory", "pids")
+	for _, c := range []struct {
+		in   string
+		want string
+		err  error
+	}{
+		{"+memory -pids\n", "[+memory -pids]", nil}, {"", "[]", nil}, {"  +memory  ", "[+memory]", nil}, {"-io", "[]", nil},
+		{"+io", "[]", unix.ENOENT}, {"memory", "[]", unix.EINVAL}, {"+", "[]", unix.EINVAL}, {"+freezer", "[]", unix.EINVAL},
+		{"+memory\t+pids", "[]", unix.EINVAL}, {"+memory\x00+io", "[+memory]", nil}, {"+memory +bogus", "[]", unix.EINVAL},
+	} {
+		got, err := v.parseSubtree([]byte(c.in))
+		text := "["
+		for i, w := range got {
+			if i > 0 {
+				text += " "
+			}
+			text += w
+		}
+		if text += "]"; text != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%q: %s, %v; want %s, %v", c.in, text, err, c.want, c.err)
+		}
+	}
+}
+
+func TestFilters(t *testing.T) {
+	v := viewOf(t, "memory", "pids")
+	if got := v.filterControllers([]byte("cpu memory io pids\n")); string(got) != "memory pids\n" {
+		t.Errorf("controllers: %q", got)
+	}
+	if got := v.filterControllers([]byte("cpu\n")); len(got) != 0 {
+		t.Errorf("no controllers: %q", got)
+	}
+	tree := &tree{version: hierarchy.V1}
+	in := "nr_descendants 3\nnr_subsys_cpu 4\nnr_subsys_memory 4\nnr_dying_descendants 1\nnr_dying_subsys_cpu 1\nnr_dying_subsys_pids 2\n"
+	want := "nr_descendants 3\nnr_subsys_memory 4\nnr_dying_descendants 1\nnr_dying_subsys_pids 2\n"
+	if got := v.filterStat(tree, 9, []byte(in)); string(got) != want {
+		t.Errorf("cgroup.stat below: %q", got)
+	}
+}
+
+func TestParsePid(t *testing.T) {
+	for in, want := range map[string]int{"1\n": 1, " 0x10 ": 16, "010": 8, "+5": 5, "0": 0, "7\x00junk": 7} {
+		if got, err := parsePid([]byte(in)); got != want || err != nil {
+			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "\n", "-1", "1 2", "x", "2147483648", "99999999999999999999", "1x"} {
+		if got, err := parsePid([]byte(in)); err != unix.EINVAL {
+			t.Errorf("%q: %d, %v", in, got, err)
+		}
+	}
+}
+
+func TestParseTrigger(t *testing.T) {
+	for in, want := range map[string]string{"some 150000 2000000\n": "some 150000 2000000", "full 1 10000000": "full 1 10000000"} {
+		if got, err := parseTrigger(in); got != want || err != nil {
+			t.Errorf("%q: %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "some", "some 1 500000", "some 0 2000000", "some 3000000 2000000", "any 1 2000000", "some 1 12000000", "some 1 2000000 1"} {
+		if got, err := parseTrigger(in); err == nil {
+			t.Errorf("%q is taken as %q", in, got)
+		}
+	}
+}
+
+func TestRecords(t *testing.T) {
+	for _, r := range []record{{0, 0, 0o755}, {524288, 1, 0o7777}, {1, 2, noMode}, {4294967294, 0, 0}} {
+		if got, ok := parseRecord([]byte(r.String())); !ok || got != r {
+			t.Errorf("%v becomes %v, %t", r, got, ok)
+		}
+	}
+	for _, raw := range []string{"", "x", "1", "-1 -1 7"} {
+		if r, ok := parseRecord([]byte(raw)); ok {
+			t.Errorf("%q is a record: %v", raw, r)
+		}
+	}
+	r := record{uid: 5, gid: 6, mode: 0o640}
+	for _, c := range []struct {
+		who  credentials
+		want bool
+	}{{credentials{uid: 5}, true}, {credentials{uid: 9, gid: 6}, false}, {credentials{uid: 9}, false}} {
+		if got := r.allows(c.who, 0o2); got != c.want {
+			t.Errorf("%v may write: %t", c.who, got)
+		}
+	}
+	for _, c := range [][3]string{{"a/b/c", "a/b/d", "a/b"}, {"a", "ab", ""}, {"", "x", ""}, {"a/b", "a/b", "a/b"}} {
+		if got := commonPath(c[0], c[1]); got != c[2] {
+			t.Errorf("common path of %q and %q: %q", c[0], c[1], got)
+		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	table := &nameTable{byName: map[string]uint64{}}
+	for i := range fileMask + 10 {
+		name := string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
+		n := table.number(name)
+		if i >= fileMask {
+			if n != 0 {
+				t.Fatalf("name %d has number %d", i, n)
+			}
+			continue
+		}
+		if back, ok := table.name(n); !ok || back != name || table.number(name) != n {
+			t.Fatalf("name %d: %d, %q", i, n, back)
+		}
+	}
+	if _, ok := table.name(0); ok {
+		t.Error("number 0 is a name's")
+	}
+}
+
+func TestQuota(t *testing.T) {
+	q := quota{bound: policy.Quota{Cgroups: 2}, count: -1}
+	real := 0
+	take := func() bool {
+		ok, err := q.take(func() (int, error) { return real, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			real++
+		}
+		return ok
+	}
+	if !take() || !take() || take() {
+		t.Error("the bound is not two")
+	}
+	real-- // the host removes one
+	if !take() || take() {
+		t.Error("what the host removed does not count")
+	}
+	q.give()
+	real--
+	if !take() {
+		t.Error("what was given back is not there")
+	}
+}
+
+func TestBackings(t *testing.T) {
+	var table backingTable
+	table.init()
+	a, spare := table.put(1, 10, 100)
+	if spare || table.get(1) != a || table.drop(a) != nil {
+		t.Fatal("a backing in use was given up")
+	}
+	if b, spare := table.put(1, 10, 101); !spare || b != a {
+		t.Error("two backings for a node")
+	}
+	table.drop(a)
+	if old := table.drop(a); old != nil || table.get(1) != a {
+		t.Error("an idle backing is not kept")
+	}
+	table.drop(a)
+	if table.discard(1, 10) != nil || table.discard(1, 11) != a || table.get(1) != nil {
+		t.Error("a backing for another file stays, or one for the same goes")
+	}
+	closed := 0
+	for n := range uint64(maxIdle + 5) {
+		b, _ := table.put(n+2, n, int32(n))
+		if table.drop(b) != nil {
+			closed++
+		}
+	}
+	if closed != 5 {
+		t.Errorf("%d of %d idle backings were given up", closed, maxIdle+5)
+	}
+}
+
+func TestExpectations(t *testing.T) {
+	var e expectations
+	e.init()
+	e.add(1, "a")
+	e.add(1, "a")
+	if !e.take(1, "a") || !e.take(1, "a") || e.take(1, "a") || e.take(2, "a") {
+		t.Error("what was expected twice is taken twice")
+	}
+}
+
+func TestStatus(t *testing.T) {
+	if status(nil) != fuse.OK || status(unix.EBUSY) != fuse.EBUSY || status(errors.New("x")) != fuse.EIO {
+		t.Error("errors become other errnos")
+	}
+}
