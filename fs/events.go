@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -124,6 +125,13 @@ func pollable(t *tree, file string) bool {
 func (v *View) watch(t *tree, d *host.Dir) {
 	if err := t.watcher.Watch(d); err != nil {
 		v.log.WithError(err).Debug("cannot watch a cgroup; what the host changes there shows within the cache timeout")
+	}
+}
+
+// watchFile has a file's own changes reported: a guest that has looked it up may wait for them.
+func (v *View) watchFile(t *tree, d *host.Dir, name string) {
+	if err := t.watcher.WatchFile(d, name); err != nil && !errors.Is(err, unix.ENOENT) {
+		v.log.WithError(err).Debugf("cannot watch %s; a guest's inotify does not see it change", name)
 	}
 }
 

@@ -44,8 +44,12 @@ func (v *View) lookup(t *tree, d *host.Dir, name string, out *fuse.EntryOut) fus
 	case unix.S_IFDIR:
 		return v.enterDir(t, d, name, &st, out)
 	case unix.S_IFREG:
-		if v.decide(t, d.ID(), name).Verdict == hierarchy.Hidden {
+		decision := v.decide(t, d.ID(), name)
+		if decision.Verdict == hierarchy.Hidden {
 			return errHidden
+		}
+		if decision.File.Pollable {
+			v.watchFile(t, d, name)
 		}
 		out.NodeId = fileNode(t, d.ID(), name)
 		out.Generation = st.Ino // a controller that is taken away and given back makes a new file
@@ -201,7 +205,9 @@ func (v *View) listTop() []dirEntry {
 	return out
 }
 
-// reserved says whether a guest may not make this name.
-func reserved(name string) bool {
-	return hierarchy.ReservedName(name) || strings.ContainsRune(name, '\n')
+// reserved says whether a guest may not make this name: it is, or could be, a control file's of a controller that we or
+// this host know.
+func (v *View) reserved(name string) bool {
+	prefix, _, dotted := strings.Cut(name, ".")
+	return hierarchy.ReservedName(name) || strings.ContainsRune(name, '\n') || dotted && v.host.Tree(prefix) != nil
 }

@@ -15,7 +15,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if !st.Ok() {
 		return st
 	}
-	if n.tree == nil {
+	if n.tree == nil || n.tree.flat {
 		return errDenied
 	}
 	d, err := n.tree.acquire(n.dir)
@@ -48,7 +48,7 @@ func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
 	if len(name) > nameMax {
 		return errTooLong
 	}
-	if !reserved(name) {
+	if !v.reserved(name) {
 		return fuse.OK
 	}
 	var st unix.Stat_t

@@ -15,6 +15,7 @@ type tree struct {
 	boundary *host.Boundary
 	version  hierarchy.Version
 	name     string // directory at the top of a v1 or hybrid view
+	flat     bool   // a child escapes its parent's limits (v1 blkio), so a guest may make none
 	quota    quota
 	watcher  *host.Watcher // kernfs ids are numbers of one hierarchy: each has a watcher of its own
 
@@ -27,7 +28,7 @@ type tree struct {
 func newTree(index int, b *host.Boundary, q policy.Quota) *tree {
 	h := b.Tree().Hierarchy
 	t := &tree{
-		index: index, boundary: b, version: h.Version, name: h.Dir,
+		index: index, boundary: b, version: h.Version, name: h.Dir, flat: h.Version == hierarchy.V1 && h.Holds("blkio"),
 		quota: quota{bound: q, count: -1}, evacuate: make(chan struct{}, 1),
 	}
 	t.expected.init()

@@ -190,6 +190,10 @@ func TestSignals(t *testing.T) {
 		cmd := exec.Command(program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", c.script)
 		g := startProcess(t, cmd)
 		g.line(t)
+		if strings.Contains(c.script, "exec") { // a shell that is about to execute another program forgets a signal
+			first := childOf(t, cmd.Process.Pid)
+			eventually(t, "sleep to begin", func() bool { return readFile("/proc/"+itoa(first)+"/comm") == "sleep\n" })
+		}
 		cmd.Process.Signal(c.signal)
 		cmd.Wait()
 		if got := cmd.ProcessState.ExitCode(); got != c.status {

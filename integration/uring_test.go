@@ -2,6 +2,7 @@ package integration
 
 import (
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -76,8 +77,12 @@ func uringOpen(path string, flags int) error {
 	}
 	*(*uint32)(unsafe.Pointer(&sq[p.sq.array])) = 0
 	*(*uint32)(unsafe.Pointer(&sq[p.sq.tail])) = 1
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, fd, 1, 1, uringEnterGetEvts, 0, 0); errno != 0 {
-		return errno
+	done := func() bool { return atomic.LoadUint32((*uint32)(unsafe.Pointer(&cq[p.cq.tail]))) != 0 }
+	for submit := uintptr(1); !done(); submit = 0 { // a signal, Go's own, ends the wait early
+		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, fd, submit, 1, uringEnterGetEvts, 0, 0)
+		if errno != 0 && errno != unix.EINTR {
+			return errno
+		}
 	}
 	res := *(*int32)(unsafe.Pointer(&cq[p.cq.cqes+8]))
 	if res < 0 {

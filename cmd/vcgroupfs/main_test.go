@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+func try(args ...string) (code int, out, errs string) {
+	var o, e bytes.Buffer
+	code = execute(append([]string{"vcgroupfs"}, args...), &o, &e)
+	return code, o.String(), e.String()
+}
+
+// TestCommandLine: what needs no root and no host.
+func TestCommandLine(t *testing.T) {
+	for _, c := range []struct {
+		args      string
+		code      int
+		out, errs string // parts
+	}{
+		{"version", 0, "vcgroupfs unknown (go", ""}, {"", 2, "COMMANDS:", ""}, {"--help", 0, "Exit codes:", ""}, {"run --help", 0, "--limit FILE=VALUE", ""},
+		{"mount --help", 0, "fstab", ""}, {"policy", 2, "explain", ""}, {"policy default", 0, "controllers:", ""},
+		{"policy explain memory.max", 0, "memory.max on v2, boundary: read-only", ""}, {"policy explain --json pids.max", 0, `"verdict": "read-only"`, ""},
+		{"policy explain --controllers pids memory.max", 0, "hidden (--controllers)", ""}, {"policy explain nothing.such", 2, "", "no such control file"},
+		{"policy explain", 2, "", "give a control file"}, {"policy check", 2, "", "give the policies"}, {"policy check /nonexistent", 3, "", "no such file"},
+		{"policy nonsense", 2, "", "allowed: default, check, explain"}, {"nonsense", 2, "", "no such command"}, {"--nonsense", 2, "", "--help"},
+		{"--log-format xml version", 2, "", "allowed: text, json"}, {"completion bash", 0, "complete -o", ""}, {"completion zsh", 0, "compdef", ""},
+		{"completion fish", 0, "complete -c vcgroupfs", ""}, {"completion tcsh", 2, "", "bash, zsh or fish"}, {"man", 0, ".TH vcgroupfs 8", ""},
+		{"hierarchies x", 2, "", "no argument"}, {"mount", 2, "", "one directory"}, {"mount /x", 2, "", "--boundary PATH or --pid PID"},
+		{"mount -o bogus=1 /x", 2, "", "unknown option"}, {"mount -o boundary /x", 2, "", "needs a value"}, {"run", 125, "", "no command"},
+		{"run --limit x -- true", 125, "", "FILE=VALUE"}, {"run --name ../x -- true", 125, "", "cannot use the name"}, {"run --layout v9 -- true", 125, "", "allowed:"},
+	} {
+		code, out, errs := try(strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(errs, c.errs) || c.errs != "" && strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: %d, %q, %q; want %d, %q, %q", c.args, code, out, errs, c.code, c.out, c.errs)
+		}
+	}
+	if _, out, _ := try("policy", "default"); out != string(policy.DefaultText()) {
+		t.Error("policy default prints something else than the default")
+	}
+}
+
+func TestHelperArgs(t *testing.T) {
+	for in, want := range map[string][]string{
+		"mount.vcgroupfs":                 {"vcgroupfs", "mount", "-o", ""},
+		"mount.vcgroupfs /b /d /e -o rw":  {"vcgroupfs", "mount", "-o", "rw", "/b", "/d", "/e"},
+		"mount.vcgroupfs -v -t vcgroupfs": {"vcgroupfs", "mount", "-o", ""},
+	} {
+		if got := helperArgs(strings.Fields(in)); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

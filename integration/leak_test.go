@@ -1,0 +1,112 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// TestLeaks: views that are made, used and closed leave neither descriptors nor goroutines.
+func TestLeaks(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "leaks", tree)
+	dir := publicDir(t)
+	use := func() {
+		b, err := tree.Boundary(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		useView(t, h, b, dir)
+	}
+	use() // what the first use makes for good
+	goroutines, fds := runtime.NumGoroutine(), countFDs()
+	for range 5 {
+		use()
+	}
+	eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
+	if n := countFDs(); n > fds {
+		t.Errorf("%d descriptors, %d before", n, fds)
+	}
+}
+
+// useView does a little of everything on a view in this process.
+func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
+	t.Helper()
+	p, err := policy.Default().WithControllers(shownNames(b.Tree()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetLevel(logrus.WarnLevel)
+	v, err := fs.New(fs.Config{Host: h, Boundaries: []*host.Boundary{b}, Policy: p, Log: logrus.NewEntry(log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if err := v.Conn().Mount(dir); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- v.Serve() }()
+	top := dir
+	if b.Tree().Version == hierarchy.V1 {
+		top = filepath.Join(dir, b.Tree().Dir)
+	}
+	for i := range 20 {
+		d := filepath.Join(top, "d"+itoa(i))
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(filepath.Join(d, procs), "x")
+		readRaw(filepath.Join(d, procs))
+		listing(d)
+	}
+	names, _ := filepath.Glob(top + "/*")
+	for _, name := range names {
+		readRaw(name)
+	}
+	for i := range 20 {
+		os.Remove(filepath.Join(top, "d"+itoa(i)))
+	}
+	kept, err := unix.Open(filepath.Join(top, procs), unix.O_RDONLY|unix.O_CLOEXEC, 0) // open when the server ends
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(kept)
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	v.Close()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
+// readRaw reads without package os, which would have Go's poller poll the file: in the process that is to answer.
+func readRaw(path string) string {
+	return with(path, unix.O_RDONLY, func(fd int) string { return reads(fd, 4096) })
+}
+
+// TestFlat: where a policy shows v1 blkio, nothing can be made below the boundary.
+func TestFlat(t *testing.T) {
+	h := openHost(t)
+	if !onV1(h, "blkio") {
+		t.Skip("machine: blkio is not on a v1 hierarchy")
+	}
+	got := runGuest(t, []string{"--controllers", "blkio"}, `cd /sys/fs/cgroup/blkio && mkdir a 2>&1; cat blkio.throttle.read_bps_device; echo "8:0 1" >blkio.throttle.read_bps_device`)
+	if !strings.Contains(got.out, "not permitted") || !strings.Contains(got.err, "not permitted") {
+		t.Errorf("%+v", got)
+	}
+}
