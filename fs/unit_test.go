@@ -147,12 +147,16 @@ func TestQuota(t *testing.T) {
 		}
 		return ok
 	}
-	if !take() || !take() || take() {
-		t.Error("the bound is not two")
+	for i, want := range []bool{true, true, false} {
+		if got := take(); got != want {
+			t.Errorf("cgroup %d of two: %t", i+1, got)
+		}
 	}
 	real-- // the host removes one
-	if !take() || take() {
-		t.Error("what the host removed does not count")
+	for _, want := range []bool{true, false} {
+		if got := take(); got != want {
+			t.Errorf("after the host removed one: %t, want %t", got, want)
+		}
 	}
 	q.give()
 	real--
@@ -196,8 +200,13 @@ func TestExpectations(t *testing.T) {
 	e.init()
 	e.add(1, "a")
 	e.add(1, "a")
-	if !e.take(1, "a") || !e.take(1, "a") || e.take(1, "a") || e.take(2, "a") {
-		t.Error("what was expected twice is taken twice")
+	for i, want := range []bool{true, true, false} {
+		if got := e.take(1, "a"); got != want {
+			t.Errorf("taken %d times, expected twice: %t", i+1, got)
+		}
+	}
+	if e.take(2, "a") {
+		t.Error("another directory's was taken")
 	}
 }
 
