@@ -47,7 +47,7 @@ bench: build test-binary
 lint:
 	.ci/lint.sh
 
-ci: lint test
+ci: lint test demo
 
 man: build
 	bin/vcgroupfs man >bin/vcgroupfs.8
