@@ -257,7 +257,7 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 }
 
 // truncate is accepted without effect where the file can be written, as kernfs does; the server's own is how a guest's
-// inotify fires (poke.go).
+// inotify fires (poke in events.go).
 func (v *View) truncate(n node, in *fuse.SetAttrIn) fuse.Status {
 	if n.file == "" {
 		return fuse.Status(unix.EISDIR)

@@ -10,7 +10,8 @@
 // named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
 // boundary's descriptor.
 //
-// Lock order: handles.mu, quota.mu, expected.mu and backings.mu are leaves; none is taken under another.
+// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, fileNames.mu and backings.mu are leaves; none is taken
+// under another.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs
@@ -52,7 +53,7 @@ type Config struct {
 	FSName string
 
 	// MountRef gives a descriptor of the root of the mounted view, for the one write per event that makes a guest's
-	// inotify fire (poke.go). It is called off the serving goroutine. Nil: inotify in the guest sees its own changes only.
+	// inotify fire (poke in events.go). It is called off the serving goroutine. Nil: inotify in the guest sees its own changes only.
 	MountRef func() (fd int, release func(), err error)
 
 	// NoPassthrough makes every read go through the server.
