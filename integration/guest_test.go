@@ -264,6 +264,30 @@ func TestRunRefuses(t *testing.T) {
 	wantGone(t, h, name)
 }
 
+// TestNothingInherited: neither the working directory nor a descriptor that "run" was started with leads to the real cgroups.
+func TestNothingInherited(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	for _, form := range []string{"--privileged", "--userns"} {
+		real, err := os.Open(tree.Mountpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer real.Close()
+		cmd := exec.Command(program(t), "run", form, "--controllers", "pids", "--", "sh", "-c",
+			"stat -f -c %t .; ls -d vcgroupfs 2>/dev/null; for i in 3 4 5 6 7 8 9 10 11 12; do [ -d /proc/self/fd/$i/vcgroupfs ] && echo found $i; done; true")
+		cmd.Dir = tree.Mountpoint
+		cmd.ExtraFiles = []*os.File{real, real, real, real, real, real, real, real}
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.Contains(string(out), "vcgroupfs") || strings.Contains(string(out), "found") {
+			t.Errorf("%s: %v, %s", form, err, out)
+		}
+		if got, want := strings.Fields(string(out)), "65735546"; len(got) == 0 || got[0] != want {
+			t.Errorf("%s: the working directory is on a file system of type %q, want %s", form, out, want)
+		}
+	}
+}
+
 // TestMountRefuses: one line that says what to do.
 func TestMountRefuses(t *testing.T) {
 	h := openHost(t)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -42,12 +43,32 @@ type initFailure struct {
 // Init is the first process of a guest. It returns only when it fails.
 func Init() {
 	runtime.LockOSThread() // what is unshared here is this thread's, and this thread becomes the command
-	unix.CloseOnExec(initMount)
-	unix.CloseOnExec(initSetupFD)
-	unix.CloseOnExec(initResultFD)
-	err := becomeCommand()
+	err := keepStandardFDs()
+	if err == nil {
+		err = becomeCommand()
+	}
 	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{exitcode.Of(exitcode.With(exitcode.RunFailed, err)), err.Error()})
 	os.Exit(exitcode.RunFailed)
+}
+
+// keepStandardFDs lets the command inherit input, output and errors, and nothing else that vcgroupfs was started with: a
+// descriptor of a host directory would be a way around every mount.
+func keepStandardFDs() error {
+	const first, last = 3, 1<<32 - 1
+	err := unix.CloseRange(first, last, unix.CLOSE_RANGE_CLOEXEC) // the flag since Linux 5.11
+	if err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("cannot keep descriptors from the guest: %w", err)
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 func becomeCommand() error {
@@ -59,8 +80,18 @@ func becomeCommand() error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("cannot make a cgroup namespace: %w", err)
 	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		cwd = "/"
+	}
 	if err := setMounts(s); err != nil {
 		return err
+	}
+	// The working directory may be on a mount that is gone or covered now: a real cgroup, say. Its path leads elsewhere.
+	if os.Chdir(cwd) != nil {
+		if err := os.Chdir("/"); err != nil {
+			return fmt.Errorf("cannot leave the host's working directory: %w", err)
+		}
 	}
 	path, err := exec.LookPath(s.Command[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) {
