@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -323,6 +324,26 @@ func TestMountRefuses(t *testing.T) {
 			t.Errorf("not root: %d, %q", got.status, got.err)
 		}
 	})
+}
+
+// TestNoDevice: where there is no /dev/fuse, the error says what to do, and nothing is left.
+func TestNoDevice(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "no-device", tree)
+	name := "no-device-" + itoa(os.Getpid())
+	for command, status := range map[string]int{
+		"mount --boundary " + path + " --controllers pids " + publicDir(t): 4,
+		"run --name " + name + " --controllers pids -- true":               125,
+	} {
+		cmd := exec.Command("sh", "-c", "mount -t tmpfs none /dev && exec "+program(t)+" "+command)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // and its mounts are made private
+		out, _ := cmd.CombinedOutput()
+		if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), "modprobe fuse") || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%s: status %d, %s; want %d", command, got, out, status)
+		}
+	}
+	wantGone(t, h, name)
 }
 
 // TestUmount: umount ends the server with status 0, and takes -o as mount(8) gives it.
