@@ -289,6 +289,31 @@ func TestNothingInherited(t *testing.T) {
 	}
 }
 
+// TestConfined: without --privileged the command has a container's capabilities, cannot make a user namespace in which it
+// would own the real cgroups, cannot mount, and cannot write the kernel's files.
+func TestConfined(t *testing.T) {
+	const script = `
+grep CapEff /proc/self/status
+unshare -U true 2>/dev/null && echo made a user namespace
+unshare -m true 2>/dev/null && echo made a mount namespace
+mkdir /tmp/confined.$$ && mount -t cgroup2 none /tmp/confined.$$ 2>/dev/null && echo mounted; rmdir /tmp/confined.$$
+for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /sys/kernel/uevent_helper /sys/kernel/mm/transparent_hugepage/enabled; do
+	[ ! -e $f ] || ! (echo x >$f) 2>/dev/null || echo wrote $f
+done
+umount /sys/fs/cgroup 2>/dev/null && echo unmounted
+true`
+	for _, form := range [][]string{nil, {"--userns"}} {
+		got := runGuest(t, append(form, "--controllers", "pids"), script)
+		want := "CapEff:\t00000000a00425fb\n"
+		if form != nil { // there it may: what comes of it is nobody on the host
+			got.out = strings.Replace(got.out, "made a user namespace\n", "", 1)
+		}
+		if got.out != want || got.err != "" || got.status != 0 {
+			t.Errorf("%v: %+v, want %q", form, got, want)
+		}
+	}
+}
+
 // TestMountRefuses: one line that says what to do.
 func TestMountRefuses(t *testing.T) {
 	h := openHost(t)
