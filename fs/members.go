@@ -19,7 +19,7 @@ func perThread(file string) bool { return file == "tasks" || file == "cgroup.thr
 // namespace does not hold is left out on v1 and 0 on v2, as the kernel has it (task_pid_vnr in cgroup_procs_show;
 // pidlist_array_load).
 func (v *View) members(h *handle, tid uint32) ([]byte, error) {
-	raw, err := readAll(h.fd)
+	raw, err := host.ReadAll(h.fd)
 	if err != nil {
 		return nil, err
 	}

@@ -84,10 +84,7 @@ func (t *tree) takeQuota(d *host.Dir) fuse.Status {
 // directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode).
 func (v *View) own(t *tree, d *host.Dir, name string, in *fuse.MkdirIn) error {
 	rec := record{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
-	parent := record{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}
-	if !d.IsBoundary() {
-		parent = v.ownerOf(t, d, "", 0o755)
-	}
+	parent := v.ownerOf(t, d, "", 0o755)
 	if parent.mode&unix.S_ISGID != 0 {
 		rec.gid = parent.gid
 		rec.mode |= unix.S_ISGID

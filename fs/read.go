@@ -5,6 +5,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // Read reads a control file: the host's bytes, or what a filter makes of them. A filtered file is made anew at offset 0
@@ -46,7 +47,7 @@ func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
 	if h.decision.File.Filter == hierarchy.FilterMembers {
 		return v.members(h, tid)
 	}
-	raw, err := readAll(h.fd)
+	raw, err := host.ReadAll(h.fd)
 	if err != nil {
 		return nil, err
 	}
@@ -66,27 +67,6 @@ func (v *View) filter(h *handle, raw []byte) ([]byte, error) {
 		return h.tree.filterMemoryStat(h.dir, raw)
 	}
 	return raw, nil
-}
-
-// readAll reads a host file from its beginning to its end.
-func readAll(fd int) ([]byte, error) {
-	buf := make([]byte, 0, 4096)
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			return buf, nil
-		}
-		buf = buf[:len(buf)+n]
-	}
 }
 
 // Lseek answers SEEK_DATA and SEEK_HOLE: a control file has size 0, so there is neither.

@@ -44,6 +44,16 @@ func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
 	return n, d, status(err)
 }
 
+// openToChange is openNode for what the guest may change, which the boundary's attributes are not.
+func (v *View) openToChange(id uint64) (node, *host.Dir, fuse.Status) {
+	n, d, st := v.openNode(id)
+	if st.Ok() && d.IsBoundary() {
+		d.Release()
+		return n, nil, errDenied
+	}
+	return n, d, st
+}
+
 // GetXAttr reads an attribute that the guest has set. ENODATA for any other.
 func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
 	if !guestAttr(attr) {
@@ -107,14 +117,11 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 	if !guestAttr(attr) {
 		return errNoOp
 	}
-	n, d, st := r.view().openNode(in.NodeId)
+	n, d, st := r.view().openToChange(in.NodeId)
 	if !st.Ok() {
 		return st
 	}
 	defer d.Release()
-	if d.IsBoundary() {
-		return errDenied
-	}
 	if len(attrGuest)+len(attr) > nameMax {
 		return fuse.ERANGE
 	}
@@ -152,13 +159,10 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	if !guestAttr(attr) {
 		return errNoOp
 	}
-	n, d, st := r.view().openNode(in.NodeId)
+	n, d, st := r.view().openToChange(in.NodeId)
 	if !st.Ok() {
 		return st
 	}
 	defer d.Release()
-	if d.IsBoundary() {
-		return errDenied
-	}
 	return status(d.RemoveXattr(n.file, attrGuest+attr))
 }

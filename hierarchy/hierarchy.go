@@ -40,7 +40,16 @@ func (h Hierarchy) labels() []string {
 	return append(slices.Clone(h.Controllers), "name="+h.Name)
 }
 
-// Holds says whether a hierarchy is meant by a name: a controller, "name=systemd", or "unified" for the v2 tree.
+// Names are all by which policies speak of the hierarchy: controllers, "name=systemd", "unified" for the v2 tree.
+func (h Hierarchy) Names() []string {
+	names := slices.Clone(h.labels())
+	if h.Version == V2 {
+		names = append(names, Unified)
+	}
+	return names
+}
+
+// Holds says whether a hierarchy is meant by a name, one of Names.
 func (h Hierarchy) Holds(name string) bool {
 	return h.Version == V2 && name == Unified || slices.Contains(h.labels(), name)
 }

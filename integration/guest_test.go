@@ -458,9 +458,7 @@ func childOf(t *testing.T, pid int) int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // a kernel without CONFIG_PROC_CHILDREN
 	for _, f := range stats {
 		text := readFile(f)
-		var parent int
-		fmt.Sscanf(text[strings.LastIndex(text, ")")+1:], " %*s %d", &parent)
-		if _, rest, ok := strings.Cut(text[strings.LastIndex(text, ")")+1:], " "); ok && len(strings.Fields(rest)) > 1 && strings.Fields(rest)[1] == itoa(pid) {
+		if after := strings.Fields(text[strings.LastIndex(text, ")")+1:]); len(after) > 1 && after[1] == itoa(pid) { // state, parent
 			fmt.Sscan(filepath.Base(filepath.Dir(f)), &child)
 			return child
 		}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"os"
@@ -113,7 +114,7 @@ func testHostile(t *testing.T, binary, form string) {
 }
 
 // startProcess starts a command whose input and output are pipes.
-func startProcess(t *testing.T, cmd *exec.Cmd) *helper {
+func startProcess(t testing.TB, cmd *exec.Cmd) *helper {
 	t.Helper()
 	h := &helper{cmd: cmd}
 	var err error
@@ -124,7 +125,7 @@ func startProcess(t *testing.T, cmd *exec.Cmd) *helper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.out = newReader(out)
+	h.out = bufio.NewReader(out)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -69,32 +69,13 @@ type helper struct {
 // startHelper starts the test binary in a role.
 func startHelper(t testing.TB, role string) *helper {
 	t.Helper()
-	h := &helper{cmd: exec.Command("/proc/self/exe")}
-	h.cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	h.cmd.Stderr = os.Stderr
-	var err error
-	if h.in, err = h.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := h.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.out = bufio.NewReader(out)
-	if err := h.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		h.in.Close()
-		h.cmd.Process.Kill()
-		h.cmd.Wait()
-	})
-	return h
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	cmd.Stderr = os.Stderr
+	return startProcess(t, cmd)
 }
 
 func (h *helper) pid() int { return h.cmd.Process.Pid }
-
-func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
 
 // line reads a line of its output.
 func (h *helper) line(t testing.TB) string {

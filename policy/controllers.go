@@ -8,17 +8,14 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// unified is the name under which a policy shows the v2 tree of a host that has v1 hierarchies too.
-const unified = "unified"
-
 // notByDefault says why a controller is hidden unless a policy or the command line names it.
 var notByDefault = map[string]string{
 	"blkio": "v1 throttling is flat: a task in a child cgroup escapes its parent's limit; on v2 the controller io nests " +
 		"and is shown",
-	"net_prio":   "it lists and sets the network interfaces of the host, whoever asks",
-	"perf_event": "it is of use only with a descriptor of a real cgroupfs (PERF_FLAG_PID_CGROUP)",
-	"debug":      "it shows the kernel's own data structures",
-	unified:      "on a host with v1 hierarchies the v2 tree is a second view of the same guest; on a host with v2 only it is always shown",
+	"net_prio":        "it lists and sets the network interfaces of the host, whoever asks",
+	"perf_event":      "it is of use only with a descriptor of a real cgroupfs (PERF_FLAG_PID_CGROUP)",
+	"debug":           "it shows the kernel's own data structures",
+	hierarchy.Unified: "on a host with v1 hierarchies the v2 tree is a second view of the same guest; on a host with v2 only it is always shown",
 }
 
 // nameMax is the kernel's bound on a named hierarchy, MAX_CGROUP_ROOT_NAMELEN less the NUL (kernel/cgroup/cgroup-internal.h).
@@ -30,7 +27,7 @@ func knownController(name string) bool { return hierarchy.KnownController(name) 
 // checkController checks one name of the controllers shown; the error lists what is allowed. A named v1 hierarchy is
 // "name=" and what the kernel takes there: letters, digits, '.', '-' and '_' (cgroup1_parse_param).
 func checkController(name string) error {
-	if knownController(name) || name == unified {
+	if knownController(name) || name == hierarchy.Unified {
 		return nil
 	}
 	if label, ok := strings.CutPrefix(name, "name="); ok {
@@ -39,7 +36,7 @@ func checkController(name string) error {
 		}
 		return fmt.Errorf("bad name of a hierarchy; allowed: name= and 1 to %d of letters, digits, '.', '-', '_'", nameMax)
 	}
-	return fmt.Errorf("no such controller; allowed: %s, %s, name=NAME", strings.Join(hierarchy.KnownControllers(), ", "), unified)
+	return fmt.Errorf("no such controller; allowed: %s, %s, name=NAME", strings.Join(hierarchy.KnownControllers(), ", "), hierarchy.Unified)
 }
 
 func notNameRune(c rune) bool { return c > 0x7f || !isNameByte(byte(c)) }

@@ -74,8 +74,8 @@ func relative(base, fd int) (string, error) {
 	return rest, nil
 }
 
-// readFD reads a file from its beginning to its end.
-func readFD(fd int) ([]byte, error) {
+// ReadAll reads an open file from its beginning to its end. The host's errno.
+func ReadAll(fd int) ([]byte, error) {
 	buf := make([]byte, 0, 4096)
 	for {
 		n, err := unix.Pread(fd, buf[len(buf):cap(buf)], int64(len(buf)))
@@ -100,7 +100,7 @@ func readBelow(dir int, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	return readFD(fd)
+	return ReadAll(fd)
 }
 
 // writeBelow gives one command to a control file below a directory.

@@ -123,6 +123,16 @@ func (b *Boundary) cached(id uint64) *Dir {
 	return d
 }
 
+// keepOpen is keep for a directory whose id is not known.
+func (b *Boundary) keepOpen(fd int) (*Dir, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return b.keep(st.Ino, fd)
+}
+
 // keep adds an open directory to the cache, or closes it when another call was quicker.
 func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 	b.mu.Lock()

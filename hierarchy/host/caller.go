@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bufio"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,17 +50,12 @@ func HasHostAdmin(tid int) bool {
 
 // statusField is the first word of a line of /proc/<tid>/status. ESRCH when there is no such thread or line.
 func statusField(tid int, key string) (string, error) {
-	f, err := os.Open("/proc/" + strconv.Itoa(tid) + "/status")
+	status, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/status")
 	if err != nil {
 		return "", unix.ESRCH
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if rest, ok := strings.CutPrefix(s.Text(), key); ok {
-			if words := strings.Fields(rest); len(words) > 0 {
-				return words[0], nil
-			}
-		}
+	if words := strings.Fields(string(statusLine(status, key))); len(words) > 0 {
+		return words[0], nil
 	}
 	return "", unix.ESRCH
 }

@@ -69,13 +69,11 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
-		return nil, err
+	child, err := d.boundary.keepOpen(fd)
+	if err == nil {
+		d.boundary.learn(child.id, d, name)
 	}
-	d.boundary.learn(st.Ino, d, name)
-	return d.boundary.keep(st.Ino, fd)
+	return child, err
 }
 
 // OpenFile opens a control file; the caller closes the descriptor.
@@ -200,10 +198,5 @@ func (d *Dir) Parent() (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	return d.boundary.keep(st.Ino, fd)
+	return d.boundary.keepOpen(fd)
 }

@@ -165,14 +165,7 @@ const removeWait = 5 * time.Second
 // RemoveAll removes a cgroup and all below it. Tasks that are exiting are waited for, 5 s at most; EBUSY while others are
 // there. No error when there is no such cgroup.
 func (t *Tree) RemoveAll(dir string) error {
-	rel, err := clean(dir)
-	if err != nil {
-		return err
-	}
-	if rel == "" {
-		return pathError("remove", dir, unix.EINVAL)
-	}
-	parent, err := openBelow(t.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
+	parent, name, err := t.openParent(dir)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -181,7 +174,7 @@ func (t *Tree) RemoveAll(dir string) error {
 	}
 	defer unix.Close(parent)
 	for deadline := time.Now().Add(removeWait); ; time.Sleep(5 * time.Millisecond) {
-		err = removeTree(parent, path.Base(rel))
+		err = removeTree(parent, name)
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return pathError("remove", dir, err)
 		}
@@ -223,16 +216,22 @@ func removeTree(parent int, name string) error {
 
 // RemoveIfEmpty removes a cgroup that has no task and no child; EBUSY otherwise.
 func (t *Tree) RemoveIfEmpty(dir string) error {
-	rel, err := clean(dir)
-	if err != nil {
-		return err
-	}
-	parent, err := openBelow(t.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
+	parent, name, err := t.openParent(dir)
 	if err != nil {
 		return pathError("remove", dir, err)
 	}
 	defer unix.Close(parent)
-	return pathError("remove", dir, unix.Unlinkat(parent, path.Base(rel), unix.AT_REMOVEDIR))
+	return pathError("remove", dir, unix.Unlinkat(parent, name, unix.AT_REMOVEDIR))
+}
+
+// openParent opens the directory above a cgroup, and says the cgroup's name in it. EINVAL for the root.
+func (t *Tree) openParent(dir string) (parent int, name string, err error) {
+	rel, err := clean(dir)
+	if err != nil || rel == "" {
+		return -1, "", unix.EINVAL
+	}
+	parent, err = openBelow(t.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
+	return parent, path.Base(rel), err
 }
 
 // ReadFile reads a control file of the cgroup at a path.

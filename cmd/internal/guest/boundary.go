@@ -29,14 +29,7 @@ func Shown(h *host.Host, t *host.Tree, p *policy.Policy) bool {
 	if t.Version == hierarchy.V2 && len(h.Trees()) == 1 {
 		return true
 	}
-	names := t.Controllers
-	if t.Name != "" {
-		names = append(slices.Clone(names), "name="+t.Name)
-	}
-	if t.Version == hierarchy.V2 {
-		names = append(slices.Clone(names), hierarchy.Unified)
-	}
-	return slices.ContainsFunc(names, p.Permits)
+	return slices.ContainsFunc(t.Names(), p.Permits)
 }
 
 // Select lists the hierarchies that a view with this policy shows. The error says what the host has when that is none.
@@ -58,13 +51,7 @@ func Select(h *host.Host, p *policy.Policy) ([]*host.Tree, error) {
 func Available(h *host.Host) string {
 	var names []string
 	for _, t := range h.Trees() {
-		names = append(names, t.Controllers...)
-		if t.Name != "" {
-			names = append(names, "name="+t.Name)
-		}
-		if t.Version == hierarchy.V2 {
-			names = append(names, hierarchy.Unified)
-		}
+		names = append(names, t.Names()...)
 	}
 	return strings.Join(names, ", ")
 }

@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // InitCommand is the argument that makes this program the first process of a guest. It is not for users.
@@ -152,24 +153,17 @@ func detachCgroups() error {
 	if err != nil {
 		return err
 	}
-	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- { // what was mounted last goes first
-		before, after, ok := strings.Cut(lines[i], " - ")
-		f := strings.Fields(before)
-		kind, _, _ := strings.Cut(after, " ")
-		if !ok || len(f) < 5 || kind != "cgroup" && kind != "cgroup2" {
-			continue
-		}
-		path := unescape.Replace(f[4])
-		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: path, Err: err})
+	mounts, err := hierarchy.ParseMounts(raw)
+	if err != nil {
+		return fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
+	}
+	for _, m := range slices.Backward(mounts) { // what was mounted last goes first
+		if err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: m.Point, Err: err})
 		}
 	}
 	return nil
 }
-
-// unescape undoes what mountinfo does to blanks (mangle in fs/proc_namespace.c).
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // overmountCgroups puts a file over /proc/cgroups, which no namespace bounds.
 func overmountCgroups(text string) error {
