@@ -110,3 +110,29 @@ func TestFlat(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestReleaseAgent: what a guest says of notify_on_release stays in its view, also for the cgroups that it makes below; the
+// host's own file says 0, whatever the boundary's does.
+func TestReleaseAgent(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	if tree.Version != hierarchy.V1 {
+		t.Skip("machine: pids is not on a v1 hierarchy")
+	}
+	path := boundary(t, "release", tree)
+	if err := tree.WriteFile(path, "notify_on_release", "1"); err != nil {
+		t.Fatal(err)
+	}
+	v := mountView(t, "--boundary", path, "--controllers", "pids")
+	at := func(file string) string { return filepath.Join(v.top(tree), file) }
+	got := readFile(at("notify_on_release")) + mk(at("a"), 0o755)[:4] + " " + writeFile(at("a/notify_on_release"), "1") + " " +
+		readFile(at("a/notify_on_release")) + mk(at("a/b"), 0o755)[:4] + " " + readFile(at("a/b/notify_on_release"))
+	if want := "0\nmode ok 1\nmode 1\n"; got != want {
+		t.Errorf("the guest: %q, want %q", got, want)
+	}
+	for _, dir := range []string{"/a", "/a/b"} {
+		if got, err := tree.ReadFile(path+dir, "notify_on_release"); got != "0\n" || err != nil {
+			t.Errorf("the host's file of %s: %q, %v", dir, got, err)
+		}
+	}
+}
