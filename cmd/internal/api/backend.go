@@ -1,0 +1,28 @@
+package api
+
+import "context"
+
+// Backend does what the routes ask for. Errors are *Error, or anything else for CodeFailed. All methods may be called from
+// any goroutine.
+type Backend interface {
+	Info() Info
+	Guests() []Guest
+	Guest(name string) (Guest, error)
+	// Add makes a guest. One that is there with the same spec is no error, and made is false.
+	Add(ctx context.Context, name string, spec GuestSpec) (g Guest, made bool, err error)
+	// Remove takes a guest away, CodeNotFound when there is none.
+	Remove(ctx context.Context, name string) error
+	Tree(name string) (Cgroup, error)
+	Top() []Usage
+	Set(name string, limits []Limit) ([]Change, error)
+	Freeze(ctx context.Context, name string) error
+	Thaw(ctx context.Context, name string) error
+	Kill(ctx context.Context, name string) error
+	// Subscribe gives events until cancel is called; guest "" is all. A subscriber that does not keep up misses some, and is
+	// told how many by an EventDropped.
+	Subscribe(guest string) (events <-chan Event, cancel func())
+	// Upgrade goes on with another program; it returns when the new worker serves, or says why the old one stays.
+	Upgrade(ctx context.Context, program string) error
+	// InGuest says whether a process, by the daemon's pid numbers, is inside a guest's boundary.
+	InGuest(pid int) bool
+}

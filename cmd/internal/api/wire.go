@@ -1,0 +1,146 @@
+// Package api is the control interface of the daemon: its wire structs, its server and its client.
+//
+// The interface is HTTP with JSON over a unix socket, and an ABI: a field or a route may be added, none may change its
+// meaning. This file has every struct that goes over the wire; routes.go has every route and who may use it.
+package api
+
+import "time"
+
+// DefaultSocket is where the daemon listens when nobody says otherwise.
+const DefaultSocket = "/run/vcgroupfs/serve/api.sock"
+
+// GuestSpec says what a guest is: the body of PUT /v1/guests/{name}, and in YAML a file of the guests' directory.
+type GuestSpec struct {
+	Boundary    string            `json:"boundary,omitempty" yaml:"boundary,omitempty"`       // cgroup path from the root of each hierarchy; this or Pid
+	Pid         int               `json:"pid,omitempty" yaml:"pid,omitempty"`                 // a process, by the daemon's pid namespace: its cgroups are the boundary, its end is the guest's
+	Target      string            `json:"target" yaml:"target"`                               // absolute path of an existing directory to mount at
+	Controllers []string          `json:"controllers,omitempty" yaml:"controllers,omitempty"` // shown; empty: as the policy says
+	Policy      string            `json:"policy,omitempty" yaml:"policy,omitempty"`           // the policy's YAML text, not its file's name; empty: the default
+	Owner       string            `json:"owner,omitempty" yaml:"owner,omitempty"`             // UID:GID of the host that are root in the guest
+	Layout      string            `json:"layout,omitempty" yaml:"layout,omitempty"`           // auto, v1, v2, hybrid; empty: auto
+	Limits      map[string]string `json:"limits,omitempty" yaml:"limits,omitempty"`           // control file of the boundary: value, set before the view is mounted
+}
+
+// Guest is a guest as the daemon has it.
+type Guest struct {
+	Name        string    `json:"name"`
+	Spec        GuestSpec `json:"spec"`
+	Hierarchies []string  `json:"hierarchies"` // shown, as the command hierarchies names them
+	Since       time.Time `json:"since"`
+	Declared    bool      `json:"declared"` // by a file of the guests' directory
+	Open        int       `json:"open"`     // descriptors that the guest has open in its view
+}
+
+// Figures are what a guest or one of its cgroups uses now. A figure that the shown hierarchies do not have is -1; so is a
+// limit that is not set.
+type Figures struct {
+	Processes   int64 `json:"processes"`
+	Cgroups     int64 `json:"cgroups"` // below
+	CPUUsec     int64 `json:"cpuUsec"` // used since the cgroup was made
+	MemoryBytes int64 `json:"memoryBytes"`
+	MemoryLimit int64 `json:"memoryLimitBytes"`
+	Pids        int64 `json:"pids"` // tasks, threads included
+	PidsLimit   int64 `json:"pidsLimit"`
+	Frozen      bool  `json:"frozen"`
+}
+
+// Usage is a line of GET /v1/top.
+type Usage struct {
+	Name string `json:"name"`
+	Figures
+	Requests uint64 `json:"requests"` // served since the worker started
+	Denials  uint64 `json:"denials"`
+}
+
+// Cgroup is a cgroup of a guest as the host sees it: GET /v1/guests/{name}/tree. A cgroup that is in several hierarchies
+// is one Cgroup.
+type Cgroup struct {
+	Name        string    `json:"name"`        // "/" for the boundary
+	Hierarchies []string  `json:"hierarchies"` // that have it
+	Processes   []Process `json:"processes"`   // by the daemon's pid numbers
+	Figures
+	Children []Cgroup `json:"children"`
+}
+
+// Process is a process of a guest.
+type Process struct {
+	Pid     int    `json:"pid"`
+	Command string `json:"command"` // its name (comm)
+}
+
+// Limit is one control file of the boundary to set: the body of POST /v1/guests/{name}/set is a list of them.
+type Limit struct {
+	File  string `json:"file"`
+	Value string `json:"value"`
+}
+
+// Change is a control file that a set has changed, in the order of the writes: children first where the kernel asks for it.
+type Change struct {
+	Path string `json:"path"` // of the cgroup, "/" for the boundary
+	File string `json:"file"`
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// The kinds of events.
+const (
+	EventAdded     = "added"
+	EventRemoved   = "removed" // asked for
+	EventGone      = "gone"    // the boundary vanished or the init ended
+	EventDenied    = "denied"
+	EventQuota     = "quota"
+	EventOOMKill   = "oom-kill"
+	EventLimit     = "limit"     // a limit was reached
+	EventDropped   = "dropped"   // Count events were not told of, for there were too many
+	EventRestarted = "restarted" // the worker was replaced; Reason says why
+)
+
+// Event is a line of GET /v1/events, and each denial's log line has the same fields.
+type Event struct {
+	Time      time.Time `json:"time"`
+	Kind      string    `json:"kind"`
+	Guest     string    `json:"guest,omitempty"`
+	UID       uint32    `json:"uid,omitempty"` // of the caller, by the host's numbers
+	Pid       int       `json:"pid,omitempty"` // of the caller's thread, by the daemon's numbers
+	Operation string    `json:"operation,omitempty"`
+	Path      string    `json:"path,omitempty"` // in the view
+	Rule      string    `json:"rule,omitempty"` // which rule denied
+	Reason    string    `json:"reason,omitempty"`
+	Count     uint64    `json:"count,omitempty"`
+}
+
+// Info is GET /v1/info.
+type Info struct {
+	Version  string    `json:"version"`
+	Pid      int       `json:"pid"`    // of the worker
+	Holder   int       `json:"holder"` // pid of the holder
+	Since    time.Time `json:"since"`  // the worker's start
+	Guests   int       `json:"guests"`
+	Restarts uint64    `json:"restarts"` // of the worker, since the holder started
+	Resend   bool      `json:"resend"`   // the kernel resends unanswered requests (Linux 6.9): a worker's death is not felt
+}
+
+// UpgradeRequest is the body of POST /v1/upgrade.
+type UpgradeRequest struct {
+	Program string `json:"program"` // absolute path of the program to go on with; empty: the one that the daemon was started as
+}
+
+// The codes of errors.
+const (
+	CodeInvalid     = "invalid"     // the request is wrong: 400
+	CodeForbidden   = "forbidden"   // the peer may not: 403
+	CodeNotFound    = "not-found"   // no such guest, no such route: 404
+	CodeConflict    = "conflict"    // there is another guest of that name, target or so: 409
+	CodeUnsupported = "unsupported" // the host cannot: 422
+	CodeBusy        = "busy"        // a bound of the daemon is reached, or a set-up is under way: 503
+	CodeFailed      = "failed"      // it was tried and failed: 500
+)
+
+// Error is the body of every answer that is not 2xx.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Error is the message.
+func (e *Error) Error() string { return e.Message }
