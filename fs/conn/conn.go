@@ -23,7 +23,8 @@
 // # What it will not do
 //
 // It does not splice, does not cache data (no writeback, no readahead), does not serve a connection from several
-// goroutines, and does not unmount: who mounted does.
+// goroutines, and does not unmount: who mounted does. Keeping the device open over the death of the process is somebody
+// else's part (Survival).
 package conn
 
 import (
@@ -63,6 +64,14 @@ type Config struct {
 	Log *logrus.Entry
 	// OnPanic is told what a handler panicked with; the request has been, or is about to be, answered EIO.
 	OnPanic func(any)
+	// Survival is what a connection needs that is to outlive this process; nil for one that is not.
+	Survival *Survival
+	// Observe is told of each request that was answered: its opcode, the errno (0 for success) and how long that took.
+	Observe func(opcode uint32, errno int, took time.Duration)
+	// Slots bounds the slow requests of many connections together; nil for no such bound.
+	Slots *Slots
+	// MaxRate bounds the requests that are served in a second; 0 is no bound.
+	MaxRate int
 }
 
 // Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any goroutine.
@@ -75,6 +84,9 @@ type Conn struct {
 	serving  atomic.Bool
 	served   chan struct{} // closed when Serve returns
 	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED
+	resent   atomic.Bool   // the kernel was asked to send again, and has not yet sent anything new
+
+	suspending atomic.Bool // Suspend was called
 
 	passthrough atomic.Bool // negotiated, and this process may register backing files
 
@@ -90,24 +102,28 @@ func New(cfg Config) (*Conn, error) {
 	if cfg.FS == nil {
 		return nil, errors.New("cannot make a FUSE connection without a file system")
 	}
+	fd, err := openDevice()
+	if err != nil {
+		return nil, err
+	}
+	return newConn(withDefaults(cfg), fd), nil
+}
+
+func withDefaults(cfg Config) Config {
 	if cfg.MaxSlow <= 0 {
 		cfg.MaxSlow = DefaultMaxSlow
 	}
 	if cfg.Log == nil {
 		cfg.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
-	fd, err := openDevice()
-	if err != nil {
-		return nil, err
-	}
-	return newConn(cfg, fd), nil
+	return cfg
 }
 
 func newConn(cfg Config, fd int) *Conn {
 	c := &Conn{
 		cfg: cfg, fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), served: make(chan struct{}),
 	}
-	c.slow.init(cfg.MaxSlow)
+	c.slow.init(cfg.MaxSlow, cfg.Slots)
 	c.proto = newProtocol(cfg.FS, cfg.Passthrough, cfg.Log, c.panicked)
 	return c
 }
@@ -120,8 +136,17 @@ func (c *Conn) attach() error {
 	if c.closing.Load() {
 		return os.ErrClosed
 	}
-	dev, err := newDevice(c.fd)
+	fd := c.fd
 	c.fd = -1
+	if c.cfg.Survival != nil && c.cfg.Survival.Clone {
+		clone, err := cloneDevice(fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		fd = clone
+	}
+	dev, err := newDevice(fd)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,9 @@ type server struct {
 	idle       time.Time     // when it last went to wait
 	slept      time.Duration // how long it waited then
 	inline     bool          // the last request was not handed to another goroutine
-	vain, skip int           // how often not to look again after looking in vain, and how often still
+	busy       int           // requests since it last waited
+	pace       pace
+	vain, skip int // how often not to look again after looking in vain, and how often still
 }
 
 // Serve reads requests and answers them until the file system is unmounted, or Close is called: nil. It waits for the mount
@@ -48,14 +50,17 @@ func (c *Conn) Serve() error {
 	if dev == nil || c.closing.Load() {
 		return nil
 	}
-	s := &server{c: c, dev: dev}
+	s := &server{c: c, dev: dev, pace: pace{rate: c.cfg.MaxRate}}
 	s.step = s.exchange
 	defer s.park()
 	for {
 		err := s.next()
 		switch {
 		case err == nil:
+			s.yield()
 			s.dispatch()
+		case c.suspending.Load():
+			return nil
 		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
 			return nil
 		case c.closing.Load():
@@ -66,8 +71,49 @@ func (c *Conn) Serve() error {
 	}
 }
 
+// maxBusy is how many requests are served in a row before other connections get their turn.
+const maxBusy = 32
+
+// yield lets others have the processor when this connection always has a request more, and keeps to the rate.
+func (s *server) yield() {
+	if s.idle.IsZero() {
+		s.busy++
+	} else {
+		s.busy = 0
+	}
+	if s.busy >= maxBusy {
+		s.busy = 0
+		runtime.Gosched()
+	}
+	s.pace.wait()
+}
+
+// pace holds a connection to a rate: whoever asks for more waits, an idle second's worth may come at once.
+type pace struct {
+	rate int       // requests in a second; 0: no bound
+	next time.Time // when the next one is due
+}
+
+func (p *pace) wait() {
+	if p.rate <= 0 {
+		return
+	}
+	now := time.Now()
+	if earliest := now.Add(-time.Second); p.next.Before(earliest) {
+		p.next = earliest
+	}
+	p.next = p.next.Add(time.Second / time.Duration(p.rate))
+	if late := p.next.Sub(now); late > 0 {
+		time.Sleep(late)
+	}
+}
+
 // next writes the reply that is due and reads a request, waiting for one.
 func (s *server) next() error {
+	if s.c.suspending.Load() {
+		s.flush()
+		return errSuspended
+	}
 	s.idle = time.Time{}
 	if err := s.dev.raw.Read(s.step); err == nil {
 		s.slept = 0
@@ -75,6 +121,10 @@ func (s *server) next() error {
 			s.slept = time.Since(s.idle)
 		}
 		return s.err
+	}
+	if s.c.suspending.Load() {
+		s.flush()
+		return errSuspended
 	}
 	// The device is closed, or says EPOLLERR and nothing else, for which Go's poller has but one word: the read knows more.
 	if s.m == nil {
@@ -134,7 +184,7 @@ func (s *server) lookAgain(fd int) {
 		return
 	}
 	defer looking.Add(-1)
-	if int(looking.Add(1)) > runtime.GOMAXPROCS(0)/2 {
+	if int(looking.Add(1)) > runtime.NumCPU()/2 {
 		return
 	}
 	for s.err == unix.EAGAIN && time.Since(start) < lookFor {
@@ -162,6 +212,7 @@ func (s *server) dispatch() {
 	in := m.in[:s.n]
 	h := header(in)
 	s.inline = true
+	c.settle(h)
 	switch {
 	case h == nil:
 		c.cfg.Log.Errorf("a request of %d bytes from the kernel, shorter than its header", s.n)
@@ -170,12 +221,16 @@ func (s *server) dispatch() {
 	case h.Opcode == opInterrupt:
 		s.reply = c.interrupted(s.dev, in, m.out)
 	case h.Opcode == opInit:
+		c.keepInit(in)
 		s.reply = c.respond(m, s.n)
 		if c.proto.ready.Load() {
 			c.reply(s.dev, s.reply) // the kernel knows what was agreed when the write returns
 			s.reply = nil
 			c.probePassthrough()
+			c.keepPassthrough()
 		}
+	case c.suspected(h):
+		s.reply = errorReply(in, m.out, fuse.EIO)
 	case c.isSlow(h, in[inHeader:]):
 		if refusal := c.goSlow(s.dev, in); refusal != fuse.OK {
 			s.reply = errorReply(in, m.out, refusal)
@@ -208,10 +263,22 @@ func (c *Conn) respond(m *message, n int) (reply []byte) {
 			reply = errorReply(m.in[:n], m.out, fuse.EIO)
 		}
 	}()
-	if h := header(m.in[:n]); h != nil && h.Opcode == opPoll {
+	h := header(m.in[:n])
+	if c.cfg.Observe != nil && h != nil {
+		defer func(opcode uint32, start time.Time) { c.observe(opcode, start, reply) }(h.Opcode, time.Now())
+	}
+	if h != nil && h.Opcode == opPoll {
 		return c.poll(m.in[:n], m.out)
 	}
 	return c.proto.handle(m, n)
+}
+
+func (c *Conn) observe(opcode uint32, start time.Time, reply []byte) {
+	errno := 0
+	if len(reply) >= headerSize {
+		errno = int(-(*fuse.OutHeader)(pointer(reply, 0)).Status)
+	}
+	c.cfg.Observe(opcode, errno, time.Since(start))
 }
 
 // reply writes a reply from any goroutine.
@@ -225,10 +292,13 @@ func (c *Conn) reply(dev *device, reply []byte) {
 // replied looks at how a reply was taken. ENOENT: nobody waits any more, since the connection was aborted. Anything else
 // means that the reply is malformed (fuse_dev_do_write), and that the caller still waits: it gets EIO.
 func (c *Conn) replied(fd int, reply []byte, err error) {
+	o := (*fuse.OutHeader)(pointer(reply, 0))
+	if s := c.cfg.Survival; s != nil && s.Replied != nil {
+		defer s.Replied(o.Unique)
+	}
 	if err == nil || err == unix.ENOENT || err == unix.ENODEV || err == unix.EPERM {
 		return
 	}
-	o := (*fuse.OutHeader)(pointer(reply, 0))
 	c.cfg.Log.WithError(err).Errorf("the kernel refuses a reply of %d bytes, status %v", len(reply), syscall.Errno(-o.Status))
 	if o.Status == 0 {
 		o.Length, o.Status = uint32(headerSize), -int32(fuse.EIO)

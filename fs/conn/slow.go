@@ -34,10 +34,15 @@ type slowPool struct {
 	bytes   int                      // guarded by mu; of all that is queued
 	closed  bool                     // guarded by mu
 	idle    chan struct{}            // closed when the pool is closed and nothing runs
+	ended   chan struct{}            // closed when the pool is
+
+	slots *Slots        // immutable, may be nil
+	own   chan struct{} // one slot that no other connection can take
 }
 
-func (p *slowPool) init(limit int) {
-	p.max, p.idle = limit, make(chan struct{})
+func (p *slowPool) init(limit int, slots *Slots) {
+	p.max, p.idle, p.ended = limit, make(chan struct{}), make(chan struct{})
+	p.slots, p.own = slots, make(chan struct{}, 1)
 	p.running, p.queued = map[uint64]*slowRequest{}, map[uint64]*list.Element{}
 }
 
@@ -116,11 +121,55 @@ func (p *slowPool) close() (dropped []*slowRequest) {
 	for p.queue.Len() > 0 {
 		dropped = append(dropped, p.unqueue(p.queue.Front()))
 	}
-	if !p.closed && p.active == 0 {
-		close(p.idle)
+	if !p.closed {
+		close(p.ended)
+		if p.active == 0 {
+			close(p.idle)
+		}
 	}
 	p.closed = true
 	return dropped
+}
+
+// pending are the numbers of what runs and what is queued, and whether there is anything.
+func (p *slowPool) pending() (numbers map[uint64]bool, busy bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	numbers = map[uint64]bool{}
+	for u := range p.running {
+		numbers[u&^resendBit] = true
+	}
+	for u := range p.queued {
+		numbers[u&^resendBit] = true
+	}
+	return numbers, p.active > 0
+}
+
+// Slots bounds the slow requests that run at once on many connections. Each connection has one place beyond that for itself,
+// so whoever fills all others keeps nobody waiting.
+type Slots struct{ taken chan struct{} }
+
+// NewSlots makes a bound.
+func NewSlots(n int) *Slots { return &Slots{make(chan struct{}, n)} }
+
+// enter waits for a place and says how to give it back; not ok when the pool is closed before.
+func (p *slowPool) enter() (leave func(), ok bool) {
+	if p.slots == nil {
+		return func() {}, true
+	}
+	select {
+	case p.own <- struct{}{}:
+		return func() { <-p.own }, true
+	default:
+	}
+	select {
+	case p.own <- struct{}{}:
+		return func() { <-p.own }, true
+	case p.slots.taken <- struct{}{}:
+		return func() { <-p.slots.taken }, true
+	case <-p.ended:
+		return nil, false
+	}
 }
 
 // waitIdle waits until nothing runs in a closed pool, or for a while.
@@ -155,7 +204,13 @@ func (c *Conn) goSlow(dev *device, in []byte) (refusal fuse.Status) {
 func (c *Conn) runSlow(dev *device, r *slowRequest) {
 	for ; r != nil; r = c.slow.next(r) {
 		m := message{in: r.body, out: make([]byte, replyRoom(r.body))}
+		leave, ok := c.slow.enter()
+		if !ok {
+			c.reply(dev, errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)))
+			continue
+		}
 		reply := c.respond(&m, len(r.body))
+		leave()
 		if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {
 			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)) // it was Close that interrupted
 		}

@@ -127,7 +127,7 @@ func TestOverlongRead(t *testing.T) {
 
 func TestSlowPoolBounds(t *testing.T) {
 	var p slowPool
-	p.init(1)
+	p.init(1, nil)
 	if start, ok := p.add(&slowRequest{unique: 1}, false); !start || !ok {
 		t.Fatal("the first must run")
 	}

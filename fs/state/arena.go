@@ -1,0 +1,232 @@
+// Package state is what a server knows of its views and could not find out again after its death, kept in memory that the
+// next server shares: a memfd, mapped.
+//
+// # Words
+//
+//   - Arena: the whole memory, for a bounded number of guests. Region: the part of one guest.
+//   - Handle: an open of the guest's, one slot each. Entry: a change that a request is making on the host (journal.go).
+//
+// # What always holds
+//
+//   - kill -9 loses nothing that was stored: the pages belong to the memfd. A record is stored before its mark (FH, Unique,
+//     the region's stage, the number of names), and the mark is one atomic word, so a server that dies in the middle leaves
+//     a record that is not there.
+//   - One process at a time changes an arena: the worker. Whoever else maps it only reads.
+//   - The layout is an ABI between two versions of the program: layoutVersion says which, and Map refuses another.
+//
+// Locks: each type's mu is a leaf.
+package state
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	magic         = 0x7663_6772_6f75_7066 // "vcgroupf"
+	layoutVersion = 1
+
+	pageSize    = 4096
+	namesOffset = pageSize
+	maxNames    = 1023 // what a node id has room for
+	nameSize    = 256
+	regionsBase = 512 << 10
+
+	// MaxConfig is the longest configuration of one guest, in bytes.
+	MaxConfig    = 128<<10 - headSize
+	recordsBase  = 128 << 10 // of a region: journal, backings, watched files
+	handlesBase  = recordsBase + pageSize
+	handleSize   = int(unsafe.Sizeof(Handle{}))
+	maxSlots     = 1 << slotBits
+	slotBits     = 16
+	maxGuestsMax = 1 << 16
+)
+
+// arenaHead is the first page.
+type arenaHead struct {
+	magic      uint64
+	version    uint32
+	guests     uint32 // regions
+	handles    uint32 // slots of a region
+	names      uint32 // atomic; how many there are
+	heartbeat  uint64 // atomic
+	generation uint64 // atomic; counts the workers that have had the arena
+}
+
+// Arena is the memory of one server. Its methods may be called from any goroutine.
+type Arena struct {
+	file *os.File
+	mem  []byte
+	size int // of a region
+
+	mu   sync.Mutex
+	used []bool // guarded by mu; regions
+
+	names nameTable
+}
+
+func regionSize(handles int) int {
+	return (handlesBase + handles*handleSize + pageSize - 1) / pageSize * pageSize
+}
+
+// New makes an arena for a number of guests, each with at most that many open files and directories. EINVAL for numbers out
+// of bounds (1 to 65536), else as memfd_create, ftruncate and mmap fail.
+func New(guests, handles int) (*Arena, error) {
+	if guests < 1 || guests > maxGuestsMax || handles < 1 || handles > maxSlots {
+		return nil, fmt.Errorf("cannot make room for %d guests with %d open files each: %w", guests, handles, unix.EINVAL)
+	}
+	fd, err := unix.MemfdCreate("vcgroupfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	file := os.NewFile(uintptr(fd), "arena")
+	if err := file.Truncate(int64(regionsBase + guests*regionSize(handles))); err != nil {
+		file.Close()
+		return nil, err
+	}
+	a, err := mapFile(file)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	h := a.head()
+	h.version, h.guests, h.handles = layoutVersion, uint32(guests), uint32(handles)
+	atomic.StoreUint64(&h.magic, magic)
+	a.prepare()
+	return a, nil
+}
+
+// Map maps the arena of an earlier server and takes the file over. The error says that it is none, or of another layout.
+func Map(file *os.File) (*Arena, error) {
+	a, err := mapFile(file)
+	if err != nil {
+		return nil, err
+	}
+	h := a.head()
+	switch {
+	case atomic.LoadUint64(&h.magic) != magic:
+		err = errors.New("cannot use the arena: it is none")
+	case h.version != layoutVersion:
+		err = fmt.Errorf("cannot use the arena: its layout is %d, this program's is %d; end the daemon and start it anew", h.version, layoutVersion)
+	case h.guests < 1 || h.guests > maxGuestsMax || h.handles < 1 || h.handles > maxSlots ||
+		len(a.mem) != regionsBase+int(h.guests)*regionSize(int(h.handles)):
+		err = errors.New("cannot use the arena: its sizes do not fit each other")
+	}
+	if err != nil {
+		unix.Munmap(a.mem)
+		return nil, err
+	}
+	a.prepare()
+	return a, nil
+}
+
+func mapFile(file *os.File) (*Arena, error) {
+	st, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() < regionsBase {
+		return nil, errors.New("cannot use the arena: it is too short to be one")
+	}
+	mem, err := unix.Mmap(int(file.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return &Arena{file: file, mem: mem}, nil
+}
+
+// prepare fills in what is derived.
+func (a *Arena) prepare() {
+	h := a.head()
+	a.size = regionSize(int(h.handles))
+	a.used = make([]bool, h.guests)
+	for i := range a.used {
+		a.used[i] = a.stage(i) != stageFree
+	}
+	a.names.init(a)
+}
+
+func (a *Arena) head() *arenaHead { return (*arenaHead)(unsafe.Pointer(&a.mem[0])) }
+
+// File is the arena's memfd. It stays the arena's.
+func (a *Arena) File() *os.File { return a.file }
+
+// Close unmaps the arena and closes the file. Nothing of it may be used any more; the memory lives on where another process
+// has the file.
+func (a *Arena) Close() error {
+	err := unix.Munmap(a.mem)
+	return errors.Join(err, a.file.Close())
+}
+
+// Beat says that the worker is alive.
+func (a *Arena) Beat() { atomic.AddUint64(&a.head().heartbeat, 1) }
+
+// Heartbeat changes as long as the worker is alive.
+func (a *Arena) Heartbeat() uint64 { return atomic.LoadUint64(&a.head().heartbeat) }
+
+// Guests is how many guests the arena has room for.
+func (a *Arena) Guests() int { return int(a.head().guests) }
+
+// Handles is how many open files and directories a guest can have.
+func (a *Arena) Handles() int { return int(a.head().handles) }
+
+// Regions lists the regions in use.
+func (a *Arena) Regions() []*Region {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var all []*Region
+	for i, used := range a.used {
+		if used {
+			all = append(all, a.region(i))
+		}
+	}
+	return all
+}
+
+// Take gives a free region with this configuration to a guest; it is unfinished until Finish. ENOSPC when none is free, E2BIG
+// for a configuration over MaxConfig.
+func (a *Arena) Take(config []byte) (*Region, error) {
+	if len(config) > MaxConfig {
+		return nil, fmt.Errorf("cannot keep %d bytes of configuration, at most %d: %w", len(config), MaxConfig, unix.E2BIG)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, used := range a.used {
+		if used {
+			continue
+		}
+		a.used[i] = true
+		r := a.region(i)
+		r.setConfig(config)
+		atomic.StoreUint32(&r.head.stage, stageMaking)
+		return r, nil
+	}
+	return nil, fmt.Errorf("cannot take another guest, there are %d: %w", len(a.used), unix.ENOSPC)
+}
+
+// release gives a region's memory back.
+func (a *Arena) release(r *Region) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	atomic.StoreUint32(&r.head.stage, stageFree)
+	// MADV_REMOVE: the pages of the memfd are freed, and read as zero.
+	if unix.Madvise(a.slice(r.index), unix.MADV_REMOVE) != nil {
+		clear(a.slice(r.index))
+	}
+	a.used[r.index] = false
+}
+
+func (a *Arena) slice(i int) []byte {
+	at := regionsBase + i*a.size
+	return a.mem[at : at+a.size : at+a.size]
+}
+
+func (a *Arena) stage(i int) uint32 {
+	return atomic.LoadUint32(&(*regionHead)(unsafe.Pointer(&a.slice(i)[0])).stage)
+}

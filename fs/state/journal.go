@@ -1,0 +1,138 @@
+package state
+
+import (
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+// A request that changes the host has an entry from before the change until its reply is written. When the server dies in
+// between, the kernel sends the request again (FUSE_NOTIFY_RESEND), and the entry says how far it came: not begun, begun,
+// or done with a known status. Begun means that the host may or may not have been changed; A, B and C then hold what tells:
+// what the place looked like before.
+
+// maxEntries is more than the requests of one guest that can be under way at once.
+const maxEntries = 36
+
+// The states of an Entry.
+const (
+	Begun = 1
+	Done  = 2
+)
+
+// Entry is a change under way.
+type Entry struct {
+	Unique uint64 // of the request without its resend bit; 0: free
+	State  uint32 // atomic
+	Op     uint16 // the FUSE opcode
+	Status uint16 // errno of the reply, 0 for success, once Done
+	A      uint64
+	B      uint64
+	C      uint64
+}
+
+// journal is a region's entries.
+type journal struct {
+	region *Region
+
+	active atomic.Int32 // entries in use
+
+	mu   sync.Mutex
+	used [maxEntries]bool // guarded by mu
+}
+
+func (j *journal) init(r *Region) {
+	j.region = r
+	if r.top() == 0 && r.Init() == nil {
+		return // nothing was ever served: its page need not be touched
+	}
+	for i := range j.used {
+		if atomic.LoadUint64(&j.entry(i).Unique) != 0 {
+			j.used[i] = true
+			j.active.Add(1)
+		}
+	}
+}
+
+func (j *journal) entry(i int) *Entry {
+	return (*Entry)(unsafe.Pointer(&j.region.mem[recordsBase+i*int(unsafe.Sizeof(Entry{}))]))
+}
+
+// Begin keeps that a request begins to change the host. Nil when there is no room, which no kernel brings about.
+func (r *Region) Begin(e Entry) *Entry {
+	j := &r.journal
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, used := range j.used {
+		if used {
+			continue
+		}
+		j.used[i] = true
+		j.active.Add(1)
+		at := j.entry(i)
+		unique := e.Unique
+		e.Unique, e.State = 0, Begun
+		*at = e
+		atomic.StoreUint64(&at.Unique, unique)
+		return at
+	}
+	return nil
+}
+
+// Finish keeps that the change is made, or refused, with the errno that the reply has.
+func (e *Entry) Finish(errno uint16) {
+	if e != nil {
+		e.Status = errno
+		atomic.StoreUint32(&e.State, Done)
+	}
+}
+
+// Find is the entry of a request that was begun before, nil for none.
+func (r *Region) Find(unique uint64) *Entry {
+	j := &r.journal
+	if j.active.Load() == 0 {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, used := range j.used {
+		if used && j.entry(i).Unique == unique {
+			return j.entry(i)
+		}
+	}
+	return nil
+}
+
+// Retire forgets the entry of a request, for its reply is written, and says what operation it was, 0 for none.
+func (r *Region) Retire(unique uint64) (op uint16) {
+	j := &r.journal
+	if j.active.Load() == 0 {
+		return 0
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, used := range j.used {
+		if e := j.entry(i); used && e.Unique == unique {
+			op = e.Op
+			atomic.StoreUint64(&e.Unique, 0)
+			j.used[i] = false
+			j.active.Add(-1)
+			return op
+		}
+	}
+	return 0
+}
+
+// RetireBut forgets the entries of all requests but those that keep names: the kernel has sent again all that it will.
+func (r *Region) RetireBut(keep func(unique uint64) bool) {
+	j := &r.journal
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, used := range j.used {
+		if e := j.entry(i); used && !keep(e.Unique) {
+			atomic.StoreUint64(&e.Unique, 0)
+			j.used[i] = false
+			j.active.Add(-1)
+		}
+	}
+}
