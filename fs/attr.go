@@ -174,13 +174,22 @@ func (v *View) fillRemoved(n node, out *fuse.Attr) {
 
 // attrOpen finds the attributes of an open control file whose cgroup may be gone.
 func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
-	if h.fd < 0 {
+	if h.inode == 0 && h.backing != nil {
 		*out = fuse.Attr{Ino: h.backing.file, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
 		out.Uid, out.Gid = v.owner.UID, v.owner.GID
 		return fuse.OK
 	}
+	fd, err := h.host()
+	if err == unix.ENODEV { // the file went while there was no server
+		*out = fuse.Attr{Ino: h.inode, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
+		out.Uid, out.Gid = v.owner.UID, v.owner.GID
+		return fuse.OK
+	}
 	var st unix.Stat_t
-	if err := unix.Fstat(h.fd, &st); err != nil {
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
 		return status(err)
 	}
 	*out = fuse.Attr{Ino: st.Ino, Mode: st.Mode, Nlink: uint32(st.Nlink), Blksize: 4096}
@@ -213,6 +222,9 @@ func (r *rawFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		return st
 	}
 	if st := v.setAttr(n, in); !st.Ok() {
+		if st == errDenied {
+			v.deny(&in.InHeader, "setattr", n, "", "the boundary's attributes are the host's")
+		}
 		return st
 	}
 	if st := v.attr(n, &out.Attr); !st.Ok() {

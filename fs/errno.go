@@ -19,6 +19,7 @@ const (
 	errNoCreate = fuse.EACCES                  // kernfs has no ->create: may_create says EACCES, to root too
 	errNoOp     = fuse.Status(unix.EOPNOTSUPP) // kernfs has no such operation
 	errBusy     = fuse.EBUSY
+	errTooMany  = fuse.Status(unix.ENFILE) // as the kernel when it can open no more files (alloc_empty_file)
 )
 
 // nameMax is NAME_MAX, the longest name statfs promises (Documentation/filesystems/fuse: FUSE_NAME_MAX is 1024, but a

@@ -205,7 +205,7 @@ func (v *View) invalidateGone(t *tree, d *host.Dir) {
 		there[f.Name] = true
 	}
 	parent := v.dirNode(t, d.ID())
-	for _, name := range fileNames.all() {
+	for _, name := range v.names.Names() {
 		if !there[name] && hierarchy.ControllerOf(name) != "" {
 			v.conn.InvalEntry(parent, name)
 		}

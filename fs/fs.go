@@ -17,15 +17,19 @@
 package fs
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -58,6 +62,35 @@ type Config struct {
 
 	// NoPassthrough makes every read go through the server.
 	NoPassthrough bool
+
+	// State keeps what the next server must know; nil: the view ends with this one.
+	State *state.Region
+	// Device is the connection's device, mounted, where the view goes on from an earlier server by State; nil: a new one.
+	Device *os.File
+	// Holder keeps descriptors for the next server; nil: none does.
+	Holder Holder
+	// Held are the descriptors that it kept, by key. The view takes those over that it needs; the caller closes the others.
+	Held map[uint64]int
+	// Crashed says that the server before did not just end or get killed: what it was doing is suspect.
+	Crashed bool
+	// Denied is told what the guest is refused by the view's rules. It must be quick.
+	Denied func(Denial)
+	// Observe is told of each request that was answered (conn.Config).
+	Observe func(opcode uint32, errno int, took time.Duration)
+	// Panicked is told that a request's handler panicked, after that was logged.
+	Panicked func()
+	// Slots bounds the requests that block at once, over many views; nil: no such bound.
+	Slots *conn.Slots
+	// MaxRate bounds the requests in a second; 0: no bound.
+	MaxRate int
+}
+
+// Holder keeps descriptors open for the next server, each under a key.
+type Holder interface {
+	// Hold keeps a duplicate of a descriptor, instead of what was kept under the key. It has it when it returns.
+	Hold(key uint64, fd int) error
+	// Drop closes what is kept under a key.
+	Drop(key uint64)
 }
 
 // View is one guest's tree on one FUSE connection.
@@ -71,6 +104,13 @@ type View struct {
 	links  []link                      // immutable
 	top    time.Time                   // immutable: the times of the top directory
 	ref    func() (int, func(), error) // immutable, may be nil
+
+	state   *state.Region // immutable
+	private *state.Arena  // immutable; not nil when the state is this view's alone
+	names   *state.Arena  // immutable: control files' numbers in node ids
+	holder  Holder        // immutable, may be nil
+	denied  func(Denial)  // immutable, may be nil
+	crashed bool          // immutable
 
 	conn     *conn.Conn
 	handles  handleTable
@@ -105,15 +145,39 @@ func New(cfg Config) (*View, error) {
 	}
 	v := &View{
 		host: cfg.Host, policy: cfg.Policy, owner: cfg.Owner, log: cfg.Log, ref: cfg.MountRef,
-		top: time.Now(), reclaims: make(chan struct{}, 1),
+		top: time.Now(), reclaims: make(chan struct{}, 1), state: cfg.State, holder: cfg.Holder, denied: cfg.Denied, crashed: cfg.Crashed,
 	}
 	if err := v.arrange(cfg); err != nil {
 		return nil, err
 	}
-	v.handles.init()
-	v.backings.init()
-	return v, v.start(cfg)
+	if v.state == nil {
+		if err := v.makeState(); err != nil {
+			return nil, err
+		}
+	}
+	v.names = v.state.Arena()
+	v.handles.state, v.backings.state = v.state, v.state
+	if err := v.start(cfg); err != nil {
+		return nil, err
+	}
+	v.load(cfg.Held)
+	return v, nil
 }
+
+// privateHandles is how many open files and directories a guest of this server alone may have.
+const privateHandles = 1 << 15
+
+// makeState makes a state that nobody shares.
+func (v *View) makeState() (err error) {
+	if v.private, err = state.New(1, privateHandles); err != nil {
+		return err
+	}
+	v.state, err = v.private.Take(nil)
+	return err
+}
+
+// several says whether the view's top holds a directory per hierarchy.
+func (v *View) several() bool { return v.layout != hierarchy.LayoutV2 }
 
 // arrange makes the trees and the top of the view as the layout says.
 func (v *View) arrange(cfg Config) error {
@@ -146,10 +210,28 @@ func (v *View) arrange(cfg Config) error {
 
 // start opens the connection and what watches the host.
 func (v *View) start(cfg Config) (err error) {
-	v.conn, err = conn.New(conn.Config{
+	c := conn.Config{
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
 		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough, Log: cfg.Log,
-	})
+		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate,
+	}
+	if cfg.Panicked != nil {
+		c.OnPanic = func(any) { cfg.Panicked() }
+	}
+	c.Survival = &conn.Survival{Replied: v.replied}
+	if v.private == nil {
+		c.Survival = &conn.Survival{
+			Clone: !conn.CanResend(), Init: v.state.SetInit, Passthrough: v.state.SetPassthrough, Replied: v.replied,
+			Suspect: v.suspect, Settled: v.state.RetireBut,
+		}
+	}
+	if cfg.Device == nil {
+		v.conn, err = conn.New(c)
+	} else if device, derr := unix.FcntlInt(cfg.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3); derr != nil {
+		err = derr
+	} else {
+		v.conn, err = conn.Adopt(c, device, v.state.Init(), v.state.Passthrough())
+	}
 	if err != nil {
 		return err
 	}
@@ -187,21 +269,44 @@ func (v *View) Close() error {
 	var err error
 	v.closeOnce.Do(func() {
 		err = v.conn.Close()
-		for _, t := range v.trees {
-			if t.watcher != nil {
-				t.watcher.Close()
-			}
-		}
-		if v.poller != nil {
-			v.poller.Close()
-		}
-		v.queue.close()
-		v.handles.closeAll()
+		v.stop()
 		for _, t := range v.trees {
 			t.removeLeaf()
 		}
 	})
 	return err
 }
+
+// stop gives back what the view has of this process.
+func (v *View) stop() {
+	for _, t := range v.trees {
+		if t.watcher != nil {
+			t.watcher.Close()
+		}
+	}
+	if v.poller != nil {
+		v.poller.Close()
+	}
+	v.queue.close()
+	v.handles.closeAll()
+	if v.private != nil {
+		v.private.Close()
+	}
+}
+
+// Suspend stops serving, so that another server goes on by the same state: it waits for what is under way and touches
+// nothing afterwards. Serve returns nil. The error is ctx's, and says that some request is not answered yet.
+func (v *View) Suspend(ctx context.Context) error {
+	var err error
+	v.closeOnce.Do(func() {
+		if err = v.conn.Suspend(ctx); err == nil {
+			v.stop()
+		}
+	})
+	return err
+}
+
+// Open is how many files and directories the guest has open.
+func (v *View) Open() int { return v.state.Open() }
 
 var _ fuse.RawFileSystem = (*rawFS)(nil)

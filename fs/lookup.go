@@ -50,8 +50,9 @@ func (v *View) lookup(t *tree, d *host.Dir, name string, out *fuse.EntryOut) fus
 		}
 		if decision.File.Pollable {
 			v.watchFile(t, d, name)
+			v.state.AddWatched(v.fileNode(t, d.ID(), name))
 		}
-		out.NodeId = fileNode(t, d.ID(), name)
+		out.NodeId = v.fileNode(t, d.ID(), name)
 		out.Generation = st.Ino // a controller that is taken away and given back makes a new file
 	}
 	if out.NodeId == 0 {

@@ -19,7 +19,11 @@ func perThread(file string) bool { return file == "tasks" || file == "cgroup.thr
 // namespace does not hold is left out on v1 and 0 on v2, as the kernel has it (task_pid_vnr in cgroup_procs_show;
 // pidlist_array_load).
 func (v *View) members(h *handle, tid uint32) ([]byte, error) {
-	raw, err := host.ReadAll(h.fd)
+	fd, err := h.host()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := host.ReadAll(fd)
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +112,20 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 	return v.moveTo(h, dst, pid, thread)
 }
 
-// moveTo moves a task of the guest into dst.
+// moveTo moves a task of the guest into dst, the directory of the open.
 func (v *View) moveTo(h *handle, dst *host.Dir, pid int, thread bool) error {
-	return h.tree.boundary.Move(dst, h.file, pid, thread, func(t *host.Task) error {
+	fd, err := h.host()
+	if err != nil {
+		return err
+	}
+	n, err := v.moveBy(h, dst, fd, pid, thread)
+	h.wrote(n)
+	return err
+}
+
+// moveBy writes a task's number to fd, a membership file of dst.
+func (v *View) moveBy(h *handle, dst *host.Dir, fd, pid int, thread bool) (int, error) {
+	return h.tree.boundary.Move(dst, h.file, fd, pid, thread, func(t *host.Task) error {
 		return v.mayMove(h, dst, pid, t)
 	})
 }

@@ -16,6 +16,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return st
 	}
 	if n.tree == nil || n.tree.flat {
+		v.deny(&in.InHeader, "mkdir", n, name, "no cgroups here")
 		return errDenied
 	}
 	d, err := n.tree.acquire(n.dir)
@@ -23,24 +24,76 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return status(err)
 	}
 	defer d.Release()
-	if st := v.mayName(n.tree, d, name); !st.Ok() {
+	ch := v.begin("mkdir", &in.InHeader, n.dir, 0, 0)
+	if !ch.done {
+		ch.finish(v.mkdir(n, d, name, in, ch))
+	}
+	if st := ch.outcome(); !st.Ok() {
 		return st
 	}
-	if st := n.tree.takeQuota(d); !st.Ok() {
+	if err := settle(d, name); err != nil {
+		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
+	}
+	if st := v.lookup(n.tree, d, name, out); st.Ok() {
+		return st
+	}
+	// The host was quick to remove it again, or another has taken its place: made it was.
+	out.NodeId = v.dirNode(n.tree, ch.entry.B)
+	v.fillRemoved(node{tree: n.tree, dir: ch.entry.B}, &out.Attr)
+	return fuse.OK
+}
+
+// makingMode is the mode of a cgroup on the host while the view makes it. A server that was killed in between knows by it
+// that a cgroup is its own, for nobody else makes one of that mode.
+const (
+	makingMode = 0o1000 // no permission: a umask takes nothing of it
+	madeMode   = 0o755
+)
+
+// mkdir makes a cgroup and notes whose it is.
+func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change) fuse.Status {
+	if st := v.mayName(n.tree, d, name); !st.Ok() {
+		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
+		return st
+	}
+	var st unix.Stat_t
+	own := ch.again && d.Lookup(name, &st) == nil && st.Mode == unix.S_IFDIR|makingMode
+	if st := n.tree.takeQuota(d, own); !st.Ok() {
+		if st == errQuota {
+			v.exceeded(&in.InHeader, "mkdir", n, name, "cgroups")
+		}
 		return st
 	}
 	n.tree.expected.add(d.ID(), name)
-	if err := d.Mkdir(name, 0o755); err != nil {
+	err := d.Mkdir(name, makingMode)
+	if own && status(err) == errExists {
+		err = d.Silence(name) // the server before died in Mkdir
+	}
+	ch.made()
+	if err != nil {
 		n.tree.expected.take(d.ID(), name)
 		n.tree.quota.give()
 		return status(err)
 	}
-	if err := v.own(n.tree, d, name, in); err != nil {
+	if err = d.Lookup(name, &st); err == nil {
+		ch.entry.B = st.Ino
+		err = v.own(n.tree, d, name, in)
+	}
+	if err != nil {
 		d.Rmdir(name)
 		n.tree.quota.give()
 		return status(err)
 	}
-	return v.lookup(n.tree, d, name, out)
+	return fuse.OK
+}
+
+// settle gives a cgroup that the view has made its mode.
+func settle(d *host.Dir, name string) error {
+	var st unix.Stat_t
+	if err := d.Lookup(name, &st); err != nil || st.Mode != unix.S_IFDIR|makingMode {
+		return nil // removed meanwhile, or settled before
+	}
+	return d.Chmod(name, madeMode)
 }
 
 // mayName refuses the names that no guest may make (rule 11). One that exists is the host's EEXIST to say.
@@ -60,7 +113,8 @@ func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
 
 // takeQuota reserves one cgroup below d, or says EAGAIN, as the kernel does at cgroup.max.depth and
 // cgroup.max.descendants.
-func (t *tree) takeQuota(d *host.Dir) fuse.Status {
+// One that is there already is counted, but not refused.
+func (t *tree) takeQuota(d *host.Dir, there bool) fuse.Status {
 	if t.quota.bound.Depth > 0 {
 		depth, err := d.Depth()
 		if err != nil {
@@ -74,7 +128,7 @@ func (t *tree) takeQuota(d *host.Dir) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	if !ok {
+	if !ok && !there {
 		return errQuota
 	}
 	return fuse.OK
@@ -117,6 +171,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		return st
 	}
 	if n.tree == nil {
+		v.deny(in, "rmdir", n, name, "no cgroups here")
 		return errDenied
 	}
 	d, err := n.tree.acquire(n.dir)
@@ -127,12 +182,28 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	if d.IsBoundary() && n.tree.v2() && name == hierarchy.LeafName {
 		return errBusy
 	}
-	n.tree.expected.add(d.ID(), name)
-	if err := d.Rmdir(name); err != nil {
-		n.tree.expected.take(d.ID(), name)
+	var info unix.Stat_t
+	found := d.Lookup(name, &info)
+	ch := v.begin("rmdir", in, n.dir, info.Ino, 0)
+	switch {
+	case ch.done:
+	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
+		ch.finish(fuse.OK) // the cgroup that was to go is gone, and what has its name now is another
+	default:
+		ch.finish(v.rmdir(n.tree, d, name, ch))
+	}
+	return ch.outcome()
+}
+
+func (v *View) rmdir(t *tree, d *host.Dir, name string, ch *change) fuse.Status {
+	t.expected.add(d.ID(), name)
+	err := d.Rmdir(name)
+	ch.made()
+	if err != nil {
+		t.expected.take(d.ID(), name)
 		return status(err)
 	}
-	n.tree.quota.give()
+	t.quota.give()
 	return fuse.OK
 }
 
@@ -159,8 +230,22 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 	}
 	defer d.Release()
 	var info unix.Stat_t
-	if err := d.Lookup(oldName, &info); err != nil {
-		return status(err)
+	found := d.Lookup(oldName, &info)
+	ch := v.begin("rename", &in.InHeader, n.dir, info.Ino, 0)
+	if !ch.done {
+		ch.finish(v.rename(n, to, d, in, oldName, newName, found, info, ch))
+	}
+	return ch.outcome()
+}
+
+// rename renames a cgroup of v1. found and info are what is at the old name.
+func (v *View) rename(n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newName string, found error, info unix.Stat_t, ch *change) fuse.Status {
+	var there unix.Stat_t
+	if ch.again && ch.entry.B != 0 && d.Lookup(newName, &there) == nil && there.Ino == ch.entry.B {
+		return fuse.OK // the server before has done it
+	}
+	if found != nil {
+		return status(found)
 	}
 	if info.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return errNotDir // cgroup1_rename: only directories
@@ -169,11 +254,13 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 		return fuse.EIO // cgroup1_rename: not to another parent
 	}
 	if st := v.mayName(n.tree, d, newName); !st.Ok() {
+		v.deny(&in.InHeader, "rename", n, newName, "reserved name")
 		return st
 	}
 	n.tree.expected.add(d.ID(), oldName)
 	n.tree.expected.add(d.ID(), newName)
-	err = d.Rename(oldName, newName)
+	err := d.Rename(oldName, newName)
+	ch.made()
 	if err != nil {
 		n.tree.expected.take(d.ID(), oldName)
 		n.tree.expected.take(d.ID(), newName)

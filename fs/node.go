@@ -1,8 +1,6 @@
 package fs
 
 import (
-	"sync"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -24,54 +22,6 @@ const (
 	maxTrees = 62
 	linkTree = 63 // tree number of the symbolic links at the top
 )
-
-// fileNames gives control file names their numbers in node ids. It is shared by all views of the process and only grows:
-// names come from the host's directories, never from a guest.
-var fileNames = &nameTable{byName: map[string]uint64{}}
-
-type nameTable struct {
-	mu     sync.RWMutex
-	byName map[string]uint64 // guarded by mu; values start at 1
-	names  []string          // guarded by mu; names[n-1] has number n
-}
-
-// number finds or makes the number of name; 0 when there is no room for another.
-func (t *nameTable) number(name string) uint64 {
-	t.mu.RLock()
-	n, ok := t.byName[name]
-	t.mu.RUnlock()
-	if ok {
-		return n
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if n, ok := t.byName[name]; ok {
-		return n
-	}
-	if len(t.names) >= fileMask {
-		return 0
-	}
-	t.names = append(t.names, name)
-	n = uint64(len(t.names))
-	t.byName[name] = n
-	return n
-}
-
-func (t *nameTable) name(n uint64) (string, bool) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	if n == 0 || n > uint64(len(t.names)) {
-		return "", false
-	}
-	return t.names[n-1], true
-}
-
-// all are the names that a lookup has given a number.
-func (t *nameTable) all() []string {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.names[:len(t.names):len(t.names)]
-}
 
 // node is a node id taken apart.
 type node struct {
@@ -103,7 +53,7 @@ func (v *View) node(id uint64) (node, fuse.Status) {
 	}
 	n := node{tree: v.trees[t-1], dir: id & dirMask}
 	if f := id >> fileShift & fileMask; f != 0 {
-		name, ok := fileNames.name(f)
+		name, ok := v.names.Name(f)
 		if !ok {
 			return node{}, fuse.Status(unix.ESTALE)
 		}
@@ -121,8 +71,8 @@ func (v *View) dirNode(t *tree, dir uint64) uint64 {
 }
 
 // fileNode is the node id of a control file; 0 when the name table is full.
-func fileNode(t *tree, dir uint64, name string) uint64 {
-	n := fileNames.number(name)
+func (v *View) fileNode(t *tree, dir uint64, name string) uint64 {
+	n := v.names.NameNumber(name)
 	if n == 0 || dir > dirMask {
 		return 0
 	}

@@ -4,14 +4,17 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // Open settles what this open may do and opens the host's file with just that. EPERM when it may write and the verdict is
-// read-only; EINVAL for O_DIRECT, as kernfs.
+// read-only; EINVAL for O_DIRECT, as kernfs; ENFILE over the guest's bound.
 func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	v := r.view()
+	unique := v.reopened(in.Unique)
 	n, st := v.node(in.NodeId)
 	if !st.Ok() {
 		return st
@@ -19,10 +22,13 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if n.tree == nil || n.file == "" {
 		return fuse.Status(unix.EISDIR)
 	}
-	h := &handle{tree: n.tree, dir: n.dir, file: n.file, decision: v.decide(n.tree, n.dir, n.file), fd: -1}
+	h := &handle{tree: n.tree, dir: n.dir, file: n.file, decision: v.decide(n.tree, n.dir, n.file), fd: -1, leaf: -1}
 	h.opener = credentials{uid: in.Uid, gid: in.Gid, tid: int(in.Pid)}
 	access := int(in.Flags) & unix.O_ACCMODE
 	if st := v.authorise(h, access); !st.Ok() {
+		if st == errDenied {
+			v.deny(&in.InHeader, "open", n, "", h.decision.Rule)
+		}
 		return st
 	}
 	if in.Flags&unix.O_DIRECT != 0 {
@@ -34,18 +40,77 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	}
 	defer d.Release()
 	h.reads = access == unix.O_RDONLY
+	h.flags = access | int(in.Flags)&unix.O_NONBLOCK
+	failpoint("open-begun")
 	if v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
 		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
-		out.Fh = v.handles.add(h)
-		return fuse.OK
+	} else {
+		if st := h.open(d); !st.Ok() {
+			return st
+		}
+		out.OpenFlags = v.ioMode(in.NodeId, h, d, out)
 	}
-	h.fd, err = d.OpenFile(n.file, access|int(in.Flags)&unix.O_NONBLOCK)
+	failpoint("open-made")
+	fh, ok := v.handles.add(h, h.record(in.NodeId, unique))
+	if !ok {
+		v.endOpen(h)
+		v.exceeded(&in.InHeader, "open", n, "", "open descriptors")
+		return errTooMany
+	}
+	if !h.reads {
+		h.held = true
+		v.hold(fh, h.fd)
+	}
+	failpoint("open-done")
+	out.Fh = fh
+	return fuse.OK
+}
+
+// open opens the host's file.
+func (h *handle) open(d *host.Dir) fuse.Status {
+	fd, err := d.OpenFile(h.file, h.flags)
 	if err != nil {
 		return status(err)
 	}
-	out.OpenFlags = v.ioMode(in.NodeId, h, d, out)
-	out.Fh = v.handles.add(h)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return status(err)
+	}
+	h.fd, h.inode = fd, st.Ino
 	return fuse.OK
+}
+
+// record is what is kept of a new open.
+func (h *handle) record(node, unique uint64) state.Handle {
+	rec := state.Handle{Node: node, Inode: h.inode, Unique: unique, UID: h.opener.uid, GID: h.opener.gid}
+	set := func(on bool, flag uint32) {
+		if on {
+			rec.Flags |= flag
+		}
+	}
+	access := h.flags & unix.O_ACCMODE
+	set(access != unix.O_RDONLY, state.Writes)
+	set(access != unix.O_WRONLY, state.Reads)
+	set(h.flags&unix.O_NONBLOCK != 0, state.NonBlock)
+	set(h.file == "", state.Dir)
+	set(h.opener.admin, state.Admin)
+	if h.backing != nil {
+		rec.Backing, rec.File = h.backing.id, h.backing.file
+	}
+	return rec
+}
+
+// reopened gives the number of a request that opens something. When it is sent again, what it opened the first time is
+// closed: nobody was told of it.
+func (v *View) reopened(unique uint64) uint64 {
+	first, again := conn.Resent(unique)
+	if again {
+		if fh, ok := v.state.OpenedBy(first); ok {
+			v.release(fh)
+		}
+	}
+	return first
 }
 
 // authorise decides whether an open with this access may be, by the verdict and by what the kernel would have asked of
@@ -78,12 +143,29 @@ func (v *View) closeBacking(id int32) {
 
 // Release ends an open.
 func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
-	v := r.view()
-	h := v.handles.remove(in.Fh)
+	failpoint("release-begun")
+	r.view().release(in.Fh)
+	failpoint("release-done")
+}
+
+// release ends an open. Ended already, it is no error: the kernel may send it again.
+func (v *View) release(fh uint64) {
+	h := v.handles.take(fh)
 	if h == nil {
+		v.handles.forget(fh)
 		return
 	}
-	if kh := h.pollKey(); kh != 0 {
+	v.endOpen(h)
+	failpoint("release-made")
+	v.handles.forget(fh)
+}
+
+// endOpen gives back what an open has.
+func (v *View) endOpen(h *handle) {
+	h.mu.Lock()
+	kh, fd, held, leaf := h.kh, h.fd, h.held, h.leaf
+	h.mu.Unlock()
+	if kh != 0 && fd >= 0 {
 		v.poller.Remove(kh)
 	}
 	if h.backing != nil {
@@ -91,8 +173,12 @@ func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 			v.closeBacking(old.id)
 		}
 	}
-	if h.fd >= 0 {
-		unix.Close(h.fd)
+	h.close()
+	if v.holder != nil && held {
+		v.holder.Drop(h.fh)
+	}
+	if v.holder != nil && leaf >= 0 {
+		v.holder.Drop(h.fh | leafKey)
 	}
 	v.triggers.release(h)
 }
@@ -100,6 +186,7 @@ func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 // OpenDir opens a directory for listing.
 func (r *rawFS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	v := r.view()
+	unique := v.reopened(in.Unique)
 	n, st := v.node(in.NodeId)
 	if !st.Ok() {
 		return st
@@ -107,9 +194,15 @@ func (r *rawFS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 	if n.file != "" || n.link != 0 {
 		return errNotDir
 	}
-	out.Fh = v.handles.add(&handle{tree: n.tree, dir: n.dir, fd: -1})
+	h := &handle{tree: n.tree, dir: n.dir, fd: -1, leaf: -1}
+	fh, ok := v.handles.add(h, h.record(in.NodeId, unique))
+	if !ok {
+		v.exceeded(&in.InHeader, "opendir", n, "", "open descriptors")
+		return errTooMany
+	}
+	out.Fh = fh
 	return fuse.OK
 }
 
 // ReleaseDir ends an open of a directory.
-func (r *rawFS) ReleaseDir(in *fuse.ReleaseIn) { r.view().handles.remove(in.Fh) }
+func (r *rawFS) ReleaseDir(in *fuse.ReleaseIn) { r.view().release(in.Fh) }

@@ -3,11 +3,13 @@ package fs
 import (
 	"bytes"
 	"container/list"
+	"slices"
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -63,6 +65,7 @@ func (v *View) back(node uint64, file *hostFile) *backing {
 		v.log.WithError(err).Debug("cannot register a backing file, reads go through the server")
 		return nil
 	}
+	v.state.SetLastBacking(id)
 	b, spare := v.backings.put(node, file.ino, id)
 	if spare {
 		v.closeBacking(id)
@@ -156,18 +159,85 @@ type backing struct {
 	id         int32
 	uses       int           // guarded by backingTable.mu
 	idle       *list.Element // guarded by backingTable.mu; not nil when no open uses it
+	kept       int           // guarded by backingTable.mu; where the state keeps it, -1 for nowhere
 }
 
-// maxIdle bounds the backings that are kept for the next open. A host file that is only held open pins no removed cgroup.
-const maxIdle = 64
-
+// backingTable has a connection's backings. Those in use are kept in the state with the opens that use them, those that are
+// idle by themselves: at most state.MaxIdle. A host file that is only held open pins no removed cgroup.
 type backingTable struct {
+	state *state.Region // immutable
+
 	mu     sync.Mutex
-	byNode map[uint64]*backing // guarded by mu
+	byNode map[uint64]*backing // guarded by mu; made at its first use
 	idle   list.List           // guarded by mu; of *backing, the one used last in front
+	kept   []*backing          // guarded by mu; by place in the state, some nil
 }
 
-func (t *backingTable) init() { t.byNode = map[uint64]*backing{} }
+// adopt takes in a backing of an open that an earlier server made, with one use.
+func (t *backingTable) adopt(node, file uint64, id int32) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	if b == nil {
+		b = t.add(node, file, id)
+	}
+	b.uses++
+	return b
+}
+
+// add makes a backing without a use. Called with mu held.
+func (t *backingTable) add(node, file uint64, id int32) *backing {
+	b := &backing{node: node, file: file, id: id, kept: -1}
+	if t.byNode == nil {
+		t.byNode = map[uint64]*backing{}
+	}
+	t.byNode[node] = b
+	return b
+}
+
+// load takes in the backings that were idle, after those in use. What no open uses is idle.
+func (t *backingTable) load() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.LastBacking() == 0 {
+		return // none was ever made
+	}
+	t.kept = make([]*backing, state.MaxIdle)
+	for i := range t.kept {
+		rec := t.state.Idle(i)
+		if rec.ID == 0 {
+			continue
+		}
+		if t.byNode[rec.Node] != nil {
+			t.state.SetIdle(i, state.Backing{})
+			continue
+		}
+		b := t.add(rec.Node, rec.File, rec.ID)
+		b.kept, t.kept[i] = i, b
+		b.idle = t.idle.PushFront(b)
+	}
+}
+
+// keep finds a place in the state for a backing that becomes idle. A place whose backing is in use again is free: an open
+// has that. It answers with an idle backing that had to go. Called with mu held.
+func (t *backingTable) keep(b *backing) (gone *backing) {
+	if t.kept == nil {
+		t.kept = make([]*backing, state.MaxIdle)
+	}
+	if b.kept < 0 {
+		i := slices.IndexFunc(t.kept, func(k *backing) bool { return k == nil || k.uses > 0 })
+		if i < 0 {
+			gone = t.forget(t.idle.Back().Value.(*backing))
+			i = slices.Index(t.kept, nil)
+		}
+		if old := t.kept[i]; old != nil {
+			old.kept = -1
+		}
+		b.kept, t.kept[i] = i, b
+		t.state.SetIdle(i, state.Backing{Node: b.node, File: b.file, ID: b.id})
+	}
+	return gone
+}
 
 // get is the backing of a node with one use more, or nil.
 func (t *backingTable) get(node uint64) *backing {
@@ -198,8 +268,8 @@ func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool)
 		t.use(b)
 		return b, true
 	}
-	b = &backing{node: node, file: file, id: id, uses: 1}
-	t.byNode[node] = b
+	b = t.add(node, file, id)
+	b.uses = 1
 	return b, false
 }
 
@@ -211,17 +281,20 @@ func (t *backingTable) drop(b *backing) *backing {
 	if b.uses > 0 {
 		return nil
 	}
+	gone := t.keep(b)
 	b.idle = t.idle.PushFront(b)
-	if t.idle.Len() <= maxIdle {
-		return nil
-	}
-	return t.forget(t.idle.Back().Value.(*backing))
+	return gone
 }
 
 // forget takes out a backing that no open uses. Called with mu held.
 func (t *backingTable) forget(b *backing) *backing {
 	t.idle.Remove(b.idle)
 	delete(t.byNode, b.node)
+	if b.kept >= 0 {
+		t.state.SetIdle(b.kept, state.Backing{})
+		t.kept[b.kept] = nil
+		b.kept = -1
+	}
 	return b
 }
 

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
 // pollSchedule is FUSE_POLL_SCHEDULE_NOTIFY: somebody waits and wants FUSE_NOTIFY_POLL.
@@ -15,38 +16,54 @@ const pollSchedule = 1
 // pollAlways is what an ordinary file says (DEFAULT_POLLMASK without the RDNORM forms).
 const pollAlways = unix.POLLIN | unix.POLLOUT | 0x40 | 0x100 // with POLLRDNORM and POLLWRNORM
 
+// pollGone is what kernfs says of a file that was removed (kernfs_fop_poll).
+const pollGone = pollAlways | unix.POLLERR | unix.POLLPRI
+
 // poll answers FUSE_POLL from the host descriptor of the same open, which keeps what was seen: kernfs compares its own
 // event count with that of the last read (kernfs_generic_poll), PSI has its trigger there.
 func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 	h := v.handles.get(in.Fh)
-	if h == nil || h.fd < 0 {
+	if h == nil {
+		return pollAlways, fuse.OK
+	}
+	fd, err := h.host()
+	if err == unix.ENODEV {
+		return pollGone, fuse.OK
+	}
+	if err != nil {
 		return pollAlways, fuse.OK
 	}
 	if in.Flags&pollSchedule != 0 && h.decision.File.Pollable {
-		h.mu.Lock()
-		h.kh = in.Kh
-		h.mu.Unlock()
-		if err := v.poller.Add(in.Kh, h.fd); err != nil {
+		v.keepPolled(h, in.Kh, fd)
+		if err := v.poller.Add(in.Kh, fd); err != nil {
 			v.log.WithError(err).Warn("cannot wait for events of a control file")
 		}
 	}
-	fds := []unix.PollFd{{Fd: int32(h.fd), Events: int16(in.Events)}}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: int16(in.Events)}}
 	if _, err := unix.Poll(fds, 0); err != nil {
 		return 0, status(err)
 	}
 	if fds[0].Revents&unix.POLLPRI != 0 && h.reads && h.backing != nil {
 		// The guest reads a host file of its own, so this one would say for ever that something is new. Reading it tells of
 		// each event once: what comes after this is new again, so none is lost.
-		unix.Pread(h.fd, make([]byte, 1), 0)
+		unix.Pread(fd, make([]byte, 1), 0)
 	}
 	return uint32(uint16(fds[0].Revents)), fuse.OK
 }
 
-// pollKey is the number that the poller knows the open by.
-func (h *handle) pollKey() uint64 {
+// keepPolled remembers who is to be told. The host's descriptor knows what its reader has seen, so the next server must have
+// the same one.
+func (v *View) keepPolled(h *handle, kh uint64, fd int) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.kh
+	known, held := h.kh == kh, h.held
+	h.kh, h.held = kh, true
+	h.mu.Unlock()
+	if !held {
+		v.hold(h.fh, fd)
+	}
+	if !known || !held {
+		v.state.Update(h.fh, func(rec *state.Handle) { rec.Kh = kh })
+	}
 }
 
 // polled tells the guest's waiters that a host descriptor has something to say.

@@ -13,11 +13,15 @@ import (
 func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
-	if h == nil || h.file == "" || h.fd < 0 {
+	if h == nil {
 		return nil, fuse.EBADF
 	}
+	fd, err := h.host()
+	if err != nil {
+		return nil, status(err)
+	}
 	if h.decision.File.Filter == hierarchy.Raw || h.decision.File.Mode&0o444 == 0 {
-		n, err := unix.Pread(h.fd, buf, int64(in.Offset))
+		n, err := unix.Pread(fd, buf, int64(in.Offset))
 		if err != nil {
 			return nil, status(err)
 		}
@@ -47,7 +51,11 @@ func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
 	if h.decision.File.Filter == hierarchy.FilterMembers {
 		return v.members(h, tid)
 	}
-	raw, err := host.ReadAll(h.fd)
+	fd, err := h.host()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := host.ReadAll(fd)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // delegate answers a write to cgroup.subtree_control. A hidden controller does not exist for the guest: enabling it is
@@ -32,8 +31,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	}
 	defer d.Release()
 	h.tree.expected.add(d.ID(), subtreeFile)
-	err = host.WriteCommand(h.fd, []byte(strings.Join(tokens, " ")))
-	if err != nil {
+	if err = h.command([]byte(strings.Join(tokens, " "))); err != nil {
 		h.tree.expected.take(d.ID(), subtreeFile)
 		return err
 	}

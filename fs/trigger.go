@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // What a guest may ask of a pressure trigger. The kernel lets an unprivileged opener have windows of multiples of 2 s only
@@ -68,14 +68,20 @@ func (v *View) writeTrigger(h *handle, data []byte) error {
 	if !v.triggers.take() {
 		return unix.ENOSPC
 	}
-	if err := host.WriteCommand(h.fd, []byte(command)); err != nil {
+	if err := h.command([]byte(command)); err != nil {
 		v.triggers.give()
 		return err
 	}
+	v.keepTrigger(h)
+	return nil
+}
+
+// keepTrigger remembers that the descriptor carries a trigger.
+func (v *View) keepTrigger(h *handle) {
 	h.mu.Lock()
 	h.trigger = true
 	h.mu.Unlock()
-	return nil
+	v.state.Update(h.fh, func(rec *state.Handle) { rec.Flags |= state.Trigger })
 }
 
 // parseTrigger returns the canonical form of a trigger.

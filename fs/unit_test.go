@@ -7,6 +7,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -114,26 +115,6 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
-	table := &nameTable{byName: map[string]uint64{}}
-	for i := range fileMask + 10 {
-		name := string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
-		n := table.number(name)
-		if i >= fileMask {
-			if n != 0 {
-				t.Fatalf("name %d has number %d", i, n)
-			}
-			continue
-		}
-		if back, ok := table.name(n); !ok || back != name || table.number(name) != n {
-			t.Fatalf("name %d: %d, %q", i, n, back)
-		}
-	}
-	if _, ok := table.name(0); ok {
-		t.Error("number 0 is a name's")
-	}
-}
-
 func TestQuota(t *testing.T) {
 	q := quota{bound: policy.Quota{Cgroups: 2}, count: -1}
 	real := 0
@@ -166,8 +147,7 @@ func TestQuota(t *testing.T) {
 }
 
 func TestBackings(t *testing.T) {
-	var table backingTable
-	table.init()
+	table := backingTable{state: privateState(t)}
 	a, spare := table.put(1, 10, 100)
 	if spare || table.get(1) != a || table.drop(a) != nil {
 		t.Fatal("a backing in use was given up")
@@ -184,14 +164,54 @@ func TestBackings(t *testing.T) {
 		t.Error("a backing for another file stays, or one for the same goes")
 	}
 	closed := 0
-	for n := range uint64(maxIdle + 5) {
-		b, _ := table.put(n+2, n, int32(n))
+	for n := range uint64(state.MaxIdle + 5) {
+		b, _ := table.put(n+2, n, int32(n+1))
 		if table.drop(b) != nil {
 			closed++
 		}
 	}
 	if closed != 5 {
-		t.Errorf("%d of %d idle backings were given up", closed, maxIdle+5)
+		t.Errorf("%d of %d idle backings were given up", closed, state.MaxIdle+5)
+	}
+}
+
+// privateState is a state of the test's own.
+func privateState(t *testing.T) *state.Region {
+	t.Helper()
+	a, err := state.New(1, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	r, err := a.Take(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestBackingsReloaded: the next server finds the idle backings, and those that opens use.
+func TestBackingsReloaded(t *testing.T) {
+	region := privateState(t)
+	table := backingTable{state: region}
+	region.SetLastBacking(3)
+	used, _ := table.put(1, 10, 1)
+	idle, _ := table.put(2, 20, 2)
+	again, _ := table.put(3, 30, 3)
+	table.drop(idle)
+	table.drop(again)
+	table.get(3) // in use again, with a place among the idle
+	next := backingTable{state: region}
+	if b := next.adopt(1, 10, 1); *b != (backing{node: 1, file: 10, id: 1, uses: 1, kept: -1}) || used.id != b.id {
+		t.Errorf("%+v", b)
+	}
+	next.adopt(3, 30, 3)
+	next.load()
+	if b := next.get(2); b == nil || b.id != 2 || b.file != 20 {
+		t.Errorf("the idle one: %+v", b)
+	}
+	if b := next.get(3); b == nil || b.uses != 2 || b.kept >= 0 {
+		t.Errorf("the one in use again: %+v", b)
 	}
 }
 

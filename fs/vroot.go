@@ -142,5 +142,29 @@ func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error
 		return err
 	}
 	defer leaf.Release()
-	return v.moveTo(h, leaf, pid, thread)
+	fd, err := v.leafFile(h, leaf)
+	if err != nil {
+		return err
+	}
+	n, err := v.moveBy(h, leaf, fd, pid, thread)
+	h.mu.Lock()
+	h.leafPos += int64(n)
+	h.mu.Unlock()
+	return err
+}
+
+// leafFile is the descriptor of the leaf's file by which an open of the root's moves tasks.
+func (v *View) leafFile(h *handle, leaf *host.Dir) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.leaf >= 0 {
+		return h.leaf, nil
+	}
+	fd, err := leaf.OpenFile(h.file, unix.O_WRONLY)
+	if err != nil {
+		return -1, err
+	}
+	h.leaf, h.leafPos = fd, 0
+	v.hold(h.fh|leafKey, fd)
+	return fd, nil
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -22,16 +23,56 @@ const maxCommand = 4096
 func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
-	if h == nil || h.file == "" || h.fd < 0 {
+	if h == nil {
 		return 0, fuse.EBADF
+	}
+	if _, err := h.host(); err != nil {
+		return 0, status(err)
 	}
 	if len(data) > maxCommand && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
 	}
-	if err := v.write(cancel, h, in.Pid, data); err != nil {
-		return 0, status(err)
+	own, leaf := h.positions()
+	ch := v.begin("write", &in.InHeader, uint64(own), uint64(leaf), in.Fh)
+	if !ch.again {
+		ch.finish(v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch)))
+	} else if !ch.done {
+		ch.finish(v.writeAgain(cancel, h, in, data, ch))
+	}
+	if st := ch.outcome(); !st.Ok() {
+		return 0, st
 	}
 	return uint32(len(data)), fuse.OK
+}
+
+// writeAgain answers a write of which it is not known whether it reached the host: it did if a descriptor's position moved.
+func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
+	own, leaf := h.positions()
+	if uint64(own) != ch.entry.A || uint64(leaf) != ch.entry.B {
+		h.mu.Lock()
+		known := h.trigger
+		h.mu.Unlock()
+		if h.decision.File.Constraint == hierarchy.Trigger && !known && v.triggers.take() {
+			v.keepTrigger(h)
+		}
+		return fuse.OK
+	}
+	return v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch))
+}
+
+// tried is the errno of a write, after the refusals among them were told of.
+func (v *View) tried(in *fuse.InHeader, h *handle, err error) fuse.Status {
+	st := status(err)
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused) && refused.quota:
+		v.exceeded(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", refused.rule)
+	case errors.As(err, &refused):
+		v.deny(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", refused.rule)
+	case st == errDenied && h.decision.Verdict == hierarchy.Guarded:
+		v.deny(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", h.decision.Rule)
+	}
+	return st
 }
 
 // Writev is Write for data in pieces.
@@ -43,7 +84,8 @@ func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 }
 
 // write applies the verdict's constraint. tid is the writer's thread, for pids and for nothing else.
-func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte) error {
+func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte, ch *change) error {
+	defer ch.made()
 	d := h.decision
 	if d.Verdict == hierarchy.ReadWrite {
 		return v.pass(cancel, h, data)
@@ -91,9 +133,26 @@ func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte)
 // that a reclaim ends when its caller is killed.
 func (v *View) pass(cancel <-chan struct{}, h *handle, data []byte) error {
 	if !h.decision.File.Blocks {
-		return host.WriteCommand(h.fd, data)
+		return h.command(data)
 	}
-	return host.WriteInterruptible(cancel, h.fd, data)
+	fd, err := h.host()
+	if err != nil {
+		return err
+	}
+	n, err := host.WriteInterruptible(cancel, fd, data)
+	h.wrote(n)
+	return err
+}
+
+// command writes bytes to the host's file.
+func (h *handle) command(data []byte) error {
+	fd, err := h.host()
+	if err != nil {
+		return err
+	}
+	n, err := host.WriteCommand(fd, data)
+	h.wrote(n)
+	return err
 }
 
 // reclaim runs one reclaim of the guest at a time; another meanwhile gets what the kernel answers when it cannot reclaim

@@ -45,10 +45,11 @@ func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
 }
 
 // openToChange is openNode for what the guest may change, which the boundary's attributes are not.
-func (v *View) openToChange(id uint64) (node, *host.Dir, fuse.Status) {
-	n, d, st := v.openNode(id)
+func (v *View) openToChange(in *fuse.InHeader) (node, *host.Dir, fuse.Status) {
+	n, d, st := v.openNode(in.NodeId)
 	if st.Ok() && d.IsBoundary() {
 		d.Release()
+		v.deny(in, "setattr", n, "", "the boundary's attributes are the host's")
 		return n, nil, errDenied
 	}
 	return n, d, st
@@ -117,7 +118,7 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 	if !guestAttr(attr) {
 		return errNoOp
 	}
-	n, d, st := r.view().openToChange(in.NodeId)
+	n, d, st := r.view().openToChange(&in.InHeader)
 	if !st.Ok() {
 		return st
 	}
@@ -125,10 +126,34 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 	if len(attrGuest)+len(attr) > nameMax {
 		return fuse.ERANGE
 	}
-	if st := hasRoom(d, n.file, attrGuest+attr, len(data)); !st.Ok() {
+	ch := r.view().begin("setxattr", &in.InHeader, isSet(d, n.file, attrGuest+attr), 0, 0)
+	if !ch.done {
+		ch.finish(setAttribute(d, n.file, attrGuest+attr, data, int(in.Flags), ch))
+	}
+	return ch.outcome()
+}
+
+// setAttribute sets an attribute. One that was to be made new and is there now, with this value, was made by the server before.
+func setAttribute(d *host.Dir, file, stored string, data []byte, flags int, ch *change) fuse.Status {
+	defer ch.made()
+	if ch.again && flags&unix.XATTR_CREATE != 0 && ch.entry.A == 0 {
+		have := make([]byte, len(data)+1)
+		if n, err := d.GetXattr(file, stored, have); err == nil && bytes.Equal(have[:n], data) {
+			return fuse.OK
+		}
+	}
+	if st := hasRoom(d, file, stored, len(data)); !st.Ok() {
 		return st
 	}
-	return status(d.SetXattr(n.file, attrGuest+attr, data, int(in.Flags)))
+	return status(d.SetXattr(file, stored, data, flags))
+}
+
+// isSet is 1 where an attribute is set.
+func isSet(d *host.Dir, file, stored string) uint64 {
+	if _, err := d.GetXattr(file, stored, nil); err != nil {
+		return 0
+	}
+	return 1
 }
 
 // hasRoom says whether one more attribute of this size may be stored.
@@ -159,10 +184,20 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	if !guestAttr(attr) {
 		return errNoOp
 	}
-	n, d, st := r.view().openToChange(in.NodeId)
+	n, d, st := r.view().openToChange(in)
 	if !st.Ok() {
 		return st
 	}
 	defer d.Release()
-	return status(d.RemoveXattr(n.file, attrGuest+attr))
+	ch := r.view().begin("removexattr", in, isSet(d, n.file, attrGuest+attr), 0, 0)
+	if ch.done {
+		return ch.outcome()
+	}
+	err := d.RemoveXattr(n.file, attrGuest+attr)
+	ch.made()
+	st = status(err)
+	if ch.again && ch.entry.A == 1 && st == fuseNoData {
+		st = fuse.OK // the server before has removed it
+	}
+	return ch.finish(st)
 }

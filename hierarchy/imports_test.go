@@ -25,7 +25,8 @@ var mayImport = []struct {
 	{"policy", []string{"hierarchy"}, []string{"os", "net", "syscall", "github.com/hanwen", "github.com/sirupsen"}},
 	{"hierarchy/host", []string{"hierarchy"}, []string{"github.com/hanwen", "github.com/sirupsen", "github.com/urfave"}},
 	{"fs/conn", nil, []string{"github.com/urfave"}},
-	{"fs", []string{"hierarchy", "hierarchy/host", "policy", "fs/conn"}, []string{"github.com/urfave", "os/exec"}},
+	{"fs/state", nil, []string{"github.com/hanwen", "github.com/sirupsen", "github.com/urfave"}},
+	{"fs", []string{"hierarchy", "hierarchy/host", "policy", "fs/conn", "fs/state"}, []string{"github.com/urfave", "os/exec"}},
 }
 
 type pkg struct {

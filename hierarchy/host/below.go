@@ -110,7 +110,8 @@ func writeBelow(dir int, path string, data []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return WriteCommand(fd, data)
+	_, err = WriteCommand(fd, data)
+	return err
 }
 
 // Entry is a line of a directory's listing.

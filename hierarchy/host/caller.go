@@ -60,15 +60,17 @@ func statusField(tid int, key string) (string, error) {
 	return "", unix.ESRCH
 }
 
-// WriteCommand gives one command to an open control file. The host's errno.
-func WriteCommand(fd int, data []byte) error {
+// WriteCommand gives one command to an open control file. The offset means nothing to a control file, but the kernel moves
+// the descriptor's position on by what was written if and only if the command succeeded, also when the caller dies in
+// it (ksys_write): n is by how much. The host's errno.
+func WriteCommand(fd int, data []byte) (n int, err error) {
 	if len(data) == 0 {
-		return nil // a write of no bytes never reaches the handler (vfs_write)
+		return 0, nil // a write of no bytes never reaches the handler (vfs_write)
 	}
 	for {
-		_, err := unix.Pwrite(fd, data, 0)
+		n, err := unix.Write(fd, data)
 		if err == nil || !runtimePreempted(err) {
-			return err
+			return max(n, 0), err
 		}
 	}
 }
@@ -82,9 +84,9 @@ const interruptEvery = 10 * time.Millisecond
 
 // WriteInterruptible is WriteCommand for commands that reclaim memory: when cancel closes, the host call is interrupted by
 // a signal and answers as the kernel does (memory.reclaim EINTR, memory.max success before its time).
-func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) error {
+func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) (n int, err error) {
 	if len(data) == 0 {
-		return nil
+		return 0, nil
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -106,22 +108,22 @@ func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) error {
 			}
 		}
 	}()
-	err := writeUntil(cancel, fd, data)
+	n, err = writeUntil(cancel, fd, data)
 	close(done)
 	<-gone
-	return err
+	return n, err
 }
 
 // writeUntil writes, and again after an interruption that was not asked for.
-func writeUntil(cancel <-chan struct{}, fd int, data []byte) error {
+func writeUntil(cancel <-chan struct{}, fd int, data []byte) (int, error) {
 	for {
-		_, err := unix.Pwrite(fd, data, 0)
+		n, err := unix.Write(fd, data)
 		if err == nil || !runtimePreempted(err) {
-			return err
+			return max(n, 0), err
 		}
 		select {
 		case <-cancel:
-			return err
+			return 0, err
 		default:
 		}
 	}

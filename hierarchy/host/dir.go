@@ -116,18 +116,32 @@ func (d *Dir) Mkdir(name string, mode uint32) error {
 	if err := unix.Mkdirat(d.fd, name, mode); err != nil {
 		return pathError("mkdir", name, err)
 	}
+	if err := d.Silence(name); err != nil {
+		unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR)
+		return err
+	}
+	return nil
+}
+
+// Silence keeps a v1 child from notifying on release, as Mkdir does.
+func (d *Dir) Silence(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
 	if d.boundary.tree.Version != hierarchy.V1 {
 		return nil
 	}
 	child, err := openBelow(d.fd, name, unix.O_PATH|unix.O_DIRECTORY)
-	if err == nil {
-		err = silence(child)
-		unix.Close(child)
-	}
 	if err != nil {
-		unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR)
+		return pathError("open", name, err)
 	}
-	return pathError("mkdir", name, err)
+	defer unix.Close(child)
+	return pathError("silence", name, silence(child))
+}
+
+// Chmod changes the mode of a child cgroup.
+func (d *Dir) Chmod(name string, mode uint32) error {
+	return pathError("chmod", name, d.at(name, func(path string) error { return unix.Chmod(path, mode) }))
 }
 
 // Rmdir removes a child cgroup. EBUSY while it has tasks or children.

@@ -134,53 +134,50 @@ func pathBelow(base, path string) (rest string, ok bool) {
 // that keeps it over both was the one moved. If the task is reaped between the two and the number goes around within those
 // few microseconds, another task could be moved in its place, and ESRCH says only that this one was not.
 //
+// fd is the membership file of dst, open for writing; n is by how much its position moved (WriteCommand).
+//
 // Errors are the kernel's for a task beyond a namespace: ENOENT on v2, ESRCH on v1; ESRCH for a task that is not there;
 // ENODEV when dst was removed; those of check; and whatever the kernel answers to the write.
-func (b *Boundary) Move(dst *Dir, file string, pid int, thread bool, check func(*Task) error) error {
+func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check func(*Task) error) (n int, err error) {
 	t, err := holdTask(pid, thread)
 	if err != nil {
-		return moveError(file, err)
+		return 0, moveError(file, err)
 	}
 	defer t.Close()
 	at, err := b.placeOf(t)
 	if err != nil {
-		return moveError(file, err)
+		return 0, moveError(file, err)
 	}
 	if at == outside || at == unseen && !b.maySkip(t) {
-		return moveError(file, b.beyond())
+		return 0, moveError(file, b.beyond())
 	}
 	if check != nil {
 		if err := check(t); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	fd, err := dst.OpenFile(file, unix.O_WRONLY)
-	if errors.Is(err, unix.ENOENT) {
-		err = unix.ENODEV // who moves a task has had the file open: this is what kernfs answers after an rmdir
+	if at == unseen { // the kernel takes an exiting task's number and moves nothing (cgroup_migrate_add_task)
+		var st unix.Stat_t
+		if dst.Lookup(file, &st) != nil {
+			return 0, moveError(file, unix.ENODEV) // what kernfs answers after an rmdir
+		}
+		return 0, nil
 	}
-	if err != nil {
-		return moveError(file, err)
-	}
-	defer unix.Close(fd)
-	if at == unseen {
-		return nil // the kernel takes an exiting task's number and moves nothing (cgroup_migrate_add_task)
-	}
-	return moveError(file, t.writeTo(fd))
+	n, err = t.writeTo(fd)
+	return n, moveError(file, err)
 }
 
 // writeTo gives the task's number to an open membership file, if it is the task's before and after.
-func (t *Task) writeTo(fd int) error {
+func (t *Task) writeTo(fd int) (int, error) {
 	number := strconv.AppendInt(nil, int64(t.pid), 10)
 	if !t.Alive() {
-		return unix.ESRCH
+		return 0, unix.ESRCH
 	}
-	if err := WriteCommand(fd, number); err != nil {
-		return err
+	n, err := WriteCommand(fd, number)
+	if err == nil && !t.Alive() {
+		err = unix.ESRCH
 	}
-	if !t.Alive() {
-		return unix.ESRCH
-	}
-	return nil
+	return n, err
 }
 
 func moveError(file string, err error) error {

@@ -53,7 +53,7 @@ func TestMoveZombie(t *testing.T) {
 		makeZombie(t, out)
 		p.wantContains(t, out, false)
 		p.wantRefused(t, out, false)
-		err := p.boundary.Move(p.a, "cgroup.procs", in, false, nil)
+		err := move(p.boundary, p.a, "cgroup.procs", in, false, nil)
 		if p.tree.Version == hierarchy.V1 {
 			// v1 does not tell where it was, and its parent, this test, is outside.
 			p.wantContains(t, in, false)
@@ -89,7 +89,7 @@ func TestMoveZombieOfRemoved(t *testing.T) {
 			}
 		}
 		p.wantAt(t, in, "/guest/a"+deletedSuffix)
-		if err := p.boundary.Move(p.root, "cgroup.procs", in, false, nil); err != nil {
+		if err := move(p.boundary, p.root, "cgroup.procs", in, false, nil); err != nil {
 			t.Errorf("moving a zombie of a removed cgroup: %v; the kernel takes its number and moves nothing", err)
 		}
 		p.wantContains(t, out, false)
@@ -127,7 +127,7 @@ func TestMoveZombieOfGuest(t *testing.T) {
 			raw, _ := os.ReadFile("/proc/" + strconv.Itoa(zombie) + "/stat")
 			return strings.Contains(string(raw), ") Z ")
 		})
-		if err := p.boundary.Move(p.a, "cgroup.procs", zombie, false, nil); err != nil {
+		if err := move(p.boundary, p.a, "cgroup.procs", zombie, false, nil); err != nil {
 			t.Errorf("moving a zombie whose parent is inside: %v", err)
 		}
 	})
@@ -141,18 +141,18 @@ func TestMoveThreadsV1(t *testing.T) {
 		}
 		pid, tids := startRole(t, "threads 3", 0)
 		p.put(t, "/guest", pid)
-		if err := p.boundary.Move(p.a, "tasks", tids[0], true, nil); err != nil {
+		if err := move(p.boundary, p.a, "tasks", tids[0], true, nil); err != nil {
 			t.Fatal(err)
 		}
 		p.wantAt(t, tids[0], "/guest/a")
 		p.wantAt(t, tids[1], "/guest")
 		p.wantAt(t, pid, "/guest")
-		if err := p.boundary.Move(p.a, "tasks", pid, true, nil); err != nil { // the first thread alone
+		if err := move(p.boundary, p.a, "tasks", pid, true, nil); err != nil { // the first thread alone
 			t.Fatal(err)
 		}
 		p.wantAt(t, pid, "/guest/a")
 		p.wantAt(t, tids[1], "/guest")
-		if err := p.boundary.Move(p.root, "cgroup.procs", pid, false, nil); err != nil {
+		if err := move(p.boundary, p.root, "cgroup.procs", pid, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, tid := range append(tids, pid) {
@@ -162,10 +162,10 @@ func TestMoveThreadsV1(t *testing.T) {
 		p.wantRefused(t, pid, false)
 		p.wantRefused(t, tids[2], true)
 		p.wantAt(t, tids[2], "/sibling")
-		if err := p.boundary.Move(p.a, "tasks", tids[1], true, nil); err != nil {
+		if err := move(p.boundary, p.a, "tasks", tids[1], true, nil); err != nil {
 			t.Error(err)
 		}
-		if err := p.boundary.Move(p.a, "cgroup.procs", tids[1], false, nil); !errors.Is(err, unix.ESRCH) {
+		if err := move(p.boundary, p.a, "cgroup.procs", tids[1], false, nil); !errors.Is(err, unix.ESRCH) {
 			t.Errorf("moving a thread as if it were a process: %v, want ESRCH", err)
 		}
 	})
@@ -181,7 +181,7 @@ func TestMoveThreadsV2(t *testing.T) {
 		}
 		pid, tids := startRole(t, "threads 2", 0)
 		p.put(t, "/guest", pid)
-		if err := p.boundary.Move(p.a, "cgroup.threads", tids[0], true, nil); err != nil {
+		if err := move(p.boundary, p.a, "cgroup.threads", tids[0], true, nil); err != nil {
 			t.Fatal(err)
 		}
 		p.wantAt(t, tids[0], "/guest/a")
@@ -200,7 +200,7 @@ func TestMoveDeadLeader(t *testing.T) {
 		p.wantRefused(t, pid, false)
 		p.put(t, "/guest", tids[0])
 		p.wantAt(t, tids[0], "/guest")
-		if err := p.boundary.Move(p.a, "cgroup.procs", pid, false, nil); err != nil {
+		if err := move(p.boundary, p.a, "cgroup.procs", pid, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		p.wantAt(t, tids[0], "/guest/a")

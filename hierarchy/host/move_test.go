@@ -26,7 +26,7 @@ func TestMoveInside(t *testing.T) {
 			}
 			return nil
 		}
-		if err := p.boundary.Move(p.a, "cgroup.procs", pid, false, check); err != nil {
+		if err := move(p.boundary, p.a, "cgroup.procs", pid, false, check); err != nil {
 			t.Fatal(err)
 		}
 		p.wantAt(t, pid, "/guest/a")
@@ -34,14 +34,14 @@ func TestMoveInside(t *testing.T) {
 		if path, err := p.boundary.PathOf(pid); path != "a" || err != nil {
 			t.Errorf("PathOf = %q, %v", path, err)
 		}
-		if err := p.boundary.Move(p.root, "cgroup.procs", pid, false, check); err != nil {
+		if err := move(p.boundary, p.root, "cgroup.procs", pid, false, check); err != nil {
 			t.Fatal(err)
 		}
 		p.wantAt(t, pid, "/guest")
 		if asked != 2 {
 			t.Errorf("the check was asked %d times", asked)
 		}
-		err := p.boundary.Move(p.a, "cgroup.procs", pid, false, func(*Task) error { return unix.EACCES })
+		err := move(p.boundary, p.a, "cgroup.procs", pid, false, func(*Task) error { return unix.EACCES })
 		if !errors.Is(err, unix.EACCES) {
 			t.Errorf("the check said EACCES, the move %v", err)
 		}
@@ -76,7 +76,7 @@ func TestMoveNobody(t *testing.T) {
 		p.put(t, "/guest", pid)
 		reap()
 		for _, nr := range []int{pid, 0, -1, math.MaxInt32} {
-			if err := p.boundary.Move(p.a, "cgroup.procs", nr, false, nil); !errors.Is(err, unix.ESRCH) {
+			if err := move(p.boundary, p.a, "cgroup.procs", nr, false, nil); !errors.Is(err, unix.ESRCH) {
 				t.Errorf("moving %d: %v, want ESRCH", nr, err)
 			}
 			if _, err := p.boundary.Contains(nr); !errors.Is(err, unix.ESRCH) {
@@ -93,7 +93,7 @@ func TestMoveToRemoved(t *testing.T) {
 		if err := p.tree.RemoveAll(p.top + "/guest/a"); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.boundary.Move(p.a, "cgroup.procs", pid, false, nil); !errors.Is(err, unix.ENODEV) {
+		if err := move(p.boundary, p.a, "cgroup.procs", pid, false, nil); !errors.Is(err, unix.ENODEV) {
 			t.Errorf("moving to a removed cgroup: %v, want ENODEV", err)
 		}
 	})
@@ -113,8 +113,8 @@ func TestMoveLeavesNoDescriptor(t *testing.T) {
 			return len(names)
 		}
 		round := func() {
-			p.boundary.Move(p.a, "cgroup.procs", pid, false, nil)
-			p.boundary.Move(p.root, "cgroup.procs", pid, false, nil)
+			move(p.boundary, p.a, "cgroup.procs", pid, false, nil)
+			move(p.boundary, p.root, "cgroup.procs", pid, false, nil)
 			p.wantRefused(t, out, false)
 		}
 		round()
@@ -216,7 +216,7 @@ func BenchmarkMove(b *testing.B) {
 	number := []byte(strconv.Itoa(pid))
 	b.Run("checked", func(b *testing.B) {
 		for i := 0; b.Loop(); i++ {
-			if err := p.boundary.Move(dirs[i%2], "cgroup.procs", pid, false, nil); err != nil {
+			if err := move(p.boundary, dirs[i%2], "cgroup.procs", pid, false, nil); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -227,7 +227,7 @@ func BenchmarkMove(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if err := WriteCommand(fd, number); err != nil {
+			if _, err := WriteCommand(fd, number); err != nil {
 				b.Fatal(err)
 			}
 			unix.Close(fd)

@@ -126,11 +126,26 @@ func (p *playground) beyond() unix.Errno {
 
 func (p *playground) wantRefused(t testing.TB, pid int, thread bool) {
 	t.Helper()
-	err := p.boundary.Move(p.a, missingFile, pid, thread, func(*Task) error {
+	err := move(p.boundary, p.a, missingFile, pid, thread, func(*Task) error {
 		t.Error("the check was asked about a task that is outside")
 		return unix.EPERM
 	})
 	if !errors.Is(err, p.beyond()) {
 		t.Errorf("moving %d: %v, want %v", pid, err, p.beyond())
 	}
+}
+
+// move is Boundary.Move by a descriptor of its own, opened as the guest's is: before the task is looked at.
+func move(b *Boundary, dst *Dir, file string, pid int, thread bool, check func(*Task) error) error {
+	fd, err := dst.OpenFile(file, unix.O_WRONLY)
+	if err != nil {
+		fd = -1 // the cgroup is gone: Move is not to get as far as writing
+	} else {
+		defer unix.Close(fd)
+	}
+	_, moved := b.Move(dst, file, fd, pid, thread, check)
+	if err != nil && (moved == nil || errors.Is(moved, unix.EBADF)) {
+		return unix.ENODEV
+	}
+	return moved
 }

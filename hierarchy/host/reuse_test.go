@@ -83,7 +83,7 @@ func reuseIn(tree *Tree, top string) error {
 		return err
 	}
 	var intruder *exec.Cmd
-	err = b.Move(a, "cgroup.procs", pid, false, func(task *Task) error {
+	err = move(b, a, "cgroup.procs", pid, false, func(task *Task) error {
 		victim.Process.Kill()
 		victim.Wait()
 		intruder, err = startAs(pid)

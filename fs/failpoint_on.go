@@ -1,0 +1,42 @@
+//go:build failpoints
+
+package fs
+
+import (
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A program built with -tags failpoints dies by SIGKILL where VCGROUPFS_FAILPOINT=NAME[:COUNT] says, COUNT times in all (1
+// when it is left out). The deaths are counted in the size of VCGROUPFS_FAILPOINT_FILE.
+var failName, failCount, failFile = readFailpoint()
+
+func readFailpoint() (name string, count int64, file string) {
+	name, n, counted := strings.Cut(os.Getenv("VCGROUPFS_FAILPOINT"), ":")
+	count = 1
+	if counted {
+		count, _ = strconv.ParseInt(n, 10, 64)
+	}
+	return name, count, os.Getenv("VCGROUPFS_FAILPOINT_FILE")
+}
+
+func failpoint(name string) {
+	if failName == "" || name != failName {
+		return
+	}
+	f, err := os.OpenFile(failFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return
+	}
+	if st, err := f.Stat(); err != nil || st.Size() >= failCount {
+		f.Close()
+		return
+	}
+	f.Write([]byte{'x'})
+	f.Close()
+	unix.Kill(unix.Getpid(), unix.SIGKILL)
+	select {}
+}

@@ -1,0 +1,127 @@
+package fs
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+)
+
+// load makes what the state keeps: open handles with the descriptors that were held for them, and backings. Descriptors that
+// were not held are opened again when they are needed (handle.host).
+func (v *View) load(held map[uint64]int) {
+	for _, rec := range v.state.Opens() {
+		h, ok := v.loadHandle(rec, held)
+		if !ok {
+			v.state.Remove(rec.FH) // its kind of node is gone with another program's idea of it
+			continue
+		}
+		v.handles.put(h)
+	}
+	v.backings.load()
+	if last := v.state.LastBacking(); last > 0 {
+		// The server before may have died between registering a file and noting its id: ids are given out in turn.
+		v.conn.CloseBacking(last + 1)
+	}
+}
+
+func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool) {
+	n, st := v.node(rec.Node)
+	if !st.Ok() || n.link != 0 {
+		return nil, false
+	}
+	h := &handle{fh: rec.FH, tree: n.tree, dir: n.dir, file: n.file, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
+	h.opener = credentials{uid: rec.UID, gid: rec.GID, admin: rec.Flags&state.Admin != 0}
+	if n.file == "" {
+		return h, true
+	}
+	h.decision = v.decide(n.tree, n.dir, n.file)
+	switch rec.Flags & (state.Reads | state.Writes) {
+	case state.Reads | state.Writes:
+		h.flags = unix.O_RDWR
+	case state.Writes:
+		h.flags = unix.O_WRONLY
+	default:
+		h.flags, h.reads = unix.O_RDONLY, true
+	}
+	if rec.Flags&state.NonBlock != 0 {
+		h.flags |= unix.O_NONBLOCK
+	}
+	if rec.Backing != 0 {
+		h.backing = v.backings.adopt(rec.Node, rec.File, rec.Backing)
+	}
+	h.fd, h.pos, h.held = takeHeld(held, rec.FH)
+	h.leaf, h.leafPos, _ = takeHeld(held, rec.FH|leafKey)
+	if rec.Flags&state.Trigger != 0 && h.fd >= 0 {
+		h.trigger = v.triggers.take()
+	}
+	return h, true
+}
+
+// takeHeld takes over a descriptor and tells its position.
+func takeHeld(held map[uint64]int, key uint64) (fd int, pos int64, ok bool) {
+	fd, ok = held[key]
+	if !ok {
+		return -1, 0, false
+	}
+	delete(held, key)
+	pos, err := unix.Seek(fd, 0, unix.SEEK_CUR)
+	if err != nil {
+		pos = 0
+	}
+	return fd, pos, true
+}
+
+// Resume goes on where the server before stopped: the kernel sends again what that one had not answered, and whoever waits
+// for an event in the guest is woken once, since one may have come in between. Serve must run.
+func (v *View) Resume() error {
+	if err := v.conn.Resend(); err != nil {
+		return err
+	}
+	for _, rec := range v.state.Opens() {
+		if rec.Kh == 0 {
+			continue
+		}
+		if err := v.conn.NotifyPoll(rec.Kh); err != nil {
+			v.log.WithError(err).Debug("cannot notify a poll")
+		}
+	}
+	for _, id := range v.state.Watched() {
+		v.queue.do(func() { v.rewatch(id) })
+	}
+	return nil
+}
+
+// rewatch has a file's changes reported again that the guest may be watching, and tells of one.
+func (v *View) rewatch(id uint64) {
+	n, st := v.node(id)
+	if !st.Ok() || n.tree == nil || n.file == "" {
+		return
+	}
+	d, err := n.tree.acquire(n.dir)
+	if err != nil {
+		return
+	}
+	v.watch(n.tree, d)
+	v.watchFile(n.tree, d, n.file)
+	d.Release()
+	v.poke(n.tree, n.dir, n.file)
+}
+
+// Gone says whether a boundary was removed from the host: the view then shows what is left of it, which is nothing.
+func (v *View) Gone() bool {
+	for _, t := range v.trees {
+		d, err := t.boundary.Root()
+		if err != nil {
+			return true
+		}
+		var st unix.Stat_t
+		err = d.Lookup("cgroup.procs", &st)
+		d.Release()
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,219 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func newArena(t *testing.T, guests, handles int) *Arena {
+	t.Helper()
+	a, err := New(guests, handles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+// next maps the arena as the server after this one does.
+func next(t *testing.T, a *Arena) *Arena {
+	t.Helper()
+	fd, err := unix.FcntlInt(a.File().Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Map(os.NewFile(uintptr(fd), "arena"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func take(t *testing.T, a *Arena, config string) *Region {
+	t.Helper()
+	r, err := a.Take([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestNext: what is kept is found by the next server, and what was given back is not.
+func TestNext(t *testing.T) {
+	a := newArena(t, 3, 8)
+	r := take(t, a, "one")
+	gone := take(t, a, "two")
+	r.Finish()
+	r.SetInit([]byte("init"))
+	r.SetPassthrough(true)
+	r.SetIdle(5, Backing{Node: 1, File: 2, ID: 3})
+	r.SetLastBacking(3)
+	r.AddWatched(77)
+	r.AddWatched(77)
+	first, _ := r.Add(Handle{Node: 9, Unique: 4, Flags: Writes})
+	second, _ := r.Add(Handle{Node: 10, Unique: 6})
+	r.Remove(first)
+	r.Update(second, func(h *Handle) { h.Kh = 11 })
+	e := r.Begin(Entry{Unique: 20, Op: 9, A: 1})
+	r.Begin(Entry{Unique: 22, Op: 9, B: 2})
+	e.Finish(17)
+	gone.Release()
+
+	regions := next(t, a).Regions()
+	if len(regions) != 1 {
+		t.Fatalf("%d regions", len(regions))
+	}
+	n := regions[0]
+	if !n.Finished() || string(n.Config()) != "one" || string(n.Init()) != "init" || !n.Passthrough() || n.LastBacking() != 3 ||
+		n.Idle(5) != (Backing{Node: 1, File: 2, ID: 3}) || n.Idle(4).ID != 0 || len(n.Watched()) != 1 || n.Watched()[0] != 77 {
+		t.Error("something of the region is lost")
+	}
+	if got := n.Opens(); len(got) != 1 || got[0] != (Handle{FH: second, Node: 10, Unique: 6, Kh: 11}) || n.Open() != 1 {
+		t.Errorf("open: %+v", got)
+	}
+	if fh, ok := n.OpenedBy(6); !ok || fh != second {
+		t.Error("the open is not found by its request")
+	}
+	if _, ok := n.OpenedBy(4); ok {
+		t.Error("a closed open is found by its request")
+	}
+	if fh, ok := n.Add(Handle{}); !ok || fh == first || fh == second {
+		t.Errorf("the next handle is %d after %d and %d", fh, first, second)
+	}
+	if e := n.Find(20); e == nil || e.State != Done || e.Status != 17 || e.A != 1 || e.Op != 9 {
+		t.Errorf("the finished entry: %+v", e)
+	}
+	if e := n.Find(22); e == nil || e.State != Begun || e.B != 2 {
+		t.Errorf("the begun entry: %+v", e)
+	}
+	n.RetireBut(func(unique uint64) bool { return unique == 22 })
+	if n.Find(20) != nil || n.Find(22) == nil || n.Retire(22) != 9 || n.Retire(22) != 0 {
+		t.Error("entries are not retired as they should be")
+	}
+}
+
+// TestBounds: what does not fit is refused, and a place that was given back is there again.
+func TestBounds(t *testing.T) {
+	a := newArena(t, 1, 4)
+	if _, err := a.Take(make([]byte, MaxConfig+1)); !errors.Is(err, unix.E2BIG) {
+		t.Errorf("a configuration that is too long: %v", err)
+	}
+	r := take(t, a, "x")
+	if _, err := a.Take(nil); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("one guest too many: %v", err)
+	}
+	var last uint64
+	for range 4 {
+		fh, ok := r.Add(Handle{Node: 1})
+		if !ok {
+			t.Fatal("no room")
+		}
+		last = fh
+	}
+	if _, ok := r.Add(Handle{}); ok {
+		t.Error("one handle too many")
+	}
+	r.Remove(last)
+	r.Remove(last)
+	if fh, ok := r.Add(Handle{}); !ok || fh == last {
+		t.Error("the place is not free again, or the handle is one that was")
+	}
+	r.Remove(last) // not the slot's any more
+	if r.Open() != 4 {
+		t.Errorf("%d open", r.Open())
+	}
+	for i := range maxEntries {
+		if r.Begin(Entry{Unique: uint64(i + 1)}) == nil {
+			t.Fatal("no room for an entry")
+		}
+	}
+	if e := r.Begin(Entry{Unique: 1000}); e != nil {
+		t.Error("one entry too many")
+	} else {
+		e.Finish(0) // harmless
+	}
+	for i := range uint64(maxWatched + 3) {
+		r.AddWatched(i + 1)
+	}
+	if w := r.Watched(); len(w) != maxWatched || bytes.Contains([]byte{byte(w[0])}, []byte{1}) {
+		t.Errorf("%d watched, the first is %d", len(w), w[0])
+	}
+	r.Release()
+	if r := take(t, a, "y"); r.Open() != 0 || r.Find(1) != nil || r.Init() != nil {
+		t.Error("a new guest has something of the one before")
+	}
+}
+
+// TestSuspects: crashes are counted for each request.
+func TestSuspects(t *testing.T) {
+	r := take(t, newArena(t, 1, 1), "")
+	for want := uint64(1); want < 4; want++ {
+		if got := r.Suspect(8); got != want {
+			t.Errorf("%d crashes, want %d", got, want)
+		}
+	}
+	for u := range uint64(10) {
+		r.Suspect(100 + u)
+	}
+	if r.Suspect(8) != 4 {
+		t.Error("the worst one was forgotten")
+	}
+	r.Cleared(8)
+	if r.Suspect(8) != 1 {
+		t.Error("it was not cleared")
+	}
+}
+
+// TestNames: numbers stay, and end.
+func TestNames(t *testing.T) {
+	a := newArena(t, 1, 1)
+	name := func(i int) string {
+		return string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
+	}
+	for i := range maxNames + 10 {
+		n := a.NameNumber(name(i))
+		if i >= maxNames && n != 0 || i < maxNames && n != uint64(i+1) {
+			t.Fatalf("name %d has number %d", i, n)
+		}
+	}
+	b := next(t, a)
+	if got, ok := b.Name(7); !ok || got != name(6) || b.NameNumber(name(3)) != 4 || len(b.Names()) != maxNames {
+		t.Errorf("number 7 is %q for the next server", got)
+	}
+	if _, ok := b.Name(0); ok || a.NameNumber(string(make([]byte, 300))) != 0 {
+		t.Error("number 0 is a name's, or one that is too long has a number")
+	}
+}
+
+// TestMapRefuses: what is no arena, or another version's.
+func TestMapRefuses(t *testing.T) {
+	a := newArena(t, 2, 4)
+	a.head().version++
+	if fd, err := unix.Dup(int(a.File().Fd())); err != nil {
+		t.Fatal(err)
+	} else if _, err := Map(os.NewFile(uintptr(fd), "arena")); err == nil {
+		t.Error("another version's layout is taken")
+	}
+	a.head().version--
+	a.head().guests = 3
+	fd, _ := unix.Dup(int(a.File().Fd()))
+	if _, err := Map(os.NewFile(uintptr(fd), "arena")); err == nil {
+		t.Error("sizes that do not fit are taken")
+	}
+	for _, size := range []int64{0, 10, regionsBase + 4096} {
+		f, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Truncate(size)
+		if _, err := Map(f); err == nil {
+			t.Errorf("a file of %d bytes is taken for an arena", size)
+		}
+		f.Close()
+	}
+}
