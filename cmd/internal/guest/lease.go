@@ -148,7 +148,11 @@ func removeGuest(trees []*host.Tree, path string, log *logrus.Entry) {
 
 // lockFile makes a guest's file and locks it. EEXIST in words when another server has that guest.
 func lockFile(name string) (*os.File, error) {
-	if err := os.MkdirAll(leaseDir, 0o700); err != nil {
+	err := os.MkdirAll(filepath.Dir(leaseDir), 0o755) // the daemon's socket is there too, and others may be let in to it
+	if err == nil {
+		err = os.MkdirAll(leaseDir, 0o700)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot note the guest: %w", err)
 	}
 	path := filepath.Join(leaseDir, name+".json")

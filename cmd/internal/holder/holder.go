@@ -1,0 +1,556 @@
+// Package holder keeps guests alive over the death of whoever serves them.
+//
+// # Words
+//
+// The holder is what "vcgroupfs serve" starts as: a small process that serves nothing. The worker is its child and serves
+// every guest. The holder keeps what the kernel would otherwise end with the worker: each guest's connection (/dev/fuse),
+// host descriptors that cannot be opened again with what they know, the listening socket, and the arena (package state).
+//
+// # What always holds
+//
+//   - The holder touches no guest's request, no view and no cgroup, so nothing that a guest does can stop it.
+//   - What a worker has sent is kept, also when it died right after.
+//   - There is one worker that serves. A worker that dies, or whose heartbeat stops, is replaced at once. During an upgrade
+//     a second one is prepared, and serves when the first has ended.
+//   - If no worker comes back within Settings.GiveUp, the holder ends the guests' connections: their callers get
+//     ECONNABORTED, and nobody waits for ever.
+//
+// One goroutine decides (run); the others only tell it.
+package holder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+)
+
+// Settings are the daemon's, for holder and worker.
+type Settings struct {
+	Socket      string        `json:"socket"`      // path of the control socket
+	Group       int           `json:"group"`       // whose members may look, -1 for none
+	Guests      string        `json:"guests"`      // directory of declared guests, "" for none
+	Metrics     string        `json:"metrics"`     // loopback address, "" for none
+	MaxGuests   int           `json:"maxGuests"`   //
+	MaxOpen     int           `json:"maxOpen"`     // files and directories that a guest may have open
+	MaxWatches  int           `json:"maxWatches"`  // directories of a guest that are watched
+	MaxBlocking int           `json:"maxBlocking"` // host calls that block at once, over all guests
+	MaxRate     int           `json:"maxRate"`     // requests of a guest in a second, 0 for no bound
+	Watchdog    time.Duration `json:"watchdog"`    // how long the worker may show no life
+	GiveUp      time.Duration `json:"giveUp"`      // how long guests wait for a worker
+	Program     string        `json:"program"`     // the file that an upgrade goes on with when none is named
+}
+
+// Holder is the process that keeps things. Make it with New, then Run.
+type Holder struct {
+	settings Settings
+	log      *logrus.Entry
+	arena    *state.Arena
+	socket   *os.File
+	metrics  *os.File // nil for none
+	manager  manager  // systemd
+	since    time.Time
+	program  *os.File // what a worker is started from; nil for this program
+	previous *os.File // the same before an upgrade that is not through yet
+	lock     *os.File
+	kept     map[int]map[uint64]int
+
+	events   chan event
+	current  *worker // that serves or is to; nil while there is none
+	next     *worker // prepared by an upgrade; nil for none
+	upgrade  string  // its program
+	restarts uint64
+	deaths   int       // workers in a row that died before they served
+	died     time.Time // when the last one stopped serving; zero while one serves
+	reason   string    // why
+	crashed  bool
+	stopping bool
+	beat     uint64    // the heartbeat when it was last looked at
+	beatAt   time.Time // when it last changed
+}
+
+// worker is a process that serves, or will.
+type worker struct {
+	cmd      *exec.Cmd
+	link     *link
+	file     *os.File // of the program that an upgrade goes on with, until it serves
+	prepared bool
+	started  bool
+	ready    bool
+	draining bool
+	ended    bool  // the process
+	closed   bool  // the link, and everything sent over it was read
+	err      error // of Wait
+}
+
+// event is something that the deciding goroutine is told.
+type event struct {
+	worker *worker
+	what   int
+	msg    message
+	err    error
+}
+
+const (
+	workerSaid = iota
+	workerClosed
+	workerEnded
+	workerLate // to be prepared
+)
+
+// self is this program, also after its file was replaced.
+const self = "/proc/self/exe"
+
+// New makes what the workers share. A socket on which somebody listens is an error; one that a dead daemon left is replaced.
+func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
+	raiseLimits()
+	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, events: make(chan event, 64)}
+	h.manager = findManager(log)
+	if err := h.takeOver(); err != nil {
+		return nil, err
+	}
+	if h.arena == nil {
+		if h.arena, err = state.New(settings.MaxGuests, settings.MaxOpen); err != nil {
+			return nil, err
+		}
+		h.manager.store("arena", h.arena.File())
+	}
+	if h.lock, err = lock(settings.Socket); err != nil {
+		return nil, err
+	}
+	if h.socket, err = listen(settings.Socket, settings.Group); err != nil {
+		return nil, err
+	}
+	if settings.Metrics != "" {
+		if h.metrics, err = listenLoopback(settings.Metrics); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// maxFiles is how many descriptors holder and worker may have: the kernel's own bound on what anybody may ask for
+// (fs.nr_open) unless somebody changed that.
+const maxFiles = 1 << 20
+
+// raiseLimits lets this process and the workers have many descriptors. Where it may not, it goes on with fewer.
+func raiseLimits() {
+	limit := syscall.Rlimit{Cur: maxFiles, Max: maxFiles}
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
+		return
+	}
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
+		limit.Cur = limit.Max
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	}
+}
+
+// takeOver takes what the service manager kept for a holder before this one.
+func (h *Holder) takeOver() error {
+	for name, fd := range h.manager.kept() {
+		region, isDevice := strings.CutPrefix(name, deviceName)
+		n, err := strconv.Atoi(region)
+		switch {
+		case name == "arena":
+			if h.arena, err = state.Map(os.NewFile(uintptr(fd), "arena")); err != nil {
+				return err
+			}
+			h.died, h.reason = time.Now(), "the holder was replaced"
+		case isDevice && err == nil:
+			h.keep(item{n, DeviceKey}, fd)
+		default:
+			unix.Close(fd)
+		}
+	}
+	if h.arena == nil && len(h.kept) > 0 { // connections without what is known of them
+		h.log.Warn("the service manager kept guests' connections, but not what is known of them: they end")
+		h.abort()
+	}
+	return nil
+}
+
+// Run starts a worker, and another for each that dies, until SIGTERM or SIGINT ends all. The error says why it gave up.
+func (h *Holder) Run() error {
+	defer os.Remove(h.settings.Socket + ".lock")
+	defer os.Remove(h.settings.Socket)
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer signal.Stop(signals)
+	tick := time.NewTicker(max(h.settings.Watchdog/8, 10*time.Millisecond))
+	defer tick.Stop()
+	if h.died.IsZero() {
+		h.died = time.Now()
+	}
+	h.begin()
+	for {
+		select {
+		case e := <-h.events:
+			h.handle(e)
+		case s := <-signals:
+			h.signalled(s)
+		case <-tick.C:
+			h.look()
+		}
+		if h.stopping && h.current == nil && h.next == nil {
+			h.abort()
+			return nil
+		}
+		if h.givenUp() {
+			h.abandon()
+			return fmt.Errorf("cannot keep a worker alive: the last one ended with %s; the guests' connections are ended", h.reason)
+		}
+		if h.current == nil && !h.stopping && h.died.Add(h.pause()).Before(time.Now()) {
+			h.begin()
+		}
+	}
+}
+
+// pause is how long to wait before another worker is started: not at all, unless workers die before they serve.
+func (h *Holder) pause() time.Duration {
+	if h.deaths == 0 {
+		return 0
+	}
+	return min(time.Duration(h.deaths)*20*time.Millisecond, time.Second)
+}
+
+// begin starts the worker that is to serve.
+func (h *Holder) begin() {
+	w, err := h.spawn(h.program)
+	if err != nil {
+		h.deaths++
+		h.reason = err.Error()
+		h.log.WithError(err).Error("cannot start a worker")
+		time.AfterFunc(h.pause(), func() { h.events <- event{} })
+		return
+	}
+	h.current = w
+	h.beat, h.beatAt = h.arena.Heartbeat(), time.Now()
+}
+
+// spawn starts a worker.
+func (h *Holder) spawn(program *os.File) (*worker, error) {
+	mine, theirs, err := newLinks()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	w := &worker{link: mine}
+	path := self
+	if program != nil {
+		path = "/proc/self/fd/" + strconv.Itoa(int(program.Fd())) // found before descriptors are closed
+	}
+	w.cmd = exec.Command(path, WorkerCommand)
+	w.cmd.Args[0] = "vcgroupfs"
+	w.cmd.Stderr = os.Stderr
+	w.cmd.Env = os.Environ()
+	w.cmd.ExtraFiles = []*os.File{theirs, h.arena.File(), h.socket} // workerLink, workerArena, workerSocket
+	if h.metrics != nil {
+		w.cmd.ExtraFiles = append(w.cmd.ExtraFiles, h.metrics)
+		w.cmd.Env = append(w.cmd.Env, metricsVariable+"=1")
+	}
+	w.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's ^C is for the holder, who stops the worker in order
+	if err := w.cmd.Start(); err != nil {
+		mine.close()
+		return nil, err
+	}
+	go h.listenTo(w)
+	go func() {
+		err := w.cmd.Wait()
+		h.events <- event{worker: w, what: workerEnded, err: err}
+	}()
+	return w, nil
+}
+
+// listenTo passes on what a worker says, to the last word that it said before it died.
+func (h *Holder) listenTo(w *worker) {
+	buf, oob := room()
+	for {
+		m, err := w.link.receive(buf, oob)
+		if err != nil {
+			h.events <- event{worker: w, what: workerClosed}
+			return
+		}
+		h.events <- event{worker: w, what: workerSaid, msg: m}
+	}
+}
+
+func (h *Holder) handle(e event) {
+	w := e.worker
+	if w == nil {
+		return
+	}
+	switch e.what {
+	case workerSaid:
+		h.said(w, e.msg)
+		return
+	case workerLate:
+		if w == h.next && !w.prepared {
+			w.cmd.Process.Kill()
+		}
+		return
+	case workerClosed:
+		w.closed = true
+		if !w.ended && !w.draining {
+			w.cmd.Process.Kill() // it serves guests whom nobody would keep
+		}
+	case workerEnded:
+		w.ended, w.err = true, e.err
+	}
+	if w.ended && w.closed {
+		w.link.close()
+		h.gone(w)
+	}
+}
+
+func (h *Holder) said(w *worker, m message) {
+	switch m.kind {
+	case msgHold:
+		for i, fd := range m.fds {
+			h.keep(m.items[i], fd)
+		}
+	case msgDrop:
+		for _, i := range m.items {
+			h.drop(i)
+		}
+	case msgForget:
+		for _, i := range m.items {
+			h.forget(i.region)
+		}
+	case msgPrepared:
+		w.prepared = true
+		h.advance()
+	case msgReady:
+		w.ready = true
+		h.served(w)
+	case msgUpgrade:
+		h.beginUpgrade(string(m.text))
+	}
+}
+
+// advance starts a prepared worker when it is its turn, and has the old one drained when the next is prepared.
+func (h *Holder) advance() {
+	if w := h.current; w != nil && w.prepared && !w.started {
+		if err := h.start(w); err != nil {
+			h.log.WithError(err).Error("cannot tell a worker to start")
+			w.cmd.Process.Kill()
+		}
+	}
+	if w := h.next; w != nil && w.prepared && h.current != nil && !h.current.draining {
+		h.drain()
+	}
+}
+
+// start gives a worker what is kept.
+func (h *Holder) start(w *worker) error {
+	w.started = true
+	var items []item
+	var fds []int
+	for region, of := range h.kept {
+		for key, fd := range of {
+			items, fds = append(items, item{region, key}), append(fds, fd)
+		}
+	}
+	if err := w.link.sendHeld(items, fds); err != nil {
+		return err
+	}
+	text, err := json.Marshal(Start{
+		Settings: h.settings, Holder: os.Getpid(), Since: h.since, Restarts: h.restarts, Reason: h.reason, Crashed: h.crashed, Died: h.died,
+	})
+	if err != nil {
+		return err
+	}
+	return w.link.send(message{kind: msgStart, text: text})
+}
+
+// served is told that a worker serves.
+func (h *Holder) served(w *worker) {
+	if w != h.current {
+		return
+	}
+	h.deaths, h.died, h.crashed = 0, time.Time{}, false
+	h.manager.ready()
+	if h.upgrade != "" {
+		h.log.Infof("the worker of %s serves (process %d)", h.upgrade, w.cmd.Process.Pid)
+		h.upgrade = ""
+		if h.previous != nil {
+			h.previous.Close()
+			h.previous = nil
+		}
+	}
+}
+
+// gone is told that a worker has ended and everything it said was heard.
+func (h *Holder) gone(w *worker) {
+	switch w {
+	case h.next:
+		h.next = nil
+		h.refuseUpgrade(fmt.Sprintf("cannot go on with %s: its worker ended with %s before it was prepared; the old one stays", h.upgrade, outcome(w)))
+		closeFile(w)
+		return
+	case h.current:
+	default:
+		return
+	}
+	h.current = nil
+	if h.died.IsZero() {
+		h.died = time.Now()
+	}
+	if h.stopping {
+		return
+	}
+	if w.draining && h.next != nil {
+		h.takeNext(w)
+		return
+	}
+	h.reason = outcome(w)
+	if !w.ready {
+		h.deaths++
+		if h.upgrade != "" { // the new program cannot do it: back to the one before
+			h.back()
+		}
+	}
+	h.restarts++
+	h.crashed = !killed(w)
+	h.log.Warnf("the worker (process %d) ended with %s; another one goes on", w.cmd.Process.Pid, h.reason)
+	closeFile(w)
+	if h.pause() == 0 {
+		h.begin()
+		return
+	}
+	time.AfterFunc(h.pause()+time.Millisecond, func() { h.events <- event{} })
+}
+
+func closeFile(w *worker) {
+	if w.file != nil {
+		w.file.Close()
+	}
+}
+
+// outcome says how a worker ended.
+func outcome(w *worker) string {
+	if w.err == nil {
+		return "status 0"
+	}
+	return w.err.Error()
+}
+
+// killed says whether somebody else ended a worker.
+func killed(w *worker) bool {
+	var exit *exec.ExitError
+	if !errors.As(w.err, &exit) {
+		return false
+	}
+	ws, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && ws.Signaled() && (ws.Signal() == unix.SIGKILL || ws.Signal() == unix.SIGTERM || ws.Signal() == unix.SIGINT)
+}
+
+// look is the watchdog.
+func (h *Holder) look() {
+	beat := h.arena.Heartbeat()
+	if beat != h.beat {
+		h.beat, h.beatAt = beat, time.Now()
+	}
+	w := h.current
+	if w == nil || h.stopping || !w.started || time.Since(h.beatAt) < h.settings.Watchdog {
+		h.manager.alive()
+		return
+	}
+	h.log.Errorf("the worker (process %d) has shown no life for %v: it is killed", w.cmd.Process.Pid, h.settings.Watchdog)
+	h.beatAt = time.Now()
+	w.cmd.Process.Kill()
+}
+
+func (h *Holder) signalled(s os.Signal) {
+	if s == unix.SIGHUP {
+		h.beginUpgrade("")
+		return
+	}
+	if h.stopping {
+		return
+	}
+	h.stopping = true
+	h.log.Infof("%v: taking all guests away", s)
+	h.manager.stopping()
+	if h.next != nil {
+		h.next.cmd.Process.Kill()
+	}
+	w := h.current
+	if w == nil {
+		return
+	}
+	if w.link.send(message{kind: msgStop}) != nil {
+		w.cmd.Process.Kill()
+	}
+	time.AfterFunc(stopWait, func() { w.cmd.Process.Kill() })
+}
+
+// stopWait is how long a worker may take to take all guests away.
+const stopWait = 30 * time.Second
+
+// lock keeps a second daemon from the same socket.
+func lock(socket string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the directory of the socket: %w", err)
+	}
+	f, err := os.OpenFile(socket+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock %s: %w", socket, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot listen on %s: another vcgroupfs serve does; end it, or choose another --socket", socket)
+	}
+	return f, nil
+}
+
+// listen makes the control socket. Only its owner, and the group if one is given, reach it.
+func listen(path string, group int) (*os.File, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("cannot listen on %s: there is something else; choose another --socket", path)
+	}
+	os.Remove(path) // what a dead daemon left: the lock is ours
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", path, errors.Unwrap(err))
+	}
+	defer l.Close()
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if group >= 0 {
+		if err := errors.Join(os.Chown(path, -1, group), os.Chmod(path, 0o660)); err != nil {
+			return nil, fmt.Errorf("cannot let the group %d reach the socket: %w", group, err)
+		}
+	}
+	return l.(*net.UnixListener).File()
+}
+
+// listenLoopback listens for metrics. Only on this machine's own addresses: the figures tell of every guest.
+func listenLoopback(addr string) (*os.File, error) {
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the metrics address %q: %w; write HOST:PORT, as in 127.0.0.1:9100", addr, err)
+	}
+	if a.IP == nil || !a.IP.IsLoopback() {
+		return nil, fmt.Errorf("cannot use the metrics address %q: it is not a loopback address, as 127.0.0.1:9100 is", addr)
+	}
+	l, err := net.ListenTCP("tcp", a)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen for metrics: %w", err)
+	}
+	defer l.Close()
+	return l.File()
+}

@@ -1,0 +1,114 @@
+package holder
+
+import (
+	"encoding/json"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// deviceName begins the names of guests' connections in the service manager's store.
+const deviceName = "device-"
+
+// keep keeps a descriptor instead of what was kept under its name.
+func (h *Holder) keep(i item, fd int) {
+	of := h.kept[i.region]
+	if of == nil {
+		of = map[uint64]int{}
+		h.kept[i.region] = of
+	}
+	if old, ok := of[i.key]; ok {
+		unix.Close(old)
+	}
+	of[i.key] = fd
+	if i.key == DeviceKey {
+		h.manager.storeFD(deviceName+strconv.Itoa(i.region), fd)
+	}
+}
+
+func (h *Holder) drop(i item) {
+	of := h.kept[i.region]
+	if fd, ok := of[i.key]; ok {
+		unix.Close(fd)
+		delete(of, i.key)
+	}
+}
+
+// forget closes all that is kept of a guest.
+func (h *Holder) forget(region int) {
+	for _, fd := range h.kept[region] {
+		unix.Close(fd)
+	}
+	if _, ok := h.kept[region][DeviceKey]; ok {
+		h.manager.unstore(deviceName + strconv.Itoa(region))
+	}
+	delete(h.kept, region)
+}
+
+// abort closes all that is kept: connections that nobody serves end.
+func (h *Holder) abort() {
+	for region := range h.kept {
+		h.forget(region)
+	}
+}
+
+// givenUp says whether guests have waited long enough for a worker.
+func (h *Holder) givenUp() bool {
+	return !h.stopping && !h.died.IsZero() && time.Since(h.died) > h.settings.GiveUp
+}
+
+// abandon ends the guests' connections and takes the dead views away.
+func (h *Holder) abandon() {
+	for _, w := range []*worker{h.current, h.next} {
+		if w != nil {
+			w.cmd.Process.Kill()
+			for !w.ended || !w.closed {
+				e := <-h.events
+				h.absorb(e)
+			}
+		}
+	}
+	h.abort()
+	for _, r := range h.arena.Regions() {
+		var guest struct {
+			Name string
+			Spec struct{ Target string }
+		}
+		if json.Unmarshal(r.Config(), &guest) != nil || guest.Spec.Target == "" {
+			continue
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(guest.Spec.Target, &st); err == unix.ENOTCONN || err == unix.ECONNABORTED {
+			unix.Unmount(guest.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
+		h.log.Errorf("the view of guest %s at %s is ended: no worker came back", guest.Name, guest.Spec.Target)
+	}
+	h.manager.unstore("arena")
+}
+
+// absorb takes what workers still say when nothing is to come of it.
+func (h *Holder) absorb(e event) {
+	switch {
+	case e.worker == nil:
+	case e.what == workerSaid:
+		closeAll(e.msg.fds)
+	case e.what == workerClosed:
+		e.worker.closed = true
+	case e.what == workerEnded:
+		e.worker.ended = true
+	}
+}
+
+// Close gives back what New made, for a holder that never ran.
+func (h *Holder) Close() {
+	for _, f := range []*os.File{h.socket, h.metrics, h.lock, h.program} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if h.arena != nil {
+		h.arena.Close()
+	}
+}
