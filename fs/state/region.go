@@ -22,6 +22,7 @@ type regionHead struct {
 	handleTop   uint32 // atomic; no slot from here on was ever used
 	lastBacking int32
 	generation  uint64 // of handles
+	device      uint64 // atomic; of the mounted view, 0 before
 	suspects    [maxSuspects]suspect
 	init        [maxInit]byte
 }
@@ -114,6 +115,12 @@ func (r *Region) Init() []byte {
 	}
 	return append([]byte(nil), r.head.init[:n]...)
 }
+
+// SetDevice keeps which file system the view is (st_dev), once it is mounted.
+func (r *Region) SetDevice(device uint64) { atomic.StoreUint64(&r.head.device, device) }
+
+// Device is the file system that the view is, 0 before it is mounted.
+func (r *Region) Device() uint64 { return atomic.LoadUint64(&r.head.device) }
 
 // SetPassthrough keeps whether opens may be passed through.
 func (r *Region) SetPassthrough(ok bool) {

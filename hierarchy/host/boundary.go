@@ -3,6 +3,7 @@ package host
 import (
 	"container/list"
 	"errors"
+	"os"
 	"path"
 	"sync"
 
@@ -46,9 +47,40 @@ func (t *Tree) Boundary(dir string) (*Boundary, error) {
 		unix.Close(fd)
 		return nil, pathError("use as a boundary", dir, err)
 	}
+	return t.newBoundary(fd, st.Ino), nil
+}
+
+// BoundaryByID opens the cgroup with a kernfs id as a boundary, wherever in the hierarchy it is now. ENOENT when there is none
+// any more: an id is never another's.
+func (t *Tree) BoundaryByID(id uint64) (*Boundary, error) {
+	found, err := t.openHandle(id)
+	if errors.Is(err, unix.ESTALE) {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("open_by_handle_at", err)
+	}
+	defer unix.Close(found)
+	rel, err := relative(t.root, found)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := openBelow(t.root, rel, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, pathError("open", rel, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != id || rel == "" {
+		unix.Close(fd)
+		return nil, pathError("open", rel, unix.ENOENT)
+	}
+	return t.newBoundary(fd, id), nil
+}
+
+func (t *Tree) newBoundary(fd int, id uint64) *Boundary {
 	b := &Boundary{tree: t, dirs: map[uint64]*list.Element{}, recent: list.New(), paths: map[uint64]string{}}
-	b.root = &Dir{boundary: b, id: st.Ino, fd: fd, refs: 1}
-	return b, nil
+	b.root = &Dir{boundary: b, id: id, fd: fd, refs: 1}
+	return b
 }
 
 // Tree is the boundary's hierarchy.

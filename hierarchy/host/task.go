@@ -185,3 +185,22 @@ func readAt(dir int, path string) ([]byte, error) {
 		}
 	}
 }
+
+// StartOf is when a process started, in clock ticks since the host's boot: together with its number it names a process for
+// good. ESRCH when there is no such process, or when all that is left of it is its exit status.
+func StartOf(pid int) (uint64, error) {
+	raw, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
+	if err != nil {
+		return 0, unix.ESRCH
+	}
+	// After the command's name: state, and as the 20th field the start (proc_pid_stat(5): fields 3 and 22).
+	fields := bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:])
+	if len(fields) < 20 || fields[0][0] == 'Z' || fields[0][0] == 'X' {
+		return 0, unix.ESRCH
+	}
+	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	if err != nil {
+		return 0, unix.ESRCH
+	}
+	return start, nil
+}

@@ -45,27 +45,27 @@ func Mount(cfg MountConfig) error {
 	if err != nil {
 		return err
 	}
-	if err := checkMountpoint(cfg.Mountpoint); err != nil {
+	if err := CheckMountpoint(cfg.Mountpoint); err != nil {
 		return err
 	}
-	owner, err := ownerOf(cfg)
+	owner, err := OwnerOf(cfg.Owner, cfg.Pid)
 	if err != nil {
 		return err
 	}
-	at := &mountpoint{path: cfg.Mountpoint}
-	s, err := newView(fs.Config{
-		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.open,
-	}, trees, cfg.path)
+	at := &Mountpoint{Path: cfg.Mountpoint}
+	s, err := NewView(fs.Config{
+		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.Open,
+	}, trees, func(t *host.Tree) (string, error) { return BoundaryPath(t, cfg.Boundary, cfg.Pid) })
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	if err := s.view.Conn().Mount(cfg.Mountpoint); err != nil {
-		return mountError(err)
+	defer s.Close()
+	if err := s.View.Conn().Mount(cfg.Mountpoint); err != nil {
+		return MountError(err)
 	}
-	s.serve()
-	defer at.unmount(cfg.Log)
-	if err := at.learn(); err != nil {
+	s.Serve()
+	defer at.Unmount(cfg.Log)
+	if err := at.Learn(); err != nil {
 		return err
 	}
 	cfg.Log.Infof("the view is mounted at %s", cfg.Mountpoint)
@@ -76,29 +76,30 @@ func Mount(cfg MountConfig) error {
 	case sig := <-signals:
 		cfg.Log.Infof("%v: unmounting %s", sig, cfg.Mountpoint)
 		return nil
-	case <-s.done:
-		at.gone = true
-		return s.err
+	case <-s.Done:
+		at.Gone = true
+		return s.Err
 	}
 }
 
-// path is the boundary in a hierarchy.
-func (cfg MountConfig) path(t *host.Tree) (string, error) {
-	if cfg.Boundary != "" {
-		return cfg.Boundary, nil
+// BoundaryPath is the boundary in a hierarchy: a path that is given, or that of a process.
+func BoundaryPath(t *host.Tree, boundary string, pid int) (string, error) {
+	if boundary != "" {
+		return boundary, nil
 	}
-	path, err := t.PathOf(cfg.Pid)
+	path, err := t.PathOf(pid)
 	if err != nil {
-		return "", fmt.Errorf("cannot find the cgroup of process %d in the hierarchy %s: %w", cfg.Pid, t, err)
+		return "", fmt.Errorf("cannot find the cgroup of process %d in the hierarchy %s: %w", pid, t, err)
 	}
 	if path == "/" {
 		return "", fmt.Errorf("cannot use the cgroup of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
-			"of its own, or show fewer controllers with --controllers", cfg.Pid, t)
+			"of its own, or show fewer controllers with --controllers", pid, t)
 	}
 	return path, nil
 }
 
-func checkMountpoint(path string) error {
+// CheckMountpoint says whether something can be mounted at a path.
+func CheckMountpoint(path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("cannot mount at %s: %w; make the directory first", path, errors.Unwrap(err))
@@ -109,28 +110,29 @@ func checkMountpoint(path string) error {
 	return nil
 }
 
-func mountError(err error) error {
+// MountError says what to do where mounting is not permitted.
+func MountError(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return exitcode.With(exitcode.Unsupported, fmt.Errorf("%w: run as root (CAP_SYS_ADMIN)", err))
 	}
 	return err
 }
 
-// ownerOf is who is root in the guest.
-func ownerOf(cfg MountConfig) (fs.Owner, error) {
-	if cfg.Owner != nil {
-		return *cfg.Owner, nil
+// OwnerOf is who is root in the guest: who is said to be, or who is in the user namespace of a process, if one is given.
+func OwnerOf(said *fs.Owner, pid int) (fs.Owner, error) {
+	if said != nil {
+		return *said, nil
 	}
-	if cfg.Pid == 0 {
+	if pid == 0 {
 		return fs.Owner{}, nil
 	}
-	uid, err1 := hostID(cfg.Pid, "uid_map")
-	gid, err2 := hostID(cfg.Pid, "gid_map")
+	uid, err1 := hostID(pid, "uid_map")
+	gid, err2 := hostID(pid, "gid_map")
 	if err := errors.Join(err1, err2); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return fs.Owner{}, fmt.Errorf("cannot use process %d: no such process", cfg.Pid)
+			return fs.Owner{}, fmt.Errorf("cannot use process %d: no such process", pid)
 		}
-		return fs.Owner{}, fmt.Errorf("cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", cfg.Pid, err1)
+		return fs.Owner{}, fmt.Errorf("cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", pid, err1)
 	}
 	return fs.Owner{UID: uid, GID: gid}, nil
 }
@@ -163,48 +165,48 @@ func ParseOwner(s string) (fs.Owner, error) {
 	return fs.Owner{UID: uint32(uid), GID: uint32(gid)}, nil
 }
 
-// mountpoint is where a view is mounted. Nothing of it is kept open: that would make umount fail with EBUSY.
-type mountpoint struct {
-	path   string
-	device uint64 // of the view
-	gone   bool
+// Mountpoint is where a view is mounted. Nothing of it is kept open: that would make umount fail with EBUSY.
+type Mountpoint struct {
+	Path   string
+	Device uint64 // of the view; 0: not mounted yet
+	Gone   bool   // it is no more
 }
 
-// learn remembers which mount is ours.
-func (m *mountpoint) learn() error {
+// Learn remembers which mount is ours.
+func (m *Mountpoint) Learn() error {
 	var st unix.Stat_t
-	if err := unix.Stat(m.path, &st); err != nil {
-		return fmt.Errorf("cannot use the view that was just mounted: %w", &os.PathError{Op: "stat", Path: m.path, Err: err})
+	if err := unix.Stat(m.Path, &st); err != nil {
+		return fmt.Errorf("cannot use the view that was just mounted: %w", &os.PathError{Op: "stat", Path: m.Path, Err: err})
 	}
-	m.device = st.Dev
+	m.Device = st.Dev
 	return nil
 }
 
-// open opens the view's root, if it is still what is mounted there.
-func (m *mountpoint) open() (int, func(), error) {
-	fd, err := unix.Open(m.path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// Open opens the view's root, if it is still what is mounted there.
+func (m *Mountpoint) Open() (int, func(), error) {
+	fd, err := unix.Open(m.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, nil, err
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || m.device == 0 || st.Dev != m.device {
+	if err := unix.Fstat(fd, &st); err != nil || m.Device == 0 || st.Dev != m.Device {
 		unix.Close(fd)
 		return -1, nil, unix.ENOENT
 	}
 	return fd, func() { unix.Close(fd) }, nil
 }
 
-// unmount takes the view away, if it is still what is mounted there. Who uses it keeps it until then.
-func (m *mountpoint) unmount(log *logrus.Entry) {
-	if m.gone {
+// Unmount takes the view away, if it is still what is mounted there. Who uses it keeps it until then.
+func (m *Mountpoint) Unmount(log *logrus.Entry) {
+	if m.Gone {
 		return
 	}
 	var st unix.Stat_t
-	if unix.Stat(m.path, &st) == nil && m.device != 0 && st.Dev != m.device {
-		log.Warnf("something else is mounted over the view at %s: the view stays there, without a server", m.path)
+	if unix.Stat(m.Path, &st) == nil && m.Device != 0 && st.Dev != m.Device {
+		log.Warnf("something else is mounted over the view at %s: the view stays there, without a server", m.Path)
 		return
 	}
-	if err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-		log.WithError(err).Warnf("cannot unmount %s", m.path)
+	if err := unix.Unmount(m.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+		log.WithError(err).Warnf("cannot unmount %s", m.Path)
 	}
 }

@@ -79,64 +79,71 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer view.close()
+	defer view.Close()
 	return runCommand(cfg, lease, mount, signals)
 }
 
-// served is a view with what it stands on.
-type served struct {
-	view       *fs.View
-	boundaries []*host.Boundary
-	mount      *os.File // nil for one that is not kept open
-	done       chan struct{}
-	err        error // of Serve, after done
+// Served is a view with what it stands on.
+type Served struct {
+	View       *fs.View
+	Boundaries []*host.Boundary
+	Done       chan struct{} // closed when it is served no more; nil before Serve
+	Err        error         // of serving, after Done
+	mount      *os.File      // nil for one that is not kept open
 }
 
-func (s *served) close() {
-	s.view.Close()
-	if s.done != nil {
-		<-s.done
+// Close ends the view.
+func (s *Served) Close() {
+	s.View.Close()
+	if s.Done != nil {
+		<-s.Done
 	}
 	if s.mount != nil {
 		s.mount.Close()
 	}
-	closeBoundaries(s.boundaries)
+	CloseBoundaries(s.Boundaries)
 }
 
-// serve starts to serve a view that is mounted.
-func (s *served) serve() {
-	s.done = make(chan struct{})
+// Serve starts to serve a view that is mounted.
+func (s *Served) Serve() {
+	s.Done = make(chan struct{})
 	go func() {
-		defer close(s.done)
-		s.err = s.view.Serve()
+		defer close(s.Done)
+		s.Err = s.View.Serve()
 	}()
 }
 
-// newView opens the boundaries and makes the view on them, not mounted yet.
-func newView(cfg fs.Config, trees []*host.Tree, path func(*host.Tree) (string, error)) (*served, error) {
-	boundaries, err := openBoundaries(trees, path)
+// NewView opens the boundaries and makes the view on them, not mounted yet.
+func NewView(cfg fs.Config, trees []*host.Tree, path func(*host.Tree) (string, error)) (*Served, error) {
+	boundaries, err := OpenBoundaries(trees, path)
 	if err != nil {
 		return nil, err
 	}
+	return NewViewOf(cfg, boundaries)
+}
+
+// NewViewOf makes the view on boundaries that are open, which it takes over.
+func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
 	cfg.Boundaries = boundaries
 	view, err := fs.New(cfg)
 	if err != nil {
-		closeBoundaries(boundaries)
+		CloseBoundaries(boundaries)
 		return nil, viewError(err)
 	}
-	return &served{view: view, boundaries: boundaries}, nil
+	return &Served{View: view, Boundaries: boundaries}, nil
 }
 
-func openBoundaries(trees []*host.Tree, path func(*host.Tree) (string, error)) (all []*host.Boundary, err error) {
+// OpenBoundaries opens a guest's boundary in each hierarchy. The error says in which it is not there.
+func OpenBoundaries(trees []*host.Tree, path func(*host.Tree) (string, error)) (all []*host.Boundary, err error) {
 	for _, t := range trees {
 		dir, err := path(t)
 		if err != nil {
-			closeBoundaries(all)
+			CloseBoundaries(all)
 			return nil, err
 		}
 		b, err := t.Boundary(dir)
 		if err != nil {
-			closeBoundaries(all)
+			CloseBoundaries(all)
 			return nil, boundaryError(t, dir, err)
 		}
 		all = append(all, b)
@@ -144,7 +151,8 @@ func openBoundaries(trees []*host.Tree, path func(*host.Tree) (string, error)) (
 	return all, nil
 }
 
-func closeBoundaries(all []*host.Boundary) {
+// CloseBoundaries closes boundaries.
+func CloseBoundaries(all []*host.Boundary) {
 	for _, b := range all {
 		b.Close()
 	}
@@ -175,7 +183,7 @@ func viewError(err error) error {
 }
 
 // openView makes the view of "run", mounted nowhere yet, and begins to serve it.
-func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) (*served, *os.File, error) {
+func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) (*Served, *os.File, error) {
 	var mount *os.File
 	c := fs.Config{
 		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Log: cfg.Log,
@@ -184,21 +192,21 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 	if cfg.Userns {
 		c.Owner = fs.Owner{UID: usernsBase, GID: usernsBase}
 	}
-	s, err := newView(c, trees, func(*host.Tree) (string, error) { return boundary, nil })
+	s, err := NewView(c, trees, func(*host.Tree) (string, error) { return boundary, nil })
 	if err != nil {
 		return nil, nil, err
 	}
-	fd, err := s.view.Conn().Fsmount(0)
+	fd, err := s.View.Conn().Fsmount(0)
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = exitcode.With(exitcode.Unsupported, fmt.Errorf("%w: this needs Linux 5.2 or later, and CAP_SYS_ADMIN", err))
 	}
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, nil, err
 	}
 	mount = os.NewFile(uintptr(fd), "view")
 	s.mount = mount
-	s.serve()
+	s.Serve()
 	return s, mount, nil
 }
 

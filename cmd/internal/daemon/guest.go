@@ -1,0 +1,479 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
+	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// record is a guest as the arena keeps it. It is an ABI between two versions of the program.
+type record struct {
+	Name       string        `json:"name"`
+	Spec       api.GuestSpec `json:"spec"`
+	Since      time.Time     `json:"since"`
+	Declared   bool          `json:"declared,omitempty"`
+	UID        uint32        `json:"uid"`
+	GID        uint32        `json:"gid"`
+	Boundaries []boundaryID  `json:"boundaries"`
+	PidStart   uint64        `json:"pidStart,omitempty"` // of Spec.Pid, so that its number is no other's
+}
+
+// boundaryID names a boundary for good: its hierarchy and kernfs id.
+type boundaryID struct {
+	Tree string `json:"tree"`
+	ID   uint64 `json:"id"`
+}
+
+// guest is one guest. A guest that is being made or taken away has its name in the table already, or still.
+type guest struct {
+	record  record          // immutable
+	log     *logrus.Entry   // immutable
+	audit   *api.GuestAudit // immutable
+	region  *state.Region   // immutable once the guest is made
+	at      life.Mountpoint
+	served_ atomic.Pointer[life.Served] // nil while it is not served
+
+	requests atomic.Uint64
+	denials  atomic.Uint64
+	sampler  inspect.Sampler // of the sweeping goroutine alone
+
+	mu   sync.Mutex // held while the guest is made, changed or taken away
+	gone bool       // guarded by mu
+}
+
+func (g *guest) served() *life.Served { return g.served_.Load() }
+
+// boundaries are the open boundaries, nil for a guest that is not served.
+func (g *guest) boundaries() []*host.Boundary {
+	if s := g.served(); s != nil {
+		return s.Boundaries
+	}
+	return nil
+}
+
+func (g *guest) cgroups() int {
+	most := 0
+	for _, b := range g.boundaries() {
+		if n, err := b.CountCgroups(); err == nil {
+			most = max(most, n)
+		}
+	}
+	return most
+}
+
+// info is the guest as the control interface shows it.
+func (g *guest) info() api.Guest {
+	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Hierarchies: []string{}}
+	for _, b := range g.record.Boundaries {
+		out.Hierarchies = append(out.Hierarchies, b.Tree)
+	}
+	if s := g.served(); s != nil {
+		out.Open = s.View.Open()
+	}
+	return out
+}
+
+func failf(code, format string, args ...any) error {
+	return &api.Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// Add makes a guest. What is there already with the same spec is no error.
+func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec) (api.Guest, bool, error) {
+	g, made, err := d.add(name, spec, false)
+	if err != nil {
+		return api.Guest{}, false, err
+	}
+	return g.info(), made, nil
+}
+
+func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bool, error) {
+	g, mine, err := d.reserve(name, spec, declared)
+	if err != nil || !mine {
+		return g, false, err
+	}
+	defer g.mu.Unlock()
+	if err := d.makeGuest(g); err != nil {
+		g.gone = true
+		d.forget(g)
+		return nil, false, err
+	}
+	d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventAdded, Guest: name})
+	g.log.Info("the guest is added")
+	return g, true, nil
+}
+
+// reserve puts a new guest into the table, locked; or finds the one that is there, when it is the same.
+func (d *Daemon) reserve(name string, spec api.GuestSpec, declared bool) (g *guest, mine bool, err error) {
+	for {
+		old, err := d.enter(name, spec, declared)
+		if err != nil {
+			return nil, false, err
+		}
+		if old.fresh {
+			return old.guest, true, nil
+		}
+		old.guest.mu.Lock() // while it is being made or taken away
+		gone := old.guest.gone
+		old.guest.mu.Unlock()
+		if gone {
+			continue
+		}
+		if !reflect.DeepEqual(old.guest.record.Spec, spec) {
+			return nil, false, failf(api.CodeConflict, "cannot add guest %s: there is one of that name with another configuration; remove it first (vcgroupfs guest rm %s)", name, name)
+		}
+		return old.guest, false, nil
+	}
+}
+
+type entered struct {
+	guest *guest
+	fresh bool
+}
+
+func (d *Daemon) enter(name string, spec api.GuestSpec, declared bool) (entered, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if g := d.guests[name]; g != nil {
+		return entered{guest: g}, nil
+	}
+	if d.closing {
+		return entered{}, failf(api.CodeBusy, "cannot add guest %s: the daemon is ending", name)
+	}
+	if len(d.guests) >= d.arena.Guests() {
+		return entered{}, failf(api.CodeBusy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", name, len(d.guests))
+	}
+	for _, g := range d.guests {
+		if g.record.Spec.Target == spec.Target {
+			return entered{}, failf(api.CodeConflict, "cannot add guest %s: the view of guest %s is mounted at %s", name, g.record.Name, spec.Target)
+		}
+	}
+	g := d.newGuest(record{Name: name, Spec: spec, Since: time.Now().Round(0), Declared: declared})
+	g.mu.Lock()
+	d.guests[name] = g
+	return entered{guest: g, fresh: true}, nil
+}
+
+// newGuest makes a guest that is not served yet.
+func (d *Daemon) newGuest(r record) *guest {
+	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: life.Mountpoint{Path: r.Spec.Target}}
+}
+
+// forget takes a guest out of the table.
+func (d *Daemon) forget(g *guest) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.guests[g.record.Name] == g {
+		delete(d.guests, g.record.Name)
+	}
+}
+
+// makeGuest opens the boundaries, sets the limits and mounts the view. What fails undoes what came before.
+func (d *Daemon) makeGuest(g *guest) (err error) {
+	spec := g.record.Spec
+	if err := life.CheckMountpoint(spec.Target); err != nil {
+		return asError(api.CodeInvalid, err)
+	}
+	p, err := d.policy(spec)
+	if err != nil {
+		return err
+	}
+	trees, err := life.Select(d.host, p)
+	if err != nil {
+		return asError(api.CodeUnsupported, err)
+	}
+	if err := life.CheckControllers(d.host, spec.Controllers); err != nil {
+		return asError(api.CodeUnsupported, err)
+	}
+	owner, err := ownerOf(spec)
+	if err != nil {
+		return asError(api.CodeInvalid, err)
+	}
+	if spec.Pid != 0 {
+		if g.record.PidStart, err = host.StartOf(spec.Pid); err != nil {
+			return failf(api.CodeInvalid, "cannot use process %d: no such process", spec.Pid)
+		}
+	}
+	boundaries, err := life.OpenBoundaries(trees, func(t *host.Tree) (string, error) { return life.BoundaryPath(t, spec.Boundary, spec.Pid) })
+	if err != nil {
+		return asError(api.CodeInvalid, err)
+	}
+	undoLimits, err := setLimits(boundaries, spec.Limits)
+	if err != nil {
+		life.CloseBoundaries(boundaries)
+		return err
+	}
+	defer func() {
+		if err != nil {
+			undoLimits()
+		}
+	}()
+	g.record.UID, g.record.GID = owner.UID, owner.GID
+	for _, b := range boundaries {
+		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Tree().String(), b.ID()})
+	}
+	return d.mountGuest(g, p, boundaries)
+}
+
+// setLimits sets a new guest's limits and says how to take them back.
+func setLimits(boundaries []*host.Boundary, limits map[string]string) (undo func(), err error) {
+	var list []api.Limit
+	for file, value := range limits {
+		list = append(list, api.Limit{File: file, Value: value})
+	}
+	slices.SortFunc(list, func(a, b api.Limit) int { return strings.Compare(a.File, b.File) })
+	changes, err := inspect.Set(boundaries, list)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		for _, c := range slices.Backward(changes) {
+			if c.Path == "/" {
+				_, _ = inspect.Set(boundaries, []api.Limit{{File: c.File, Value: strings.TrimSpace(c.From)}})
+			}
+		}
+	}, nil
+}
+
+func ownerOf(spec api.GuestSpec) (fs.Owner, error) {
+	if spec.Owner == "" {
+		return life.OwnerOf(nil, spec.Pid)
+	}
+	owner, err := life.ParseOwner(spec.Owner)
+	return owner, err
+}
+
+// mountGuest makes the view on boundaries, which it takes over, and mounts it.
+func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Boundary) error {
+	config, err := json.Marshal(g.record)
+	if err == nil {
+		g.region, err = d.arena.Take(config)
+	}
+	if err != nil {
+		life.CloseBoundaries(boundaries)
+		return asError(api.CodeBusy, err)
+	}
+	s, err := life.NewViewOf(d.viewConfig(g, p, nil, nil), boundaries)
+	if err != nil {
+		g.region.Release()
+		return asError(api.CodeUnsupported, err)
+	}
+	undo := func() {
+		if err := d.keep(g).Forget(); err != nil {
+			g.log.WithError(err).Debug("cannot tell the holder")
+		}
+		s.Close()
+		g.region.Release()
+	}
+	device, err := s.View.Conn().Device()
+	if err == nil {
+		err = d.keep(g).Hold(holder.DeviceKey, device)
+	}
+	if err != nil {
+		undo()
+		return asError(api.CodeFailed, err)
+	}
+	if err := s.View.Conn().Mount(g.record.Spec.Target); err != nil {
+		undo()
+		return asError(api.CodeFailed, life.MountError(err))
+	}
+	s.Serve()
+	if err := g.at.Learn(); err != nil {
+		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		undo()
+		return asError(api.CodeFailed, err)
+	}
+	g.region.SetDevice(g.at.Device)
+	g.region.Finish()
+	d.begin(g, s)
+	return nil
+}
+
+// begin notes that a guest is served, and sees to its end.
+func (d *Daemon) begin(g *guest, s *life.Served) {
+	g.served_.Store(s)
+	go func() {
+		<-s.Done
+		select {
+		case <-d.ended:
+			return
+		default:
+		}
+		d.viewEnded(g, s)
+	}()
+}
+
+// viewEnded is told that nobody is served any more: the view was unmounted, its connection was aborted, or we ended it.
+func (d *Daemon) viewEnded(g *guest, s *life.Served) {
+	d.mu.Lock()
+	closing := d.closing
+	d.mu.Unlock()
+	if closing {
+		return
+	}
+	reason := "the view was unmounted"
+	if s.Err != nil {
+		reason = s.Err.Error()
+	}
+	d.take(g, api.EventGone, reason)
+}
+
+func (d *Daemon) keep(g *guest) holder.Keep {
+	return holder.Keep{Worker: d.worker, Region: g.region.Index()}
+}
+
+// viewConfig is what a guest's view is made of. device is nil for a new one.
+func (d *Daemon) viewConfig(g *guest, p *policy.Policy, device *os.File, held map[uint64]int) fs.Config {
+	layout, _ := hierarchy.ParseLayout(layoutName(g.record.Spec.Layout))
+	return fs.Config{
+		Host: d.host, Policy: p, Layout: layout, Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
+		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed,
+		Denied:   func(x fs.Denial) { d.denied(g, x) },
+		Observe:  func(opcode uint32, errno int, took time.Duration) { d.observe(g, opcode, errno, took) },
+		Panicked: d.panicked, Slots: d.slots, MaxRate: d.settings.MaxRate, MaxWatches: d.settings.MaxWatches,
+	}
+}
+
+func layoutName(s string) string {
+	if s == "" {
+		return "auto"
+	}
+	return s
+}
+
+func (d *Daemon) observe(g *guest, opcode uint32, errno int, took time.Duration) {
+	g.requests.Add(1)
+	d.metrics.Observe(opcode, errno, errno == int(unix.EPERM), took)
+}
+
+// denied tells of what a guest was refused.
+func (d *Daemon) denied(g *guest, x fs.Denial) {
+	g.denials.Add(1)
+	d.metrics.Denied(x.Rule)
+	kind := api.EventDenied
+	if x.Quota {
+		kind = api.EventQuota
+	}
+	g.audit.Tell(api.Event{Kind: kind, UID: x.UID, Pid: int(x.Tid), Operation: x.Operation, Rule: x.Rule}, x.Path)
+}
+
+// policy is the policy of a spec. Guests with the same one share it.
+func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
+	key := strings.Join(spec.Controllers, ",") + "\x00" + spec.Policy
+	d.mu.Lock()
+	p := d.policies[key]
+	d.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	p = policy.Default()
+	var err error
+	if spec.Policy != "" {
+		if p, err = policy.Parse("policy", []byte(spec.Policy)); err != nil {
+			return nil, asError(api.CodeInvalid, err)
+		}
+	}
+	if len(spec.Controllers) > 0 {
+		if p, err = p.WithControllers(spec.Controllers); err != nil {
+			return nil, asError(api.CodeInvalid, err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.policies) >= maxPolicies {
+		clear(d.policies)
+	}
+	d.policies[key] = p
+	return p, nil
+}
+
+// maxPolicies bounds the policies that are kept for the next guest.
+const maxPolicies = 256
+
+// Remove takes a guest away.
+func (d *Daemon) Remove(ctx context.Context, name string) error {
+	g, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	if g.record.Declared {
+		return failf(api.CodeConflict, "cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
+	}
+	if !d.take(g, api.EventRemoved, "") {
+		return notFound(name)
+	}
+	return nil
+}
+
+// take takes a guest away, and tells of it by an event of this kind, "" for none. False when it was gone already.
+func (d *Daemon) take(g *guest, kind, reason string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gone {
+		return false
+	}
+	g.gone = true
+	if s := g.served_.Swap(nil); s != nil {
+		select {
+		case <-s.Done:
+			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted
+		default:
+		}
+		g.at.Unmount(g.log)
+		if err := d.keep(g).Forget(); err != nil { // first: nobody else is to keep the connection alive
+			g.log.WithError(err).Debug("cannot tell the holder")
+		}
+		s.Close()
+		g.region.Release()
+	}
+	d.forget(g)
+	if kind != "" {
+		g.log.WithField("reason", reason).Infof("the guest is %s", kind)
+		d.hub.Publish(api.Event{Time: time.Now(), Kind: kind, Guest: g.record.Name, Reason: reason})
+	}
+	return true
+}
+
+func notFound(name string) error {
+	return failf(api.CodeNotFound, "there is no guest %s; vcgroupfs guest ls lists them", name)
+}
+
+// find finds a guest that is made.
+func (d *Daemon) find(name string) (*guest, error) {
+	d.mu.Lock()
+	g := d.guests[name]
+	d.mu.Unlock()
+	if g == nil || g.served() == nil {
+		return nil, notFound(name)
+	}
+	return g, nil
+}
+
+// asError gives an error a code; one that has a code keeps it.
+func asError(code string, err error) error {
+	var have *api.Error
+	if err == nil || errors.As(err, &have) {
+		return err
+	}
+	return &api.Error{Code: code, Message: err.Error()}
+}

@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// Info says what this daemon is.
+func (d *Daemon) Info() api.Info {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return api.Info{
+		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.since, Guests: len(d.guests),
+		Restarts: d.start.Restarts, Resend: conn.CanResend(),
+	}
+}
+
+// sorted lists the guests that are served, by name.
+func (d *Daemon) sorted() []*guest {
+	all := slices.DeleteFunc(d.all(), func(g *guest) bool { return g.served() == nil })
+	slices.SortFunc(all, func(a, b *guest) int { return strings.Compare(a.record.Name, b.record.Name) })
+	return all
+}
+
+// Guests lists the guests by name.
+func (d *Daemon) Guests() []api.Guest {
+	list := []api.Guest{}
+	for _, g := range d.sorted() {
+		list = append(list, g.info())
+	}
+	return list
+}
+
+// Guest finds a guest.
+func (d *Daemon) Guest(name string) (api.Guest, error) {
+	g, err := d.find(name)
+	if err != nil {
+		return api.Guest{}, err
+	}
+	return g.info(), nil
+}
+
+// with calls f with a guest's boundaries while the guest is not taken away.
+func (d *Daemon) with(name string, f func(g *guest, boundaries []*host.Boundary) error) error {
+	g, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := g.boundaries()
+	if b == nil {
+		return notFound(name)
+	}
+	return f(g, b)
+}
+
+// Tree is a guest's cgroups.
+func (d *Daemon) Tree(name string) (tree api.Cgroup, err error) {
+	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
+		tree, err = inspect.Tree(b)
+		return err
+	})
+	return tree, err
+}
+
+// Top is what each guest uses.
+func (d *Daemon) Top() []api.Usage {
+	list := []api.Usage{}
+	for _, g := range d.sorted() {
+		b := g.boundaries()
+		if b == nil {
+			continue
+		}
+		list = append(list, api.Usage{Name: g.record.Name, Figures: inspect.FiguresOf(b), Requests: g.requests.Load(), Denials: g.denials.Load()})
+	}
+	return list
+}
+
+// Set sets limits of a guest.
+func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err error) {
+	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
+		changes, err = inspect.Set(b, limits)
+		return err
+	})
+	return changes, err
+}
+
+// Freeze stops every process of a guest.
+func (d *Daemon) Freeze(ctx context.Context, name string) error {
+	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Freeze(ctx, b) })
+}
+
+// Thaw lets them go on.
+func (d *Daemon) Thaw(ctx context.Context, name string) error {
+	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Thaw(ctx, b) })
+}
+
+// Kill kills every process of a guest.
+func (d *Daemon) Kill(ctx context.Context, name string) error {
+	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Kill(ctx, b) })
+}
+
+// Subscribe gives events.
+func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) { return d.hub.Subscribe(guest) }
+
+// Upgrade goes on with another program. Where that works this worker ends before it can say so: who asked finds the new one.
+func (d *Daemon) Upgrade(ctx context.Context, program string) error {
+	if err := d.worker.Upgrade(program, ctx.Done()); err != nil {
+		return asError(api.CodeFailed, err)
+	}
+	return nil
+}
+
+// InGuest says whether a process is inside a guest's boundary.
+func (d *Daemon) InGuest(pid int) bool {
+	for _, g := range d.all() {
+		for _, b := range g.boundaries() {
+			if in, err := b.Contains(pid); err == nil && in {
+				return true
+			}
+		}
+	}
+	return false
+}

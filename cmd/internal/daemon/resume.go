@@ -1,0 +1,153 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// resume goes on with every guest of the arena. One that cannot be gone on with is ended, so that nobody waits for it.
+func (d *Daemon) resume(held map[int]map[uint64]int) {
+	pauseForTest()
+	for _, r := range d.arena.Regions() {
+		of := held[r.Index()]
+		delete(held, r.Index())
+		if err := d.resumeGuest(r, of); err != nil {
+			d.log.WithError(err).Error("a guest ends with the worker that served it")
+		}
+		for _, fd := range of { // of no more use
+			unix.Close(fd)
+		}
+	}
+	for region, of := range held { // of guests that were taken away while the worker died
+		for _, fd := range of {
+			unix.Close(fd)
+		}
+		if err := (holder.Keep{Worker: d.worker, Region: region}).Forget(); err != nil {
+			d.log.WithError(err).Debug("cannot tell the holder")
+		}
+	}
+	if d.start.Reason == "" {
+		return
+	}
+	took := time.Since(d.start.Died)
+	d.metrics.SetResume(took)
+	d.log.WithField("took", took).Warnf("serving goes on after %s", d.start.Reason)
+	d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventRestarted, Reason: d.start.Reason})
+}
+
+// resumeGuest goes on with one guest. It takes out of held what it uses.
+func (d *Daemon) resumeGuest(r *state.Region, held map[uint64]int) error {
+	var rec record
+	err := json.Unmarshal(r.Config(), &rec)
+	g := d.newGuest(rec)
+	g.region, g.at.Device = r, r.Device()
+	device, ok := held[holder.DeviceKey]
+	switch {
+	case err != nil:
+	case !r.Finished():
+		err = errors.New("it was being set up")
+	case !ok:
+		err = errors.New("its connection was not kept")
+	default:
+		err = d.goOn(g, device, held)
+	}
+	if err == nil {
+		return nil
+	}
+	d.abandon(g, held)
+	return failf(api.CodeFailed, "cannot go on with guest %s: %v", rec.Name, err)
+}
+
+// goOn serves a guest again.
+func (d *Daemon) goOn(g *guest, device int, held map[uint64]int) error {
+	p, err := d.policy(g.record.Spec)
+	if err != nil {
+		return err
+	}
+	boundaries, err := d.reopen(g.record.Boundaries)
+	if err != nil {
+		return err
+	}
+	delete(held, holder.DeviceKey)
+	file := os.NewFile(uintptr(device), "fuse")
+	s, err := life.NewViewOf(d.viewConfig(g, p, file, held), boundaries)
+	file.Close()
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.guests[g.record.Name] = g
+	d.mu.Unlock()
+	s.Serve()
+	d.begin(g, s)
+	if err := s.View.Resume(); err != nil {
+		g.log.WithError(err).Error("cannot have the kernel send again what was not answered")
+	}
+	return nil
+}
+
+// reopen opens boundaries by what names them for good.
+func (d *Daemon) reopen(ids []boundaryID) (all []*host.Boundary, err error) {
+	for _, id := range ids {
+		t := d.treeNamed(id.Tree)
+		if t == nil {
+			life.CloseBoundaries(all)
+			return nil, failf(api.CodeFailed, "the host has no hierarchy %s any more", id.Tree)
+		}
+		b, err := t.BoundaryByID(id.ID)
+		if err != nil {
+			life.CloseBoundaries(all)
+			return nil, failf(api.CodeFailed, "its boundary in the hierarchy %s is gone: %v", t, err)
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+func (d *Daemon) treeNamed(name string) *host.Tree {
+	for _, t := range d.host.Trees() {
+		if t.String() == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// abandon ends a guest that nobody can serve: its connection first, so that looking at the mount does not wait.
+func (d *Daemon) abandon(g *guest, held map[uint64]int) {
+	if err := d.keep(g).Forget(); err != nil {
+		d.log.WithError(err).Debug("cannot tell the holder")
+	}
+	for key, fd := range held {
+		unix.Close(fd)
+		delete(held, key)
+	}
+	target := g.record.Spec.Target
+	for deadline := time.Now().Add(time.Second); target != "" && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		var st unix.Statfs_t
+		err := unix.Statfs(target, &st)
+		if err == unix.ENOTCONN || err == unix.ECONNABORTED {
+			if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				d.log.WithError(err).Warnf("cannot unmount %s", target)
+			}
+			break
+		}
+		if err != nil || st.Type != unix.FUSE_SUPER_MAGIC {
+			break // it was not mounted yet, or is no more
+		}
+	}
+	g.region.Release()
+	if g.record.Name != "" {
+		d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventGone, Guest: g.record.Name, Reason: "its boundary is gone, or it was not set up yet"})
+	}
+}
