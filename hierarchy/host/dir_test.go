@@ -2,6 +2,7 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -226,6 +227,32 @@ func TestBoundary(t *testing.T) {
 		}
 		if got := p.boundary.Path(); got != p.top+"/guest" {
 			t.Errorf("Path() = %s", got)
+		}
+	})
+}
+
+// TestKillBoundary: what is at and below the boundary is killed, also what is frozen, and nothing beside it.
+func TestKillBoundary(t *testing.T) {
+	inHierarchies(t, func(t *testing.T, p *playground) {
+		inside, reapInside := startSleep(t)
+		beside, _ := startSleep(t)
+		p.put(t, "/guest/a", inside)
+		p.put(t, "/sibling", beside)
+		if p.tree.Holds("freezer") {
+			if err := p.tree.WriteFile(p.top+"/guest/a", "freezer.state", "FROZEN"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.boundary.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the process to end", func() bool {
+			raw, err := p.a.ReadFile("cgroup.procs")
+			return err == nil && len(raw) == 0
+		})
+		reapInside()
+		if left, err := p.tree.ReadFile(p.top+"/sibling", "cgroup.procs"); err != nil || left != fmt.Sprintln(beside) {
+			t.Error("a process beside the boundary was killed")
 		}
 	})
 }

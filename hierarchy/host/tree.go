@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -292,97 +291,6 @@ func hasWord(text, word string) bool {
 		}
 	}
 	return false
-}
-
-// Kill kills every process at and below the cgroup at a path, also frozen ones. It does not wait for them to be gone. No
-// error when there is no such cgroup.
-func (t *Tree) Kill(dir string) error {
-	fd, err := t.open(dir)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if t.Version == hierarchy.V2 && writeBelow(fd, "cgroup.kill", []byte("1")) == nil {
-		return nil
-	}
-	for range 100 { // they may fork while they are read
-		n, err := t.killBelow(fd)
-		if err != nil || n == 0 {
-			return pathError("kill", dir, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return pathError("kill", dir, unix.EBUSY)
-}
-
-// killBelow kills the processes that it finds at and below a directory, and says how many there were.
-func (t *Tree) killBelow(dir int) (int, error) {
-	raw, err := readBelow(dir, "cgroup.procs")
-	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: the processes are those of the domain above
-		raw, err = nil, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for line := range strings.Lines(string(raw)) {
-		pid, err := strconv.Atoi(strings.TrimSpace(line))
-		if err != nil || pid <= 0 || pid == os.Getpid() {
-			continue
-		}
-		if t.kill(dir, pid) {
-			n++
-		}
-	}
-	if t.Holds("freezer") {
-		writeBelow(dir, "freezer.state", []byte("THAWED")) // a frozen v1 task does not see the signal
-	}
-	entries, err := listFD(dir)
-	if err != nil {
-		return n, err
-	}
-	for _, e := range entries {
-		if !e.IsDir {
-			continue
-		}
-		child, err := openBelow(dir, e.Name, unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
-			continue
-		}
-		more, err := t.killBelow(child)
-		unix.Close(child)
-		if err != nil {
-			return n, err
-		}
-		n += more
-	}
-	return n, nil
-}
-
-// kill kills a process that is in a directory's cgroup. The number may have passed to another since it was read, so the
-// task is held and looked at again.
-func (t *Tree) kill(dir, pid int) bool {
-	task, err := holdTask(pid, false)
-	if err != nil {
-		return false
-	}
-	defer task.Close()
-	raw, err := readAt(task.proc, "cgroup")
-	if err != nil {
-		return false
-	}
-	at, ok := membershipOf(raw, t.Hierarchy)
-	here, err := relative(t.root, dir)
-	if !ok || err != nil || strings.Trim(at, "/") != here {
-		return false
-	}
-	if task.pidfd >= 0 {
-		return unix.PidfdSendSignal(task.pidfd, unix.SIGKILL, nil, 0) == nil
-	}
-	return unix.Kill(pid, unix.SIGKILL) == nil
 }
 
 // The kernel's file handles of cgroup directories: FILEID_KERNFS and the 64-bit kernfs id (fs/kernfs/mount.c).

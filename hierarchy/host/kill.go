@@ -1,0 +1,138 @@
+package host
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Kill kills every process at and below the cgroup at a path, also frozen ones, but for the caller's. It does not wait for
+// them to be gone. No error when there is no such cgroup; EBUSY when processes come up as fast as they are killed, or are
+// long in going.
+func (t *Tree) Kill(dir string) error {
+	fd, err := t.open(dir)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return pathError("kill", dir, t.killAll(fd))
+}
+
+// Kill is Tree.Kill at and below the boundary. ENODEV when the boundary is closed.
+func (b *Boundary) Kill() error {
+	root, err := b.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Release()
+	return pathError("kill", b.Path(), b.tree.killAll(root.fd))
+}
+
+// killAll kills what is at and below a directory. cgroup.kill (Linux 5.14) takes all at once, the caller's process included.
+func (t *Tree) killAll(dir int) error {
+	if t.Version == hierarchy.V2 && !t.holdsCaller(dir) && writeBelow(dir, "cgroup.kill", []byte("1")) == nil {
+		return nil
+	}
+	for range 100 { // they may fork while they are read
+		n, err := t.killBelow(dir)
+		if err != nil || n == 0 {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return unix.EBUSY
+}
+
+// holdsCaller says whether the calling process is at or below a directory, also when that cannot be told.
+func (t *Tree) holdsCaller(dir int) bool {
+	here, err := relative(t.root, dir)
+	if err != nil {
+		return true
+	}
+	raw, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return true
+	}
+	at, ok := membershipOf(raw, t.Hierarchy)
+	if !ok {
+		return true
+	}
+	_, below := pathBelow("/"+here, at)
+	return below
+}
+
+// killBelow kills the processes that it finds at and below a directory, and says how many there were.
+func (t *Tree) killBelow(dir int) (int, error) {
+	raw, err := readBelow(dir, "cgroup.procs")
+	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: the processes are those of the domain above
+		raw, err = nil, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil || pid <= 0 || pid == os.Getpid() {
+			continue
+		}
+		if t.kill(dir, pid) {
+			n++
+		}
+	}
+	if t.Holds("freezer") {
+		writeBelow(dir, "freezer.state", []byte("THAWED")) // a frozen v1 task does not see the signal
+	}
+	entries, err := listFD(dir)
+	if err != nil {
+		return n, err
+	}
+	for _, e := range entries {
+		if !e.IsDir {
+			continue
+		}
+		child, err := openBelow(dir, e.Name, unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			continue
+		}
+		more, err := t.killBelow(child)
+		unix.Close(child)
+		if err != nil {
+			return n, err
+		}
+		n += more
+	}
+	return n, nil
+}
+
+// kill kills a process that is in a directory's cgroup. The number may have passed to another since it was read, so the
+// task is held and looked at again.
+func (t *Tree) kill(dir, pid int) bool {
+	task, err := holdTask(pid, false)
+	if err != nil {
+		return false
+	}
+	defer task.Close()
+	raw, err := readAt(task.proc, "cgroup")
+	if err != nil {
+		return false
+	}
+	at, ok := membershipOf(raw, t.Hierarchy)
+	here, err := relative(t.root, dir)
+	if !ok || err != nil || strings.Trim(at, "/") != here {
+		return false
+	}
+	if task.pidfd >= 0 {
+		return unix.PidfdSendSignal(task.pidfd, unix.SIGKILL, nil, 0) == nil
+	}
+	return unix.Kill(pid, unix.SIGKILL) == nil
+}
