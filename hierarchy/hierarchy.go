@@ -54,6 +54,16 @@ func (h Hierarchy) Holds(name string) bool {
 	return h.Version == V2 && name == Unified || slices.Contains(h.labels(), name)
 }
 
+// ControlFile finds the row of a control file that belongs to the hierarchy: one of its controllers has it, or on v2 every
+// cgroup. False for the files that every v1 cgroup has, by which no hierarchy can be told.
+func (h Hierarchy) ControlFile(file string) (ControlFile, bool) {
+	row, ok := Lookup(h.Version, file)
+	if row.Controller == "" {
+		return row, ok && h.Version == V2
+	}
+	return row, ok && h.Holds(row.Controller)
+}
+
 // Symlinks are the further names of the hierarchy's directory at the top of a view: "cpu" and "cpuacct" for "cpu,cpuacct".
 func (h Hierarchy) Symlinks() []string {
 	var links []string

@@ -109,3 +109,23 @@ func ExampleLookup() {
 	// hugetlb.*.max read-only read-write
 	// 4194304 <nil>
 }
+
+// TestControlFile: by a control file's name its hierarchy is found.
+func TestControlFile(t *testing.T) {
+	cpu := hierarchy.Hierarchy{Version: hierarchy.V1, Controllers: []string{"cpu", "cpuacct"}}
+	unified := hierarchy.Hierarchy{Version: hierarchy.V2, Controllers: []string{"memory"}}
+	for _, c := range []struct {
+		h    hierarchy.Hierarchy
+		file string
+		want bool
+	}{
+		{cpu, "cpu.shares", true}, {cpu, "cpuacct.usage", true}, {cpu, "cpu.max", false}, {cpu, "memory.limit_in_bytes", false},
+		{cpu, "tasks", false}, {cpu, "cgroup.clone_children", false},
+		{unified, "memory.max", true}, {unified, "cgroup.freeze", true}, {unified, "cpu.stat", true}, {unified, "cpu.max", false},
+		{unified, "memory.limit_in_bytes", false}, {unified, "no.such.file", false},
+	} {
+		if row, ok := c.h.ControlFile(c.file); ok != c.want || ok && row.Name != c.file {
+			t.Errorf("%s, %s: %q, %t; want %t", c.h, c.file, row.Name, ok, c.want)
+		}
+	}
+}

@@ -84,11 +84,8 @@ func ParseLimit(s string) (Limit, error) {
 // treeOf finds the hierarchy that a limit's control file belongs to.
 func treeOf(h *host.Host, file string) (*host.Tree, error) {
 	for _, t := range h.Trees() {
-		row, ok := hierarchy.Lookup(t.Version, file)
-		if !ok || row.Mode&0o222 == 0 || row.Constraint == hierarchy.Members {
-			continue
-		}
-		if row.Controller == "" && t.Version == hierarchy.V2 || row.Controller != "" && t.Holds(row.Controller) {
+		row, ok := t.ControlFile(file)
+		if ok && row.Mode&0o222 != 0 && row.Constraint != hierarchy.Members {
 			return t, nil
 		}
 	}
