@@ -34,9 +34,9 @@ type Guest struct {
 // Figures are what a guest or one of its cgroups uses now. A figure that the shown hierarchies do not have is -1; so is a
 // limit that is not set.
 type Figures struct {
-	Processes   int64 `json:"processes"`
-	Cgroups     int64 `json:"cgroups"` // below
-	CPUUsec     int64 `json:"cpuUsec"` // used since the cgroup was made
+	Processes   int64 `json:"processes"` // at and below; -1 where counting them would cost too much: top
+	Cgroups     int64 `json:"cgroups"`   // below; of several hierarchies the one that has the most, in a tree all of them
+	CPUUsec     int64 `json:"cpuUsec"`   // used since the cgroup was made
 	MemoryBytes int64 `json:"memoryBytes"`
 	MemoryLimit int64 `json:"memoryLimitBytes"`
 	Pids        int64 `json:"pids"` // tasks, threads included
@@ -53,13 +53,14 @@ type Usage struct {
 }
 
 // Cgroup is a cgroup of a guest as the host sees it: GET /v1/guests/{name}/tree. A cgroup that is in several hierarchies
-// is one Cgroup.
+// is one Cgroup, with the processes that are in it in any of them.
 type Cgroup struct {
 	Name        string    `json:"name"`        // "/" for the boundary
 	Hierarchies []string  `json:"hierarchies"` // that have it
 	Processes   []Process `json:"processes"`   // by the daemon's pid numbers
-	Figures
-	Children []Cgroup `json:"children"`
+	Figures               // "processes" is the list above, not the figure
+	Children    []Cgroup  `json:"children"`
+	Cut         bool      `json:"cut,omitempty"` // it has more children or processes than are listed: a tree is bounded
 }
 
 // Process is a process of a guest.
