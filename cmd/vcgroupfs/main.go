@@ -14,6 +14,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 )
 
 // version is set when the program is built.
@@ -22,6 +23,9 @@ var version = "unknown"
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == guest.InitCommand && os.Args[0] == "vcgroupfs" {
 		guest.Init()
+	}
+	if len(os.Args) == 2 && os.Args[1] == holder.WorkerCommand && os.Args[0] == "vcgroupfs" {
+		os.Exit(serveWorker())
 	}
 	args := os.Args
 	if filepath.Base(args[0]) == mountHelper {
@@ -73,7 +77,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Before:   setUpLog,
 		Action:   noCommand,
-		Commands: []*cli.Command{runCommand(), mountCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
+		Commands: []*cli.Command{runCommand(), mountCommand(), serveCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = usageError

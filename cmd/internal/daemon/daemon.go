@@ -90,6 +90,7 @@ func Run(version string, log *logrus.Entry) error {
 	d.metrics = api.NewMetrics(version, d.totals)
 	d.auditor = api.NewAuditor(api.AuditConfig{Log: log, Hub: d.hub, Metrics: d.metrics})
 	go d.beat()
+	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}}
 	d.resume(held)
 	if err := d.serveAPI(); err != nil {
 		return err

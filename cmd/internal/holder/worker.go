@@ -41,8 +41,9 @@ type Worker struct {
 	Socket  *os.File // listening
 	Metrics *os.File // listening, or nil
 
-	link   *link
-	result chan string
+	link    *link
+	result  chan string
+	drained chan struct{} // closed when another worker is to go on
 }
 
 // Connect takes over what the holder gives a worker. The arena's error says that this program cannot go on from it.
@@ -51,7 +52,7 @@ func Connect() (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the holder: %w; %s is for vcgroupfs serve alone", err, WorkerCommand)
 	}
-	w := &Worker{link: l, Socket: os.NewFile(workerSocket, "socket"), result: make(chan string, 1)}
+	w := &Worker{link: l, Socket: os.NewFile(workerSocket, "socket"), result: make(chan string, 1), drained: make(chan struct{})}
 	if _, err := unix.FcntlInt(workerMetrics, unix.F_GETFD, 0); err == nil && os.Getenv(metricsVariable) != "" {
 		w.Metrics = os.NewFile(workerMetrics, "metrics")
 	}
@@ -109,6 +110,7 @@ func (w *Worker) Ready(drain, stop func()) error {
 		}
 		switch m.kind {
 		case msgDrain:
+			close(w.drained)
 			go drain()
 		case msgStop:
 			go stop()
@@ -121,8 +123,8 @@ func (w *Worker) Ready(drain, stop func()) error {
 	}
 }
 
-// Upgrade asks for another program and waits for the outcome. It returns only when this worker stays: an error that says
-// why. done ends the wait.
+// Upgrade asks for another program and waits until this worker is to make room for it (nil), or is to stay: an error that
+// says why. done ends the wait.
 func (w *Worker) Upgrade(program string, done <-chan struct{}) error {
 	select {
 	case <-w.result:
@@ -134,6 +136,8 @@ func (w *Worker) Upgrade(program string, done <-chan struct{}) error {
 	select {
 	case text := <-w.result:
 		return errors.New(text)
+	case <-w.drained:
+		return nil
 	case <-done:
 		return errors.New("cannot wait for the upgrade any longer; vcgroupfs serve goes on with it")
 	}

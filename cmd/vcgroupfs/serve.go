@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/daemon"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+)
+
+// defaultGuests is where declared guests are looked for when nobody says otherwise; it need not exist.
+const defaultGuests = "/etc/vcgroupfs/guests.d"
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "serve many guests: the daemon",
+		Description: "Serves every guest's view from one process, in the foreground, and takes orders on a socket (vcgroupfs guest --help).\n\n" +
+			"A second, small process keeps what guests need while the one that serves is replaced: that one can be killed, crash or\n" +
+			"be upgraded, and guests notice a pause of some milliseconds. (Before Linux 6.9 requests that are in flight at that\n" +
+			"moment fail with ECONNABORTED.)\n\n" +
+			"Guests are added by hand or declared: a file NAME.yaml in the directory of guests makes the guest NAME, and its\n" +
+			"removal takes that away. The keys are boundary or pid, target, controllers, policy (a file), owner, layout, limits:\n\n" +
+			"   boundary: /machines/web\n" +
+			"   target: /srv/web/rootfs/sys/fs/cgroup\n" +
+			"   controllers: [memory, pids]\n" +
+			"   limits: {pids.max: \"64\"}\n\n" +
+			"SIGTERM takes all guests away and ends it. SIGHUP, or serve --upgrade from elsewhere, goes on with the program's new\n" +
+			"file; if that cannot serve, the old one stays.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "take orders on the unix socket `PATH`", EnvVars: []string{"VCGROUPFS_SOCKET"}},
+			&cli.StringFlag{Name: "group", Usage: "let members of `GROUP` look at guests; only root may change anything"},
+			&cli.StringFlag{Name: "guests", Value: defaultGuests, Usage: "follow the guests declared in `DIR`"},
+			&cli.StringFlag{Name: "metrics", Usage: "serve /metrics and /healthz on a loopback `ADDRESS` too, such as 127.0.0.1:9750"},
+			&cli.IntFlag{Name: "max-guests", Value: 1024, Usage: "serve at most `N` guests"},
+			&cli.IntFlag{Name: "max-open", Value: 4096, Usage: "let a guest have `N` files and directories open (then ENFILE)"},
+			&cli.IntFlag{Name: "max-watches", Value: 256, Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
+			&cli.IntFlag{Name: "max-blocking", Value: 128, Usage: "let `N` host calls block at once, over all guests"},
+			&cli.IntFlag{Name: "max-rate", Usage: "serve at most `N` requests of a guest in a second; 0: as many as come"},
+			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
+			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second, Usage: "end the guests' connections when no worker came back for `TIME`"},
+			&cli.BoolFlag{Name: "upgrade", Usage: "have the daemon that runs go on with another program, and wait for it"},
+			&cli.StringFlag{Name: "program", Usage: "with --upgrade: the program's `FILE` (default: the one that the daemon was started as)"},
+		},
+		Action: serve,
+	}
+}
+
+func serve(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("serve takes no argument; guests are added by vcgroupfs guest add")
+	}
+	if c.Bool("upgrade") {
+		return upgrade(c)
+	}
+	if c.IsSet("program") {
+		return usagef("--program is for --upgrade")
+	}
+	settings, err := serveSettings(c)
+	if err != nil {
+		return err
+	}
+	if err := checkRoot("serve guests"); err != nil {
+		return err
+	}
+	h, err := holder.New(settings, logrus.NewEntry(logrus.StandardLogger()))
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Run()
+}
+
+// serveSettings reads the flags.
+func serveSettings(c *cli.Context) (s holder.Settings, err error) {
+	s = holder.Settings{
+		Group: -1, Metrics: c.String("metrics"), MaxGuests: c.Int("max-guests"), MaxOpen: c.Int("max-open"),
+		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"),
+		Watchdog: c.Duration("watchdog"), GiveUp: c.Duration("give-up"),
+	}
+	for _, n := range []struct {
+		flag             string
+		value, min, most int
+	}{
+		{"max-guests", s.MaxGuests, 1, 1 << 16}, {"max-open", s.MaxOpen, 1, 1 << 16}, {"max-watches", s.MaxWatches, 1, 1 << 20},
+		{"max-blocking", s.MaxBlocking, 1, 4096}, {"max-rate", s.MaxRate, 0, 1 << 30},
+	} {
+		if n.value < n.min || n.value > n.most {
+			return s, usagef("--%s %d: allowed: %d to %d", n.flag, n.value, n.min, n.most)
+		}
+	}
+	if s.Watchdog < 500*time.Millisecond || s.GiveUp < time.Second {
+		return s, usagef("--watchdog and --give-up: allowed: at least 500ms and 1s")
+	}
+	if name := c.String("group"); name != "" {
+		if s.Group, err = groupID(name); err != nil {
+			return s, err
+		}
+	}
+	if s.Socket, err = filepath.Abs(c.String("socket")); err != nil || len(s.Socket) > maxSocketPath {
+		return s, usagef("--socket %q: a socket's path has at most %d bytes", c.String("socket"), maxSocketPath)
+	}
+	if s.Guests, err = guestsDir(c); err != nil {
+		return s, err
+	}
+	if s.Program, err = os.Executable(); err != nil {
+		return s, fmt.Errorf("cannot tell what program this is: %w", err)
+	}
+	return s, nil
+}
+
+// maxSocketPath is the room in struct sockaddr_un, less its final NUL.
+const maxSocketPath = 107
+
+// guestsDir is the directory of declared guests. One that was named must be there.
+func guestsDir(c *cli.Context) (string, error) {
+	dir := c.String("guests")
+	if dir == "" {
+		return "", nil
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && !c.IsSet("guests"):
+		return dir, nil
+	case err != nil:
+		return "", usagef("--guests %s: %v; make the directory first", dir, errors.Unwrap(err))
+	case !st.IsDir():
+		return "", usagef("--guests %s: it is no directory", dir)
+	}
+	return dir, nil
+}
+
+func groupID(name string) (int, error) {
+	if n, err := strconv.Atoi(name); err == nil && n >= 0 {
+		return n, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return -1, usagef("--group %q: there is no such group", name)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// upgradeWait is how long an upgrade may take.
+const upgradeWait = 30 * time.Second
+
+func upgrade(c *cli.Context) error {
+	program := c.String("program")
+	if program != "" {
+		var err error
+		if program, err = filepath.Abs(program); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(c.Context, upgradeWait)
+	defer cancel()
+	client := api.NewClient(c.String("socket"))
+	defer client.Close()
+	before, err := client.Info(ctx)
+	if err == nil {
+		err = client.Upgrade(ctx, program)
+	}
+	if err != nil {
+		return err
+	}
+	for {
+		now, err := client.Info(ctx)
+		switch {
+		case err == nil && now.Restarts > before.Restarts:
+			return fmt.Errorf("the new worker ended before it served: version %s goes on (process %d); its log says why", now.Version, now.Pid)
+		case err == nil && now.Pid != before.Pid:
+			fmt.Fprintf(c.App.Writer, "version %s serves (process %d)\n", now.Version, now.Pid)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot see the new worker serve after %v: %w", upgradeWait, errors.Join(err, ctx.Err()))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// serveWorker is the daemon's worker: the program as the holder starts it.
+func serveWorker() int {
+	app := newApp(os.Stdout, os.Stderr)
+	app.Commands = []*cli.Command{{Name: holder.WorkerCommand, Action: func(c *cli.Context) error {
+		return daemon.Run(version, logrus.NewEntry(logrus.StandardLogger()))
+	}}}
+	if err := app.Run(os.Args); err != nil {
+		logrus.WithError(err).Error("the worker ends")
+		return exitcode.Of(err)
+	}
+	return exitcode.OK
+}
