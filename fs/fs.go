@@ -10,8 +10,8 @@
 // named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
 // boundary's descriptor.
 //
-// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, fileNames.mu and backings.mu are leaves; none is taken
-// under another.
+// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, fileNames.mu, backings.mu and eventQueue.mu are
+// leaves; none is taken under another.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs
@@ -62,6 +62,10 @@ type Config struct {
 
 	// NoPassthrough makes every read go through the server.
 	NoPassthrough bool
+
+	// MaxWatches bounds the directories that are watched for the guest in each hierarchy; 0 is 512. What the host changes
+	// beyond them shows within the cache timeout.
+	MaxWatches int
 
 	// State keeps what the next server must know; nil: the view ends with this one.
 	State *state.Region
@@ -118,7 +122,7 @@ type View struct {
 	triggers triggerBound
 	reclaims chan struct{} // one slot: memory.reclaim and memory.force_empty run one at a time in a guest
 
-	poller *host.Poller
+	poller *host.Poller // immutable; the host's, for all views
 	queue  *eventQueue
 
 	closeOnce sync.Once
@@ -236,10 +240,10 @@ func (v *View) start(cfg Config) (err error) {
 		return err
 	}
 	v.queue = newEventQueue(v)
-	v.poller, err = host.NewPoller(v.polled)
+	v.poller, err = v.host.Poller()
 	for _, t := range v.trees {
 		if err == nil {
-			t.watcher, err = host.NewWatcher(func(e host.Event) { v.queue.put(t, e) })
+			t.watcher, err = v.host.NewWatcher(func(e host.Event) { v.queue.put(t, e) }, cfg.MaxWatches)
 		}
 	}
 	if err != nil {
@@ -284,9 +288,7 @@ func (v *View) stop() {
 			t.watcher.Close()
 		}
 	}
-	if v.poller != nil {
-		v.poller.Close()
-	}
+	v.endPolls()
 	v.queue.close()
 	v.handles.closeAll()
 	if v.private != nil {

@@ -166,7 +166,7 @@ func (v *View) endOpen(h *handle) {
 	kh, fd, held, leaf := h.kh, h.fd, h.held, h.leaf
 	h.mu.Unlock()
 	if kh != 0 && fd >= 0 {
-		v.poller.Remove(kh)
+		v.poller.Remove(fd)
 	}
 	if h.backing != nil {
 		if old := v.backings.drop(h.backing); old != nil {

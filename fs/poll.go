@@ -2,6 +2,8 @@ package fs
 
 import (
 	"encoding/binary"
+	"maps"
+	"slices"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -35,7 +37,7 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 	}
 	if in.Flags&pollSchedule != 0 && h.decision.File.Pollable {
 		v.keepPolled(h, in.Kh, fd)
-		if err := v.poller.Add(in.Kh, fd); err != nil {
+		if err := v.poller.Add(fd, in.Kh, v.polled); err != nil {
 			v.log.WithError(err).Warn("cannot wait for events of a control file")
 		}
 	}
@@ -49,6 +51,21 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 		unix.Pread(fd, make([]byte, 1), 0)
 	}
 	return uint32(uint16(fds[0].Revents)), fuse.OK
+}
+
+// endPolls has nothing waited for any more. The connection is over: nobody opens, polls or releases.
+func (v *View) endPolls() {
+	v.handles.mu.RLock()
+	open := slices.Collect(maps.Values(v.handles.open))
+	v.handles.mu.RUnlock()
+	for _, h := range open {
+		h.mu.Lock()
+		kh, fd := h.kh, h.fd
+		h.mu.Unlock()
+		if kh != 0 && fd >= 0 {
+			v.poller.Remove(fd)
+		}
+	}
 }
 
 // keepPolled remembers who is to be told. The host's descriptor knows what its reader has seen, so the next server must have

@@ -13,8 +13,9 @@
 // RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS and RESOLVE_NO_XDEV (openBelow). A cgroup that is reached by its kernfs id is
 // opened once more by such a path from the boundary before anything is done with it. The package never mounts anything.
 //
-// Locks: pidNamespaces.mu, Boundary.mu, Watcher.mu and Poller.mu are leaves: none is held while another is taken, or across
-// a call that can block.
+// Locks: pidNamespaces.mu, Boundary.mu, watchHub.mu, polling.mu and Poller.mu are leaves: none is held while another is taken.
+// Watcher.mu is taken before watchHub.mu. None is held across a call that can block, or while a sink runs; Watcher.telling
+// is what a sink runs under, and is taken when no other is held.
 package host
 
 import (
@@ -38,6 +39,8 @@ type Host struct {
 	trees    []*Tree
 	features Features
 	pidns    pidNamespaces
+	watches  watchHub
+	polling  polling
 }
 
 // Open finds the host's hierarchies. The error says what is missing: no cgroup file system is mounted as a whole, a mount
@@ -124,8 +127,11 @@ func (h *Host) Tree(name string) *Tree {
 	return nil
 }
 
-// Close closes what the host holds open. Boundaries are closed by themselves.
+// Close closes what the host holds open, and ends what its Watchers and its Poller report. Boundaries are closed by
+// themselves.
 func (h *Host) Close() error {
+	h.watches.close()
+	h.polling.close()
 	h.pidns.close()
 	for _, t := range h.trees {
 		t.close()

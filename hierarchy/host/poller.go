@@ -11,22 +11,62 @@ import (
 
 // Poller waits for open control files to have something to say: kernfs answers POLLPRI|POLLERR from an event until the
 // next read of the same open file (kernfs_generic_poll), PSI answers POLLPRI when a trigger fires. Each descriptor is
-// reported once and is then quiet until it is added again.
+// reported once and is then quiet until it is added again. A Host has one for all guests.
 type Poller struct {
-	sink func(key uint64, revents uint32)
 	file *os.File        // immutable; epoll, itself waited for by Go's own poller, so no thread sleeps here
 	raw  syscall.RawConn // immutable
 	done chan struct{}   // closed when nothing will be reported any more
 
-	mu    sync.Mutex
-	byKey map[uint64]int // guarded by mu; descriptors
-	byFD  map[int]uint64 // guarded by mu; keys
+	mu      sync.Mutex
+	told    sync.Cond      // on mu: a sink has returned
+	telling int            // guarded by mu; the descriptor whose sink runs, -1 for none
+	waits   map[int]waiter // guarded by mu; by descriptor
+	last    uint32         // guarded by mu; the number given out last
 }
 
-// NewPoller starts a poller. It calls sink for one descriptor after another, on one goroutine, with the key given to Add
-// and the events (POLLPRI, POLLERR, POLLHUP); sink may call Add and Remove, and must not call Close. EMFILE and the like as
-// the kernel answers.
-func NewPoller(sink func(key uint64, revents uint32)) (*Poller, error) {
+// waiter is who is told of a descriptor.
+type waiter struct {
+	key    uint64
+	sink   func(key uint64, revents uint32)
+	number uint32 // tells it from an earlier one of the same descriptor's number, whose event may be on its way
+}
+
+// polling is the Poller of a Host, which begins when it is asked for.
+type polling struct {
+	mu     sync.Mutex
+	poller *Poller // guarded by mu
+	closed bool    // guarded by mu
+}
+
+// Poller is the one Poller of the host. EMFILE and the like as the kernel answers, os.ErrClosed after Close of the Host.
+func (h *Host) Poller() (*Poller, error) {
+	h.polling.mu.Lock()
+	defer h.polling.mu.Unlock()
+	if h.polling.closed {
+		return nil, os.ErrClosed
+	}
+	if h.polling.poller == nil {
+		p, err := newPoller()
+		if err != nil {
+			return nil, err
+		}
+		h.polling.poller = p
+	}
+	return h.polling.poller, nil
+}
+
+// close ends the Poller. Nothing is reported after it has returned.
+func (p *polling) close() {
+	p.mu.Lock()
+	p.closed = true
+	poller := p.poller
+	p.mu.Unlock()
+	if poller != nil {
+		poller.close()
+	}
+}
+
+func newPoller() (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -36,9 +76,9 @@ func NewPoller(sink func(key uint64, revents uint32)) (*Poller, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	p := &Poller{
-		sink: sink, file: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{}),
-		byKey: map[uint64]int{}, byFD: map[int]uint64{},
+		file: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{}), telling: -1, waits: map[int]waiter{},
 	}
+	p.told.L = &p.mu
 	if p.raw, err = p.file.SyscallConn(); err != nil {
 		p.file.Close()
 		return nil, err
@@ -47,49 +87,60 @@ func NewPoller(sink func(key uint64, revents uint32)) (*Poller, error) {
 	return p, nil
 }
 
-// Add waits for the next event of a descriptor and reports it under key. One that has something to say already is reported
-// at once. Added again it waits again, also under another key, which then replaces the first. Remove it before it is
-// closed. EPERM when the file cannot be waited for, os.ErrClosed after Close.
-func (p *Poller) Add(key uint64, fd int) error {
+// Add waits for the next event of a descriptor and has sink told of it, with key and the events (POLLPRI, POLLERR,
+// POLLHUP). One that has something to say already is reported at once. Added again it waits again; the key and the sink
+// are then the new ones. Remove it before it is closed.
+//
+// All sinks are called on one goroutine, one after another: they must not wait for anything, and must call neither the
+// Poller nor Close of the Host.
+//
+// EPERM when the file cannot be waited for, os.ErrClosed after Close of the Host.
+func (p *Poller) Add(fd int, key uint64, sink func(key uint64, revents uint32)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if old, ok := p.byKey[key]; ok && old != fd {
-		p.remove(key)
+	w, again := p.waits[fd]
+	w.key, w.sink = key, sink
+	err := error(unix.ENOENT)
+	if again {
+		err = p.arm(unix.EPOLL_CTL_MOD, fd, w.number)
 	}
-	if old, ok := p.byFD[fd]; ok && old != key {
-		p.remove(old)
-	}
-	// EPOLLONESHOT: quiet after one report, and unlike EPOLLET it is looked at anew when it is armed.
-	ev := unix.EpollEvent{Events: unix.EPOLLPRI | unix.EPOLLERR | unix.EPOLLONESHOT}
-	ev.Fd, ev.Pad = int32(uint32(key)), int32(uint32(key>>32)) // the 64 bits of epoll_data
-	err := p.control(unix.EPOLL_CTL_MOD, fd, &ev)
-	if errors.Is(err, unix.ENOENT) {
-		err = p.control(unix.EPOLL_CTL_ADD, fd, &ev)
+	if errors.Is(err, unix.ENOENT) { // also where it was closed without Remove, and the number is another file's now
+		p.last++
+		w.number = p.last
+		err = p.arm(unix.EPOLL_CTL_ADD, fd, w.number)
 	}
 	if err != nil {
-		p.remove(key)
+		p.remove(fd)
 		return err
 	}
-	p.byKey[key], p.byFD[fd] = fd, key
+	p.waits[fd] = w
 	return nil
 }
 
-// Remove ends the wait under key. A report that is under way may still come.
-func (p *Poller) Remove(key uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.remove(key)
+// arm makes a descriptor be reported once: EPOLLONESHOT, which unlike EPOLLET looks at it anew each time.
+func (p *Poller) arm(op, fd int, number uint32) error {
+	return p.control(op, fd, &unix.EpollEvent{
+		Events: unix.EPOLLPRI | unix.EPOLLERR | unix.EPOLLONESHOT, Fd: int32(fd), Pad: int32(number),
+	})
 }
 
-// remove is Remove with mu held.
-func (p *Poller) remove(key uint64) {
-	fd, ok := p.byKey[key]
-	if !ok {
-		return
+// Remove ends the wait for a descriptor. Its sink is not called any more once Remove has returned; it waits for one that
+// runs, so a sink must not call it.
+func (p *Poller) Remove(fd int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.telling == fd {
+		p.told.Wait()
 	}
+	if _, ok := p.waits[fd]; ok {
+		p.remove(fd)
+	}
+}
+
+// remove forgets a descriptor. Called with mu held.
+func (p *Poller) remove(fd int) {
 	p.control(unix.EPOLL_CTL_DEL, fd, nil) // ENOENT, EBADF: closed before
-	delete(p.byKey, key)
-	delete(p.byFD, fd)
+	delete(p.waits, fd)
 }
 
 func (p *Poller) control(op, fd int, ev *unix.EpollEvent) error {
@@ -100,11 +151,10 @@ func (p *Poller) control(op, fd int, ev *unix.EpollEvent) error {
 	return os.NewSyscallError("epoll_ctl", err)
 }
 
-// Close ends all waits. Nothing is reported after it has returned. The descriptors stay open.
-func (p *Poller) Close() error {
-	err := p.file.Close()
+// close ends all waits. Nothing is reported after it has returned. The descriptors stay open.
+func (p *Poller) close() {
+	p.file.Close()
 	<-p.done
-	return err
 }
 
 func (p *Poller) run() {
@@ -125,13 +175,29 @@ func (p *Poller) run() {
 	}
 }
 
-// report tells of an event, unless its key was removed since.
+// report tells of an event, unless its descriptor was removed since.
 func (p *Poller) report(ev unix.EpollEvent) {
-	key := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
-	p.mu.Lock()
-	_, ok := p.byKey[key]
-	p.mu.Unlock()
-	if ok {
-		p.sink(key, ev.Events)
+	if w, ok := p.begin(int(ev.Fd), uint32(ev.Pad)); ok {
+		w.sink(w.key, ev.Events) // under no lock
+		p.end()
 	}
+}
+
+// begin says whom to tell, and has Remove wait for the end.
+func (p *Poller) begin(fd int, number uint32) (waiter, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w, ok := p.waits[fd]
+	if !ok || w.number != number {
+		return waiter{}, false
+	}
+	p.telling = fd
+	return w, true
+}
+
+func (p *Poller) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.telling = -1
+	p.told.Broadcast()
 }

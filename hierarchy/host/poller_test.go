@@ -3,7 +3,9 @@ package host
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,15 +17,22 @@ type polled struct {
 	revents uint32
 }
 
-func startPoller(t *testing.T) (*Poller, <-chan polled) {
+// testPoller is a poller with one sink.
+type testPoller struct {
+	*Poller
+	sink func(key uint64, revents uint32)
+}
+
+func (p testPoller) Add(fd int, key uint64) error { return p.Poller.Add(fd, key, p.sink) }
+
+func startPoller(t *testing.T, h *Host) (testPoller, <-chan polled) {
 	t.Helper()
 	reports := make(chan polled, 1000)
-	p, err := NewPoller(func(key uint64, revents uint32) { reports <- polled{key, revents} })
+	p, err := h.Poller()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.Close() })
-	return p, reports
+	return testPoller{p, func(key uint64, revents uint32) { reports <- polled{key, revents} }}, reports
 }
 
 // fired is what kernfs answers to a poll when something has happened since the last read.
@@ -74,11 +83,11 @@ func inV2(t *testing.T, test func(t *testing.T, p *playground)) {
 func TestPollEvents(t *testing.T) {
 	const key = 0xfedcba9876543210
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t)
+		poller, reports := startPoller(t, p.tree.host)
 		fd, again := openEvents(t, p.a)
 		add := func() {
 			t.Helper()
-			if err := poller.Add(key, fd); err != nil {
+			if err := poller.Add(fd, key); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -99,8 +108,8 @@ func TestPollEvents(t *testing.T) {
 		again()
 		add()
 		wantQuiet(t, reports)
-		poller.Remove(key)
-		poller.Remove(key)
+		poller.Remove(fd)
+		poller.Remove(fd)
 		pid, reap = startSleep(t)
 		p.put(t, "/guest/a", pid)
 		reap()
@@ -111,13 +120,13 @@ func TestPollEvents(t *testing.T) {
 // A file that was not read since it was opened has something to say.
 func TestPollUnread(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t)
+		poller, reports := startPoller(t, p.tree.host)
 		fd, err := p.a.OpenFile("cgroup.events", unix.O_RDONLY)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		if err := poller.Add(1, fd); err != nil {
+		if err := poller.Add(fd, 1); err != nil {
 			t.Fatal(err)
 		}
 		wantReport(t, reports, fired(1))
@@ -126,12 +135,12 @@ func TestPollUnread(t *testing.T) {
 
 func TestPollRemoved(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t)
+		poller, reports := startPoller(t, p.tree.host)
 		fd, _ := openEvents(t, p.a)
 		if err := p.tree.RemoveAll(p.top + "/guest/a"); err != nil {
 			t.Fatal(err)
 		}
-		if err := poller.Add(1, fd); err != nil {
+		if err := poller.Add(fd, 1); err != nil {
 			t.Fatal(err)
 		}
 		wantReport(t, reports, fired(1))
@@ -141,13 +150,13 @@ func TestPollRemoved(t *testing.T) {
 // Keys and descriptors change hands: a handle that was closed without Remove, a new one with its number, another key.
 func TestPollKeysAndDescriptors(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t)
+		poller, reports := startPoller(t, p.tree.host)
 		first, err := p.a.OpenFile("cgroup.events", unix.O_RDONLY)
 		if err != nil {
 			t.Fatal(err)
 		}
 		unix.Pread(first, make([]byte, 100), 0)
-		if err := poller.Add(1, first); err != nil {
+		if err := poller.Add(first, 1); err != nil {
 			t.Fatal(err)
 		}
 		unix.Close(first)
@@ -156,12 +165,10 @@ func TestPollKeysAndDescriptors(t *testing.T) {
 			t.Logf("the descriptor's number is new: %d, was %d", second, first)
 		}
 		for key := uint64(2); key <= 3; key++ {
-			if err := poller.Add(key, second); err != nil {
+			if err := poller.Add(second, key); err != nil {
 				t.Fatal(err)
 			}
 		}
-		poller.Remove(1)
-		poller.Remove(2)
 		pid, _ := startSleep(t)
 		p.put(t, "/guest/a", pid)
 		wantReport(t, reports, fired(3))
@@ -172,32 +179,97 @@ func TestPollKeysAndDescriptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer unix.Close(third)
-		if err := poller.Add(3, third); err != nil { // the same key for another descriptor
+		if err := poller.Add(third, 3); err != nil { // the same key for another descriptor
 			t.Fatal(err)
 		}
-		if len(poller.byKey) != 1 || len(poller.byFD) != 1 {
-			t.Errorf("kept: %v, %v", poller.byKey, poller.byFD)
+		poller.Remove(second)
+		if _, ok := poller.waits[third]; len(poller.waits) != 1 || !ok {
+			t.Errorf("kept: %v", poller.waits)
+		}
+		poller.Remove(third)
+	})
+}
+
+// Two guests give the same key to opens of their own.
+func TestPollSinks(t *testing.T) {
+	inV2(t, func(t *testing.T, p *playground) {
+		first, reports1 := startPoller(t, p.tree.host)
+		second, reports2 := startPoller(t, p.tree.host)
+		fd1, _ := openEvents(t, p.a)
+		fd2, _ := openEvents(t, p.a)
+		for _, err := range []error{first.Add(fd1, 1), second.Add(fd2, 1)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		pid, _ := startSleep(t)
+		p.put(t, "/guest/a", pid)
+		wantReport(t, reports1, fired(1))
+		wantReport(t, reports2, fired(1))
+		first.Remove(fd1)
+		if err := second.Add(fd2, 2); err != nil {
+			t.Fatal(err)
+		}
+		wantReport(t, reports2, fired(2))
+		wantQuiet(t, reports1)
+		second.Remove(fd2)
+	})
+}
+
+// Remove waits for the sink that runs, and it is the last time.
+func TestPollRemoveWaits(t *testing.T) {
+	inV2(t, func(t *testing.T, p *playground) {
+		poller, err := p.tree.host.Poller()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := p.a.OpenFile("cgroup.events", unix.O_RDONLY) // not read: fires whenever it is added
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		for range 50 {
+			var removed atomic.Bool
+			started := make(chan struct{})
+			if err := poller.Add(fd, 1, func(uint64, uint32) {
+				close(started)
+				time.Sleep(time.Millisecond)
+				if removed.Load() {
+					t.Error("a report after Remove")
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			<-started
+			poller.Remove(fd)
+			removed.Store(true)
+		}
+		if len(poller.waits) != 0 {
+			t.Errorf("kept: %v", poller.waits)
 		}
 	})
 }
 
 func TestPollerErrors(t *testing.T) {
-	poller, reports := startPoller(t)
+	h := &Host{}
+	defer h.Close()
+	poller, reports := startPoller(t, h)
 	f, err := os.Open(os.Args[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := poller.Add(1, int(f.Fd())); !errors.Is(err, unix.EPERM) {
+	if err := poller.Add(int(f.Fd()), 1); !errors.Is(err, unix.EPERM) {
 		t.Errorf("a regular file: %v, want EPERM", err)
 	}
-	if err := poller.Add(1, -1); !errors.Is(err, unix.EBADF) {
+	if err := poller.Add(-1, 1); !errors.Is(err, unix.EBADF) {
 		t.Errorf("no descriptor: %v, want EBADF", err)
 	}
-	if err := poller.Close(); err != nil {
-		t.Fatal(err)
+	if len(poller.waits) != 0 {
+		t.Errorf("kept: %v", poller.waits)
 	}
-	if err := poller.Add(1, 0); !errors.Is(err, os.ErrClosed) {
+	h.Close()
+	if err := poller.Add(0, 1); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Add after Close: %v, want os.ErrClosed", err)
 	}
 	wantQuiet(t, reports)

@@ -2,18 +2,15 @@ package host
 
 import (
 	"container/list"
-	"encoding/binary"
 	"errors"
 	"os"
-	"strconv"
-	"strings"
+	"slices"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxWatches bounds the directories that one Watcher watches.
+// maxWatches bounds the directories that one Watcher watches where its maker does not say.
 const maxWatches = 512
 
 // watchMask is what a Watcher asks for. Control files that come and go with cgroup.subtree_control make no event: kernfs
@@ -32,24 +29,32 @@ type Event struct {
 	Overflow bool   // events were lost
 }
 
-// Watcher reports what changes in host directories.
+// Watcher reports what changes in host directories. It costs next to nothing until it watches one.
 type Watcher struct {
-	sink func(Event)
-	file *os.File // immutable; inotify
-	raw  syscall.RawConn
-	done chan struct{} // closed when no event will be reported any more
+	hub   *watchHub // immutable
+	limit int       // immutable
 
-	mu      sync.Mutex
-	byID    map[uint64]*list.Element // guarded by mu; of *watch
-	byWatch map[int]*list.Element    // guarded by mu
-	recent  *list.List               // guarded by mu; the directory that was asked for last is in front
-	limit   int                      // immutable
+	telling sync.Mutex  // held while sink runs, under no other lock
+	sink    func(Event) // guarded by telling; nil after Close
+
+	mu     sync.Mutex
+	byID   map[uint64]*list.Element // guarded by mu; of *watch
+	recent list.List                // guarded by mu; the directory that was asked for last is in front
+	closed bool                     // guarded by mu
 }
 
+// watch is a directory that a Watcher watches.
 type watch struct {
-	wd   int
-	id   uint64
-	pins map[string]int // watches that hold the inodes of files in memory, by the files' names
+	watcher *Watcher // immutable
+	id      uint64   // immutable
+	wd      int32    // immutable once it is in the hub
+	pins    []pin    // guarded by watcher.mu
+}
+
+// pin is a watch that only holds a file's inode in memory.
+type pin struct {
+	file string
+	wd   int32
 }
 
 // populatedFile changes when a v2 cgroup becomes empty. It is what systemd waits for.
@@ -58,181 +63,140 @@ const populatedFile = "cgroup.events"
 // pinMask asks for what kernfs does not send before Linux 7.1, and is nobody's after: a watch with it only holds the inode.
 const pinMask = unix.IN_DELETE_SELF
 
-// NewWatcher starts a watcher. It calls sink for one event after another, on one goroutine; sink must not call Close. EMFILE
-// when there are too many inotify instances (fs.inotify.max_user_instances).
-func NewWatcher(sink func(Event)) (*Watcher, error) { return newWatcher(sink, maxWatches) }
-
-func newWatcher(sink func(Event), limit int) (*Watcher, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
-	}
-	w := &Watcher{
-		sink: sink, file: os.NewFile(uintptr(fd), "inotify"), done: make(chan struct{}), limit: limit,
-		byID: map[uint64]*list.Element{}, byWatch: map[int]*list.Element{}, recent: list.New(),
-	}
-	if w.raw, err = w.file.SyscallConn(); err != nil {
-		w.file.Close()
-		return nil, err
-	}
-	go w.run()
-	return w, nil
-}
-
 // Watch has changes in a directory reported, on v2 also that cgroup.events has changed. Asked again for the same one it does
-// nothing but remember that; over 512 directories the one that was asked for longest ago is no longer watched. ENOSPC when
-// the user has too many watches (fs.inotify.max_user_watches), os.ErrClosed after Close.
+// nothing but remember that; over the limit the one that was asked for longest ago is no longer watched. ENOSPC over the
+// bound of SetMaxWatches, or when the user has too many watches (fs.inotify.max_user_watches); os.ErrClosed after Close.
 func (w *Watcher) Watch(d *Dir) error { return w.watch(d.ID(), d.FD(), populatedFile) }
 
 // WatchFile is Watch that also has the kernel's own changes of one control file reported: memory.events, pids.events. The
 // kernel tells of those only while the file's inode is in memory (kernfs_notify_workfn), so that is held there. Errors as of
 // Watch, ENOENT when there is no such file, EINVAL when the name is no single component.
 func (w *Watcher) WatchFile(d *Dir, name string) error {
-	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
-		return unix.EINVAL
+	if err := checkName(name); err != nil {
+		return err
 	}
 	if err := w.watch(d.ID(), d.FD(), populatedFile); err != nil {
 		return err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if e := w.byID[d.ID()]; e != nil {
-		return w.pin(e.Value.(*watch), d.FD(), name)
-	}
-	return nil // so many are watched that this one no longer is
+	return w.pin(d.ID(), d.FD(), name)
 }
 
 // watch is Watch, and holds the inode of a file when there is one.
 func (w *Watcher) watch(id uint64, dir int, file string) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if e := w.byID[id]; e != nil {
-		w.recent.MoveToFront(e)
-		return nil
-	}
-	// With mu held, so that the goroutine that reads finds the watch in the maps. Adding one does not wait for anybody.
-	wd, err := w.add(dir, "", watchMask)
-	if err != nil {
+	if again, err := w.addDir(id, dir); again || err != nil {
 		return err
 	}
-	if e := w.byWatch[wd]; e != nil {
-		w.forget(e) // cannot be: another id for the same inode
-	}
-	e := w.recent.PushFront(&watch{wd: wd, id: id, pins: map[string]int{}})
-	w.byID[id], w.byWatch[wd] = e, e
-	for len(w.byID) > w.limit {
-		w.end(w.recent.Back())
-	}
-	if err := w.pin(e.Value.(*watch), dir, file); !errors.Is(err, unix.ENOENT) {
+	if err := w.pin(id, dir, file); !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	return nil // v1, or the root of v2
 }
 
-// pin holds the inode of a file in memory as long as its directory is watched. Called with mu held.
-func (w *Watcher) pin(of *watch, dir int, file string) error {
-	if _, ok := of.pins[file]; ok {
+// addDir watches a directory, unless it does already.
+func (w *Watcher) addDir(id uint64, dir int) (again bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return false, os.ErrClosed
+	}
+	if e := w.byID[id]; e != nil {
+		w.recent.MoveToFront(e)
+		return true, nil
+	}
+	x := &watch{watcher: w, id: id}
+	if _, err := w.hub.add(dir, watchMask, x); err != nil {
+		return false, err
+	}
+	if w.byID == nil {
+		w.byID = map[uint64]*list.Element{}
+	}
+	w.byID[id] = w.recent.PushFront(x)
+	for len(w.byID) > w.limit {
+		w.end(w.recent.Back())
+	}
+	return false, nil
+}
+
+// pin holds the inode of a file in memory as long as its directory is watched.
+func (w *Watcher) pin(id uint64, dir int, file string) error {
+	if w.pinned(id, file) {
 		return nil
 	}
-	wd, err := w.add(dir, file, pinMask|unix.IN_DONT_FOLLOW)
+	// Without mu: looking a name up in a cgroup waits for whoever makes or removes something there.
+	fd, err := openBelow(dir, file, unix.O_PATH)
+	if err != nil {
+		return pathError("watch", file, err)
+	}
+	defer unix.Close(fd)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.byID[id]
+	if e == nil {
+		return nil // closed, or so many are watched that this one no longer is
+	}
+	x := e.Value.(*watch)
+	if x.holds(file) {
+		return nil // another call was quicker
+	}
+	wd, err := w.hub.add(fd, pinMask, nil)
 	if err == nil {
-		of.pins[file] = wd
+		x.pins = append(x.pins, pin{file: file, wd: wd})
 	}
 	return err
 }
 
-// add adds a watch on a directory given by its descriptor, or on a file in it. Called with mu held.
-func (w *Watcher) add(dir int, file string, mask uint32) (wd int, err error) {
-	path := "/proc/self/fd/" + strconv.Itoa(dir)
-	if file != "" {
-		path += "/" + file
-	}
-	if w.raw.Control(func(fd uintptr) { wd, err = unix.InotifyAddWatch(int(fd), path, mask) }) != nil {
-		return 0, os.ErrClosed
-	}
-	return wd, os.NewSyscallError("inotify_add_watch", err)
+// pinned says whether a file need not be held: it is already, or its directory is not watched.
+func (w *Watcher) pinned(id uint64, file string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.byID[id]
+	return e == nil || e.Value.(*watch).holds(file)
+}
+
+// holds says whether a file's inode is held. Called with the watcher's mu held.
+func (x *watch) holds(file string) bool {
+	return slices.ContainsFunc(x.pins, func(p pin) bool { return p.file == file })
 }
 
 // end ends a watch and what it holds. Called with mu held.
 func (w *Watcher) end(e *list.Element) {
-	w.forget(e)
-	old := e.Value.(*watch)
-	w.raw.Control(func(fd uintptr) {
-		unix.InotifyRmWatch(int(fd), uint32(old.wd))
-		for _, wd := range old.pins {
-			unix.InotifyRmWatch(int(fd), uint32(wd))
-		}
-	})
-}
-
-// forget drops what is known of a watch. Called with mu held.
-func (w *Watcher) forget(e *list.Element) {
-	old := e.Value.(*watch)
-	delete(w.byID, old.id)
-	delete(w.byWatch, old.wd)
-	w.recent.Remove(e)
-}
-
-// Close ends all watches. No event is reported after it has returned.
-func (w *Watcher) Close() error {
-	err := w.file.Close()
-	<-w.done
-	return err
-}
-
-func (w *Watcher) run() {
-	defer close(w.done)
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := w.file.Read(buf)
-		if err != nil {
-			return // closed: a read of inotify fails in no other way
-		}
-		for rest := buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
-			rest = w.report(rest)
-		}
+	x := w.recent.Remove(e).(*watch)
+	delete(w.byID, x.id)
+	w.hub.drop(x.wd, x)
+	for _, p := range x.pins {
+		w.hub.drop(p.wd, nil)
 	}
 }
 
-// report tells of the first event in buf (struct inotify_event) and answers with the rest.
-func (w *Watcher) report(buf []byte) []byte {
-	wd := int(int32(binary.NativeEndian.Uint32(buf[0:])))
-	mask := binary.NativeEndian.Uint32(buf[4:])
-	size := int(binary.NativeEndian.Uint32(buf[12:]))
-	buf = buf[unix.SizeofInotifyEvent:]
-	if size > len(buf) {
-		return nil
-	}
-	name, rest := strings.TrimRight(string(buf[:size]), "\x00"), buf[size:]
-	if mask&unix.IN_Q_OVERFLOW != 0 {
-		w.sink(Event{Overflow: true})
-		return rest
-	}
-	id, ok := w.lookup(wd, mask&unix.IN_IGNORED != 0)
-	if e := (Event{
-		Dir:      id,
-		Name:     name,
-		Created:  mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0,
-		Deleted:  mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0,
-		Modified: mask&unix.IN_MODIFY != 0,
-		Attrib:   mask&unix.IN_ATTRIB != 0,
-	}); ok && (e.Created || e.Deleted || e.Modified || e.Attrib) {
-		w.sink(e)
-	}
-	return rest
-}
-
-// lookup is the directory of a watch; of one that the kernel has ended it is the last time. The kernel gives a number of a
-// watch out again only after all others (idr_alloc_cyclic), so a late event is not taken for another directory's.
-func (w *Watcher) lookup(wd int, ended bool) (uint64, bool) {
+// ended sees to a watch that the kernel has ended.
+func (w *Watcher) ended(x *watch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e := w.byWatch[wd]
-	if e == nil {
-		return 0, false
-	}
-	if ended {
+	if e := w.byID[x.id]; e != nil && e.Value.(*watch) == x {
 		w.end(e)
 	}
-	return e.Value.(*watch).id, true
+}
+
+// tell reports an event.
+func (w *Watcher) tell(e Event) {
+	w.telling.Lock()
+	defer w.telling.Unlock()
+	if w.sink != nil {
+		w.sink(e)
+	}
+}
+
+// Close ends all watches. No event is reported after it has returned. It may be called again, also after the Host's.
+func (w *Watcher) Close() {
+	w.hub.unregister(w)
+	w.mu.Lock()
+	w.closed = true
+	for e := w.recent.Front(); e != nil; e = w.recent.Front() {
+		w.end(e)
+	}
+	w.byID = nil
+	w.mu.Unlock()
+	w.telling.Lock()
+	defer w.telling.Unlock()
+	w.sink = nil
 }

@@ -3,9 +3,11 @@ package host
 import (
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,15 +19,15 @@ import (
 // quiet is how long a test waits for what must not happen. The kernel sends an event of cgroup.events at most 10 ms late.
 const quiet = 50 * time.Millisecond
 
-// startWatcher watches a directory, and answers with what will be reported.
-func startWatcher(t *testing.T, limit int, dirs ...*Dir) (*Watcher, <-chan Event) {
+// startWatcher watches directories, and answers with what will be reported.
+func startWatcher(t *testing.T, h *Host, limit int, dirs ...*Dir) (*Watcher, <-chan Event) {
 	t.Helper()
 	events := make(chan Event, 1000)
-	w, err := newWatcher(func(e Event) { events <- e }, limit)
+	w, err := h.NewWatcher(func(e Event) { events <- e }, limit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { w.Close() })
+	t.Cleanup(w.Close)
 	for _, d := range dirs {
 		if err := w.Watch(d); err != nil {
 			t.Fatal(err)
@@ -59,7 +61,7 @@ func wantQuiet[T any](t *testing.T, events <-chan T) {
 
 func TestWatchDirectories(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		w, events := startWatcher(t, maxWatches, p.root)
+		w, events := startWatcher(t, p.tree.host, 0, p.root)
 		if err := w.Watch(p.root); err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +98,7 @@ func TestWatchDirectories(t *testing.T) {
 
 func TestWatchFiles(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		_, events := startWatcher(t, maxWatches, p.root, p.a)
+		_, events := startWatcher(t, p.tree.host, 0, p.root, p.a)
 		if p.tree.Version == hierarchy.V1 {
 			if err := p.tree.WriteFile(p.top+"/guest/a", "notify_on_release", "0"); err != nil {
 				t.Fatal(err)
@@ -124,7 +126,7 @@ func TestWatchFiles(t *testing.T) {
 // The kernel drops inodes that nobody holds, and then tells of no change of theirs.
 func TestWatchedFileIsHeld(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		w, err := NewWatcher(func(Event) {})
+		w, err := p.tree.host.NewWatcher(func(Event) {}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,27 +143,40 @@ func TestWatchedFileIsHeld(t *testing.T) {
 			}
 		}
 		held := w.byID[p.a.ID()].Value.(*watch).pins
-		if _, ok := held["cgroup.freeze"]; !ok || len(held) != 2 {
+		if len(held) != 2 || held[0].file != populatedFile || held[1].file != "cgroup.freeze" {
 			t.Errorf("held: %v", held)
 		}
 		if info := watchesOf(t, w); strings.Count(info, "inotify wd:") != 3 {
 			t.Errorf("want the watches of the directory and of two files:\n%s", info)
 		}
-		w.mu.Lock()
-		w.end(w.byID[p.a.ID()])
-		w.mu.Unlock()
-		if info := watchesOf(t, w); strings.Contains(info, "wd:") {
+		// Another guest's view holds the file as well, and one that is told of what happens to a directory may hold it.
+		other, events := startWatcher(t, p.tree.host, 0, p.root)
+		for d, name := range map[*Dir]string{p.a: "cgroup.freeze", p.root: "a"} {
+			if err := other.WatchFile(d, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Close()
+		if info := watchesOf(t, other); strings.Count(info, "inotify wd:") != 5 {
+			t.Errorf("want the watches of two directories and of three files:\n%s", info)
+		}
+		if err := os.Mkdir(p.tree.Mountpoint+p.top+"/guest/a/new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		want(t, events, Event{Dir: p.a.ID(), Name: "new", Created: true})
+		other.Close()
+		if info := watchesOf(t, other); strings.Contains(info, "wd:") || watchedInodes(p.tree.host) != 0 {
 			t.Errorf("watches are left:\n%s", info)
 		}
 	})
 }
 
-// watchesOf is what the kernel says of a watcher's watches.
+// watchesOf is what the kernel says of the watches of all Watchers of a host.
 func watchesOf(t *testing.T, w *Watcher) string {
 	t.Helper()
 	var info []byte
 	var err error
-	if cerr := w.raw.Control(func(fd uintptr) {
+	if cerr := w.hub.raw.Control(func(fd uintptr) {
 		info, err = os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(fd)))
 	}); cerr != nil || err != nil {
 		t.Fatal(cerr, err)
@@ -169,10 +184,16 @@ func watchesOf(t *testing.T, w *Watcher) string {
 	return string(info)
 }
 
+func watchedInodes(h *Host) int {
+	h.watches.mu.Lock()
+	defer h.watches.mu.Unlock()
+	return len(h.watches.inodes)
+}
+
 func TestWatchesAreBounded(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
 		const limit = 4
-		w, events := startWatcher(t, limit, p.root)
+		w, events := startWatcher(t, p.tree.host, limit, p.root)
 		var dirs []*Dir
 		for i := range 3 * limit {
 			name := "d" + strconv.Itoa(i)
@@ -192,7 +213,7 @@ func TestWatchesAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := len(w.byID); n != limit || len(w.byWatch) != limit || w.recent.Len() != limit {
+		if n := len(w.byID); n != limit || w.recent.Len() != limit {
 			t.Errorf("%d directories are watched, want %d", n, limit)
 		}
 		for {
@@ -227,10 +248,8 @@ func TestWatchesAreBounded(t *testing.T) {
 
 func TestWatcherClose(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		w, events := startWatcher(t, maxWatches, p.root)
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
+		w, events := startWatcher(t, p.tree.host, 0, p.root)
+		w.Close()
 		if err := p.tree.Create(p.top+"/guest/late", 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +257,275 @@ func TestWatcherClose(t *testing.T) {
 		if err := w.Watch(p.a); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("Watch after Close: %v, want os.ErrClosed", err)
 		}
+		w.Close()
 	})
+}
+
+// No sink is called after Close has returned, also where events come all the time.
+func TestWatcherCloseUnderEvents(t *testing.T) {
+	inV2(t, func(t *testing.T, p *playground) {
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			files := []string{"/cgroup.procs", "/cgroup.type"}
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					unix.Chmod(p.tree.Mountpoint+p.top+"/guest"+files[i%2], 0o644)
+				}
+			}
+		}()
+		defer func() { close(stop); <-stopped }()
+		for range 200 {
+			var told, closed atomic.Bool
+			w, err := p.tree.host.NewWatcher(func(Event) {
+				told.Store(true)
+				if closed.Load() {
+					t.Error("an event after Close")
+				}
+			}, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Watch(p.root); err != nil {
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(time.Second); !told.Load() && time.Now().Before(deadline); {
+				runtime.Gosched()
+			}
+			w.Close()
+			closed.Store(true)
+		}
+	})
+}
+
+// Two guests with one boundary, and one within it: each is told, by whatever it watches.
+func TestWatchersShareDirectories(t *testing.T) {
+	inHierarchies(t, func(t *testing.T, p *playground) {
+		h := p.tree.host
+		inner, err := p.tree.Boundary(p.top + "/guest/a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer inner.Close()
+		top, err := inner.Root()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer top.Release()
+		first, events1 := startWatcher(t, h, 0, p.root, p.a)
+		second, events2 := startWatcher(t, h, 0, p.a)
+		_, events3 := startWatcher(t, h, 0, top)
+		if info := watchesOf(t, first); strings.Count(info, "inotify wd:") > 4 {
+			t.Errorf("want two directories and two files at most:\n%s", info)
+		}
+		dir := p.tree.Mountpoint + p.top + "/guest/a/"
+		make := func(name string, told ...<-chan Event) {
+			t.Helper()
+			if err := os.Mkdir(dir+name, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, events := range told {
+				want(t, events, Event{Dir: p.a.ID(), Name: name, Created: true})
+				wantQuiet(t, events)
+			}
+		}
+		make("1", events1, events2, events3)
+		first.Close()
+		make("2", events2, events3)
+		wantQuiet(t, events1)
+		second.mu.Lock()
+		second.end(second.byID[p.a.ID()]) // as when it watches too many
+		second.mu.Unlock()
+		make("3", events3)
+		wantQuiet(t, events2)
+		if err := second.Watch(p.a); err != nil {
+			t.Fatal(err)
+		}
+		make("4", events2, events3)
+		wantQuiet(t, events1)
+	})
+}
+
+// inotifies counts this process's inotify instances.
+func inotifies(t *testing.T) (n int) {
+	t.Helper()
+	for _, target := range descriptors(t) {
+		if target == "anon_inode:inotify" {
+			n++
+		}
+	}
+	return n
+}
+
+// descriptors is what the process has open.
+func descriptors(t *testing.T) (targets []string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil {
+			targets = append(targets, target)
+		}
+	}
+	return targets
+}
+
+// A user may have 128 inotify instances, and a host has more guests.
+func TestManyWatchers(t *testing.T) {
+	const guests = 1000
+	inHierarchies(t, func(t *testing.T, p *playground) {
+		h := p.tree.host
+		if before := inotifies(t); before != 0 && h.watches.file == nil {
+			t.Fatalf("%d inotify instances before the first watcher", before)
+		}
+		heap := func() uint64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc
+		}
+		var told atomic.Int64
+		watchers := make([]*Watcher, guests)
+		before, goroutines := heap(), runtime.NumGoroutine()
+		var err error
+		for i := range watchers {
+			if watchers[i], err = h.NewWatcher(func(Event) { told.Add(1) }, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		idle := heap()
+		for _, w := range watchers {
+			if err := w.Watch(p.a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Logf("heap of a watcher: %d bytes idle, %d with one directory", (idle-before)/guests, (heap()-before)/guests)
+		if n := inotifies(t); n != 1 {
+			t.Errorf("%d inotify instances, want 1", n)
+		}
+		if n := runtime.NumGoroutine(); n > goroutines+1 {
+			t.Errorf("%d goroutines, %d before", n, goroutines)
+		}
+		if err := os.Mkdir(p.tree.Mountpoint+p.top+"/guest/a/new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "each to be told", func() bool { return told.Load() == guests })
+		for _, w := range watchers {
+			w.Close()
+		}
+		if n := watchedInodes(h); n != 0 || len(h.watches.watchers) != 0 {
+			t.Errorf("%d watches and %d watchers are left", n, len(h.watches.watchers))
+		}
+	})
+}
+
+// The bound over all: what is watched already may be watched by others too, and what is given up can be had again.
+func TestMaxWatches(t *testing.T) {
+	inHierarchies(t, func(t *testing.T, p *playground) {
+		h := p.tree.host
+		first, events := startWatcher(t, h, 0, p.root)
+		most := watchedInodes(h)
+		h.SetMaxWatches(most)
+		defer h.SetMaxWatches(0)
+		if err := first.Watch(p.a); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("over the bound: %v, want ENOSPC", err)
+		}
+		if p.tree.Version == hierarchy.V2 {
+			if err := first.WatchFile(p.root, "cgroup.freeze"); !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("a file over the bound: %v, want ENOSPC", err)
+			}
+		}
+		second, _ := startWatcher(t, h, 0, p.root)
+		if info := watchesOf(t, second); strings.Count(info, "inotify wd:") != most {
+			t.Errorf("want %d watches:\n%s", most, info)
+		}
+		if err := os.Mkdir(p.tree.Mountpoint+p.top+"/guest/new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		want(t, events, Event{Dir: p.root.ID(), Name: "new", Created: true})
+		first.Close()
+		second.Close()
+		if third, _ := startWatcher(t, h, 0, p.a); len(third.byID) != 1 {
+			t.Error("nothing was given back")
+		}
+	})
+}
+
+// What the kernel ends with an inode is forgotten, whoever watched it.
+func TestWatchesEndedByTheKernel(t *testing.T) {
+	h := &Host{}
+	defer h.Close()
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/d/f", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(dir+"/d", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var watchers []*Watcher
+	for id := range uint64(2) {
+		w, _ := startWatcher(t, h, 0)
+		if err := w.watch(id, fd, "f"); err != nil {
+			t.Fatal(err)
+		}
+		watchers = append(watchers, w)
+	}
+	unix.Close(fd)
+	if err := os.RemoveAll(dir + "/d"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all watches to end", func() bool {
+		left := watchedInodes(h)
+		for _, w := range watchers {
+			w.mu.Lock()
+			left += len(w.byID) + w.recent.Len()
+			w.mu.Unlock()
+		}
+		return left == 0
+	})
+}
+
+// Close of a host leaves nothing, and what was made from it answers.
+func TestHostCloseEndsWatching(t *testing.T) {
+	goroutines, before := runtime.NumGoroutine(), descriptors(t)
+	h, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, events := startWatcher(t, h, 0)
+	poller, err := h.Poller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := h.Poller(); again != poller || err != nil {
+		t.Errorf("another poller: %v", err)
+	}
+	h.Close()
+	eventually(t, "the goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
+	if after := descriptors(t); len(after) > len(before) {
+		t.Errorf("descriptors are left: %v, were %v", after, before)
+	}
+	if _, err := h.NewWatcher(func(Event) {}, 0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("NewWatcher after Close: %v, want os.ErrClosed", err)
+	}
+	if _, err := h.Poller(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Poller after Close: %v, want os.ErrClosed", err)
+	}
+	if err := w.watch(1, 0, "x"); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Watch after Close: %v, want os.ErrClosed", err)
+	}
+	w.Close()
+	h.Close()
+	wantQuiet(t, events)
 }
 
 // A sink that waits lets the kernel's queue run over: that is reported, and nothing hangs.
@@ -253,12 +540,12 @@ func TestWatchOverflow(t *testing.T) {
 			return
 		}
 		start, lost := make(chan struct{}), make(chan struct{}, 1)
-		w, err := NewWatcher(func(e Event) {
+		w, err := p.tree.host.NewWatcher(func(e Event) {
 			<-start
 			if e.Overflow {
 				lost <- struct{}{}
 			}
-		})
+		}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +566,9 @@ func TestWatchOverflow(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		_, others := startWatcher(t, p.tree.host, 0)
 		close(start)
+		want(t, others, Event{Overflow: true})
 		select {
 		case <-lost:
 		case <-time.After(10 * time.Second):
@@ -289,7 +578,9 @@ func TestWatchOverflow(t *testing.T) {
 }
 
 func BenchmarkWatchAgain(b *testing.B) {
-	w, err := NewWatcher(func(Event) {})
+	h := &Host{}
+	defer h.Close()
+	w, err := h.NewWatcher(func(Event) {}, 0)
 	if err != nil {
 		b.Fatal(err)
 	}

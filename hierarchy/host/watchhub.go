@@ -1,0 +1,288 @@
+package host
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultMaxWatches bounds the inodes that a Host watches, directories and files, for all its Watchers. The kernel holds
+// each of them in memory.
+const defaultMaxWatches = 65536
+
+var errTooManyWatches = fmt.Errorf("cannot watch one cgroup more: as many as SetMaxWatches allows are watched: %w", unix.ENOSPC)
+
+// watchHub is the one inotify instance of a Host: a user may have 128 of them, and there is a Watcher for each hierarchy of
+// each guest. The kernel has one watch for an inode however often it is asked for, so they are counted here. It begins with
+// the first Watcher.
+type watchHub struct {
+	done chan struct{} // made with file; closed when no event will be reported any more
+
+	mu       sync.Mutex
+	file     *os.File              // guarded by mu; inotify, nil before the first Watcher
+	raw      syscall.RawConn       // guarded by mu; of file
+	closed   bool                  // guarded by mu
+	max      int                   // guarded by mu; of inodes, 0 is defaultMaxWatches
+	inodes   map[int32]inode       // guarded by mu; by the kernel's number of the watch
+	watchers map[*Watcher]struct{} // guarded by mu
+}
+
+// inode is what the kernel has one watch for. The numbers are those of one instance, so directories of several hierarchies
+// do not meet here, though their kernfs ids may be equal.
+type inode struct {
+	pins    int      // how often it is held without anybody being told
+	watches []*watch // who is told; rarely more than one
+}
+
+// register makes a Watcher one of those that are told of lost events, and opens inotify for the first.
+func (h *watchHub) register(w *Watcher) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return os.ErrClosed
+	}
+	if h.file == nil {
+		if err := h.open(); err != nil {
+			return err
+		}
+	}
+	h.watchers[w] = struct{}{}
+	return nil
+}
+
+// open opens inotify and starts reading it. Called with mu held.
+func (h *watchHub) open() error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("inotify_init1", err)
+	}
+	file := os.NewFile(uintptr(fd), "inotify")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return err
+	}
+	h.file, h.raw, h.done = file, raw, make(chan struct{})
+	h.inodes, h.watchers = map[int32]inode{}, map[*Watcher]struct{}{}
+	go h.run(file)
+	return nil
+}
+
+// unregister forgets a Watcher.
+func (h *watchHub) unregister(w *Watcher) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.watchers, w)
+}
+
+// setMax sets the bound of inodes.
+func (h *watchHub) setMax(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.max = max(n, 0)
+}
+
+// add watches what a descriptor is of. of is who is told of its events; nil only holds the inode. ENOSPC over the bound,
+// os.ErrClosed after close.
+func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
+	// With mu held, so that the goroutine that reads finds the watch. It waits for nobody: the way to the inode is a link of
+	// procfs, no name is looked up in a cgroup.
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed || h.file == nil {
+		return 0, os.ErrClosed
+	}
+	var n int
+	var err error
+	if h.raw.Control(func(inotify uintptr) {
+		// IN_MASK_ADD: one who holds an inode does not take from who is told of it.
+		n, err = unix.InotifyAddWatch(int(inotify), procPath(fd), mask|unix.IN_MASK_ADD)
+	}) != nil {
+		return 0, os.ErrClosed
+	}
+	if err != nil {
+		return 0, os.NewSyscallError("inotify_add_watch", err)
+	}
+	wd := int32(n)
+	in, known := h.inodes[wd]
+	limit := h.max
+	if limit == 0 {
+		limit = defaultMaxWatches
+	}
+	if !known && len(h.inodes) >= limit { // only the kernel knows whether an inode is watched already
+		h.end(wd)
+		return 0, errTooManyWatches
+	}
+	if of == nil {
+		in.pins++
+	} else {
+		of.wd = wd
+		in.watches = append(in.watches, of)
+	}
+	h.inodes[wd] = in
+	return wd, nil
+}
+
+// drop takes back what add did with the same of.
+func (h *watchHub) drop(wd int32, of *watch) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	in, ok := h.inodes[wd]
+	if !ok {
+		return // the kernel has ended it, or the hub is closed
+	}
+	if of == nil {
+		in.pins--
+	} else {
+		in.watches = slices.DeleteFunc(in.watches, func(w *watch) bool { return w == of })
+	}
+	if in.pins > 0 || len(in.watches) > 0 {
+		h.inodes[wd] = in
+		return
+	}
+	delete(h.inodes, wd)
+	h.end(wd)
+}
+
+// end ends the kernel's watch. Called with mu held.
+func (h *watchHub) end(wd int32) {
+	h.raw.Control(func(inotify uintptr) { unix.InotifyRmWatch(int(inotify), uint32(wd)) })
+}
+
+// close ends all watches for good. No sink is called after it has returned.
+func (h *watchHub) close() {
+	h.mu.Lock()
+	again := h.closed
+	h.closed = true
+	h.inodes, h.watchers = nil, nil
+	h.mu.Unlock()
+	if h.file == nil {
+		return
+	}
+	if !again {
+		h.file.Close()
+	}
+	<-h.done
+}
+
+func (h *watchHub) run(file *os.File) {
+	defer close(h.done)
+	buf := make([]byte, 16<<10)
+	var told []told // of one event; kept for the next
+	for {
+		n, err := file.Read(buf)
+		if err != nil {
+			return // closed: a read of inotify fails in no other way
+		}
+		for rest := buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
+			rest, told = h.report(rest, told[:0])
+		}
+	}
+}
+
+// told is who is told of an event, and the directory's id as it knows it.
+type told struct {
+	by *Watcher
+	id uint64
+}
+
+// report tells of the first event in buf (struct inotify_event) and answers with the rest.
+func (h *watchHub) report(buf []byte, who []told) ([]byte, []told) {
+	wd := int32(binary.NativeEndian.Uint32(buf[0:]))
+	mask := binary.NativeEndian.Uint32(buf[4:])
+	size := int(binary.NativeEndian.Uint32(buf[12:]))
+	buf = buf[unix.SizeofInotifyEvent:]
+	if size > len(buf) {
+		return nil, who
+	}
+	raw, rest := buf[:size], buf[size:]
+	e := Event{
+		Created:  mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0,
+		Deleted:  mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0,
+		Modified: mask&unix.IN_MODIFY != 0,
+		Attrib:   mask&unix.IN_ATTRIB != 0,
+		Overflow: mask&unix.IN_Q_OVERFLOW != 0,
+	}
+	switch {
+	case mask&unix.IN_IGNORED != 0:
+		h.ended(wd)
+		return rest, who
+	case e.Overflow:
+		who = h.everybody(who)
+	case e.Created || e.Deleted || e.Modified || e.Attrib:
+		if who = h.lookup(wd, who); len(who) > 0 {
+			e.Name = strings.TrimRight(string(raw), "\x00")
+		}
+	}
+	for _, t := range who {
+		e.Dir = t.id
+		t.by.tell(e)
+	}
+	clear(who) // nothing that was closed is kept
+	return rest, who
+}
+
+// lookup is who watches a directory. The kernel gives a number of a watch out again only after all others
+// (idr_alloc_cyclic), so a late event is not taken for another directory's.
+func (h *watchHub) lookup(wd int32, who []told) []told {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.inodes[wd].watches {
+		who = append(who, told{by: w.watcher, id: w.id})
+	}
+	return who
+}
+
+func (h *watchHub) everybody(who []told) []told {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watchers {
+		who = append(who, told{by: w})
+	}
+	return who
+}
+
+// ended sees to a watch that the kernel has ended with its inode.
+func (h *watchHub) ended(wd int32) {
+	h.mu.Lock()
+	in := h.inodes[wd]
+	delete(h.inodes, wd)
+	h.mu.Unlock()
+	for _, w := range in.watches {
+		w.watcher.ended(w)
+	}
+}
+
+// SetMaxWatches bounds the directories and files that all Watchers of the host watch together: beyond it Watch is ENOSPC.
+// What is watched already stays so. 0 is 65536.
+func (h *Host) SetMaxWatches(n int) { h.watches.setMax(n) }
+
+// NewWatcher makes a watcher of directories of one hierarchy: kernfs ids are numbers of one hierarchy. It calls sink for
+// one event after another, on a goroutine that all Watchers of the host share: sink must not wait for anything, and must
+// not call Close of the Watcher or of the Host. limit bounds the directories that it watches; 0 is 512. EMFILE when there
+// are too many inotify instances (fs.inotify.max_user_instances), os.ErrClosed after Close of the Host.
+func (h *Host) NewWatcher(sink func(Event), limit int) (*Watcher, error) {
+	if limit <= 0 {
+		limit = maxWatches
+	}
+	w := &Watcher{hub: &h.watches, sink: sink, limit: limit}
+	if err := h.watches.register(w); err != nil {
+		return nil, explainInstances(err)
+	}
+	return w, nil
+}
+
+// explainInstances says what to do about the one limit that a host sets low.
+func explainInstances(err error) error {
+	if errors.Is(err, unix.EMFILE) {
+		return fmt.Errorf("%w: raise fs.inotify.max_user_instances", err)
+	}
+	return err
+}
