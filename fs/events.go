@@ -23,16 +23,15 @@ type expectation struct {
 	name string
 }
 
-// maxExpected bounds what is waited for when reports do not come (a directory that is not watched).
-const maxExpected = 4096
-
-func (e *expectations) init() { e.want = map[expectation]int{} }
+// maxExpected bounds what is waited for when reports do not come (a directory that is not watched). One that is forgotten
+// only means that the guest's kernel is told what it knows.
+const maxExpected = 64
 
 func (e *expectations) add(dir uint64, name string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.want) >= maxExpected {
-		clear(e.want)
+	if e.want == nil || len(e.want) >= maxExpected {
+		e.want = map[expectation]int{}
 	}
 	e.want[expectation{dir, name}]++
 }
@@ -46,21 +45,27 @@ func (e *expectations) take(dir uint64, name string) bool {
 	if n == 0 {
 		return false
 	}
-	if n == 1 {
-		delete(e.want, k)
-	} else {
+	switch {
+	case n > 1:
 		e.want[k] = n - 1
+	case len(e.want) > 1:
+		delete(e.want, k)
+	default:
+		e.want = nil // an idle guest holds nothing
 	}
 	return true
 }
 
 // eventQueue does, off the serving goroutine and one at a time, what must tell the guest's kernel of changes. An
-// invalidation can wait for a lock that a request of the guest holds, so no request may wait for it without end.
+// invalidation can wait for a lock that a request of the guest holds, so no request may wait for it without end. There is a
+// goroutine only while there are jobs.
 type eventQueue struct {
-	view *View
-	jobs chan func()
-	stop chan struct{}
-	once sync.Once
+	view *View // immutable
+
+	mu     sync.Mutex
+	jobs   []func()      // guarded by mu; nil when there are none
+	idle   chan struct{} // guarded by mu; not nil while jobs are done, closed when that ends
+	closed bool          // guarded by mu
 }
 
 // queueLength bounds the jobs that wait; more are dropped, and the caches' timeout covers them.
@@ -69,37 +74,62 @@ const queueLength = 1024
 // invalidationWait is how long a guest's write waits for the caches that it made stale.
 const invalidationWait = 100 * time.Millisecond
 
-func newEventQueue(v *View) *eventQueue {
-	q := &eventQueue{view: v, jobs: make(chan func(), queueLength), stop: make(chan struct{})}
-	go q.run()
-	return q
-}
+func newEventQueue(v *View) *eventQueue { return &eventQueue{view: v} }
 
-func (q *eventQueue) run() {
-	for {
-		select {
-		case job := <-q.jobs:
-			job()
-		case <-q.stop:
-			return
-		}
+// run does jobs until there are none.
+func (q *eventQueue) run(idle chan struct{}) {
+	defer close(idle)
+	for job := q.next(); job != nil; job = q.next() {
+		job()
 	}
 }
 
+// next takes the job that waits longest, or says that the queue is idle.
+func (q *eventQueue) next() func() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.jobs) == 0 {
+		q.jobs, q.idle = nil, nil
+		return nil
+	}
+	job := q.jobs[0]
+	q.jobs[0] = nil
+	q.jobs = q.jobs[1:]
+	return job
+}
+
+// close drops the jobs that wait and takes no more. One that is being done is waited for a short while: with the connection
+// closed it can do nothing to the guest any more, but it may be in a call into the host.
 func (q *eventQueue) close() {
-	if q != nil {
-		q.once.Do(func() { close(q.stop) })
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	q.jobs, q.closed = nil, true
+	idle := q.idle
+	q.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-time.After(invalidationWait):
 	}
 }
 
 // do queues a job; it says whether there was room.
 func (q *eventQueue) do(job func()) bool {
-	select {
-	case q.jobs <- job:
-		return true
-	default:
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || len(q.jobs) >= queueLength {
 		return false
 	}
+	q.jobs = append(q.jobs, job)
+	if q.idle == nil {
+		q.idle = make(chan struct{})
+		go q.run(q.idle)
+	}
+	return true
 }
 
 // put takes an event of a tree's watcher.

@@ -31,7 +31,6 @@ func newTree(index int, b *host.Boundary, q policy.Quota) *tree {
 		index: index, boundary: b, version: h.Version, name: h.Dir, flat: h.Version == hierarchy.V1 && h.Holds("blkio"),
 		quota: quota{bound: q, count: -1}, evacuate: make(chan struct{}, 1),
 	}
-	t.expected.init()
 	t.findLeaf()
 	return t
 }

@@ -2,7 +2,10 @@ package fs
 
 import (
 	"errors"
+	"runtime"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -217,7 +220,6 @@ func TestBackingsReloaded(t *testing.T) {
 
 func TestExpectations(t *testing.T) {
 	var e expectations
-	e.init()
 	e.add(1, "a")
 	e.add(1, "a")
 	for i, want := range []bool{true, true, false} {
@@ -228,6 +230,69 @@ func TestExpectations(t *testing.T) {
 	if e.take(2, "a") {
 		t.Error("another directory's was taken")
 	}
+	if e.want != nil {
+		t.Errorf("kept: %v", e.want)
+	}
+	for i := range 3 * maxExpected {
+		e.add(uint64(i), "a")
+	}
+	if len(e.want) > maxExpected {
+		t.Errorf("%d are waited for, want at most %d", len(e.want), maxExpected)
+	}
+}
+
+// The queue does jobs in order, one at a time, keeps so many at most, and holds nothing while it is idle.
+func TestEventQueue(t *testing.T) {
+	q := newEventQueue(nil)
+	before := runtime.NumGoroutine()
+	gate := make(chan struct{})
+	var done []int
+	q.do(func() { <-gate })
+	eventually(t, "the first job", func() bool { q.mu.Lock(); defer q.mu.Unlock(); return len(q.jobs) == 0 })
+	for i := range queueLength {
+		if !q.do(func() { done = append(done, i) }) {
+			t.Fatalf("job %d was refused", i)
+		}
+	}
+	if q.do(func() {}) {
+		t.Error("more jobs wait than may")
+	}
+	close(gate)
+	eventually(t, "all jobs", func() bool { q.mu.Lock(); defer q.mu.Unlock(); return q.idle == nil && q.jobs == nil })
+	if len(done) != queueLength || !slices.IsSorted(done) {
+		t.Errorf("%d jobs were done, or not in order", len(done))
+	}
+	eventually(t, "the goroutine's end", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// After close no job begins; close waits for one that is being done.
+func TestEventQueueClose(t *testing.T) {
+	q := newEventQueue(nil)
+	started, ended := make(chan struct{}), false
+	q.do(func() { close(started); time.Sleep(invalidationWait / 5); ended = true })
+	<-started
+	q.do(func() { t.Error("a job began after close") })
+	q.close()
+	if !ended {
+		t.Error("close did not wait")
+	}
+	if q.do(func() { t.Error("a job began after close") }) {
+		t.Error("a closed queue takes jobs")
+	}
+	q.close()
+	var none *eventQueue
+	none.close()
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 5000 {
+		if ok() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("waited in vain for %s", what)
 }
 
 func TestStatus(t *testing.T) {
