@@ -2,6 +2,7 @@ package fs
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,8 @@ type handle struct {
 	flags    int             // immutable: for the host's open
 	backing  *backing        // immutable: not nil when the kernel reads the host's file itself, or does for others
 	inode    uint64          // immutable: of the host's file, 0 where nothing of the open comes here
+
+	fired atomic.Uint32 // what a PSI trigger has told the poller, and the guest not yet
 
 	mu      sync.Mutex
 	fd      int        // guarded by mu: host descriptor of a control file, -1 where there is none (yet, after a restart)

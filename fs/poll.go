@@ -36,10 +36,7 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 		return pollAlways, fuse.OK
 	}
 	if in.Flags&pollSchedule != 0 && h.decision.File.Pollable {
-		v.keepPolled(h, in.Kh, fd)
-		if err := v.poller.Add(fd, in.Kh, v.polled); err != nil {
-			v.log.WithError(err).Warn("cannot wait for events of a control file")
-		}
+		v.await(h, in.Kh, fd)
 	}
 	fds := []unix.PollFd{{Fd: int32(fd), Events: int16(in.Events)}}
 	if _, err := unix.Poll(fds, 0); err != nil {
@@ -50,7 +47,31 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 		// each event once: what comes after this is new again, so none is lost.
 		unix.Pread(fd, make([]byte, 1), 0)
 	}
-	return uint32(uint16(fds[0].Revents)), fuse.OK
+	return uint32(uint16(fds[0].Revents)) | h.fired.And(^in.Events)&in.Events, fuse.OK
+}
+
+// await has the guest told, by the number kh, when an open has something to say.
+func (v *View) await(h *handle, kh uint64, fd int) {
+	v.keepPolled(h, kh, fd)
+	h.mu.Lock()
+	trigger := h.trigger
+	h.mu.Unlock()
+	var err error
+	if trigger {
+		now := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
+		if _, err := unix.Poll(now, 0); err == nil { // before it is followed, which asks as well and does not say
+			h.fired.Or(uint32(uint16(now[0].Revents)))
+		}
+		err = v.poller.Follow(fd, kh, func(kh uint64, revents uint32) {
+			h.fired.Or(revents) // PSI tells it once only, and that was to the poller
+			v.polled(kh, revents)
+		})
+	} else {
+		err = v.poller.Add(fd, kh, v.polled)
+	}
+	if err != nil {
+		v.log.WithError(err).Warn("cannot wait for events of a control file")
+	}
 }
 
 // endPolls has nothing waited for any more. The connection is over: nobody opens, polls or releases.

@@ -55,6 +55,7 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	h.leaf, h.leafPos, _ = takeHeld(held, rec.FH|leafKey)
 	if rec.Flags&state.Trigger != 0 && h.fd >= 0 {
 		h.trigger = v.triggers.take()
+		h.fired.Store(unix.POLLPRI) // the server before may have been told of an event, and nobody is told twice
 	}
 	return h, true
 }
@@ -82,6 +83,11 @@ func (v *View) Resume() error {
 	for _, rec := range v.state.Opens() {
 		if rec.Kh == 0 {
 			continue
+		}
+		if h := v.handles.get(rec.FH); h != nil {
+			if fd, err := h.host(); err == nil {
+				v.await(h, rec.Kh, fd)
+			}
 		}
 		if err := v.conn.NotifyPoll(rec.Kh); err != nil {
 			v.log.WithError(err).Debug("cannot notify a poll")

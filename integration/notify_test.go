@@ -2,7 +2,9 @@ package integration
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +106,58 @@ func TestPoll(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "the second event", func() bool { return poll(0) == event })
+	}
+}
+
+// TestPressureTrigger: who waits for a pressure trigger is woken each time that it fires.
+func TestPressureTrigger(t *testing.T) {
+	tree, path, top := unifiedView(t, "trigger")
+	file := filepath.Join(top, "a/cpu.pressure")
+	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT || err == unix.EOPNOTSUPP {
+		t.Skip("machine: no pressure stall information")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for range 2 * runtime.NumCPU() {
+		cmd := exec.Command("sh", "-c", "while :; do :; done")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+		})
+		if err := tree.Attach(path+"/a", cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := unix.Write(fd, []byte("some 100000 2000000")); err != nil {
+		t.Fatal(err)
+	}
+	poll := func(wait int) int16 {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
+		for {
+			if _, err := unix.Poll(fds, wait); err == nil {
+				return fds[0].Revents
+			} else if err != unix.EINTR { // Go's own signals
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 2 {
+		if got := poll(15000); got != unix.POLLPRI {
+			t.Errorf("event %d: %#x, want POLLPRI", i, got)
+		}
+		if got := poll(0); got != 0 {
+			t.Errorf("event %d is told twice: %#x", i, got)
+		}
+	}
+	time.Sleep(5 * time.Second) // it fires while nobody waits
+	if got := poll(0); got != unix.POLLPRI {
+		t.Errorf("asked later: %#x, want POLLPRI", got)
 	}
 }
 

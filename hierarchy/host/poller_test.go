@@ -190,6 +190,45 @@ func TestPollKeysAndDescriptors(t *testing.T) {
 	})
 }
 
+// What is followed is reported at each event, once, until it is removed or added.
+func TestPollFollow(t *testing.T) {
+	inV2(t, func(t *testing.T, p *playground) {
+		poller, reports := startPoller(t, p.tree.host)
+		fd, again := openEvents(t, p.a)
+		if err := poller.Add(fd, 1); err != nil {
+			t.Fatal(err)
+		}
+		for key := uint64(2); key <= 3; key++ {
+			if err := poller.Follow(fd, key, poller.sink); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pid, reap := startSleep(t)
+		p.put(t, "/guest/a", pid)
+		wantReport(t, reports, fired(3))
+		wantQuiet(t, reports)
+		again()
+		reap()
+		wantReport(t, reports, fired(3))
+		if err := poller.Add(fd, 4); err != nil { // not read: it says so at once, and once
+			t.Fatal(err)
+		}
+		wantReport(t, reports, fired(4))
+		again()
+		pid, reap = startSleep(t)
+		p.put(t, "/guest/a", pid)
+		wantQuiet(t, reports)
+		if err := poller.Follow(fd, 5, poller.sink); err != nil {
+			t.Fatal(err)
+		}
+		wantReport(t, reports, fired(5))
+		again()
+		poller.Remove(fd)
+		reap()
+		wantQuiet(t, reports)
+	})
+}
+
 // Two guests give the same key to opens of their own.
 func TestPollSinks(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
