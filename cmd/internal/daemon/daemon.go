@@ -143,7 +143,7 @@ func (d *Daemon) serveAPI() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stopAPI = cancel
-	cfg := api.Config{Backend: d, Metrics: d.metrics, Group: d.settings.Group, Log: d.log}
+	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Observers: max(d.settings.Group, 0), Log: d.log}
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")
@@ -227,7 +227,7 @@ func (d *Daemon) totals() api.Totals {
 	t := api.Totals{Restarts: d.start.Restarts}
 	for _, g := range d.all() {
 		t.Guests++
-		t.Cgroups += g.cgroups()
+		t.Cgroups += int64(g.cgroups())
 	}
 	return t
 }

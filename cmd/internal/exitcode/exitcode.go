@@ -11,6 +11,8 @@ const (
 	Usage         = 2   // the command line is wrong
 	BadPolicy     = 3   // a policy is wrong, or cannot be read
 	Unsupported   = 4   // the host, or the caller's privileges, cannot do it
+	NoDaemon      = 5   // the daemon is not running
+	NoGuest       = 6   // the daemon has no guest of that name
 	RunFailed     = 125 // "run" failed before its command began
 	NotExecutable = 126 // the command of "run" cannot be executed
 	NotFound      = 127 // the command of "run" was not found

@@ -1,0 +1,134 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// Bounds on what a request may carry; the kernel's own are PATH_MAX and, for a write to a control file, a page
+// (kernfs_fop_write_iter).
+const (
+	maxPath   = 4095
+	maxValue  = 4096
+	maxLimits = 256
+)
+
+// Check says every fault of a spec, a line for each: a field's name, what is wrong with it and what is allowed. It knows no
+// host: a cgroup, a process, a directory or a controller that is not there is for who makes the guest to find.
+func (s *GuestSpec) Check() error {
+	var faults []string
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, field+": "+fmt.Sprintf(format, args...))
+	}
+	switch {
+	case s.Boundary == "" && s.Pid == 0:
+		fault("boundary", "not given; give boundary, a cgroup path such as /machines/web, or pid, a process")
+	case s.Boundary != "" && s.Pid != 0:
+		fault("boundary", "given beside pid; give one of the two")
+	case s.Boundary != "" && !cleanPath(s.Boundary):
+		fault("boundary", "%q is not allowed; give the path of a cgroup below the root, counted from the root of each hierarchy, "+
+			"such as /machines/web", s.Boundary)
+	}
+	if s.Pid < 0 {
+		fault("pid", "%d is not allowed; give the number of a process, 1 or more", s.Pid)
+	}
+	if !cleanPath(s.Target) {
+		fault("target", "%q is not allowed; give the absolute path of a directory, without . and .., such as "+
+			"/srv/web/rootfs/sys/fs/cgroup", s.Target)
+	}
+	s.checkPolicy(fault)
+	if s.Owner != "" {
+		if _, err := guest.ParseOwner(s.Owner); err != nil {
+			fault("owner", "%v", err)
+		}
+	}
+	if s.Layout != "" {
+		if _, err := hierarchy.ParseLayout(s.Layout); err != nil {
+			fault("layout", "%v", err)
+		}
+	}
+	if len(s.Limits) > maxLimits {
+		fault("limits", "%d of them; allowed: %d", len(s.Limits), maxLimits)
+	} else {
+		for _, file := range slices.Sorted(maps.Keys(s.Limits)) {
+			if err := checkLimit(Limit{file, s.Limits[file]}); err != nil {
+				fault("limits", "%v", err)
+			}
+		}
+	}
+	if len(faults) > 0 {
+		return errors.New(strings.Join(faults, "\n"))
+	}
+	return nil
+}
+
+// checkPolicy checks the policy's text and the controllers, which may only narrow what a policy lists.
+func (s *GuestSpec) checkPolicy(fault func(field, format string, args ...any)) {
+	p := policy.Default()
+	if s.Policy != "" {
+		parsed, err := policy.Parse("policy", []byte(s.Policy))
+		if err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				fault("policy", "%s", strings.TrimPrefix(line, "policy:"))
+			}
+		} else {
+			p = parsed
+		}
+	}
+	if len(s.Controllers) == 0 {
+		return
+	}
+	if _, err := p.WithControllers(s.Controllers); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			fault("controllers", "%s", line)
+		}
+	}
+}
+
+// cleanPath says whether p is absolute, below the root, and written in the one way.
+func cleanPath(p string) bool {
+	return strings.HasPrefix(p, "/") && p != "/" && path.Clean(p) == p && len(p) <= maxPath && !strings.ContainsAny(p, "\x00\n")
+}
+
+func checkLimit(l Limit) error {
+	if l.File == "" || l.File == "." || l.File == ".." || len(l.File) > 255 || strings.ContainsAny(l.File, "/\x00\n") {
+		return fmt.Errorf("%q is not allowed; give the name of a control file of the boundary, such as pids.max", l.File)
+	}
+	if l.Value == "" || len(l.Value) > maxValue || strings.ContainsAny(l.Value, "\x00\n") {
+		return fmt.Errorf("the value of %s is not allowed; give one line of 1 to %d bytes, such as %s=64", l.File, maxValue, l.File)
+	}
+	return nil
+}
+
+// CheckLimits says every fault of the body of POST /v1/guests/{name}/set, a line for each.
+func CheckLimits(limits []Limit) error {
+	if len(limits) == 0 || len(limits) > maxLimits {
+		return fmt.Errorf("%d limits; give 1 to %d, as in [{\"file\": \"pids.max\", \"value\": \"64\"}]", len(limits), maxLimits)
+	}
+	var faults []string
+	for i, l := range limits {
+		if err := checkLimit(l); err != nil {
+			faults = append(faults, fmt.Sprintf("[%d]: %v", i, err))
+		}
+	}
+	if len(faults) > 0 {
+		return errors.New(strings.Join(faults, "\n"))
+	}
+	return nil
+}
+
+func (u *UpgradeRequest) check() error {
+	if u.Program != "" && !cleanPath(u.Program) {
+		return fmt.Errorf("program: %q is not allowed; give the absolute path of a program without . and .., or nothing for the one "+
+			"that the daemon was started as", u.Program)
+	}
+	return nil
+}

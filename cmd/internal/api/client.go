@@ -1,0 +1,312 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotRunning is found in the error of every call when no daemon listens on the socket.
+var ErrNotRunning = errors.New("the daemon is not running")
+
+// How long a call is tried again, and how often.
+const (
+	retryFor   = 10 * time.Second       // while the worker is replaced
+	refusedFor = time.Second            // where nobody listens at all
+	retryEvery = 50 * time.Millisecond  // at first
+	retryMost  = 500 * time.Millisecond // later
+)
+
+// Client asks a daemon. While its worker is replaced, which a call may notice by its connection breaking, calls that can be
+// done twice with the same effect as once are tried again. All methods may be called from any goroutine. Errors are an *Error
+// where the daemon has answered, and otherwise say what to do; errors.Is finds ErrNotRunning.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient makes a client of the daemon on a socket. It connects when it is asked to do something.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true, IdleConnTimeout: idleTimeout / 2}}}
+}
+
+// Close closes the connections that are kept for the next call.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Info says what serves.
+func (c *Client) Info(ctx context.Context) (i Info, err error) {
+	return i, c.call(ctx, "GET", "/v1/info", nil, &i)
+}
+
+// Guests lists the guests.
+func (c *Client) Guests(ctx context.Context) (all []Guest, err error) {
+	return all, c.call(ctx, "GET", "/v1/guests", nil, &all)
+}
+
+// Guest is one guest; CodeNotFound when there is none.
+func (c *Client) Guest(ctx context.Context, name string) (g Guest, err error) {
+	return g, c.call(ctx, "GET", guestPath(name, ""), nil, &g)
+}
+
+// Add makes a guest. Made is false for one that was there with the same spec; CodeConflict when there is another.
+func (c *Client) Add(ctx context.Context, name string, spec GuestSpec) (g Guest, made bool, err error) {
+	status, _, err := c.try(ctx, "PUT", guestPath(name, ""), spec, &g)
+	return g, status == http.StatusCreated, err
+}
+
+// Remove takes a guest away; CodeNotFound when there is none.
+func (c *Client) Remove(ctx context.Context, name string) error {
+	_, again, err := c.try(ctx, "DELETE", guestPath(name, ""), nil, nil)
+	var e *Error
+	if again && errors.As(err, &e) && e.Code == CodeNotFound {
+		return nil // a try before this one has done it
+	}
+	return err
+}
+
+// Tree is the cgroups of a guest.
+func (c *Client) Tree(ctx context.Context, name string) (t Cgroup, err error) {
+	return t, c.call(ctx, "GET", guestPath(name, "/tree"), nil, &t)
+}
+
+// Top is what each guest uses now.
+func (c *Client) Top(ctx context.Context) (all []Usage, err error) {
+	return all, c.call(ctx, "GET", "/v1/top", nil, &all)
+}
+
+// Set sets limits of a guest and says what that changed. Where it had to be tried again, changes of the first try may be
+// missing from the answer.
+func (c *Client) Set(ctx context.Context, name string, limits []Limit) (changes []Change, err error) {
+	return changes, c.call(ctx, "POST", guestPath(name, "/set"), limits, &changes)
+}
+
+// Freeze stops the guest's processes.
+func (c *Client) Freeze(ctx context.Context, name string) error {
+	return c.call(ctx, "POST", guestPath(name, "/freeze"), nil, nil)
+}
+
+// Thaw lets them go on.
+func (c *Client) Thaw(ctx context.Context, name string) error {
+	return c.call(ctx, "POST", guestPath(name, "/thaw"), nil, nil)
+}
+
+// Kill ends the guest's processes.
+func (c *Client) Kill(ctx context.Context, name string) error {
+	return c.call(ctx, "POST", guestPath(name, "/kill"), nil, nil)
+}
+
+// Upgrade has the daemon go on with another program, "" for the one that it was started as.
+func (c *Client) Upgrade(ctx context.Context, program string) error {
+	return c.call(ctx, "POST", "/v1/upgrade", UpgradeRequest{program}, nil)
+}
+
+// Health is nil when the daemon says that it is well.
+func (c *Client) Health(ctx context.Context) error { return c.call(ctx, "GET", "/healthz", nil, nil) }
+
+// Metrics writes the metrics in the text format of Prometheus.
+func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
+	return c.call(ctx, "GET", "/metrics", nil, w)
+}
+
+// Events calls each for every event of a guest, or of all for "", until ctx is done or each fails. When the connection
+// breaks it is taken up again, and each gets an EventDropped without a count for what happened in between.
+func (c *Client) Events(ctx context.Context, guest string, each func(Event) error) error {
+	path := "/v1/events"
+	if guest != "" {
+		path += "?guest=" + url.QueryEscape(guest)
+	}
+	for again := false; ; again = true {
+		var failed error // of each
+		err := c.retry(ctx, true, func() error {
+			r, err := c.send(ctx, "GET", path, nil)
+			if err != nil {
+				return err
+			}
+			defer r.Body.Close()
+			if again {
+				failed = each(Event{Time: time.Now(), Kind: EventDropped, Guest: guest, Reason: "the connection to the daemon broke; what happened meanwhile was not told"})
+			}
+			for d := json.NewDecoder(r.Body); failed == nil; {
+				var e Event
+				if d.Decode(&e) != nil {
+					break // the stream has no end of its own: it broke
+				}
+				failed = each(e)
+			}
+			return nil
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil || failed != nil {
+			return errors.Join(err, failed)
+		}
+		time.Sleep(retryEvery) // a server that ends streams at once is not asked as fast as it can
+	}
+}
+
+func guestPath(name, what string) string { return "/v1/guests/" + url.PathEscape(name) + what }
+
+// call asks and reads the answer's JSON; into an io.Writer it is copied as it is.
+func (c *Client) call(ctx context.Context, method, path string, body, into any) error {
+	_, _, err := c.try(ctx, method, path, body, into)
+	return err
+}
+
+// try is call; again says that it took more than one try.
+func (c *Client) try(ctx context.Context, method, path string, body, into any) (status int, again bool, err error) {
+	_, sets := body.([]Limit)
+	tries := 0
+	err = c.retry(ctx, method != "POST" || sets, func() error {
+		tries++
+		r, err := c.send(ctx, method, path, body)
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			return err
+		}
+		status = r.StatusCode
+		switch into := into.(type) {
+		case nil:
+			return nil
+		case io.Writer:
+			_, err = into.Write(raw)
+			return permanently(err)
+		}
+		if err := json.Unmarshal(raw, into); err != nil {
+			return permanently(fmt.Errorf("cannot understand the answer to %s %s: %w: does the daemon have this program's version?", method, path, err))
+		}
+		return nil
+	})
+	return status, tries > 1, err
+}
+
+// send sends one request. An answer that is no success is an *Error.
+func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var reader io.Reader
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return nil, permanently(err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://vcgroupfs"+path, reader)
+	if err != nil {
+		return nil, permanently(err)
+	}
+	answer, err := c.http.Do(r)
+	if err != nil || answer.StatusCode < 300 {
+		return answer, err
+	}
+	defer answer.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxBody))
+	if err != nil {
+		return nil, err
+	}
+	var e Error
+	if json.Unmarshal(raw, &e) != nil || e.Code == "" {
+		e = Error{CodeFailed, fmt.Sprintf("the daemon answered %s: %.200q", answer.Status, raw)}
+	}
+	return nil, &e
+}
+
+// permanent is an error that trying again does not mend.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+func permanently(err error) error {
+	if err == nil {
+		return nil
+	}
+	return permanent{err}
+}
+
+// retry calls do until it works or trying again has no sense. A call that may have been begun is tried again only where
+// twice is as good as once.
+func (c *Client) retry(ctx context.Context, idempotent bool, do func() error) error {
+	var began time.Time // of the failing
+	for pause := retryEvery; ; pause = min(2*pause, retryMost) {
+		err := do()
+		var said *Error
+		var lasting permanent
+		switch {
+		case err == nil, errors.As(err, &said):
+			return err
+		case errors.As(err, &lasting):
+			return lasting.error
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		if began.IsZero() {
+			began = time.Now()
+		}
+		limit := c.patience(err, idempotent)
+		if time.Since(began) >= limit {
+			return c.explain(err, limit)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// patience says how long a failed try is worth another one.
+func (c *Client) patience(err error, idempotent bool) time.Duration {
+	dialing := isDial(err)
+	switch {
+	case dialing && errors.Is(err, unix.ECONNREFUSED):
+		return refusedFor
+	case dialing && errors.Is(err, unix.EAGAIN): // more wait to be accepted than the socket holds (unix_stream_connect)
+		return retryFor
+	case dialing:
+		return 0
+	case idempotent:
+		return retryFor
+	}
+	return 0
+}
+
+// isDial says that nothing was sent.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// explain says what to do.
+func (c *Client) explain(err error, tried time.Duration) error {
+	var address *url.Error
+	if errors.As(err, &address) {
+		err = address.Err
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("cannot reach the daemon at %s: %w: start it with: vcgroupfs serve", c.socket, ErrNotRunning)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("cannot reach the daemon at %s: %w: run as root, or look as a member of the observers' group", c.socket, err)
+	case isDial(err) && tried == 0:
+		return fmt.Errorf("cannot reach the daemon at %s: %w: is that the daemon's socket", c.socket, err)
+	case tried == 0:
+		return fmt.Errorf("cannot tell whether the daemon at %s did it: the connection broke: %w: look before you ask again", c.socket, err)
+	}
+	return fmt.Errorf("cannot reach the daemon at %s: it broke off for %v: %w: see its log", c.socket, tried, err)
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+func (h *handler) info(*request) (any, error) { return h.cfg.Backend.Info(), nil }
+
+func (h *handler) guests(*request) (any, error) {
+	all := list(slices.Clone(h.cfg.Backend.Guests())) // the backend may keep its own
+	for i := range all {
+		all[i].Hierarchies = list(all[i].Hierarchies)
+	}
+	return all, nil
+}
+
+func (h *handler) guest(q *request) (any, error) {
+	g, err := h.cfg.Backend.Guest(q.name)
+	g.Hierarchies = list(g.Hierarchies)
+	return g, err
+}
+
+func (h *handler) add(q *request) (any, error) {
+	var spec GuestSpec
+	if err := q.body(&spec); err != nil {
+		return nil, err
+	}
+	if err := spec.Check(); err != nil {
+		return nil, invalid(err)
+	}
+	g, made, err := h.cfg.Backend.Add(q.ctx(), q.name, spec)
+	g.Hierarchies = list(g.Hierarchies)
+	if made {
+		return created{g}, err
+	}
+	return g, err
+}
+
+func (h *handler) remove(q *request) (any, error) { return nil, h.cfg.Backend.Remove(q.ctx(), q.name) }
+
+func (h *handler) tree(q *request) (any, error) {
+	c, err := h.cfg.Backend.Tree(q.name)
+	fillLists(&c)
+	return c, err
+}
+
+// fillLists makes no list of a tree null on the wire.
+func fillLists(c *Cgroup) {
+	c.Hierarchies, c.Processes, c.Children = list(c.Hierarchies), list(c.Processes), list(slices.Clone(c.Children))
+	for i := range c.Children {
+		fillLists(&c.Children[i])
+	}
+}
+
+func (h *handler) top(*request) (any, error) { return list(h.cfg.Backend.Top()), nil }
+
+func (h *handler) set(q *request) (any, error) {
+	var limits []Limit
+	if err := q.body(&limits); err != nil {
+		return nil, err
+	}
+	if err := CheckLimits(limits); err != nil {
+		return nil, invalid(err)
+	}
+	changes, err := h.cfg.Backend.Set(q.name, limits)
+	return list(changes), err
+}
+
+func (h *handler) freeze(q *request) (any, error) { return nil, h.cfg.Backend.Freeze(q.ctx(), q.name) }
+
+func (h *handler) thaw(q *request) (any, error) { return nil, h.cfg.Backend.Thaw(q.ctx(), q.name) }
+
+func (h *handler) kill(q *request) (any, error) { return nil, h.cfg.Backend.Kill(q.ctx(), q.name) }
+
+func (h *handler) upgrade(q *request) (any, error) {
+	var u UpgradeRequest
+	if err := q.body(&u); err != nil {
+		return nil, err
+	}
+	if err := u.check(); err != nil {
+		return nil, invalid(err)
+	}
+	return nil, h.cfg.Backend.Upgrade(q.ctx(), u.Program)
+}
+
+// events streams until the client goes or the server stops. The header is sent at once: a client that has it misses nothing
+// from then on. A client that does not read is let go after writeTimeout.
+func (h *handler) events(q *request) (any, error) {
+	name := q.r.URL.Query().Get("guest")
+	if name != "" {
+		if err := guest.CheckName(name); err != nil {
+			return nil, invalid(err)
+		}
+	}
+	events, cancel := h.cfg.Backend.Subscribe(name)
+	defer cancel()
+	control := http.NewResponseController(q.w)
+	encode := json.NewEncoder(q.w)
+	q.w.Header().Set("Content-Type", "application/x-ndjson")
+	q.w.WriteHeader(http.StatusOK)
+	flush := func() error {
+		control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		return control.Flush()
+	}
+	if flush() != nil {
+		return answered{}, nil
+	}
+	for {
+		select {
+		case <-q.ctx().Done():
+			return answered{}, nil
+		case <-h.stop:
+			return answered{}, nil
+		case e, more := <-events:
+			if !more || encode.Encode(e) != nil || flush() != nil {
+				return answered{}, nil
+			}
+		}
+	}
+}
+
+func (h *handler) metrics(q *request) (any, error) {
+	if h.cfg.Metrics == nil {
+		return nil, &Error{CodeNotFound, "there are no metrics"}
+	}
+	http.NewResponseController(q.w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	h.cfg.Metrics.ServeHTTP(q.w, q.r)
+	return answered{}, nil
+}
+
+func (h *handler) healthz(*request) (any, error) {
+	if h.cfg.Healthy != nil {
+		if err := h.cfg.Healthy(); err != nil {
+			return nil, &Error{CodeBusy, "not healthy: " + err.Error()}
+		}
+	}
+	return map[string]string{"status": "ok"}, nil
+}

@@ -1,0 +1,216 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+// access says who may use a route. What holds for all of them is in peer.go: nobody in a guest may use any.
+type access int
+
+const (
+	accessAdmin    access = iota // uid 0
+	accessObserver               // and members of the observers' group
+	accessProbe                  // everybody on the host; these routes are on the loopback listener too
+)
+
+// route is a line of the table. In its pattern {name} stands for a guest's name. What handle gives is the answer's body,
+// nil for none; an error is answered with its code.
+type route struct {
+	method, pattern string
+	access          access
+	handle          func(*handler, *request) (any, error)
+}
+
+// routes is the interface.
+var routes = []route{
+	{"GET", "/v1/info", accessObserver, (*handler).info},
+	{"GET", "/v1/guests", accessObserver, (*handler).guests},
+	{"GET", "/v1/guests/{name}", accessObserver, (*handler).guest},
+	{"PUT", "/v1/guests/{name}", accessAdmin, (*handler).add},
+	{"DELETE", "/v1/guests/{name}", accessAdmin, (*handler).remove},
+	{"GET", "/v1/guests/{name}/tree", accessObserver, (*handler).tree},
+	{"POST", "/v1/guests/{name}/set", accessAdmin, (*handler).set},
+	{"POST", "/v1/guests/{name}/freeze", accessAdmin, (*handler).freeze},
+	{"POST", "/v1/guests/{name}/thaw", accessAdmin, (*handler).thaw},
+	{"POST", "/v1/guests/{name}/kill", accessAdmin, (*handler).kill},
+	{"GET", "/v1/top", accessObserver, (*handler).top},
+	{"GET", "/v1/events", accessObserver, (*handler).events},
+	{"POST", "/v1/upgrade", accessAdmin, (*handler).upgrade},
+	{"GET", "/metrics", accessProbe, (*handler).metrics},
+	{"GET", "/healthz", accessProbe, (*handler).healthz},
+}
+
+// probes are the routes of the loopback listener.
+func probes() []route {
+	return slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return r.access != accessProbe })
+}
+
+// match finds the route of a request, and the guest's name in its path. The error is CodeNotFound, or CodeInvalid with the
+// methods that the path has.
+func match(table []route, method, path string) (r route, name string, allowed []string, err error) {
+	parts := strings.Split(path, "/")
+	for _, candidate := range table {
+		n, ok := fits(strings.Split(candidate.pattern, "/"), parts)
+		if !ok {
+			continue
+		}
+		if candidate.method == method {
+			return candidate, n, nil, nil
+		}
+		allowed = append(allowed, candidate.method)
+	}
+	if len(allowed) > 0 {
+		return route{}, "", allowed, &Error{CodeInvalid, fmt.Sprintf("cannot %s %s; allowed: %s", method, path, strings.Join(allowed, ", "))}
+	}
+	return route{}, "", nil, &Error{CodeNotFound, fmt.Sprintf("there is no %s; GET /v1/info tells what serves here", path)}
+}
+
+func fits(pattern, parts []string) (name string, ok bool) {
+	if len(pattern) != len(parts) {
+		return "", false
+	}
+	for i, p := range pattern {
+		if p == "{name}" {
+			name = parts[i]
+		} else if p != parts[i] {
+			return "", false
+		}
+	}
+	return name, true
+}
+
+// request is a request on its way.
+type request struct {
+	w    http.ResponseWriter
+	r    *http.Request
+	name string // of the guest in the path; checked
+}
+
+// ctx ends when the client goes.
+func (q *request) ctx() context.Context { return q.r.Context() }
+
+// answered is given for a body by a handler that has answered itself.
+type answered struct{}
+
+// created is a body that is answered with 201.
+type created struct{ body any }
+
+// body reads the request's body into a wire struct.
+func (q *request) body(into any) error {
+	control := http.NewResponseController(q.w)
+	control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	raw, err := io.ReadAll(http.MaxBytesReader(q.w, q.r.Body, maxBody))
+	control.SetReadDeadline(time.Time{}) // what reads on to see the client go has no deadline
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return invalidf("the body is too large; allowed: %d bytes", maxBody)
+	case err != nil:
+		return invalidf("cannot read the body: %v", err)
+	}
+	if err := decode(raw, into); err != nil {
+		return invalid(err)
+	}
+	return nil
+}
+
+func invalid(err error) error { return invalidf("%v", err) }
+
+func invalidf(format string, args ...any) error {
+	return &Error{CodeInvalid, fmt.Sprintf(format, args...)}
+}
+
+// takesBody says which routes do; to the others a body is a mistake.
+func takesBody(r route) bool {
+	return r.method == "PUT" || strings.HasSuffix(r.pattern, "/set") || strings.HasSuffix(r.pattern, "/upgrade")
+}
+
+// check checks what does not need a handler: the guest's name, the query, a body where there is none.
+func (q *request) check(r route) error {
+	if strings.Contains(r.pattern, "{name}") {
+		name, err := url.PathUnescape(q.name)
+		if err != nil {
+			return invalid(err)
+		}
+		if err := guest.CheckName(name); err != nil {
+			return invalid(err)
+		}
+		q.name = name
+	}
+	if !takesBody(r) && q.r.ContentLength != 0 {
+		return invalidf("%s %s takes no body", r.method, r.pattern)
+	}
+	if r.access == accessProbe {
+		return nil // a prober may add what it likes
+	}
+	query, err := url.ParseQuery(q.r.URL.RawQuery)
+	if err != nil {
+		return invalidf("cannot read the query: %v", err)
+	}
+	for key, values := range query {
+		if r.pattern != "/v1/events" {
+			return invalidf("unknown parameter %q; %s takes none", key, r.pattern)
+		}
+		if key != "guest" || len(values) != 1 {
+			return invalidf("parameter %q is unknown or given twice; allowed: guest=NAME", key)
+		}
+	}
+	return nil
+}
+
+// statusOf is the status of each code.
+var statusOf = map[string]int{
+	CodeInvalid: http.StatusBadRequest, CodeForbidden: http.StatusForbidden, CodeNotFound: http.StatusNotFound, CodeConflict: http.StatusConflict,
+	CodeUnsupported: http.StatusUnprocessableEntity, CodeBusy: http.StatusServiceUnavailable, CodeFailed: http.StatusInternalServerError,
+}
+
+// asError gives every error a code.
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		if _, known := statusOf[e.Code]; known {
+			return &Error{e.Code, err.Error()}
+		}
+	}
+	switch exitcode.Of(err) {
+	case exitcode.Unsupported:
+		return &Error{CodeUnsupported, err.Error()}
+	case exitcode.Usage, exitcode.BadPolicy:
+		return &Error{CodeInvalid, err.Error()}
+	}
+	return &Error{CodeFailed, err.Error()}
+}
+
+// answer writes an answer that is JSON.
+func answer(w http.ResponseWriter, status int, body any) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		status = http.StatusInternalServerError
+		raw, _ = json.Marshal(&Error{CodeFailed, "cannot write the answer: " + err.Error()})
+	}
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	w.Write(append(raw, '\n'))
+}
+
+// list is a list that is never null on the wire.
+func list[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}

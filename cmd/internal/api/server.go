@@ -1,0 +1,251 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// Timeouts of a connection. A handler has none of its own: making a guest may take long, and a stream has no end.
+const (
+	headerTimeout = 5 * time.Second
+	bodyTimeout   = 10 * time.Second
+	writeTimeout  = 10 * time.Second // of one answer or event
+	idleTimeout   = 2 * time.Minute
+	stopTimeout   = 5 * time.Second // for requests under way when the server stops
+	silentTimeout = 200 * time.Millisecond
+)
+
+// Config says what a server serves.
+type Config struct {
+	Backend   Backend
+	Metrics   http.Handler  // of GET /metrics, (*Metrics).Handler; nil: there are none
+	Healthy   func() error  // of GET /healthz, soon and without waiting; nil: always
+	Observers int           // gid of the group whose members may look; 0: only uid 0 may
+	Log       *logrus.Entry // refusals and failures; at level info each change that was asked for
+}
+
+// Serve serves the interface on a unix socket and, where loopback is not nil, GET /metrics and GET /healthz there, until
+// ctx is done. Then streams are ended, requests under way have a few seconds to be answered, and nil is returned. The
+// listeners are closed, which ends nothing for who holds another descriptor of theirs.
+func Serve(ctx context.Context, cfg Config, socket, loopback net.Listener) error {
+	unixSocket, ok := socket.(*net.UnixListener)
+	if !ok {
+		return fmt.Errorf("cannot serve on a %s listener: only a unix socket tells who is at its other end", socket.Addr().Network())
+	}
+	unixSocket.SetUnlinkOnClose(false) // it is the holder's
+	peers, err := newPeers(cfg.Observers, cfg.Backend.InGuest)
+	if err != nil {
+		return err
+	}
+	h := newHandler(cfg)
+	servers := []*http.Server{h.server(routes)}
+	listeners := []net.Listener{newPeerListener(unixSocket, peers)}
+	if loopback != nil {
+		if a, ok := loopback.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+			return fmt.Errorf("cannot serve probes at %s: it is no address of the loopback interface, as 127.0.0.1:9200 is", loopback.Addr())
+		}
+		servers = append(servers, h.server(probes()))
+		listeners = append(listeners, &loopbackListener{Listener: loopback, pool: newPool(loopbackConns)})
+	}
+	ended := make(chan error, len(servers))
+	for i, s := range servers {
+		go func() { ended <- s.Serve(listeners[i]) }()
+	}
+	running := len(servers)
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+		running--
+	}
+	close(h.stop)
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		wg.Go(func() { h.shutDown(s) })
+	}
+	wg.Wait()
+	for range running {
+		<-ended
+	}
+	if err != nil {
+		return fmt.Errorf("cannot go on serving the control interface: %w", err)
+	}
+	return nil
+}
+
+// shutDown lets a server's requests be answered. Who has connected and asked nothing yet is not one of them: net/http would
+// wait 5 s for what he has to say.
+func (h *handler) shutDown(s *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	defer time.AfterFunc(silentTimeout, h.closeSilent).Stop()
+	if s.Shutdown(ctx) != nil {
+		s.Close()
+	}
+}
+
+func (h *handler) closeSilent() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.silent {
+		c.Close()
+	}
+}
+
+// noteState keeps silent.
+func (h *handler) noteState(c net.Conn, state http.ConnState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if state == http.StateNew {
+		h.silent[c] = struct{}{}
+	} else {
+		delete(h.silent, c)
+	}
+}
+
+// handler serves requests.
+type handler struct {
+	cfg      Config
+	start    time.Time
+	stop     chan struct{} // closed when the server stops
+	refusals bucket        // of log lines: a guest can ask as often as it likes
+
+	mu     sync.Mutex
+	silent map[net.Conn]struct{} // guarded by mu; connections that have not asked anything
+}
+
+func newHandler(cfg Config) *handler {
+	h := &handler{cfg: cfg, start: time.Now(), stop: make(chan struct{}), silent: map[net.Conn]struct{}{}}
+	h.refusals.init(1, 10)
+	return h
+}
+
+func (h *handler) server(table []route) *http.Server {
+	return &http.Server{
+		Handler:                      http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.serve(table, w, r) }),
+		ReadHeaderTimeout:            headerTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               16 << 10,
+		DisableGeneralOptionsHandler: true,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, peerOf(c))
+		},
+		ConnState: h.noteState,
+		ErrorLog:  log.New(debugWriter{h.cfg.Log}, "", 0),
+	}
+}
+
+// debugWriter is where net/http says what it thinks of its clients.
+type debugWriter struct{ log *logrus.Entry }
+
+func (d debugWriter) Write(p []byte) (int, error) {
+	d.log.Debug(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+type peerKey struct{}
+
+// begun tells whether an answer was begun.
+type begun struct {
+	http.ResponseWriter
+	yes bool
+}
+
+func (b *begun) WriteHeader(status int) {
+	b.yes = true
+	b.ResponseWriter.WriteHeader(status)
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
+
+// serve answers one request. A panic is answered and logged.
+func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Request) {
+	w := &begun{ResponseWriter: plain}
+	http.NewResponseController(w).SetWriteDeadline(time.Time{}) // the one of the connection's answer before
+	p, known := r.Context().Value(peerKey{}).(peer)
+	if !known {
+		p.refused = "cannot tell who you are"
+	}
+	log := h.cfg.Log.WithFields(logrus.Fields{"method": r.Method, "path": r.URL.Path, "uid": p.uid, "pid": p.pid})
+	defer func() {
+		fault := recover()
+		if fault == nil {
+			return
+		}
+		log.WithField("stack", string(debug.Stack())).Errorf("a request to the control interface panicked: %v", fault)
+		if w.yes {
+			panic(http.ErrAbortHandler) // the client sees that it has not all of it
+		}
+		answer(w, http.StatusInternalServerError, &Error{CodeFailed, "the daemon failed at this request; its log says how"})
+	}()
+	body, err := h.do(table, w, r, p)
+	switch {
+	case err != nil:
+		e := asError(err)
+		if e.Code == CodeForbidden {
+			if h.refusals.take(time.Since(h.start)) {
+				log.Warn("refused: " + e.Message)
+			}
+		} else if r.Method != http.MethodGet {
+			log.Info("failed: " + e.Message)
+		}
+		if p.refused != "" {
+			w.Header().Set("Connection", "close")
+		}
+		status := statusOf[e.Code]
+		if w.Header().Get("Allow") != "" {
+			status = http.StatusMethodNotAllowed
+		}
+		answer(w, status, e)
+	default:
+		if r.Method != http.MethodGet {
+			log.Info("done")
+		}
+		switch b := body.(type) {
+		case answered:
+		case nil:
+			http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+			w.WriteHeader(http.StatusNoContent)
+		case created:
+			answer(w, http.StatusCreated, b.body)
+		default:
+			answer(w, http.StatusOK, b)
+		}
+	}
+}
+
+// do finds the route, holds the peer against it and calls it.
+func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p peer) (any, error) {
+	if p.refused != "" {
+		return nil, &Error{CodeForbidden, p.refused}
+	}
+	route, name, allowed, err := match(table, r.Method, r.URL.EscapedPath())
+	if err != nil {
+		if allowed != nil {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+		}
+		return nil, err
+	}
+	if err := p.may(route.access); err != nil {
+		return nil, &Error{CodeForbidden, err.Error()}
+	}
+	q := &request{w: w, r: r, name: name}
+	if err := q.check(route); err != nil {
+		return nil, err
+	}
+	return route.handle(h, q)
+}

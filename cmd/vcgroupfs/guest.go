@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+func guestCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "guest",
+		Usage: "the guests of the daemon",
+		Description: "Asks the daemon that \"vcgroupfs serve\" started to add, show, limit, stop and remove guests. Options may stand before or\n" +
+			"after the guest's name.\n\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --controllers memory,pids\n" +
+			"   vcgroupfs guest set web memory.max=512M\n" +
+			"   vcgroupfs guest top --sort memory",
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("no such command: guest %q; allowed: add, rm, ls, show, tree, top, events, set, freeze, thaw, kill", c.Args().First())
+			}
+			cli.ShowSubcommandHelp(c)
+			return exitStatus(exitcode.Usage)
+		},
+		Subcommands: []*cli.Command{
+			guestAddCommand(), guestRemoveCommand(), guestListCommand(), guestShowCommand(), guestTreeCommand(), guestTopCommand(), guestEventsCommand(),
+			guestSetCommand(),
+			guestSignalCommand("freeze", "stop the processes of a guest", "The processes stop where they are until \"guest thaw\".", (*api.Client).Freeze),
+			guestSignalCommand("thaw", "let the processes of a frozen guest go on", "", (*api.Client).Thaw),
+			guestSignalCommand("kill", "end every process of a guest", "Every process in the guest's boundary and below gets SIGKILL. The guest stays, unless it was added with --pid.", (*api.Client).Kill),
+		},
+	}
+}
+
+func socketFlag() cli.Flag {
+	return &cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "ask the daemon at `PATH`", EnvVars: []string{"VCGROUPFS_SOCKET"}}
+}
+
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "as JSON"} }
+
+// guestAction is an action that asks the daemon. It is given the arguments that are no options: at least a number of them, and
+// at most another, -1 for any. What names the first for the message.
+func guestAction(least, most int, what string, do func(c *cli.Context, daemon *api.Client, args []string) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		args, err := arguments(c)
+		if err != nil {
+			return err
+		}
+		if c.Bool("help") {
+			cli.HelpPrinter(c.App.Writer, cli.CommandHelpTemplate, c.Command)
+			return nil
+		}
+		if len(args) < least || most >= 0 && len(args) > most {
+			return usagef("give %s; vcgroupfs guest %s --help tells more", what, c.Command.Name)
+		}
+		daemon := api.NewClient(c.String("socket"))
+		defer daemon.Close()
+		return daemonError(do(c, daemon, args))
+	}
+}
+
+// arguments are those that are no options. The flag package stops at the first of them; the options behind it are set here.
+func arguments(c *cli.Context) (plain []string, err error) {
+	rest := c.Args().Slice()
+	for len(rest) > 0 {
+		arg := rest[0]
+		rest = rest[1:]
+		if arg == "--" {
+			return append(plain, rest...), nil
+		}
+		if !strings.HasPrefix(arg, "-") || arg == "-" {
+			plain = append(plain, arg)
+			continue
+		}
+		name, value, given := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+		if name == "h" {
+			name = "help"
+		}
+		takes, known := takesValue(c.Command, name)
+		switch {
+		case !known:
+			return nil, usageError(c, fmt.Errorf("flag provided but not defined: -%s", name), true)
+		case !takes && !given:
+			value = "true"
+		case !given && len(rest) == 0:
+			return nil, usageError(c, fmt.Errorf("flag needs an argument: -%s", name), true)
+		case !given:
+			value, rest = rest[0], rest[1:]
+		}
+		if err := c.Set(name, value); err != nil {
+			return nil, usageError(c, fmt.Errorf("invalid value %q for flag -%s: %w", value, name, err), true)
+		}
+	}
+	return plain, nil
+}
+
+func takesValue(cmd *cli.Command, name string) (takes, known bool) {
+	for _, f := range append([]cli.Flag{cli.HelpFlag}, cmd.Flags...) {
+		for _, n := range f.Names() {
+			if n == name {
+				_, isBool := f.(*cli.BoolFlag)
+				return !isBool, true
+			}
+		}
+	}
+	return false, false
+}
+
+// exitOf is the exit code for each code of the daemon's errors; for others it is Failure.
+var exitOf = map[string]int{
+	api.CodeInvalid: exitcode.Usage, api.CodeUnsupported: exitcode.Unsupported, api.CodeNotFound: exitcode.NoGuest,
+}
+
+// daemonError gives an error of the client its exit code.
+func daemonError(err error) error {
+	var said *api.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, api.ErrNotRunning):
+		return exitcode.With(exitcode.NoDaemon, err)
+	case errors.As(err, &said) && exitOf[said.Code] != 0:
+		return exitcode.With(exitOf[said.Code], err)
+	}
+	return err
+}
+
+func guestAddCommand() *cli.Command {
+	return &cli.Command{
+		Name: "add", Usage: "add a guest: mount a view and serve it", ArgsUsage: "NAME",
+		Description: "Mounts a view of the boundary at the directory given with --target and serves it until \"guest rm\". The boundary must exist\n" +
+			"in each hierarchy that is shown. With --pid it is the cgroup that a process is in, and the guest is removed by itself when\n" +
+			"that process ends. Adding the same guest again changes nothing.\n\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --limit pids.max=512",
+		Flags: append(policyFlags(),
+			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
+			&cli.IntFlag{Name: "pid", Usage: "take the cgroups of process `PID` for the boundary"},
+			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR`", TakesFile: true},
+			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
+			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
+			socketFlag(),
+		),
+		Action: guestAction(1, 1, "one name for the guest", func(c *cli.Context, daemon *api.Client, args []string) error {
+			if err := checkName(args[0]); err != nil {
+				return err
+			}
+			spec, err := specFlags(c)
+			if err != nil {
+				return err
+			}
+			_, made, err := daemon.Add(c.Context, args[0], spec)
+			if err != nil {
+				return err
+			}
+			if made {
+				fmt.Fprintf(c.App.Writer, "added %s at %s\n", args[0], spec.Target)
+			} else {
+				fmt.Fprintf(c.App.Writer, "%s is there already, at %s\n", args[0], spec.Target)
+			}
+			return nil
+		}),
+	}
+}
+
+func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.CheckName(name)) }
+
+// specFlags makes a guest's spec out of the flags of "guest add".
+func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
+	spec = api.GuestSpec{
+		Boundary: c.String("boundary"), Pid: c.Int("pid"), Owner: c.String("owner"), Layout: c.String("layout"),
+		Controllers: controllerNames(c.String("controllers")),
+	}
+	if spec.Layout == "auto" {
+		spec.Layout = ""
+	}
+	if (spec.Boundary == "") == (spec.Pid == 0) {
+		return spec, usagef("give the boundary: either --boundary PATH or --pid PID")
+	}
+	if c.IsSet("controllers") && len(spec.Controllers) == 0 {
+		return spec, usagef("no controller in --controllers; as in: --controllers memory,pids")
+	}
+	if c.String("target") == "" {
+		return spec, usagef("give the directory to mount at; as in: --target /srv/web/rootfs/sys/fs/cgroup")
+	}
+	if spec.Target, err = filepath.Abs(c.String("target")); err != nil {
+		return spec, err
+	}
+	limits, err := limitArgs(c.StringSlice("limit"))
+	if err != nil {
+		return spec, err
+	}
+	for _, l := range limits {
+		if _, twice := spec.Limits[l.File]; twice {
+			return spec, usagef("--limit %s is given twice", l.File)
+		}
+		if spec.Limits == nil {
+			spec.Limits = map[string]string{}
+		}
+		spec.Limits[l.File] = l.Value
+	}
+	if file := c.String("policy"); file != "" {
+		if _, err := loadPolicy(file); err != nil {
+			return spec, err
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return spec, exitcode.With(exitcode.BadPolicy, err)
+		}
+		spec.Policy = string(text)
+	}
+	if err := spec.Check(); err != nil {
+		return spec, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return spec, nil
+}
+
+func limitArgs(texts []string) (limits []api.Limit, err error) {
+	for _, text := range texts {
+		l, err := guest.ParseLimit(text)
+		if err != nil {
+			return nil, exitcode.With(exitcode.Usage, err)
+		}
+		limits = append(limits, api.Limit(l))
+	}
+	return limits, nil
+}
+
+func guestRemoveCommand() *cli.Command {
+	return &cli.Command{
+		Name: "rm", Usage: "remove guests: unmount their views", ArgsUsage: "NAME...",
+		Description: "Unmounts the views. The boundaries, what is in them and their limits stay: they are whose made them.",
+		Flags:       []cli.Flag{socketFlag()},
+		Action: guestAction(1, -1, "the names of the guests to remove", func(c *cli.Context, daemon *api.Client, args []string) error {
+			var errs []error
+			for _, name := range args {
+				if err := checkName(name); err != nil {
+					return err
+				}
+			}
+			for _, name := range args {
+				err := daemon.Remove(c.Context, name)
+				if errors.Is(err, api.ErrNotRunning) {
+					return err
+				}
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		}),
+	}
+}
+
+func guestSetCommand() *cli.Command {
+	return &cli.Command{
+		Name: "set", Usage: "set limits of a guest's boundary", ArgsUsage: "NAME FILE=VALUE...",
+		Description: "Writes the boundary's control files, which the guest cannot. Where the kernel refuses a smaller limit because a cgroup below\n" +
+			"has a larger one (cgroup v1), those are lowered first. Prints each file that was changed.\n\n" +
+			"   vcgroupfs guest set web memory.max=512M pids.max=256",
+		Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Action: guestAction(2, -1, "a guest and what to set, as in: web memory.max=512M", func(c *cli.Context, daemon *api.Client, args []string) error {
+			if err := checkName(args[0]); err != nil {
+				return err
+			}
+			limits, err := limitArgs(args[1:])
+			if err != nil {
+				return err
+			}
+			if err := api.CheckLimits(limits); err != nil {
+				return exitcode.With(exitcode.Usage, err)
+			}
+			changes, err := daemon.Set(c.Context, args[0], limits)
+			if err != nil {
+				return err
+			}
+			return printChanges(c, changes)
+		}),
+	}
+}
+
+// guestSignalCommand is a command that does one thing with a guest.
+func guestSignalCommand(name, usage, description string, do func(*api.Client, context.Context, string) error) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: usage, Description: description, ArgsUsage: "NAME", Flags: []cli.Flag{socketFlag()},
+		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
+			if err := checkName(args[0]); err != nil {
+				return err
+			}
+			return do(daemon, c.Context, args[0])
+		}),
+	}
+}

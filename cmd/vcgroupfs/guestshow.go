@@ -1,0 +1,293 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+)
+
+// printJSON is what --json prints.
+func printJSON(c *cli.Context, what any) error {
+	e := json.NewEncoder(c.App.Writer)
+	e.SetIndent("", "  ")
+	return e.Encode(what)
+}
+
+func newTable(c *cli.Context) *tabwriter.Writer {
+	return tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+}
+
+// visible is a text of a guest's, such as a process's name, without what would move the cursor or break a table.
+func visible(s string) string {
+	for _, r := range s {
+		if !strconv.IsPrint(r) {
+			q := strconv.Quote(s)
+			return q[1 : len(q)-1]
+		}
+	}
+	return s
+}
+
+func guestListCommand() *cli.Command {
+	return &cli.Command{
+		Name: "ls", Usage: "list the guests", Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Description: "Lists the guests with their boundaries and views. OPEN is how many descriptors a guest has open in its view; DECLARED are\n" +
+			"those that a file of the guests' directory made.",
+		Action: guestAction(0, 0, "no argument", func(c *cli.Context, daemon *api.Client, _ []string) error {
+			all, err := daemon.Guests(c.Context)
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return printJSON(c, all)
+			}
+			w := newTable(c)
+			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tDECLARED")
+			for _, g := range all {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)), visible(g.Spec.Target), dash(strings.Join(g.Hierarchies, " ")),
+					g.Open, stamp(g.Since), yesNo(g.Declared))
+			}
+			return w.Flush()
+		}),
+	}
+}
+
+func boundaryOf(s api.GuestSpec) string {
+	if s.Pid != 0 {
+		return "pid " + strconv.Itoa(s.Pid)
+	}
+	return s.Boundary
+}
+
+func stamp(t time.Time) string { return t.Local().Format(time.RFC3339) }
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func guestShowCommand() *cli.Command {
+	return &cli.Command{
+		Name: "show", Usage: "show one guest as the daemon has it", ArgsUsage: "NAME", Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
+			if err := checkName(args[0]); err != nil {
+				return err
+			}
+			g, err := daemon.Guest(c.Context, args[0])
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return printJSON(c, g)
+			}
+			return showGuest(c, g)
+		}),
+	}
+}
+
+func showGuest(c *cli.Context, g api.Guest) error {
+	w := newTable(c)
+	line := func(key, value string) { fmt.Fprintf(w, "%s\t%s\n", key, value) }
+	line("name", g.Name)
+	line("boundary", visible(boundaryOf(g.Spec)))
+	line("target", visible(g.Spec.Target))
+	line("hierarchies", dash(strings.Join(g.Hierarchies, " ")))
+	controllers := strings.Join(g.Spec.Controllers, ",")
+	if controllers == "" {
+		controllers = "as the policy says"
+	}
+	line("controllers", visible(controllers))
+	line("layout", orElse(g.Spec.Layout, "auto"))
+	line("owner", orElse(g.Spec.Owner, "as the boundary says: 0:0, or the root of the process's user namespace"))
+	for _, file := range slices.Sorted(maps.Keys(g.Spec.Limits)) {
+		line("limit", visible(file+"="+g.Spec.Limits[file]))
+	}
+	line("since", stamp(g.Since))
+	line("declared", yesNo(g.Declared))
+	line("open", strconv.Itoa(g.Open))
+	policyIs := "the default"
+	if g.Spec.Policy != "" {
+		policyIs = "its own:"
+	}
+	line("policy", policyIs)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for text := range strings.Lines(g.Spec.Policy) {
+		fmt.Fprintf(c.App.Writer, "    %s\n", visible(strings.TrimRight(text, "\r\n")))
+	}
+	return nil
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func guestTreeCommand() *cli.Command {
+	return &cli.Command{
+		Name: "tree", Usage: "show the cgroups and processes of a guest", ArgsUsage: "NAME", Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Description: "Draws the guest's cgroups as the host sees them, each with its processes by the host's numbers and with what it uses: CPU time\n" +
+			"since it was made, memory and its limit, tasks and their limit. A dash: no shown hierarchy has that figure.",
+		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
+			if err := checkName(args[0]); err != nil {
+				return err
+			}
+			t, err := daemon.Tree(c.Context, args[0])
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return printJSON(c, t)
+			}
+			w := newTable(c)
+			fmt.Fprintln(w, "CGROUP\tCPU\tMEMORY\tTASKS\tSTATE\tHIERARCHIES")
+			t.Name = args[0]
+			drawTree(w, t, "", "")
+			return w.Flush()
+		}),
+	}
+}
+
+// drawTree draws a cgroup, its processes and what is below. First is before its own name, rest before the lines below it.
+func drawTree(w *tabwriter.Writer, g api.Cgroup, first, rest string) {
+	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%s\t%s\n", first, visible(g.Name), cpuTime(g.CPUUsec), ofLimit(bytesText(g.MemoryBytes), bytesText(g.MemoryLimit)),
+		ofLimit(countText(g.Pids), countText(g.PidsLimit)), state(g.Figures), strings.Join(g.Hierarchies, " "))
+	for i, p := range g.Processes {
+		branch := "├─ "
+		if i == len(g.Processes)-1 && len(g.Children) == 0 {
+			branch = "└─ "
+		}
+		fmt.Fprintf(w, "%s%s%d %s\t\t\t\t\t\n", rest, branch, p.Pid, visible(p.Command))
+	}
+	for i, child := range g.Children {
+		if i == len(g.Children)-1 {
+			drawTree(w, child, rest+"└─ ", rest+"   ")
+		} else {
+			drawTree(w, child, rest+"├─ ", rest+"│  ")
+		}
+	}
+}
+
+func state(f api.Figures) string {
+	if f.Frozen {
+		return "frozen"
+	}
+	return "-"
+}
+
+func ofLimit(now, limit string) string {
+	if limit == "-" {
+		return now
+	}
+	return now + "/" + limit
+}
+
+// The figures of a table; -1 is a dash.
+
+func countText(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+func cpuTime(usec int64) string {
+	if usec < 0 {
+		return "-"
+	}
+	return (time.Duration(usec) * time.Microsecond).Round(10 * time.Millisecond).String()
+}
+
+func bytesText(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	if n < 1024 {
+		return strconv.FormatInt(n, 10) + "B"
+	}
+	f, unit := float64(n)/1024, 0
+	for ; f >= 1023.95 && unit < len("KMGTPE")-1; unit++ {
+		f /= 1024
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + "KMGTPE"[unit:unit+1]
+}
+
+func printChanges(c *cli.Context, changes []api.Change) error {
+	if c.Bool("json") {
+		return printJSON(c, changes)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(c.App.Writer, "nothing to change")
+		return nil
+	}
+	w := newTable(c)
+	fmt.Fprintln(w, "CGROUP\tFILE\tFROM\tTO")
+	for _, ch := range changes {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", visible(ch.Path), visible(ch.File), visible(strings.TrimSpace(ch.From)), visible(strings.TrimSpace(ch.To)))
+	}
+	return w.Flush()
+}
+
+func guestEventsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "events", Usage: "follow what happens to guests",
+		Description: "Prints a line for each event until it is interrupted: guests added, removed and gone, requests that a policy denied, quotas and\n" +
+			"limits reached, out-of-memory kills. A line \"dropped\" counts what came too fast to be told. It goes on while the daemon is\n" +
+			"upgraded. With --json it is a JSON object a line.",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "guest", Usage: "of the guest `NAME` only"}, jsonFlag(), socketFlag()},
+		Action: guestAction(0, 0, "no argument, or --guest NAME", func(c *cli.Context, daemon *api.Client, _ []string) error {
+			name := c.String("guest")
+			if name != "" {
+				if err := checkName(name); err != nil {
+					return err
+				}
+			}
+			lines := json.NewEncoder(c.App.Writer)
+			return daemon.Events(c.Context, name, func(e api.Event) error {
+				if c.Bool("json") {
+					return lines.Encode(e)
+				}
+				_, err := fmt.Fprintln(c.App.Writer, eventLine(e))
+				return err
+			})
+		}),
+	}
+}
+
+// eventLine is an event in one line.
+func eventLine(e api.Event) string {
+	words := []string{stamp(e.Time), dash(e.Guest), e.Kind}
+	add := func(key, value string) {
+		if value != "" {
+			words = append(words, key+"="+visible(value))
+		}
+	}
+	if e.Pid != 0 {
+		add("uid", strconv.FormatUint(uint64(e.UID), 10))
+		add("pid", strconv.Itoa(e.Pid))
+	}
+	add("operation", e.Operation)
+	add("path", e.Path)
+	add("rule", e.Rule)
+	if e.Count != 0 {
+		add("count", strconv.FormatUint(e.Count, 10))
+	}
+	if e.Reason != "" {
+		words = append(words, "("+visible(e.Reason)+")")
+	}
+	return strings.Join(words, " ")
+}

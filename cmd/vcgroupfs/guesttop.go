@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+)
+
+func guestTopCommand() *cli.Command {
+	return &cli.Command{
+		Name: "top", Usage: "what each guest uses, busiest first",
+		Description: "A table of the guests that is drawn anew on a terminal until it is interrupted, and printed once elsewhere. CPU% is of one\n" +
+			"processor and REQ/S the requests to the view, both between two looks; DENIED counts since the daemon's worker started.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "sort", Value: "cpu", Usage: "by `COLUMN`: " + strings.Join(topColumns(), ", ")},
+			&cli.DurationFlag{Name: "interval", Value: 2 * time.Second, Usage: "`TIME` between two looks"},
+			&cli.IntFlag{Name: "count", Usage: "print the table `N` times (default: without end on a terminal, else once)"},
+			jsonFlag(), socketFlag(),
+		},
+		Action: guestAction(0, 0, "no argument", top),
+	}
+}
+
+// topRow is a line of the table.
+type topRow struct {
+	api.Usage
+	CPUPercent        float64 `json:"cpuPercent"` // of one processor; -1: not known
+	RequestsPerSecond float64 `json:"requestsPerSecond"`
+}
+
+// topSorts compare two lines, the one to come first being less.
+var topSorts = []struct {
+	column  string
+	compare func(a, b topRow) int
+}{
+	{"name", func(a, b topRow) int { return 0 }}, // names decide where nothing else does
+	{"cpu", func(a, b topRow) int { return cmp.Compare(b.CPUPercent, a.CPUPercent) }},
+	{"memory", func(a, b topRow) int { return cmp.Compare(b.MemoryBytes, a.MemoryBytes) }},
+	{"pids", func(a, b topRow) int { return cmp.Compare(b.Pids, a.Pids) }},
+	{"requests", func(a, b topRow) int {
+		return cmp.Or(cmp.Compare(b.RequestsPerSecond, a.RequestsPerSecond), cmp.Compare(b.Requests, a.Requests))
+	}},
+	{"denials", func(a, b topRow) int { return cmp.Compare(b.Denials, a.Denials) }},
+}
+
+func topColumns() (names []string) {
+	for _, s := range topSorts {
+		names = append(names, s.column)
+	}
+	return names
+}
+
+func top(c *cli.Context, daemon *api.Client, _ []string) error {
+	i := slices.Index(topColumns(), c.String("sort"))
+	if i < 0 {
+		return usagef("cannot sort by %q; allowed: %s", c.String("sort"), strings.Join(topColumns(), ", "))
+	}
+	interval, count := c.Duration("interval"), c.Int("count")
+	if interval < 100*time.Millisecond || interval > time.Hour {
+		return usagef("cannot use --interval %v; allowed: 100ms to 1h", interval)
+	}
+	if count < 0 || count == 0 && c.IsSet("count") {
+		return usagef("cannot use --count %d; give 1 or more", count)
+	}
+	screen := terminal(c.App.Writer)
+	if c.Bool("json") {
+		screen = nil
+	}
+	if count == 0 && screen == nil {
+		count = 1
+	}
+	before, err := daemon.Top(c.Context)
+	if err != nil {
+		return err
+	}
+	for at, n := time.Now(), 0; count == 0 || n < count; n++ {
+		select {
+		case <-c.Context.Done():
+			return nil
+		case <-time.After(interval):
+		}
+		now, err := daemon.Top(c.Context)
+		if err != nil {
+			return err
+		}
+		rows := topRows(before, now, time.Since(at))
+		at, before = time.Now(), now
+		slices.SortFunc(rows, func(a, b topRow) int { return cmp.Or(topSorts[i].compare(a, b), strings.Compare(a.Name, b.Name)) })
+		switch {
+		case c.Bool("json"):
+			err = printJSON(c, rows)
+		case screen != nil:
+			err = drawTop(screen, rows)
+		default:
+			err = printTop(c.App.Writer, rows)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// topRows makes lines out of two looks. A guest that was not there at the first one, or that was made anew, has no rates yet.
+func topRows(before, now []api.Usage, between time.Duration) []topRow {
+	old := map[string]api.Usage{}
+	for _, u := range before {
+		old[u.Name] = u
+	}
+	rows := make([]topRow, 0, len(now))
+	for _, u := range now {
+		r := topRow{Usage: u, CPUPercent: -1}
+		o, was := old[u.Name]
+		if was && o.CPUUsec >= 0 && u.CPUUsec >= o.CPUUsec {
+			r.CPUPercent = 100 * float64(u.CPUUsec-o.CPUUsec) / float64(between.Microseconds())
+		}
+		if was && u.Requests >= o.Requests { // a new worker counts from 0
+			r.RequestsPerSecond = float64(u.Requests-o.Requests) / between.Seconds()
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+func printTop(w io.Writer, rows []topRow) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "CPU%\tMEMORY\tLIMIT\tTASKS\tLIMIT\tPROCESSES\tCGROUPS\tREQ/S\tDENIED\tSTATE\t  NAME")
+	for _, r := range rows {
+		percent := "-"
+		if r.CPUPercent >= 0 {
+			percent = fmt.Sprintf("%.1f", r.CPUPercent)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%d\t%s\t  %s\n", percent, bytesText(r.MemoryBytes), bytesText(r.MemoryLimit), countText(r.Pids),
+			countText(r.PidsLimit), countText(r.Processes), countText(r.Cgroups), r.RequestsPerSecond, r.Denials, state(r.Figures), r.Name)
+	}
+	return t.Flush()
+}
+
+// terminal is w when it is one.
+func terminal(w io.Writer) *os.File {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+		return nil
+	}
+	return f
+}
+
+// drawTop draws the table over the one before, as much of it as the screen holds.
+func drawTop(screen *os.File, rows []topRow) error {
+	height, width := 24, 80
+	if size, err := unix.IoctlGetWinsize(int(screen.Fd()), unix.TIOCGWINSZ); err == nil && size.Row > 4 && size.Col > 20 {
+		height, width = int(size.Row), int(size.Col)
+	}
+	var table bytes.Buffer
+	shown := rows[:min(len(rows), height-3)]
+	if err := printTop(&table, shown); err != nil {
+		return err
+	}
+	var b strings.Builder
+	b.WriteString("\x1b[H")
+	for line := range strings.Lines(table.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		b.WriteString(line[:min(len(line), width)] + "\x1b[K\n") // all of it is ASCII
+	}
+	fmt.Fprintf(&b, "%d of %d guests, %s\x1b[K\x1b[J", len(shown), len(rows), time.Now().Format(time.TimeOnly))
+	_, err := io.WriteString(screen, b.String())
+	return err
+}
