@@ -1,0 +1,262 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// reads opens, reads and closes files whose content is known to the byte.
+func (w *worker) reads() {
+	files := []struct{ name, text string }{
+		{"stay/" + procs, itoa(w.resident) + "\n"}, {"stay/pids.current", "1\n"}, {"stay/pids.max", "1000\n"}, {"written/" + procs, ""},
+	}
+	for w.goesOn() {
+		for _, f := range files {
+			w.wantFile("read", f.name, f.text)
+		}
+	}
+}
+
+// wantFile reads a file through the view and compares.
+func (w *worker) wantFile(kind, name, want string) {
+	var got string
+	err := w.op(kind, func() (err error) { got, err = slurp(w.at(name)); return })
+	if err == nil && got != want {
+		w.fail(kind, "%s is %q, want %q", name, got, want)
+	}
+}
+
+// slurp opens, reads to the end and closes.
+func slurp(path string) (string, error) {
+	var text []byte
+	err := withFile(path, unix.O_RDONLY, func(fd int) error {
+		buf := make([]byte, 512)
+		for {
+			n, err := unix.Read(fd, buf)
+			if n <= 0 {
+				return err
+			}
+			text = append(text, buf[:n]...)
+		}
+	})
+	return string(text), err
+}
+
+// open opens a file that is to stay open, -1 when that failed.
+func (w *worker) open(path string, flags int) (fd int) {
+	for err := errAborted; err == errAborted; {
+		err = w.op("open", func() (err error) { fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0); return })
+		if err != nil {
+			fd = -1
+		}
+	}
+	return fd
+}
+
+// keptReads is how often a kept descriptor is read between two writes.
+const keptReads = 64
+
+// keeps reads and writes through descriptors that are open all the time: what is read is always what was written last.
+func (w *worker) keeps() {
+	const file = "kept/pids.max"
+	reader, writer := w.open(w.at(file), unix.O_RDONLY), w.open(w.at(file), unix.O_WRONLY)
+	defer unix.Close(reader)
+	defer unix.Close(writer)
+	value := "max\n"
+	for n := 1; w.goesOn(); n++ {
+		value = w.write("kept write", file, value, n, func(text []byte) error { _, err := unix.Pwrite(writer, text, 0); return err })
+		for range keptReads {
+			var got string
+			err := w.op("kept read", func() (err error) { got, err = pread(reader); return })
+			if err == nil && got != value {
+				w.fail("kept read", "%q, want %q", got, value)
+			}
+		}
+	}
+}
+
+func pread(fd int) (string, error) {
+	buf := make([]byte, 64)
+	n, err := unix.Pread(fd, buf, 0)
+	return string(buf[:max(n, 0)]), err
+}
+
+// write writes a number to a file that has old, and says what the file has after it, by the host's own.
+func (w *worker) write(kind, file, old string, n int, do func(text []byte) error) string {
+	value := itoa(n % 1000000)
+	err := w.op(kind, func() error { return do([]byte(value)) })
+	got := readFile(w.native(file))
+	if got != value+"\n" && (err == nil || got != old) {
+		w.fail(kind, "%s was to be %s and is %q on the host", file, value, got)
+	}
+	return got
+}
+
+// writes writes numbers and reads each back.
+func (w *worker) writes() {
+	const file = "written/pids.max"
+	value := "max\n"
+	for n := 1; w.goesOn(); n++ {
+		value = w.write("write", file, value, n, func(text []byte) error {
+			return withFile(w.at(file), unix.O_WRONLY, func(fd int) error { _, err := unix.Write(fd, text); return err })
+		})
+		w.wantFile("read back", file, value)
+	}
+}
+
+// change does an operation that makes, removes or renames. It says whether it happened, as the host's own tree has it, and
+// one that succeeded must have.
+func (w *worker) change(kind string, do func() error, happened func() bool) bool {
+	err := w.op(kind, do)
+	ok := happened()
+	if err == nil && !ok {
+		w.fail(kind, "it succeeded, and the host knows nothing of it")
+	}
+	return ok
+}
+
+// mkdirs makes, on v1 renames, and removes cgroups, in the directory that is listed.
+func (w *worker) mkdirs() {
+	for n := 0; w.goesOn(); n++ {
+		name := "many/d" + itoa(n%5)
+		if !w.change("mkdir", func() error { return unix.Mkdir(w.at(name), 0o755) }, func() bool { return exists(w.native(name)) }) {
+			continue
+		}
+		w.wantThere(name, true)
+		if w.pids.Version == hierarchy.V1 {
+			to := strings.Replace(name, "/d", "/r", 1)
+			if w.change("rename", func() error { return unix.Rename(w.at(name), w.at(to)) },
+				func() bool { return exists(w.native(to)) && !exists(w.native(name)) }) {
+				w.wantThere(name, false)
+				name = to
+			}
+		}
+		if w.change("rmdir", func() error { return unix.Rmdir(w.at(name)) }, func() bool { return !exists(w.native(name)) }) {
+			w.wantThere(name, false)
+		} else {
+			unix.Rmdir(w.native(name)) // so that one failure is not every later mkdir's too
+		}
+	}
+}
+
+// wantThere looks a name up through the view.
+func (w *worker) wantThere(name string, there bool) {
+	w.op("stat", func() error {
+		var st unix.Stat_t
+		err := unix.Lstat(w.at(name), &st)
+		if !there && err == nil {
+			return fmt.Errorf("%s is still there", name)
+		}
+		if !there && err == unix.ENOENT {
+			return nil
+		}
+		return err
+	})
+}
+
+// moves moves a process to and fro.
+func (w *worker) moves() {
+	pid := itoa(w.mover)
+	for n := 1; w.goesOn(); n++ {
+		to := []string{"from", "to"}[n%2]
+		if w.change("move", func() error { return writeFileErr(w.at(to, procs), pid) }, func() bool {
+			at, err := w.pids.PathOf(w.mover)
+			return err == nil && at == w.path+"/"+to
+		}) {
+			w.wantFile("members", filepath.Join(to, procs), pid+"\n")
+		}
+	}
+}
+
+// xattrs sets, replaces and removes an attribute, of the name space that the tree takes: on v1 user.* is not one.
+func (w *worker) xattrs() {
+	dir, name := w.at("attributes"), "user.load"
+	if unix.Setxattr(w.native("attributes"), name, nil, 0) != nil {
+		name = "trusted.load"
+	}
+	unix.Removexattr(w.native("attributes"), name)
+	get := func() string {
+		buf := make([]byte, 64)
+		n, err := unix.Getxattr(dir, name, buf)
+		if err != nil {
+			return errnoName(err)
+		}
+		return string(buf[:n])
+	}
+	// want reads the attribute until it is not aborted; it is what the host has, for only this worker sets it.
+	want := func(values ...string) {
+		var got string
+		err := w.op("getxattr", func() error {
+			if got = get(); got == "ECONNABORTED" {
+				return unix.ECONNABORTED
+			}
+			return nil
+		})
+		if err == nil && !slices.Contains(values, got) {
+			w.fail("getxattr", "%q, want one of %q", got, values)
+		}
+	}
+	for n := 0; w.goesOn(); n++ {
+		a, b := "a"+itoa(n), "b"+itoa(n)
+		if w.op("setxattr", func() error { return unix.Setxattr(dir, name, []byte(a), unix.XATTR_CREATE) }) == nil {
+			want(a)
+			if w.op("setxattr", func() error { return unix.Setxattr(dir, name, []byte(b), unix.XATTR_REPLACE) }) == nil {
+				want(b)
+			} else {
+				want(a, b)
+			}
+		}
+		switch err := w.op("removexattr", func() error { return unix.Removexattr(dir, name) }); {
+		case err == nil:
+			want("ENODATA")
+		case errors.Is(err, errAborted) && get() != "ENODATA":
+			unix.Removexattr(dir, name)
+		}
+	}
+}
+
+// lists lists a directory in small pieces while others are made, renamed and removed in it: what was there all the time is
+// in each listing, and nothing is there twice.
+func (w *worker) lists() {
+	for w.goesOn() {
+		var names []string
+		if w.op("list", func() (err error) { names, err = readNames(w.at("many")); return }) != nil {
+			continue
+		}
+		slices.Sort(names)
+		if n := len(slices.Compact(slices.Clone(names))); n != len(names) {
+			w.fail("list", "%d names and only %d different ones", len(names), n)
+		}
+		missing := 0
+		for i := range loadEntries {
+			if _, ok := slices.BinarySearch(names, entryName(i)); !ok {
+				missing++
+			}
+		}
+		if missing > 0 {
+			w.fail("list", "%d cgroups are missing", missing)
+		}
+	}
+}
+
+// readNames reads a directory with a buffer that takes many calls.
+func readNames(dir string) (names []string, err error) {
+	err = withFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
+		buf := make([]byte, 1024)
+		for {
+			n, err := unix.Getdents(fd, buf)
+			if n <= 0 {
+				return err
+			}
+			_, _, names = unix.ParseDirent(buf[:n], -1, names)
+		}
+	})
+	return names, err
+}
