@@ -34,7 +34,9 @@ unit:
 integration: build test-binary
 	.ci/integration.sh $(KERNELS) -- $(TESTFLAGS)
 
+# With the program that dies at named points, for the tests of what that does to guests.
 test-binary:
+	CGO_ENABLED=0 $(GO) build -tags failpoints -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/vcgroupfs-failpoints ./cmd/vcgroupfs
 	CGO_ENABLED=0 $(GO) test -c -o bin/integration.test ./integration
 	CGO_ENABLED=0 $(GO) build -o bin/vm ./integration/vm
 

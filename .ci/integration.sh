@@ -10,11 +10,14 @@ cd "$(dirname "$0")/.."
 # In a virtual machine the processor is emulated: the same tests take several times longer there.
 here_limit=8m
 vm_limit=9m
+# How much of the load and of the kills is done there, and at which part of the pace.
+vm_scale=0.1
 
 # on_this_kernel [OPTION...]
 on_this_kernel() {
 	[ "$(id -u)" = 0 ] || die "the integration tests make cgroups and mounts: run them as root"
-	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
+	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints \
+		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
 # in_vm SERIES [OPTION...]
@@ -22,9 +25,10 @@ in_vm() {
 	series=$1
 	shift
 	kernel=$(.ci/kernel.sh "$series") || return
-	set -- -dir /vcgroupfs/integration -env VCGROUPFS=/vcgroupfs/bin/vcgroupfs -- \
+	set -- -dir /vcgroupfs/integration -env VCGROUPFS=/vcgroupfs/bin/vcgroupfs \
+		-env VCGROUPFS_FAILPOINTS=/vcgroupfs/bin/vcgroupfs-failpoints -env VCGROUPFS_SCALE=$vm_scale -- \
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" "$@"
-	for path in bin/vcgroupfs bin/integration.test testdata integration/testdata; do
+	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test testdata integration/testdata; do
 		[ ! -e "$path" ] || set -- -file "$path=/vcgroupfs/$path" "$@"
 	done
 	bin/vm -kernel "$kernel" -timeout 10m "$@"

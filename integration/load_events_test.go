@@ -48,7 +48,7 @@ func (w *worker) events() {
 // await waits until poll and the watch have told of an event and the file shows it.
 func await(fd, watch int, want bool) error {
 	polled, watched := false, false
-	for deadline := time.Now().Add(patience); !polled || !watched; {
+	for deadline := time.Now().Add(eventPatience); !polled || !watched; {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}, {Fd: int32(watch), Events: unix.POLLIN}}
 		if polled {
 			fds[0].Fd = -1

@@ -25,8 +25,12 @@ import (
 // loadEntries is how many cgroups the directory has that is listed all the time.
 const loadEntries = 200
 
-// patience is how long an event may take to arrive, and a thread to end. What takes longer is lost, or hangs.
-const patience = 20 * time.Second
+// patience is how long a thread may take to end, and a daemon: what takes longer hangs. An event that takes longer than
+// eventPatience to arrive is lost.
+const (
+	patience      = 20 * time.Second
+	eventPatience = 10 * time.Second
+)
 
 // errAborted is the one failure that a host without FUSE_NOTIFY_RESEND is allowed: the request was in the worker's hands
 // when it died, and whether it was done must be looked up.
@@ -169,7 +173,7 @@ func (l *load) stop() *tally {
 	}
 	l.ending.Store(true)
 	sum := newTally()
-	timeout := time.After(2 * patience)
+	timeout := time.After(patience)
 	for _, w := range l.workers {
 		select {
 		case <-w.done:

@@ -1,0 +1,406 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// A program that is built with the tag failpoints kills its worker at the point that VCGROUPFS_FAILPOINT names, once:
+//
+//	OP-begun    what is to be done is recorded, nothing is done
+//	OP-made     the host has done it, and that is not recorded
+//	OP-done     that is recorded, the guest has no reply
+//	OP-replied  the guest has it
+//
+// Whatever the point, the guest's operation succeeds, and has its effect on the host exactly once: the host's own inotify
+// counts. What the host does meanwhile, before the next worker goes on, comes after what was made and before what was not.
+
+// failpointProgram is the program under test, built with the tag failpoints.
+func failpointProgram(t testing.TB) string {
+	t.Helper()
+	path := os.Getenv("VCGROUPFS_FAILPOINTS")
+	if path == "" {
+		t.Fatal("VCGROUPFS_FAILPOINTS must name the program under test, built with -tags failpoints (make integration sets it)")
+	}
+	return path
+}
+
+// crossing is one operation of a guest that a worker's death crosses.
+type crossing struct {
+	t       *testing.T
+	site    site
+	d       *daemon
+	fd, pid int    // what the operation works with: an open file, a process
+	madeIno uint64 // of the cgroup that the host made
+	watch   int    // inotify, on the host
+	mask    uint32
+	counted string // name of what the watch counts
+	stored  string // the host's name of the attribute that the guest sets
+}
+
+func (x *crossing) real(name string) string { return x.site.native("w", name) }
+func (x *crossing) seen(name string) string { return x.site.at("w", name) }
+
+// crossedAttr is the extended attribute that a guest sets.
+const crossedAttr = "trusted.crossed"
+
+// crossedOp is an operation that is crossed: all happens in the cgroup w of the boundary.
+type crossedOp struct {
+	name    string
+	point   string                          // before the dash, where it is not the name
+	v1      bool                            // there is no such operation on v2
+	prepare func(x *crossing)               // on the host, before
+	open    string                          // a file that the guest opens before
+	do      func(x *crossing) string        // by the guest
+	state   func(x *crossing) string        // of the host
+	want    string                          // state after it
+	effect  func() (uint32, string, string) // what inotify tells of its effect: mask, in which directory or of which file, which name
+}
+
+func crossedOps() []crossedOp {
+	children := func(x *crossing) string {
+		names := cgroupsIn(x.real(""))
+		for i, name := range names {
+			if x.madeIno != 0 && inode(x.real(name)) == x.madeIno {
+				names[i] += " of the host"
+			}
+		}
+		return strings.Join(names, ", ")
+	}
+	value := func(x *crossing) string { return strings.TrimSpace(readFile(x.real("n/pids.max"))) }
+	attr := func(x *crossing) string { return attrOf(x.real("n"), x.stored) }
+	makeN := func(x *crossing) { x.must(x.site.pids.Create(x.site.path+"/w/n", 0o755)) }
+	none := func() (uint32, string, string) { return 0, "", "" }
+	in := func(mask uint32, at, name string) func() (uint32, string, string) {
+		return func() (uint32, string, string) { return mask, at, name }
+	}
+	return []crossedOp{
+		{name: "mkdir", state: children, want: "n", effect: in(unix.IN_CREATE, "", "n"),
+			do: func(x *crossing) string { return word(unix.Mkdir(x.seen("n"), 0o755)) }},
+		{name: "rmdir", prepare: makeN, state: children, effect: in(unix.IN_DELETE, "", "n"),
+			do: func(x *crossing) string { return word(unix.Rmdir(x.seen("n"))) }},
+		{name: "rename", v1: true, prepare: makeN, state: children, want: "m", effect: in(unix.IN_MOVED_FROM, "", "n"),
+			do: func(x *crossing) string { return word(unix.Rename(x.seen("n"), x.seen("m"))) }},
+		{name: "write", prepare: makeN, open: "n/pids.max", state: value, want: "7", effect: in(unix.IN_MODIFY, "n/pids.max", ""),
+			do: func(x *crossing) string { _, err := unix.Pwrite(x.fd, []byte("7"), 0); return word(err) }},
+		{name: "move", point: "write", open: "n/" + procs, want: "/w/n", effect: in(unix.IN_MODIFY, "n/"+procs, ""),
+			prepare: func(x *crossing) {
+				makeN(x)
+				for _, name := range []string{"/w/from", "/w/elsewhere"} {
+					x.must(x.site.pids.Create(x.site.path+name, 0o755))
+				}
+				x.pid = sleeper(x.t)
+				x.attach("/w/from")
+			},
+			do: func(x *crossing) string { _, err := unix.Write(x.fd, []byte(itoa(x.pid))); return word(err) },
+			state: func(x *crossing) string {
+				at, err := x.site.pids.PathOf(x.pid)
+				return strings.TrimPrefix(at, x.site.path) + errnoName(err)
+			}},
+		{name: "setxattr", prepare: makeN, state: attr, want: "7", effect: in(unix.IN_ATTRIB, "n", ""),
+			do: func(x *crossing) string {
+				return word(unix.Setxattr(x.seen("n"), crossedAttr, []byte("7"), unix.XATTR_CREATE))
+			}},
+		{name: "removexattr", state: attr, want: "ENODATA", effect: in(unix.IN_ATTRIB, "n", ""),
+			prepare: func(x *crossing) { makeN(x); x.setAttr("5") },
+			do:      func(x *crossing) string { return word(unix.Removexattr(x.seen("n"), crossedAttr)) }},
+		{name: "open", prepare: makeN, want: "7", effect: none,
+			do: func(x *crossing) string {
+				var err error
+				x.fd, err = unix.Open(x.seen("n/pids.max"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+				return word(err)
+			},
+			state: func(x *crossing) string { // what was opened must work
+				if _, err := unix.Pwrite(x.fd, []byte("7"), 0); err != nil {
+					return errnoName(err)
+				}
+				return value(x)
+			}},
+		{name: "release", prepare: makeN, open: "n/pids.max", want: "0 open", effect: none,
+			do: func(x *crossing) string {
+				err := unix.Close(x.fd)
+				x.fd = -1
+				return word(err)
+			},
+			state: func(x *crossing) string { // the kernel does not wait for it
+				var g struct{ Open int }
+				for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+					err := x.d.call("GET", "/v1/guests/crossed", nil, &g)
+					if err == nil && g.Open == 0 || time.Now().After(deadline) {
+						return fmt.Sprintf("%d open%s", g.Open, errnoName(err))
+					}
+				}
+			}},
+	}
+}
+
+// interference is what the host does while no worker lives.
+type interference struct {
+	op, points string
+	what       string
+	do         func(x *crossing)
+	answers    []string
+	states     []string // of the host at the end
+	effects    []int    // of the guest's operation
+}
+
+func interferences() []interference {
+	write := func(x *crossing) { x.must(x.site.pids.WriteFile(x.site.path+"/w/n", "pids.max", "50")) }
+	makes := func(name string) func(x *crossing) {
+		return func(x *crossing) {
+			x.must(unix.Mkdir(x.real(name), 0o755))
+			x.madeIno = inode(x.real(name))
+		}
+	}
+	removes := func(name string) func(x *crossing) { return func(x *crossing) { x.must(unix.Rmdir(x.real(name))) } }
+	both := func(a, b func(x *crossing)) func(x *crossing) { return func(x *crossing) { a(x); b(x) } }
+	ok, once, never, either := []string{"ok"}, []int{1}, []int{0}, []int{0, 1}
+	const made = "made done replied"
+	return []interference{
+		// The host never saw the guest's value, so either may have come first.
+		{"write", "begun", "writes another value", write, ok, []string{"7", "50"}, either},
+		{"write", made, "writes another value", write, ok, []string{"50"}, once},
+		{"move", "begun", "moves the task elsewhere", func(x *crossing) { x.attach("/w/elsewhere") }, ok, []string{"/w/n", "/w/elsewhere"}, either},
+		{"move", made, "moves the task elsewhere", func(x *crossing) { x.attach("/w/elsewhere") }, ok, []string{"/w/elsewhere"}, once},
+		{"mkdir", "begun", "makes the same name", makes("n"), []string{"EEXIST"}, []string{"n of the host"}, never},
+		{"mkdir", made, "removes it", removes("n"), ok, []string{""}, once},
+		{"mkdir", made, "removes it and makes it anew", both(removes("n"), makes("n")), ok, []string{"n of the host"}, once},
+		{"rmdir", "begun", "removes it", removes("n"), []string{"ENOENT"}, []string{""}, never},
+		{"rmdir", made, "makes the same name anew", makes("n"), ok, []string{"n of the host"}, once},
+		{"rename", "begun", "makes the new name", makes("m"), []string{"EEXIST"}, []string{"m of the host, n"}, never},
+		{"rename", made, "makes the old name anew", makes("n"), ok, []string{"m, n of the host"}, once},
+		{"rename", made, "renames it once more", func(x *crossing) { x.must(unix.Rename(x.real("m"), x.real("o"))) }, ok, []string{"o"}, once},
+		{"rename", made, "removes it", removes("m"), ok, []string{""}, once},
+		{"setxattr", "begun", "sets the same attribute", func(x *crossing) { x.setAttr("50") }, []string{"EEXIST"}, []string{"50"}, never},
+		{"setxattr", made, "sets another value", func(x *crossing) { x.setAttr("50") }, ok, []string{"50"}, once},
+		{"setxattr", made, "removes the attribute", func(x *crossing) { x.must(unix.Removexattr(x.real("n"), x.stored)) }, ok, []string{"ENODATA"}, once},
+		{"removexattr", "begun", "removes the attribute", func(x *crossing) { x.must(unix.Removexattr(x.real("n"), x.stored)) }, []string{"ENODATA"}, []string{"ENODATA"}, never},
+		{"removexattr", made, "sets the attribute anew", func(x *crossing) { x.setAttr("50") }, ok, []string{"50"}, once},
+		{"open", "begun", "removes the cgroup", removes("n"), []string{"ENOENT", "ENODEV"}, []string{"EBADF"}, never},
+		{"open", made, "removes the cgroup", removes("n"), []string{"ok", "ENOENT", "ENODEV"}, []string{"ENODEV", "EBADF"}, never},
+	}
+}
+
+// rows are what is expected of an operation at each point, alone and with what the host does in between.
+func (op crossedOp) rows() (rows []interference) {
+	alone := interference{op.name, "begun made done replied", "", nil, []string{"ok"}, []string{op.want}, []int{1}}
+	if mask, _, _ := op.effect(); mask == 0 {
+		alone.effects = []int{0}
+	}
+	rows = append(rows, alone)
+	for _, row := range interferences() {
+		if row.op == op.name {
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+// TestFailPointsNatively does the same where nobody dies: what is expected of a kill is what happens when the host's doing
+// comes just before or just after the operation.
+func TestFailPointsNatively(t *testing.T) {
+	for _, op := range crossedOps() {
+		for _, row := range op.rows() {
+			if op.name == "release" {
+				continue
+			}
+			t.Run(op.name+" "+row.points+row.what, func(t *testing.T) {
+				x := &crossing{t: t, site: newSite(t, openHost(t), "cross-natively"), fd: -1, stored: crossedAttr}
+				x.prepare(op)
+				x.openBefore(op)
+				if row.do != nil && row.points == "begun" {
+					row.do(x)
+				}
+				x.effects()
+				answer := op.do(x)
+				effects := x.effects()
+				if row.do != nil && row.points != "begun" {
+					row.do(x)
+				}
+				x.judge(op, row, answer, effects, false)
+			})
+		}
+	}
+}
+
+// TestFailPoints crosses each operation with a kill at each point, alone and with what the host does in between.
+func TestFailPoints(t *testing.T) {
+	for _, op := range crossedOps() {
+		for _, row := range op.rows() {
+			for point := range strings.FieldsSeq(row.points) {
+				name := op.name + "-" + point
+				if row.do != nil {
+					name += ", and the host " + row.what
+				}
+				t.Run(name, func(t *testing.T) { cross(t, op, point, row) })
+			}
+		}
+	}
+}
+
+// pause is how long the next worker waits before it goes on.
+const pause = 300 * time.Millisecond
+
+func cross(t *testing.T, op crossedOp, point string, row interference) {
+	h := openHost(t)
+	x := &crossing{t: t, site: newSite(t, h, fmt.Sprintf("cross-%s-%s", op.name, point)), fd: -1, stored: "trusted.vcgroupfs.x." + crossedAttr}
+	x.prepare(op)
+	name := op.point
+	if name == "" {
+		name = op.name
+	}
+	env := []string{"VCGROUPFS_FAILPOINT=" + name + "-" + point + ":1", "VCGROUPFS_FAILPOINT_FILE=" + filepath.Join(t.TempDir(), "crossed")}
+	if row.do != nil {
+		env = append(env, fmt.Sprintf("VCGROUPFS_FAILPOINT_PAUSE=%d", pause.Milliseconds()))
+	}
+	x.d = startDaemonOf(t, failpointProgram(t), env...)
+	x.site = x.d.add(t, "crossed", x.site)
+	x.openBefore(op)
+	resend := x.d.ready(t).Resend
+	_, worker := x.d.worker(t)
+	defer unix.Close(worker)
+
+	answer, tid := x.guest(op)
+	if !hasEnded(worker, patience) {
+		t.Fatalf("the worker has not died; the guest's thread: %s", taskState(<-tid))
+	}
+	effects := x.effects()
+	if row.do != nil {
+		row.do(x)
+		x.effects() // the host's own
+	}
+	var got string
+	select {
+	case got = <-answer:
+	case <-time.After(patience):
+		t.Fatalf("the operation has not ended; the guest's thread: %s", taskState(<-tid))
+	}
+	x.d.ready(t)
+	exists(x.seen("n")) // a request that the new worker has answered
+	effects += x.effects()
+	x.judge(op, row, got, effects, !resend && point != "replied")
+}
+
+// prepare makes, on the host, what the operation needs, and watches there for its effect.
+func (x *crossing) prepare(op crossedOp) {
+	x.must(x.site.pids.Create(x.site.path+"/w", 0o755))
+	if op.v1 && x.site.pids.Version != hierarchy.V1 {
+		x.t.Skip("machine: pids is not on a v1 hierarchy, and v2 has no such operation")
+	}
+	if x.site.pids.Version == hierarchy.V2 {
+		x.must(x.site.pids.Enable(x.site.path+"/w/n", "pids"))
+	}
+	if op.prepare != nil {
+		op.prepare(x)
+	}
+	var at string
+	var err error
+	x.mask, at, x.counted = op.effect()
+	x.watch, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	x.must(err)
+	x.t.Cleanup(func() { unix.Close(x.watch) })
+	if x.mask != 0 {
+		_, err = unix.InotifyAddWatch(x.watch, x.real(at), x.mask)
+		x.must(err)
+	}
+}
+
+// openBefore opens, through the view, the file that the operation works with.
+func (x *crossing) openBefore(op crossedOp) {
+	if op.open != "" {
+		var err error
+		x.fd, err = unix.Open(x.seen(op.open), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		x.must(err)
+	}
+	x.t.Cleanup(func() {
+		if x.fd >= 0 {
+			unix.Close(x.fd)
+		}
+	})
+}
+
+// guest does the operation on a thread of its own.
+func (x *crossing) guest(op crossedOp) (answer chan string, tid chan int) {
+	answer, tid = make(chan string, 1), make(chan int, 1)
+	go func() {
+		runtime.LockOSThread()
+		tid <- unix.Gettid()
+		answer <- op.do(x)
+	}()
+	return answer, tid
+}
+
+// effects counts what the host's watch has told since the last time. Two of the same that nobody has read in between are
+// told as one, so it is asked before and after the restart.
+func (x *crossing) effects() (n int) {
+	for event := range strings.SplitSeq(events(x.watch), ",") {
+		mask, name, _ := strings.Cut(event, " ")
+		var bits uint32
+		if _, err := fmt.Sscanf(mask, "%x", &bits); err == nil && bits&x.mask != 0 && name == x.counted {
+			n++
+		}
+	}
+	return n
+}
+
+// judge looks at what came of it. Without a resend, what the dead worker had in its hands is told as aborted, and then
+// nothing is done any more.
+func (x *crossing) judge(op crossedOp, row interference, got string, effects int, mayAbort bool) {
+	x.t.Helper()
+	aborted := mayAbort && got == "ECONNABORTED"
+	if !aborted && !slices.Contains(row.answers, got) {
+		x.t.Errorf("the guest got %s, want %q", got, row.answers)
+	}
+	if aborted && effects > 1 || !aborted && !slices.Contains(row.effects, effects) {
+		x.t.Errorf("it was done %d times, want %d", effects, row.effects)
+	}
+	if state := op.state(x); !aborted && !slices.Contains(row.states, state) {
+		x.t.Errorf("the host has %q, want %q", state, row.states)
+	}
+	if a, b := cgroupsIn(x.real("")), cgroupsIn(x.seen("")); !slices.Equal(a, b) {
+		x.t.Errorf("the host has the cgroups %q, the view shows %q", a, b)
+	}
+	if x.d != nil {
+		x.d.stop(x.t)
+	}
+}
+
+func (x *crossing) must(err error) {
+	x.t.Helper()
+	if err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+func (x *crossing) attach(path string) { x.must(x.site.pids.Attach(x.site.path+path, x.pid)) }
+
+func (x *crossing) setAttr(value string) {
+	x.must(unix.Setxattr(x.real("n"), x.stored, []byte(value), 0))
+}
+
+func attrOf(path, name string) string {
+	buf := make([]byte, 64)
+	n, err := unix.Getxattr(path, name, buf)
+	if err != nil {
+		return errnoName(err)
+	}
+	return string(buf[:n])
+}
+
+func inode(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
