@@ -118,6 +118,7 @@ func takesValue(cmd *cli.Command, name string) (takes, known bool) {
 // exitOf is the exit code for each code of the daemon's errors; for others it is Failure.
 var exitOf = map[string]int{
 	api.CodeInvalid: exitcode.Usage, api.CodeUnsupported: exitcode.Unsupported, api.CodeNotFound: exitcode.NoGuest,
+	api.CodeForbidden: exitcode.Unsupported,
 }
 
 // daemonError gives an error of the client its exit code.
@@ -128,6 +129,8 @@ func daemonError(err error) error {
 		return nil
 	case errors.Is(err, api.ErrNotRunning):
 		return exitcode.With(exitcode.NoDaemon, err)
+	case errors.Is(err, os.ErrPermission):
+		return exitcode.With(exitcode.Unsupported, err)
 	case errors.As(err, &said) && exitOf[said.Code] != 0:
 		return exitcode.With(exitOf[said.Code], err)
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -153,13 +155,24 @@ func guestTreeCommand() *cli.Command {
 			if c.Bool("json") {
 				return printJSON(c, t)
 			}
-			w := newTable(c)
-			fmt.Fprintln(w, "CGROUP\tCPU\tMEMORY\tTASKS\tSTATE\tHIERARCHIES")
 			t.Name = args[0]
-			drawTree(w, t, "", "")
-			return w.Flush()
+			return printTree(c.App.Writer, t)
 		}),
 	}
+}
+
+func printTree(out io.Writer, t api.Cgroup) error {
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "CGROUP\tCPU\tMEMORY\tTASKS\tSTATE\tHIERARCHIES")
+	drawTree(w, t, "", "")
+	w.Flush()
+	for line := range strings.Lines(table.String()) {
+		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil { // empty cells are filled up
+			return err
+		}
+	}
+	return nil
 }
 
 // drawTree draws a cgroup, its processes and what is below. First is before its own name, rest before the lines below it.

@@ -109,6 +109,9 @@ func top(c *cli.Context, daemon *api.Client, _ []string) error {
 			return err
 		}
 	}
+	if screen != nil {
+		fmt.Fprintln(screen)
+	}
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
@@ -62,8 +61,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			"permitted controllers, the boundary's limits read-only, everything else live on the host's real cgroups.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 -- sh\n" +
 			"   vcgroupfs mount --boundary /machines/web /srv/web/rootfs/sys/fs/cgroup\n\n" +
-			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot; run: its command's, 125 when\n" +
-			"the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
+			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot, 5 no daemon,\n" +
+			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
 		Version:              version,
 		HideVersion:          true,
 		EnableBashCompletion: true,
@@ -118,10 +117,7 @@ func noCommand(c *cli.Context) error {
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	name := strings.TrimSpace("vcgroupfs " + c.Command.FullName())
-	if name == "vcgroupfs vcgroupfs" {
-		name = "vcgroupfs"
-	}
+	name := c.Command.HelpName // with those above it
 	err = usagef("%v; %s --help tells what there is", err, name)
 	if c.Command.Name == "run" {
 		err = runError(err)

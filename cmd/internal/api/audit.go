@@ -80,14 +80,17 @@ func (a *Auditor) Guest(name string) *GuestAudit {
 
 // Tell takes an event of kind EventDenied or EventQuota; guest and time need not be set. It is for the serving threads: it
 // takes no lock while denials are let through, and never waits for who writes the log.
-// path is asked for e.Path once the event is let through, for it costs something.
+// path is asked for e.Path once the event is let through, for it costs something; nil where e has it.
 func (g *GuestAudit) Tell(e Event, path func() string) {
 	now := time.Now()
 	if !g.bucket.take(now.Sub(g.auditor.start)) {
 		g.drop()
 		return
 	}
-	e.Guest, e.Path = g.name, path()
+	e.Guest = g.name
+	if path != nil {
+		e.Path = path()
+	}
 	if e.Time.IsZero() {
 		e.Time = now
 	}

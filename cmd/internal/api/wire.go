@@ -57,7 +57,7 @@ type Usage struct {
 type Cgroup struct {
 	Name        string    `json:"name"`        // "/" for the boundary
 	Hierarchies []string  `json:"hierarchies"` // that have it
-	Processes   []Process `json:"processes"`   // by the daemon's pid numbers
+	Processes   []Process `json:"processes"`   // in it, by the daemon's pid numbers
 	Figures               // "processes" is the list above, not the figure
 	Children    []Cgroup  `json:"children"`
 	Cut         bool      `json:"cut,omitempty"` // it has more children or processes than are listed: a tree is bounded
@@ -92,7 +92,7 @@ const (
 	EventQuota     = "quota"
 	EventOOMKill   = "oom-kill"
 	EventLimit     = "limit"     // a limit was reached
-	EventDropped   = "dropped"   // Count events were not told of, for there were too many
+	EventDropped   = "dropped"   // Count events were not told of, for there were too many; no Count: nobody knows how many
 	EventRestarted = "restarted" // the worker was replaced; Reason says why
 )
 
@@ -101,7 +101,7 @@ type Event struct {
 	Time      time.Time `json:"time"`
 	Kind      string    `json:"kind"`
 	Guest     string    `json:"guest,omitempty"`
-	UID       uint32    `json:"uid,omitempty"` // of the caller, by the host's numbers
+	UID       uint32    `json:"uid"`           // of the caller, by the host's numbers; nobody's where there is no pid
 	Pid       int       `json:"pid,omitempty"` // of the caller's thread, by the daemon's numbers
 	Operation string    `json:"operation,omitempty"`
 	Path      string    `json:"path,omitempty"` // in the view

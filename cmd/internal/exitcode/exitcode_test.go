@@ -37,7 +37,7 @@ func TestDocument(t *testing.T) {
 		n++
 		return true
 	})
-	if n < 9 {
+	if n < 11 {
 		t.Errorf("%d constants", n)
 	}
 }
