@@ -37,6 +37,8 @@ func playRole(role string) {
 		io.Copy(io.Discard, os.Stdin)
 	case "commands": // does what each line says, and prints what came of it
 		playCommands()
+	case "flood": // does too much of one thing
+		playFlood(arg)
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
 	}

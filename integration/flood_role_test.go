@@ -1,0 +1,138 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// playFlood is a process of a flood: "KIND THREADS LEAST DIRECTORY". Each of its threads does the same again and again,
+// LEAST times at least, until the input ends; then the process prints how often each errno came of it. It makes system calls that Go's scheduler does not
+// see, and has a processor of Go's for each thread, so that nothing but the kernel stands between a thread and the next call.
+func playFlood(arg string) {
+	var kind, dir string
+	var threads, least int
+	if n, _ := fmt.Sscan(arg, &kind, &threads, &least, &dir); n != 4 {
+		panic(arg)
+	}
+	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
+	runtime.GOMAXPROCS(threads + 4)
+	var stop atomic.Bool
+	results := make(chan map[unix.Errno]int)
+	for i := range threads {
+		f := flooder{dir: dir, name: filepath.Join(dir, "f"+itoa(i)), stop: &stop, least: least, got: map[unix.Errno]int{}}
+		go func() {
+			runtime.LockOSThread()
+			f.play(kind)
+			results <- f.got
+		}()
+	}
+	if kind == "hold" { // until no thread gets another
+		sum(results, threads)
+	} else {
+		fmt.Println("flooding")
+	}
+	io.Copy(io.Discard, os.Stdin)
+	if kind == "hold" {
+		return // the kernel closes what is held
+	}
+	stop.Store(true)
+	sum(results, threads)
+}
+
+// sum adds up what the threads got and prints it on one line.
+func sum(results chan map[unix.Errno]int, threads int) {
+	all := map[unix.Errno]int{}
+	for range threads {
+		for errno, n := range <-results {
+			all[errno] += n
+		}
+	}
+	var words []string
+	for _, errno := range slices.Sorted(maps.Keys(all)) {
+		name := "ok"
+		if errno != 0 {
+			name = errnoName(errno)
+		}
+		words = append(words, fmt.Sprint(name, " ", all[errno]))
+	}
+	fmt.Println(strings.Join(words, " "))
+}
+
+// flooder is one thread of a flood.
+type flooder struct {
+	dir, name string
+	stop      *atomic.Bool
+	least     int
+	got       map[unix.Errno]int
+}
+
+// goesOn says whether to do it once more.
+func (f *flooder) goesOn() bool {
+	f.least--
+	return f.least >= 0 || !f.stop.Load()
+}
+
+func (f *flooder) play(kind string) {
+	file, small, large := cString(filepath.Join(f.dir, "pids.max")), make([]byte, 4095), make([]byte, 64<<10)
+	for i := range large {
+		large[i] = 'x'
+	}
+	copy(small, large)
+	dir := cString(f.name)
+	switch kind {
+	case "open":
+		for f.goesOn() {
+			fd, errno := rawOpen(file, unix.O_RDONLY)
+			f.got[errno]++
+			if errno == 0 {
+				unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&small[0])), 64)
+				unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+			}
+		}
+	case "mkdir":
+		for f.goesOn() {
+			_, _, errno := unix.RawSyscall(unix.SYS_MKDIRAT, atCwd, uintptr(unsafe.Pointer(dir)), 0o755)
+			f.got[errno]++
+			if errno == 0 {
+				_, _, errno = unix.RawSyscall(unix.SYS_UNLINKAT, atCwd, uintptr(unsafe.Pointer(dir)), unix.AT_REMOVEDIR)
+				f.got[errno]++
+			}
+		}
+	case "write":
+		fd, errno := rawOpen(file, unix.O_WRONLY)
+		for errno == 0 && f.goesOn() {
+			for _, text := range [][]byte{small, large} {
+				_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)))
+				f.got[errno]++
+			}
+		}
+	case "hold":
+		for errno := unix.Errno(0); errno == 0; {
+			_, errno = rawOpen(file, unix.O_RDWR)
+			f.got[errno]++
+		}
+	}
+}
+
+// atCwd is AT_FDCWD as an argument of a system call.
+const atCwd = ^uintptr(99)
+
+func cString(s string) *byte {
+	b, _ := unix.BytePtrFromString(s)
+	return b
+}
+
+func rawOpen(path *byte, flags int) (uintptr, unix.Errno) {
+	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, atCwd, uintptr(unsafe.Pointer(path)), uintptr(flags|unix.O_CLOEXEC), 0, 0, 0)
+	return fd, errno
+}
