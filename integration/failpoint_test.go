@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -345,8 +346,8 @@ func (x *crossing) guest(op crossedOp) (answer chan string, tid chan int) {
 func (x *crossing) effects() (n int) {
 	for event := range strings.SplitSeq(events(x.watch), ",") {
 		mask, name, _ := strings.Cut(event, " ")
-		var bits uint32
-		if _, err := fmt.Sscanf(mask, "%x", &bits); err == nil && bits&x.mask != 0 && name == x.counted {
+		bits, err := strconv.ParseUint(mask, 16, 32) // not what an errno's name begins with
+		if err == nil && uint32(bits)&x.mask != 0 && name == x.counted {
 			n++
 		}
 	}

@@ -19,11 +19,13 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// What a daemon may use at most while a guest floods it, however much the guest does: its configuration bounds it.
+// What a daemon may use at most while a guest floods it, however much the guest does: serve's flags bound it. Their defaults
+// let 128 host calls block at once, each on a thread, and a guest have 4,096 files open, each of which holder and worker may
+// have a descriptor of.
 const (
-	maxThreads = 64              // of holder and worker together
-	maxRSSKiB  = 256 << 10       // so too
-	maxFDs     = 2*64<<10 + 4096 // both hold what a guest has open for writing
+	maxThreads = 128 + 40
+	maxFDs     = 2*4096 + 2000
+	maxRSSKiB  = 256 << 10
 )
 
 // floodKind is what a guest does too much of.
@@ -48,20 +50,19 @@ type flood struct {
 	helpers []*helper
 }
 
-// floodPlace makes a cgroup in which a flood gets half a processor, so that what it takes of the machine itself is bounded:
-// thousands of runnable threads would starve everybody, with no daemon at all.
+// floodPlace makes a cgroup in which a flood gets the processors when nobody else wants them, as a guest of little weight:
+// thousands of runnable threads would starve everybody with no daemon at all. (A quota would not do: what Linux needs to
+// throttle 10,000 threads and to let them go again, period by period, everybody feels.)
 func floodPlace(t testing.TB, h *host.Host) (tree *host.Tree, path string) {
 	t.Helper()
 	tree = need(t, h, "cpu")
 	path = boundary(t, t.Name()+"-flooders", tree)
-	limits := [][2]string{{"cpu.shares", "2"}}
+	file, value := "cpu.shares", "2"
 	if tree.Version == hierarchy.V2 {
-		limits = [][2]string{{"cpu.max", "10000 20000"}}
+		file, value = "cpu.weight", "1"
 	}
-	for _, l := range limits {
-		if err := tree.WriteFile(path, l[0], l[1]); err != nil {
-			t.Fatal(err)
-		}
+	if err := tree.WriteFile(path, file, value); err != nil {
+		t.Fatal(err)
 	}
 	return tree, path
 }

@@ -1,0 +1,163 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// manyGuests is how many guests one daemon gets.
+const manyGuests = 1000
+
+// BenchmarkGuests prints what a thousand guests cost one daemon: the time of each, memory, threads, and what a guest feels of
+// the others being there.
+func BenchmarkGuests(b *testing.B) {
+	h := openHost(b)
+	many := newManyGuests(b, need(b, h, "pids"))
+	d := startDaemon(b)
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	row := func(what string, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
+	}
+
+	empty := d.settled()
+	row("no guest", "%v", empty)
+	many.add(b, d, 0, 1)
+	one := many.latency(b)
+	took := many.add(b, d, 1, manyGuests)
+	full := d.settled()
+	row("1,000 guests", "%v", full)
+	row("resident memory of a guest", "%.1f KiB", float64(full.rssKiB-empty.rssKiB)/manyGuests)
+	row("proportional memory of a guest", "%.1f KiB", float64(full.pssKiB-empty.pssKiB)/manyGuests)
+	row("time to add a guest", "median %v, longest %v", took[len(took)/2], took[len(took)-1])
+	crowded := many.latency(b)
+	row("1,000 guests, one of them used", "%v", d.settled())
+	took = many.remove(b, d, 1, manyGuests)
+	row("time to remove a guest", "median %v, longest %v", took[len(took)/2], took[len(took)-1])
+	again := many.latency(b)
+	row("open, read, close with 1 guest", "median %v", one)
+	row("with 1,000 guests", "median %v", crowded)
+	row("with 1 guest again", "median %v", again)
+	row("1,000 guests to 1", "%.2f", 2*float64(crowded)/float64(one+again))
+	many.remove(b, d, 0, 1)
+	row("no guest again", "%v", d.settled())
+	w.Flush()
+	os.Stdout.Write(out.Bytes())
+	d.stop(b)
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%d KiB resident, %d KiB proportional, %d threads, %d descriptors", u.rssKiB, u.pssKiB, u.threads, u.fds)
+}
+
+// settled is what the daemon uses when it does not use less any more, within seconds.
+func (d *daemon) settled() usage {
+	last := d.used()
+	for range 20 {
+		time.Sleep(250 * time.Millisecond)
+		now := d.used()
+		if now.rssKiB >= last.rssKiB && now.threads >= last.threads && now.fds >= last.fds {
+			return now
+		}
+		last = now
+	}
+	return last
+}
+
+// guestsOfOne are boundaries and mount points of many guests.
+type guestsOfOne struct {
+	tree *host.Tree
+	path string // of their cgroups' parent
+	dir  string // of their mount points
+}
+
+// newManyGuests makes what many guests need; each adds a child of its own to a cgroup of the test.
+func newManyGuests(b *testing.B, tree *host.Tree) *guestsOfOne {
+	g := &guestsOfOne{tree: tree, path: boundary(b, "guests", tree), dir: publicDir(b)}
+	b.Cleanup(func() { // what is in the directory, before it goes itself
+		for i := range manyGuests {
+			if err := os.Remove(g.target(i)); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	for i := range manyGuests {
+		if err := tree.Create(g.path+"/"+guestName(i), 0o755); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.Mkdir(g.target(i), 0o755); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return g
+}
+
+func guestName(i int) string { return fmt.Sprintf("g%04d", i) }
+
+func (g *guestsOfOne) target(i int) string { return filepath.Join(g.dir, guestName(i)) }
+
+// each makes one request for each guest from..to-1 and returns how long each took, sorted.
+func (g *guestsOfOne) each(b *testing.B, from, to int, request func(i int) error) []time.Duration {
+	var took []time.Duration
+	for i := from; i < to; i++ {
+		began := time.Now()
+		if err := request(i); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(began).Round(time.Microsecond))
+	}
+	slices.Sort(took)
+	return took
+}
+
+func (g *guestsOfOne) add(b *testing.B, d *daemon, from, to int) []time.Duration {
+	took := g.each(b, from, to, func(i int) error {
+		d.mounts[g.target(i)] = true
+		return d.call("PUT", "/v1/guests/"+guestName(i),
+			guestSpec{Boundary: g.path + "/" + guestName(i), Target: g.target(i), Controllers: []string{"pids"}}, nil)
+	})
+	if info := d.ready(b); info.Guests != to {
+		b.Errorf("the daemon has %d guests, want %d", info.Guests, to)
+	}
+	return took
+}
+
+// remove takes guests away; nothing of them may be mounted then.
+func (g *guestsOfOne) remove(b *testing.B, d *daemon, from, to int) []time.Duration {
+	took := g.each(b, from, to, func(i int) error { return d.call("DELETE", "/v1/guests/"+guestName(i), nil, nil) })
+	if info := d.ready(b); info.Guests != from {
+		b.Errorf("the daemon has %d guests, want %d", info.Guests, from)
+	}
+	if n := strings.Count(readFile("/proc/self/mountinfo"), " "+g.dir+"/"); n != from {
+		b.Errorf("%d views are mounted, want %d", n, from)
+	}
+	return took
+}
+
+// latency is the median time of open, read and close in the first guest's view.
+func (g *guestsOfOne) latency(b *testing.B) time.Duration {
+	dir := g.target(0)
+	if exists(filepath.Join(dir, g.tree.Dir)) && g.tree.Dir != "" {
+		dir = filepath.Join(dir, g.tree.Dir)
+	}
+	path := filepath.Join(dir, benchFile)
+	var took []time.Duration
+	for range 10000 {
+		began := time.Now()
+		if _, err := slurp(path); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}

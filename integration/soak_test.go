@@ -1,0 +1,203 @@
+//go:build soak
+
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSoak has guests work, come, go and flood for a long time, and the worker be killed and upgraded now and then. What the
+// daemon uses must not grow. VCGROUPFS_SOAK is how long (20m), VCGROUPFS_SOAK_TSV a file for what was sampled (soak.tsv).
+//
+// The time has eight rounds: at the beginning of each the worker is replaced some times, then one worker serves to its end,
+// so that what a worker leaks shows too; in the middle of each a guest floods.
+func TestSoak(t *testing.T) {
+	length := 20 * time.Minute
+	if text := os.Getenv("VCGROUPFS_SOAK"); text != "" {
+		var err error
+		if length, err = time.ParseDuration(text); err != nil || length < time.Minute {
+			t.Fatalf("VCGROUPFS_SOAK is %q; it must be a duration of at least 1m", text)
+		}
+	}
+	h := openHost(t)
+	cpu, place := floodPlace(t, h)
+	var sites []site
+	for i := range scaled(t, 6, 2) {
+		sites = append(sites, newSite(t, h, fmt.Sprintf("soak-%d", i)))
+	}
+	bad, passing := newSite(t, h, "soak-bad"), newSite(t, h, "soak-passing")
+	d := startDaemon(t)
+	loads := d.loads(t, sites)
+	bad = d.add(t, "bad", bad)
+	var ended atomic.Bool
+	come := make(chan int)
+	go func() { come <- d.comeAndGo(t, passing, &ended) }()
+	record := newRecord(t)
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		record.sample(d, length, &ended)
+	}()
+
+	const rounds = 8
+	kinds := floodKinds(t)
+	for i := range rounds {
+		end := time.Now().Add(length / rounds)
+		d.replaceSome(t)
+		time.Sleep(time.Until(end.Add(-length / rounds / 2)))
+		kind := kinds[i%len(kinds)]
+		f := startFlood(t, kind, bad, cpu, place)
+		f.begun(t)
+		time.Sleep(length / rounds / 8)
+		f.end(t)
+		time.Sleep(time.Until(end))
+		if t.Failed() {
+			break
+		}
+	}
+	ended.Store(true)
+	t.Logf("%d guests came and went, %d restarts", <-come, d.ready(t).Restarts)
+	<-sampled
+	judge(t, loads...)
+	if t.Failed() {
+		return
+	}
+	for _, l := range loads {
+		wantSameTree(t, l.site)
+	}
+	record.wantFlat(t)
+	d.stop(t)
+}
+
+// replaceSome kills the worker some times and upgrades it once.
+func (d *daemon) replaceSome(t *testing.T) {
+	for last, killed := 0, 0; killed < 5; time.Sleep(200 * time.Millisecond) {
+		if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
+			last = pid
+			killed++
+		}
+	}
+	d.ready(t)
+	d.run(t, "serve", "--upgrade")
+}
+
+// comeAndGo adds a guest, uses it and removes it, again and again.
+func (d *daemon) comeAndGo(t *testing.T, s site, ended *atomic.Bool) (n int) {
+	dir := publicDir(t)
+	t.Cleanup(func() { d.stop(t) })
+	s = s.through(dir)
+	spec := guestSpec{Boundary: s.path, Target: dir, Controllers: []string{"pids", "unified"}}
+	for ; !ended.Load() && !t.Failed(); time.Sleep(20 * time.Millisecond) {
+		d.insist(t, func() error { return d.call("PUT", "/v1/guests/passing", spec, nil) })
+		if _, err := slurp(s.at("pids.current")); err != nil {
+			t.Errorf("a guest that has come: %v", err)
+		}
+		if got := mk(s.at("a"), 0o755); got[:4] != "mode" {
+			t.Errorf("mkdir of a guest that has come: %s", got)
+		}
+		if got := rm(s.at("a")); got != "ok" {
+			t.Errorf("rmdir of a guest that has come: %s", got)
+		}
+		d.insist(t, func() error { return d.call("DELETE", "/v1/guests/passing", nil, nil) })
+		n++
+	}
+	return n
+}
+
+// insist makes a request of the API again when the worker died over it: PUT and DELETE may be said twice.
+func (d *daemon) insist(t *testing.T, request func() error) {
+	deadline := time.Now().Add(patience)
+	err := request()
+	for ; err != nil && time.Now().Before(deadline); err = request() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// record is what was sampled: of the holder and of the worker.
+type record struct {
+	holder, worker []usage
+	file           *os.File
+	out            *bufio.Writer
+}
+
+func newRecord(t *testing.T) *record {
+	name := os.Getenv("VCGROUPFS_SOAK_TSV")
+	if name == "" {
+		name = "soak.tsv"
+	}
+	file, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	r := &record{file: file, out: bufio.NewWriter(file)}
+	fmt.Fprintln(r.out, "seconds\tholder KiB\tholder threads\tholder descriptors\tworker KiB\tworker threads\tworker descriptors")
+	return r
+}
+
+// sample samples every ten seconds, oftener in a short soak.
+func (r *record) sample(d *daemon, length time.Duration, ended *atomic.Bool) {
+	defer r.out.Flush()
+	began := time.Now()
+	for tick := time.NewTicker(min(10*time.Second, length/100)); !ended.Load(); <-tick.C {
+		info, err := d.info()
+		if err != nil {
+			continue // between two workers
+		}
+		holder, worker := usageOf(info.Holder), usageOf(info.Pid)
+		if worker.rssKiB == 0 {
+			continue // it has ended meanwhile
+		}
+		r.holder, r.worker = append(r.holder, holder), append(r.worker, worker)
+		fmt.Fprintf(r.out, "%.0f\t%d\t%d\t%d\t%d\t%d\t%d\n", time.Since(began).Seconds(),
+			holder.rssKiB, holder.threads, holder.fds, worker.rssKiB, worker.threads, worker.fds)
+	}
+}
+
+// wantFlat compares the last quarter with the second one: the first is for warming up.
+func (r *record) wantFlat(t *testing.T) {
+	for _, process := range []struct {
+		name    string
+		samples []usage
+	}{{"holder", r.holder}, {"worker", r.worker}} {
+		n := len(process.samples)
+		if n < 20 {
+			t.Fatalf("only %d samples", n)
+		}
+		for _, figure := range []struct {
+			name string
+			of   func(u usage) int
+			room int
+		}{
+			{"KiB", func(u usage) int { return u.rssKiB }, 4096},
+			{"threads", func(u usage) int { return u.threads }, 8},
+			{"descriptors", func(u usage) int { return u.fds }, 64},
+		} {
+			second, last := medianOf(process.samples[n/4:n/2], figure.of), medianOf(process.samples[3*n/4:], figure.of)
+			t.Logf("%s: %d %s in the second quarter, %d in the last", process.name, second, figure.name, last)
+			if last > second+second/10+figure.room {
+				t.Errorf("%s: %s grow", process.name, figure.name)
+			}
+		}
+	}
+}
+
+func medianOf(samples []usage, of func(u usage) int) int {
+	var values []int
+	for _, u := range samples {
+		values = append(values, of(u))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
