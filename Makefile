@@ -2,6 +2,7 @@
 #
 #	make demo     a small guest, and what it can and cannot do
 #	make test     every test: on this kernel and in two virtual machines
+#	make soak     the daemon under load for twenty minutes
 #
 # Everything that is built goes to bin/; packages that are only looked into go to ~/.cache/vcgroupfs.
 
@@ -12,10 +13,11 @@ KERNELS ?= here 6.12 6.1
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
 TESTFLAGS ?=
 BENCHFLAGS ?=
+SOAK ?= 20m
 
 export GO STATICCHECK
 
-.PHONY: all build demo test unit integration test-binary deps bench lint ci man clean
+.PHONY: all build demo test unit integration test-binary deps bench soak lint ci man clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -42,6 +44,12 @@ test-binary:
 
 deps:
 	.ci/deps.sh
+
+# Twenty minutes, or SOAK=2m; what was sampled goes to bin/soak.tsv.
+soak: build
+	CGO_ENABLED=0 $(GO) test -c -tags soak -o bin/soak.test ./integration
+	cd integration && VCGROUPFS=$(CURDIR)/bin/vcgroupfs VCGROUPFS_SOAK=$(SOAK) VCGROUPFS_SOAK_TSV=$(CURDIR)/bin/soak.tsv \
+		../bin/soak.test -test.v -test.run 'TestSoak$$' -test.timeout 0
 
 bench: build test-binary
 	.ci/bench.sh $(BENCHFLAGS)
