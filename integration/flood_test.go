@@ -54,12 +54,17 @@ type flood struct {
 // thousands of runnable threads would starve everybody with no daemon at all. (A quota would not do: what Linux needs to
 // throttle 10,000 threads and to let them go again, period by period, everybody feels.)
 func floodPlace(t testing.TB, h *host.Host) (tree *host.Tree, path string) {
+	return weighedPlace(t, h, "2", "1")
+}
+
+// weighedPlace makes a cgroup of a weight, as v1 and as v2 say it.
+func weighedPlace(t testing.TB, h *host.Host, shares, weight string) (tree *host.Tree, path string) {
 	t.Helper()
 	tree = need(t, h, "cpu")
 	path = boundary(t, t.Name()+"-flooders", tree)
-	file, value := "cpu.shares", "2"
+	file, value := "cpu.shares", shares
 	if tree.Version == hierarchy.V2 {
-		file, value = "cpu.weight", "1"
+		file, value = "cpu.weight", weight
 	}
 	if err := tree.WriteFile(path, file, value); err != nil {
 		t.Fatal(err)
