@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,14 +40,14 @@ func TestSoak(t *testing.T) {
 	loads := d.loads(t, sites)
 	bad = d.add(t, "bad", bad)
 	var ended atomic.Bool
-	come := make(chan int)
-	go func() { come <- d.comeAndGo(t, passing, &ended) }()
-	record := newRecord(t)
-	sampled := make(chan struct{})
-	go func() {
-		defer close(sampled)
-		record.sample(d, length, &ended)
-	}()
+	var wg sync.WaitGroup
+	finish := func() { ended.Store(true); wg.Wait() }
+	target := publicDir(t)
+	t.Cleanup(func() { d.stop(t) }) // before the directory goes
+	t.Cleanup(finish)               // also when the test ends early
+	passed, record := 0, newRecord(t)
+	wg.Go(func() { passed = d.comeAndGo(t, passing, target, &ended) })
+	wg.Go(func() { record.sample(d, length, &ended) })
 
 	const rounds = 8
 	kinds := floodKinds(t)
@@ -67,9 +68,8 @@ func TestSoak(t *testing.T) {
 			break
 		}
 	}
-	ended.Store(true)
-	t.Logf("%d guests came and went, %d restarts", <-come, d.ready(t).Restarts)
-	<-sampled
+	finish()
+	t.Logf("%d guests came and went, %d restarts", passed, d.ready(t).Restarts)
 	judge(t, loads...)
 	if t.Failed() {
 		return
@@ -94,9 +94,7 @@ func (d *daemon) replaceSome(t *testing.T) {
 }
 
 // comeAndGo adds a guest, uses it and removes it, again and again.
-func (d *daemon) comeAndGo(t *testing.T, s site, ended *atomic.Bool) (n int) {
-	dir := publicDir(t)
-	t.Cleanup(func() { d.stop(t) })
+func (d *daemon) comeAndGo(t *testing.T, s site, dir string, ended *atomic.Bool) (n int) {
 	s = s.through(dir)
 	spec := guestSpec{Boundary: s.path, Target: dir, Controllers: []string{"pids", "unified"}}
 	for ; !ended.Load() && !t.Failed(); time.Sleep(20 * time.Millisecond) {
