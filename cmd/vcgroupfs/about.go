@@ -48,7 +48,12 @@ _vcgroupfs() {
 		_files
 	fi
 }
-compdef _vcgroupfs vcgroupfs
+# Found in $fpath, this file is the body of the function itself.
+if [[ ${funcstack[1]} = _vcgroupfs ]]; then
+	_vcgroupfs "$@"
+else
+	compdef _vcgroupfs vcgroupfs
+fi
 `
 )
 
