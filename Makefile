@@ -9,15 +9,17 @@
 GO ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= v0.8.2
+# The last before packages for Windows, whose modules not every module proxy has.
+NFPM ?= v2.45.0
 KERNELS ?= here 6.12 6.1
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
 TESTFLAGS ?=
 BENCHFLAGS ?=
 SOAK ?= 20m
 
-export GO STATICCHECK
+export GO VERSION STATICCHECK NFPM
 
-.PHONY: all build demo test unit integration test-binary deps bench soak lint ci man clean
+.PHONY: all build demo test unit integration test-binary deps bench soak lint ci man package clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -61,6 +63,10 @@ ci: lint test demo
 
 man: build
 	bin/vcgroupfs man >bin/vcgroupfs.8
+
+# A deb and an rpm, in bin/.
+package: build
+	.ci/package.sh
 
 clean:
 	rm -rf bin
