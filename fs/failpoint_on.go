@@ -6,12 +6,15 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // A program built with -tags failpoints dies by SIGKILL where VCGROUPFS_FAILPOINT=NAME[:COUNT] says, COUNT times in all (1
 // when it is left out). The deaths are counted in the size of VCGROUPFS_FAILPOINT_FILE.
+var lastDone atomic.Value
+
 var failName, failCount, failFile = readFailpoint()
 
 func readFailpoint() (name string, count int64, file string) {
@@ -23,7 +26,14 @@ func readFailpoint() (name string, count int64, file string) {
 	return name, count, os.Getenv("VCGROUPFS_FAILPOINT_FILE")
 }
 
+// failpoint "replied" is that of the operation that was done last.
 func failpoint(name string) {
+	if done, ok := strings.CutSuffix(name, "-done"); ok {
+		lastDone.Store(done)
+	} else if name == "replied" {
+		last, _ := lastDone.Swap("").(string)
+		name = last + "-replied"
+	}
 	if failName == "" || name != failName {
 		return
 	}

@@ -148,11 +148,31 @@ func (h *handle) host() (int, error) {
 	return fd, nil
 }
 
-// positions are those of the descriptors, for the journal.
+// unknownPos is the position of a descriptor that an earlier server moved.
+const unknownPos = -1
+
+// positions are those of the descriptors, for the journal. The kernel is asked after a restart: its answer waits for a write
+// that a thread of the dead server still makes by the same open file (fdget_pos), and so tells of it.
 func (h *handle) positions() (own, leaf int64) {
 	h.mu.Lock()
+	own, leaf = h.pos, h.leafPos
+	fd, leafFD := h.fd, h.leaf
+	h.mu.Unlock()
+	if own != unknownPos && leaf != unknownPos {
+		return own, leaf
+	}
+	own, leaf = positionOf(fd), positionOf(leafFD)
+	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.pos, h.leafPos
+	h.pos, h.leafPos = own, leaf
+	return own, leaf
+}
+
+func positionOf(fd int) int64 {
+	if pos, err := unix.Seek(fd, 0, unix.SEEK_CUR); fd >= 0 && err == nil {
+		return pos
+	}
+	return 0
 }
 
 // wrote moves a position on: the kernel moves that of a descriptor with each write that succeeded, and with no other.

@@ -1,6 +1,9 @@
 package fs
 
 import (
+	"cmp"
+	"hash/fnv"
+	"slices"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -135,6 +138,7 @@ type dirEntry struct {
 	name string
 	ino  uint64
 	mode uint32
+	off  uint64 // of its line: where the next one begins is beyond it
 }
 
 // ReadDir lists a directory from the listing made at offset 0, so that a reader who stops and goes on sees each name once.
@@ -156,13 +160,37 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 		h.entries = entries
 		h.mu.Unlock()
 	}
-	for i := in.Offset; i < uint64(len(entries)); i++ {
-		e := entries[i]
-		if !out.AddDirEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: i + 1}) {
+	after, _ := slices.BinarySearchFunc(entries, in.Offset+1, func(e dirEntry, off uint64) int { return cmp.Compare(e.off, off) })
+	for _, e := range entries[after:] {
+		if !out.AddDirEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: e.off}) {
 			break
 		}
 	}
 	return fuse.OK
+}
+
+// order gives each entry its offset and sorts by that: it comes of the name alone, so that a reader goes on at the right place
+// in a listing that another server makes.
+func order(entries []dirEntry) []dirEntry {
+	for i := range entries {
+		switch e := &entries[i]; e.name {
+		case ".":
+			e.off = 1
+		case "..":
+			e.off = 2
+		default:
+			h := fnv.New64a()
+			h.Write([]byte(e.name))
+			e.off = h.Sum64()>>2 | 1<<61 // positive, and never small
+		}
+	}
+	slices.SortFunc(entries, func(a, b dirEntry) int { return cmp.Or(cmp.Compare(a.off, b.off), strings.Compare(a.name, b.name)) })
+	for i := 1; i < len(entries); i++ {
+		if entries[i].off <= entries[i-1].off { // two names of one hash
+			entries[i].off = entries[i-1].off + 1
+		}
+	}
+	return entries
 }
 
 // list is what a directory shows. One that was removed shows nothing, as on kernfs.
@@ -180,30 +208,30 @@ func (v *View) list(t *tree, dir uint64) ([]dirEntry, error) {
 		return nil, err
 	}
 	out := make([]dirEntry, 0, len(found)+2)
-	out = append(out, dirEntry{".", d.ID(), unix.S_IFDIR}, dirEntry{"..", d.ID(), unix.S_IFDIR})
+	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR}, dirEntry{name: "..", ino: d.ID(), mode: unix.S_IFDIR})
 	for _, e := range found {
 		if e.IsDir {
 			if len(e.Name) <= nameMax && !t.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
-				out = append(out, dirEntry{e.Name, e.ID, unix.S_IFDIR})
+				out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFDIR})
 			}
 			continue
 		}
 		if v.decide(t, dir, e.Name).Verdict != hierarchy.Hidden {
-			out = append(out, dirEntry{e.Name, e.ID, unix.S_IFREG})
+			out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFREG})
 		}
 	}
-	return out, nil
+	return order(out), nil
 }
 
 func (v *View) listTop() []dirEntry {
-	out := []dirEntry{{".", fuse.FUSE_ROOT_ID, unix.S_IFDIR}, {"..", fuse.FUSE_ROOT_ID, unix.S_IFDIR}}
+	out := []dirEntry{{name: ".", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}, {name: "..", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}}
 	for _, t := range v.trees {
-		out = append(out, dirEntry{t.name, t.boundary.ID(), unix.S_IFDIR})
+		out = append(out, dirEntry{name: t.name, ino: t.boundary.ID(), mode: unix.S_IFDIR})
 	}
 	for i, l := range v.links {
-		out = append(out, dirEntry{l.name, uint64(i+1) + fuse.FUSE_ROOT_ID, unix.S_IFLNK})
+		out = append(out, dirEntry{name: l.name, ino: uint64(i+1) + fuse.FUSE_ROOT_ID, mode: unix.S_IFLNK})
 	}
-	return out
+	return order(out)
 }
 
 // reserved says whether a guest may not make this name: it is, or could be, a control file's of a controller that we or

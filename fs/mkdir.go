@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"cmp"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -24,8 +26,13 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return status(err)
 	}
 	defer d.Release()
-	ch := v.begin("mkdir", &in.InHeader, n.dir, 0, 0)
-	if !ch.done {
+	changed, children := v.look(n.tree, d)
+	ch := v.begin("mkdir", &in.InHeader, changed, 0, children)
+	switch {
+	case ch.done:
+	case ch.again && v.removedSince(ch, d, name, changed, children):
+		ch.finish(fuse.OK)
+	default:
 		ch.finish(v.mkdir(n, d, name, in, ch))
 	}
 	if st := ch.outcome(); !st.Ok() {
@@ -38,13 +45,38 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return st
 	}
 	// The host was quick to remove it again, or another has taken its place: made it was.
-	out.NodeId = v.dirNode(n.tree, ch.entry.B)
+	out.NodeId = v.dirNode(n.tree, cmp.Or(ch.entry.B, goneDir))
 	v.fillRemoved(node{tree: n.tree, dir: ch.entry.B}, &out.Attr)
 	return fuse.OK
 }
 
+// look tells a directory's state: when a child was last made or removed there, and how many there are. kernfs keeps the time
+// only of a directory whose attributes were changed once (kernfs_add_one, kernfs_remove): so it is given the mode that it has.
+func (v *View) look(t *tree, d *host.Dir) (changed, children uint64) {
+	var st unix.Stat_t
+	if v.holder == nil || d.Stat(&st) != nil {
+		return 0, 0
+	}
+	if _, known := t.timed.LoadOrStore(d.ID(), true); !known {
+		if d.Chmod("", st.Mode&permMask) != nil || d.Stat(&st) != nil {
+			return 0, 0
+		}
+	}
+	return uint64(st.Ctim.Nano()), uint64(st.Nlink)
+}
+
+// removedSince says whether the server before made a cgroup and the host has removed it since: it is not there, something was
+// made or removed beside it, and there are as many as before.
+func (v *View) removedSince(ch *change, d *host.Dir, name string, changed, children uint64) bool {
+	var st unix.Stat_t
+	return d.Lookup(name, &st) == unix.ENOENT && changed != ch.entry.A && children == ch.entry.C
+}
+
 // makingMode is the mode of a cgroup on the host while the view makes it. A server that was killed in between knows by it
 // that a cgroup is its own, for nobody else makes one of that mode.
+// goneDir is the kernfs id of a cgroup that was removed before anybody knew its id: none is found by it.
+const goneDir = dirMask
+
 const (
 	makingMode = 0o1000 // no permission: a umask takes nothing of it
 	madeMode   = 0o755
@@ -203,6 +235,7 @@ func (v *View) rmdir(t *tree, d *host.Dir, name string, ch *change) fuse.Status 
 		t.expected.take(d.ID(), name)
 		return status(err)
 	}
+	t.timed.Delete(ch.entry.B)
 	t.quota.give()
 	return fuse.OK
 }
@@ -243,6 +276,9 @@ func (v *View) rename(n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newNa
 	var there unix.Stat_t
 	if ch.again && ch.entry.B != 0 && d.Lookup(newName, &there) == nil && there.Ino == ch.entry.B {
 		return fuse.OK // the server before has done it
+	}
+	if ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B) {
+		return fuse.OK // it was renamed, and the host has done more with it since
 	}
 	if found != nil {
 		return status(found)

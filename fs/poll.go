@@ -38,16 +38,30 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 	if in.Flags&pollSchedule != 0 && h.decision.File.Pollable {
 		v.await(h, in.Kh, fd)
 	}
-	fds := []unix.PollFd{{Fd: int32(fd), Events: int16(in.Events)}}
-	if _, err := unix.Poll(fds, 0); err != nil {
+	if in.Again && h.decision.File.Pollable {
+		h.fired.Or(unix.POLLPRI | unix.POLLERR) // the server before may have read the event that it was to tell of
+	}
+	revents, err := pollNow(fd, int16(in.Events))
+	if err != nil {
 		return 0, status(err)
 	}
-	if fds[0].Revents&unix.POLLPRI != 0 && h.reads && h.backing != nil {
+	if revents&unix.POLLPRI != 0 && h.reads && h.backing != nil {
 		// The guest reads a host file of its own, so this one would say for ever that something is new. Reading it tells of
 		// each event once: what comes after this is new again, so none is lost.
 		unix.Pread(fd, make([]byte, 1), 0)
 	}
-	return uint32(uint16(fds[0].Revents)) | h.fired.And(^in.Events)&in.Events, fuse.OK
+	return revents | h.fired.And(^in.Events)&in.Events, fuse.OK
+}
+
+// pollNow is poll(2) of one descriptor that does not wait. Go's own signals interrupt even that.
+func pollNow(fd int, events int16) (uint32, error) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		_, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return uint32(uint16(fds[0].Revents)), err
+		}
+	}
 }
 
 // await has the guest told, by the number kh, when an open has something to say.
@@ -58,9 +72,8 @@ func (v *View) await(h *handle, kh uint64, fd int) {
 	h.mu.Unlock()
 	var err error
 	if trigger {
-		now := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
-		if _, err := unix.Poll(now, 0); err == nil { // before it is followed, which asks as well and does not say
-			h.fired.Or(uint32(uint16(now[0].Revents)))
+		if revents, err := pollNow(fd, unix.POLLPRI); err == nil { // before it is followed, which asks as well and does not say
+			h.fired.Or(revents)
 		}
 		err = v.poller.Follow(fd, kh, func(kh uint64, revents uint32) {
 			h.fired.Or(revents) // PSI tells it once only, and that was to the poller

@@ -13,13 +13,12 @@ func (r *rawFS) view() *View { return (*View)(r) }
 
 // The FUSE opcodes that slow looks at (include/uapi/linux/fuse.h).
 const (
-	opMkdir       = 9
-	opRmdir       = 11
-	opRename      = 12
-	opWrite       = 16
-	opSetxattr    = 21
-	opRemovexattr = 24
-	opRename2     = 45
+	opMkdir    = 9
+	opRmdir    = 11
+	opRename   = 12
+	opWrite    = 16
+	opSetxattr = 21
+	opRename2  = 45
 )
 
 // slow says whether a request may block in the host and must run off the serving goroutine: what makes or removes cgroups,

@@ -51,8 +51,9 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	if rec.Backing != 0 {
 		h.backing = v.backings.adopt(rec.Node, rec.File, rec.Backing)
 	}
-	h.fd, h.pos, h.held = takeHeld(held, rec.FH)
-	h.leaf, h.leafPos, _ = takeHeld(held, rec.FH|leafKey)
+	h.fd, h.held = takeHeld(held, rec.FH)
+	h.leaf, _ = takeHeld(held, rec.FH|leafKey)
+	h.pos, h.leafPos = unknownPos, unknownPos
 	if rec.Flags&state.Trigger != 0 && h.fd >= 0 {
 		h.trigger = v.triggers.take()
 		h.fired.Store(unix.POLLPRI) // the server before may have been told of an event, and nobody is told twice
@@ -60,26 +61,22 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	return h, true
 }
 
-// takeHeld takes over a descriptor and tells its position.
-func takeHeld(held map[uint64]int, key uint64) (fd int, pos int64, ok bool) {
+// takeHeld takes over a descriptor.
+func takeHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
 	fd, ok = held[key]
 	if !ok {
-		return -1, 0, false
+		return -1, false
 	}
 	delete(held, key)
-	pos, err := unix.Seek(fd, 0, unix.SEEK_CUR)
-	if err != nil {
-		pos = 0
-	}
-	return fd, pos, true
+	return fd, true
 }
 
-// Resume goes on where the server before stopped: the kernel sends again what that one had not answered, and whoever waits
-// for an event in the guest is woken once, since one may have come in between. Serve must run.
-func (v *View) Resume() error {
-	if err := v.conn.Resend(); err != nil {
-		return err
-	}
+// Resend has the kernel send again what the server before had not answered. It must come before Serve: all that is sent again
+// is then read before anything new is.
+func (v *View) Resend() error { return v.conn.Resend() }
+
+// Wake wakes whoever waits for an event in the guest once, since one may have come while there was no server. Serve must run.
+func (v *View) Wake() {
 	for _, rec := range v.state.Opens() {
 		if rec.Kh == 0 {
 			continue
@@ -96,7 +93,6 @@ func (v *View) Resume() error {
 	for _, id := range v.state.Watched() {
 		v.queue.do(func() { v.rewatch(id) })
 	}
-	return nil
 }
 
 // rewatch has a file's changes reported again that the guest may be watching, and tells of one.

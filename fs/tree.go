@@ -19,6 +19,8 @@ type tree struct {
 	quota    quota
 	watcher  *host.Watcher // kernfs ids are numbers of one hierarchy: each has a watcher of its own
 
+	timed sync.Map // of kernfs ids: directories whose times kernfs keeps (View.look)
+
 	leafID   atomic.Uint64 // kernfs id of the leaf; 0: there is none
 	evacuate chan struct{} // one slot: who holds it moves the boundary's processes into the leaf
 

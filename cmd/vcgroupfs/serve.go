@@ -93,7 +93,7 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 		flag             string
 		value, min, most int
 	}{
-		{"max-guests", s.MaxGuests, 1, 1 << 16}, {"max-open", s.MaxOpen, 1, 1 << 16}, {"max-watches", s.MaxWatches, 1, 1 << 20},
+		{"max-guests", s.MaxGuests, 1, 1 << 15}, {"max-open", s.MaxOpen, 1, 1 << 16}, {"max-watches", s.MaxWatches, 1, 1 << 20},
 		{"max-blocking", s.MaxBlocking, 1, 4096}, {"max-rate", s.MaxRate, 0, 1 << 30},
 	} {
 		if n.value < n.min || n.value > n.most {

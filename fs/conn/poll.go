@@ -13,6 +13,7 @@ type PollRequest struct {
 	NodeID, Fh, Kh uint64
 	Flags, Events  uint32
 	Pid            uint32
+	Again          bool // it was sent before, and what was answered then, if anything, did not arrive
 }
 
 type pollIn struct {
@@ -37,6 +38,7 @@ func (c *Conn) poll(in, out []byte) []byte {
 	p := (*pollIn)(unsafe.Pointer(&in[0]))
 	revents, st := c.cfg.Poll(PollRequest{
 		NodeID: p.NodeId, Fh: p.fh, Kh: p.kh, Flags: p.flags, Events: p.events, Pid: p.Pid,
+		Again: p.Unique&resendBit != 0,
 	})
 	if !st.Ok() || p.Unique == 0 {
 		return errorReply(in, out, st)

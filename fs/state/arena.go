@@ -36,6 +36,7 @@ const (
 	namesOffset = pageSize
 	maxNames    = 1023 // what a node id has room for
 	nameSize    = 256
+	stagesBase  = 368 << 10 // of all regions, so that looking for those in use touches none
 	regionsBase = 512 << 10
 
 	// MaxConfig is the longest configuration of one guest, in bytes.
@@ -45,18 +46,18 @@ const (
 	handleSize   = int(unsafe.Sizeof(Handle{}))
 	maxSlots     = 1 << slotBits
 	slotBits     = 16
-	maxGuestsMax = 1 << 16
+	maxGuestsMax = 1 << 15
 )
 
 // arenaHead is the first page.
 type arenaHead struct {
-	magic      uint64
-	version    uint32
-	guests     uint32 // regions
-	handles    uint32 // slots of a region
-	names      uint32 // atomic; how many there are
-	heartbeat  uint64 // atomic
-	generation uint64 // atomic; counts the workers that have had the arena
+	magic     uint64
+	version   uint32
+	guests    uint32 // regions
+	handles   uint32 // slots of a region
+	names     uint32 // atomic; how many there are
+	heartbeat uint64 // atomic
+	life      lifeline
 }
 
 // Arena is the memory of one server. Its methods may be called from any goroutine.
@@ -76,7 +77,7 @@ func regionSize(handles int) int {
 }
 
 // New makes an arena for a number of guests, each with at most that many open files and directories. EINVAL for numbers out
-// of bounds (1 to 65536), else as memfd_create, ftruncate and mmap fail.
+// of bounds (1 to 32768, 1 to 65536), else as memfd_create, ftruncate and mmap fail.
 func New(guests, handles int) (*Arena, error) {
 	if guests < 1 || guests > maxGuestsMax || handles < 1 || handles > maxSlots {
 		return nil, fmt.Errorf("cannot make room for %d guests with %d open files each: %w", guests, handles, unix.EINVAL)
@@ -147,7 +148,7 @@ func (a *Arena) prepare() {
 	a.size = regionSize(int(h.handles))
 	a.used = make([]bool, h.guests)
 	for i := range a.used {
-		a.used[i] = a.stage(i) != stageFree
+		a.used[i] = atomic.LoadUint32(a.stage(i)) != stageFree
 	}
 	a.names.init(a)
 }
@@ -181,8 +182,8 @@ func (a *Arena) Regions() []*Region {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var all []*Region
-	for i, used := range a.used {
-		if used {
+	for i := range a.used {
+		if atomic.LoadUint32(a.stage(i)) != stageFree {
 			all = append(all, a.region(i))
 		}
 	}
@@ -204,7 +205,7 @@ func (a *Arena) Take(config []byte) (*Region, error) {
 		a.used[i] = true
 		r := a.region(i)
 		r.setConfig(config)
-		atomic.StoreUint32(&r.head.stage, stageMaking)
+		atomic.StoreUint32(a.stage(i), stageMaking)
 		return r, nil
 	}
 	return nil, fmt.Errorf("cannot take another guest, there are %d: %w", len(a.used), unix.ENOSPC)
@@ -214,7 +215,7 @@ func (a *Arena) Take(config []byte) (*Region, error) {
 func (a *Arena) release(r *Region) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	atomic.StoreUint32(&r.head.stage, stageFree)
+	atomic.StoreUint32(a.stage(r.index), stageFree)
 	// MADV_REMOVE: the pages of the memfd are freed, and read as zero.
 	if unix.Madvise(a.slice(r.index), unix.MADV_REMOVE) != nil {
 		clear(a.slice(r.index))
@@ -227,6 +228,5 @@ func (a *Arena) slice(i int) []byte {
 	return a.mem[at : at+a.size : at+a.size]
 }
 
-func (a *Arena) stage(i int) uint32 {
-	return atomic.LoadUint32(&(*regionHead)(unsafe.Pointer(&a.slice(i)[0])).stage)
-}
+// stage is the mark of a region.
+func (a *Arena) stage(i int) *uint32 { return (*uint32)(unsafe.Pointer(&a.mem[stagesBase+4*i])) }

@@ -103,24 +103,22 @@ func (r *Region) Find(unique uint64) *Entry {
 	return nil
 }
 
-// Retire forgets the entry of a request, for its reply is written, and says what operation it was, 0 for none.
-func (r *Region) Retire(unique uint64) (op uint16) {
+// Retire forgets the entry of a request, for its reply is written. One that has none is no error.
+func (r *Region) Retire(unique uint64) {
 	j := &r.journal
 	if j.active.Load() == 0 {
-		return 0
+		return
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for i, used := range j.used {
 		if e := j.entry(i); used && e.Unique == unique {
-			op = e.Op
 			atomic.StoreUint64(&e.Unique, 0)
 			j.used[i] = false
 			j.active.Add(-1)
-			return op
+			return
 		}
 	}
-	return 0
 }
 
 // RetireBut forgets the entries of all requests but those that keep names: the kernel has sent again all that it will.

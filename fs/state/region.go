@@ -15,11 +15,11 @@ const (
 
 // regionHead begins a region; the configuration follows it.
 type regionHead struct {
-	stage       uint32 // atomic
 	configBytes uint32
 	initBytes   uint32 // atomic; 0: FUSE_INIT was not served yet
 	passthrough uint32
 	handleTop   uint32 // atomic; no slot from here on was ever used
+	_           uint32
 	lastBacking int32
 	generation  uint64 // of handles
 	device      uint64 // atomic; of the mounted view, 0 before
@@ -81,10 +81,10 @@ func (r *Region) Index() int { return r.index }
 func (r *Region) Release() { r.arena.release(r) }
 
 // Finish says that the guest is set up.
-func (r *Region) Finish() { atomic.StoreUint32(&r.head.stage, stageLive) }
+func (r *Region) Finish() { atomic.StoreUint32(r.arena.stage(r.index), stageLive) }
 
 // Finished says whether the guest was set up.
-func (r *Region) Finished() bool { return atomic.LoadUint32(&r.head.stage) == stageLive }
+func (r *Region) Finished() bool { return atomic.LoadUint32(r.arena.stage(r.index)) == stageLive }
 
 func (r *Region) setConfig(config []byte) {
 	copy(r.mem[headSize:recordsBase], config)

@@ -139,7 +139,7 @@ func (d *Dir) Silence(name string) error {
 	return pathError("silence", name, silence(child))
 }
 
-// Chmod changes the mode of a child cgroup.
+// Chmod changes the mode of the directory (name "") or of a child cgroup.
 func (d *Dir) Chmod(name string, mode uint32) error {
 	return pathError("chmod", name, d.at(name, func(path string) error { return unix.Chmod(path, mode) }))
 }

@@ -53,7 +53,7 @@ type Daemon struct {
 	metrics  *api.Metrics
 	declared *declarations // nil for none
 
-	stopAPI context.CancelFunc
+	stopAPI func() // returns when it is stopped
 	ended   chan struct{} // closed when the worker is to end
 	endOnce sync.Once
 
@@ -80,6 +80,9 @@ func Run(version string, log *logrus.Entry) error {
 	start, held, err := w.Prepare()
 	if err != nil {
 		return err
+	}
+	if err := w.Arena.Hold(); err != nil {
+		log.WithError(err).Warn("the holder will hear of this worker's death only when all of it is gone")
 	}
 	d := &Daemon{
 		version: version, settings: start.Settings, start: start, since: time.Now(), log: log, worker: w, arena: w.Arena, host: h,
@@ -142,20 +145,25 @@ func (d *Daemon) serveAPI() error {
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.stopAPI = cancel
+	stopped := make(chan struct{})
+	d.stopAPI = func() {
+		cancel()
+		<-stopped
+	}
 	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Observers: max(d.settings.Group, 0), Log: d.log}
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")
 			os.Exit(exitcode.Failure) // another worker does better
 		}
+		close(stopped)
 	}()
 	return nil
 }
 
 // drain stops serving: another worker goes on. What is not answered in time is sent to that one again.
 func (d *Daemon) drain() {
-	d.stopAPI()
+	d.stopAPI() // first, for guests are still served meanwhile
 	d.close()
 	ctx, cancel := context.WithTimeout(context.Background(), drainWait)
 	defer cancel()

@@ -88,11 +88,12 @@ func (d *Daemon) goOn(g *guest, device int, held map[uint64]int) error {
 	d.mu.Lock()
 	d.guests[g.record.Name] = g
 	d.mu.Unlock()
-	s.Serve()
-	d.begin(g, s)
-	if err := s.View.Resume(); err != nil {
+	if err := s.View.Resend(); err != nil {
 		g.log.WithError(err).Error("cannot have the kernel send again what was not answered")
 	}
+	s.Serve()
+	d.begin(g, s)
+	go s.View.Wake()
 	return nil
 }
 

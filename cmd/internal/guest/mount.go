@@ -174,22 +174,37 @@ type Mountpoint struct {
 
 // Learn remembers which mount is ours.
 func (m *Mountpoint) Learn() error {
-	var st unix.Stat_t
-	if err := unix.Stat(m.Path, &st); err != nil {
-		return fmt.Errorf("cannot use the view that was just mounted: %w", &os.PathError{Op: "stat", Path: m.Path, Err: err})
+	fd, device, err := m.look()
+	if err != nil {
+		return fmt.Errorf("cannot use the view that was just mounted: %w", &os.PathError{Op: "statx", Path: m.Path, Err: err})
 	}
-	m.Device = st.Dev
+	unix.Close(fd)
+	m.Device = device
 	return nil
+}
+
+// look opens what is at the path now, and tells which file system it is. The server of the view is not asked: it may be this
+// process, and a thread of it that waited for itself would keep it from dying.
+func (m *Mountpoint) look() (fd int, device uint64, err error) {
+	fd, err = unix.Open(m.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, err
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		unix.Close(fd)
+		return -1, 0, err
+	}
+	return fd, unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // Open opens the view's root, if it is still what is mounted there.
 func (m *Mountpoint) Open() (int, func(), error) {
-	fd, err := unix.Open(m.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, device, err := m.look()
 	if err != nil {
 		return -1, nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || m.Device == 0 || st.Dev != m.Device {
+	if m.Device == 0 || device != m.Device {
 		unix.Close(fd)
 		return -1, nil, unix.ENOENT
 	}
@@ -201,8 +216,11 @@ func (m *Mountpoint) Unmount(log *logrus.Entry) {
 	if m.Gone {
 		return
 	}
-	var st unix.Stat_t
-	if unix.Stat(m.Path, &st) == nil && m.Device != 0 && st.Dev != m.Device {
+	fd, device, err := m.look()
+	if err == nil {
+		unix.Close(fd)
+	}
+	if err == nil && m.Device != 0 && device != m.Device {
 		log.Warnf("something else is mounted over the view at %s: the view stays there, without a server", m.Path)
 		return
 	}

@@ -29,6 +29,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -91,9 +92,11 @@ type worker struct {
 	started  bool
 	ready    bool
 	draining bool
-	ended    bool  // the process
-	closed   bool  // the link, and everything sent over it was read
-	err      error // of Wait
+	over     atomic.Bool // nobody waits for its death any more
+	lingers  bool        // it is dead but for threads that wait in the kernel
+	ended    bool        // the process
+	closed   bool        // the link, and everything sent over it was read
+	err      error       // of Wait
 }
 
 // event is something that the deciding goroutine is told.
@@ -108,7 +111,9 @@ const (
 	workerSaid = iota
 	workerClosed
 	workerEnded
-	workerLate // to be prepared
+	workerLate    // to be prepared
+	workerDying   // its first thread has ended
+	workerLingers // and the last has not, some time later
 )
 
 // self is this program, also after its file was replaced.
@@ -301,6 +306,16 @@ func (h *Holder) handle(e event) {
 			w.cmd.Process.Kill()
 		}
 		return
+	case workerDying:
+		time.AfterFunc(lingerWait, func() { h.events <- event{worker: w, what: workerLingers} })
+		return
+	case workerLingers:
+		if w == h.current && !(w.ended && w.closed) {
+			w.lingers = true
+			h.log.Warnf("the worker (process %d) is dead, but for a thread that waits in the kernel", w.cmd.Process.Pid)
+			h.gone(w)
+		}
+		return
 	case workerClosed:
 		w.closed = true
 		if !w.ended && !w.draining {
@@ -308,6 +323,7 @@ func (h *Holder) handle(e event) {
 		}
 	case workerEnded:
 		w.ended, w.err = true, e.err
+		w.over.Store(true)
 	}
 	if w.ended && w.closed {
 		w.link.close()
@@ -356,6 +372,12 @@ func (h *Holder) advance() {
 // start gives a worker what is kept.
 func (h *Holder) start(w *worker) error {
 	w.started = true
+	h.arena.Renew()
+	go func() {
+		if h.arena.Severed(w.over.Load) {
+			h.events <- event{worker: w, what: workerDying}
+		}
+	}()
 	var items []item
 	var fds []int
 	for region, of := range h.kept {
@@ -391,6 +413,11 @@ func (h *Holder) served(w *worker) {
 		}
 	}
 }
+
+// lingerWait is how long a dead worker may take to be gone. Longer, and one of its threads waits for what only the next worker
+// can do. A host call that it still makes is no harm: what it does to a file is over before the next worker can tell how far
+// it came, since both have the same open file.
+const lingerWait = 30 * time.Millisecond
 
 // gone is told that a worker has ended and everything it said was heard.
 func (h *Holder) gone(w *worker) {
@@ -441,6 +468,9 @@ func closeFile(w *worker) {
 
 // outcome says how a worker ended.
 func outcome(w *worker) string {
+	if w.lingers {
+		return "a signal that killed it"
+	}
 	if w.err == nil {
 		return "status 0"
 	}
@@ -449,6 +479,9 @@ func outcome(w *worker) string {
 
 // killed says whether somebody else ended a worker.
 func killed(w *worker) bool {
+	if w.lingers {
+		return true
+	}
 	var exit *exec.ExitError
 	if !errors.As(w.err, &exit) {
 		return false

@@ -2,6 +2,7 @@ package holder
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strconv"
 	"time"
@@ -64,14 +65,22 @@ func (h *Holder) abandon() {
 	for _, w := range []*worker{h.current, h.next} {
 		if w != nil {
 			w.cmd.Process.Kill()
-			for !w.ended || !w.closed {
-				e := <-h.events
-				h.absorb(e)
+			for late := time.After(abandonWait); !w.ended || !w.closed; {
+				select {
+				case e := <-h.events:
+					h.absorb(e)
+					continue
+				case <-late:
+				}
+				break
 			}
 		}
 	}
 	h.abort()
 	for _, r := range h.arena.Regions() {
+		if device := r.Device(); device != 0 {
+			abortConnection(device)
+		}
 		var guest struct {
 			Name string
 			Spec struct{ Target string }
@@ -86,6 +95,16 @@ func (h *Holder) abandon() {
 		h.log.Errorf("the view of guest %s at %s is ended: no worker came back", guest.Name, guest.Spec.Target)
 	}
 	h.manager.unstore("arena")
+}
+
+// abandonWait is how long killed workers may take to be gone.
+const abandonWait = 2 * time.Second
+
+// abortConnection ends a guest's connection by its number, which is the minor of its file system's device: also where a dead
+// worker's thread still has it open.
+func abortConnection(device uint64) {
+	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", unix.Minor(device))
+	_ = os.WriteFile(path, []byte("1"), 0) // not there when fusectl is not mounted, or the connection has ended
 }
 
 // absorb takes what workers still say when nothing is to come of it.

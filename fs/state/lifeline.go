@@ -1,0 +1,80 @@
+package state
+
+import (
+	"os"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process that is killed is not gone at once: a thread of it that waits in the kernel, perhaps for an answer that only the
+// next worker can give, keeps the process, and the parent is told of its end when the last thread has ended. The lifeline
+// tells at once: the kernel marks a robust futex when the thread that holds it ends (set_robust_list(2),
+// Documentation/locking/robust-futex-ABI.rst), and a thread that does nothing else but hold it ends without delay.
+
+// lifeline is the robust list of one entry; it stands in the arena, whose memory does not move.
+type lifeline struct {
+	head struct {
+		list    uintptr
+		offset  int
+		pending uintptr
+	}
+	next  uintptr // of the entry
+	futex uint32  // atomic
+	_     uint32
+}
+
+// Of include/uapi/linux/futex.h.
+const (
+	futexWaiters   = 0x80000000
+	futexOwnerDied = 0x40000000
+	futexWait      = 0
+	futexWake      = 1
+)
+
+func (l *lifeline) addr() uintptr { return uintptr(unsafe.Pointer(&l.futex)) }
+
+// Hold holds the arena's lifeline from a thread of its own until this process ends. The errors are of set_robust_list.
+func (a *Arena) Hold() error {
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		l := &a.head().life
+		l.next = uintptr(unsafe.Pointer(&l.head.list))
+		l.head.list = uintptr(unsafe.Pointer(&l.next))
+		l.head.offset = int(unsafe.Offsetof(l.futex) - unsafe.Offsetof(l.next))
+		l.head.pending = 0
+		_, _, errno := unix.Syscall(unix.SYS_SET_ROBUST_LIST, uintptr(unsafe.Pointer(&l.head)), unsafe.Sizeof(l.head), 0)
+		if errno != 0 {
+			failed <- os.NewSyscallError("set_robust_list", errno)
+			return
+		}
+		atomic.StoreUint32(&l.futex, uint32(unix.Gettid())|futexWaiters)
+		unix.Syscall(unix.SYS_FUTEX, l.addr(), futexWake, 1)
+		failed <- nil
+		for {
+			_, _ = unix.Ppoll(nil, nil, nil) // until the process ends; Go's own signals interrupt it
+		}
+	}()
+	return <-failed
+}
+
+// Renew makes the lifeline ready for the next holder. Only who waits for it calls this.
+func (a *Arena) Renew() { atomic.StoreUint32(&a.head().life.futex, 0) }
+
+// Severed waits until the lifeline's holder ends, or quit says that nobody wants to know any more.
+func (a *Arena) Severed(quit func() bool) bool {
+	l := &a.head().life
+	for !quit() {
+		v := atomic.LoadUint32(&l.futex)
+		if v&futexOwnerDied != 0 {
+			return true
+		}
+		limit := unix.NsecToTimespec(int64(time.Second))
+		unix.Syscall6(unix.SYS_FUTEX, l.addr(), futexWait, uintptr(v), uintptr(unsafe.Pointer(&limit)), 0, 0)
+	}
+	return false
+}
