@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -26,7 +27,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return status(err)
 	}
 	defer d.Release()
-	changed, children := v.look(n.tree, d)
+	changed, children := v.look(n.tree, d, in.Unique)
 	ch := v.begin("mkdir", &in.InHeader, changed, 0, children)
 	switch {
 	case ch.done:
@@ -52,10 +53,13 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 
 // look tells a directory's state: when a child was last made or removed there, and how many there are. kernfs keeps the time
 // only of a directory whose attributes were changed once (kernfs_add_one, kernfs_remove): so it is given the mode that it has.
-func (v *View) look(t *tree, d *host.Dir) (changed, children uint64) {
+func (v *View) look(t *tree, d *host.Dir, unique uint64) (changed, children uint64) {
 	var st unix.Stat_t
 	if v.holder == nil || d.Stat(&st) != nil {
 		return 0, 0
+	}
+	if _, again := conn.Resent(unique); again {
+		return uint64(st.Ctim.Nano()), uint64(st.Nlink)
 	}
 	if _, known := t.timed.LoadOrStore(d.ID(), true); !known {
 		if d.Chmod("", st.Mode&permMask) != nil || d.Stat(&st) != nil {
