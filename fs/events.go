@@ -171,7 +171,7 @@ func (v *View) changed(t *tree, e host.Event) {
 	case e.Overflow:
 		v.log.Warn("the kernel dropped events of watched cgroups; what the host changed shows within the cache timeout")
 	case e.Created, e.Deleted:
-		if e.Deleted {
+		if e.Deleted && !v.alone {
 			v.conn.InvalEntry(v.dirNode(t, e.Dir), e.Name)
 		}
 		v.conn.InvalInode(v.dirNode(t, e.Dir))
@@ -226,6 +226,9 @@ func (v *View) invalidateFiles(t *tree, d *host.Dir) {
 }
 
 func (v *View) invalidateGone(t *tree, d *host.Dir) {
+	if v.alone {
+		return
+	}
 	files, err := d.ReadDir()
 	if err != nil {
 		return
@@ -245,7 +248,7 @@ func (v *View) invalidateGone(t *tree, d *host.Dir) {
 // poke makes a guest's inotify watch on a control file fire. FUSE has no way for a server to say it; a truncate through
 // the mount does, and the view takes one from its own process for nothing else (truncate in attr.go).
 func (v *View) poke(t *tree, dir uint64, name string) {
-	if v.ref == nil {
+	if v.ref == nil || v.alone {
 		return
 	}
 	d, err := t.boundary.Acquire(dir)

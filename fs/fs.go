@@ -115,6 +115,7 @@ type View struct {
 	holder  Holder        // immutable, may be nil
 	denied  func(Denial)  // immutable, may be nil
 	crashed bool          // immutable
+	alone   bool          // immutable: no thread waits for an answer of this process (see below)
 
 	conn     *conn.Conn
 	handles  handleTable
@@ -224,8 +225,9 @@ func (v *View) start(cfg Config) (err error) {
 	}
 	c.Survival = &conn.Survival{Replied: v.replied}
 	if v.private == nil {
+		v.alone = !conn.CanResend()
 		c.Survival = &conn.Survival{
-			Clone: !conn.CanResend(), Init: v.state.SetInit, Passthrough: v.state.SetPassthrough, Replied: v.replied,
+			Clone: v.alone, Init: v.state.SetInit, Passthrough: v.state.SetPassthrough, Replied: v.replied,
 			Suspect: v.suspect, Settled: v.state.RetireBut,
 		}
 	}
@@ -252,6 +254,12 @@ func (v *View) start(cfg Config) (err error) {
 	}
 	return nil
 }
+
+// Where the kernel does not send again what a dead server leaves (before Linux 6.9), what was read from its device fails when
+// that is closed, which is when its last thread has ended. A thread that waits for such a request then never ends: so a view
+// that is to outlive its server (alone) does nothing that waits for a request of the guest or of its own. It does not drop
+// entries from the kernel's cache, and has none kept there; and it does not write through its own mount, so a guest's
+// inotify sees only what the guest itself writes.
 
 // subtype is what mountinfo shows after "fuse.": the type a reader of mount tables would look for.
 func (v *View) subtype() string {

@@ -93,7 +93,9 @@ func (v *View) enterDir(t *tree, d *host.Dir, name string, st *unix.Stat_t, out 
 }
 
 func (v *View) cacheEntry(out *fuse.EntryOut) {
-	out.SetEntryTimeout(cacheTimeout)
+	if !v.alone {
+		out.SetEntryTimeout(cacheTimeout)
+	}
 	out.SetAttrTimeout(cacheTimeout)
 }
 

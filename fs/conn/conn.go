@@ -77,6 +77,7 @@ type Config struct {
 // Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any goroutine.
 type Conn struct {
 	cfg      Config    // immutable
+	number   uint64    // immutable: tells the connections of this process apart
 	proto    *protocol // immutable
 	slow     slowPool
 	mounted  chan struct{} // closed when the device is mounted, or by Close
@@ -119,9 +120,11 @@ func withDefaults(cfg Config) Config {
 	return cfg
 }
 
+var numbers atomic.Uint64
+
 func newConn(cfg Config, fd int) *Conn {
 	c := &Conn{
-		cfg: cfg, fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), served: make(chan struct{}),
+		cfg: cfg, number: numbers.Add(1), fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), served: make(chan struct{}),
 	}
 	c.slow.init(cfg.MaxSlow, cfg.Slots)
 	c.proto = newProtocol(cfg.FS, cfg.Passthrough, cfg.Log, c.panicked)

@@ -81,12 +81,34 @@ func (s *server) yield() {
 	} else {
 		s.busy = 0
 	}
+	if s.busy == 0 {
+		woken.Store(s.c.number<<32 | now())
+	}
 	if s.busy >= maxBusy {
 		s.busy = 0
-		runtime.Gosched()
+		if last := woken.Load(); last>>32 != s.c.number && uint32(now())-uint32(last) < othersWithin {
+			time.Sleep(breather)
+		} else {
+			runtime.Gosched()
+		}
 	}
 	s.pace.wait()
 }
+
+// A connection that always has a request more would keep a processor to itself, and those who wait for one with it: as long as
+// another connection has been woken lately, it makes a pause after each maxBusy requests.
+const (
+	othersWithin = 20 // milliseconds
+	breather     = 100 * time.Microsecond
+)
+
+// woken is the connection that was woken last, and when: its number, and the lower half of now.
+var woken atomic.Uint64
+
+// now is the time in milliseconds, of which the lower 32 bits are used.
+func now() uint64 { return uint64(uint32(time.Since(began).Milliseconds())) }
+
+var began = time.Now()
 
 // pace holds a connection to a rate: whoever asks for more waits, an idle second's worth may come at once.
 type pace struct {
