@@ -78,7 +78,11 @@ func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Tree, place stri
 	f := &flood{kind: kind}
 	for i := range kind.processes {
 		name := "f" + itoa(i)
-		if err := s.pids.Create(s.path+"/"+name, 0o755); err != nil {
+		err := s.pids.Create(s.path+"/"+name, 0o755)
+		if err == nil && s.pids.Version == hierarchy.V2 {
+			err = s.pids.Enable(s.path+"/"+name, "pids")
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.Command("/proc/self/exe")
