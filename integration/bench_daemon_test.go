@@ -59,8 +59,10 @@ func (u usage) String() string {
 	return fmt.Sprintf("%d KiB resident, %d KiB proportional, %d threads, %d descriptors", u.rssKiB, u.pssKiB, u.threads, u.fds)
 }
 
-// settled is what the daemon uses when it does not use less any more, within seconds.
+// settled is what the daemon uses when it does not use less any more, within seconds. What many guests needed for a moment it
+// gives back after two.
 func (d *daemon) settled() usage {
+	time.Sleep(3500 * time.Millisecond)
 	last := d.used()
 	for range 20 {
 		time.Sleep(250 * time.Millisecond)

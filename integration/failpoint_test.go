@@ -228,7 +228,9 @@ func (x *crossing) judge(op crossedOp, row interference, got string, effects int
 	if aborted && effects > 1 || !aborted && !slices.Contains(row.effects, effects) {
 		x.t.Errorf("it was done %d times, want %d", effects, row.effects)
 	}
-	if state := op.state(x); !aborted && !slices.Contains(row.states, state) {
+	// A close that the dead worker had in its hands is aborted without anybody being told.
+	lost := mayAbort && op.name == "release"
+	if state := op.state(x); !aborted && !lost && !slices.Contains(row.states, state) {
 		x.t.Errorf("the host has %q, want %q", state, row.states)
 	}
 	if a, b := cgroupsIn(x.real("")), cgroupsIn(x.seen("")); !slices.Equal(a, b) {

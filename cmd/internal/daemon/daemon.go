@@ -53,7 +53,7 @@ type Daemon struct {
 	metrics  *api.Metrics
 	declared *declarations // nil for none
 
-	stopAPI func() // returns when it is stopped
+	stopAPI func()        // returns when it is stopped
 	ended   chan struct{} // closed when the worker is to end
 	endOnce sync.Once
 
@@ -114,6 +114,8 @@ func (d *Daemon) bound() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	// Each guest has one place to block in beyond those that all share, so that is the most; Go's own threads come on top.
 	debug.SetMaxThreads(d.settings.MaxBlocking + d.settings.MaxGuests + 128)
+	// Guests need little memory, and most of the time little of it changes hands: half of what Go adds for garbage is enough.
+	debug.SetGCPercent(50)
 	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
 }
 

@@ -52,7 +52,7 @@ type guest struct {
 	audit   *api.GuestAudit // immutable
 	region  *state.Region   // immutable once the guest is made
 	at      life.Mountpoint
-	served_ atomic.Pointer[life.Served] // nil while it is not served
+	serving atomic.Pointer[life.Served] // nil while it is not served
 
 	requests atomic.Uint64
 	denials  atomic.Uint64
@@ -62,7 +62,7 @@ type guest struct {
 	gone bool       // guarded by mu
 }
 
-func (g *guest) served() *life.Served { return g.served_.Load() }
+func (g *guest) served() *life.Served { return g.serving.Load() }
 
 // boundaries are the open boundaries, nil for a guest that is not served.
 func (g *guest) boundaries() []*host.Boundary {
@@ -297,7 +297,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		undo()
 		return asError(api.CodeFailed, life.MountError(err))
 	}
-	s.Serve()
+	d.begin(g, s)
 	if err := g.at.Learn(); err != nil {
 		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		undo()
@@ -305,22 +305,14 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 	}
 	g.region.SetDevice(g.at.Device)
 	g.region.Finish()
-	d.begin(g, s)
+	g.serving.Store(s)
 	return nil
 }
 
-// begin notes that a guest is served, and sees to its end.
+// begin begins to serve a guest, and sees to its end.
 func (d *Daemon) begin(g *guest, s *life.Served) {
-	g.served_.Store(s)
-	go func() {
-		<-s.Done
-		select {
-		case <-d.ended:
-			return
-		default:
-		}
-		d.viewEnded(g, s)
-	}()
+	s.Ended = func() { d.viewEnded(g, s) }
+	s.Serve()
 }
 
 // viewEnded is told that nobody is served any more: the view was unmounted, its connection was aborted, or we ended it.
@@ -328,14 +320,14 @@ func (d *Daemon) viewEnded(g *guest, s *life.Served) {
 	d.mu.Lock()
 	closing := d.closing
 	d.mu.Unlock()
-	if closing {
-		return
+	if closing || g.serving.Load() != s {
+		return // it is taken away, or was never made
 	}
 	reason := "the view was unmounted"
 	if s.Err != nil {
 		reason = s.Err.Error()
 	}
-	d.take(g, api.EventGone, reason)
+	go d.take(g, api.EventGone, reason) // which waits for this goroutine
 }
 
 func (d *Daemon) keep(g *guest) holder.Keep {
@@ -433,7 +425,7 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 		return false
 	}
 	g.gone = true
-	if s := g.served_.Swap(nil); s != nil {
+	if s := g.serving.Swap(nil); s != nil {
 		select {
 		case <-s.Done:
 			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted

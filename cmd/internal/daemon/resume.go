@@ -91,7 +91,7 @@ func (d *Daemon) goOn(g *guest, device int, held map[uint64]int) error {
 	if err := s.View.Resend(); err != nil {
 		g.log.WithError(err).Error("cannot have the kernel send again what was not answered")
 	}
-	s.Serve()
+	g.serving.Store(s)
 	d.begin(g, s)
 	go s.View.Wake()
 	return nil

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"runtime/debug"
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
@@ -10,13 +11,24 @@ import (
 // sweepEvery is how soon the end of a boundary or of a guest's init, and what the events stream samples, is seen.
 const sweepEvery = time.Second
 
+// manyGuests is after how many guests that came or went memory is given back.
+const manyGuests = 32
+
 // sweep takes away guests whose boundary is gone or whose init has ended, follows the declared ones, and samples counters
 // while somebody listens.
 func (d *Daemon) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	before, settled := 0, 0
 	for {
 		d.declared.follow()
+		// What many guests needed while they were made or taken away goes back to the host, once no more come or go.
+		now := len(d.all())
+		if now == before && max(now-settled, settled-now) >= manyGuests {
+			settled = now
+			debug.FreeOSMemory()
+		}
+		before = now
 		for _, g := range d.all() {
 			d.look(g)
 		}
@@ -33,6 +45,12 @@ func (d *Daemon) look(g *guest) {
 	s := g.served()
 	if s == nil {
 		return
+	}
+	select {
+	case <-s.Done: // before anybody could be told
+		d.take(g, api.EventGone, "the view was unmounted")
+		return
+	default:
 	}
 	switch {
 	case s.View.Gone():

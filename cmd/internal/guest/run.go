@@ -89,6 +89,7 @@ type Served struct {
 	Boundaries []*host.Boundary
 	Done       chan struct{} // closed when it is served no more; nil before Serve
 	Err        error         // of serving, after Done
+	Ended      func()        // called after Done, on the serving goroutine; may be nil
 	mount      *os.File      // nil for one that is not kept open
 }
 
@@ -108,8 +109,11 @@ func (s *Served) Close() {
 func (s *Served) Serve() {
 	s.Done = make(chan struct{})
 	go func() {
-		defer close(s.Done)
 		s.Err = s.View.Serve()
+		close(s.Done)
+		if s.Ended != nil {
+			s.Ended()
+		}
 	}()
 }
 
