@@ -26,7 +26,8 @@ func playHostile(arg string) {
 	form, stranger, _ := strings.Cut(arg, " ")
 	runtime.LockOSThread()
 	in := bufio.NewReader(os.Stdin)
-	for _, a := range guestAttempts(form == "userns", stranger) {
+	kept := keptAttempts(form == "daemon", stranger) // whose descriptors are opened before all else happens
+	for _, a := range append(guestAttempts(form == "userns", stranger), kept...) {
 		fmt.Printf("%s\t%s\t%s\t.\n", a.name, a.want, errnoName(a.do()))
 		if _, err := in.ReadString('\n'); err != nil {
 			return
@@ -246,7 +247,7 @@ func hiddenAttempts() []attempt {
 		{"create a hidden file", "EACCES|EPERM", func() error {
 			return withFile(filepath.Join(guestView, "release_agent"), unix.O_CREAT|unix.O_WRONLY, writeFD("/bin/sh"))
 		}},
-		{"/proc/cgroups", "EACCES|EPERM|EROFS|ENOENT", func() error { return withFile("/proc/cgroups", unix.O_WRONLY, writeFD("x")) }},
+		{"/proc/cgroups", "EACCES|EPERM|EROFS|ENOENT|EIO", func() error { return withFile("/proc/cgroups", unix.O_WRONLY, writeFD("x")) }},
 	}
 }
 

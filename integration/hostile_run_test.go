@@ -81,7 +81,20 @@ func testHostile(t *testing.T, binary, form string) {
 			dirs = append(dirs, dir, hostDir(tree, "/vcgroupfs"))
 		}
 	}
-	n := 0
+	n := judgeHostile(t, helper, dirs, func(int) {})
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the guest ended with %v", err)
+	}
+	if n < 60 {
+		t.Errorf("only %d attempts", n)
+	}
+	t.Logf("%d attempts", n)
+}
+
+// judgeHostile follows what the guest tries, with the host's state after each attempt, and says how many there were. between is
+// called before each.
+func judgeHostile(t *testing.T, helper *helper, dirs []string, between func(n int)) (n int) {
+	t.Helper()
 	var before string
 	for {
 		line := helper.line(t)
@@ -101,16 +114,11 @@ func testHostile(t *testing.T, binary, form string) {
 		}
 		before = state
 		n++
+		between(n)
 		fmt.Fprintln(helper.in)
 	}
 	helper.in.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the guest ended with %v", err)
-	}
-	if n < 60 {
-		t.Errorf("only %d attempts", n)
-	}
-	t.Logf("%d attempts", n)
+	return n
 }
 
 // startProcess starts a command whose input and output are pipes.

@@ -176,7 +176,7 @@ func upgrade(c *cli.Context) error {
 		err = client.Upgrade(ctx, program)
 	}
 	if err != nil {
-		return err
+		return daemonError(err)
 	}
 	for {
 		now, err := client.Info(ctx)

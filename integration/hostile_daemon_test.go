@@ -1,0 +1,233 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// keptAttempts are what a guest of the daemon tries with descriptors that it opened before the worker was replaced: each has
+// the authority that it had, and no more.
+func keptAttempts(wanted bool, stranger string) (list []attempt) {
+	if !wanted {
+		return nil
+	}
+	open := func(path string, flags int) int {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1
+		}
+		return fd
+	}
+	for _, t := range guestTargets() {
+		reading := open(t.path, unix.O_RDONLY)
+		list = append(list,
+			attempt{t.path + ": a kept reading descriptor is written", "EBADF", func() error { return writeFD(t.value)(reading) }},
+			attempt{t.path + ": a kept reading descriptor is read", "", func() error {
+				_, err := unix.Pread(reading, make([]byte, 64), 0)
+				return err
+			}},
+			attempt{t.path + ": a kept reading descriptor is opened anew for writing", "EPERM", func() error {
+				return withFile("/proc/self/fd/"+itoa(reading), unix.O_WRONLY, writeFD(t.value))
+			}})
+	}
+	for _, root := range guestDirs() {
+		gone, stays := filepath.Join(root, "kept-gone"), filepath.Join(root, "kept-evil")
+		unix.Mkdir(gone, 0o755)
+		unix.Mkdir(stays, 0o755)
+		goneProcs, members := open(filepath.Join(gone, procs), unix.O_RDWR), open(filepath.Join(stays, procs), unix.O_WRONLY)
+		dir := open(stays, unix.O_RDONLY|unix.O_DIRECTORY)
+		unix.Rmdir(gone)
+		list = append(list,
+			attempt{gone + ": a kept descriptor of a removed cgroup is written", "ENODEV", func() error { return writeFD("0")(goneProcs) }},
+			attempt{gone + ": a kept descriptor of a removed cgroup is read", "ENODEV", func() error {
+				_, err := unix.Pread(goneProcs, make([]byte, 64), 0)
+				return err
+			}},
+			attempt{stays + ": a stranger is moved by a kept descriptor", "ESRCH|ENOENT", func() error { return writeFD(stranger)(members) }},
+			attempt{stays + ": the host's first process is moved by a kept descriptor", "ESRCH|ENOENT", func() error { return writeFD("999999")(members) }},
+			attempt{stays + ": a kept directory leads above the boundary", "ENOENT", func() error {
+				fd, err := unix.Openat(dir, "../../"+procs, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+				if err == nil { // the mount's parent directory may have anything, but no membership file of the host
+					unix.Close(fd)
+				}
+				return err
+			}},
+			attempt{stays + ": rmdir, evil", "", func() error { return unix.Rmdir(stays) }})
+	}
+	return list
+}
+
+// hostileGuest starts the test binary in a role as the root of a guest: in the boundary, in mount and pid namespaces of its own,
+// with the view at /sys/fs/cgroup and every capability.
+func hostileGuest(t *testing.T, h *host.Host, path, view, role string) *helper {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", `read -r _ && mount --make-rprivate / && mount --bind "$1" /sys/fs/cgroup && mount -t proc proc /proc && exec "$2"`,
+		"sh", view, "/proc/self/exe")
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Args[len(cmd.Args)-1] = binary
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
+	helper := startProcess(t, cmd)
+	for _, tree := range h.Trees() {
+		if err := tree.Attach(path, helper.cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	helper.in.Write([]byte("begin\n"))
+	return helper
+}
+
+// TestHostileDaemon: the hostile guest against the daemon, whose worker is killed again and again between its attempts.
+func TestHostileDaemon(t *testing.T) {
+	h := openHost(t)
+	path := boundary(t, "hostile", h.Trees()...)
+	d := startDaemon(t)
+	dir := publicDir(t)
+	t.Cleanup(func() { d.stop(t) })
+	d.mounts[dir] = true
+	policy := filepath.Join(d.dir, "policy.yaml")
+	if err := os.WriteFile(policy, []byte(hostilePolicy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"guest", "add", "hostile", "--boundary", path, "--policy", policy, "--target", dir}
+	d.run(t, append(args, guestLimits(h)...)...)
+	stranger := sleeper(t)
+	guest := hostileGuest(t, h, path, dir, "hostile daemon "+itoa(stranger))
+	var dirs []string
+	for _, tree := range h.Trees() {
+		if tree.Holds("memory") || tree.Holds("pids") {
+			dirs = append(dirs, hostDir(tree, path), hostDir(tree, "/"))
+		}
+	}
+	last := 0
+	n := judgeHostile(t, guest, dirs, func(n int) {
+		if n%25 == 0 {
+			if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
+				last = pid
+			}
+		}
+	})
+	if err := guest.cmd.Wait(); err != nil {
+		t.Errorf("the guest ended with %v", err)
+	}
+	info := d.ready(t)
+	if n < 60 || info.Restarts < uint64(n/50) {
+		t.Errorf("%d attempts, %d restarts", n, info.Restarts)
+	}
+	t.Logf("%d attempts, %d restarts", n, info.Restarts)
+	d.stop(t)
+}
+
+// TestHostileSocket: a guest's root finds the control socket and asks for what it wants. It is refused everything, in
+// namespaces of its own as well as from inside the boundary in the host's.
+func TestHostileSocket(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "socket", tree)
+	d := startDaemon(t)
+	dir := publicDir(t)
+	t.Cleanup(func() { d.stop(t) })
+	d.mounts[dir] = true
+	d.run(t, "guest", "add", "g", "--boundary", path, "--controllers", "pids", "--target", dir, "--limit", "pids.max=40")
+	for _, c := range []struct {
+		name   string
+		flags  uintptr
+		inside bool
+	}{
+		{"in a pid namespace", unix.CLONE_NEWPID | unix.CLONE_NEWNS, true},
+		{"in a cgroup namespace", unix.CLONE_NEWCGROUP, false},
+		{"in the boundary", 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, ask := range [][]string{
+				{"guest", "ls"}, {"guest", "set", "g", "pids.max=max"}, {"guest", "rm", "g"}, {"guest", "add", "x", "--boundary", path, "--target", dir + "x"},
+				{"serve", "--upgrade", "--program", "/bin/true"},
+			} {
+				cmd := exec.Command("/bin/sh", append([]string{"-c", `read -r _; exec "$@"`, "sh", program(t)}, append(ask, "--socket", d.socket)...)...)
+				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: c.flags}
+				var out strings.Builder
+				cmd.Stdout, cmd.Stderr = &out, &out
+				in, err := cmd.StdinPipe()
+				if err == nil {
+					err = cmd.Start()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.inside {
+					if err := tree.Attach(path, cmd.Process.Pid); err != nil {
+						t.Error(err)
+					}
+				}
+				in.Write([]byte("begin\n"))
+				in.Close()
+				if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "is for the host") {
+					t.Errorf("%v: %v, %s", ask, err, out.String())
+				}
+			}
+		})
+	}
+	if got, err := tree.ReadFile(path, "pids.max"); got != "40\n" || err != nil {
+		t.Errorf("pids.max is %q, %v", got, err)
+	}
+	if info := d.ready(t); info.Guests != 1 || info.Restarts != 0 {
+		t.Errorf("%+v", info)
+	}
+	d.stop(t)
+}
+
+// TestAudit: a guest that is denied a thousand things a second is told of some of them, with who it was and what, and the rest
+// is counted; what it put into names cannot forge a line.
+func TestAudit(t *testing.T) {
+	h := openHost(t)
+	s := newSite(t, h, "audit")
+	d := startDaemon(t)
+	s = d.add(t, "g", s)
+	for range 3000 {
+		withFile(s.at("pids.max"), unix.O_WRONLY, writeFD("max"))
+	}
+	for _, name := range []string{"cgroup.evil\x1b[2J", "tasks"} {
+		unix.Mkdir(s.at(name), 0o755)
+	}
+	eventually(t, "the count of what was dropped", func() bool { return strings.Contains(d.log(), "msg=dropped") })
+	raw, err := os.ReadFile(d.said.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(raw), "\n")
+	denied, dropped := 0, 0
+	for _, line := range lines {
+		switch {
+		case strings.Contains(line, "msg=denied"):
+			denied++
+			for _, field := range []string{"guest=g", "operation=", "path=", "rule=", "uid=0", "pid="} {
+				if !strings.Contains(line, field) {
+					t.Fatalf("no %s in %q", field, line)
+				}
+			}
+		case strings.Contains(line, "msg=dropped"):
+			dropped++
+		}
+		if strings.ContainsRune(line, '\x1b') {
+			t.Errorf("the guest's bytes are in the log: %q", line)
+		}
+	}
+	if denied < 10 || denied > 200 || dropped == 0 {
+		t.Errorf("%d denials told, %d counts of others", denied, dropped)
+	}
+	time.Sleep(10 * time.Millisecond)
+	d.stop(t)
+}
