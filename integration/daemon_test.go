@@ -57,6 +57,12 @@ func startDaemon(t testing.TB, env ...string) *daemon {
 
 func startDaemonOf(t testing.TB, program string, env ...string) *daemon {
 	t.Helper()
+	return startDaemonWith(t, program, nil, env...)
+}
+
+// startDaemonWith starts it with more options.
+func startDaemonWith(t testing.TB, program string, options []string, env ...string) *daemon {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "vcgroupfs-test-") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +82,8 @@ func startDaemonOf(t testing.TB, program string, env ...string) *daemon {
 	d.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
 	}}}
-	d.cmd = exec.Command(program, "serve", "--socket", d.socket, "--guests", filepath.Join(dir, "guests"), "--watchdog", "1s")
+	args := []string{"serve", "--socket", d.socket, "--guests", filepath.Join(dir, "guests"), "--watchdog", "1s"}
+	d.cmd = exec.Command(program, append(args, options...)...)
 	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.Stderr = d.said
 	if err := d.cmd.Start(); err != nil {

@@ -31,7 +31,15 @@ type subscriber struct {
 // no guest, or with "" all. A subscriber that does not keep up misses some and is told how many by an EventDropped, where
 // they would have been.
 func (h *Hub) Subscribe(guest string) (events <-chan Event, cancel func()) {
+	return h.SubscribeAfter(guest)
+}
+
+// SubscribeAfter is Subscribe with some events before all others.
+func (h *Hub) SubscribeAfter(guest string, first ...Event) (events <-chan Event, cancel func()) {
 	s := &subscriber{guest: guest, events: make(chan Event), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	for _, e := range first {
+		s.add(e)
+	}
 	h.mu.Lock()
 	if h.subscribers == nil {
 		h.subscribers = map[*subscriber]struct{}{}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
@@ -108,8 +109,16 @@ func (d *Daemon) Kill(ctx context.Context, name string) error {
 	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Kill(ctx, b) })
 }
 
-// Subscribe gives events.
-func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) { return d.hub.Subscribe(guest) }
+// Subscribe gives events. Who listened to the worker before, and comes back, is told that it was replaced.
+func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) {
+	if d.start.Reason == "" || time.Since(d.since) > restartedFor {
+		return d.hub.Subscribe(guest)
+	}
+	return d.hub.SubscribeAfter(guest, api.Event{Time: d.since, Kind: api.EventRestarted, Reason: d.start.Reason})
+}
+
+// restartedFor is how long whoever subscribes is told of a restart.
+const restartedFor = 5 * time.Second
 
 // Upgrade goes on with another program. Where that works this worker ends before it can say so: who asked finds the new one.
 func (d *Daemon) Upgrade(ctx context.Context, program string) error {

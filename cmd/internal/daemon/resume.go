@@ -42,7 +42,6 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 	took := time.Since(d.start.Died)
 	d.metrics.SetResume(took)
 	d.log.WithField("took", took).Warnf("serving goes on after %s", d.start.Reason)
-	d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventRestarted, Reason: d.start.Reason})
 }
 
 // resumeGuest goes on with one guest. It takes out of held what it uses.

@@ -568,7 +568,24 @@ func listen(path string, group int) (*os.File, error) {
 			return nil, fmt.Errorf("cannot let the group %d reach the socket: %w", group, err)
 		}
 	}
-	return l.(*net.UnixListener).File()
+	return plainFile(l.(*net.UnixListener).File())
+}
+
+// plainFile is a file whose mode handing it on does not change: os.File.Fd makes one that does not block block, for all who have
+// the same open file, and a worker's accept would never be woken.
+func plainFile(f *os.File, err error) (*os.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.SetNonblock(fd, false) // os.NewFile looks at this
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // listenLoopback listens for metrics. Only on this machine's own addresses: the figures tell of every guest.
@@ -585,5 +602,5 @@ func listenLoopback(addr string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot listen for metrics: %w", err)
 	}
 	defer l.Close()
-	return l.File()
+	return plainFile(l.File())
 }

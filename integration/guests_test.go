@@ -1,0 +1,425 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// place is a boundary in the pids hierarchy and a directory for its view.
+type place struct {
+	tree *host.Tree
+	path string
+	dir  string
+	d    *daemon
+}
+
+func newPlace(t *testing.T, d *daemon, name string) *place {
+	t.Helper()
+	h := openHost(t)
+	p := &place{tree: need(t, h, "pids"), d: d}
+	p.path = boundary(t, name, p.tree)
+	p.dir = publicDir(t)
+	t.Cleanup(func() { d.stop(t) })
+	d.mounts[p.dir] = true
+	return p
+}
+
+// add is the command that adds the place as a guest.
+func (p *place) add(name string, more ...string) []string {
+	return append([]string{"guest", "add", name, "--boundary", p.path, "--controllers", "pids", "--target", p.dir}, more...)
+}
+
+// at is a file of the boundary as the guest sees it.
+func (p *place) at(file string) string {
+	if p.tree.Version == hierarchy.V1 {
+		return filepath.Join(p.dir, p.tree.Dir, file)
+	}
+	return filepath.Join(p.dir, file)
+}
+
+func mounted(dir string) bool { return strings.Contains(readFile("/proc/self/mountinfo"), " "+dir+" ") }
+
+// try runs the program's client and says its status and all that it printed.
+func (d *daemon) try(t *testing.T, args ...string) (int, string) {
+	t.Helper()
+	cmd := exec.Command(program(t), append(args, "--socket", d.socket)...)
+	out, _ := cmd.CombinedOutput()
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// wantTry runs the client and wants a status and a word of what it says.
+func (d *daemon) wantTry(t *testing.T, status int, word string, args ...string) {
+	t.Helper()
+	got, out := d.try(t, args...)
+	if got != status || !strings.Contains(out, word) {
+		t.Errorf("%s: status %d, %q; want %d and %q", strings.Join(args, " "), got, out, status, word)
+	}
+}
+
+// events follows the daemon's events in the background.
+func (d *daemon) events(t *testing.T) func() string {
+	t.Helper()
+	out, err := os.Create(filepath.Join(d.dir, "events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program(t), "guest", "events", "--json", "--socket", d.socket)
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		out.Close()
+	})
+	time.Sleep(300 * time.Millisecond)
+	return func() string { return readFile(out.Name()) }
+}
+
+// TestGuestLife: what becomes of one guest, from its beginning to each of its ends; a worker that is killed changes nothing.
+func TestGuestLife(t *testing.T) {
+	d := startDaemon(t)
+	p := newPlace(t, d, "life")
+	events := d.events(t)
+	d.wantTry(t, 0, "added", p.add("web", "--limit", "pids.max=40")...)
+	d.wantTry(t, 0, "", p.add("web", "--limit", "pids.max=40")...) // the same again
+	d.wantTry(t, 1, "another configuration", p.add("web", "--limit", "pids.max=41")...)
+	d.wantTry(t, 1, "is mounted at", p.add("other")...)
+	if got := readFile(p.at("pids.max")); got != "40\n" {
+		t.Errorf("the guest's limit is %q", got)
+	}
+	var before, after []struct {
+		Name, Since string
+	}
+	if err := d.call("GET", "/v1/guests", nil, &before); err != nil || len(before) != 1 || before[0].Name != "web" {
+		t.Fatalf("%v, %v", before, err)
+	}
+	d.signal(t, unix.SIGKILL, 0)
+	d.ready(t)
+	if err := d.call("GET", "/v1/guests", nil, &after); err != nil || len(after) != 1 || after[0] != before[0] {
+		t.Errorf("after a restart: %v, %v; before %v", after, err, before)
+	}
+	d.wantTry(t, 0, "pids.max", "guest", "set", "web", "pids.max=30")
+	if got := readFile(p.at("pids.max")); got != "30\n" {
+		t.Errorf("the guest's limit is %q", got)
+	}
+	pid := sleeper(t)
+	if err := p.tree.Attach(p.path, pid); err != nil {
+		t.Fatal(err)
+	}
+	d.wantTry(t, 0, "sleep", "guest", "tree", "web")
+	for _, args := range [][]string{{"ls"}, {"show", "web"}, {"tree", "web"}, {"top", "--count", "1"}} {
+		_, out := d.try(t, append(append([]string{"guest"}, args...), "--json")...)
+		if !json.Valid([]byte(strings.TrimSpace(out))) && !json.Valid([]byte("["+strings.ReplaceAll(strings.TrimSpace(out), "\n", ",")+"]")) {
+			t.Errorf("%v --json: %q", args, out)
+		}
+	}
+	withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max")) // denied
+	d.wantTry(t, 0, "", "guest", "kill", "web")
+	eventually(t, "the process to be killed", func() bool {
+		return unix.Kill(pid, 0) == nil && strings.Contains(readFile("/proc/"+itoa(pid)+"/stat"), ") Z ")
+	})
+	d.wantTry(t, 0, "", "guest", "rm", "web")
+	d.wantTry(t, 6, "no guest", "guest", "rm", "web")
+	if mounted(p.dir) {
+		t.Error("a removed guest's view is mounted")
+	}
+	eventually(t, "the events", func() bool {
+		got := events()
+		for _, want := range []string{`"added"`, `"restarted"`, `"denied"`, `"removed"`} {
+			if !strings.Contains(got, want) {
+				return false
+			}
+		}
+		return true
+	})
+	d.stop(t)
+}
+
+// TestGuestEnds: a guest whose boundary, process or view is gone is taken away by itself.
+func TestGuestEnds(t *testing.T) {
+	d := startDaemon(t)
+	gone := func(name string) func() bool {
+		return func() bool { status, _ := d.try(t, "guest", "show", name); return status == 6 }
+	}
+	p := newPlace(t, d, "boundary-gone")
+	d.wantTry(t, 0, "", p.add("a")...)
+	if err := p.tree.RemoveAll(p.path); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a guest without a boundary to go", gone("a"))
+
+	p = newPlace(t, d, "view-gone")
+	d.wantTry(t, 0, "", p.add("b")...)
+	if err := unix.Unmount(p.dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a guest without a view to go", gone("b"))
+
+	p = newPlace(t, d, "process-gone")
+	cmd := exec.Command("sleep", "3600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.tree.Attach(p.path, cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	d.wantTry(t, 0, "", "guest", "add", "c", "--pid", itoa(cmd.Process.Pid), "--controllers", "pids", "--target", p.dir)
+	d.signal(t, unix.SIGKILL, 0) // the next worker knows the process as well
+	d.ready(t)
+	cmd.Process.Kill()
+	cmd.Wait()
+	eventually(t, "a guest without its process to go", gone("c"))
+	if mounted(p.dir) {
+		t.Error("its view is mounted")
+	}
+
+	p = newPlace(t, d, "gone-meanwhile") // while there is no worker
+	d.wantTry(t, 0, "", p.add("d")...)
+	d.signal(t, unix.SIGSTOP, 0)
+	if err := p.tree.RemoveAll(p.path); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a guest whose boundary went while nobody served to go", gone("d"))
+	d.stop(t)
+}
+
+// TestGuestRefused: what cannot be added leaves nothing behind, and says what is wrong.
+func TestGuestRefused(t *testing.T) {
+	d := startDaemon(t)
+	p := newPlace(t, d, "refused")
+	if err := p.tree.WriteFile(p.path, "pids.max", "77"); err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(d.dir, "bad.yaml")
+	if err := os.WriteFile(bad, []byte("version: 1\nfoo: 1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(d.dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		status int
+		word   string
+		args   []string
+	}{
+		{2, "boundary", []string{"guest", "add", "x", "--target", p.dir}},
+		{2, "target", []string{"guest", "add", "x", "--boundary", p.path}},
+		{2, "name", p.add("../x")},
+		{2, "no such cgroup", []string{"guest", "add", "x", "--boundary", p.path + "-missing", "--controllers", "pids", "--target", p.dir}},
+		{2, "", []string{"guest", "add", "x", "--boundary", "/", "--controllers", "pids", "--target", p.dir}},
+		{2, "no such file", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", p.dir + "-missing"}},
+		{2, "not a directory", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", file}},
+		{2, "process", []string{"guest", "add", "x", "--pid", "4194304", "--controllers", "pids", "--target", p.dir}},
+		{3, "foo", p.add("x", "--policy", bad)},
+		{2, "owner", p.add("x", "--owner", "root")},
+		{2, "layout", p.add("x", "--layout", "v3")},
+		{-1, "no.such", p.add("x", "--limit", "pids.max=5", "--limit", "no.such=1")},
+		{-1, "pids.max", p.add("x", "--limit", "pids.max=many")},
+		{2, "", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "nonsense", "--target", p.dir}},
+		{6, "no guest", []string{"guest", "set", "x", "pids.max=1"}},
+		{6, "no guest", []string{"guest", "tree", "x"}},
+	} {
+		status, out := d.try(t, c.args...)
+		if status == 0 || c.status > 0 && status != c.status || !strings.Contains(out, c.word) {
+			t.Errorf("%s: status %d, %q; want %d and %q", strings.Join(c.args, " "), status, out, c.status, c.word)
+		}
+	}
+	if info := d.ready(t); info.Guests != 0 || mounted(p.dir) {
+		t.Errorf("%d guests, mounted %t", info.Guests, mounted(p.dir))
+	}
+	if got, err := p.tree.ReadFile(p.path, "pids.max"); got != "77\n" || err != nil {
+		t.Errorf("the limit is %q, %v", got, err)
+	}
+	d.wantTry(t, 0, "added", p.add("x")...)
+	d.stop(t)
+}
+
+// TestHalfMade: a worker that is killed while guests are added and removed leaves none half made, and who asked gets an answer.
+func TestHalfMade(t *testing.T) {
+	d := startDaemon(t)
+	p := newPlace(t, d, "half")
+	stop := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		last := 0
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(23 * time.Millisecond):
+				if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
+					last = pid
+				}
+			}
+		}
+	}()
+	for i := range scaled(t, 40, 5) {
+		if status, out := d.try(t, p.add("x")...); status != 0 {
+			t.Errorf("add %d: status %d, %s", i, status, out)
+		}
+		if got := readFile(p.at("pids.current")); got != "0\n" {
+			t.Errorf("add %d: pids.current is %q", i, got)
+		}
+		if status, out := d.try(t, "guest", "rm", "x"); status != 0 {
+			t.Errorf("rm %d: status %d, %s", i, status, out)
+		}
+		if mounted(p.dir) {
+			t.Errorf("rm %d: still mounted", i)
+		}
+	}
+	close(stop)
+	<-ended
+	if info := d.ready(t); info.Guests != 0 || info.Restarts < 3 {
+		t.Errorf("%+v", info)
+	}
+	d.stop(t)
+}
+
+// TestDeclared: guests that files declare come, change and go with them.
+func TestDeclared(t *testing.T) {
+	d := startDaemon(t)
+	p, q := newPlace(t, d, "declared-a"), newPlace(t, d, "declared-b")
+	file := func(name string) string { return filepath.Join(d.dir, "guests", name+".yaml") }
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(file(name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := func(p *place, more string) string {
+		return "boundary: " + p.path + "\ntarget: " + p.dir + "\ncontrollers: [pids]\n" + more
+	}
+	has := func(name string, want bool) func() bool {
+		return func() bool { status, _ := d.try(t, "guest", "show", name); return (status == 0) == want }
+	}
+	write("bad", spec(q, "colour: red\n"))
+	write("a", spec(p, "limits: {pids.max: \"12\"}\n"))
+	eventually(t, "the declared guest", has("a", true))
+	eventually(t, "the word on the bad file", func() bool { return strings.Contains(d.log(), "colour") && strings.Contains(d.log(), "bad.yaml") })
+	if got := readFile(p.at("pids.max")); got != "12\n" {
+		t.Errorf("the limit is %q", got)
+	}
+	d.wantTry(t, 1, "declares it", "guest", "rm", "a")
+	write("a", spec(p, "limits: {pids.max: \"13\"}\n"))
+	eventually(t, "the changed guest", func() bool { return readFile(p.at("pids.max")) == "13\n" })
+	d.signal(t, unix.SIGKILL, 0)
+	d.ready(t)
+	if !has("a", true)() {
+		t.Error("a restart took the declared guest away")
+	}
+	os.Remove(file("a"))
+	eventually(t, "the guest to go with its file", has("a", false))
+
+	policy := filepath.Join(d.dir, "guests", "policy.txt")
+	if err := os.WriteFile(policy, []byte("version: 1\nquota: {cgroups: 1, depth: 1}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	write("b", strings.Replace(spec(q, "policy: policy.txt\n"), q.path, q.path+"-later", 1))
+	eventually(t, "the word on the missing boundary", func() bool { return strings.Contains(d.log(), "-later") })
+	if err := q.tree.Create(q.path+"-later", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { q.tree.RemoveAll(q.path + "-later") })
+	eventually(t, "the guest whose boundary came later", has("b", true))
+	os.Remove(file("bad"))
+	os.Remove(file("b"))
+	eventually(t, "it to go", has("b", false))
+	d.stop(t)
+}
+
+// TestServeRefuses: what is wrong on the command line of serve.
+func TestServeRefuses(t *testing.T) {
+	d := startDaemon(t)
+	for _, c := range []struct {
+		status int
+		word   string
+		args   []string
+	}{
+		{1, "another vcgroupfs serve", []string{"--socket", d.socket}},
+		{2, "at most", []string{"--socket", "/tmp/" + strings.Repeat("x", 120)}},
+		{2, "max-guests", []string{"--max-guests", "0"}},
+		{2, "max-open", []string{"--max-open", "70000"}},
+		{2, "max-rate", []string{"--max-rate", "-1"}},
+		{2, "watchdog", []string{"--watchdog", "1ms"}},
+		{2, "no such group", []string{"--group", "no-such-group"}},
+		{2, "make the directory", []string{"--guests", d.dir + "/missing"}},
+		{2, "no argument", []string{"x"}},
+		{2, "--upgrade", []string{"--program", "/bin/true"}},
+		{1, "loopback", []string{"--socket", d.dir + "/other.sock", "--metrics", "0.0.0.0:0"}},
+		{5, "not running", []string{"--upgrade", "--socket", d.dir + "/none.sock"}},
+		{1, "stays", []string{"--upgrade", "--socket", d.socket, "--program", "/bin/true"}},
+		{1, "stays", []string{"--upgrade", "--socket", d.socket, "--program", d.dir + "/missing"}},
+	} {
+		cmd := exec.Command(program(t), append([]string{"serve"}, c.args...)...)
+		out, _ := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != c.status || !strings.Contains(string(out), c.word) {
+			t.Errorf("serve %s: status %d, %q; want %d and %q", strings.Join(c.args, " "), cmd.ProcessState.ExitCode(), out, c.status, c.word)
+		}
+	}
+	if info := d.ready(t); info.Restarts != 0 {
+		t.Errorf("%+v", info)
+	}
+	d.stop(t)
+}
+
+// TestGiveUp: when no worker comes back, guests are not kept waiting, and serve says why it ends.
+func TestGiveUp(t *testing.T) {
+	d := startDaemonWith(t, program(t), []string{"--give-up", "2s"})
+	p := newPlace(t, d, "give-up")
+	d.wantTry(t, 0, "", p.add("x")...)
+	kept, err := unix.Open(p.at("cgroup.procs"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(kept)
+	// Each worker is stopped before it can do anything: the watchdog kills it, and another one comes.
+	end := time.Now().Add(25 * time.Second)
+	for last := 0; time.Now().Before(end); time.Sleep(time.Millisecond) {
+		tasks, _ := filepath.Glob("/proc/" + itoa(d.cmd.Process.Pid) + "/task/*/children")
+		raw := ""
+		for _, task := range tasks {
+			raw += readFile(task)
+		}
+		for _, f := range strings.Fields(raw) {
+			var pid int
+			for _, c := range f {
+				pid = pid*10 + int(c-'0')
+			}
+			if pid != last {
+				syscall.Kill(pid, unix.SIGSTOP)
+				last = pid
+			}
+		}
+		select {
+		case <-d.ended:
+			end = time.Now()
+		default:
+		}
+	}
+	select {
+	case <-d.ended:
+	default:
+		t.Fatal("serve has not given up")
+	}
+	if mounted(p.dir) || !strings.Contains(d.log(), "cannot keep a worker alive") {
+		t.Errorf("mounted %t: %s", mounted(p.dir), d.log())
+	}
+	if err := withFile(p.at("pids.max"), unix.O_RDONLY, func(int) error { return nil }); err == nil {
+		t.Error("the view answers")
+	}
+}
