@@ -261,7 +261,7 @@ func (h *Holder) spawn(program *os.File) (*worker, error) {
 	w.cmd.Args[0] = "vcgroupfs"
 	w.cmd.Stderr = os.Stderr
 	w.cmd.Env = os.Environ()
-	w.cmd.ExtraFiles = []*os.File{theirs, h.arena.File(), h.socket} // workerLink, workerArena, workerSocket
+	w.cmd.ExtraFiles = []*os.File{theirs, h.arena.File(), h.socket, h.lock} // workerLink, workerArena, workerSocket, workerLock
 	if h.metrics != nil {
 		w.cmd.ExtraFiles = append(w.cmd.ExtraFiles, h.metrics)
 		w.cmd.Env = append(w.cmd.Env, metricsVariable+"=1")
@@ -544,7 +544,8 @@ func lock(socket string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("cannot listen on %s: another vcgroupfs serve does; end it, or choose another --socket", socket)
+		return nil, fmt.Errorf("cannot listen on %s: another vcgroupfs serve does, or a worker still serves the guests of one that was "+
+			"killed (pgrep -f %s); end it, or choose another --socket", socket, WorkerCommand)
 	}
 	return f, nil
 }

@@ -1,7 +1,6 @@
 package holder
 
 import (
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -14,7 +13,7 @@ import (
 // manager is the service manager that started us, as systemd has it (sd_notify(3), systemd.io/FILE_DESCRIPTOR_STORE): it is
 // told of our state, and keeps descriptors over our own death. The zero value is none.
 type manager struct {
-	address *net.UnixAddr
+	address *unix.SockaddrUnix
 	every   time.Duration // between two signs of life, 0 for none wanted
 	last    *time.Time
 	log     *logrus.Entry
@@ -29,7 +28,7 @@ func findManager(log *logrus.Entry) manager {
 	if path == "" {
 		return m
 	}
-	m.address = &net.UnixAddr{Name: path, Net: "unixgram"}
+	m.address = &unix.SockaddrUnix{Name: path}
 	if usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 0 {
 		m.every = time.Duration(usec) * time.Microsecond / 3
 	}
@@ -43,16 +42,14 @@ func (m manager) tell(state string, fd int) {
 	if m.address == nil {
 		return
 	}
-	c, err := net.DialUnix("unixgram", nil, m.address)
-	if err != nil {
-		m.log.WithError(err).Debug("cannot reach the service manager")
-		return
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
 	}
-	defer c.Close()
-	if fd < 0 {
-		_, err = c.Write([]byte(state))
-	} else {
-		_, _, err = c.WriteMsgUnix([]byte(state), unix.UnixRights(fd), nil)
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Sendmsg(s, []byte(state), rights, m.address, unix.MSG_NOSIGNAL)
+		unix.Close(s)
 	}
 	if err != nil {
 		m.log.WithError(err).Warn("cannot tell the service manager")

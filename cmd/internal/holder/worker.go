@@ -21,6 +21,7 @@ const (
 	workerLink = 3 + iota
 	workerArena
 	workerSocket
+	workerLock    // kept open and nothing else: a worker that outlives its holder keeps a second daemon from its guests
 	workerMetrics // where there is a listener for metrics
 )
 
