@@ -11,10 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A program built with -tags failpoints dies by SIGKILL where VCGROUPFS_FAILPOINT=NAME[:COUNT] says, COUNT times in all (1
-// when it is left out). The deaths are counted in the size of VCGROUPFS_FAILPOINT_FILE.
+// lastDone is the operation that was done last.
 var lastDone atomic.Value
 
+// A program built with -tags failpoints dies by SIGKILL where VCGROUPFS_FAILPOINT=NAME[:COUNT] says, COUNT times in all (1
+// when it is left out). The deaths are counted in the size of VCGROUPFS_FAILPOINT_FILE. With VCGROUPFS_FAILPOINT_ACT=panic it
+// panics instead, with =crash it ends as if it had crashed.
 var failName, failCount, failFile = readFailpoint()
 
 func readFailpoint() (name string, count int64, file string) {
@@ -47,6 +49,12 @@ func failpoint(name string) {
 	}
 	f.Write([]byte{'x'})
 	f.Close()
+	switch os.Getenv("VCGROUPFS_FAILPOINT_ACT") {
+	case "panic":
+		panic("a fail point")
+	case "crash": // as a fault of the runtime does, which nothing recovers from
+		os.Exit(2)
+	}
 	unix.Kill(unix.Getpid(), unix.SIGKILL)
 	select {}
 }

@@ -17,8 +17,8 @@ import (
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
-// A file NAME.yaml of the guests' directory declares the guest NAME: its keys are those of api.GuestSpec, but policy is a
-// file's path, from the directory. A new file makes the guest, a changed one makes it anew, one that is removed takes it away.
+// A file NAME.yaml of the guests' directory declares the guest NAME: its keys are those of api.GuestSpec, but policy may also be
+// the path of a file, from the directory. A new file makes the guest, a changed one makes it anew, one that is removed takes it away.
 // What cannot be done is said once for each change of the file, and the guest stays as it was.
 
 const declaredSuffix = ".yaml"
@@ -138,7 +138,7 @@ func readDeclared(path string, st os.FileInfo) (spec api.GuestSpec, err error) {
 		}
 		return spec, err
 	}
-	if spec.Policy != "" {
+	if spec.Policy != "" && !strings.Contains(spec.Policy, "\n") {
 		file := spec.Policy
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(path), file)
