@@ -145,7 +145,7 @@ func (v *View) mayMove(h *handle, dst *host.Dir, pid int, t *host.Task) error {
 		return unix.ESRCH
 	}
 	if h.opener.uid != uid && h.opener.uid != suid {
-		return unix.EACCES
+		return refuse(unix.EACCES, "another user's task")
 	}
 	return nil
 }
@@ -181,7 +181,7 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 	if r.allows(h.opener, 0o2) {
 		return nil
 	}
-	return unix.EACCES
+	return refuse(unix.EACCES, "another user's cgroups")
 }
 
 // allows says whether a record's mode grants a permission (4 read, 2 write). Supplementary groups are not known here: a

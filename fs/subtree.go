@@ -54,7 +54,7 @@ func (v *View) parseSubtree(data []byte) ([]string, error) {
 		if v.policy.Permits(name) {
 			out = append(out, word)
 		} else if word[0] == '+' {
-			return nil, unix.ENOENT
+			return nil, refuse(unix.ENOENT, "hidden controller")
 		}
 	}
 	return out, nil

@@ -66,7 +66,7 @@ func (v *View) writeTrigger(h *handle, data []byte) error {
 		return unix.EBUSY
 	}
 	if !v.triggers.take() {
-		return unix.ENOSPC
+		return &refusal{unix.ENOSPC, "pressure triggers", true}
 	}
 	if err := h.command([]byte(command)); err != nil {
 		v.triggers.give()

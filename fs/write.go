@@ -64,7 +64,10 @@ func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, d
 func (v *View) tried(in *fuse.InHeader, h *handle, err error) fuse.Status {
 	st := status(err)
 	var refused *refusal
+	var outside *host.OutsideError
 	switch {
+	case errors.As(err, &outside):
+		v.deny(in, "move", node{tree: h.tree, dir: h.dir, file: h.file}, "", "outside the boundary")
 	case errors.As(err, &refused) && refused.quota:
 		v.exceeded(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", refused.rule)
 	case errors.As(err, &refused):

@@ -196,6 +196,11 @@ func TestAudit(t *testing.T) {
 	s := newSite(t, h, "audit")
 	d := startDaemon(t)
 	s = d.add(t, "g", s)
+	stranger := sleeper(t)
+	if got := errnoName(withFile(s.at(procs), unix.O_WRONLY, writeFD(itoa(stranger)))); got != "ESRCH" && got != "ENOENT" {
+		t.Errorf("moving a stranger: %q", got)
+	}
+	eventually(t, "the word on the stranger", func() bool { return strings.Contains(d.log(), `rule="outside the boundary"`) })
 	for range 3000 {
 		withFile(s.at("pids.max"), unix.O_WRONLY, writeFD("max"))
 	}

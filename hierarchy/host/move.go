@@ -149,7 +149,7 @@ func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check f
 		return 0, moveError(file, err)
 	}
 	if at == outside || at == unseen && !b.maySkip(t) {
-		return 0, moveError(file, b.beyond())
+		return 0, &OutsideError{moveError(file, b.beyond())}
 	}
 	if check != nil {
 		if err := check(t); err != nil {
@@ -166,6 +166,14 @@ func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check f
 	n, err = t.writeTo(fd)
 	return n, moveError(file, err)
 }
+
+// OutsideError says that a task is outside the boundary. It is the errno of beyond.
+type OutsideError struct{ err error }
+
+func (e *OutsideError) Error() string { return e.err.Error() + ": the task is outside the boundary" }
+
+// Unwrap is the error that the kernel would give.
+func (e *OutsideError) Unwrap() error { return e.err }
 
 // writeTo gives the task's number to an open membership file, if it is the task's before and after.
 func (t *Task) writeTo(fd int) (int, error) {

@@ -100,9 +100,8 @@ func Run(version string, log *logrus.Entry) error {
 	}
 	go d.sweep()
 	go func() {
-		if err := w.Ready(d.drain, d.stop); err != nil {
-			log.WithError(err).Error("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
-		}
+		err := w.Ready(d.drain, d.stop)
+		log.WithError(err).Error("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}()
 	<-d.ended
 	return nil
