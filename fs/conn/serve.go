@@ -92,7 +92,9 @@ func (s *server) yield() {
 			runtime.Gosched()
 		}
 	}
-	s.pace.wait()
+	if late := s.pace.due(time.Now()); late > 0 {
+		time.Sleep(late)
+	}
 }
 
 // A connection that always has a request more would keep a processor to itself, and those who wait for one with it: as long as
@@ -116,18 +118,16 @@ type pace struct {
 	next time.Time // when the next one is due
 }
 
-func (p *pace) wait() {
+// due is how long the next request has to wait.
+func (p *pace) due(now time.Time) time.Duration {
 	if p.rate <= 0 {
-		return
+		return 0
 	}
-	now := time.Now()
 	if earliest := now.Add(-time.Second); p.next.Before(earliest) {
 		p.next = earliest
 	}
 	p.next = p.next.Add(time.Second / time.Duration(p.rate))
-	if late := p.next.Sub(now); late > 0 {
-		time.Sleep(late)
-	}
+	return p.next.Sub(now)
 }
 
 // next writes the reply that is due and reads a request, waiting for one.
