@@ -2,6 +2,8 @@ package integration
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -373,6 +375,42 @@ func TestServeRefuses(t *testing.T) {
 	}
 	if info := d.ready(t); info.Restarts != 0 {
 		t.Errorf("%+v", info)
+	}
+	if left, _ := filepath.Glob(d.dir + "/other.sock*"); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+	d.stop(t)
+}
+
+// TestProbes: health and figures on a loopback address, and nothing else there.
+func TestProbes(t *testing.T) {
+	d := startDaemonWith(t, program(t), []string{"--metrics", "127.0.0.1:17923"})
+	p := newPlace(t, d, "probes")
+	d.wantTry(t, 0, "", p.add("web")...)
+	withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max")) // denied
+	readFile(p.at("pids.max"))
+	for path, want := range map[string]int{"/healthz": 200, "/metrics": 200, "/v1/info": 404, "/v1/guests": 404} {
+		resp, err := http.Get("http://127.0.0.1:17923" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: status %d, want %d: %s", path, resp.StatusCode, want, body)
+		}
+		if path != "/metrics" {
+			continue
+		}
+		for _, line := range []string{
+			`vcgroupfs_requests_total{operation="open",outcome="denied"} 1`, `vcgroupfs_requests_total{operation="open",outcome="ok"}`,
+			`vcgroupfs_request_duration_seconds_bucket{operation="lookup"`, `vcgroupfs_denials_total{rule=`, "vcgroupfs_guests 1", "vcgroupfs_cgroups 0",
+			"vcgroupfs_worker_restarts_total 0", "vcgroupfs_resume_seconds",
+		} {
+			if !strings.Contains(string(body), line) {
+				t.Errorf("no %s in\n%s", line, body)
+			}
+		}
 	}
 	d.stop(t)
 }

@@ -76,7 +76,7 @@ func NewMetrics(version string, totals func() Totals) *Metrics {
 	}, []string{"operation"})
 	m.denials = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vcgroupfs_denials_total", Help: "Requests that a policy denied, by rule."}, []string{"rule"})
 	m.dropped = prometheus.NewCounter(prometheus.CounterOpts{Name: "vcgroupfs_audit_dropped_total", Help: "Denials that were counted but not logged, for their guest had too many."})
-	m.resume = prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_resume_seconds", Help: "Time that this worker took from its start to serving all guests."})
+	m.resume = prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_resume_seconds", Help: "Time from the end of the worker before to serving all guests again."})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_info", Help: "1; the label has the version.", ConstLabels: prometheus.Labels{"version": strings.ToValidUTF8(version, "?")}})
 	info.Set(1)
 	m.registry.MustRegister(requests, latency, m.denials, m.dropped, m.resume, info, newTotalsCollector(totals),

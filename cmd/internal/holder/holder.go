@@ -136,6 +136,12 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 	if h.lock, err = lock(settings.Socket); err != nil {
 		return nil, err
 	}
+	made := h
+	defer func() {
+		if err != nil {
+			made.removeSocket()
+		}
+	}()
 	if h.socket, err = listen(settings.Socket, settings.Group); err != nil {
 		return nil, err
 	}
@@ -189,8 +195,7 @@ func (h *Holder) takeOver() error {
 
 // Run starts a worker, and another for each that dies, until SIGTERM or SIGINT ends all. The error says why it gave up.
 func (h *Holder) Run() error {
-	defer os.Remove(h.settings.Socket + ".lock")
-	defer os.Remove(h.settings.Socket)
+	defer h.removeSocket()
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
@@ -221,6 +226,12 @@ func (h *Holder) Run() error {
 			h.begin()
 		}
 	}
+}
+
+// removeSocket takes away what lock and listen made. The lock is still held, so nobody else's goes.
+func (h *Holder) removeSocket() {
+	os.Remove(h.settings.Socket)
+	os.Remove(h.settings.Socket + ".lock")
 }
 
 // pause is how long to wait before another worker is started: not at all, unless workers die before they serve.
