@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
 # In a virtual machine the processor is emulated: the same tests take several times longer there.
-here_limit=8m
-vm_limit=9m
+here_limit=12m
+vm_limit=14m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
 
@@ -31,7 +31,7 @@ in_vm() {
 	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test testdata integration/testdata; do
 		[ ! -e "$path" ] || set -- -file "$path=/vcgroupfs/$path" "$@"
 	done
-	bin/vm -kernel "$kernel" -timeout 10m "$@"
+	bin/vm -kernel "$kernel" -timeout 15m "$@"
 }
 
 # checked NAME COMMAND... runs the tests, shows what they print as it comes, and judges their status and their skips.

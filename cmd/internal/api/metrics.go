@@ -147,7 +147,7 @@ func (m *Metrics) addRule(rule string) prometheus.Counter {
 	return c
 }
 
-// SetResume says how long this worker took from its start to serving.
+// SetResume says how long guests waited: from the end of the worker before to serving.
 func (m *Metrics) SetResume(d time.Duration) { m.resume.Set(d.Seconds()) }
 
 // totalsCollector asks for the totals once per scrape.
