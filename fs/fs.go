@@ -10,8 +10,8 @@
 // named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
 // boundary's descriptor.
 //
-// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, fileNames.mu, backings.mu and eventQueue.mu are
-// leaves; none is taken under another.
+// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu and eventQueue.mu are leaves; none
+// is taken under another. Package state has its own, below them.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs

@@ -156,15 +156,24 @@ func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error
 // leafFile is the descriptor of the leaf's file by which an open of the root's moves tasks.
 func (v *View) leafFile(h *handle, leaf *host.Dir) (int, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.leaf >= 0 {
-		return h.leaf, nil
+	fd := h.leaf
+	h.mu.Unlock()
+	if fd >= 0 {
+		return fd, nil
 	}
 	fd, err := leaf.OpenFile(h.file, unix.O_WRONLY)
 	if err != nil {
 		return -1, err
 	}
+	h.mu.Lock()
+	if h.leaf >= 0 { // another write of the same open was quicker
+		have := h.leaf
+		h.mu.Unlock()
+		unix.Close(fd)
+		return have, nil
+	}
 	h.leaf, h.leafPos = fd, 0
+	h.mu.Unlock()
 	v.hold(h.fh|leafKey, fd)
 	return fd, nil
 }
