@@ -59,7 +59,7 @@ bench: build test-binary
 lint:
 	.ci/lint.sh
 
-ci: lint test demo
+ci: lint test demo package
 
 man: build
 	bin/vcgroupfs man >bin/vcgroupfs.8
