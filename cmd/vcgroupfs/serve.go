@@ -45,7 +45,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "metrics", Usage: "serve /metrics and /healthz on a loopback `ADDRESS` too, such as 127.0.0.1:9750"},
 			&cli.IntFlag{Name: "max-guests", Value: 1024, Usage: "serve at most `N` guests"},
 			&cli.IntFlag{Name: "max-open", Value: 4096, Usage: "let a guest have `N` files and directories open (then ENFILE)"},
-			&cli.IntFlag{Name: "max-watches", Value: 256, Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
+			&cli.IntFlag{Name: "max-watches", Value: 64, Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
 			&cli.IntFlag{Name: "max-blocking", Value: 128, Usage: "let `N` host calls block at once, over all guests"},
 			&cli.IntFlag{Name: "max-rate", Usage: "serve at most `N` requests of a guest in a second; 0: as many as come"},
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
