@@ -39,6 +39,8 @@ func playRole(role string) {
 		playCommands()
 	case "flood": // does too much of one thing
 		playFlood(arg)
+	case "ask": // asks a control socket
+		playAsk(arg)
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
 	}
