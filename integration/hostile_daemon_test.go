@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,20 +67,26 @@ func keptAttempts(wanted bool, stranger string) (list []attempt) {
 	return list
 }
 
-// hostileGuest starts the test binary in a role as the root of a guest: in the boundary, in mount and pid namespaces of its own,
-// with the view at /sys/fs/cgroup and every capability.
-func hostileGuest(t *testing.T, h *host.Host, path, view, role string) *helper {
+// guestID is the host's number of the root of a guest in a user namespace.
+const guestID = 524288
+
+// hostileGuest starts the suite of attempts as the root of a guest: in the boundary, in mount and pid namespaces of its own,
+// with the view at /sys/fs/cgroup and every capability; with userns over a user namespace, otherwise over the host.
+func hostileGuest(t *testing.T, h *host.Host, path, view, binary string, userns bool, stranger int) *helper {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", `read -r _ && mount --make-rprivate / && mount --bind "$1" /sys/fs/cgroup && mount -t proc proc /proc && exec "$2"`,
-		"sh", view, "/proc/self/exe")
-	binary, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Args[len(cmd.Args)-1] = binary
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+		"sh", view, binary)
 	cmd.Stderr = os.Stderr
+	form := "privileged"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID}
+	if userns {
+		form = "userns"
+		ids := []syscall.SysProcIDMap{{HostID: guestID, Size: 65536}}
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
+		cmd.SysProcAttr.Credential = &syscall.Credential{}
+	}
+	cmd.Env = append(os.Environ(), roleVariable+"=hostile daemon-"+form+" "+itoa(stranger))
 	helper := startProcess(t, cmd)
 	for _, tree := range h.Trees() {
 		if err := tree.Attach(path, helper.cmd.Process.Pid); err != nil {
@@ -92,6 +99,12 @@ func hostileGuest(t *testing.T, h *host.Host, path, view, role string) *helper {
 
 // TestHostileDaemon: the hostile guest against the daemon, whose worker is killed again and again between its attempts.
 func TestHostileDaemon(t *testing.T) {
+	binary := publicProgram(t)
+	t.Run("privileged", func(t *testing.T) { testHostileDaemon(t, binary, false) })
+	t.Run("userns", func(t *testing.T) { testHostileDaemon(t, binary, true) })
+}
+
+func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	h := openHost(t)
 	path := boundary(t, "hostile", h.Trees()...)
 	d := startDaemon(t)
@@ -103,9 +116,12 @@ func TestHostileDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"guest", "add", "hostile", "--boundary", path, "--policy", policy, "--target", dir}
+	if userns {
+		args = append(args, "--owner", fmt.Sprintf("%d:%d", guestID, guestID))
+	}
 	d.run(t, append(args, guestLimits(h)...)...)
 	stranger := sleeper(t)
-	guest := hostileGuest(t, h, path, dir, "hostile daemon "+itoa(stranger))
+	guest := hostileGuest(t, h, path, dir, binary, userns, stranger)
 	var dirs []string
 	for _, tree := range h.Trees() {
 		if tree.Holds("memory") || tree.Holds("pids") {

@@ -21,13 +21,18 @@ const guestView = "/sys/fs/cgroup"
 const hostilePolicy = "version: 1\nquota: {cgroups: 40, depth: 4}\n"
 
 // playHostile does attempt after attempt. For each it prints the name, what it wants and what it got, and waits for a line:
-// outside, the host's state is looked at meanwhile. userns says in which form it runs.
+// outside, the host's state is looked at meanwhile. The form is how it runs: privileged, userns, and either by the daemon.
 func playHostile(arg string) {
 	form, stranger, _ := strings.Cut(arg, " ")
 	runtime.LockOSThread()
 	in := bufio.NewReader(os.Stdin)
-	kept := keptAttempts(form == "daemon", stranger) // whose descriptors are opened before all else happens
-	for _, a := range append(guestAttempts(form == "userns", stranger), kept...) {
+	byDaemon, userns := strings.HasPrefix(form, "daemon-"), strings.HasSuffix(form, "userns")
+	kept := keptAttempts(byDaemon, stranger) // whose descriptors are opened before all else happens
+	list := append(guestAttempts(userns, stranger), kept...)
+	if userns {
+		list = append(list, mountAttempts()...) // last: they may take the view away
+	}
+	for _, a := range list {
 		fmt.Printf("%s\t%s\t%s\t.\n", a.name, a.want, errnoName(a.do()))
 		if _, err := in.ReadString('\n'); err != nil {
 			return
@@ -79,11 +84,7 @@ func guestAttempts(userns bool, stranger string) []attempt {
 	dir := guestDirs()[0]
 	list = append(list, nameAttempts(dir)...)
 	list = append(list, bombAttempts(dir)...)
-	list = append(list, hiddenAttempts()...)
-	if userns {
-		list = append(list, mountAttempts()...)
-	}
-	return list
+	return append(list, hiddenAttempts()...)
 }
 
 // writeOnlyAttempts are about files of the boundary that can only be written.
