@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -270,6 +271,19 @@ func TestHostileNames(t *testing.T) {
 	d.stop(t)
 }
 
+// inOpen is how many threads of a process are in the kernel's openat, read or close.
+func inOpen(pid int) (n int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+	for _, file := range files {
+		var number int
+		if _, err := fmt.Sscan(readFile(file), &number); err == nil &&
+			(number == unix.SYS_OPENAT || number == unix.SYS_READ || number == unix.SYS_CLOSE) {
+			n++
+		}
+	}
+	return n
+}
+
 // TestKilledInFlight: guests that are killed while the worker does not answer are gone once it does, and leave nothing open.
 func TestKilledInFlight(t *testing.T) {
 	h := openHost(t)
@@ -291,6 +305,9 @@ func TestKilledInFlight(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond) // everybody waits for an answer
 		for _, g := range guests {
+			if n := inOpen(g.pid()); n == 0 {
+				t.Errorf("no thread of process %d waits", g.pid())
+			}
 			g.cmd.Process.Kill()
 		}
 		time.Sleep(200 * time.Millisecond)
