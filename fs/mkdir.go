@@ -76,11 +76,11 @@ func (v *View) removedSince(ch *change, d *host.Dir, name string, changed, child
 	return d.Lookup(name, &st) == unix.ENOENT && changed != ch.entry.A && children == ch.entry.C
 }
 
-// makingMode is the mode of a cgroup on the host while the view makes it. A server that was killed in between knows by it
-// that a cgroup is its own, for nobody else makes one of that mode.
 // goneDir is the kernfs id of a cgroup that was removed before anybody knew its id: none is found by it.
 const goneDir = dirMask
 
+// makingMode is the mode of a cgroup on the host while the view makes it. A server that was killed in between knows by it
+// that a cgroup is its own, for nobody else makes one of that mode.
 const (
 	makingMode = 0o1000 // no permission: a umask takes nothing of it
 	madeMode   = 0o755
@@ -94,9 +94,9 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	var st unix.Stat_t
 	own := ch.again && d.Lookup(name, &st) == nil && st.Mode == unix.S_IFDIR|makingMode
-	if st := n.tree.takeQuota(d, own); !st.Ok() {
+	if bound, st := n.tree.takeQuota(d, own); !st.Ok() {
 		if st == errQuota {
-			v.exceeded(&in.InHeader, "mkdir", n, name, "cgroups")
+			v.exceeded(&in.InHeader, "mkdir", n, name, bound)
 		}
 		return st
 	}
@@ -149,25 +149,25 @@ func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
 
 // takeQuota reserves one cgroup below d, or says EAGAIN, as the kernel does at cgroup.max.depth and
 // cgroup.max.descendants.
-// One that is there already is counted, but not refused.
-func (t *tree) takeQuota(d *host.Dir, there bool) fuse.Status {
+// One that is there already is counted, but not refused. bound is which of the two it was, by its key in the policy.
+func (t *tree) takeQuota(d *host.Dir, there bool) (bound string, st fuse.Status) {
 	if t.quota.bound.Depth > 0 {
 		depth, err := d.Depth()
 		if err != nil {
-			return status(err)
+			return "", status(err)
 		}
 		if depth >= t.quota.bound.Depth {
-			return errQuota
+			return "depth", errQuota
 		}
 	}
 	ok, err := t.quota.take(t.boundary.CountCgroups)
 	if err != nil {
-		return status(err)
+		return "", status(err)
 	}
 	if !ok && !there {
-		return errQuota
+		return "cgroups", errQuota
 	}
-	return fuse.OK
+	return "", fuse.OK
 }
 
 // own records who made a cgroup. kernfs gives a child the maker's fsuid and fsgid, or the parent's gid below a setgid
