@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -106,7 +107,18 @@ func TestHostileDaemon(t *testing.T) {
 
 func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	h := openHost(t)
-	path := boundary(t, "hostile", h.Trees()...)
+	parent := boundary(t, "hostile", h.Trees()...) // whose state is the test's alone to change, which the root's is not
+	path := parent + "/guest"
+	for _, tree := range h.Trees() {
+		if err := tree.Create(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if tree.Version == hierarchy.V2 {
+			if err := tree.Enable(path, tree.Controllers...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	d := startDaemon(t)
 	dir := publicDir(t)
 	t.Cleanup(func() { d.stop(t) })
@@ -125,7 +137,7 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	var dirs []string
 	for _, tree := range h.Trees() {
 		if tree.Holds("memory") || tree.Holds("pids") {
-			dirs = append(dirs, hostDir(tree, path), hostDir(tree, "/"))
+			dirs = append(dirs, hostDir(tree, path), hostDir(tree, parent))
 		}
 	}
 	last := 0
@@ -142,6 +154,9 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	info := d.ready(t)
 	if n < 60 || info.Restarts < uint64(n/50) {
 		t.Errorf("%d attempts, %d restarts", n, info.Restarts)
+	}
+	if said := readFile(d.said.Name()); !strings.Contains(said, "rule=cgroups") || !strings.Contains(said, "rule=depth") {
+		t.Error("the bounds of the guest's quota that were reached are not told apart")
 	}
 	t.Logf("%d attempts, %d restarts", n, info.Restarts)
 	d.stop(t)
