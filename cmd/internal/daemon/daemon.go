@@ -113,8 +113,8 @@ func (d *Daemon) bound() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	// Each guest has one place to block in beyond those that all share, so that is the most; Go's own threads come on top.
 	debug.SetMaxThreads(d.settings.MaxBlocking + d.settings.MaxGuests + 128)
-	// Guests need little memory, and most of the time little of it changes hands: half of what Go adds for garbage is enough.
-	debug.SetGCPercent(50)
+	// Guests need little memory, and most of the time little of it changes hands: a third of what Go adds for garbage is enough.
+	debug.SetGCPercent(30)
 	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
 }
 
