@@ -453,3 +453,26 @@ func TestGiveUp(t *testing.T) {
 		t.Error("the view answers")
 	}
 }
+
+// TestStoppedEarly: a worker that hangs before it has told the holder anything is replaced, too.
+func TestStoppedEarly(t *testing.T) {
+	d := startDaemon(t)
+	p := newPlace(t, d, "stopped-early")
+	d.wantTry(t, 0, "", p.add("x")...)
+	first := d.signal(t, unix.SIGKILL, 0)
+	second := 0
+	for deadline := time.Now().Add(patience); second == 0 && time.Now().Before(deadline); {
+		second = d.signal(t, unix.SIGSTOP, first)
+	}
+	began := time.Now()
+	if got := readFile(p.at("cgroup.procs")); got != "" {
+		t.Errorf("cgroup.procs is %q", got)
+	}
+	if took := time.Since(began); took > 10*time.Second { // --watchdog is 1s, --give-up 30s
+		t.Errorf("it took %v", took)
+	}
+	if info := d.ready(t); info.Restarts < 2 || info.Pid == second {
+		t.Errorf("%+v; the second worker was %d", info, second)
+	}
+	d.stop(t)
+}

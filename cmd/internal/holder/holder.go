@@ -383,6 +383,7 @@ func (h *Holder) advance() {
 // start gives a worker what is kept.
 func (h *Holder) start(w *worker) error {
 	w.started = true
+	h.beatAt = time.Now()
 	h.arena.Renew()
 	go func() {
 		if h.arena.Severed(w.over.Load) {
@@ -501,14 +502,15 @@ func killed(w *worker) bool {
 	return ok && ws.Signaled() && (ws.Signal() == unix.SIGKILL || ws.Signal() == unix.SIGTERM || ws.Signal() == unix.SIGINT)
 }
 
-// look is the watchdog.
+// look is the watchdog. A worker that does not get so far as to be started has as long for that as one that serves for a
+// heartbeat: others after it may do better before guests have waited for too long.
 func (h *Holder) look() {
 	beat := h.arena.Heartbeat()
 	if beat != h.beat {
 		h.beat, h.beatAt = beat, time.Now()
 	}
 	w := h.current
-	if w == nil || h.stopping || !w.started || time.Since(h.beatAt) < h.settings.Watchdog {
+	if w == nil || h.stopping || time.Since(h.beatAt) < h.settings.Watchdog {
 		h.manager.alive()
 		return
 	}
