@@ -263,7 +263,7 @@ func TestHalfMade(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(23 * time.Millisecond):
+			case <-time.After(time.Duration(float64(60*time.Millisecond) / scale(t))):
 				if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
 					last = pid
 				}
@@ -286,7 +286,7 @@ func TestHalfMade(t *testing.T) {
 	}
 	close(stop)
 	<-ended
-	if info := d.ready(t); info.Guests != 0 || info.Restarts < 3 {
+	if info := d.ready(t); info.Guests != 0 || info.Restarts == 0 {
 		t.Errorf("%+v", info)
 	}
 	d.stop(t)
