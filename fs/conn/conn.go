@@ -82,6 +82,8 @@ type Conn struct {
 	slow     slowPool
 	mounted  chan struct{} // closed when the device is mounted, or by Close
 	finished chan struct{} // closed when Close is done
+	agreed   chan struct{} // closed when FUSE_INIT is answered
+	agree    sync.Once     // closes agreed
 	serving  atomic.Bool
 	served   chan struct{} // closed when Serve returns
 	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED
@@ -124,7 +126,7 @@ var numbers atomic.Uint64
 
 func newConn(cfg Config, fd int) *Conn {
 	c := &Conn{
-		cfg: cfg, number: numbers.Add(1), fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), served: make(chan struct{}),
+		cfg: cfg, number: numbers.Add(1), fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), agreed: make(chan struct{}), served: make(chan struct{}),
 	}
 	c.slow.init(cfg.MaxSlow, cfg.Slots)
 	c.proto = newProtocol(cfg.FS, cfg.Passthrough, cfg.Log, c.panicked)

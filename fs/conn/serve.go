@@ -250,6 +250,7 @@ func (s *server) dispatch() {
 			s.reply = nil
 			c.probePassthrough()
 			c.keepPassthrough()
+			c.agree.Do(func() { close(c.agreed) })
 		}
 	case c.suspected(h):
 		s.reply = errorReply(in, m.out, fuse.EIO)

@@ -81,6 +81,7 @@ func Adopt(cfg Config, device int, init []byte, passthrough bool) (*Conn, error)
 			unix.Close(device)
 			return nil, errors.New("cannot adopt a FUSE connection: what was agreed on it makes no sense to this program")
 		}
+		c.agree.Do(func() { close(c.agreed) })
 		c.passthrough.Store(passthrough && c.proto.flags.Load()&fuse.CAP_PASSTHROUGH != 0)
 	}
 	if err := unix.SetNonblock(device, true); err != nil {
@@ -92,6 +93,9 @@ func Adopt(cfg Config, device int, init []byte, passthrough bool) (*Conn, error)
 	}
 	return c, nil
 }
+
+// Agreed is closed when FUSE_INIT is answered: what is then known of the connection is all that another process needs.
+func (c *Conn) Agreed() <-chan struct{} { return c.agreed }
 
 // Resend has the kernel send again what was read and not answered. On a kernel that cannot it does nothing.
 func (c *Conn) Resend() error {

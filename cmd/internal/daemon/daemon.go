@@ -95,12 +95,15 @@ func Run(version string, log *logrus.Entry) error {
 	go d.beat()
 	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}}
 	d.resume(held)
+	if err := w.Ready(); err != nil {
+		return err
+	}
 	if err := d.serveAPI(); err != nil {
 		return err
 	}
 	go d.sweep()
 	go func() {
-		err := w.Ready(d.drain, d.stop)
+		err := w.Follow(d.drain, d.stop)
 		log.WithError(err).Error("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}()
 	<-d.ended

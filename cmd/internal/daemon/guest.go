@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -298,7 +299,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		return asError(api.CodeFailed, life.MountError(err))
 	}
 	d.begin(g, s)
-	if err := g.at.Learn(); err != nil {
+	if err := cmp.Or(agreed(s), g.at.Learn()); err != nil {
 		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		undo()
 		return asError(api.CodeFailed, err)
@@ -308,6 +309,21 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 	g.serving.Store(s)
 	return nil
 }
+
+// agreed waits until the kernel and the view have agreed on their connection. A worker that takes over before cannot go on with it.
+func agreed(s *life.Served) error {
+	select {
+	case <-s.View.Conn().Agreed():
+		return nil
+	case <-s.Done:
+		return errors.New("cannot serve the view: its connection has ended at once")
+	case <-time.After(agreeWait):
+		return errors.New("cannot serve the view: the kernel does not begin with it")
+	}
+}
+
+// agreeWait is how long that may take: the kernel asks when the view is mounted.
+const agreeWait = 10 * time.Second
 
 // begin begins to serve a guest, and sees to its end.
 func (d *Daemon) begin(g *guest, s *life.Served) {

@@ -97,12 +97,12 @@ func (w *Worker) Prepare() (start Start, held map[int]map[uint64]int, err error)
 	}
 }
 
-// Ready says that this worker serves, and has the holder's requests answered from then on: drain when another worker is to
-// go on, stop when all is to end. It returns when the link ends: the holder has died.
-func (w *Worker) Ready(drain, stop func()) error {
-	if err := w.link.send(message{kind: msgReady}); err != nil {
-		return err
-	}
+// Ready says that this worker serves. What is asked of the holder afterwards, it is asked by a worker that serves.
+func (w *Worker) Ready() error { return w.link.send(message{kind: msgReady}) }
+
+// Follow has the holder's requests answered: drain when another worker is to go on, stop when all is to end. It returns when
+// the link ends: the holder has died.
+func (w *Worker) Follow(drain, stop func()) error {
 	buf, oob := room()
 	for {
 		m, err := w.link.receive(buf, oob)
