@@ -51,7 +51,7 @@ func TestKeptAuthority(t *testing.T) {
 			t.Fatal(err)
 		}
 		if native.pids.Version == hierarchy.V2 {
-			if err := native.pids.Enable(native.path, "pids"); err != nil {
+			if err := native.pids.Enable(native.path+"/"+name, "pids"); err != nil {
 				t.Fatal(err)
 			}
 		}
