@@ -215,7 +215,7 @@ func (h *Holder) Run() error {
 			h.look()
 		}
 		if h.stopping && h.current == nil && h.next == nil {
-			h.abort()
+			h.endViews()
 			return nil
 		}
 		if h.givenUp() {
@@ -448,6 +448,9 @@ func (h *Holder) gone(w *worker) {
 		h.died = time.Now()
 	}
 	if h.stopping {
+		if w.err != nil {
+			h.log.Errorf("the worker (process %d) ended with %s while it was to take the guests away", w.cmd.Process.Pid, outcome(w))
+		}
 		return
 	}
 	if w.draining && h.next != nil {

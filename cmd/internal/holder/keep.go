@@ -76,6 +76,12 @@ func (h *Holder) abandon() {
 			}
 		}
 	}
+	h.endViews()
+	h.manager.unstore("arena")
+}
+
+// endViews ends the connections that are kept and unmounts the views that are left: those of guests that no worker took away.
+func (h *Holder) endViews() {
 	h.abort()
 	for _, r := range h.arena.Regions() {
 		if device := r.Device(); device != 0 {
@@ -92,9 +98,8 @@ func (h *Holder) abandon() {
 		if err := unix.Statfs(guest.Spec.Target, &st); err == unix.ENOTCONN || err == unix.ECONNABORTED {
 			unix.Unmount(guest.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
-		h.log.Errorf("the view of guest %s at %s is ended: no worker came back", guest.Name, guest.Spec.Target)
+		h.log.Errorf("the view of guest %s at %s is ended: no worker took it away", guest.Name, guest.Spec.Target)
 	}
-	h.manager.unstore("arena")
 }
 
 // abandonWait is how long killed workers may take to be gone.
