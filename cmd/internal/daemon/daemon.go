@@ -214,6 +214,13 @@ func (d *Daemon) close() {
 	d.closing = true
 }
 
+// isClosing says whether guests are another worker's to see to, or are all taken away. It is so before any view is suspended.
+func (d *Daemon) isClosing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closing
+}
+
 // all lists the guests.
 func (d *Daemon) all() []*guest {
 	d.mu.Lock()

@@ -333,10 +333,7 @@ func (d *Daemon) begin(g *guest, s *life.Served) {
 
 // viewEnded is told that nobody is served any more: the view was unmounted, its connection was aborted, or we ended it.
 func (d *Daemon) viewEnded(g *guest, s *life.Served) {
-	d.mu.Lock()
-	closing := d.closing
-	d.mu.Unlock()
-	if closing || g.serving.Load() != s {
+	if d.isClosing() || g.serving.Load() != s {
 		return // it is taken away, or was never made
 	}
 	reason := "the view was unmounted"

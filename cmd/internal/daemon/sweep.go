@@ -48,11 +48,15 @@ func (d *Daemon) look(g *guest) {
 	}
 	select {
 	case <-s.Done: // before anybody could be told
+		if d.isClosing() {
+			return // it goes on in another worker
+		}
 		d.take(g, api.EventGone, "the view was unmounted")
 		return
 	default:
 	}
 	switch {
+	case d.isClosing():
 	case s.View.Gone():
 		d.take(g, api.EventGone, "its boundary was removed")
 	case g.record.Spec.Pid != 0 && ended(g.record):
