@@ -113,7 +113,7 @@ func TestFailPoints(t *testing.T) {
 }
 
 // pause is how long the next worker waits before it goes on.
-const pause = 300 * time.Millisecond
+const pause = 700 * time.Millisecond
 
 func cross(t *testing.T, op crossedOp, point string, row interference) {
 	h := openHost(t)
