@@ -36,6 +36,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
@@ -607,17 +608,10 @@ func plainFile(f *os.File, err error) (*os.File, error) {
 
 // listenLoopback listens for metrics. Only on this machine's own addresses: the figures tell of every guest.
 func listenLoopback(addr string) (*os.File, error) {
-	a, err := net.ResolveTCPAddr("tcp", addr)
+	l, err := api.ListenLoopback(addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the metrics address %q: %w; write HOST:PORT, as in 127.0.0.1:9100", addr, err)
-	}
-	if a.IP == nil || !a.IP.IsLoopback() {
-		return nil, fmt.Errorf("cannot use the metrics address %q: it is not a loopback address, as 127.0.0.1:9100 is", addr)
-	}
-	l, err := net.ListenTCP("tcp", a)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen for metrics: %w", err)
+		return nil, err
 	}
 	defer l.Close()
-	return plainFile(l.File())
+	return plainFile(l.(*net.TCPListener).File())
 }
