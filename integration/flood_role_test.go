@@ -26,6 +26,8 @@ func playFlood(arg string) {
 	}
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
 	runtime.GOMAXPROCS(threads + 4)
+	runtime.LockOSThread()
+	unix.Setpriority(unix.PRIO_PROCESS, 0, -20) // this thread's: it hears that the flood is to end, whoever else wants the processors
 	var stop atomic.Bool
 	results := make(chan map[unix.Errno]int)
 	for i := range threads {

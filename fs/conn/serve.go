@@ -31,7 +31,8 @@ type server struct {
 	idle       time.Time     // when it last went to wait
 	slept      time.Duration // how long it waited then
 	inline     bool          // the last request was not handed to another goroutine
-	busy       int           // requests since it last waited
+	queueEmpty bool          // no request was there when it had answered the last one
+	turns      turns
 	pace       pace
 	vain, skip int // how often not to look again after looking in vain, and how often still
 }
@@ -71,72 +72,13 @@ func (c *Conn) Serve() error {
 	}
 }
 
-// maxBusy is how many requests are served in a row before other connections get their turn.
-const maxBusy = 32
-
-// yield lets others have the processor when this connection always has a request more, and keeps to the rate.
-func (s *server) yield() {
-	if s.idle.IsZero() {
-		s.busy++
-	} else {
-		s.busy = 0
-	}
-	if s.busy == 0 {
-		woken.Store(s.c.number<<32 | now())
-	}
-	if s.busy >= maxBusy {
-		s.busy = 0
-		if last := woken.Load(); last>>32 != s.c.number && uint32(now())-uint32(last) < othersWithin {
-			time.Sleep(breather)
-		} else {
-			runtime.Gosched()
-		}
-	}
-	if late := s.pace.due(time.Now()); late > 0 {
-		time.Sleep(late)
-	}
-}
-
-// A connection that always has a request more would keep a processor to itself, and those who wait for one with it: as long as
-// another connection has been woken lately, it makes a pause after each maxBusy requests.
-const (
-	othersWithin = 20 // milliseconds
-	breather     = 100 * time.Microsecond
-)
-
-// woken is the connection that was woken last, and when: its number, and the lower half of now.
-var woken atomic.Uint64
-
-// now is the time in milliseconds, of which the lower 32 bits are used.
-func now() uint64 { return uint64(uint32(time.Since(began).Milliseconds())) }
-
-var began = time.Now()
-
-// pace holds a connection to a rate: whoever asks for more waits, an idle second's worth may come at once.
-type pace struct {
-	rate int       // requests in a second; 0: no bound
-	next time.Time // when the next one is due
-}
-
-// due is how long the next request has to wait.
-func (p *pace) due(now time.Time) time.Duration {
-	if p.rate <= 0 {
-		return 0
-	}
-	if earliest := now.Add(-time.Second); p.next.Before(earliest) {
-		p.next = earliest
-	}
-	p.next = p.next.Add(time.Second / time.Duration(p.rate))
-	return p.next.Sub(now)
-}
-
 // next writes the reply that is due and reads a request, waiting for one.
 func (s *server) next() error {
 	if s.c.suspending.Load() {
 		s.flush()
 		return errSuspended
 	}
-	s.idle = time.Time{}
+	s.idle, s.queueEmpty = time.Time{}, false
 	if err := s.dev.raw.Read(s.step); err == nil {
 		s.slept = 0
 		if !s.idle.IsZero() {
@@ -171,6 +113,7 @@ func (s *server) exchange(fd uintptr) bool {
 	}
 	s.n, s.err = readRequest(int(fd), s.m.in)
 	if s.err == unix.EAGAIN {
+		s.queueEmpty = true
 		s.lookAgain(int(fd))
 	}
 	if s.err == unix.EAGAIN {

@@ -36,6 +36,10 @@ type slowPool struct {
 	idle    chan struct{}            // closed when the pool is closed and nothing runs
 	ended   chan struct{}            // closed when the pool is
 
+	busySince time.Time     // guarded by mu; when a second one began while one ran
+	due       time.Time     // guarded by mu; when the next one may begin while others are awake
+	took      time.Duration // guarded by mu; how long the last one ran
+
 	slots *Slots        // immutable, may be nil
 	own   chan struct{} // one slot that no other connection can take
 }
@@ -56,6 +60,9 @@ func (p *slowPool) add(r *slowRequest, ends bool) (start, ok bool) {
 		return false, false
 	case p.active < p.max:
 		p.active++
+		if p.active == 2 {
+			p.busySince = time.Now()
+		}
 		p.running[r.unique] = r
 		return true, true
 	case !ends && (p.queue.Len() >= maxQueued || p.bytes+len(r.body) > maxQueuedBytes):
@@ -66,10 +73,11 @@ func (p *slowPool) add(r *slowRequest, ends bool) (start, ok bool) {
 	return false, true
 }
 
-// next ends a request and returns another one to run, or nil.
-func (p *slowPool) next(done *slowRequest) *slowRequest {
+// next ends a request, which took so long, and returns another one to run, or nil.
+func (p *slowPool) next(done *slowRequest, took time.Duration) *slowRequest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.took = took
 	if p.running[done.unique] == done {
 		delete(p.running, done.unique)
 	}
@@ -202,14 +210,20 @@ func (c *Conn) goSlow(dev *device, in []byte) (refusal fuse.Status) {
 }
 
 func (c *Conn) runSlow(dev *device, r *slowRequest) {
-	for ; r != nil; r = c.slow.next(r) {
+	var took time.Duration
+	for ; r != nil; r = c.slow.next(r, took) {
 		m := message{in: r.body, out: make([]byte, replyRoom(r.body))}
+		if c.othersAwake() {
+			time.Sleep(time.Until(c.slow.turn(time.Now())))
+		}
 		leave, ok := c.slow.enter()
 		if !ok {
 			c.reply(dev, errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)))
 			continue
 		}
+		start := time.Now()
 		reply := c.respond(&m, len(r.body))
+		took = time.Since(start)
 		leave()
 		if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {
 			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)) // it was Close that interrupted

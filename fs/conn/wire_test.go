@@ -156,7 +156,7 @@ func TestSlowPoolBounds(t *testing.T) {
 	if p.waitIdle(time.Millisecond) {
 		t.Error("idle while one runs")
 	}
-	if p.next(&slowRequest{unique: 1}) != nil || !p.waitIdle(time.Millisecond) {
+	if p.next(&slowRequest{unique: 1}, 0) != nil || !p.waitIdle(time.Millisecond) {
 		t.Error("not idle")
 	}
 	if _, ok := p.add(&slowRequest{}, true); ok {

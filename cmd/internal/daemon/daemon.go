@@ -52,6 +52,7 @@ type Daemon struct {
 	auditor  *api.Auditor
 	metrics  *api.Metrics
 	declared *declarations // nil for none
+	garbage  garbage       // of the sweeping goroutine alone
 
 	stopAPI func()        // returns when it is stopped
 	ended   chan struct{} // closed when the worker is to end
@@ -116,8 +117,6 @@ func (d *Daemon) bound() {
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	// Each guest has one place to block in beyond those that all share, so that is the most; Go's own threads come on top.
 	debug.SetMaxThreads(d.settings.MaxBlocking + d.settings.MaxGuests + 128)
-	// Guests need little memory, and most of the time little of it changes hands: a third of what Go adds for garbage is enough.
-	debug.SetGCPercent(30)
 	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
 }
 

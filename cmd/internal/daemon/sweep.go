@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
@@ -21,6 +22,7 @@ func (d *Daemon) sweep() {
 	defer tick.Stop()
 	before, settled := 0, 0
 	for {
+		d.garbage.tune()
 		d.declared.follow()
 		// What many guests needed while they were made or taken away goes back to the host, once no more come or go.
 		now := len(d.all())
@@ -73,4 +75,30 @@ func (d *Daemon) look(g *guest) {
 func ended(r record) bool {
 	start, err := host.StartOf(r.Spec.Pid)
 	return err != nil || start != r.PidStart
+}
+
+// garbage says how much memory may be lost to garbage. Guests need little memory, and of what they need little changes hands: a
+// third of what is in use, and 2 MiB for what requests leave behind. Where a collection comes after each MiB of a small heap, a
+// guest that makes cgroups all the time has one run for another, which its neighbours felt (BenchmarkFlood: a p99 of 2.1 instead
+// of 1.3 times the quiet one).
+type garbage struct{ percent int }
+
+const (
+	garbageBytes      = 2 << 20
+	minGarbagePercent = 30
+	maxGarbagePercent = 100
+)
+
+// tune follows what is in use. A change waits for a collection under way, so small ones are not made.
+func (g *garbage) tune() {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	percent := maxGarbagePercent
+	if bytes := live[0].Value.Uint64(); bytes > 0 {
+		percent = int(min(maxGarbagePercent, minGarbagePercent+100*garbageBytes/bytes))
+	}
+	if d := percent - g.percent; d >= 5 || d <= -5 {
+		g.percent = percent
+		debug.SetGCPercent(percent)
+	}
 }
