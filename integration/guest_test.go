@@ -337,7 +337,9 @@ func TestMountRefuses(t *testing.T) {
 		{[]string{"mount", "--boundary", path, "--controllers", "pids", "--owner", "root", dir}, 2, "UID:GID"},
 		{[]string{"mount", "--boundary", path, "--controllers", "pids", "-o", "nonsense=1", dir}, 2, "unknown option"},
 		{[]string{"mount", "--pid", "4194302", "--controllers", "pids", dir}, 1, "no such process"},
-		{[]string{"mount", "--pid", itoa(os.Getpid()), "--controllers", "pids", dir}, 1, "root of the hierarchy"},
+		{[]string{"mount", "--pid", itoa(os.Getpid()), "--controllers", "pids", dir}, 1, "own cgroup namespace"},
+		{[]string{"mount", "--pid", itoa(os.Getpid()), "--current-cgroup", "--controllers", "pids", dir}, 1, "root of the hierarchy"},
+		{[]string{"mount", "--boundary", "/x", "--current-cgroup", "--controllers", "pids", dir}, 2, "--pid PID"},
 	} {
 		got := runCommand(t, c.args...)
 		if got.status != c.status || !strings.Contains(got.err, c.says) || strings.Count(got.err, "\n") != 1 {
@@ -431,7 +433,10 @@ func TestMountPid(t *testing.T) {
 	if err := tree.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
-	v := mountView(t, "--pid", itoa(pid), "--controllers", "pids")
+	if got := runCommand(t, "mount", "--pid", itoa(pid), "--controllers", "pids", publicDir(t)); got.status != 1 || !strings.Contains(got.err, "moved out") {
+		t.Errorf("of a process that was moved out of its namespace: status %d, %s", got.status, got.err)
+	}
+	v := mountView(t, "--pid", itoa(pid), "--current-cgroup", "--controllers", "pids")
 	top := v.top(tree)
 	if got := strings.TrimSpace(readFile(filepath.Join(top, procs))); got != itoa(pid) {
 		t.Errorf("the view shows %q, not process %d", got, pid)

@@ -178,7 +178,7 @@ func TestGuestEnds(t *testing.T) {
 	if err := p.tree.Attach(p.path, cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	d.wantTry(t, 0, "", "guest", "add", "c", "--pid", itoa(cmd.Process.Pid), "--controllers", "pids", "--target", p.dir)
+	d.wantTry(t, 0, "", "guest", "add", "c", "--pid", itoa(cmd.Process.Pid), "--current-cgroup", "--controllers", "pids", "--target", p.dir)
 	d.signal(t, unix.SIGKILL, 0) // the next worker knows the process as well
 	d.ready(t)
 	cmd.Process.Kill()
@@ -219,12 +219,15 @@ func TestGuestRefused(t *testing.T) {
 		args   []string
 	}{
 		{2, "boundary", []string{"guest", "add", "x", "--target", p.dir}},
-		{2, "target", []string{"guest", "add", "x", "--boundary", p.path}},
+		{2, "target", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", "/"}},
 		{2, "name", p.add("../x")},
 		{2, "no such cgroup", []string{"guest", "add", "x", "--boundary", p.path + "-missing", "--controllers", "pids", "--target", p.dir}},
 		{2, "", []string{"guest", "add", "x", "--boundary", "/", "--controllers", "pids", "--target", p.dir}},
 		{2, "no such file", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", p.dir + "-missing"}},
 		{2, "not a directory", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", file}},
+		{2, "own cgroup namespace", []string{"guest", "add", "x", "--pid", itoa(os.Getpid()), "--controllers", "pids", "--target", p.dir}},
+		{2, "--pid PID", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--into", "/sys/fs/cgroup"}},
+		{2, "--into DIR", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", p.dir, "--stack"}},
 		{2, "process", []string{"guest", "add", "x", "--pid", "4194304", "--controllers", "pids", "--target", p.dir}},
 		{3, "foo", p.add("x", "--policy", bad)},
 		{2, "owner", p.add("x", "--owner", "root")},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -37,6 +38,10 @@ func playRole(role string) {
 		io.Copy(io.Discard, os.Stdin)
 	case "commands": // does what each line says, and prints what came of it
 		playCommands()
+	case "script": // the same, from a file to a file
+		os.Stdin, _ = os.Open("/in")
+		os.Stdout, _ = os.OpenFile("/out", os.O_WRONLY, 0)
+		playCommands()
 	case "flood": // does too much of one thing
 		playFlood(arg)
 	case "ask": // asks a control socket
@@ -46,7 +51,8 @@ func playRole(role string) {
 	}
 }
 
-// playCommands writes: "write PATH VALUE" (quoted values), "read PATH".
+// playCommands does: "write PATH VALUE" (quoted values), "read PATH", "mkdir PATH", "umount PATH", "tmpfs PATH", and "unshare",
+// for a cgroup and a mount namespace of its own.
 func playCommands() {
 	runtime.LockOSThread()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -57,10 +63,36 @@ func playCommands() {
 			fmt.Println("=" + writeFile(path, value))
 		case op == "read" && n >= 2:
 			fmt.Printf("=%q\n", readFile(path))
+		case op == "mkdir" && n >= 2:
+			fmt.Println("=" + word(unix.Mkdir(path, 0o755)))
+		case op == "umount" && n >= 2:
+			fmt.Println("=" + word(unix.Unmount(path, unix.MNT_DETACH)))
+		case op == "tmpfs" && n >= 2:
+			fmt.Println("=" + word(unix.Mount("tmpfs", path, "tmpfs", 0, "")))
+		case op == "unshare":
+			err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS)
+			if err == nil {
+				err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+			}
+			fmt.Println("=" + word(err))
 		default:
 			fmt.Println("=?")
 		}
 	}
+}
+
+// ask has a helper that plays commands do one, and says what came of it.
+func (h *helper) ask(t testing.TB, op string, args ...string) string {
+	t.Helper()
+	for _, a := range args {
+		op += " " + strconv.Quote(a)
+	}
+	fmt.Fprintln(h.in, op)
+	answer := strings.TrimPrefix(h.line(t), "=")
+	if text, err := strconv.Unquote(answer); err == nil {
+		return text
+	}
+	return answer
 }
 
 // helper is a process that does what it is told.

@@ -26,7 +26,7 @@ func guestCommand() *cli.Command {
 			"   vcgroupfs guest top --sort memory",
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("no such command: guest %q; allowed: add, rm, ls, show, tree, top, events, set, freeze, thaw, kill", c.Args().First())
+				return usagef("no such command: guest %q; allowed: add, rm, ls, show, tree, top, events, set, attach, freeze, thaw, kill", c.Args().First())
 			}
 			cli.ShowSubcommandHelp(c)
 			return exitStatus(exitcode.Usage)
@@ -34,6 +34,7 @@ func guestCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			guestAddCommand(), guestRemoveCommand(), guestListCommand(), guestShowCommand(), guestTreeCommand(), guestTopCommand(), guestEventsCommand(),
 			guestSetCommand(),
+			guestSignalCommand("attach", "attach the view in the guest anew", "For a guest that was added with --into and has taken its view away. Where the view is in its place nothing changes.", (*api.Client).Attach),
 			guestSignalCommand("freeze", "stop the processes of a guest", "The processes stop where they are until \"guest thaw\".", (*api.Client).Freeze),
 			guestSignalCommand("thaw", "let the processes of a frozen guest go on", "", (*api.Client).Thaw),
 			guestSignalCommand("kill", "end every process of a guest", "Every process in the guest's boundary and below gets SIGKILL. The guest stays, unless it was added with --pid.", (*api.Client).Kill),
@@ -140,14 +141,20 @@ func daemonError(err error) error {
 func guestAddCommand() *cli.Command {
 	return &cli.Command{
 		Name: "add", Usage: "add a guest: mount a view and serve it", ArgsUsage: "NAME",
-		Description: "Mounts a view of the boundary at the directory given with --target and serves it until \"guest rm\". The boundary must exist\n" +
-			"in each hierarchy that is shown. With --pid it is the cgroup that a process is in, and the guest is removed by itself when\n" +
-			"that process ends. Adding the same guest again changes nothing.\n\n" +
-			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --limit pids.max=512",
+		Description: "Mounts a view of the boundary at the directory given with --target, or at one that the daemon makes, and serves it until\n" +
+			"\"guest rm\"; it says where. The boundary must exist in each hierarchy that is shown. With --pid it is where the cgroup namespace of a process begins, and the guest is removed\n" +
+			"by itself when that process ends. Adding the same guest again changes nothing.\n\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --limit pids.max=512\n\n" +
+			"With --into the view is attached in the mount namespace of that process, too, be it a guest that runs or one that a\n" +
+			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it.\n\n" +
+			"   vcgroupfs guest add db --pid 4711 --into /sys/fs/cgroup",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
-			&cli.IntFlag{Name: "pid", Usage: "take the cgroups of process `PID` for the boundary"},
-			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR`", TakesFile: true},
+			pidFlag(), currentFlag(),
+			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)", TakesFile: true},
+			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), instead of what is mounted there"},
+			&cli.StringFlag{Name: "rootfs", Usage: "with --into: the guest's root will be `DIR`, as the process sees it now (a runtime's rootfs, before it pivots)"},
+			&cli.BoolFlag{Name: "stack", Usage: "with --into: leave what is mounted there below the view, for programs that look for cgroup2 in mountinfo"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
 			socketFlag(),
@@ -160,18 +167,31 @@ func guestAddCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			_, made, err := daemon.Add(c.Context, args[0], spec)
+			g, made, err := daemon.Add(c.Context, args[0], spec)
 			if err != nil {
 				return err
 			}
 			if made {
-				fmt.Fprintf(c.App.Writer, "added %s at %s\n", args[0], spec.Target)
+				fmt.Fprintf(c.App.Writer, "added %s at %s\n", args[0], g.Spec.Target)
 			} else {
-				fmt.Fprintf(c.App.Writer, "%s is there already, at %s\n", args[0], spec.Target)
+				fmt.Fprintf(c.App.Writer, "%s is there already, at %s\n", args[0], g.Spec.Target)
 			}
 			return nil
 		}),
 	}
+}
+
+// intoFlags is where in the guest the view is to be attached; nil for nowhere.
+func intoFlags(c *cli.Context) (*api.Into, error) {
+	switch {
+	case c.String("into") == "" && (c.IsSet("rootfs") || c.Bool("stack")):
+		return nil, usagef("--rootfs and --stack say how to attach the view in a guest: give --into DIR beside them")
+	case c.String("into") == "":
+		return nil, nil
+	case c.Int("pid") == 0:
+		return nil, usagef("--into is a place in the mount namespace of a process: give --pid PID beside it")
+	}
+	return &api.Into{Path: c.String("into"), Rootfs: c.String("rootfs"), Stack: c.Bool("stack")}, nil
 }
 
 func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.CheckName(name)) }
@@ -179,23 +199,25 @@ func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.C
 // specFlags makes a guest's spec out of the flags of "guest add".
 func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 	spec = api.GuestSpec{
-		Boundary: c.String("boundary"), Pid: c.Int("pid"), Owner: c.String("owner"), Layout: c.String("layout"),
+		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"), Layout: c.String("layout"),
 		Controllers: controllerNames(c.String("controllers")),
 	}
 	if spec.Layout == "auto" {
 		spec.Layout = ""
 	}
-	if (spec.Boundary == "") == (spec.Pid == 0) {
-		return spec, usagef("give the boundary: either --boundary PATH or --pid PID")
+	if err := checkPlace(c); err != nil {
+		return spec, err
 	}
 	if c.IsSet("controllers") && len(spec.Controllers) == 0 {
 		return spec, usagef("no controller in --controllers; as in: --controllers memory,pids")
 	}
-	if c.String("target") == "" {
-		return spec, usagef("give the directory to mount at; as in: --target /srv/web/rootfs/sys/fs/cgroup")
-	}
-	if spec.Target, err = filepath.Abs(c.String("target")); err != nil {
+	if spec.Into, err = intoFlags(c); err != nil {
 		return spec, err
+	}
+	if c.String("target") != "" {
+		if spec.Target, err = filepath.Abs(c.String("target")); err != nil {
+			return spec, err
+		}
 	}
 	limits, err := limitArgs(c.StringSlice("limit"))
 	if err != nil {
@@ -210,15 +232,8 @@ func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 		}
 		spec.Limits[l.File] = l.Value
 	}
-	if file := c.String("policy"); file != "" {
-		if _, err := loadPolicy(file); err != nil {
-			return spec, err
-		}
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return spec, exitcode.With(exitcode.BadPolicy, err)
-		}
-		spec.Policy = string(text)
+	if _, spec.Policy, err = policyText(c); err != nil {
+		return spec, err
 	}
 	if err := spec.Check(); err != nil {
 		return spec, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))

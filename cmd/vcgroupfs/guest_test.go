@@ -58,7 +58,7 @@ func (d *fakeDaemon) Guest(name string) (api.Guest, error) {
 
 func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec) (api.Guest, bool, error) {
 	raw, _ := json.Marshal(spec)
-	return api.Guest{Name: name}, name != "web", d.note("add", name, string(raw))
+	return api.Guest{Name: name, Spec: spec}, name != "web", d.note("add", name, string(raw))
 }
 
 func (d *fakeDaemon) Remove(_ context.Context, name string) error {
@@ -97,6 +97,8 @@ func (d *fakeDaemon) Set(name string, limits []api.Limit) ([]api.Change, error) 
 	}
 	return []api.Change{{Path: "/a", File: limits[0].File, From: "max", To: limits[0].Value}}, d.note("set", name)
 }
+
+func (d *fakeDaemon) Attach(name string) error { return d.note("attach", name) }
 
 func (d *fakeDaemon) Freeze(_ context.Context, name string) error { return d.note("freeze", name) }
 func (d *fakeDaemon) Thaw(_ context.Context, name string) error   { return d.note("thaw", name) }
@@ -145,7 +147,7 @@ func TestGuestUsage(t *testing.T) {
 		{"guest add --help", 0, "--boundary PATH", ""}, {"guest show web --help", 0, "NAME", ""}, {"guest show web -h", 0, "NAME", ""},
 		{"guest add", 2, "", "one name for the guest; vcgroupfs guest add --help"}, {"guest add a b --pid 1", 2, "", "one name"},
 		{"guest add ../x --pid 1 --target /t", 2, "", "cannot use the name"}, {"guest add web --target /t", 2, "", "--boundary PATH or --pid PID"},
-		{add + "--pid 1", 2, "", "either --boundary"}, {"guest add web --boundary /b", 2, "", "--target"}, {"guest add web --boundary b --target /t", 2, "", `boundary: "b"`},
+		{add + "--pid 1", 2, "", "either --boundary"}, {"guest add web --boundary /b --into /x", 2, "", "--pid PID"}, {"guest add web --pid 1 --stack", 2, "", "--into DIR"}, {"guest add web --boundary /b --current-cgroup", 2, "", "--pid PID"}, {"guest add web --boundary b --target /t", 2, "", `boundary: "b"`},
 		{"guest add web --pid x --target /t", 2, "", "vcgroupfs guest add --help"}, {"guest add --pid x web", 2, "", "vcgroupfs guest add --help"},
 		{"guest add web --pid -3 --target /t", 2, "", "pid: -3"}, {add + "--owner root", 2, "", "write UID:GID"}, {add + "--layout v9", 2, "", "allowed: auto"},
 		{add + "--controllers cpux", 2, "", "no such controller"}, {add + "--controllers ,", 2, "", "no controller"}, {add + "--limit x", 2, "", "FILE=VALUE"},

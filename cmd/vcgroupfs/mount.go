@@ -25,14 +25,14 @@ func mountCommand() *cli.Command {
 		ArgsUsage: "MOUNTPOINT",
 		Description: "Mounts a view at a directory, as a rule <rootfs>/sys/fs/cgroup of a guest that something else starts, and serves it in\n" +
 			"the foreground. SIGTERM, SIGINT and umount end it, with status 0.\n\n" +
-			"The boundary must exist in each hierarchy that holds a permitted controller, and in no other. With --pid it is the\n" +
-			"cgroup that a process is in.\n\n" +
+			"The boundary must exist in each hierarchy that holds a permitted controller, and in no other. With --pid it is\n" +
+			"where the cgroup namespace of a process begins, whatever cgroup below that the process is in now.\n\n" +
 			"   vcgroupfs mount --boundary /machines/web --controllers memory,pids /srv/web/rootfs/sys/fs/cgroup\n\n" +
 			"Linked as /sbin/mount.vcgroupfs it serves fstab, and then goes into the background:\n\n" +
 			"   /machines/web  /srv/web/rootfs/sys/fs/cgroup  vcgroupfs  controllers=memory+pids  0 0",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
-			&cli.IntFlag{Name: "pid", Usage: "take the cgroups of process `PID` for the boundary"},
+			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
 			&cli.IntFlag{Name: "ready-fd", Hidden: true},
@@ -48,8 +48,8 @@ func mount(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web /srv/web/rootfs/sys/fs/cgroup")
 	}
-	if (c.String("boundary") == "") == (c.Int("pid") == 0) {
-		return usagef("give the boundary: either --boundary PATH or --pid PID")
+	if err := checkPlace(c); err != nil {
+		return err
 	}
 	mountpoint, err := filepath.Abs(c.Args().First())
 	if err != nil {
@@ -57,7 +57,8 @@ func mount(c *cli.Context) error {
 	}
 	log := logrus.NewEntry(logrus.StandardLogger())
 	cfg := guest.MountConfig{
-		Boundary: c.String("boundary"), Pid: c.Int("pid"), Mountpoint: mountpoint, Source: "vcgroupfs", Log: log,
+		Boundary:   guest.Place{Path: c.String("boundary"), Pid: c.Int("pid"), Current: c.Bool("current-cgroup")},
+		Mountpoint: mountpoint, Source: "vcgroupfs", Log: log,
 	}
 	if o := c.String("owner"); o != "" {
 		owner, err := guest.ParseOwner(o)
@@ -86,11 +87,34 @@ func mount(c *cli.Context) error {
 	return guest.Mount(cfg)
 }
 
+func pidFlag() cli.Flag {
+	return &cli.IntFlag{Name: "pid", Usage: "take the root of the cgroup namespace of process `PID` for the boundary"}
+}
+
+func currentFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "current-cgroup", Usage: "with --pid: take the cgroups that the process is in now"}
+}
+
+// checkPlace checks the flags that say where the boundary is.
+func checkPlace(c *cli.Context) error {
+	switch {
+	case (c.String("boundary") == "") == (c.Int("pid") == 0):
+		return usagef("give the boundary: either --boundary PATH or --pid PID")
+	case c.Bool("current-cgroup") && c.Int("pid") == 0:
+		return usagef("--current-cgroup says which cgroup of a process to take: give --pid PID beside it")
+	}
+	return nil
+}
+
 // applyOptions sets flags from -o. What every mount may be given and means nothing here is passed over.
 func applyOptions(c *cli.Context) error {
 	for _, o := range c.StringSlice("o") {
 		key, value, given := strings.Cut(o, "=")
 		switch key {
+		case "current-cgroup":
+			if err := c.Set(key, "true"); err != nil || given {
+				return usagef("option %q takes no value", key)
+			}
 		case "boundary", "pid", "controllers", "policy", "layout", "owner":
 			if !given || value == "" {
 				return usagef("option %q needs a value: %s=VALUE", key, key)
@@ -101,7 +125,7 @@ func applyOptions(c *cli.Context) error {
 		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
-				return usagef("unknown option %q; allowed: boundary, pid, controllers (names joined by +), policy, layout, owner", o)
+				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, controllers (names joined by +), policy, layout, owner", o)
 			}
 		}
 	}

@@ -15,6 +15,8 @@ type Backend interface {
 	Tree(name string) (Cgroup, error)
 	Top() []Usage
 	Set(name string, limits []Limit) ([]Change, error)
+	// Attach attaches the view in the guest's mount namespace anew, unless it is there; CodeInvalid for a guest without Into.
+	Attach(name string) error
 	Freeze(ctx context.Context, name string) error
 	Thaw(ctx context.Context, name string) error
 	Kill(ctx context.Context, name string) error

@@ -37,10 +37,16 @@ func (s *GuestSpec) Check() error {
 		fault("boundary", "%q is not allowed; give the path of a cgroup below the root, counted from the root of each hierarchy, "+
 			"such as /machines/web", s.Boundary)
 	}
+	if s.CurrentCgroup && s.Pid == 0 {
+		fault("currentCgroup", "given without pid; it says which cgroup of a process to take")
+	}
 	if s.Pid < 0 {
 		fault("pid", "%d is not allowed; give the number of a process, 1 or more", s.Pid)
 	}
-	if !cleanPath(s.Target) {
+	if s.Into != nil {
+		s.Into.check(s.Pid, fault)
+	}
+	if s.Target != "" && !cleanPath(s.Target) {
 		fault("target", "%q is not allowed; give the absolute path of a directory, without . and .., such as "+
 			"/srv/web/rootfs/sys/fs/cgroup", s.Target)
 	}
@@ -68,6 +74,18 @@ func (s *GuestSpec) Check() error {
 		return errors.New(strings.Join(faults, "\n"))
 	}
 	return nil
+}
+
+func (i *Into) check(pid int, fault func(field, format string, args ...any)) {
+	if pid == 0 {
+		fault("into", "given without pid; it is a place in the mount namespace of a process")
+	}
+	if !cleanPath(i.Path) {
+		fault("into.path", "%q is not allowed; give the absolute path of a directory in the guest, such as /sys/fs/cgroup", i.Path)
+	}
+	if i.Rootfs != "" && !cleanPath(i.Rootfs) {
+		fault("into.rootfs", "%q is not allowed; give the absolute path of the directory that will be the guest's root", i.Rootfs)
+	}
 }
 
 // checkPolicy checks the policy's text and the controllers, which may only narrow what a policy lists.

@@ -103,6 +103,11 @@ func (c *Client) Thaw(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", guestPath(name, "/thaw"), nil, nil)
 }
 
+// Attach attaches the view in the guest's mount namespace anew.
+func (c *Client) Attach(ctx context.Context, name string) error {
+	return c.call(ctx, "POST", guestPath(name, "/attach"), nil, nil)
+}
+
 // Kill ends the guest's processes.
 func (c *Client) Kill(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", guestPath(name, "/kill"), nil, nil)

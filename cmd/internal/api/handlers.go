@@ -71,6 +71,8 @@ func (h *handler) set(q *request) (any, error) {
 	return list(changes), err
 }
 
+func (h *handler) attach(q *request) (any, error) { return nil, h.cfg.Backend.Attach(q.name) }
+
 func (h *handler) freeze(q *request) (any, error) { return nil, h.cfg.Backend.Freeze(q.ctx(), q.name) }
 
 func (h *handler) thaw(q *request) (any, error) { return nil, h.cfg.Backend.Thaw(q.ctx(), q.name) }

@@ -170,6 +170,8 @@ func (f *fake) Set(name string, limits []Limit) ([]Change, error) {
 	return []Change{{"/", limits[0].File, "max", limits[0].Value}}, f.call("set " + name)
 }
 
+func (f *fake) Attach(name string) error { return f.call("attach " + name) }
+
 func (f *fake) Freeze(_ context.Context, name string) error { return f.call("freeze " + name) }
 func (f *fake) Thaw(_ context.Context, name string) error   { return f.call("thaw " + name) }
 func (f *fake) Kill(_ context.Context, name string) error   { return f.call("kill " + name) }

@@ -42,6 +42,7 @@ var routes = []route{
 	{"DELETE", "/v1/guests/{name}", accessAdmin, (*handler).remove},
 	{"GET", "/v1/guests/{name}/tree", accessObserver, (*handler).tree},
 	{"POST", "/v1/guests/{name}/set", accessAdmin, (*handler).set},
+	{"POST", "/v1/guests/{name}/attach", accessAdmin, (*handler).attach},
 	{"POST", "/v1/guests/{name}/freeze", accessAdmin, (*handler).freeze},
 	{"POST", "/v1/guests/{name}/thaw", accessAdmin, (*handler).thaw},
 	{"POST", "/v1/guests/{name}/kill", accessAdmin, (*handler).kill},

@@ -11,14 +11,23 @@ const DefaultSocket = "/run/vcgroupfs/serve/api.sock"
 
 // GuestSpec says what a guest is: the body of PUT /v1/guests/{name}, and in YAML a file of the guests' directory.
 type GuestSpec struct {
-	Boundary    string            `json:"boundary,omitempty" yaml:"boundary,omitempty"`       // cgroup path from the root of each hierarchy; this or Pid
-	Pid         int               `json:"pid,omitempty" yaml:"pid,omitempty"`                 // a process, by the daemon's pid namespace: its cgroups are the boundary, its end is the guest's
-	Target      string            `json:"target" yaml:"target"`                               // absolute path of an existing directory to mount at
-	Controllers []string          `json:"controllers,omitempty" yaml:"controllers,omitempty"` // shown; empty: as the policy says
-	Policy      string            `json:"policy,omitempty" yaml:"policy,omitempty"`           // the policy's YAML text, not its file's name; empty: the default
-	Owner       string            `json:"owner,omitempty" yaml:"owner,omitempty"`             // UID:GID of the host that are root in the guest
-	Layout      string            `json:"layout,omitempty" yaml:"layout,omitempty"`           // auto, v1, v2, hybrid; empty: auto
-	Limits      map[string]string `json:"limits,omitempty" yaml:"limits,omitempty"`           // control file of the boundary: value, set before the view is mounted
+	Boundary      string            `json:"boundary,omitempty" yaml:"boundary,omitempty"`           // cgroup path from the root of each hierarchy; this or Pid
+	Pid           int               `json:"pid,omitempty" yaml:"pid,omitempty"`                     // a process, by the daemon's pid namespace: the root of its cgroup namespace is the boundary, its end is the guest's
+	CurrentCgroup bool              `json:"currentCgroup,omitempty" yaml:"currentCgroup,omitempty"` // with Pid: the cgroups that it is in now are the boundary
+	Target        string            `json:"target,omitempty" yaml:"target,omitempty"`               // absolute path of an existing directory to mount at; empty: one that the daemon makes, views/NAME beside its socket
+	Into          *Into             `json:"into,omitempty" yaml:"into,omitempty"`                   // attach the view in the mount namespace of Pid, too
+	Controllers   []string          `json:"controllers,omitempty" yaml:"controllers,omitempty"`     // shown; empty: as the policy says
+	Policy        string            `json:"policy,omitempty" yaml:"policy,omitempty"`               // the policy's YAML text, not its file's name; empty: the default
+	Owner         string            `json:"owner,omitempty" yaml:"owner,omitempty"`                 // UID:GID of the host that are root in the guest
+	Layout        string            `json:"layout,omitempty" yaml:"layout,omitempty"`               // auto, v1, v2, hybrid; empty: auto
+	Limits        map[string]string `json:"limits,omitempty" yaml:"limits,omitempty"`               // control file of the boundary: value, set before the view is mounted
+}
+
+// Into is a place in the mount namespace of a guest's process.
+type Into struct {
+	Rootfs string `json:"rootfs,omitempty" yaml:"rootfs,omitempty"` // absolute path of what will be the guest's root, as the process sees it now; empty: its root
+	Path   string `json:"path" yaml:"path"`                         // absolute path of an existing directory, from the guest's root
+	Stack  bool   `json:"stack,omitempty" yaml:"stack,omitempty"`   // what is mounted there stays below the view
 }
 
 // Guest is a guest as the daemon has it.

@@ -58,6 +58,7 @@ type guest struct {
 	requests atomic.Uint64
 	denials  atomic.Uint64
 	sampler  inspect.Sampler // of the sweeping goroutine alone
+	process  *os.File        // pidfd of Spec.Pid, immutable once the guest is made; nil for none
 
 	mu   sync.Mutex // held while the guest is made, changed or taken away
 	gone bool       // guarded by mu
@@ -109,6 +110,9 @@ func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec) (api.
 }
 
 func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bool, error) {
+	if spec.Target == "" {
+		spec.Target = d.viewsDir() + "/" + name
+	}
 	g, mine, err := d.reserve(name, spec, declared)
 	if err != nil || !mine {
 		return g, false, err
@@ -116,6 +120,7 @@ func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bo
 	defer g.mu.Unlock()
 	if err := d.makeGuest(g); err != nil {
 		g.gone = true
+		g.unfollow()
 		d.forget(g)
 		return nil, false, err
 	}
@@ -192,6 +197,16 @@ func (d *Daemon) forget(g *guest) {
 // makeGuest opens the boundaries, sets the limits and mounts the view. What fails undoes what came before.
 func (d *Daemon) makeGuest(g *guest) (err error) {
 	spec := g.record.Spec
+	if d.ownTarget(spec.Target) {
+		if err := os.MkdirAll(spec.Target, 0o755); err != nil {
+			return asError(api.CodeFailed, fmt.Errorf("cannot make a place for the view: %w", err))
+		}
+		defer func() {
+			if err != nil {
+				os.Remove(spec.Target)
+			}
+		}()
+	}
 	if err := life.CheckMountpoint(spec.Target); err != nil {
 		return asError(api.CodeInvalid, err)
 	}
@@ -215,7 +230,11 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 			return failf(api.CodeInvalid, "cannot use process %d: no such process", spec.Pid)
 		}
 	}
-	boundaries, err := life.OpenBoundaries(trees, func(t *host.Tree) (string, error) { return life.BoundaryPath(t, spec.Boundary, spec.Pid) })
+	find, err := life.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
+	if err != nil {
+		return asError(api.CodeInvalid, err)
+	}
+	boundaries, err := life.OpenBoundaries(trees, find)
 	if err != nil {
 		return asError(api.CodeInvalid, err)
 	}
@@ -299,7 +318,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		return asError(api.CodeFailed, life.MountError(err))
 	}
 	d.begin(g, s)
-	if err := cmp.Or(agreed(s), g.at.Learn()); err != nil {
+	if err := cmp.Or(agreed(s), g.at.Learn(), g.attach()); err != nil {
 		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		undo()
 		return asError(api.CodeFailed, err)
@@ -327,6 +346,7 @@ const agreeWait = 10 * time.Second
 
 // begin begins to serve a guest, and sees to its end.
 func (d *Daemon) begin(g *guest, s *life.Served) {
+	d.followProcess(g)
 	s.Ended = func() { d.viewEnded(g, s) }
 	s.Serve()
 }
@@ -438,13 +458,18 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 		return false
 	}
 	g.gone = true
+	g.unfollow()
 	if s := g.serving.Swap(nil); s != nil {
 		select {
 		case <-s.Done:
 			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted
 		default:
 		}
+		g.detach()
 		g.at.Unmount(g.log)
+		if d.ownTarget(g.record.Spec.Target) {
+			os.Remove(g.record.Spec.Target)
+		}
 		if err := d.keep(g).Forget(); err != nil { // first: nobody else is to keep the connection alive
 			g.log.WithError(err).Debug("cannot tell the holder")
 		}

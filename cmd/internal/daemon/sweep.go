@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // sweepEvery is how soon the end of a boundary or of a guest's init, and what the events stream samples, is seen.
@@ -62,19 +61,13 @@ func (d *Daemon) look(g *guest) {
 	case s.View.Gone():
 		d.take(g, api.EventGone, "its boundary was removed")
 	case g.record.Spec.Pid != 0 && ended(g.record):
-		d.take(g, api.EventGone, "its process ended")
+		d.take(g, api.EventGone, processEnded)
 	case d.hub.Listening(): // counters are read while somebody wants to know
 		for _, e := range g.sampler.Sample(s.Boundaries) {
 			e.Time, e.Guest = time.Now(), g.record.Name
 			d.hub.Publish(e)
 		}
 	}
-}
-
-// ended says whether the process of a guest has ended: its number is nobody's, another's, or a zombie's.
-func ended(r record) bool {
-	start, err := host.StartOf(r.Spec.Pid)
-	return err != nil || start != r.PidStart
 }
 
 // garbage says how much memory may be lost to garbage. Guests need little memory, and of what they need little changes hands: a

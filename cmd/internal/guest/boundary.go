@@ -14,9 +14,12 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -65,6 +68,51 @@ func CheckControllers(h *host.Host, names []string) error {
 		}
 	}
 	return nil
+}
+
+// Place says where a guest's boundary is: at a path counted from the root of each hierarchy, or where the cgroup namespace of a
+// process begins, or, with Current, at the cgroups that the process is in now.
+type Place struct {
+	Path    string
+	Pid     int
+	Current bool
+}
+
+// Find says how to find the boundary in a hierarchy. The error says what to give instead when a process has no boundary.
+func (p Place) Find() (func(*host.Tree) (string, error), error) {
+	if p.Path != "" {
+		return func(*host.Tree) (string, error) { return p.Path, nil }, nil
+	}
+	at := func(t *host.Tree) (string, error) { return t.PathOf(p.Pid) }
+	what := "the cgroup"
+	if !p.Current {
+		ns, err := host.CgroupNamespaceOf(p.Pid)
+		switch {
+		case errors.Is(err, host.ErrOwnNamespace):
+			return nil, fmt.Errorf("cannot find the boundary of process %d: it is in the host's own cgroup namespace, so nothing marks "+
+				"one; take the cgroup that it is in now (--current-cgroup), or give a path (--boundary PATH)", p.Pid)
+		case errors.Is(err, unix.ESRCH):
+			return nil, fmt.Errorf("cannot find the boundary of process %d: no such process", p.Pid)
+		case err != nil:
+			return nil, fmt.Errorf("cannot find the boundary of process %d: %w", p.Pid, err)
+		}
+		at = func(t *host.Tree) (string, error) { return ns.Root(t.Hierarchy) }
+		what = "the root of the cgroup namespace"
+	}
+	return func(t *host.Tree) (string, error) {
+		path, err := at(t)
+		switch {
+		case errors.Is(err, unix.ENOENT) && !p.Current:
+			return "", fmt.Errorf("cannot find %s of process %d in the hierarchy %s: the process was moved out of it; give a path "+
+				"(--boundary PATH)", what, p.Pid, t)
+		case err != nil:
+			return "", fmt.Errorf("cannot find %s of process %d in the hierarchy %s: %w", what, p.Pid, t, err)
+		case path == "/":
+			return "", fmt.Errorf("cannot use %s of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
+				"of its own, or show fewer controllers with --controllers", what, p.Pid, t)
+		}
+		return path, nil
+	}, nil
 }
 
 // Limit is one "FILE=VALUE".

@@ -20,11 +20,10 @@ import (
 
 // MountConfig says what "mount" shows, and where.
 type MountConfig struct {
-	Boundary   string // path counted from the root of each hierarchy, or "" for that of Pid
-	Pid        int
+	Boundary   Place
 	Policy     *policy.Policy
 	Layout     hierarchy.Layout
-	Owner      *fs.Owner // nil: root, or with Pid who is root in its user namespace
+	Owner      *fs.Owner // nil: root, or with a process who is root in its user namespace
 	Mountpoint string
 	Source     string // as mount tables show it
 	Ready      func() // called when the view is mounted; may be nil
@@ -48,14 +47,18 @@ func Mount(cfg MountConfig) error {
 	if err := CheckMountpoint(cfg.Mountpoint); err != nil {
 		return err
 	}
-	owner, err := OwnerOf(cfg.Owner, cfg.Pid)
+	owner, err := OwnerOf(cfg.Owner, cfg.Boundary.Pid)
+	if err != nil {
+		return err
+	}
+	find, err := cfg.Boundary.Find()
 	if err != nil {
 		return err
 	}
 	at := &Mountpoint{Path: cfg.Mountpoint}
 	s, err := NewView(fs.Config{
 		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.Open,
-	}, trees, func(t *host.Tree) (string, error) { return BoundaryPath(t, cfg.Boundary, cfg.Pid) })
+	}, trees, find)
 	if err != nil {
 		return err
 	}
@@ -80,22 +83,6 @@ func Mount(cfg MountConfig) error {
 		at.Gone = true
 		return s.Err
 	}
-}
-
-// BoundaryPath is the boundary in a hierarchy: a path that is given, or that of a process.
-func BoundaryPath(t *host.Tree, boundary string, pid int) (string, error) {
-	if boundary != "" {
-		return boundary, nil
-	}
-	path, err := t.PathOf(pid)
-	if err != nil {
-		return "", fmt.Errorf("cannot find the cgroup of process %d in the hierarchy %s: %w", pid, t, err)
-	}
-	if path == "/" {
-		return "", fmt.Errorf("cannot use the cgroup of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
-			"of its own, or show fewer controllers with --controllers", pid, t)
-	}
-	return path, nil
 }
 
 // CheckMountpoint says whether something can be mounted at a path.

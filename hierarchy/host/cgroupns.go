@@ -1,0 +1,124 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// ErrOwnNamespace says that a process is in the server's own cgroup namespace, so that no namespace marks a boundary for it.
+var ErrOwnNamespace = errors.New("the process is in the host's own cgroup namespace")
+
+// CgroupNamespace is where the cgroup namespace of a process begins, in each hierarchy (cgroup_namespaces(7)).
+type CgroupNamespace struct {
+	outer []byte // /proc/<pid>/cgroup, as the server's namespace has it
+	inner []byte // the same, as the namespace of the process has it
+}
+
+// namespaceTries is how often the two readings are taken anew while the process moves between them.
+const namespaceTries = 16
+
+// CgroupNamespaceOf looks at the cgroup namespace of a process, whatever cgroup the process is in now. ErrOwnNamespace when it
+// is the server's own; ESRCH when there is no such process; EPERM without CAP_SYS_ADMIN over the namespace.
+func CgroupNamespaceOf(pid int) (*CgroupNamespace, error) {
+	t, err := holdTask(pid, false)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	ns, err := unix.Openat(t.proc, "ns/cgroup", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, taskErrno(err)
+	}
+	defer unix.Close(ns)
+	if own, err := sameAsOwn(ns); err != nil {
+		return nil, err
+	} else if own {
+		return nil, ErrOwnNamespace
+	}
+	for range namespaceTries {
+		n, err := readBoth(t, ns)
+		if err != nil {
+			return nil, err
+		}
+		if n != nil {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("cannot tell where the cgroup namespace of process %d begins: the process moves too fast: %w", pid, unix.EAGAIN)
+}
+
+// sameAsOwn says whether a cgroup namespace is this process's.
+func sameAsOwn(ns int) (bool, error) {
+	var a, b unix.Stat_t
+	if err := unix.Fstat(ns, &a); err != nil {
+		return false, err
+	}
+	if err := unix.Stat("/proc/self/ns/cgroup", &b); err != nil {
+		return false, fmt.Errorf("cannot look at the own cgroup namespace: %w", err)
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino, nil
+}
+
+// readBoth reads where a process is by both namespaces; nil when it moved meanwhile.
+func readBoth(t *Task, ns int) (*CgroupNamespace, error) {
+	before, err := readAt(t.proc, "cgroup")
+	if err != nil {
+		return nil, err
+	}
+	var inner []byte
+	// What the file says depends on the namespace of the thread that reads it (proc_cgroup_show).
+	err = OnThread(func() (err error) {
+		if err := unix.Setns(ns, unix.CLONE_NEWCGROUP); err != nil {
+			return os.NewSyscallError("setns", err)
+		}
+		inner, err = readAt(t.proc, "cgroup")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	after, err := readAt(t.proc, "cgroup")
+	if err != nil {
+		return nil, err
+	}
+	if string(before) != string(after) {
+		return nil, nil
+	}
+	return &CgroupNamespace{outer: after, inner: inner}, nil
+}
+
+// Root is the namespace's root in a hierarchy, as a path from the root of the hierarchy. ENOENT when it cannot be told: the
+// process has been moved out of it.
+func (n *CgroupNamespace) Root(h hierarchy.Hierarchy) (string, error) {
+	at, ok1 := membershipOf(n.outer, h)
+	below, ok2 := membershipOf(n.inner, h)
+	if !ok1 || !ok2 {
+		return "", unix.ENOENT
+	}
+	return namespaceRoot(at, below)
+}
+
+// namespaceRoot takes from a cgroup's path what its namespace sees of it.
+func namespaceRoot(at, below string) (string, error) {
+	if _, ok := pathBelow("/", at); !ok {
+		return "", unix.ENOENT
+	}
+	if _, ok := pathBelow("/", below); !ok {
+		return "", unix.ENOENT
+	}
+	if below == "/" {
+		return at, nil
+	}
+	root, ok := strings.CutSuffix(at, below)
+	if !ok {
+		return "", unix.ENOENT
+	}
+	return path.Join("/", root), nil
+}

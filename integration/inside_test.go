@@ -1,0 +1,176 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// insider is a process in a cgroup, a cgroup namespace and a mount namespace of its own, in which all cgroups of the host are
+// mounted: what a runtime starts a guest as.
+type insider struct {
+	*helper
+	place *place
+}
+
+func startInsider(t *testing.T, d *daemon, name string) *insider {
+	t.Helper()
+	p := newPlace(t, d, name)
+	h := startHelper(t, "commands")
+	if err := p.tree.Attach(p.path, h.pid()); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.ask(t, "unshare"); got != "ok" {
+		t.Fatalf("unshare: %s", got)
+	}
+	return &insider{h, p}
+}
+
+// add adds the insider as a guest whose view is at /sys/fs/cgroup.
+func (x *insider) add(t *testing.T, name string, more ...string) {
+	t.Helper()
+	x.place.d.wantTry(t, 0, "added "+name, append([]string{"guest", "add", name, "--pid", itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup"}, more...)...)
+}
+
+// at is a file of the boundary as the insider finds it.
+func (x *insider) at(file string) string {
+	if x.place.tree.Version == hierarchy.V1 {
+		return filepath.Join("/sys/fs/cgroup", x.place.tree.Dir, file)
+	}
+	return "/sys/fs/cgroup/" + file
+}
+
+// cgroupMounts are the lines of the insider's mountinfo that name a file system of cgroups, the view and others apart.
+func (x *insider) cgroupMounts(t *testing.T) (view, real int) {
+	t.Helper()
+	for line := range strings.Lines(x.ask(t, "read", "/proc/self/mountinfo")) {
+		switch {
+		case strings.Contains(line, " - fuse.vcgroupfs "), strings.Contains(line, " - fuse.cgroup"), strings.Contains(line, " - fuse "):
+			if strings.Contains(line, " /sys/fs/cgroup ") {
+				view++
+			}
+		case strings.Contains(line, " /sys/fs/cgroup"):
+			real++
+		}
+	}
+	return view, real
+}
+
+// TestInside: a view comes into a guest that runs, instead of the cgroups that were mounted there, and goes with it.
+func TestInside(t *testing.T) {
+	d := startDaemon(t)
+	x := startInsider(t, d, "inside")
+	if err := x.place.tree.WriteFile(x.place.path, "pids.max", "77"); err != nil {
+		t.Fatal(err)
+	}
+	_, before := x.cgroupMounts(t)
+	if before == 0 {
+		t.Fatal("the insider sees no cgroups to begin with")
+	}
+	x.add(t, "in")
+	if got := x.ask(t, "read", x.at("pids.max")); got != "77\n" {
+		t.Errorf("pids.max: %q", got)
+	}
+	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
+		t.Errorf("lifting its own limit: %s", got)
+	}
+	if got := x.ask(t, "mkdir", x.at("child")); got != "ok" || !x.place.tree.Exists(x.place.path+"/child") {
+		t.Errorf("a child cgroup: %s", got)
+	}
+	if got := strings.Fields(x.ask(t, "read", x.at("cgroup.procs"))); len(got) != 1 || got[0] != itoa(x.pid()) {
+		t.Errorf("cgroup.procs: %q", got)
+	}
+	var st unix.Statfs_t
+	if unix.Statfs("/sys/fs/cgroup", &st); st.Type == unix.FUSE_SUPER_MAGIC {
+		t.Fatal("the host has the view at /sys/fs/cgroup")
+	}
+	if view, real := x.cgroupMounts(t); view != 1 || real != 0 && kernelAtLeast(6, 5) {
+		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
+	}
+
+	// What the guest mounts on its view, nobody else sees; what it unmounts can be attached again.
+	x.ask(t, "tmpfs", x.at("child"))
+	hostView := filepath.Join(filepath.Dir(d.socket), "views", "in")
+	if unix.Statfs(strings.Replace(x.at("child"), "/sys/fs/cgroup", hostView, 1), &st); st.Type != unix.FUSE_SUPER_MAGIC {
+		t.Error("a mount of the guest is on the host's mount of the view")
+	}
+	x.ask(t, "umount", "/sys/fs/cgroup")
+	if view, _ := x.cgroupMounts(t); view != 0 {
+		t.Errorf("%d views after the guest took it away", view)
+	}
+	d.signal(t, unix.SIGKILL, 0) // the next worker can do it, too
+	d.ready(t)
+	d.wantTry(t, 0, "", "guest", "attach", "in")
+	d.wantTry(t, 0, "", "guest", "attach", "in")
+	if view, _ := x.cgroupMounts(t); view != 1 || x.ask(t, "read", x.at("pids.max")) != "77\n" {
+		t.Errorf("%d views after it was attached again; pids.max is %q", view, x.ask(t, "read", x.at("pids.max")))
+	}
+
+	d.wantTry(t, 0, "", "guest", "rm", "in")
+	if view, _ := x.cgroupMounts(t); view != 0 {
+		t.Errorf("%d views after the guest was removed", view)
+	}
+	x.add(t, "in") // and with the end of its process it goes at once
+	x.in.Close()
+	x.cmd.Wait()
+	eventually(t, "the guest to go", func() bool { status, _ := d.try(t, "guest", "show", "in"); return status == 6 })
+	eventually(t, "its place on the host to go", func() bool { _, err := os.Lstat(hostView); return os.IsNotExist(err) })
+	d.stop(t)
+}
+
+// TestInsideStack: what was mounted stays below, for those who look for it in mountinfo; what is opened is the view's.
+func TestInsideStack(t *testing.T) {
+	d := startDaemon(t)
+	x := startInsider(t, d, "inside-stack")
+	_, before := x.cgroupMounts(t)
+	x.add(t, "in", "--stack")
+	if view, real := x.cgroupMounts(t); view != 1 || real != before {
+		t.Errorf("%d views and %d other mounts at /sys/fs/cgroup, before %d", view, real, before)
+	}
+	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
+		t.Errorf("lifting its own limit: %s", got)
+	}
+	d.stop(t)
+}
+
+// TestInsideRefused: what cannot be attached leaves nothing, neither here nor there.
+func TestInsideRefused(t *testing.T) {
+	d := startDaemon(t)
+	x := startInsider(t, d, "inside-refused")
+	_, before := x.cgroupMounts(t)
+	for _, c := range []struct {
+		status int
+		word   string
+		args   []string
+	}{
+		{1, "no such file", []string{"--into", "/nowhere"}}, {1, "not a directory", []string{"--into", "/proc/version"}},
+		{2, "rootfs", []string{"--into", "/sys", "--rootfs", "relative"}}, {2, "not allowed", []string{"--into", "/sys/../sys"}},
+	} {
+		d.wantTry(t, c.status, c.word, append([]string{"guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids"}, c.args...)...)
+	}
+	if view, real := x.cgroupMounts(t); view != 0 || real != before {
+		t.Errorf("%d views and %d other mounts at /sys/fs/cgroup, before %d", view, real, before)
+	}
+	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	d.wantTry(t, 6, "no guest", "guest", "attach", "in")
+	d.wantTry(t, 0, "", x.place.add("plain")...)
+	d.wantTry(t, 2, "--into", "guest", "attach", "plain")
+	d.stop(t)
+}
+
+// kernelAtLeast says whether this kernel is of a version or newer.
+func kernelAtLeast(major, minor int) bool {
+	var u unix.Utsname
+	var a, b int
+	unix.Uname(&u)
+	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b)
+	return a > major || a == major && b >= minor
+}
