@@ -20,6 +20,15 @@ on_this_kernel() {
 		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
+# runtime_files prints the files that the container runtimes consist of.
+runtime_files() {
+	for runtime in runc crun; do
+		program=$(command -v "$runtime") || continue
+		echo "$program"
+		ldd "$program" | awk '$2 == "=>" { print $3 } $1 ~ "^/" { print $1 }'
+	done
+}
+
 # in_vm SERIES [OPTION...]
 in_vm() {
 	series=$1
@@ -30,6 +39,10 @@ in_vm() {
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" "$@"
 	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test testdata integration/testdata; do
 		[ ! -e "$path" ] || set -- -file "$path=/vcgroupfs/$path" "$@"
+	done
+	# The runtimes that are installed here, with their libraries.
+	for path in $(runtime_files | sort -u); do
+		set -- -file "$(readlink -f "$path")=$path" "$@"
 	done
 	bin/vm -kernel "$kernel" -timeout 15m "$@"
 }

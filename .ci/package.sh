@@ -144,7 +144,7 @@ for format in deb rpm; do
 	quiet env -u GOARCH PACKAGE_GOARCH="$GOARCH" "$go" run "github.com/goreleaser/nfpm/v2/cmd/nfpm@$NFPM" package --config packaging/nfpm.yaml --packager "$format" --target bin/
 done
 
-set -- usr/bin/vcgroupfs usr/lib/systemd/system/vcgroupfs.service usr/share/vcgroupfs/policy.yaml \
+set -- usr/bin/vcgroupfs usr/lib/systemd/system/vcgroupfs.service usr/share/vcgroupfs/policy.yaml usr/share/vcgroupfs/lxc.conf usr/share/containers/oci/hooks.d/vcgroupfs.json \
 	usr/share/man/man8/vcgroupfs.8.gz etc/vcgroupfs/guests.d/README usr/share/doc/vcgroupfs/docs/operations.md
 say bin/vcgroupfs_*.deb bin/vcgroupfs-*.rpm
 if command -v rpm >/dev/null; then

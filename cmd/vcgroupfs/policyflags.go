@@ -71,3 +71,14 @@ func loadPolicy(file string) (*policy.Policy, error) {
 	p, err := policy.Parse(file, text)
 	return p, exitcode.With(exitcode.BadPolicy, err)
 }
+
+// policyText is the policy that --policy names, and its text as the daemon takes it: "" for the default.
+func policyText(c *cli.Context) (*policy.Policy, string, error) {
+	file := c.String("policy")
+	p, err := loadPolicy(file)
+	if err != nil || file == "" {
+		return p, "", err
+	}
+	text, err := os.ReadFile(file)
+	return p, string(text), exitcode.With(exitcode.BadPolicy, err)
+}

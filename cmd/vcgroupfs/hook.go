@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+const (
+	// controllersAnnotation narrows which controllers a container is shown.
+	controllersAnnotation = "dev.vcgroupfs.controllers"
+	// hookTimeout is how long a hook waits for the daemon, which may be restarting.
+	hookTimeout = 30 * time.Second
+	// maxHookInput bounds what a runtime says of a container.
+	maxHookInput = 4 << 20
+)
+
+func hookCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "hook",
+		Usage: "what container runtimes call to give a container its view",
+		Description: "Runtimes run these with the container's state; docs/runtimes.md has the configuration for each. The daemon (vcgroupfs serve)\n" +
+			"must run. A hook that fails makes the container fail: it never starts without its view.",
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("no such hook: %q; allowed: oci, lxc", c.Args().First())
+			}
+			return cli.ShowSubcommandHelp(c)
+		},
+		Subcommands: []*cli.Command{
+			{
+				Name: "oci", Usage: "for runc, crun and what uses them: createRuntime and poststop",
+				Description: "Reads the state of the container from standard input (OCI runtime specification, \"Hooks\"). As createRuntime it adds a guest\n" +
+					"of the container's name, whose boundary is the container's cgroup, and attaches the view in the container, instead of what\n" +
+					"the runtime mounted there. As poststop it removes the guest. The annotation " + controllersAnnotation + " of a container\n" +
+					"narrows what it is shown, within what --controllers and --policy allow.\n\n" +
+					"   \"hooks\": {\n" +
+					"     \"createRuntime\": [{\"path\": \"/usr/bin/vcgroupfs\", \"args\": [\"vcgroupfs\", \"hook\", \"oci\", \"--controllers\", \"memory,pids\"]}],\n" +
+					"     \"poststop\": [{\"path\": \"/usr/bin/vcgroupfs\", \"args\": [\"vcgroupfs\", \"hook\", \"oci\"]}]\n" +
+					"   }",
+				Flags: hookFlags(), Action: hookAction(ociHook),
+			},
+			{
+				Name: "lxc", Usage: "for LXC and Incus: lxc.hook.start-host and lxc.hook.post-stop",
+				Description: "Takes the container from LXC's environment. As start-host it adds a guest whose boundary is the container's cgroup and attaches\n" +
+					"the view in the container; as post-stop it removes the guest.\n\n" +
+					"   lxc.hook.version = 1\n" +
+					"   lxc.hook.start-host = /usr/bin/vcgroupfs hook lxc --controllers memory,pids\n" +
+					"   lxc.hook.post-stop = /usr/bin/vcgroupfs hook lxc",
+				Flags: hookFlags(), Action: hookAction(lxcHook),
+			},
+		},
+	}
+}
+
+func hookFlags() []cli.Flag {
+	return append(policyFlags(),
+		&cli.StringFlag{Name: "into", Value: "/sys/fs/cgroup", Usage: "attach the view at `DIR` in the container"},
+		&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted there below the view, for programs that look for cgroup2 in mountinfo"},
+		socketFlag(),
+	)
+}
+
+// container is what a runtime says of one.
+type container struct {
+	id          string
+	pid         int // of its first process; 0 when it has ended
+	rootfs      string
+	annotations map[string]string
+}
+
+// hookAction gives a container its view, or takes it away.
+func hookAction(read func() (container, error)) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		spec := api.GuestSpec{Layout: c.String("layout"), Controllers: controllerNames(c.String("controllers"))}
+		if spec.Layout == "auto" {
+			spec.Layout = ""
+		}
+		p, text, err := policyText(c)
+		if err != nil {
+			return err
+		}
+		spec.Policy = text
+		box, err := read()
+		if err != nil {
+			return err
+		}
+		daemon := api.NewClient(c.String("socket"))
+		defer daemon.Close()
+		ctx, cancel := context.WithTimeout(c.Context, hookTimeout)
+		defer cancel()
+		name := guestNameOf(box.id)
+		if box.pid == 0 {
+			var said *api.Error
+			if err := daemon.Remove(ctx, name); err != nil && !(errors.As(err, &said) && said.Code == api.CodeNotFound) {
+				return daemonError(err)
+			}
+			return nil
+		}
+		spec.Pid = box.pid
+		spec.Into = &api.Into{Rootfs: box.rootfs, Path: c.String("into"), Stack: c.Bool("stack")}
+		if spec.Controllers, err = narrow(spec.Controllers, box.annotations[controllersAnnotation]); err != nil {
+			return err
+		}
+		if spec.Controllers, err = ownControllers(box, spec.Controllers, p); err != nil {
+			return err
+		}
+		// A runtime makes the container's cgroup and puts its first process there before it calls: without a namespace to mark the
+		// boundary, it is where that process is now.
+		if spec.CurrentCgroup, err = sharesNamespace(box.pid, "cgroup"); err != nil {
+			return fmt.Errorf("cannot look at process %d of container %s: %w", box.pid, box.id, err)
+		}
+		_, _, err = daemon.Add(ctx, name, spec)
+		return daemonError(err)
+	}
+}
+
+// narrow is what a container asks for out of what the host allows it; nothing asked for is all.
+func narrow(allowed []string, asked string) ([]string, error) {
+	list := controllerNames(asked)
+	if len(list) == 0 {
+		if strings.TrimSpace(asked) != "" {
+			return nil, fmt.Errorf("annotation %s: no controller in %q", controllersAnnotation, asked)
+		}
+		return allowed, nil
+	}
+	for _, c := range list {
+		if len(allowed) > 0 && !slices.Contains(allowed, c) {
+			return nil, fmt.Errorf("annotation %s: controller %q is not allowed; the host allows %s", controllersAnnotation, c, strings.Join(allowed, ", "))
+		}
+	}
+	return list, nil
+}
+
+// ownControllers are those that a container can be shown: of the ones that are given, or else that the policy permits, those in
+// whose hierarchy the runtime has made the container a cgroup of its own. In the others the container is where the runtime is, and
+// so is this process; that cgroup is nobody's boundary.
+func ownControllers(box container, given []string, p *policy.Policy) (own []string, err error) {
+	if len(given) > 0 {
+		if p, err = p.WithControllers(given); err != nil {
+			return nil, exitcode.With(exitcode.Usage, err)
+		}
+	}
+	h, err := host.Open()
+	if err != nil {
+		return nil, exitcode.With(exitcode.Unsupported, err)
+	}
+	defer h.Close()
+	var shared []string
+	for _, t := range h.Trees() {
+		its, err := t.PathOf(box.pid)
+		if err != nil {
+			return nil, fmt.Errorf("cannot find container %s in the hierarchy %s: %w", box.id, t, err)
+		}
+		ours, err := t.PathOf(os.Getpid())
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, fmt.Errorf("cannot find this process in the hierarchy %s: %w", t, err)
+		}
+		if its == ours || its == "/" {
+			shared = append(shared, t.Names()...)
+			continue
+		}
+		for _, name := range t.Names() {
+			if p.Permits(name) {
+				own = append(own, name)
+			}
+		}
+	}
+	for _, name := range given {
+		if slices.Contains(shared, name) {
+			return nil, fmt.Errorf("cannot show controller %q to container %s: the runtime has made it no cgroup in that hierarchy", name, box.id)
+		}
+	}
+	if len(own) == 0 {
+		return nil, fmt.Errorf("cannot show container %s anything: the runtime has made it no cgroup in a hierarchy that may be shown", box.id)
+	}
+	if len(given) > 0 {
+		return given, nil // a name that the host does not have is the daemon's to refuse
+	}
+	return own, nil
+}
+
+// guestNameOf is a guest's name for a container's: the same where it can be one.
+func guestNameOf(id string) string {
+	if guest.CheckName(id) == nil {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return "container-" + hex.EncodeToString(sum[:16])
+}
+
+// sharesNamespace says whether a process is in this one's namespace of a kind.
+func sharesNamespace(pid int, kind string) (bool, error) {
+	own, err := os.Readlink("/proc/self/ns/" + kind)
+	if err != nil {
+		return false, err
+	}
+	its, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + kind)
+	return own == its, err
+}
+
+// ociState is the state that a runtime gives its hooks (config.md and runtime.md of the OCI runtime specification 1.0).
+type ociState struct {
+	ID          string            `json:"id"`
+	Status      string            `json:"status"`
+	Pid         int               `json:"pid"`
+	Bundle      string            `json:"bundle"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+func ociHook() (container, error) {
+	raw, err := io.ReadAll(io.LimitReader(os.Stdin, maxHookInput))
+	if err != nil {
+		return container{}, fmt.Errorf("cannot read the container's state: %w", err)
+	}
+	var s ociState
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return container{}, usagef("cannot read the container's state from standard input: %v; a runtime gives it to its hooks", err)
+	}
+	return s.container(os.ReadFile)
+}
+
+func (s ociState) container(readFile func(string) ([]byte, error)) (container, error) {
+	box := container{id: s.ID, pid: s.Pid, annotations: s.Annotations}
+	switch {
+	case s.ID == "":
+		return box, usagef("the container's state has no id")
+	case s.Status == "stopped":
+		box.pid = 0
+		return box, nil
+	case s.Status != "creating" && s.Status != "created":
+		return box, usagef("container %s is %q: this hook is for createRuntime and poststop", s.ID, s.Status)
+	case s.Pid <= 0:
+		return box, usagef("the state of container %s has no pid: this hook is for createRuntime and poststop", s.ID)
+	case !filepath.IsAbs(s.Bundle):
+		return box, usagef("the bundle of container %s is %q, no absolute path", s.ID, s.Bundle)
+	}
+	raw, err := readFile(filepath.Join(s.Bundle, "config.json"))
+	if err != nil {
+		return box, fmt.Errorf("cannot read the configuration of container %s: %w", s.ID, err)
+	}
+	var config struct {
+		Root struct {
+			Path string `json:"path"`
+		} `json:"root"`
+	}
+	if err := json.Unmarshal(raw, &config); err != nil {
+		return box, fmt.Errorf("cannot read the configuration of container %s: %w", s.ID, err)
+	}
+	if config.Root.Path == "" {
+		return box, fmt.Errorf("the configuration of container %s has no root.path", s.ID)
+	}
+	box.rootfs = config.Root.Path
+	if !filepath.IsAbs(box.rootfs) {
+		box.rootfs = filepath.Join(s.Bundle, box.rootfs)
+	}
+	box.rootfs = filepath.Clean(box.rootfs)
+	return box, nil
+}
+
+// lxcHook reads what LXC tells its hooks (lxc.container.conf(5), "CONTAINER HOOKS ENVIRONMENT VARIABLES").
+func lxcHook() (container, error) {
+	box := container{id: os.Getenv("LXC_NAME")}
+	if box.id == "" {
+		return box, usagef("LXC_NAME is not set: this is run by LXC, as lxc.hook.start-host and lxc.hook.post-stop with lxc.hook.version = 1")
+	}
+	switch kind := os.Getenv("LXC_HOOK_TYPE"); kind {
+	case "post-stop":
+		return box, nil
+	case "start-host":
+	default:
+		return box, usagef("LXC_HOOK_TYPE is %q: this hook is for start-host and post-stop, with lxc.hook.version = 1", kind)
+	}
+	pid, err := strconv.Atoi(os.Getenv("LXC_PID"))
+	if err != nil || pid <= 0 {
+		return box, usagef("LXC_PID is %q, the number of no process", os.Getenv("LXC_PID"))
+	}
+	box.pid = pid
+	return box, nil
+}

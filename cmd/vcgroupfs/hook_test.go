@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestOCIState(t *testing.T) {
+	config := `{"root": {"path": "rootfs"}}`
+	read := func(path string) ([]byte, error) {
+		switch path {
+		case "/b/config.json":
+			return []byte(config), nil
+		case "/abs/config.json":
+			return []byte(`{"root": {"path": "/var/lib/r/../x"}}`), nil
+		case "/bad/config.json":
+			return []byte(`{"root": 1}`), nil
+		case "/none/config.json":
+			return []byte(`{}`), nil
+		}
+		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("no")}
+	}
+	for _, c := range []struct {
+		state ociState
+		want  container
+		says  string
+	}{
+		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/b"}, container{id: "a", pid: 7, rootfs: "/b/rootfs"}, ""},
+		{ociState{ID: "a", Status: "created", Pid: 7, Bundle: "/abs"}, container{id: "a", pid: 7, rootfs: "/var/lib/x"}, ""},
+		{ociState{ID: "a", Status: "stopped", Pid: 7}, container{id: "a"}, ""},
+		{ociState{Status: "creating", Pid: 7, Bundle: "/b"}, container{}, "no id"},
+		{ociState{ID: "a", Status: "running", Pid: 7, Bundle: "/b"}, container{}, "createRuntime and poststop"},
+		{ociState{ID: "a", Status: "creating", Bundle: "/b"}, container{}, "no pid"},
+		{ociState{ID: "a", Status: "creating", Pid: -7, Bundle: "/b"}, container{}, "no pid"},
+		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "b"}, container{}, "no absolute path"},
+		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/nowhere"}, container{}, "/nowhere/config.json"},
+		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/bad"}, container{}, "configuration"},
+		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/none"}, container{}, "root.path"},
+	} {
+		got, err := c.state.container(read)
+		switch {
+		case c.says == "" && (err != nil || got.id != c.want.id || got.pid != c.want.pid || got.rootfs != c.want.rootfs):
+			t.Errorf("%+v: %+v, %v; want %+v", c.state, got, err, c.want)
+		case c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)):
+			t.Errorf("%+v: %v; want %q", c.state, err, c.says)
+		}
+	}
+}
+
+func TestNarrow(t *testing.T) {
+	for _, c := range []struct {
+		allowed string
+		asked   string
+		want    string
+		fails   bool
+	}{
+		{"", "", "", false}, {"cpu,pids", "", "cpu,pids", false}, {"cpu,pids", "pids", "pids", false}, {"", "pids, cpu", "pids,cpu", false},
+		{"cpu", "pids", "", true}, {"cpu", "cpu,pids", "", true}, {"cpu", ",", "", true},
+	} {
+		got, err := narrow(controllerNames(c.allowed), c.asked)
+		if strings.Join(got, ",") != c.want || (err != nil) != c.fails {
+			t.Errorf("%q out of %q: %v, %v", c.asked, c.allowed, got, err)
+		}
+	}
+}
+
+func TestGuestNameOf(t *testing.T) {
+	long := strings.Repeat("x", 65)
+	if guestNameOf("web-1") != "web-1" || guestNameOf(long) == long || guestNameOf(long) == guestNameOf(long+"x") || guestNameOf("a/b") == guestNameOf("a.b") {
+		t.Error(guestNameOf("web-1"), guestNameOf(long), guestNameOf("a/b"))
+	}
+	for _, id := range []string{"", "../x", "tasks", "cgroup.x", strings.Repeat("ü", 40)} {
+		if err := checkName(guestNameOf(id)); err != nil {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+}
+
+// TestHookUsage: what no runtime would say is refused before the daemon is asked.
+func TestHookUsage(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		says string
+	}{
+		{"hook nonsense", "no such hook"}, {"hook lxc", "LXC_NAME"}, {"hook oci --nonsense", "vcgroupfs hook oci --help"}, {"hook oci", "state"},
+	} {
+		var out, said strings.Builder
+		if got := execute(append([]string{"vcgroupfs"}, strings.Fields(c.args)...), &out, &said); got != 2 || !strings.Contains(said.String(), c.says) {
+			t.Errorf("%s: %d, %q; want 2 and %q", c.args, got, said.String(), c.says)
+		}
+	}
+}

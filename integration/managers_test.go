@@ -1,0 +1,202 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// scripted is what a container that only reads a file and writes a file is told to do with its view, and what it must find.
+type scripted struct {
+	lines, want []string
+}
+
+// viewScript reads and tries the limit of 64 tasks, makes a child and goes into it.
+func viewScript(dir string, v2 bool) scripted {
+	at := func(op, file string, value ...string) string {
+		line := fmt.Sprintf("%s %q", op, filepath.Join(dir, file))
+		for _, v := range value {
+			line += fmt.Sprintf(" %q", v)
+		}
+		return line
+	}
+	s := scripted{}
+	add := func(line, want string) { s.lines, s.want = append(s.lines, line), append(s.want, want) }
+	if v2 {
+		add(at("write", "cgroup.subtree_control", "+pids"), "=ok")
+	}
+	add(at("read", "pids.max"), `="64\n"`)
+	add(at("write", "pids.max", "max"), "=EPERM")
+	add(at("mkdir", "child"), "=ok")
+	add(at("write", "child/pids.max", "5"), "=ok")
+	add(at("write", "child/cgroup.procs", "0"), "=ok")
+	return s
+}
+
+// unifiedScript does the like with what every cgroup of v2 has.
+func unifiedScript(dir string) scripted {
+	q := func(op, file, value string) string {
+		return fmt.Sprintf("%s %q %q", op, filepath.Join(dir, file), value)
+	}
+	return scripted{
+		[]string{q("read", "cgroup.max.depth", ""), q("write", "cgroup.max.depth", "1"), q("mkdir", "child", ""), q("write", "child/cgroup.max.depth", "3"), q("write", "child/cgroup.procs", "0")},
+		[]string{`="max\n"`, "=EPERM", "=ok", "=ok", "=ok"},
+	}
+}
+
+// put writes the script into a root file system.
+func (s scripted) put(t testing.TB, rootfs string) {
+	t.Helper()
+	for file, text := range map[string]string{"in": strings.Join(append(s.lines, `read "/proc/self/mountinfo"`), "\n") + "\n", "out": ""} {
+		path := filepath.Join(rootfs, file)
+		err := os.WriteFile(path, []byte(text), 0o666)
+		if err == nil {
+			err = os.Chmod(path, 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// check compares what the container wrote, and looks for real cgroups among its mounts. said is what its runtime said.
+func (s scripted) check(t testing.TB, rootfs string, said []byte) {
+	t.Helper()
+	got := strings.Split(strings.TrimSpace(readFile(filepath.Join(rootfs, "out"))), "\n")
+	if len(got) != len(s.want)+1 || !slices.Equal(got[:len(s.want)], s.want) {
+		t.Errorf("in the container: got %q, want %q; it was said: %s", got, s.want, said)
+		return
+	}
+	mounts := got[len(s.want)]
+	if !strings.Contains(mounts, " /sys/fs/cgroup ") || strings.Contains(mounts, " - cgroup") && kernelAtLeast(6, 5) {
+		t.Errorf("what is mounted in the container: %s", mounts)
+	}
+}
+
+// TestPodman: the same hook, by a file of podman's hooks directory, for the containers that ask for it.
+func TestPodman(t *testing.T) {
+	podman, err := exec.LookPath("podman")
+	if err != nil {
+		t.Skip("machine: podman is not installed")
+	}
+	needRuntime(t, "runc")
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	d := startDaemon(t)
+	dir := publicDir(t)
+	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
+	hooks := t.TempDir()
+	hook, err := json.Marshal(map[string]any{
+		"version": "1.0.0", "stages": []string{"createRuntime", "poststop"},
+		"hook": map[string]any{"path": absProgram(t), "args": []string{"vcgroupfs", "hook", "oci", "--socket", d.socket}},
+		"when": map[string]any{"annotations": map[string]string{`^dev\.vcgroupfs$`: "^true$"}},
+	})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(hooks, "vcgroupfs.json"), hook, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := "/sys/fs/cgroup"
+	if tree.Version == hierarchy.V1 {
+		top = filepath.Join(top, tree.Dir)
+	}
+	s := viewScript(top, tree.Version == hierarchy.V2)
+	s.put(t, rootfs)
+	store := t.TempDir()
+	parent := "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman"
+	t.Cleanup(func() {
+		exec.Command(podman, "--root", store+"/root", "--runroot", store+"/run", "rm", "--all", "--force").Run()
+		unix.Unmount(store+"/root/overlay", unix.MNT_DETACH)
+		for _, tree := range h.Trees() {
+			if err := tree.RemoveAll(parent); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	out, err := exec.Command(podman, "--root", store+"/root", "--runroot", store+"/run", "--tmpdir", store+"/tmp", "--cgroup-manager", "cgroupfs",
+		"--runtime", "runc", "--hooks-dir", hooks, "--events-backend", "none", "run", "--rm", "--network", "none", "--cgroup-parent", parent,
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--pids-limit", "64", "--annotation", "dev.vcgroupfs=true",
+		"--env", roleVariable+"=script", "--rootfs", rootfs, "/program").CombinedOutput()
+	if err != nil {
+		t.Fatalf("podman: %v: %s", err, out)
+	}
+	s.check(t, rootfs, out)
+	nothingLeft(t, d, h, "/no-cgroup-of-ours")
+	d.stop(t)
+}
+
+// TestBind: a sandbox that knows nothing of views has one bound into it by the path at which the daemon mounts it.
+func TestBind(t *testing.T) {
+	for _, form := range []string{"bwrap", "systemd-nspawn"} {
+		t.Run(form, func(t *testing.T) { testBind(t, form) })
+	}
+}
+
+func testBind(t *testing.T, form string) {
+	sandbox, err := exec.LookPath(form)
+	if err != nil {
+		t.Skipf("machine: %s is not installed", form)
+	}
+	h := openHost(t)
+	tree, controller := need(t, h, "pids"), "pids"
+	if form == "systemd-nspawn" { // it wants v2, whatever is in it
+		tree, controller = need(t, h, hierarchy.Unified), hierarchy.Unified
+	}
+	d := startDaemon(t)
+	path := boundary(t, "bind", tree)
+	d.wantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", controller)
+	t.Cleanup(func() { // nspawn makes the cgroup that it is in also for systemd
+		for _, other := range h.Trees() {
+			if err := other.RemoveAll(path); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	view := filepath.Join(filepath.Dir(d.socket), "views", "box")
+	dir := publicDir(t)
+	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
+	var s scripted
+	switch {
+	case controller == hierarchy.Unified:
+		s = unifiedScript("/sys/fs/cgroup")
+	case tree.Version == hierarchy.V1:
+		s = viewScript(filepath.Join("/sys/fs/cgroup", tree.Dir), false)
+	default:
+		s = viewScript("/sys/fs/cgroup", true)
+	}
+	if controller == "pids" {
+		if err := tree.WriteFile(path, "pids.max", "64"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.put(t, rootfs)
+	command := map[string][]string{
+		"bwrap": {sandbox, "--bind", rootfs, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/sys/fs", "--bind", view, "/sys/fs/cgroup",
+			"--unshare-pid", "--unshare-cgroup-try", "--setenv", roleVariable, "script", "/program"},
+		"systemd-nspawn": {sandbox, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--directory", rootfs, "--bind", view + ":/sys/fs/cgroup",
+			"--setenv", roleVariable + "=script", "/program"},
+	}[form]
+	// The sandbox is started in the boundary: whoever starts it says where it is.
+	start := exec.Command("sh", append([]string{"-c", `echo $$ > "$0" && exec "$@"`, hostDir(tree, path) + "/cgroup.procs"}, command...)...)
+	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	out, err := start.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", form, err, out)
+	}
+	s.check(t, rootfs, out)
+	d.wantTry(t, 0, "", "guest", "rm", "box")
+	if exists(view) {
+		t.Errorf("%s is left", view)
+	}
+	d.stop(t)
+}

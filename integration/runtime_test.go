@@ -1,0 +1,384 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// bundle is an OCI bundle whose program is this test binary, in a role.
+type bundle struct {
+	dir, id, cgroup string
+	config          map[string]any
+}
+
+// capabilityNames are by number (include/uapi/linux/capability.h).
+var capabilityNames = strings.Fields("CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE " +
+	"NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE " +
+	"SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP")
+
+// allCapabilities are those that this process can give a container: the view must hold against them.
+func allCapabilities(t testing.TB) (names []string) {
+	t.Helper()
+	var set uint64
+	for line := range strings.Lines(readFile("/proc/self/status")) {
+		fmt.Sscanf(line, "CapEff: %x", &set)
+	}
+	for n, name := range capabilityNames {
+		if set&(1<<n) != 0 {
+			names = append(names, "CAP_"+name)
+		}
+	}
+	if !slices.Contains(names, "CAP_SYS_ADMIN") {
+		t.Fatalf("this process has only %v", names)
+	}
+	return names
+}
+
+// needRuntime finds a runtime that works on this host by itself.
+func needRuntime(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("machine: %s is not installed", name)
+	}
+	if out, err := exec.Command(path, "spec", "--help").CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+	return path
+}
+
+// newRootfs makes a root file system that has this test binary as /program.
+func newRootfs(t testing.TB, rootfs string) string {
+	t.Helper()
+	t.Cleanup(func() { os.RemoveAll(rootfs) })
+	for _, dir := range []string{"", "proc", "sys", "dev", "tmp", "usr", "etc", "run"} {
+		if err := os.Mkdir(filepath.Join(rootfs, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(rootfs, "tmp"), 0o1777); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(rootfs, "program"), self, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rootfs
+}
+
+// newBundle makes one with the runtime's own default configuration, a limit of 64 tasks and the hook of a daemon.
+func newBundle(t testing.TB, d *daemon, runtime, id, role string, hookArgs ...string) *bundle {
+	t.Helper()
+	b := &bundle{dir: publicDir(t), id: "vcgroupfs-test-" + itoa(os.Getpid()) + "-" + id}
+	b.cgroup = "/" + b.id
+	newRootfs(t, filepath.Join(b.dir, "rootfs"))
+	spec := exec.Command(runtime, "spec")
+	spec.Dir = b.dir
+	if out, err := spec.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		exec.Command(runtime, "delete", "--force", b.id).Run() // of a test that failed
+		os.Remove(filepath.Join(b.dir, "config.json"))
+	})
+	raw, err := os.ReadFile(filepath.Join(b.dir, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &b.config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.config["root"].(map[string]any)["readonly"] = false
+	process := b.config["process"].(map[string]any)
+	process["terminal"], process["args"] = false, []string{"/program"}
+	process["env"] = []string{"PATH=/", roleVariable + "=" + role}
+	b.linux()["cgroupsPath"] = b.cgroup
+	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 64}}
+	hook := map[string]any{"path": absProgram(t), "args": append([]string{"vcgroupfs", "hook", "oci", "--socket", d.socket}, hookArgs...)}
+	b.config["hooks"] = map[string]any{"createRuntime": []any{hook}, "poststop": []any{hook}}
+	return b
+}
+
+func absProgram(t testing.TB) string {
+	t.Helper()
+	path, err := filepath.Abs(program(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (b *bundle) linux() map[string]any { return b.config["linux"].(map[string]any) }
+
+// with adds namespaces to those of the configuration, or takes some away ("-pid").
+func (b *bundle) with(kinds ...string) {
+	list := b.linux()["namespaces"].([]any)
+	for _, kind := range kinds {
+		if gone, is := strings.CutPrefix(kind, "-"); is {
+			list = slices.DeleteFunc(list, func(n any) bool { return n.(map[string]any)["type"] == gone })
+			continue
+		}
+		list = slices.DeleteFunc(list, func(n any) bool { return n.(map[string]any)["type"] == kind })
+		list = append(list, map[string]any{"type": kind})
+		if kind == "user" {
+			ids := []any{map[string]any{"containerID": 0, "hostID": guestID, "size": 65536}}
+			b.linux()["uidMappings"], b.linux()["gidMappings"] = ids, ids
+		}
+	}
+	b.linux()["namespaces"] = list
+	if slices.Contains(kinds, "user") && slices.Contains(kinds, "-pid") { // procfs cannot be mounted anew there
+		for _, m := range b.config["mounts"].([]any) {
+			if m := m.(map[string]any); m["destination"] == "/proc" {
+				m["type"], m["source"], m["options"] = "bind", "/proc", []string{"rbind"}
+			}
+		}
+	}
+}
+
+func (b *bundle) write(t testing.TB) {
+	t.Helper()
+	raw, err := json.Marshal(b.config)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(b.dir, "config.json"), raw, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// command runs the bundle's container, in the foreground.
+func (b *bundle) command(runtime string) *exec.Cmd {
+	cmd := exec.Command(runtime, "run", "--bundle", b.dir, b.id)
+	return cmd
+}
+
+// nothingLeft checks that a daemon has no guest, and no place of one.
+func nothingLeft(t testing.TB, d *daemon, h *host.Host, cgroup string) {
+	t.Helper()
+	var guests []any
+	if err := d.call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) > 0 {
+		t.Errorf("guests are left: %v, %v", guests, err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+		t.Errorf("places of views are left: %v", left)
+	}
+	for _, tree := range h.Trees() {
+		if tree.Exists(cgroup) {
+			t.Errorf("%s is left in the hierarchy %s", cgroup, tree)
+		}
+	}
+}
+
+// TestOCI: a container that a runtime starts with the hook has the view at /sys/fs/cgroup.
+func TestOCI(t *testing.T) {
+	for _, runtime := range []string{"runc", "crun"} {
+		for name, namespaces := range map[string][]string{
+			"default": nil, "cgroupns": {"cgroup"}, "userns": {"user", "cgroup"}, "hostpid": {"-pid"}, "userns-hostpid": {"user", "-pid"},
+		} {
+			t.Run(runtime+"-"+name, func(t *testing.T) { testOCI(t, needRuntime(t, runtime), namespaces) })
+		}
+	}
+}
+
+func testOCI(t *testing.T, runtime string, namespaces []string) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	needPlainCrun(t, h, runtime)
+	d := startDaemon(t)
+	b := newBundle(t, d, runtime, "oci", "commands")
+	b.with(namespaces...)
+	b.write(t)
+	cmd := b.command(runtime)
+	cmd.Stderr = os.Stderr
+	x := startProcess(t, cmd)
+	top := "/sys/fs/cgroup"
+	if tree.Version == hierarchy.V1 {
+		top = filepath.Join(top, tree.Dir)
+	}
+	if got := x.ask(t, "read", top+"/pids.max"); got != "64\n" {
+		t.Errorf("pids.max: %q", got)
+	}
+	if got := x.ask(t, "write", top+"/pids.max", "max"); got != "EPERM" && got != "EACCES" {
+		t.Errorf("root lifts its own limit: %s", got)
+	}
+	if tree.Version == hierarchy.V2 {
+		if got := x.ask(t, "write", top+"/cgroup.subtree_control", "+pids"); got != "ok" {
+			t.Errorf("+pids: %s", got)
+		}
+	}
+	if got := x.ask(t, "mkdir", top+"/child"); got != "ok" || !tree.Exists(b.cgroup+"/child") {
+		t.Errorf("mkdir: %s", got)
+	}
+	if got := x.ask(t, "write", top+"/child/pids.max", "5"); got != "ok" {
+		t.Errorf("a limit of a child: %s", got)
+	}
+	if got := x.ask(t, "write", top+"/child/cgroup.procs", "0"); got != "ok" {
+		t.Errorf("going into a child: %s", got)
+	}
+	if got := strings.Fields(x.ask(t, "read", top+"/child/cgroup.procs")); len(got) != 1 || !slices.Contains(namespaces, "-pid") && got[0] != "1" {
+		t.Errorf("who is in the child: %q", got)
+	}
+	for line := range strings.Lines(x.ask(t, "read", "/proc/self/mountinfo")) {
+		if strings.Contains(line, " - cgroup") && kernelAtLeast(6, 5) {
+			t.Errorf("a real cgroup file system is left: %s", line)
+		}
+	}
+	d.signal(t, unix.SIGKILL, 0) // the container does not notice
+	if got := x.ask(t, "read", top+"/child/pids.max"); got != "5\n" {
+		t.Errorf("after the worker was killed: %q", got)
+	}
+	x.in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the container ended with %v", err)
+	}
+	nothingLeft(t, d, h, b.cgroup)
+	d.stop(t)
+}
+
+// needPlainCrun skips where crun starts no container with no hook either.
+func needPlainCrun(t *testing.T, h *host.Host, runtime string) {
+	if filepath.Base(runtime) == "crun" && len(h.Trees()) > 1 {
+		if v2 := h.Tree(hierarchy.Unified); v2 != nil && len(v2.Controllers) > 0 {
+			t.Skip("machine: crun wants v1 or v2, and this host has controllers on both")
+		}
+	}
+}
+
+// TestOCIClosed: without its view no container starts, and nothing is left of it.
+func TestOCIClosed(t *testing.T) {
+	runtime := needRuntime(t, "runc")
+	h := openHost(t)
+	d := startDaemon(t)
+	for name, c := range map[string]struct {
+		args  []string
+		spoil func(b *bundle)
+		says  string
+	}{
+		"annotation":    {[]string{"--controllers", "pids"}, func(b *bundle) { b.config["annotations"] = map[string]string{"dev.vcgroupfs.controllers": "memory"} }, "not allowed"},
+		"place":         {[]string{"--into", "/nowhere"}, nil, "no such file"},
+		"controller":    {[]string{"--controllers", "nonsense"}, nil, "nonsense"},
+		"daemon":        {[]string{"--socket", d.dir + "/nobody.sock"}, nil, "daemon"},
+		"policy":        {[]string{"--policy", "/nowhere.yaml"}, nil, "nowhere.yaml"},
+		"host's cgroup": {nil, func(b *bundle) { b.linux()["cgroupsPath"] = "/" }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBundle(t, d, runtime, "closed", "threads ", c.args...)
+			if c.spoil != nil {
+				c.spoil(b)
+			}
+			b.write(t)
+			out, err := b.command(runtime).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), c.says) {
+				t.Errorf("%v: %s; want a failure that says %q", err, out, c.says)
+			}
+			nothingLeft(t, d, h, b.cgroup)
+		})
+	}
+	d.stop(t)
+}
+
+// TestOCIMany: containers that come and go side by side leave nothing behind.
+func TestOCIMany(t *testing.T) {
+	runtime := needRuntime(t, "runc")
+	h := openHost(t)
+	need(t, h, "pids")
+	d := startDaemon(t)
+	many := scaled(t, 50, 5)
+	bundles := make([]*bundle, many)
+	for i := range bundles {
+		bundles[i] = newBundle(t, d, runtime, fmt.Sprint("many", i), "threads ")
+		bundles[i].write(t)
+	}
+	run := func() {
+		var all sync.WaitGroup
+		for _, b := range bundles {
+			all.Go(func() {
+				if out, err := b.command(runtime).CombinedOutput(); err != nil {
+					t.Errorf("%s: %v: %s", b.id, err, out)
+				}
+			})
+		}
+		all.Wait()
+	}
+	run()
+	before := daemonUsage(t, d)
+	run()
+	after := daemonUsage(t, d)
+	if after.fds > before.fds+4 || after.threads > before.threads+8 {
+		t.Errorf("the daemon had %d descriptors and %d threads, and has %d and %d", before.fds, before.threads, after.fds, after.threads)
+	}
+	for _, b := range bundles {
+		nothingLeft(t, d, h, b.cgroup)
+	}
+	d.stop(t)
+}
+
+// TestOCIHostile: root in a container tries what it can against its view and around it.
+func TestOCIHostile(t *testing.T) {
+	runtime := needRuntime(t, "runc")
+	h := openHost(t)
+	need(t, h, "pids")
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policy, []byte(hostilePolicy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, form := range []string{"privileged", "userns"} {
+		t.Run(form, func(t *testing.T) {
+			d := startDaemon(t)
+			stranger := sleeper(t)
+			b := newBundle(t, d, runtime, "hostile-"+form, "hostile "+form+" "+itoa(stranger), "--policy", policy)
+			b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 1000}, "memory": map[string]any{"limit": 512 << 20}}
+			capabilities := map[string]any{}
+			for _, set := range []string{"bounding", "effective", "permitted"} {
+				capabilities[set] = allCapabilities(t)
+			}
+			b.config["process"].(map[string]any)["capabilities"] = capabilities
+			b.with("cgroup")
+			if form == "userns" {
+				b.with("user")
+			}
+			b.write(t)
+			cmd := b.command(runtime)
+			cmd.Stderr = os.Stderr
+			x := startProcess(t, cmd)
+			var dirs []string
+			for _, tree := range h.Trees() {
+				if tree.Holds("memory") || tree.Holds("pids") {
+					dirs = append(dirs, hostDir(tree, b.cgroup))
+				}
+			}
+			n := judgeHostile(t, x, dirs, func(int) {})
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("the container ended with %v", err)
+			}
+			t.Logf("%d attempts", n)
+			if n < 60 {
+				t.Errorf("only %d attempts", n)
+			}
+			nothingLeft(t, d, h, b.cgroup)
+			d.stop(t)
+		})
+	}
+}
+
+// daemonUsage is what a daemon uses, holder and worker.
+func daemonUsage(t testing.TB, d *daemon) usage {
+	t.Helper()
+	info := d.ready(t)
+	return usageOf(info.Holder, info.Pid)
+}
