@@ -181,6 +181,9 @@ func (v *View) makeState() (err error) {
 	return err
 }
 
+// Layout is how the view arranges its hierarchies: never LayoutAuto.
+func (v *View) Layout() hierarchy.Layout { return v.layout }
+
 // several says whether the view's top holds a directory per hierarchy.
 func (v *View) several() bool { return v.layout != hierarchy.LayoutV2 }
 

@@ -298,7 +298,7 @@ func TestOCIMany(t *testing.T) {
 	h := openHost(t)
 	need(t, h, "pids")
 	d := startDaemon(t)
-	many := scaled(t, 50, 5)
+	many := scaled(t, 50, 10)
 	bundles := make([]*bundle, many)
 	for i := range bundles {
 		bundles[i] = newBundle(t, d, runtime, fmt.Sprint("many", i), "threads ")
@@ -319,7 +319,7 @@ func TestOCIMany(t *testing.T) {
 	before := daemonUsage(t, d)
 	run()
 	after := daemonUsage(t, d)
-	if after.fds > before.fds+4 || after.threads > before.threads+8 {
+	if after.fds > before.fds+4 || after.threads > before.threads+many/2 { // one each would be a leak; Go keeps what a burst needed
 		t.Errorf("the daemon had %d descriptors and %d threads, and has %d and %d", before.fds, before.threads, after.fds, after.threads)
 	}
 	for _, b := range bundles {

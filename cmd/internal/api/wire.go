@@ -28,6 +28,7 @@ type Into struct {
 	Rootfs string `json:"rootfs,omitempty" yaml:"rootfs,omitempty"` // absolute path of what will be the guest's root, as the process sees it now; empty: its root
 	Path   string `json:"path" yaml:"path"`                         // absolute path of an existing directory, from the guest's root
 	Stack  bool   `json:"stack,omitempty" yaml:"stack,omitempty"`   // what is mounted there stays below the view
+	Tmpfs  bool   `json:"tmpfs,omitempty" yaml:"tmpfs,omitempty"`   // a tmpfs with a mount for each hierarchy, as hosts with v1 have it
 }
 
 // Guest is a guest as the daemon has it.

@@ -318,7 +318,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		return asError(api.CodeFailed, life.MountError(err))
 	}
 	d.begin(g, s)
-	if err := cmp.Or(agreed(s), g.at.Learn(), g.attach()); err != nil {
+	if err := cmp.Or(agreed(s), g.at.Learn(), g.attach(s)); err != nil {
 		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		undo()
 		return asError(api.CodeFailed, err)
@@ -465,7 +465,7 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted
 		default:
 		}
-		g.detach()
+		g.detach(s)
 		g.at.Unmount(g.log)
 		if d.ownTarget(g.record.Spec.Target) {
 			os.Remove(g.record.Spec.Target)

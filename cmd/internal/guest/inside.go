@@ -4,11 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -18,6 +21,26 @@ type Inside struct {
 	Rootfs string // what will be the guest's root, as a path from the process's root; "" for that root
 	Path   string // from the guest's root
 	Stack  bool   // what is mounted there stays below, instead of being taken away
+	Dirs   []Dir  // for a tmpfs with a mount for each of these, instead of the view itself
+}
+
+// Dir is a directory at the top of a view that gets a mount of its own, and the links to it.
+type Dir struct {
+	Name  string
+	Links []string
+}
+
+// DirsOf are the directories of a view that shows hierarchies in layout v1 or hybrid, with the links that hosts have where one
+// hierarchy has several controllers (cpu -> cpu,cpuacct).
+func DirsOf(trees []*host.Tree) (dirs []Dir) {
+	for _, t := range trees {
+		d := Dir{Name: t.Dir}
+		if len(t.Controllers) > 1 && t.Version == hierarchy.V1 {
+			d.Links = slices.DeleteFunc(slices.Clone(t.Controllers), func(c string) bool { return c == t.Dir })
+		}
+		dirs = append(dirs, d)
+	}
+	return dirs
 }
 
 // insideTimeout is how long a guest may take to be looked up a path in: it may have mounted a file system that never answers.
@@ -29,9 +52,9 @@ const moveMountBeneath = 0x200
 // Attach attaches the file system that is mounted at a directory of this mount namespace. What is mounted at the place goes in
 // the same moment, or stays below: nobody in the guest finds the place empty. The error says what is missing.
 func (in Inside) Attach(view string) error {
-	clone, err := unix.OpenTree(unix.AT_FDCWD, view, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	clone, err := in.clone(view)
 	if err != nil {
-		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, &os.PathError{Op: "open_tree", Path: view, Err: err})
+		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, err)
 	}
 	defer unix.Close(clone)
 	err = in.do(func(at int) error { return in.put(clone, at) })
@@ -39,6 +62,54 @@ func (in Inside) Attach(view string) error {
 		return fmt.Errorf("cannot attach the view at %s of process %d: %w", in.Path, in.Pid, err)
 	}
 	return nil
+}
+
+// clone makes a mount, attached nowhere, of what the guest is to have.
+func (in Inside) clone(view string) (fd int, err error) {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if len(in.Dirs) == 0 {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, view, flags)
+		return fd, pathError("open_tree", view, err)
+	}
+	top, err := os.MkdirTemp(filepath.Dir(view), ".tree-")
+	if err != nil {
+		return -1, err
+	}
+	defer os.Remove(top)
+	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("tmpfs", top, "tmpfs", safe, "mode=755,size=64k"); err != nil {
+		return -1, pathError("mount", top, err)
+	}
+	defer unix.Unmount(top, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err := unix.Mount("", top, "", unix.MS_PRIVATE, ""); err != nil {
+		return -1, pathError("mount", top, err)
+	}
+	for _, d := range in.Dirs {
+		at := filepath.Join(top, d.Name)
+		err := os.Mkdir(at, 0o755)
+		if err == nil {
+			err = pathError("mount", at, unix.Mount(filepath.Join(view, d.Name), at, "", unix.MS_BIND, ""))
+		}
+		for _, link := range d.Links {
+			err = errors.Join(err, os.Symlink(d.Name, filepath.Join(top, link)))
+		}
+		if err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.Mount("", top, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|safe, ""); err != nil {
+		return -1, pathError("mount", top, err)
+	}
+	fd, err = unix.OpenTree(unix.AT_FDCWD, top, flags|unix.AT_RECURSIVE)
+	return fd, pathError("open_tree", top, err)
+}
+
+// pathError is nil for no error.
+func pathError(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: path, Err: err}
 }
 
 // put attaches a mount at a directory of the thread's mount namespace.
@@ -64,7 +135,7 @@ func unmountTop(at int) error {
 // Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
 func (in Inside) Detach(device uint64) error {
 	return in.do(func(at int) error {
-		if is, err := isDevice(at, device); err != nil || !is {
+		if is, err := in.isView(at, device); err != nil || !is {
 			return err
 		}
 		return unmountTop(at)
@@ -74,15 +145,24 @@ func (in Inside) Detach(device uint64) error {
 // Has says whether a file system is what the guest finds at the place.
 func (in Inside) Has(device uint64) (is bool, err error) {
 	err = in.do(func(at int) (err error) {
-		is, err = isDevice(at, device)
+		is, err = in.isView(at, device)
 		return err
 	})
 	return is, err
 }
 
-func isDevice(fd int, device uint64) (bool, error) {
+// isView says whether what is mounted at the place is a view, or the tmpfs with its directories.
+func (in Inside) isView(at int, device uint64) (bool, error) {
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+	path, flags := "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC
+	if len(in.Dirs) > 0 {
+		path, flags = in.Dirs[0].Name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC
+	}
+	err := unix.Statx(at, path, flags, 0, &st)
+	if path != "" && errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
 		return false, os.NewSyscallError("statx", err)
 	}
 	return unix.Mkdev(st.Dev_major, st.Dev_minor) == device, nil

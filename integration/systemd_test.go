@@ -1,0 +1,164 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+const systemdProgram = "/lib/systemd/systemd"
+
+// TestSystemd boots the host's own systemd as process 1 of a container, in legacy mode on a view: a tmpfs with a mount for each
+// hierarchy. It starts a unit with limits, which hold on the host, and stops it.
+func TestSystemd(t *testing.T) {
+	if !exists(systemdProgram) {
+		t.Skip("machine: systemd is not installed")
+	}
+	runtime := needRuntime(t, "runc")
+	h := openHost(t)
+	memory, pids := need(t, h, "memory"), need(t, h, "pids")
+	if memory.Version != hierarchy.V1 || pids.Version != hierarchy.V1 || h.Tree("name=systemd") == nil {
+		t.Skip("machine: memory, pids and name=systemd are not all on v1 hierarchies")
+	}
+	d := startDaemon(t)
+	b := newBundle(t, d, runtime, "systemd", "", "--tmpfs", "--controllers", "name=systemd,memory,pids,cpu")
+	first := readFile("/proc/1/cgroup")
+	systemdRoot(t, b)
+	process := b.config["process"].(map[string]any)
+	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
+	process["args"] = []string{systemdProgram, "systemd.unified_cgroup_hierarchy=0", "--unit=vcgroupfs-test.target", "--log-target=console", "--show-status=yes"}
+	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
+	capabilities := map[string]any{}
+	for _, set := range []string{"bounding", "effective", "permitted"} {
+		capabilities[set] = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"}
+	}
+	process["capabilities"] = capabilities
+	for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
+		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": dir, "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "nodev", "mode=755"}})
+	}
+	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
+	b.with("cgroup")
+	b.write(t)
+
+	master, slave := openTerminal(t)
+	var console strings.Builder
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := master.Read(buf)
+			if err != nil {
+				return
+			}
+			console.Write(buf[:n])
+		}
+	}()
+	cmd := b.command(runtime)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	inside := func(args ...string) (string, error) {
+		out, err := exec.Command(runtime, append([]string{"exec", b.id}, args...)...).CombinedOutput()
+		return string(out), err
+	}
+	up := func() bool {
+		out, _ := inside("systemctl", "is-active", "vcgroupfs-test.target")
+		return strings.TrimSpace(out) == "active"
+	}
+	eventually(t, "systemd to be up", up)
+	unit := b.cgroup + "/system.slice/vcgroupfs-test.service"
+	if out, err := inside("systemctl", "start", "vcgroupfs-test.service"); err != nil {
+		t.Errorf("systemctl start: %v: %s", err, out)
+	}
+	for _, c := range []struct{ dir, file, want string }{
+		{hostDir(memory, unit), "memory.limit_in_bytes", "104857600\n"}, {hostDir(pids, unit), "pids.max", "20\n"},
+	} {
+		if got := readFile(filepath.Join(c.dir, c.file)); got != c.want {
+			t.Errorf("the host finds %s %q, want %q", c.file, got, c.want)
+		}
+	}
+	if out, err := inside("systemctl", "show", "vcgroupfs-test.service", "--property", "MemoryMax,TasksMax,TasksCurrent,ActiveState"); err != nil ||
+		!strings.Contains(out, "MemoryMax=104857600") || !strings.Contains(out, "TasksMax=20") || !strings.Contains(out, "TasksCurrent=1\n") || !strings.Contains(out, "ActiveState=active") {
+		t.Errorf("systemctl show: %v: %s", err, out)
+	}
+	if out, err := inside("systemd-cgls", "--no-pager"); err != nil || !strings.Contains(out, "vcgroupfs-test.service") || !strings.Contains(out, "sleep infinity") {
+		t.Errorf("systemd-cgls: %v: %s", err, out)
+	}
+	if out, err := inside("systemd-cgtop", "--batch", "--iterations=1", "--order=path"); err != nil || !strings.Contains(out, "system.slice/vcgroupfs-test.service") {
+		t.Errorf("systemd-cgtop: %v: %s", err, out)
+	}
+	d.signal(t, unix.SIGKILL, 0) // and goes on with another worker
+	if out, err := inside("systemctl", "stop", "vcgroupfs-test.service"); err != nil {
+		t.Errorf("systemctl stop: %v: %s", err, out)
+	}
+	if out, _ := inside("systemctl", "is-active", "vcgroupfs-test.service"); strings.TrimSpace(out) != "inactive" {
+		t.Errorf("the unit is %q after it was stopped", out)
+	}
+	if pids.Exists(unit) && readFile(filepath.Join(hostDir(pids, unit), "cgroup.procs")) != "" {
+		t.Error("the unit's cgroup is not empty after it was stopped")
+	}
+	if now := readFile("/proc/1/cgroup"); now != first {
+		t.Errorf("the host's own process 1 was in\n%s and is in\n%s", first, now)
+	}
+	if out, err := exec.Command(runtime, "kill", b.id, "KILL").CombinedOutput(); err != nil {
+		t.Errorf("runc kill: %v: %s", err, out)
+	}
+	cmd.Wait()
+	if t.Failed() {
+		t.Logf("console: %s", console.String())
+	}
+	nothingLeft(t, d, h, b.cgroup)
+	d.stop(t)
+}
+
+// systemdRoot makes the host's own root, over which the container writes to a directory of its own, that of a bundle, with the units
+// of the test.
+func systemdRoot(t *testing.T, b *bundle) {
+	t.Helper()
+	rootfs := filepath.Join(b.dir, "rootfs")
+	upper, work := t.TempDir(), t.TempDir()
+	units := filepath.Join(upper, "etc/systemd/system")
+	if err := os.MkdirAll(units, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"vcgroupfs-test.target":  "[Unit]\nDefaultDependencies=no\n",
+		"vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n[Service]\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
+	} {
+		if err := os.WriteFile(filepath.Join(units, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount("overlay", rootfs, "overlay", 0, "lowerdir=/,upperdir="+upper+",workdir="+work); err != nil {
+		t.Skipf("machine: no overlay over the host's root: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(rootfs, unix.MNT_DETACH) })
+}
+
+// openTerminal makes a terminal: systemd wants one for its console.
+func openTerminal(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		slave, err = os.OpenFile("/dev/pts/"+itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	return master, slave
+}
