@@ -1,12 +1,12 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -82,30 +82,58 @@ func (s scripted) check(t testing.TB, rootfs string, said []byte) {
 	}
 }
 
-// TestPodman: the same hook, by a file of podman's hooks directory, for the containers that ask for it.
+// TestPodman: the same hook, for the containers that ask for it: by a file of podman's hooks directory and an annotation, or as a
+// device that CDI describes.
 func TestPodman(t *testing.T) {
 	podman, err := exec.LookPath("podman")
 	if err != nil {
 		t.Skip("machine: podman is not installed")
 	}
 	needRuntime(t, "runc")
+	t.Run("hooks", func(t *testing.T) {
+		testPodman(t, podman, func(d *daemon) (before, of []string) {
+			dir := t.TempDir()
+			ours(t, d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(dir, "vcgroupfs.json"), "")
+			return []string{"--hooks-dir", dir}, []string{"--annotation", "dev.vcgroupfs=true"}
+		})
+	})
+	t.Run("cdi", func(t *testing.T) {
+		testPodman(t, podman, func(d *daemon) (before, of []string) {
+			kind := "test-" + itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
+			const dir = "/var/run/cdi" // podman looks there and in /etc/cdi
+			if err := os.Mkdir(dir, 0o755); err == nil {
+				t.Cleanup(func() { os.Remove(dir) })
+			}
+			file := filepath.Join(dir, "vcgroupfs-test-"+itoa(os.Getpid())+".json")
+			ours(t, d, "../packaging/runtimes/cdi.json", file, kind)
+			t.Cleanup(func() { os.Remove(file) })
+			return nil, []string{"--device", kind + "=view"}
+		})
+	})
+}
+
+// ours copies a packaged file, with this test's program and daemon instead of the installed ones.
+func ours(t *testing.T, d *daemon, from, to, kind string) {
+	t.Helper()
+	text := readFile(from)
+	for _, change := range [][2]string{
+		{`"/usr/bin/vcgroupfs"`, strconv.Quote(absProgram(t))}, {`"hook", "oci"`, `"hook", "oci", "--socket", ` + strconv.Quote(d.socket)}, {"vcgroupfs.dev/cgroup", kind},
+	} {
+		if change[1] != "" {
+			text = strings.ReplaceAll(text, change[0], change[1])
+		}
+	}
+	if err := os.WriteFile(to, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testPodman(t *testing.T, podman string, configure func(d *daemon) (before, of []string)) {
 	h := openHost(t)
 	tree := need(t, h, "pids")
 	d := startDaemon(t)
 	dir := publicDir(t)
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
-	hooks := t.TempDir()
-	hook, err := json.Marshal(map[string]any{
-		"version": "1.0.0", "stages": []string{"createRuntime", "poststop"},
-		"hook": map[string]any{"path": absProgram(t), "args": []string{"vcgroupfs", "hook", "oci", "--socket", d.socket}},
-		"when": map[string]any{"annotations": map[string]string{`^dev\.vcgroupfs$`: "^true$"}},
-	})
-	if err == nil {
-		err = os.WriteFile(filepath.Join(hooks, "vcgroupfs.json"), hook, 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	top := "/sys/fs/cgroup"
 	if tree.Version == hierarchy.V1 {
 		top = filepath.Join(top, tree.Dir)
@@ -114,8 +142,9 @@ func TestPodman(t *testing.T) {
 	s.put(t, rootfs)
 	store := t.TempDir()
 	parent := "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman"
+	global := []string{"--root", store + "/root", "--runroot", store + "/run", "--tmpdir", store + "/tmp", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none"}
 	t.Cleanup(func() {
-		exec.Command(podman, "--root", store+"/root", "--runroot", store+"/run", "rm", "--all", "--force").Run()
+		exec.Command(podman, append(global, "rm", "--all", "--force")...).Run()
 		unix.Unmount(store+"/root/overlay", unix.MNT_DETACH)
 		for _, tree := range h.Trees() {
 			if err := tree.RemoveAll(parent); err != nil {
@@ -123,10 +152,10 @@ func TestPodman(t *testing.T) {
 			}
 		}
 	})
-	out, err := exec.Command(podman, "--root", store+"/root", "--runroot", store+"/run", "--tmpdir", store+"/tmp", "--cgroup-manager", "cgroupfs",
-		"--runtime", "runc", "--hooks-dir", hooks, "--events-backend", "none", "run", "--rm", "--network", "none", "--cgroup-parent", parent,
-		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--pids-limit", "64", "--annotation", "dev.vcgroupfs=true",
-		"--env", roleVariable+"=script", "--rootfs", rootfs, "/program").CombinedOutput()
+	before, of := configure(d)
+	args := slices.Concat(global, before, []string{"run", "--rm", "--network", "none", "--cgroup-parent", parent, "--ulimit", "nofile=1024:1024",
+		"--ulimit", "nproc=1000:1000", "--pids-limit", "64", "--env", roleVariable + "=script"}, of, []string{"--rootfs", rootfs, "/program"})
+	out, err := exec.Command(podman, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("podman: %v: %s", err, out)
 	}
