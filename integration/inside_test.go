@@ -94,6 +94,9 @@ func TestInside(t *testing.T) {
 		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
 	}
 
+	sight := map[hierarchy.Version]string{hierarchy.V1: "dirs", hierarchy.V2: "view"}[x.place.tree.Version]
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", itoa(x.pid()))
+
 	// What the guest mounts on its view, nobody else sees; what it unmounts can be attached again.
 	x.ask(t, "tmpfs", x.at("child"))
 	hostView := filepath.Join(filepath.Dir(d.socket), "views", "in")
@@ -135,6 +138,41 @@ func TestInsideStack(t *testing.T) {
 	}
 	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
 		t.Errorf("lifting its own limit: %s", got)
+	}
+	if x.place.tree.Version == hierarchy.V2 {
+		d.wantTry(t, 0, "finds at /sys/fs/cgroup: stacked\n", "doctor", "--pid", itoa(x.pid()))
+	}
+	d.stop(t)
+}
+
+// TestInsideTmpfs: what hosts with v1 have, and what a systemd of these years asks for: a tmpfs with a mount for each hierarchy.
+func TestInsideTmpfs(t *testing.T) {
+	d := startDaemon(t)
+	x := startInsider(t, d, "inside-tmpfs")
+	if x.place.tree.Version == hierarchy.V2 {
+		d.wantTry(t, 2, "layout v2", "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup", "--tmpfs")
+		d.stop(t)
+		return
+	}
+	x.add(t, "in", "--tmpfs")
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: tmpfs\n", "doctor", "--pid", itoa(x.pid()))
+	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
+		t.Errorf("lifting its own limit: %s", got)
+	}
+	if got := x.ask(t, "mkdir", "/sys/fs/cgroup/evil"); got != "EROFS" {
+		t.Errorf("a directory beside the hierarchies: %s", got)
+	}
+	if got := x.ask(t, "mkdir", x.at("child")); got != "ok" || !x.place.tree.Exists(x.place.path+"/child") {
+		t.Errorf("a child cgroup: %s", got)
+	}
+	x.ask(t, "umount", "/sys/fs/cgroup")
+	d.wantTry(t, 0, "", "guest", "attach", "in")
+	d.wantTry(t, 0, "", "guest", "attach", "in")
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: tmpfs\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "", "guest", "rm", "in")
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: nothing\n", "doctor", "--pid", itoa(x.pid()))
+	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 	d.stop(t)
 }

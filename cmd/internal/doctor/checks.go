@@ -1,0 +1,219 @@
+// Package doctor says what works on this host, what a process finds at /sys/fs/cgroup, and which programs accept that.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// The states of a check.
+const (
+	OK   = "ok"
+	Less = "less" // it works, but something does not
+	Bad  = "bad"  // nothing works before this is mended
+)
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name  string `json:"name"`
+	State string `json:"state"`
+	Found string `json:"found"`
+	Do    string `json:"do,omitempty"` // what to change, where it is not ok
+}
+
+// Host looks at this host. It changes nothing, and asks the daemon at the socket at most for a second.
+func Host(ctx context.Context, socket string) []Check {
+	h, err := host.Open()
+	checks := []Check{privileges(), device()}
+	if err != nil {
+		checks = append(checks, Check{"hierarchies", Bad, err.Error(), "mount cgroup v2 (or v1) at /sys/fs/cgroup"})
+	} else {
+		defer h.Close()
+		checks = append(checks, hierarchies(h), handles(h), delegation(), pids(h))
+	}
+	return append(checks, kernel(), connections(), users(), daemon(ctx, socket), runtimes())
+}
+
+func privileges() Check {
+	const name = "privileges"
+	var set uint64
+	raw, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(raw)) {
+		fmt.Sscanf(line, "CapEff: %x", &set)
+	}
+	var missing []string
+	for _, c := range []struct {
+		bit  int
+		name string
+	}{{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"}, {unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}} {
+		if set&(1<<c.bit) == 0 {
+			missing = append(missing, c.name)
+		}
+	}
+	if len(missing) == 0 {
+		return Check{name, OK, "this process may mount views and look into guests", ""}
+	}
+	return Check{name, Bad, "this process lacks " + strings.Join(missing, ", "), "run as root, outside of any container"}
+}
+
+func device() Check {
+	const name = "/dev/fuse"
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Check{name, Bad, err.Error(), "modprobe fuse; in a container, give it the device"}
+	}
+	unix.Close(fd)
+	return Check{name, OK, "can be opened", ""}
+}
+
+func hierarchies(h *host.Host) Check {
+	var v1, v2 []string
+	var readOnly []string
+	for _, t := range h.Trees() {
+		if t.Version == hierarchy.V2 {
+			v2 = append(v2, t.Controllers...)
+		} else {
+			v1 = append(v1, t.String())
+		}
+		if t.ReadOnly {
+			readOnly = append(readOnly, t.Mountpoint)
+		}
+	}
+	found := "v2 with " + strings.Join(v2, ", ")
+	if len(v1) > 0 {
+		found = "v1: " + strings.Join(v1, ", ")
+		if h.Tree(hierarchy.Unified) != nil {
+			found += "; v2 with " + or(strings.Join(v2, ", "), "no controller")
+		}
+	}
+	if len(readOnly) > 0 {
+		return Check{"hierarchies", Less, found + "; read-only: " + strings.Join(readOnly, ", "), "mount -o remount,rw " + readOnly[0] + " where guests are to change something"}
+	}
+	return Check{"hierarchies", OK, found, ""}
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func handles(h *host.Host) Check {
+	if h.Features().Handles {
+		return Check{"file handles of cgroups", OK, "a daemon's worker that dies is replaced, and guests do not notice", ""}
+	}
+	return Check{"file handles of cgroups", Less, "refused: a view cannot go on after its server's death", "run on the host, with CAP_DAC_READ_SEARCH"}
+}
+
+// delegation looks whether the kernel itself bounds what a cgroup namespace writes: beside the view, for a guest that mounts cgroup2.
+func delegation() Check {
+	const name = "nsdelegate"
+	raw, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(raw)) {
+		if _, of, ok := strings.Cut(line, " - cgroup2 "); ok {
+			if strings.Contains(of, "nsdelegate") {
+				return Check{name, OK, "the kernel bounds a guest that mounts cgroup2 itself, too", ""}
+			}
+			return Check{name, Less, "cgroup2 is mounted without it: a privileged guest that mounts cgroup2 itself is not bounded by its namespace",
+				"mount -o remount,nsdelegate on the cgroup2 mount of the host"}
+		}
+	}
+	return Check{name, OK, "no cgroup2 is mounted", ""}
+}
+
+func pids(h *host.Host) Check {
+	if h.Features().PidnsIoctl {
+		return Check{"pid numbers", OK, "asked of the kernel (Linux 6.11)", ""}
+	}
+	return Check{"pid numbers", Less, "found by reading /proc, which costs more with many processes", "Linux 6.11 or newer"}
+}
+
+// kernel says what newer kernels would add.
+func kernel() Check {
+	var u unix.Utsname
+	unix.Uname(&u)
+	var major, minor int
+	release := unix.ByteSliceToString(u.Release[:])
+	fmt.Sscanf(release, "%d.%d", &major, &minor)
+	var lacks []string
+	for _, f := range []struct {
+		minor int
+		what  string
+	}{
+		{5, "a view takes the place of what a runtime mounted without a gap"}, {9, "a worker's death fails no request; reads pass the daemon by"},
+		{12, "views can be mounted with mapped ids"},
+	} {
+		if major < 6 || major == 6 && minor < f.minor {
+			lacks = append(lacks, fmt.Sprintf("%s (6.%d)", f.what, f.minor))
+		}
+	}
+	if len(lacks) == 0 {
+		return Check{"kernel", OK, "Linux " + release, ""}
+	}
+	return Check{"kernel", Less, "Linux " + release + " has not: " + strings.Join(lacks, "; "), "a newer kernel"}
+}
+
+func connections() Check {
+	const dir = "/sys/fs/fuse/connections"
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err == nil && st.Type == 0x65735543 { // FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c
+		return Check{"fusectl", OK, "a connection that hangs can be ended by hand", ""}
+	}
+	return Check{"fusectl", Less, "not mounted: a connection that hangs cannot be ended by hand", "mount -t fusectl fusectl " + dir}
+}
+
+func users() Check {
+	const file = "/proc/sys/user/max_user_namespaces"
+	raw, err := os.ReadFile(file)
+	if err != nil || strings.TrimSpace(string(raw)) == "0" {
+		return Check{"user namespaces", Less, "none can be made: a guest's root is the host's, and only its capabilities bound it", "sysctl user.max_user_namespaces=65536"}
+	}
+	return Check{"user namespaces", OK, "can be made", ""}
+}
+
+func daemon(ctx context.Context, socket string) Check {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	client := api.NewClient(socket)
+	defer client.Close()
+	info, err := client.Info(ctx)
+	switch {
+	case errors.Is(err, api.ErrNotRunning):
+		return Check{"daemon", Less, "not running at " + socket + "; run and mount need none", "systemctl start vcgroupfs, or vcgroupfs serve"}
+	case err != nil:
+		return Check{"daemon", Less, err.Error(), "ask as root, on the host"}
+	case info.Resend != conn.CanResend():
+		return Check{"daemon", Less, "its kernel is another one's", "ask the daemon of this host"}
+	}
+	return Check{"daemon", OK, fmt.Sprintf("version %s, %d guests, %d restarts", info.Version, info.Guests, info.Restarts), ""}
+}
+
+// runtimes says how those that are installed give a container its view.
+func runtimes() Check {
+	var found []string
+	for _, r := range []struct{ program, how string }{
+		{"runc", "hook oci"}, {"crun", "hook oci"}, {"podman", "hook oci by --annotation, or CDI"}, {"dockerd", "CDI"}, {"containerd", "CDI"},
+		{"crio", "CDI"}, {"lxc-start", "hook lxc"}, {"incus", "hook lxc"}, {"systemd-nspawn", "--bind"}, {"bwrap", "--bind"},
+	} {
+		if _, err := exec.LookPath(r.program); err == nil {
+			found = append(found, r.program+" ("+r.how+")")
+		}
+	}
+	if len(found) == 0 {
+		return Check{"runtimes", OK, "none that is known; vcgroupfs run needs none", ""}
+	}
+	return Check{"runtimes", OK, strings.Join(found, ", ") + "; see docs/runtimes.md", ""}
+}
