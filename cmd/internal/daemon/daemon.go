@@ -52,6 +52,7 @@ type Daemon struct {
 	auditor  *api.Auditor
 	metrics  *api.Metrics
 	declared *declarations // nil for none
+	sweepNow chan struct{} // one slot
 	garbage  garbage       // of the sweeping goroutine alone
 
 	stopAPI func()        // returns when it is stopped
@@ -87,7 +88,7 @@ func Run(version string, log *logrus.Entry) error {
 	}
 	d := &Daemon{
 		version: version, settings: start.Settings, start: start, since: time.Now(), log: log, worker: w, arena: w.Arena, host: h,
-		slots: conn.NewSlots(start.Settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}),
+		slots: conn.NewSlots(start.Settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}), sweepNow: make(chan struct{}, 1),
 		guests: map[string]*guest{}, policies: map[string]*policy.Policy{},
 	}
 	d.bound()

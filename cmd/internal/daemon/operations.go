@@ -111,6 +111,7 @@ func (d *Daemon) Kill(ctx context.Context, name string) error {
 
 // Subscribe gives events. Who listened to the worker before, and comes back, is told that it was replaced.
 func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) {
+	defer d.lookNow() // what is counted from here on is new to the subscriber
 	if d.start.Reason == "" || time.Since(d.since) > restartedFor {
 		return d.hub.Subscribe(guest)
 	}

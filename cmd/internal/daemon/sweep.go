@@ -36,8 +36,17 @@ func (d *Daemon) sweep() {
 		select {
 		case <-d.ended:
 			return
+		case <-d.sweepNow:
 		case <-tick.C:
 		}
+	}
+}
+
+// lookNow has the sweep look at all guests at once.
+func (d *Daemon) lookNow() {
+	select {
+	case d.sweepNow <- struct{}{}:
+	default:
 	}
 }
 
