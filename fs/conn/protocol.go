@@ -70,7 +70,18 @@ type message struct {
 	inVec, outVec [1][]byte // for go-fuse, which wants vectors
 }
 
-func newMessage(in, out int) *message { return &message{in: make([]byte, in), out: make([]byte, out)} }
+// newMessage makes the buffers of a message. That for requests is in memory from the start: when a server is killed while the kernel
+// copies a request into a page that it has to make first, the copy fails and the caller gets EIO (fuse_dev_do_read; seen once in
+// some thousand kills of servers that had just started).
+func newMessage(in, out int) *message {
+	m := &message{in: make([]byte, in), out: make([]byte, out)}
+	for i := 0; i < in; i += pageSize {
+		m.in[i] = 0
+	}
+	return m
+}
+
+const pageSize = 4096
 
 type protocol struct {
 	server      *fuse.ProtocolServer // immutable
