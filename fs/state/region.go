@@ -207,9 +207,12 @@ func (r *Region) AddWatched(node uint64) {
 	defer r.mu.Unlock()
 	if r.watched == nil {
 		r.watched = map[uint64]bool{}
+		r.nextWatched = int(node % maxWatched) // which is the oldest, the server before knew
 		for i := range maxWatched {
 			if n := r.watchedAt(i); *n != 0 {
 				r.watched[*n] = true
+			} else if len(r.watched) == i {
+				r.nextWatched = i // they were filled in turn: the rest is free
 			}
 		}
 	}

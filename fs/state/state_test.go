@@ -76,6 +76,10 @@ func TestNext(t *testing.T) {
 	if got := n.Opens(); len(got) != 1 || got[0] != (Handle{FH: second, Node: 10, Unique: 6, Kh: 11}) || n.Open() != 1 {
 		t.Errorf("open: %+v", got)
 	}
+	n.AddWatched(78) // takes no place that is taken
+	if got := n.Watched(); len(got) != 2 || got[0] != 77 || got[1] != 78 {
+		t.Errorf("watched: %v", got)
+	}
 	if fh, ok := n.OpenedBy(6); !ok || fh != second {
 		t.Error("the open is not found by its request")
 	}
