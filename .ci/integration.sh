@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 here_limit=12m
 vm_limit=14m
 # How much of the load and of the kills is done there, and at which part of the pace.
-vm_scale=${VCGROUPFS_VM_SCALE:-0.1}
+vm_scale=0.1
 
 # on_this_kernel [OPTION...]
 on_this_kernel() {
