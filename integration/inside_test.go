@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -192,6 +193,28 @@ func TestInsideRefused(t *testing.T) {
 	} {
 		d.wantTry(t, c.status, c.word, append([]string{"guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids"}, c.args...)...)
 	}
+	// A guest that has a file system which never answers keeps nobody waiting for ever, and no other guest at all.
+	dead := publicDir(t)
+	if got := x.ask(t, "deadfuse", dead); got != "ok" {
+		t.Fatalf("a file system that never answers: %s", got)
+	}
+	hangs := make(chan string, 1)
+	go func() {
+		_, out := d.try(t, "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", dead+"/x")
+		hangs <- out
+	}()
+	time.Sleep(100 * time.Millisecond)
+	d.wantTry(t, 0, "", x.place.add("other")...)
+	d.wantTry(t, 0, "", "guest", "rm", "other")
+	select {
+	case out := <-hangs:
+		if !strings.Contains(out, "does not answer") {
+			t.Errorf("a place that never answers: %s", out)
+		}
+	case <-time.After(patience):
+		t.Error("a place in the guest that never answers keeps guest add waiting")
+	}
+	x.ask(t, "umount", dead)
 	if view, real := x.cgroupMounts(t); view != 0 || real != before {
 		t.Errorf("%d views and %d other mounts at /sys/fs/cgroup, before %d", view, real, before)
 	}

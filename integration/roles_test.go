@@ -51,8 +51,8 @@ func playRole(role string) {
 	}
 }
 
-// playCommands does: "write PATH VALUE" (quoted values), "read PATH", "mkdir PATH", "umount PATH", "tmpfs PATH", and "unshare",
-// for a cgroup and a mount namespace of its own.
+// playCommands does: "write PATH VALUE" (quoted values), "read PATH", "mkdir PATH", "umount PATH", "tmpfs PATH", "deadfuse PATH",
+// and "unshare", for a cgroup and a mount namespace of its own.
 func playCommands() {
 	runtime.LockOSThread()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -69,6 +69,12 @@ func playCommands() {
 			fmt.Println("=" + word(unix.Unmount(path, unix.MNT_DETACH)))
 		case op == "tmpfs" && n >= 2:
 			fmt.Println("=" + word(unix.Mount("tmpfs", path, "tmpfs", 0, "")))
+		case op == "deadfuse" && n >= 2: // a file system that never answers
+			fd, err := unix.Open("/dev/fuse", unix.O_RDWR, 0)
+			if err == nil {
+				err = unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+			}
+			fmt.Println("=" + word(err))
 		case op == "unshare":
 			err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS)
 			if err == nil {
