@@ -204,7 +204,7 @@ func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.C
 func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 	spec = api.GuestSpec{
 		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"), Layout: c.String("layout"),
-		Controllers: controllerNames(c.String("controllers")),
+		Controllers: guest.ControllerNames(c.String("controllers")),
 	}
 	if spec.Layout == "auto" {
 		spec.Layout = ""

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -91,7 +90,7 @@ type container struct {
 // hookAction gives a container its view, or takes it away.
 func hookAction(read func() (container, error)) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		spec := api.GuestSpec{Layout: c.String("layout"), Controllers: controllerNames(c.String("controllers"))}
+		spec := api.GuestSpec{Layout: c.String("layout"), Controllers: guest.ControllerNames(c.String("controllers"))}
 		if spec.Layout == "auto" {
 			spec.Layout = ""
 		}
@@ -118,7 +117,7 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		}
 		spec.Pid = box.pid
 		spec.Into = &api.Into{Rootfs: box.rootfs, Path: c.String("into"), Stack: c.Bool("stack"), Tmpfs: c.Bool("tmpfs")}
-		if spec.Controllers, err = narrow(spec.Controllers, box.annotations[controllersAnnotation]); err != nil {
+		if spec.Controllers, err = guest.Narrow(spec.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}
 		if spec.Controllers, err = ownControllers(box, spec.Controllers, p); err != nil {
@@ -132,23 +131,6 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		_, _, err = daemon.Add(ctx, name, spec)
 		return daemonError(err)
 	}
-}
-
-// narrow is what a container asks for out of what the host allows it; nothing asked for is all.
-func narrow(allowed []string, asked string) ([]string, error) {
-	list := controllerNames(asked)
-	if len(list) == 0 {
-		if strings.TrimSpace(asked) != "" {
-			return nil, fmt.Errorf("annotation %s: no controller in %q", controllersAnnotation, asked)
-		}
-		return allowed, nil
-	}
-	for _, c := range list {
-		if len(allowed) > 0 && !slices.Contains(allowed, c) {
-			return nil, fmt.Errorf("annotation %s: controller %q is not allowed; the host allows %s", controllersAnnotation, c, strings.Join(allowed, ", "))
-		}
-	}
-	return list, nil
 }
 
 // ownControllers are those that a container can be shown: of the ones that are given, or else that the policy permits, those in

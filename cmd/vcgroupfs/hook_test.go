@@ -49,23 +49,6 @@ func TestOCIState(t *testing.T) {
 	}
 }
 
-func TestNarrow(t *testing.T) {
-	for _, c := range []struct {
-		allowed string
-		asked   string
-		want    string
-		fails   bool
-	}{
-		{"", "", "", false}, {"cpu,pids", "", "cpu,pids", false}, {"cpu,pids", "pids", "pids", false}, {"", "pids, cpu", "pids,cpu", false},
-		{"cpu", "pids", "", true}, {"cpu", "cpu,pids", "", true}, {"cpu", ",", "", true},
-	} {
-		got, err := narrow(controllerNames(c.allowed), c.asked)
-		if strings.Join(got, ",") != c.want || (err != nil) != c.fails {
-			t.Errorf("%q out of %q: %v, %v", c.asked, c.allowed, got, err)
-		}
-	}
-}
-
 func TestGuestNameOf(t *testing.T) {
 	long := strings.Repeat("x", 65)
 	if guestNameOf("web-1") != "web-1" || guestNameOf(long) == long || guestNameOf(long) == guestNameOf(long+"x") || guestNameOf("a/b") == guestNameOf("a.b") {

@@ -76,7 +76,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Before:   setUpLog,
 		Action:   noCommand,
-		Commands: []*cli.Command{runCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
+		Commands: []*cli.Command{runCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = usageError

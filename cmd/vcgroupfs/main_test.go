@@ -33,6 +33,9 @@ func TestCommandLine(t *testing.T) {
 		{"hierarchies x", 2, "", "no argument"}, {"mount", 2, "", "one directory"}, {"mount /x", 2, "", "--boundary PATH or --pid PID"},
 		{"mount -o bogus=1 /x", 2, "", "unknown option"}, {"mount -o boundary /x", 2, "", "needs a value"}, {"run", 125, "", "no command"},
 		{"run --limit x -- true", 125, "", "FILE=VALUE"}, {"run --name ../x -- true", 125, "", "cannot use the name"}, {"run --layout v9 -- true", 125, "", "allowed:"},
+		{"nri --help", 0, "cgroups.vcgroupfs.dev", ""}, {"nri x", 2, "", "no argument"}, {"nri --program x", 2, "", "absolute path"},
+		{"nri --socket=", 2, "", "absolute path"}, {"nri --policy x", 2, "", "absolute path"}, {"nri --policy /nonexistent", 3, "", "no such file"},
+		{"nri --controllers ,", 2, "", "no controller"}, {"nri --controllers nonsense", 2, "", "nonsense"}, {"nri --plugin-index 5", 2, "", "2 digits"},
 	} {
 		code, out, errs := try(strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(errs, c.errs) || c.errs != "" && strings.Count(errs, "\n") != 1 {

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -97,7 +98,7 @@ func explain(c *cli.Context) error {
 		return err
 	}
 	if c.IsSet("controllers") {
-		if p, err = p.WithControllers(controllerNames(c.String("controllers"))); err != nil {
+		if p, err = p.WithControllers(guest.ControllerNames(c.String("controllers"))); err != nil {
 			return exitcode.With(exitcode.Usage, err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,18 +28,13 @@ func layoutFlag(c *cli.Context) (hierarchy.Layout, error) {
 	return l, exitcode.With(exitcode.Usage, err)
 }
 
-// controllerNames splits a list of controllers.
-func controllerNames(list string) []string {
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '+' || r == ' ' })
-}
-
 // policyFlag reads --policy and --controllers. Controllers that are named must be the host's.
 func policyFlag(c *cli.Context) (*policy.Policy, error) {
 	p, err := loadPolicy(c.String("policy"))
 	if err != nil || !c.IsSet("controllers") {
 		return p, err
 	}
-	names := controllerNames(c.String("controllers"))
+	names := guest.ControllerNames(c.String("controllers"))
 	if len(names) == 0 {
 		return nil, usagef("no controller in --controllers; as in: --controllers memory,pids")
 	}

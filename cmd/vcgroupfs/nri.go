@@ -1,0 +1,70 @@
+package main
+
+import (
+	"os/signal"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/nri"
+)
+
+func nriCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "nri",
+		Usage: "the NRI plugin: containerd and CRI-O give a view to the pods that ask for one",
+		Description: "Runs in the foreground beside the daemon (vcgroupfs serve) and connects to the runtime's NRI socket, again and again while the\n" +
+			"runtime is away. SIGTERM and SIGINT end it. A container gets its view when an annotation of its pod says so:\n\n" +
+			"   " + nri.ViewAnnotation + ": \"true\"                     all containers of the pod; so does " + nri.ViewAnnotation + "/pod\n" +
+			"   " + nri.ViewAnnotation + "/container.NAME: \"true\"      that container; \"false\" leaves it out\n" +
+			"   " + nri.ControllersAnnotation + ": \"memory,pids\"  narrows what is shown, within what --controllers and --policy allow\n\n" +
+			"To such a container it adds the hooks of \"vcgroupfs hook oci\", which the OCI runtime runs on the host: paths that are given here\n" +
+			"are the host's. A container whose annotations are wrong fails. docs/kubernetes.md tells how to run it in a cluster.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "nri-socket", Value: nri.DefaultSocket, Usage: "connect to the runtime at `PATH`"},
+			&cli.StringFlag{Name: "plugin-name", Value: "vcgroupfs", Usage: "be `NAME` to the runtime, as in its required_plugins"},
+			&cli.StringFlag{Name: "plugin-index", Value: "90", Usage: "be asked at the place `NN`, two digits, among the runtime's plugins"},
+			&cli.StringFlag{Name: "controllers", Usage: "let containers be shown these only: `LIST` such as memory,pids (default: as the policy says)"},
+			&cli.StringFlag{Name: "policy", Usage: "have the views follow the policy in `FILE`; also read here, at the start", TakesFile: true},
+			&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted in the container below the view, for programs that look for cgroup2 in mountinfo"},
+			&cli.StringFlag{Name: "program", Value: "/usr/bin/vcgroupfs", Usage: "have the hooks run `FILE`, this program on the host", TakesFile: true},
+			socketFlag(),
+		},
+		Action: runNRI,
+	}
+}
+
+func runNRI(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("nri takes no argument; vcgroupfs nri --help tells what there is")
+	}
+	for _, flag := range []string{"program", "policy", "socket"} {
+		if path := c.String(flag); !filepath.IsAbs(path) && (path != "" || flag != "policy") {
+			return usagef("--%s %q: hooks do not run in this directory: give an absolute path", flag, path)
+		}
+	}
+	plugin := &nri.Plugin{
+		Name: c.String("plugin-name"), Index: c.String("plugin-index"), Program: c.String("program"), Socket: c.String("socket"),
+		PolicyFile: c.String("policy"), Controllers: guest.ControllerNames(c.String("controllers")), Stack: c.Bool("stack"),
+		Log: logrus.NewEntry(logrus.StandardLogger()),
+	}
+	var err error
+	if plugin.Policy, err = loadPolicy(plugin.PolicyFile); err != nil {
+		return err
+	}
+	if c.IsSet("controllers") {
+		if len(plugin.Controllers) == 0 {
+			return usagef("no controller in --controllers; as in: --controllers memory,pids")
+		}
+		if plugin.Policy, err = plugin.Policy.WithControllers(plugin.Controllers); err != nil {
+			return exitcode.With(exitcode.Usage, err)
+		}
+	}
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	return plugin.Run(ctx, c.String("nri-socket"))
+}
