@@ -31,6 +31,16 @@ func BenchmarkFlood(b *testing.B) {
 			quantile(quiet, .5), quantile(quiet, .99), quantile(native, .5), quantile(native, .99), quantile(flooded, .5), quantile(flooded, .99),
 			float64(quantile(flooded, .99))/float64(quantile(quiet, .99)), float64(quantile(flooded, .99))/float64(quantile(native, .99)), nativeDone, done)
 	}
+	quiet := neighbour(b, good, 5*time.Second)
+	f := startFlood(b, floodKind{name: "held descriptors", does: "hold", processes: 4, threads: 4}, bad, cpu, place)
+	f.begun(b) // no thread gets another one
+	held := neighbour(b, good, 5*time.Second)
+	for _, h := range f.helpers {
+		h.in.Close()
+		h.cmd.Wait()
+	}
+	fmt.Fprintf(w, "descriptors, held until ENFILE\t%v\t%v\t-\t-\t%v\t%v\t%.2f\t-\t-\t-\n", quantile(quiet, .5), quantile(quiet, .99), quantile(held, .5),
+		quantile(held, .99), float64(quantile(held, .99))/float64(quantile(quiet, .99)))
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
 	d.stop(b)

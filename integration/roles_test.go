@@ -17,6 +17,13 @@ import (
 // roleVariable makes the test binary a helper process.
 const roleVariable = "VCGROUPFS_TEST_ROLE"
 
+// A helper does what it does on its first thread, of which /proc/<pid> tells.
+func init() {
+	if os.Getenv(roleVariable) != "" {
+		runtime.LockOSThread()
+	}
+}
+
 // playRole is what a helper does.
 func playRole(role string) {
 	kind, arg, _ := strings.Cut(role, " ")
