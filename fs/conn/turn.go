@@ -20,8 +20,8 @@ const (
 	floodAfter   = 5 * time.Millisecond
 	othersWithin = 20 // milliseconds
 
-	slowShare  = 6 // a slow request takes at most about one part in so many of the time
-	maxSlowGap = 2 * time.Millisecond
+	slowShare  = 12 // a slow request takes at most about one part in so many of the time
+	maxSlowGap = 4 * time.Millisecond
 )
 
 // turns is when the serving goroutine last gave way, and since when its queue has not been empty.
