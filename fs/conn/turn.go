@@ -10,9 +10,9 @@ import (
 
 // A connection that always has a request more would keep a processor to itself, and those who wait for one with it. As long as
 // another connection has been woken lately it gives way: the serving goroutine makes a pause after each turn, a longer one when
-// it has not seen its queue empty for a while; and slow requests that run side by side begin further apart. A thousand
-// threads that open files then cost a neighbour's p99 a tenth, against eight times as much (docs/bench.md); one client, however
-// busy, is never made to wait, for the queue is empty while it has its answer.
+// it has not seen its queue empty for a while; and slow requests that run side by side begin further apart. What
+// floods cost a neighbour with and without that is in docs/bench.md. One client, however busy, is never made to wait, for the queue is
+// empty while it has its answer.
 const (
 	turn         = 30 * time.Microsecond
 	breather     = 100 * time.Microsecond
