@@ -233,6 +233,40 @@ func TestInsideRefused(t *testing.T) {
 	d.stop(t)
 }
 
+// TestInsideShared: where a change of the guest's mounts would be one of the host's, nothing is changed.
+func TestInsideShared(t *testing.T) {
+	d := startDaemon(t)
+	p := newPlace(t, d, "inside-shared")
+	dir := publicDir(t)
+	if err := unix.Mount("ours", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "below"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h := startHelper(t, "commands")
+	if err := p.tree.Attach(p.path, h.pid()); err != nil {
+		t.Fatal(err)
+	}
+	before := readFile("/proc/self/mountinfo")
+	for _, c := range []struct{ unshare, says string }{{"unshare-cgroup", "own mount namespace"}, {"unshare-mounts", "shared with the host"}} {
+		if got := h.ask(t, c.unshare); got != "ok" {
+			t.Fatalf("%s: %s", c.unshare, got)
+		}
+		for _, into := range []string{dir, dir + "/below"} {
+			d.wantTry(t, 1, c.says, "guest", "add", "in", "--pid", itoa(h.pid()), "--controllers", "pids", "--into", into)
+		}
+		if after := readFile("/proc/self/mountinfo"); after != before {
+			t.Errorf("%s: the host's mounts were\n%s\nand are\n%s", c.unshare, before, after)
+		}
+	}
+	d.stop(t)
+}
+
 // kernelAtLeast says whether this kernel is of a version or newer.
 func kernelAtLeast(major, minor int) bool {
 	var u unix.Utsname

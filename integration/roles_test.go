@@ -59,7 +59,7 @@ func playRole(role string) {
 }
 
 // playCommands does: "write PATH VALUE" (quoted values), "read PATH", "mkdir PATH", "umount PATH", "tmpfs PATH", "deadfuse PATH",
-// and "unshare", for a cgroup and a mount namespace of its own.
+// "unshare-cgroup", "unshare-mounts", and "unshare" for both, with mounts of its own.
 func playCommands() {
 	runtime.LockOSThread()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -82,6 +82,10 @@ func playCommands() {
 				err = unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
 			}
 			fmt.Println("=" + word(err))
+		case op == "unshare-cgroup":
+			fmt.Println("=" + word(unix.Unshare(unix.CLONE_NEWCGROUP)))
+		case op == "unshare-mounts": // which stay shared where they are
+			fmt.Println("=" + word(unix.Unshare(unix.CLONE_NEWNS)))
 		case op == "unshare":
 			err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS)
 			if err == nil {

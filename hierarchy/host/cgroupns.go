@@ -37,7 +37,7 @@ func CgroupNamespaceOf(pid int) (*CgroupNamespace, error) {
 		return nil, taskErrno(err)
 	}
 	defer unix.Close(ns)
-	if own, err := sameAsOwn(ns); err != nil {
+	if own, err := OwnNamespace(ns, "cgroup"); err != nil {
 		return nil, err
 	} else if own {
 		return nil, ErrOwnNamespace
@@ -54,14 +54,14 @@ func CgroupNamespaceOf(pid int) (*CgroupNamespace, error) {
 	return nil, fmt.Errorf("cannot tell where the cgroup namespace of process %d begins: the process moves too fast: %w", pid, unix.EAGAIN)
 }
 
-// sameAsOwn says whether a cgroup namespace is this process's.
-func sameAsOwn(ns int) (bool, error) {
+// OwnNamespace says whether a namespace of a kind, as /proc/self/ns names it, is this process's.
+func OwnNamespace(ns int, kind string) (bool, error) {
 	var a, b unix.Stat_t
 	if err := unix.Fstat(ns, &a); err != nil {
 		return false, err
 	}
-	if err := unix.Stat("/proc/self/ns/cgroup", &b); err != nil {
-		return false, fmt.Errorf("cannot look at the own cgroup namespace: %w", err)
+	if err := unix.Stat("/proc/self/ns/"+kind, &b); err != nil {
+		return false, fmt.Errorf("cannot look at the own %s namespace: %w", kind, err)
 	}
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -318,7 +317,14 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		return asError(api.CodeFailed, life.MountError(err))
 	}
 	d.begin(g, s)
-	if err := cmp.Or(agreed(s), g.at.Learn(), g.attach(s)); err != nil {
+	err = agreed(s)
+	if err == nil {
+		err = g.at.Learn()
+	}
+	if err == nil {
+		err = g.attach(s)
+	}
+	if err != nil {
 		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		undo()
 		return asError(api.CodeFailed, err)

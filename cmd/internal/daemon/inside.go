@@ -21,7 +21,7 @@ func (d *Daemon) ownTarget(target string) bool { return filepath.Dir(target) == 
 // inside is where the view of a guest is attached that has boundaries in these hierarchies.
 func (g *guest) inside(boundaries []*host.Boundary) life.Inside {
 	into := g.record.Spec.Into
-	in := life.Inside{Pid: g.record.Spec.Pid, Rootfs: into.Rootfs, Path: into.Path, Stack: into.Stack}
+	in := life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: into.Stack}
 	if into.Tmpfs {
 		var trees []*host.Tree
 		for _, b := range boundaries {

@@ -3,12 +3,16 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -18,6 +22,7 @@ import (
 // Inside is a place in the mount namespace of a process, where a view that is mounted on the host is attached, too.
 type Inside struct {
 	Pid    int
+	Start  uint64 // of Pid (host.StartOf), so that its number is no other's
 	Rootfs string // what will be the guest's root, as a path from the process's root; "" for that root
 	Path   string // from the guest's root
 	Stack  bool   // what is mounted there stays below, instead of being taken away
@@ -56,8 +61,7 @@ func (in Inside) Attach(view string) error {
 	if err != nil {
 		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, err)
 	}
-	defer unix.Close(clone)
-	err = in.do(func(at int) error { return in.put(clone, at) })
+	_, err = in.do(func(p *place) (bool, error) { return true, in.put(clone, p) }, func() { unix.Close(clone) })
 	if err != nil {
 		return fmt.Errorf("cannot attach the view at %s of process %d: %w", in.Path, in.Pid, err)
 	}
@@ -112,43 +116,46 @@ func pathError(op, path string, err error) error {
 	return &os.PathError{Op: op, Path: path, Err: err}
 }
 
-// put attaches a mount at a directory of the thread's mount namespace.
-func (in Inside) put(mount, at int) error {
+// put attaches a mount at the place.
+func (in Inside) put(mount int, p *place) error {
 	const byFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
-	if !in.Stack && isMountRoot(at) {
+	covered, err := p.mounted()
+	if err != nil {
+		return err
+	}
+	if err := p.claim(); err != nil {
+		return err
+	}
+	if !in.Stack && covered {
 		// Linux 6.5. It is refused where what is there must stay: the root itself, a mount that another user namespace locks.
-		if unix.MoveMount(mount, "", at, "", byFD|moveMountBeneath) == nil {
-			return unmountTop(at)
+		if unix.MoveMount(mount, "", p.at, "", byFD|moveMountBeneath) == nil {
+			return p.unmount()
 		}
 	}
-	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", at, "", byFD))
-}
-
-// unmountTop unmounts what a descriptor is the root of. It has no path that could be trusted.
-func unmountTop(at int) error {
-	if err := unix.Fchdir(at); err != nil {
-		return os.NewSyscallError("fchdir", err)
-	}
-	return os.NewSyscallError("umount2", unix.Unmount(".", unix.MNT_DETACH))
+	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", p.at, "", byFD))
 }
 
 // Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
 func (in Inside) Detach(device uint64) error {
-	return in.do(func(at int) error {
-		if is, err := in.isView(at, device); err != nil || !is {
-			return err
+	_, err := in.do(func(p *place) (bool, error) {
+		is, err := in.isView(p.at, device)
+		if err != nil || !is {
+			return false, err
 		}
-		return unmountTop(at)
-	})
+		if _, err := p.mounted(); err != nil {
+			return false, err
+		}
+		if err := p.claim(); err != nil {
+			return false, err
+		}
+		return true, p.unmount()
+	}, nil)
+	return err
 }
 
-// Has says whether a file system is what the guest finds at the place.
-func (in Inside) Has(device uint64) (is bool, err error) {
-	err = in.do(func(at int) (err error) {
-		is, err = in.isView(at, device)
-		return err
-	})
-	return is, err
+// Has says whether a view is what the guest finds at the place.
+func (in Inside) Has(device uint64) (bool, error) {
+	return in.do(func(p *place) (bool, error) { return in.isView(p.at, device) }, nil)
 }
 
 // isView says whether what is mounted at the place is a view, or the tmpfs with its directories.
@@ -168,53 +175,184 @@ func (in Inside) isView(at int, device uint64) (bool, error) {
 	return unix.Mkdev(st.Dev_major, st.Dev_minor) == device, nil
 }
 
-func isMountRoot(fd int) bool {
-	var st unix.Statx_t
-	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+// place is an Inside that is entered: the thread is in the mount namespace of the process.
+type place struct {
+	ns, root int         // of the process
+	mounts   *os.File    // its mountinfo
+	own      *os.File    // this process's
+	at       int         // what is at the place, O_PATH
+	settled  atomic.Bool // it was acted upon, or given up
 }
 
-// do does something in the mount namespace of the process, with the place opened. The guest decides what its paths are; none of
-// them leads out of its root.
-func (in Inside) do(f func(at int) error) error {
-	proc := "/proc/" + strconv.Itoa(in.Pid)
-	ns, err := unix.Open(proc+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return noProcess(in.Pid, err)
+// errGivenUp is what a thread gets that comes too late: nobody knows of what it would do.
+var errGivenUp = errors.New("the guest does not let its paths be looked up: a file system of its own does not answer")
+
+// claim is called before something is changed.
+func (p *place) claim() error {
+	if !p.settled.CompareAndSwap(false, true) {
+		return errGivenUp
 	}
-	root, err := unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		unix.Close(ns)
-		return noProcess(in.Pid, err)
+	return nil
+}
+
+// mounted says whether something is mounted at the place itself. The error says that what happens there would happen in this
+// process's own mount namespace, too.
+func (p *place) mounted() (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+		return false, os.NewSyscallError("statx", err)
 	}
-	done := make(chan error, 1)
+	covered := st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+	mounts, err := mountinfo.GetMountsFromReader(p.mounts, nil)
+	if err != nil {
+		return false, err
+	}
+	id, found := int(st.Mnt_id), false
+	for range 2 { // the mount that the place is in, and, where it is the root of that, the one below
+		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.ID == id })
+		if i < 0 {
+			break
+		}
+		if ours, err := p.reachesOurs(mounts[i]); err != nil {
+			return false, err
+		} else if ours {
+			return false, fmt.Errorf("its mount at %s is shared with the host's: what is attached there would be attached here, too; "+
+				"make the guest's mounts private or slaves (mount --make-rslave /)", mounts[i].Mountpoint)
+		}
+		found, id = true, mounts[i].Parent
+		if !covered {
+			break
+		}
+	}
+	if !found {
+		return false, errors.New("its mount is not in the mountinfo of the process")
+	}
+	return covered, nil
+}
+
+// reachesOurs says whether what is mounted on a mount of the guest comes into this process's namespace: a mount there is of the
+// same peer group, or a slave of it (mount_namespaces(7)).
+func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
+	_, group, shared := strings.Cut(m.Optional, "shared:")
+	if !shared {
+		return false, nil
+	}
+	group, _, _ = strings.Cut(group, " ")
+	var found bool
+	_, err := mountinfo.GetMountsFromReader(p.own, func(own *mountinfo.Info) (skip, stop bool) {
+		of := strings.Fields(own.Optional)
+		found = found || slices.Contains(of, "shared:"+group) || slices.Contains(of, "master:"+group)
+		return true, false
+	})
+	if err == nil {
+		_, err = p.own.Seek(0, io.SeekStart)
+	}
+	return found, err
+}
+
+// unmount unmounts what is at the place. It has no path that could be trusted.
+func (p *place) unmount() error {
+	if err := unix.Fchdir(p.at); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	return os.NewSyscallError("umount2", unix.Unmount(".", unix.MNT_DETACH))
+}
+
+func (p *place) close() {
+	for _, fd := range []int{p.ns, p.root, p.at} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	for _, f := range []*os.File{p.mounts, p.own} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// do does something in the mount namespace of the process, with the place opened, and then calls after, if there is one: what that
+// closes is in use until then, also when the guest has taken too long. The guest decides what its paths are; none of them leads out
+// of its root.
+func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) {
+	p, err := in.reach()
+	if err != nil {
+		if after != nil {
+			after()
+		}
+		return false, err
+	}
+	type answer struct {
+		is  bool
+		err error
+	}
+	done := make(chan answer, 1)
 	go func() {
-		defer unix.Close(ns)
-		defer unix.Close(root)
-		done <- host.OnThread(func() error { return in.enter(ns, root, f) })
+		var a answer
+		a.err = host.OnThread(func() (err error) {
+			if err := in.enter(p); err != nil {
+				return err
+			}
+			a.is, err = f(p)
+			return err
+		})
+		p.close()
+		if after != nil {
+			after()
+		}
+		done <- a
 	}()
 	select {
-	case err := <-done:
-		return err
+	case a := <-done:
+		return a.is, a.err
 	case <-time.After(insideTimeout):
-		return errors.New("the guest does not let its paths be looked up: a file system of its own does not answer")
 	}
+	if p.claim() == nil {
+		return false, errGivenUp
+	}
+	a := <-done // it is at work, and asks the guest for nothing more
+	return a.is, a.err
 }
 
-func noProcess(pid int, err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("no such process %d", pid)
+// reach opens what is needed of the process. The error says that there is no such process, or that it is in this process's own
+// mount namespace, where nothing is to be taken away.
+func (in Inside) reach() (p *place, err error) {
+	proc := "/proc/" + strconv.Itoa(in.Pid)
+	p = &place{ns: -1, root: -1, at: -1}
+	if p.ns, err = unix.Open(proc+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		p.root, err = unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
-	return err
+	if err == nil {
+		p.mounts, err = os.Open(proc + "/mountinfo")
+	}
+	if err == nil {
+		p.own, err = os.Open("/proc/self/mountinfo")
+	}
+	// The same process after all was opened: all is of that one.
+	if start, serr := host.StartOf(in.Pid); serr != nil || start != in.Start {
+		err = fmt.Errorf("no such process %d", in.Pid)
+	}
+	if err == nil {
+		var own bool
+		if own, err = host.OwnNamespace(p.ns, "mnt"); own {
+			err = errors.New("the process is in the host's own mount namespace; mount the view at a directory (--target DIR)")
+		}
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
 }
 
-func (in Inside) enter(ns, root int, f func(at int) error) error {
+func (in Inside) enter(p *place) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants that
 		return os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
+	if err := unix.Setns(p.ns, unix.CLONE_NEWNS); err != nil {
 		return os.NewSyscallError("setns", err)
 	}
+	root := p.root
 	if in.Rootfs != "" {
 		rootfs, err := openIn(root, in.Rootfs)
 		if err != nil {
@@ -223,12 +361,9 @@ func (in Inside) enter(ns, root int, f func(at int) error) error {
 		defer unix.Close(rootfs)
 		root = rootfs
 	}
-	at, err := openIn(root, in.Path)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(at)
-	return f(at)
+	var err error
+	p.at, err = openIn(root, in.Path)
+	return err
 }
 
 // openIn opens a directory by a path that a root bounds, as chroot would.
