@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -43,12 +42,7 @@ func (p *place) add(name string, more ...string) []string {
 }
 
 // at is a file of the boundary as the guest sees it.
-func (p *place) at(file string) string {
-	if p.tree.Version == hierarchy.V1 {
-		return filepath.Join(p.dir, p.tree.Dir, file)
-	}
-	return filepath.Join(p.dir, file)
-}
+func (p *place) at(file string) string { return filepath.Join(topOf(p.dir, p.tree), file) }
 
 func mounted(dir string) bool { return strings.Contains(readFile("/proc/self/mountinfo"), " "+dir+" ") }
 

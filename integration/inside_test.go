@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -40,12 +40,7 @@ func (x *insider) add(t *testing.T, name string, more ...string) {
 }
 
 // at is a file of the boundary as the insider finds it.
-func (x *insider) at(file string) string {
-	if x.place.tree.Version == hierarchy.V1 {
-		return filepath.Join("/sys/fs/cgroup", x.place.tree.Dir, file)
-	}
-	return "/sys/fs/cgroup/" + file
-}
+func (x *insider) at(file string) string { return filepath.Join(topOf(guestView, x.place.tree), file) }
 
 // cgroupMounts are the lines of the insider's mountinfo that name a file system of cgroups, the view and others apart.
 func (x *insider) cgroupMounts(t *testing.T) (view, real int) {
@@ -91,14 +86,14 @@ func TestInside(t *testing.T) {
 	if unix.Statfs("/sys/fs/cgroup", &st); st.Type == unix.FUSE_SUPER_MAGIC {
 		t.Fatal("the host has the view at /sys/fs/cgroup")
 	}
-	if view, real := x.cgroupMounts(t); view != 1 || real != 0 && kernelAtLeast(6, 5) {
+	if view, real := x.cgroupMounts(t); view != 1 || real != 0 && conn.KernelAtLeast(6, 5) {
 		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
 	}
 
 	sight := "dirs"
 	if x.place.tree.Version == hierarchy.V2 {
 		sight = "view"
-		if !kernelAtLeast(6, 5) { // what was there stays below
+		if !conn.KernelAtLeast(6, 5) { // what was there stays below
 			sight = "stacked"
 		}
 	}
@@ -265,13 +260,4 @@ func TestInsideShared(t *testing.T) {
 		}
 	}
 	d.stop(t)
-}
-
-// kernelAtLeast says whether this kernel is of a version or newer.
-func kernelAtLeast(major, minor int) bool {
-	var u unix.Utsname
-	var a, b int
-	unix.Uname(&u)
-	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b)
-	return a > major || a == major && b >= minor
 }

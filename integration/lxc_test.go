@@ -33,11 +33,7 @@ func testLXC(t *testing.T, idmap string) {
 	name := "vcgroupfs-test-" + itoa(os.Getpid()) + "-lxc"
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
 	t.Cleanup(func() { os.RemoveAll(filepath.Join(dir, name)) })
-	top := "/sys/fs/cgroup"
-	if tree.Version == hierarchy.V1 {
-		top = filepath.Join(top, tree.Dir)
-	}
-	s := viewScript(top, tree.Version == hierarchy.V2)
+	s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
 	s.put(t, rootfs)
 	hook := absProgram(t) + " hook lxc --socket " + d.socket
 	limit := "lxc.cgroup.pids.max = 64\n"

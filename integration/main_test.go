@@ -204,11 +204,14 @@ func publicDir(t testing.TB) string {
 }
 
 // top is the directory of a hierarchy in a view that shows no other.
-func (v *view) top(tree *host.Tree) string {
+func (v *view) top(tree *host.Tree) string { return topOf(v.dir, tree) }
+
+// topOf is where a hierarchy is in the view at a directory.
+func topOf(view string, tree *host.Tree) string {
 	if tree.Version == hierarchy.V2 {
-		return v.dir
+		return view
 	}
-	return filepath.Join(v.dir, tree.Dir)
+	return filepath.Join(view, tree.Dir)
 }
 
 // sleeper starts a process that does nothing, in no particular cgroup.

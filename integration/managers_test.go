@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -77,7 +78,7 @@ func (s scripted) check(t testing.TB, rootfs string, said []byte) {
 		return
 	}
 	mounts := got[len(s.want)]
-	if !strings.Contains(mounts, " /sys/fs/cgroup ") || strings.Contains(mounts, " - cgroup") && kernelAtLeast(6, 5) {
+	if !strings.Contains(mounts, " /sys/fs/cgroup ") || strings.Contains(mounts, " - cgroup") && conn.KernelAtLeast(6, 5) {
 		t.Errorf("what is mounted in the container: %s", mounts)
 	}
 }
@@ -134,11 +135,7 @@ func testPodman(t *testing.T, podman string, configure func(d *daemon) (before, 
 	d := startDaemon(t)
 	dir := publicDir(t)
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
-	top := "/sys/fs/cgroup"
-	if tree.Version == hierarchy.V1 {
-		top = filepath.Join(top, tree.Dir)
-	}
-	s := viewScript(top, tree.Version == hierarchy.V2)
+	s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
 	s.put(t, rootfs)
 	store := t.TempDir()
 	parent := "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman"
@@ -194,16 +191,9 @@ func testBind(t *testing.T, form string) {
 	view := filepath.Join(filepath.Dir(d.socket), "views", "box")
 	dir := publicDir(t)
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
-	var s scripted
-	switch {
-	case controller == hierarchy.Unified:
-		s = unifiedScript("/sys/fs/cgroup")
-	case tree.Version == hierarchy.V1:
-		s = viewScript(filepath.Join("/sys/fs/cgroup", tree.Dir), false)
-	default:
-		s = viewScript("/sys/fs/cgroup", true)
-	}
+	s := unifiedScript(guestView)
 	if controller == "pids" {
+		s = viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
 		if err := tree.WriteFile(path, "pids.max", "64"); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -206,10 +207,7 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 	cmd := b.command(runtime)
 	cmd.Stderr = os.Stderr
 	x := startProcess(t, cmd)
-	top := "/sys/fs/cgroup"
-	if tree.Version == hierarchy.V1 {
-		top = filepath.Join(top, tree.Dir)
-	}
+	top := topOf(guestView, tree)
 	if got := x.ask(t, "read", top+"/pids.max"); got != "64\n" {
 		t.Errorf("pids.max: %q", got)
 	}
@@ -234,7 +232,7 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 		t.Errorf("who is in the child: %q", got)
 	}
 	for line := range strings.Lines(x.ask(t, "read", "/proc/self/mountinfo")) {
-		if strings.Contains(line, " - cgroup") && kernelAtLeast(6, 5) {
+		if strings.Contains(line, " - cgroup") && conn.KernelAtLeast(6, 5) {
 			t.Errorf("a real cgroup file system is left: %s", line)
 		}
 	}
@@ -316,9 +314,9 @@ func TestOCIMany(t *testing.T) {
 		all.Wait()
 	}
 	run()
-	before := daemonUsage(t, d)
+	before := d.used()
 	run()
-	after := daemonUsage(t, d)
+	after := d.used()
 	if after.fds > before.fds+4 || after.threads > before.threads+many/2 { // one each would be a leak; Go keeps what a burst needed
 		t.Errorf("the daemon had %d descriptors and %d threads, and has %d and %d", before.fds, before.threads, after.fds, after.threads)
 	}
@@ -374,11 +372,4 @@ func TestOCIHostile(t *testing.T) {
 			d.stop(t)
 		})
 	}
-}
-
-// daemonUsage is what a daemon uses, holder and worker.
-func daemonUsage(t testing.TB, d *daemon) usage {
-	t.Helper()
-	info := d.ready(t)
-	return usageOf(info.Holder, info.Pid)
 }

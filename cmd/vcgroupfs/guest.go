@@ -236,7 +236,7 @@ func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 		}
 		spec.Limits[l.File] = l.Value
 	}
-	if _, spec.Policy, err = policyText(c); err != nil {
+	if _, spec.Policy, err = readPolicy(c.String("policy")); err != nil {
 		return spec, err
 	}
 	if err := spec.Check(); err != nil {

@@ -94,7 +94,7 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		if spec.Layout == "auto" {
 			spec.Layout = ""
 		}
-		p, text, err := policyText(c)
+		p, text, err := readPolicy(c.String("policy"))
 		if err != nil {
 			return err
 		}
@@ -125,7 +125,8 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		}
 		// A runtime makes the container's cgroup and puts its first process there before it calls: without a namespace to mark the
 		// boundary, it is where that process is now.
-		if spec.CurrentCgroup, err = sharesNamespace(box.pid, "cgroup"); err != nil {
+		_, err = host.CgroupNamespaceOf(box.pid)
+		if spec.CurrentCgroup = errors.Is(err, host.ErrOwnNamespace); err != nil && !spec.CurrentCgroup {
 			return fmt.Errorf("cannot look at process %d of container %s: %w", box.pid, box.id, err)
 		}
 		_, _, err = daemon.Add(ctx, name, spec)
@@ -188,16 +189,6 @@ func guestNameOf(id string) string {
 	}
 	sum := sha256.Sum256([]byte(id))
 	return "container-" + hex.EncodeToString(sum[:16])
-}
-
-// sharesNamespace says whether a process is in this one's namespace of a kind.
-func sharesNamespace(pid int, kind string) (bool, error) {
-	own, err := os.Readlink("/proc/self/ns/" + kind)
-	if err != nil {
-		return false, err
-	}
-	its, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/" + kind)
-	return own == its, err
 }
 
 // ociState is the state that a runtime gives its hooks (config.md and runtime.md of the OCI runtime specification 1.0).

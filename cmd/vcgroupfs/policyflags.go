@@ -51,28 +51,23 @@ func policyFlag(c *cli.Context) (*policy.Policy, error) {
 
 // loadPolicy reads a policy's file; "" is the default.
 func loadPolicy(file string) (*policy.Policy, error) {
+	p, _, err := readPolicy(file)
+	return p, err
+}
+
+// readPolicy is loadPolicy with the file's text, "" for the default, as the daemon takes it.
+func readPolicy(file string) (*policy.Policy, string, error) {
 	if file == "" {
-		return policy.Default(), nil
+		return policy.Default(), "", nil
 	}
 	text, err := os.ReadFile(file)
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
-		return nil, exitcode.With(exitcode.BadPolicy, &fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
+		return nil, "", exitcode.With(exitcode.BadPolicy, &fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
 	}
 	if err != nil {
-		return nil, exitcode.With(exitcode.BadPolicy, err)
+		return nil, "", exitcode.With(exitcode.BadPolicy, err)
 	}
 	p, err := policy.Parse(file, text)
-	return p, exitcode.With(exitcode.BadPolicy, err)
-}
-
-// policyText is the policy that --policy names, and its text as the daemon takes it: "" for the default.
-func policyText(c *cli.Context) (*policy.Policy, string, error) {
-	file := c.String("policy")
-	p, err := loadPolicy(file)
-	if err != nil || file == "" {
-		return p, "", err
-	}
-	text, err := os.ReadFile(file)
 	return p, string(text), exitcode.With(exitcode.BadPolicy, err)
 }

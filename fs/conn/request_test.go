@@ -175,11 +175,8 @@ func TestPassthrough(t *testing.T) {
 	var st unix.Stat_t
 	unix.Stat(dir, &st) // INIT is over when anything else is answered
 	if !c.PassthroughOK() {
-		var uts unix.Utsname
-		unix.Uname(&uts)
-		var major, minor int
-		if rel := unix.ByteSliceToString(uts.Release[:]); scan(rel, &major, &minor) && (major > 6 || major == 6 && minor >= 9) {
-			t.Fatalf("no passthrough on %s", rel)
+		if KernelAtLeast(6, 9) {
+			t.Fatal("no passthrough on Linux 6.9 or newer")
 		}
 		t.Skip("passthrough needs Linux 6.9")
 	}

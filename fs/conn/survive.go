@@ -35,16 +35,19 @@ func Resent(unique uint64) (first uint64, again bool) {
 }
 
 // CanResend says whether this kernel sends unanswered requests again.
-func CanResend() bool {
+func CanResend() bool { return KernelAtLeast(6, 9) }
+
+// KernelAtLeast says whether this kernel is of a version or newer. What can be asked for by itself is not to be told by it.
+func KernelAtLeast(major, minor int) bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return false
 	}
-	var major, minor int
-	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); n != 2 {
+	var a, b int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
 		return false
 	}
-	return major > 6 || major == 6 && minor >= 9
+	return a > major || a == major && b >= minor
 }
 
 // Survival is what lets a connection outlive the process that serves it. Its functions are called by serving goroutines and

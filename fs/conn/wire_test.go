@@ -10,11 +10,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-func scan(release string, major, minor *int) bool {
-	n, _ := fmt.Sscanf(release, "%d.%d", major, minor)
-	return n == 2
-}
-
 // resident is the memory of this process in KiB.
 func resident() int {
 	b, _ := os.ReadFile("/proc/self/statm")

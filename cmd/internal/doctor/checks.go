@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,11 +123,16 @@ func handles(h *host.Host) Check {
 func delegation() Check {
 	const name = "nsdelegate"
 	raw, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(raw)) {
-		if _, of, ok := strings.Cut(line, " - cgroup2 "); ok {
-			if strings.Contains(of, "nsdelegate") {
-				return Check{name, OK, "the kernel bounds a guest that mounts cgroup2 itself, too", ""}
-			}
+	mounts, err := hierarchy.ParseMounts(raw)
+	if err != nil {
+		return Check{name, Less, err.Error(), "mount /proc"}
+	}
+	for _, m := range mounts {
+		switch {
+		case m.Version != hierarchy.V2:
+		case slices.Contains(m.Options, "nsdelegate"):
+			return Check{name, OK, "the kernel bounds a guest that mounts cgroup2 itself, too", ""}
+		default:
 			return Check{name, Less, "cgroup2 is mounted without it: a privileged guest that mounts cgroup2 itself is not bounded by its namespace",
 				"mount -o remount,nsdelegate on the cgroup2 mount of the host"}
 		}
@@ -145,9 +151,7 @@ func pids(h *host.Host) Check {
 func kernel() Check {
 	var u unix.Utsname
 	unix.Uname(&u)
-	var major, minor int
 	release := unix.ByteSliceToString(u.Release[:])
-	fmt.Sscanf(release, "%d.%d", &major, &minor)
 	var lacks []string
 	for _, f := range []struct {
 		minor int
@@ -156,7 +160,7 @@ func kernel() Check {
 		{5, "a view takes the place of what a runtime mounted without a gap"}, {9, "a worker's death fails no request; reads pass the daemon by"},
 		{12, "views can be mounted with mapped ids"},
 	} {
-		if major < 6 || major == 6 && minor < f.minor {
+		if !conn.KernelAtLeast(6, f.minor) {
 			lacks = append(lacks, fmt.Sprintf("%s (6.%d)", f.what, f.minor))
 		}
 	}

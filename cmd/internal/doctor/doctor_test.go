@@ -4,7 +4,10 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 func TestSightIn(t *testing.T) {
@@ -17,10 +20,14 @@ func TestSightIn(t *testing.T) {
 		part  = "42 30 0:51 /pids /sys/fs/cgroup/pids rw - fuse.cgroup vcgroupfs rw\n"
 	)
 	for in, want := range map[string]Sight{
-		"": None, "nonsense\n": None, "1 2 0:1 / / rw - ext4 /dev/vda rw\n": None, v2: V2, tmpfs + v1: V1, view2: View, v2 + view2: Stacked, view1: Dirs,
+		"": None, "1 2 0:1 / / rw - ext4 /dev/vda rw\n": None, v2: V2, tmpfs + v1: V1, view2: View, v2 + view2: Stacked, view1: Dirs,
 		tmpfs + part: Tmpfs, tmpfs + v1 + view1: Dirs, tmpfs + v1 + tmpfs + part: Tmpfs, tmpfs: None, view2 + tmpfs: None,
 	} {
-		if got := sightIn(in); got != want {
+		mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(in), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sightIn(mounts); got != want {
 			t.Errorf("%q is %q, want %q", in, got, want)
 		}
 	}

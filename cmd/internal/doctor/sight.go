@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,32 +17,32 @@ const place = "/sys/fs/cgroup"
 
 // SightOf says what a process finds at /sys/fs/cgroup. The error says that there is no such process.
 func SightOf(pid int) (Sight, error) {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+	var mounts []*mountinfo.Info
+	if err == nil {
+		defer f.Close()
+		mounts, err = mountinfo.GetMountsFromReader(f, nil)
+	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return "", fmt.Errorf("cannot look at process %d: no such process", pid)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot look at process %d: %w", pid, err)
 	}
-	return sightIn(string(raw)), nil
+	return sightIn(mounts), nil
 }
 
-// sightIn reads a mountinfo. Of several mounts at one place the last is on top: the file is in the order of their making, but for
+// sightIn reads a mount table. Of several mounts at one place the last is on top: the table is in the order of their making, but for
 // mounts that were made beneath others, which go before nobody sees them.
-func sightIn(mountinfo string) Sight {
+func sightIn(mounts []*mountinfo.Info) Sight {
 	var at, below []string // types of what is mounted there, and below
-	for line := range strings.Lines(mountinfo) {
-		before, after, ok := strings.Cut(line, " - ")
-		fields, of := strings.Fields(before), strings.Fields(after)
-		if !ok || len(fields) < 5 || len(of) < 1 {
-			continue
-		}
+	for _, m := range mounts {
 		switch {
-		case fields[4] == place:
-			at = append(at, of[0])
+		case m.Mountpoint == place:
+			at = append(at, m.FSType)
 			below = nil // covered
-		case strings.HasPrefix(fields[4], place+"/"):
-			below = append(below, of[0])
+		case strings.HasPrefix(m.Mountpoint, place+"/"):
+			below = append(below, m.FSType)
 		}
 	}
 	if len(at) == 0 {
