@@ -100,6 +100,8 @@ func (v *View) fillAttr(t *tree, d *host.Dir, file string, st *unix.Stat_t, out 
 	switch {
 	case file != "":
 		dec := v.decide(t, d.ID(), file)
+		out.Size = v.sizeOf(t, d.ID(), dec.File)
+		out.Blocks = out.Size / 512 // with fewer it would be a sparse file to cp
 		if dec.Verdict == hierarchy.ReadOnly && out.Mode&0o444 != 0 {
 			out.Mode &^= 0o222 // what nobody may write is shown so; a write-only file keeps its mode
 		}

@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -20,9 +21,6 @@ import (
 // what that keeps per open is kept. While one such open of a file exists, all must name the same backing
 // (fuse_file_io_open, fs/fuse/iomode.c). Those that can write, and those that the server must answer, name it too, with
 // direct I/O on top, which goes first (fuse_file_read_iter, fuse_file_write_iter, fuse_splice_write): their data comes here.
-//
-// Where it is the server that answers, sendfile and splice find nothing since Linux 6.5, in silence: they look at the size,
-// which is 0 (filemap_splice_read). Of a file that cannot be sought sendfile says EINVAL instead, but for one into a pipe.
 func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) uint32 {
 	const served = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 	if !v.conn.PassthroughOK() || h.decision.File.Mode&0o444 == 0 {
@@ -33,10 +31,7 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) ui
 		v.log.WithError(err).Debug("cannot open a backing file, reads go through the server")
 	}
 	b := v.back(node, file)
-	switch {
-	case b == nil && h.reads && !h.decision.File.Pollable:
-		return served | fuse.FOPEN_NONSEEKABLE
-	case b == nil:
+	if b == nil {
 		return served
 	}
 	h.backing, out.BackingID = b, b.id
@@ -44,6 +39,23 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) ui
 		return fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
 	}
 	return served | fuse.FOPEN_PASSTHROUGH
+}
+
+// servedSize is the size that a file has which the server answers for. Since Linux 6.5 sendfile and splice look at the size before they
+// read, through the page cache, what is not passed through (filemap_splice_read): of a file of size 0 they find nothing, in silence.
+// So it has one, as files of sysfs have, and such a read is EINVAL (Read): the program then reads as programs do.
+const servedSize = 4096
+
+// sizeOf is the size of a control file.
+func (v *View) sizeOf(t *tree, dir uint64, f hierarchy.ControlFile) uint64 {
+	filtered := f.Filter != hierarchy.Raw && f.Filter != hierarchy.FilterMembers
+	if f.Filter == hierarchy.FilterMembers && t.isRoot(dir) && t.leafID.Load() != 0 { // which may have members in two places
+		filtered = true
+	}
+	if f.Mode&0o444 != 0 && (filtered || !v.conn.PassthroughOK()) && conn.KernelAtLeast(6, 5) {
+		return servedSize
+	}
+	return 0
 }
 
 // back finds or registers the backing of a node; nil when there is none and file is not to be one. It closes file.

@@ -9,12 +9,16 @@ import (
 )
 
 // Read reads a control file: the host's bytes, or what a filter makes of them. A filtered file is made anew at offset 0
-// and continued from there, as seq_file does.
+// and continued from there, as seq_file does. EINVAL for a read into the page cache (servedSize), which alone has no lock owner
+// (fuse_send_read is given one by direct I/O only).
 func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
 	if h == nil {
 		return nil, fuse.EBADF
+	}
+	if in.ReadFlags&fuse.READ_LOCKOWNER == 0 {
+		return nil, fuse.EINVAL
 	}
 	fd, err := h.host()
 	if err != nil {
@@ -77,7 +81,18 @@ func (v *View) filter(h *handle, raw []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// Lseek answers SEEK_DATA and SEEK_HOLE: a control file has size 0, so there is neither.
+// Lseek answers SEEK_DATA and SEEK_HOLE by the size alone (generic_file_llseek): all is data up to there.
 func (r *rawFS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	return fuse.Status(unix.ENXIO)
+	v := r.view()
+	var size uint64
+	if n, st := v.node(in.NodeId); st.Ok() && n.file != "" {
+		size = v.sizeOf(n.tree, n.dir, v.decide(n.tree, n.dir, n.file).File)
+	}
+	if in.Offset >= size {
+		return fuse.Status(unix.ENXIO)
+	}
+	if out.Offset = in.Offset; in.Whence == unix.SEEK_HOLE {
+		out.Offset = size
+	}
+	return fuse.OK
 }
