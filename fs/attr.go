@@ -15,9 +15,8 @@ import (
 // of the real cgroup. A directory has one of its own and one that its control files inherit, as files of a cgroup belong
 // to whoever made it; a file that was chowned or chmodded has its own. No record: root of the guest.
 const (
-	attrPrefix = "trusted.vcgroupfs."
-	attrOwn    = attrPrefix + "owner" // of a directory or a file itself
-	attrMade   = attrPrefix + "maker" // of a directory, for the files in it
+	attrOwn  = "owner" // of a directory or a file itself
+	attrMade = "maker" // of a directory, for the files in it
 
 	fuseNoData = fuse.Status(unix.ENODATA)
 )

@@ -103,7 +103,7 @@ func (t *tree) leastLimit(dir uint64, file string) (uint64, error) {
 
 // The value of a faked file (notify_on_release) lives in an attribute of the real directory: passed on, it would make the
 // host run its release agent, as root, with a path that the guest chose.
-const attrFake = attrPrefix + "notify_on_release"
+const attrFake = "notify_on_release"
 
 // readFake is a faked file's content. The boundary's is 0: what the host set there is the host's.
 func (t *tree) readFake(dir uint64) ([]byte, error) {

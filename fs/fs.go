@@ -184,6 +184,10 @@ func (v *View) makeState() (err error) {
 // Layout is how the view arranges its hierarchies: never LayoutAuto.
 func (v *View) Layout() hierarchy.Layout { return v.layout }
 
+// nested says whether the host's hierarchies are themselves views. Their files cannot be passed through once more
+// (fuse_backing_open wants a stack less deep).
+func (v *View) nested() bool { return v.trees[0].boundary.Tree().View }
+
 // several says whether the view's top holds a directory per hierarchy.
 func (v *View) several() bool { return v.layout != hierarchy.LayoutV2 }
 
@@ -220,7 +224,7 @@ func (v *View) arrange(cfg Config) error {
 func (v *View) start(cfg Config) (err error) {
 	c := conn.Config{
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
-		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough, Log: cfg.Log,
+		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough && !v.nested(), Log: cfg.Log,
 		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate,
 	}
 	if cfg.Panicked != nil {

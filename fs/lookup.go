@@ -236,9 +236,9 @@ func (v *View) listTop() []dirEntry {
 	return order(out)
 }
 
-// reserved says whether a guest may not make this name: it is, or could be, a control file's of a controller that we or
-// this host know.
-func (v *View) reserved(name string) bool {
+// reserved says whether a guest may not make this name in a directory: it is, or could be, a control file's of a controller that we
+// or this host know, or it is the leaf's.
+func (v *View) reserved(d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) || strings.ContainsRune(name, '\n') || dotted && v.host.Tree(prefix) != nil
+	return hierarchy.ReservedName(name) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Tree(prefix) != nil
 }

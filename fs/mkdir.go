@@ -137,7 +137,7 @@ func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
 	if len(name) > nameMax {
 		return errTooLong
 	}
-	if !v.reserved(name) {
+	if !v.reserved(d, name) {
 		return fuse.OK
 	}
 	var st unix.Stat_t

@@ -35,7 +35,7 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 	if err != nil {
 		return pollAlways, fuse.OK
 	}
-	if in.Flags&pollSchedule != 0 && h.decision.File.Pollable {
+	if h.decision.File.Pollable && (in.Flags&pollSchedule != 0 || v.nested()) {
 		v.await(h, in.Kh, fd)
 	}
 	if in.Again && h.decision.File.Pollable {
@@ -66,17 +66,20 @@ func pollNow(fd int, events int16) (uint32, error) {
 
 // await has the guest told, by the number kh, when an open has something to say.
 func (v *View) await(h *handle, kh uint64, fd int) {
-	v.keepPolled(h, kh, fd)
+	known := v.keepPolled(h, kh, fd)
 	h.mu.Lock()
 	trigger := h.trigger
 	h.mu.Unlock()
 	var err error
-	if trigger {
+	if v.nested() && !known && !trigger {
+		h.fired.Or(unix.POLLPRI | unix.POLLERR) // as before the first read; what came meanwhile is told to nobody else
+	}
+	if trigger || v.nested() { // a view, too, tells of an event once
 		if revents, err := pollNow(fd, unix.POLLPRI); err == nil { // before it is followed, which asks as well and does not say
 			h.fired.Or(revents)
 		}
 		err = v.poller.Follow(fd, kh, func(kh uint64, revents uint32) {
-			h.fired.Or(revents) // PSI tells it once only, and that was to the poller
+			h.fired.Or(revents) // it was told to the poller, and will not be told again
 			v.polled(kh, revents)
 		})
 	} else {
@@ -103,8 +106,8 @@ func (v *View) endPolls() {
 }
 
 // keepPolled remembers who is to be told. The host's descriptor knows what its reader has seen, so the next server must have
-// the same one.
-func (v *View) keepPolled(h *handle, kh uint64, fd int) {
+// the same one. False when nobody waited for it before.
+func (v *View) keepPolled(h *handle, kh uint64, fd int) bool {
 	h.mu.Lock()
 	known, held := h.kh == kh, h.held
 	h.kh, h.held = kh, true
@@ -115,6 +118,7 @@ func (v *View) keepPolled(h *handle, kh uint64, fd int) {
 	if !known || !held {
 		v.state.Update(h.fh, func(rec *state.Handle) { rec.Kh = kh })
 	}
+	return known
 }
 
 // polled tells the guest's waiters that a host descriptor has something to say.

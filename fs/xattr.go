@@ -13,7 +13,7 @@ import (
 
 // A guest's extended attributes are kept under a prefix of their own on the real cgroup: real ones would speak to the
 // host. systemd-oomd, for one, obeys user.oomd_omit on cgroups that root owns, and all of a guest's are root's there.
-const attrGuest = attrPrefix + "x."
+const attrGuest = "x."
 
 // What a cgroup takes of user.* attributes (KERNFS_MAX_USER_XATTRS, KERNFS_USER_XATTR_SIZE_LIMIT in fs/kernfs); here it
 // bounds all that a guest stores on one cgroup.
@@ -123,9 +123,6 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 		return st
 	}
 	defer d.Release()
-	if len(attrGuest)+len(attr) > nameMax {
-		return fuse.ERANGE
-	}
 	ch := r.view().begin("setxattr", &in.InHeader, isSet(d, n.file, attrGuest+attr), 0, 0)
 	if !ch.done {
 		ch.finish(setAttribute(d, n.file, attrGuest+attr, data, int(in.Flags), ch))

@@ -19,6 +19,7 @@ type Hierarchy struct {
 	Mountpoint  string
 	Dir         string // the directory at the top of a view with several trees
 	ReadOnly    bool   // the mount is
+	View        bool   // it is what a view shows: this host is itself a guest
 }
 
 // Unified is the name by which policies and layouts speak of the v2 tree of a host that has v1 hierarchies too.
@@ -77,19 +78,23 @@ func (h Hierarchy) Symlinks() []string {
 	return links
 }
 
-// Mount is a mounted cgroup file system.
+// Mount is a mounted cgroup file system, or a mounted view of one.
 type Mount struct {
+	ID       int // of the mount
 	Version  Version
 	Point    string
 	Whole    bool // its root is the hierarchy's, as the reader's cgroup namespace has it
 	ReadOnly bool
 	Options  []string // of the superblock: a v1 hierarchy's controllers and name are among them
+	View     bool     // it is a view that root has mounted: of one hierarchy, or with a directory for each (Several)
+	Several  bool     // it has a directory for each hierarchy
+	Dir      string   // of a view that has several: the directory that is mounted, "" for all of them
 }
 
-// ParseMounts finds the cgroup mounts in the text of /proc/<pid>/mountinfo. The error says which line is none.
+// ParseMounts finds the cgroup mounts and views in the text of /proc/<pid>/mountinfo. The error says which line is none.
 func ParseMounts(text []byte) ([]Mount, error) {
 	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(text), func(i *mountinfo.Info) (skip, stop bool) {
-		return i.FSType != "cgroup" && i.FSType != "cgroup2", false
+		return strings.TrimPrefix(i.FSType, viewType) != "cgroup" && strings.TrimPrefix(i.FSType, viewType) != "cgroup2", false
 	})
 	if err != nil {
 		return nil, err
@@ -97,15 +102,37 @@ func ParseMounts(text []byte) ([]Mount, error) {
 	var mounts []Mount
 	for _, i := range infos {
 		m := Mount{
-			Version: V1, Point: i.Mountpoint, Whole: i.Root == "/", Options: strings.Split(i.VFSOptions, ","),
+			ID: i.ID, Version: V1, Point: i.Mountpoint, Whole: i.Root == "/", Options: strings.Split(i.VFSOptions, ","),
 			ReadOnly: slices.Contains(strings.Split(i.Options, ","), "ro"),
 		}
-		if i.FSType == "cgroup2" {
+		kind, fuse := strings.CutPrefix(i.FSType, viewType)
+		if kind == "cgroup2" {
 			m.Version = V2
+		}
+		if fuse {
+			if !slices.Contains(m.Options, "user_id=0") {
+				continue // anybody may mount one with fusermount, and call it what they like
+			}
+			m.View, m.Several = true, kind == "cgroup"
+			if dir := strings.TrimPrefix(i.Root, "/"); m.Several && !strings.Contains(dir, "/") {
+				m.Whole, m.Dir = true, dir
+			}
 		}
 		mounts = append(mounts, m)
 	}
 	return mounts, nil
+}
+
+// viewType is what the types of views begin with in mount tables; what follows is that of the file system they stand for.
+const viewType = "fuse."
+
+// Part is the mount of one directory of a view that has several.
+func (m Mount) Part(point, dir string) Mount {
+	m.Point, m.Dir, m.Version = point, dir, V1
+	if dir == Unified {
+		m.Version = V2
+	}
+	return m
 }
 
 // Assemble finds the host's hierarchies: those that both the mounts and the text of /proc/<pid>/cgroup know. A hierarchy
@@ -132,7 +159,7 @@ func Assemble(mounts []Mount, cgroups []byte, unifiedControllers string) []Hiera
 			}
 		}
 		if m, ok := mountOf(h, mounts); ok {
-			h.Mountpoint, h.ReadOnly = m.Point, m.ReadOnly
+			h.Mountpoint, h.ReadOnly, h.View = m.Point, m.ReadOnly, m.View
 			h.Dir = dirName(h)
 			all = append(all, h)
 		}
@@ -152,11 +179,17 @@ func mountOf(h Hierarchy, mounts []Mount) (best Mount, found bool) {
 		if m.Version != h.Version || !m.Whole || found && (m.ReadOnly || !best.ReadOnly) {
 			continue
 		}
-		if h.Version == V2 || !slices.ContainsFunc(h.labels(), func(l string) bool { return !slices.Contains(m.Options, l) }) {
+		if h.Version == V2 || m.View && h.named(m.Dir) ||
+			!m.View && !slices.ContainsFunc(h.labels(), func(l string) bool { return !slices.Contains(m.Options, l) }) {
 			best, found = m, true
 		}
 	}
 	return best, found
+}
+
+// named says whether a directory at the top of a view is named so for a v1 hierarchy (dirName).
+func (h Hierarchy) named(dir string) bool {
+	return dir == h.Name && dir != "" || slices.ContainsFunc(strings.Split(dir, ","), func(c string) bool { return slices.Contains(h.Controllers, c) })
 }
 
 // dirName is the directory's name at the top of a view, as on the host where that can be told.

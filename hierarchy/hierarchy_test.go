@@ -57,6 +57,43 @@ func TestAssemble(t *testing.T) {
 	}
 }
 
+// TestViews: views in a mount table. What anybody may have mounted is none.
+func TestViews(t *testing.T) {
+	const text = `42 48 0:39 / /sys/fs/cgroup rw,nosuid - fuse.cgroup vcgroupfs rw,user_id=0,group_id=0,default_permissions,allow_other
+43 42 0:40 / /x ro,nosuid - fuse.cgroup2 vcgroupfs rw,user_id=0,group_id=0
+44 42 0:39 /memory /sys/fs/cgroup/memory rw - fuse.cgroup vcgroupfs rw,user_id=0,group_id=0
+45 42 0:39 /memory/a /y rw - fuse.cgroup vcgroupfs rw,user_id=0,group_id=0
+46 42 0:41 / /home/mallory/m rw - fuse.cgroup2 mallory rw,user_id=1000,group_id=1000
+47 42 0:42 / /lxcfs rw - fuse.lxcfs lxcfs rw,user_id=0,group_id=0
+`
+	mounts, err := hierarchy.ParseMounts([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, m := range mounts {
+		fmt.Fprintf(&got, "%d %s view %t several %t whole %t dir %q ro %t v%d\n", m.ID, m.Point, m.View, m.Several, m.Whole, m.Dir, m.ReadOnly, m.Version)
+	}
+	const want = `42 /sys/fs/cgroup view true several true whole true dir "" ro false v1
+43 /x view true several false whole true dir "" ro true v2
+44 /sys/fs/cgroup/memory view true several true whole true dir "memory" ro false v1
+45 /y view true several true whole false dir "" ro false v1
+`
+	if got.String() != want {
+		t.Errorf("got\n%swant\n%s", got.String(), want)
+	}
+	top := mounts[0]
+	parts := []hierarchy.Mount{top.Part("/c/cpu,cpuacct", "cpu,cpuacct"), top.Part("/c/systemd", "systemd"), top.Part("/c/unified", "unified")}
+	found := describe(hierarchy.Assemble(parts, []byte("9:name=systemd:/\n8:pids:/\n4:cpuacct,cpu:/\n0::/\n"), "memory"))
+	const hosts = `v1 4 cpuacct,cpu at /c/cpu,cpuacct dir cpu,cpuacct links [cpuacct cpu] ro false
+v1 9 name=systemd at /c/systemd dir systemd links [] ro false
+v2 0 unified at /c/unified dir unified links [] ro false
+`
+	if found != hosts {
+		t.Errorf("got\n%swant\n%s", found, hosts)
+	}
+}
+
 func TestLayout(t *testing.T) {
 	v1, v2 := hierarchy.Hierarchy{Version: hierarchy.V1}, hierarchy.Hierarchy{Version: hierarchy.V2}
 	for _, c := range []struct {

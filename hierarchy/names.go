@@ -6,7 +6,7 @@ import (
 )
 
 // LeafName is the cgroup below a v2 boundary in which the guest's processes live when controllers are enabled there. A
-// guest sees it nowhere listed and cannot make it.
+// guest sees it nowhere listed and cannot make it. Further below it is a name like any other: a guest of the guest has its leaf there.
 const LeafName = ".vcgroupfs"
 
 // controllers are the names of every controller that a kernel since 4.5 has had (include/linux/cgroup_subsys.h).
@@ -45,7 +45,7 @@ func ControllerOf(file string) string {
 // host could then not enable that file's controller for any cgroup beside it (cgroup_addrm_files fails with EEXIST).
 func ReservedName(name string) bool {
 	switch name {
-	case "tasks", "notify_on_release", "release_agent", LeafName:
+	case "tasks", "notify_on_release", "release_agent":
 		return true
 	}
 	prefix, _, ok := strings.Cut(name, ".")

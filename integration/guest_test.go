@@ -441,12 +441,22 @@ func TestMountPid(t *testing.T) {
 	if got := strings.TrimSpace(readFile(filepath.Join(top, procs))); got != itoa(pid) {
 		t.Errorf("the view shows %q, not process %d", got, pid)
 	}
-	if got := statOf(top); !strings.Contains(got, "owner 524288:524288") {
+	if got := statOf(top); !strings.Contains(got, fmt.Sprintf("owner %[1]d:%[1]d", rootOf(t, pid))) {
 		t.Errorf("the view's root: %s", got)
 	}
 	tree.Attach(old, pid)
 	p.in.Close()
 	g.Wait()
+}
+
+// rootOf is who is root in the user namespace of a process.
+func rootOf(t *testing.T, pid int) (id int) {
+	t.Helper()
+	var inside int
+	if n, err := fmt.Sscan(readFile(fmt.Sprintf("/proc/%d/uid_map", pid)), &inside, &id); n != 2 || inside != 0 {
+		t.Fatal("no root in the user namespace: ", err)
+	}
+	return id
 }
 
 // childOf is the only child of a process.

@@ -3,7 +3,6 @@ package integration
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,20 +20,7 @@ import (
 func publicProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(publicDir(t), "integration.test")
-	in, err := os.Open("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-	out.Close()
-	t.Cleanup(func() { os.Remove(path) })
+	copyProgram(t, "/proc/self/exe", path)
 	return path
 }
 

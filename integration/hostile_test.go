@@ -162,11 +162,11 @@ func passedDescriptor(t target, less bool) error {
 		}
 	}
 	if less {
-		asUser(65534, open)
+		asUser(1000, open)
 		write()
 	} else {
 		open()
-		asUser(65534, write)
+		asUser(1000, write)
 	}
 	return err
 }

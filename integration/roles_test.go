@@ -53,6 +53,8 @@ func playRole(role string) {
 		playFlood(arg)
 	case "ask": // asks a control socket
 		playAsk(arg)
+	case "nest": // is the host of another guest
+		playNest(arg)
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
 	}

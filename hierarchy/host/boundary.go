@@ -36,11 +36,9 @@ func (t *Tree) Boundary(dir string) (*Boundary, error) {
 	if err != nil {
 		return nil, err
 	}
-	var st, root unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil {
-		err = unix.Fstat(t.root, &root)
-	}
-	if err == nil && st.Ino == root.Ino {
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil && st.Ino == t.id {
 		err = unix.EINVAL
 	}
 	if err != nil {
@@ -50,9 +48,17 @@ func (t *Tree) Boundary(dir string) (*Boundary, error) {
 	return t.newBoundary(fd, st.Ino), nil
 }
 
-// BoundaryByID opens the cgroup with a kernfs id as a boundary, wherever in the hierarchy it is now. ENOENT when there is none
-// any more: an id is never another's.
-func (t *Tree) BoundaryByID(id uint64) (*Boundary, error) {
+// BoundaryByID opens the cgroup with a kernfs id as a boundary, wherever in the hierarchy it is now, or, where there are no handles,
+// if it is where it was. ENOENT when there is none any more: an id is never another's.
+func (t *Tree) BoundaryByID(id uint64, path string) (*Boundary, error) {
+	if !t.host.features.Handles {
+		b, err := t.Boundary(path)
+		if err == nil && b.ID() != id {
+			b.Close()
+			return nil, pathError("open", path, unix.ENOENT)
+		}
+		return b, err
+	}
 	found, err := t.openHandle(id)
 	if errors.Is(err, unix.ESTALE) {
 		err = unix.ENOENT
@@ -225,7 +231,8 @@ func (b *Boundary) open(id uint64) (int, error) {
 	return fd, nil
 }
 
-// find is the path from the boundary of the directory with an id.
+// find is the path from the boundary of the directory with an id. ESTALE for one that is not known where there are no handles: the
+// kernel then looks its path up again (retry_estale).
 func (b *Boundary) find(id uint64) (string, error) {
 	if !b.tree.host.features.Handles {
 		b.mu.Lock()
@@ -233,7 +240,7 @@ func (b *Boundary) find(id uint64) (string, error) {
 		if rel, ok := b.paths[id]; ok {
 			return rel, nil
 		}
-		return "", unix.ENOENT
+		return "", unix.ESTALE
 	}
 	fd, err := b.tree.openHandle(id)
 	if errors.Is(err, unix.ESTALE) {
@@ -261,6 +268,25 @@ func (b *Boundary) learn(id uint64, parent *Dir, name string) {
 		clear(b.paths)
 	}
 	b.paths[id] = path.Join(rel, name)
+}
+
+// renamed notes that a directory has another path, and all below it.
+func (b *Boundary) renamed(parent *Dir, from, to string) {
+	if b.tree.host.features.Handles {
+		return
+	}
+	above, err := parent.Path()
+	if err != nil {
+		return
+	}
+	from, to = path.Join(above, from), path.Join(above, to)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, rel := range b.paths {
+		if below, ok := pathBelow("/"+from, "/"+rel); ok {
+			b.paths[id] = path.Join(to, below)
+		}
+	}
 }
 
 // CountCgroups counts the cgroups below the boundary, the leaf not included.

@@ -160,7 +160,11 @@ func (d *Dir) Rename(from, to string) error {
 	if err := checkName(to); err != nil {
 		return err
 	}
-	return pathError("rename", from, unix.Renameat(d.fd, from, d.fd, to))
+	err := unix.Renameat(d.fd, from, d.fd, to)
+	if err == nil {
+		d.boundary.renamed(d, from, to)
+	}
+	return pathError("rename", from, err)
 }
 
 // Path is the directory's path from the boundary, "" for the boundary itself: text, not authority. ENOENT once it is

@@ -60,7 +60,8 @@ func Open() (*Host, error) {
 		h.trees = append(h.trees, t)
 	}
 	if len(h.trees) == 0 {
-		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, or run this outside a container")
+		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, or run this outside a container; a guest " +
+			"of vcgroupfs needs its view at " + viewPlace)
 	}
 	h.probe()
 	return h, nil
@@ -75,6 +76,9 @@ func discover() ([]hierarchy.Hierarchy, error) {
 	mounts, err := hierarchy.ParseMounts(table)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
+	}
+	if mounts, err = choose(mounts); err != nil {
+		return nil, err
 	}
 	cgroups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

@@ -22,9 +22,10 @@ type Tree struct {
 	root   int    // immutable; O_PATH
 	handle int    // immutable; the same, open for reading: open_by_handle_at takes no O_PATH
 	device uint64 // immutable
+	id     uint64 // immutable; the root's kernfs id
 }
 
-// openTree opens a hierarchy's root and checks that a cgroup file system is what is there.
+// openTree opens a hierarchy's root and checks that a cgroup file system, or a view of one, is what is there.
 func openTree(h *Host, x hierarchy.Hierarchy) (*Tree, error) {
 	root, err := unix.Open(x.Mountpoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -37,14 +38,20 @@ func openTree(h *Host, x hierarchy.Hierarchy) (*Tree, error) {
 		err = unix.Fstat(root, &st)
 	}
 	want := int64(unix.CGROUP_SUPER_MAGIC)
-	if x.Version == hierarchy.V2 {
+	switch {
+	case x.View:
+		want = unix.FUSE_SUPER_MAGIC
+	case x.Version == hierarchy.V2:
 		want = unix.CGROUP2_SUPER_MAGIC
 	}
 	if err == nil && fs.Type != want {
 		err = fmt.Errorf("not cgroup v%d is mounted there but a file system of type %#x", int(x.Version), fs.Type)
 	}
+	if err == nil && x.View {
+		err = t.checkView()
+	}
 	if err == nil {
-		t.device = st.Dev
+		t.device, t.id = st.Dev, st.Ino
 		t.handle, err = openBelow(root, "", unix.O_RDONLY|unix.O_DIRECTORY)
 	}
 	if err != nil {
@@ -53,6 +60,9 @@ func openTree(h *Host, x hierarchy.Hierarchy) (*Tree, error) {
 	}
 	return t, nil
 }
+
+// ID is the root's kernfs id. Of a view it is the boundary's, so that two guests' differ.
+func (t *Tree) ID() uint64 { return t.id }
 
 func (t *Tree) close() {
 	for _, fd := range []int{t.root, t.handle} {
@@ -308,11 +318,7 @@ func (t *Tree) openHandle(id uint64) (int, error) {
 
 // handlesWork says whether a directory can be opened by its id.
 func (t *Tree) handlesWork() bool {
-	var st unix.Stat_t
-	if unix.Fstat(t.root, &st) != nil {
-		return false
-	}
-	fd, err := t.openHandle(st.Ino)
+	fd, err := t.openHandle(t.id)
 	if err != nil {
 		return false
 	}

@@ -8,7 +8,8 @@ import (
 )
 
 // Extended attributes and times of a directory (name "") or of a control file in it. They are set through /proc/self/fd,
-// since the calls on descriptors refuse O_PATH and a control file may be open for nobody.
+// since the calls on descriptors refuse O_PATH and a control file may be open for nobody. The attributes are those that this
+// project keeps, by names of its own (Tree.attrName): "owner" is trusted.vcgroupfs.owner.
 
 // at calls f with a path that leads to the directory or the file.
 func (d *Dir) at(name string, f func(path string) error) error {
@@ -30,23 +31,24 @@ func (d *Dir) at(name string, f func(path string) error) error {
 // ERANGE when buf is too small.
 func (d *Dir) GetXattr(name, attr string, buf []byte) (n int, err error) {
 	err = d.at(name, func(path string) error {
-		n, err = unix.Getxattr(path, attr, buf)
+		n, err = unix.Getxattr(path, d.boundary.tree.attrName(attr), buf)
 		return err
 	})
 	return n, err
 }
 
-// SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG as the kernel answers.
+// SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG as the kernel answers, ERANGE for a name that is too
+// long.
 func (d *Dir) SetXattr(name, attr string, data []byte, flags int) error {
-	return d.at(name, func(path string) error { return unix.Setxattr(path, attr, data, flags) })
+	return d.at(name, func(path string) error { return unix.Setxattr(path, d.boundary.tree.attrName(attr), data, flags) })
 }
 
 // RemoveXattr removes an attribute. ENODATA when it is not set.
 func (d *Dir) RemoveXattr(name, attr string) error {
-	return d.at(name, func(path string) error { return unix.Removexattr(path, attr) })
+	return d.at(name, func(path string) error { return unix.Removexattr(path, d.boundary.tree.attrName(attr)) })
 }
 
-// ListXattr lists the names of all attributes.
+// ListXattr lists the names of all attributes that this project keeps there.
 func (d *Dir) ListXattr(name string) (names []string, err error) {
 	err = d.at(name, func(path string) error {
 		buf := make([]byte, 1024)
@@ -59,7 +61,11 @@ func (d *Dir) ListXattr(name string) (names []string, err error) {
 			if err != nil {
 				return err
 			}
-			names = strings.FieldsFunc(string(buf[:n]), func(r rune) bool { return r == 0 })
+			for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
+				if own, ok := strings.CutPrefix(name, d.boundary.tree.attrName("")); ok {
+					names = append(names, own)
+				}
+			}
 			return nil
 		}
 	})

@@ -43,6 +43,7 @@ type record struct {
 type boundaryID struct {
 	Tree string `json:"tree"`
 	ID   uint64 `json:"id"`
+	Path string `json:"path,omitempty"` // where it was when the guest was made
 }
 
 // guest is one guest. A guest that is being made or taken away has its name in the table already, or still.
@@ -249,7 +250,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	}()
 	g.record.UID, g.record.GID = owner.UID, owner.GID
 	for _, b := range boundaries {
-		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Tree().String(), b.ID()})
+		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Tree().String(), b.ID(), b.Path()})
 	}
 	return d.mountGuest(g, p, boundaries)
 }

@@ -104,7 +104,7 @@ func (d *Daemon) reopen(ids []boundaryID) (all []*host.Boundary, err error) {
 			life.CloseBoundaries(all)
 			return nil, failf(api.CodeFailed, "the host has no hierarchy %s any more", id.Tree)
 		}
-		b, err := t.BoundaryByID(id.ID)
+		b, err := t.BoundaryByID(id.ID, id.Path)
 		if err != nil {
 			life.CloseBoundaries(all)
 			return nil, failf(api.CodeFailed, "its boundary in the hierarchy %s is gone: %v", t, err)

@@ -129,7 +129,7 @@ func delegation() Check {
 	}
 	for _, m := range mounts {
 		switch {
-		case m.Version != hierarchy.V2:
+		case m.Version != hierarchy.V2 || m.View:
 		case slices.Contains(m.Options, "nsdelegate"):
 			return Check{name, OK, "the kernel bounds a guest that mounts cgroup2 itself, too", ""}
 		default:

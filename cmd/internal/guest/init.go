@@ -138,6 +138,11 @@ func setMounts(s initSetup) error {
 	if err := overmountCgroups(s.Cgroups); err != nil {
 		return err
 	}
+	if s.Userns {
+		if err := keepWholeProc(); err != nil {
+			return err
+		}
+	}
 	if err := unix.MoveMount(initMount, "", unix.AT_FDCWD, viewPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("cannot mount the view: %w", &os.PathError{Op: "move_mount", Path: viewPath, Err: err})
 	}
@@ -147,7 +152,26 @@ func setMounts(s initSetup) error {
 	return protectKernelFiles()
 }
 
-// detachCgroups unmounts every cgroup file system of the mount namespace.
+// keepWholeProc mounts a /proc with nothing over parts of it where the view will cover it. The guest can make user namespaces, and in
+// one a /proc can only be mounted where another is in sight of the kernel of which nothing is covered (mount_too_revealing).
+func keepWholeProc() error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	at := viewPath + "/proc"
+	err := pathError("mount", viewPath, unix.Mount("tmpfs", viewPath, "tmpfs", flags, "mode=755,size=64k"))
+	if err == nil {
+		err = os.Mkdir(at, 0o555)
+	}
+	if err == nil {
+		err = pathError("mount", at, unix.Mount("proc", at, "proc", flags, ""))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make /proc mountable in the guest: %w", err)
+	}
+	return nil
+}
+
+// detachCgroups unmounts every cgroup file system of the mount namespace, and every view. What paths do not lead to is out of the
+// guest's reach, too.
 func detachCgroups() error {
 	raw, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -158,7 +182,8 @@ func detachCgroups() error {
 		return fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
 	}
 	for _, m := range slices.Backward(mounts) { // what was mounted last goes first
-		if err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+		err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: m.Point, Err: err})
 		}
 	}

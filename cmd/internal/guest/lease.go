@@ -30,7 +30,8 @@ const (
 type record struct {
 	Name  string   `json:"name"`
 	Pid   int      `json:"pid"`
-	Trees []string `json:"trees"` // hierarchies by their String
+	Trees []string `json:"trees"`          // hierarchies by their String
+	Root  uint64   `json:"root,omitempty"` // of the first, by its kernfs id: a guest may share /run with its host
 }
 
 // lease is what "run" has made on the host for one guest.
@@ -69,7 +70,7 @@ func take(h *host.Host, name string, trees []*host.Tree, p *policy.Policy, log *
 			l.release()
 		}
 	}()
-	r := record{Name: name, Pid: os.Getpid()}
+	r := record{Name: name, Pid: os.Getpid(), Root: rootOf(h)}
 	for _, t := range trees {
 		r.Trees = append(r.Trees, t.String())
 	}
@@ -178,6 +179,9 @@ func sameFile(f *os.File, path string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
+// rootOf tells whose cgroups a host's are: those of a host, or of which guest.
+func rootOf(h *host.Host) uint64 { return h.Trees()[0].ID() }
+
 // CleanUp removes what servers that were killed have left behind, and says of how many guests.
 func CleanUp(h *host.Host, log *logrus.Entry) int {
 	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
@@ -211,6 +215,9 @@ func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
 	var r record
 	if err := json.NewDecoder(f).Decode(&r); err != nil {
 		log.WithError(err).Debugf("the file %s was not written to its end", path)
+	}
+	if r.Root != 0 && r.Root != rootOf(h) {
+		return false // a guest of a guest, or of our host
 	}
 	trees := h.Trees()
 	if len(r.Trees) > 0 {

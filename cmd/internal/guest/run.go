@@ -23,12 +23,6 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// The ids of a guest in a user namespace: 64 Ki of the host's from here on.
-const (
-	usernsBase = 524288
-	usernsSize = 65536
-)
-
 // RunConfig says what "run" starts.
 type RunConfig struct {
 	Name       string // "" for one made up
@@ -39,6 +33,8 @@ type RunConfig struct {
 	Privileged bool
 	Command    []string
 	Log        *logrus.Entry
+
+	uids, gids syscall.SysProcIDMap // with Userns
 }
 
 // Run runs a command in a guest of its own, and answers with the status to exit with. An error says that the guest could
@@ -52,6 +48,14 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, exitcode.With(exitcode.Unsupported, err)
 	}
 	defer h.Close()
+	if cfg.Userns {
+		if cfg.uids, err = idsFor("/proc/self/uid_map"); err == nil {
+			cfg.gids, err = idsFor("/proc/self/gid_map")
+		}
+		if err != nil {
+			return 0, exitcode.With(exitcode.Unsupported, err)
+		}
+	}
 	CleanUp(h, cfg.Log)
 	shown, err := Select(h, cfg.Policy)
 	if err != nil {
@@ -194,7 +198,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 		MountRef: func() (int, func(), error) { return int(mount.Fd()), func() {}, nil },
 	}
 	if cfg.Userns {
-		c.Owner = fs.Owner{UID: usernsBase, GID: usernsBase}
+		c.Owner = fs.Owner{UID: uint32(cfg.uids.HostID), GID: uint32(cfg.gids.HostID)}
 	}
 	s, err := NewView(c, trees, func(*host.Tree) (string, error) { return boundary, nil })
 	if err != nil {
@@ -279,9 +283,9 @@ func initCommand(cfg RunConfig, mount, setup, result *os.File) *exec.Cmd {
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	if cfg.Userns {
-		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: usernsBase, Size: usernsSize}}
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{cfg.uids}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{cfg.gids}
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 		cmd.SysProcAttr.Credential = &syscall.Credential{}
 	}
