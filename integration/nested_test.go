@@ -294,7 +294,7 @@ func TestNestedSuite(t *testing.T) {
 	n := newNest(t)
 	tests := []string{"TestTrace", "TestRun", "TestHostSees", "TestPoll", "TestInotify", "TestCoherence", "TestPrograms", "TestVirtualRoot"}
 	if scaled(t, 10, 1) == 10 { // an emulated processor takes minutes for these
-		tests = append(tests, "TestHostile", "TestMountPid", "TestGuestLife", "TestStrangers")
+		tests = append(tests, "TestHostile", "TestMountPid", "TestInside", "TestGuestLife", "TestStrangers")
 	}
 	pattern := "^(" + strings.Join(tests, "|") + ")$"
 	cmd := n.run(n.role("suite", "-test.v", "-test.timeout", "5m", "-test.run", pattern), "--userns", "--privileged")

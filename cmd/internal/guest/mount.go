@@ -113,6 +113,14 @@ func OwnerOf(said *fs.Owner, pid int) (fs.Owner, error) {
 	if pid == 0 {
 		return fs.Owner{}, nil
 	}
+	own, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		return fs.Owner{}, fmt.Errorf("cannot tell in which user namespace this is: %w", err)
+	}
+	// Of the reader's own namespace the map counts from the parent's ids, of any other from the reader's (user_namespaces(7)).
+	if theirs, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/user"); err == nil && theirs == own {
+		return fs.Owner{}, nil
+	}
 	uid, err1 := hostID(pid, "uid_map")
 	gid, err2 := hostID(pid, "gid_map")
 	if err := errors.Join(err1, err2); err != nil {
