@@ -11,7 +11,7 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= v0.8.2
 # The last before packages for Windows, whose modules not every module proxy has.
 NFPM ?= v2.45.0
-KERNELS ?= here 6.12 6.1
+KERNELS ?= here 6.12 6.1 6.12-clients
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
 TESTFLAGS ?=
 BENCHFLAGS ?=
@@ -43,6 +43,7 @@ test-binary:
 	CGO_ENABLED=0 $(GO) build -tags failpoints -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/vcgroupfs-failpoints ./cmd/vcgroupfs
 	CGO_ENABLED=0 $(GO) test -c -o bin/integration.test ./integration
 	CGO_ENABLED=0 $(GO) build -o bin/vm ./integration/vm
+	if command -v rustc >/dev/null; then rustc -O -C target-feature=+crt-static -o bin/parallelism integration/clients/parallelism.rs; fi
 
 deps:
 	.ci/deps.sh

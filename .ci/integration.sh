@@ -2,7 +2,9 @@
 # Runs bin/integration.test, which must be built, on this kernel ("here") or in virtual machines with Debian cloud kernels
 # of the series named.
 #
-#	.ci/integration.sh here|6.12|6.1... [-- TEST BINARY'S OPTION...]
+#	.ci/integration.sh here|6.12|6.1|6.12-clients... [-- TEST BINARY'S OPTION...]
+#
+# A machine called SERIES-clients has the programs that look for their limits, and more processors than those allow them.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -20,31 +22,42 @@ on_this_kernel() {
 		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
-# runtime_files prints the files that the container runtimes consist of.
-runtime_files() {
-	for runtime in runc crun; do
-		program=$(command -v "$runtime") || continue
+# files_of PROGRAM... prints the files that programs consist of, those that are installed.
+files_of() {
+	for name; do
+		program=$(command -v "$name") || continue
 		echo "$program"
-		ldd "$program" | awk '$2 == "=>" { print $3 } $1 ~ "^/" { print $1 }'
+		ldd "$program" | awk '$3 ~ "^/" { print $3 } $1 ~ "^/" { print $1 }'
 	done
 }
 
-# in_vm SERIES [OPTION...]
+# client_files prints those of the programs that look for their limits. A Java consists of more than what it is linked with.
+client_files() {
+	files_of runc crun node cgget
+	[ -z "$jre" ] || {
+		files_of "$jre/bin/java" "$jre/lib/server/libjvm.so"
+		ls -d "$jre/lib" /etc/java-*
+	}
+}
+
+# in_vm SERIES LISTER MACHINE'S OPTIONS [OPTION...] runs the tests in a machine that has the files which LISTER prints, too.
 in_vm() {
 	series=$1
-	shift
+	lister=$2
+	machine=$3
+	shift 3
 	kernel=$(.ci/kernel.sh "$series") || return
 	set -- -dir /vcgroupfs/integration -env VCGROUPFS=/vcgroupfs/bin/vcgroupfs \
 		-env VCGROUPFS_FAILPOINTS=/vcgroupfs/bin/vcgroupfs-failpoints -env VCGROUPFS_SCALE=$vm_scale -- \
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" "$@"
-	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test testdata integration/testdata; do
+	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test bin/parallelism testdata integration/testdata; do
 		[ ! -e "$path" ] || set -- -file "$path=/vcgroupfs/$path" "$@"
 	done
-	# The runtimes that are installed here, with their libraries.
-	for path in $(runtime_files | sort -u); do
+	for path in $($lister | sort -u); do
 		set -- -file "$(readlink -f "$path")=$path" "$@"
 	done
-	bin/vm -kernel "$kernel" -timeout 15m "$@"
+	# shellcheck disable=SC2086 # words
+	bin/vm -kernel "$kernel" -timeout 15m $machine "$@"
 }
 
 # checked NAME COMMAND... runs the tests, shows what they print as it comes, and judges their status and their skips.
@@ -77,7 +90,11 @@ failed=
 for kernel in $kernels; do
 	case $kernel in
 	here) checked "linux-$(uname -r)" on_this_kernel "$@" ;;
-	*) checked "linux-$kernel-vm" in_vm "$kernel" "$@" ;;
+	*-clients)
+		jre=$(readlink -f "$(command -v java)") && jre=${jre%/bin/java}
+		checked "linux-$kernel" in_vm "${kernel%-clients}" client_files "-smp 4 -memory 2048 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin" -test.run '^TestClients$' "$@"
+		;;
+	*) checked "linux-$kernel-vm" in_vm "$kernel" "files_of runc crun" "" "$@" ;;
 	esac
 done
 [ -z "$failed" ] || die "integration tests failed:$failed"

@@ -55,6 +55,8 @@ func playRole(role string) {
 		playAsk(arg)
 	case "nest": // is the host of another guest
 		playNest(arg)
+	case "client": // looks for its limits as some program does
+		playClient(strings.Join(os.Args[1:], " "))
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
 	}

@@ -115,6 +115,31 @@ func newBundle(t testing.TB, d *daemon, runtime, id, role string, hookArgs ...st
 	return b
 }
 
+// overHost gives the bundle the host's own root, over which the container writes to a directory of its own. That has the files that are
+// given, and this test binary as /program.
+func (b *bundle) overHost(t testing.TB, files map[string]string) {
+	t.Helper()
+	rootfs := filepath.Join(b.dir, "rootfs")
+	upper, work := t.TempDir(), t.TempDir()
+	for name, text := range files {
+		at := filepath.Join(upper, name)
+		err := os.MkdirAll(filepath.Dir(at), 0o755)
+		if err == nil {
+			err = os.WriteFile(at, []byte(text), 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(filepath.Join(rootfs, "program"), filepath.Join(upper, "program")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("overlay", rootfs, "overlay", 0, "lowerdir=/,upperdir="+upper+",workdir="+work); err != nil {
+		t.Skipf("machine: no overlay over the host's root: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(rootfs, unix.MNT_DETACH) })
+}
+
 func absProgram(t testing.TB) string {
 	t.Helper()
 	path, err := filepath.Abs(program(t))

@@ -29,7 +29,10 @@ func TestSystemd(t *testing.T) {
 	d := startDaemon(t)
 	b := newBundle(t, d, runtime, "systemd", "", "--tmpfs", "--controllers", "name=systemd,memory,pids,cpu")
 	first := readFile("/proc/1/cgroup")
-	systemdRoot(t, b)
+	b.overHost(t, map[string]string{
+		"etc/systemd/system/vcgroupfs-test.target":  "[Unit]\nDefaultDependencies=no\n",
+		"etc/systemd/system/vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n[Service]\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
+	})
 	process := b.config["process"].(map[string]any)
 	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
 	process["args"] = []string{systemdProgram, "systemd.unified_cgroup_hierarchy=0", "--unit=vcgroupfs-test.target", "--log-target=console", "--show-status=yes"}
@@ -115,30 +118,6 @@ func TestSystemd(t *testing.T) {
 	}
 	nothingLeft(t, d, h, b.cgroup)
 	d.stop(t)
-}
-
-// systemdRoot makes the host's own root, over which the container writes to a directory of its own, that of a bundle, with the units
-// of the test.
-func systemdRoot(t *testing.T, b *bundle) {
-	t.Helper()
-	rootfs := filepath.Join(b.dir, "rootfs")
-	upper, work := t.TempDir(), t.TempDir()
-	units := filepath.Join(upper, "etc/systemd/system")
-	if err := os.MkdirAll(units, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string]string{
-		"vcgroupfs-test.target":  "[Unit]\nDefaultDependencies=no\n",
-		"vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n[Service]\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
-	} {
-		if err := os.WriteFile(filepath.Join(units, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := unix.Mount("overlay", rootfs, "overlay", 0, "lowerdir=/,upperdir="+upper+",workdir="+work); err != nil {
-		t.Skipf("machine: no overlay over the host's root: %v", err)
-	}
-	t.Cleanup(func() { unix.Unmount(rootfs, unix.MNT_DETACH) })
 }
 
 // openTerminal makes a terminal: systemd wants one for its console.

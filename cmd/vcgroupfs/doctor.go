@@ -77,7 +77,7 @@ func (d diagnosis) print(c *cli.Context) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	defer w.Flush()
 	if d.Sight == "" {
-		fmt.Fprint(w, "PROGRAM")
+		fmt.Fprint(w, "WHAT IT MAKES OF A VIEW OF")
 		for _, s := range doctor.Sights {
 			fmt.Fprintf(w, "\t%s", s.How)
 		}

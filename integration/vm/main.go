@@ -41,7 +41,7 @@ func main() {
 	var m machine
 	var files, env list
 	kernel := flag.String("kernel", "", "directory of an unpacked kernel package (boot/vmlinuz-*, lib/modules/*)")
-	modules := flag.String("modules", "fuse,virtio_pci,virtio_blk,loop", "modules to load, with what they depend on; those built in are skipped")
+	modules := flag.String("modules", "fuse,virtio_pci,virtio_blk,loop,overlay", "modules to load, with what they depend on; those built in are skipped")
 	busybox := flag.String("busybox", "busybox", "a static busybox")
 	flag.StringVar(&m.qemu, "qemu", "qemu-system-x86_64", "the emulator")
 	flag.IntVar(&m.memoryMiB, "memory", 1024, "the guest's memory in MiB")

@@ -446,6 +446,7 @@ const maxPolicies = 256
 func (d *Daemon) Remove(ctx context.Context, name string) error {
 	g, err := d.find(name)
 	if err != nil {
+		d.settle(name)
 		return err
 	}
 	if g.record.Declared {
@@ -489,6 +490,20 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 		d.hub.Publish(api.Event{Time: time.Now(), Kind: kind, Guest: g.record.Name, Reason: reason})
 	}
 	return true
+}
+
+// settle waits for a guest that is being made or taken away, with its process say: who is told that there is none of that name finds
+// nothing of it.
+func (d *Daemon) settle(name string) (gone bool) {
+	d.mu.Lock()
+	g := d.guests[name]
+	d.mu.Unlock()
+	if g == nil {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gone
 }
 
 func notFound(name string) error {

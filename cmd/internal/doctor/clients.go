@@ -4,13 +4,15 @@ package doctor
 type Sight string
 
 const (
-	None    Sight = "nothing"
-	V2      Sight = "cgroup2" // the kernel's own
-	V1      Sight = "v1"      // the kernel's own, with a mount for each hierarchy
-	View    Sight = "view"    // of the v2 tree
-	Stacked Sight = "stacked" // such a view over the kernel's own cgroup2
-	Dirs    Sight = "dirs"    // a view with a directory for each hierarchy
-	Tmpfs   Sight = "tmpfs"   // a tmpfs with a mount of a view for each hierarchy
+	None         Sight = "nothing"
+	V2           Sight = "cgroup2"       // the kernel's own
+	V1           Sight = "v1"            // the kernel's own, with a mount for each hierarchy
+	View         Sight = "view"          // of the v2 tree
+	Stacked      Sight = "stacked"       // such a view over the kernel's own cgroup2
+	Dirs         Sight = "dirs"          // a view with a directory for each hierarchy
+	StackedDirs  Sight = "stacked-dirs"  // such a view over the kernel's own mounts
+	Tmpfs        Sight = "tmpfs"         // a tmpfs with a mount of a view for each hierarchy
+	StackedTmpfs Sight = "stacked-tmpfs" // such a tmpfs over the kernel's own mounts
 )
 
 // Sights are those that a view can give, with the option that gives them.
@@ -18,7 +20,7 @@ var Sights = []struct {
 	Sight Sight
 	How   string
 }{
-	{View, "a view of v2"}, {Stacked, "a view of v2 with --stack"}, {Dirs, "a view of v1"}, {Tmpfs, "a view of v1 with --tmpfs"},
+	{View, "v2"}, {Stacked, "v2 --stack"}, {Dirs, "v1"}, {StackedDirs, "v1 --stack"}, {Tmpfs, "v1 --tmpfs"}, {StackedTmpfs, "v1 --tmpfs --stack"},
 }
 
 // Verdict says whether a program accepts what it finds.
@@ -31,8 +33,8 @@ const (
 	Other   Verdict = "-"       // it does not look there
 )
 
-// Client is a program, and what it makes of each sight. How it looks was read in its source; what was run is told of in
-// docs/clients.md.
+// Client is a program, and what it makes of each sight. TestClients of the integration tests compares that with what programs do;
+// docs/clients.md tells which. The others were read in their sources.
 type Client struct {
 	Name     string            `json:"name"`
 	Looks    string            `json:"looks"` // how it tells what it finds
@@ -40,8 +42,13 @@ type Client struct {
 	Instead  string            `json:"instead,omitempty"` // what to give it where it says no or ignores
 }
 
-func client(name, looks, instead string, view, stacked, dirs, tmpfs Verdict) Client {
-	return Client{name, looks, map[Sight]Verdict{V2: Yes, V1: Yes, None: Other, View: view, Stacked: stacked, Dirs: dirs, Tmpfs: tmpfs}, instead}
+// client has a verdict for each of Sights, in their order.
+func client(name, looks, instead string, verdicts ...Verdict) Client {
+	c := Client{name, looks, map[Sight]Verdict{V2: Yes, V1: Yes, None: Other}, instead}
+	for i, v := range verdicts {
+		c.Verdicts[Sights[i].Sight] = v
+	}
+	return c
 }
 
 // but is the client with another verdict on a sight.
@@ -53,23 +60,24 @@ func (c Client) but(s Sight, v Verdict) Client {
 const (
 	byPath  = "opens files by path"
 	byMagic = "statfs: the kernel's magic number of cgroup2"
-	byMount = "/proc/self/mountinfo: a file system of type cgroup2"
+	byMount = "/proc/self/mountinfo: a file system of type cgroup2 or cgroup"
 )
 
 // Clients are the programs that are known. Sources: the projects' own, August to November 2026.
 var Clients = []Client{
-	client("systemd 236 to 258 as process 1", byMagic+", or a tmpfs", "--tmpfs on a host with v1; nothing on one with v2 alone", No, No, No, Yes),
-	client("systemd 259 and newer as process 1", byPath, "a view of v2", Yes, Yes, No, No).but(V1, No),
-	client("systemd-nspawn", "access of cgroup.procs", "a view of v2", Yes, Yes, No, No),
-	client("runc, Docker, podman, containerd, kubelet, cAdvisor in the guest", byMagic+", then type cgroup in mountinfo", "the kernel's own cgroup2, read-only", No, No, No, No),
-	client("crun in the guest", byMagic+", or a tmpfs", "--tmpfs on a host with v1", No, No, No, Yes),
-	client("Go 1.25 and newer (GOMAXPROCS), automaxprocs", byMount+", then by path", "--stack", Ignores, Yes, Ignores, Ignores),
-	client("JDK 11 to 24", "/proc/cgroups, then "+byMount, "--stack", Ignores, Yes, Ignores, Ignores),
-	client("JDK 25 and newer, Corretto 8", byMagic, "the limits as options (-Xmx, -XX:ActiveProcessorCount)", Ignores, Ignores, Ignores, Ignores),
-	client(".NET", byMagic, "DOTNET_GCHeapHardLimit", Ignores, Ignores, Ignores, Ignores),
-	client("Node.js (libuv)", byPath, "", Yes, Yes, Yes, Yes),
-	client("Rust (available_parallelism)", byPath, "", Yes, Yes, Yes, Yes),
-	client("telegraf, shell scripts, whatever reads by path", byPath, "", Yes, Yes, Yes, Yes),
-	client("btop", byPath, "a view of v2", Yes, Yes, Ignores, Ignores),
-	client("libcgroup (cgcreate, cgget)", "/proc/mounts, then statfs", "the files themselves", No, Ignores, No, No),
+	client("systemd 236 to 258 as process 1", byMagic+", or a tmpfs", "--tmpfs on a host with v1; nothing on one with v2 alone", No, No, No, No, Yes, Yes),
+	client("systemd 259 and newer as process 1", byPath, "a view of v2", Yes, Yes, No, No, No, No).but(V1, No),
+	client("systemd-nspawn", "access of cgroup.procs", "a view of v2", Yes, Yes, No, No, No, No),
+	client("runc in the guest", byMagic+", else "+byMount, "--stack on a host with v1, in a user namespace, for containers without a cgroup mount", No, No, No, Yes, No, Yes),
+	client("crun in the guest", byMagic+", or a tmpfs", "--tmpfs on a host with v1, in a user namespace", No, No, No, No, Yes, Yes),
+	client("Docker, podman, containerd, kubelet, cAdvisor in the guest", byMagic+", else "+byMount, "the kernel's own cgroup2, read-only", No, No, No, No, No, No),
+	client("Go 1.25 and newer (GOMAXPROCS), automaxprocs", byMount+", then by path", "--stack", Ignores, Yes, Ignores, Yes, Ignores, Yes),
+	client("JDK 11 to 24", "/proc/cgroups, then "+byMount, "--stack", Ignores, Yes, Ignores, Yes, Ignores, Yes),
+	client("JDK 25 and newer, Corretto 8", byMagic+", else "+byMount, "the limits as options (-Xmx, -XX:ActiveProcessorCount); --stack on a host with v1", Ignores, Ignores, Ignores, Yes, Ignores, Yes),
+	client(".NET", byMagic+", else "+byMount, "DOTNET_GCHeapHardLimit; --stack on a host with v1", Ignores, Ignores, Ignores, Yes, Ignores, Yes),
+	client("Node.js 20 and newer (libuv 1.45)", byPath, "", Yes, Yes, Yes, Yes, Yes, Yes),
+	client("Rust 1.64 and newer (available_parallelism)", byPath, "", Yes, Yes, Yes, Yes, Yes, Yes),
+	client("telegraf, shell scripts, whatever reads by path", byPath, "", Yes, Yes, Yes, Yes, Yes, Yes),
+	client("btop 1.4.6 and newer", byPath, "a view of v2", Yes, Yes, Ignores, Ignores, Ignores, Ignores),
+	client("libcgroup (cgcreate, cgget)", byMount, "--stack, or the files themselves", No, Yes, No, Yes, No, Yes),
 }

@@ -21,7 +21,7 @@ func TestSightIn(t *testing.T) {
 	)
 	for in, want := range map[string]Sight{
 		"": None, "1 2 0:1 / / rw - ext4 /dev/vda rw\n": None, v2: V2, tmpfs + v1: V1, view2: View, v2 + view2: Stacked, view1: Dirs,
-		tmpfs + part: Tmpfs, tmpfs + v1 + view1: Dirs, tmpfs + v1 + tmpfs + part: Tmpfs, tmpfs: None, view2 + tmpfs: None,
+		tmpfs + part: Tmpfs, tmpfs + v1 + view1: StackedDirs, tmpfs + v1 + tmpfs + part: StackedTmpfs, tmpfs: None, view2 + tmpfs: None,
 	} {
 		mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(in), nil)
 		if err != nil {

@@ -36,11 +36,13 @@ func SightOf(pid int) (Sight, error) {
 // mounts that were made beneath others, which go before nobody sees them.
 func sightIn(mounts []*mountinfo.Info) Sight {
 	var at, below []string // types of what is mounted there, and below
+	var v1Covered bool     // mounts of v1 hierarchies are under a later mount
 	for _, m := range mounts {
 		switch {
 		case m.Mountpoint == place:
 			at = append(at, m.FSType)
-			below = nil // covered
+			v1Covered = v1Covered || slices.Contains(below, "cgroup")
+			below = nil
 		case strings.HasPrefix(m.Mountpoint, place+"/"):
 			below = append(below, m.FSType)
 		}
@@ -52,6 +54,8 @@ func sightIn(mounts []*mountinfo.Info) Sight {
 	switch top := at[len(at)-1]; {
 	case top == "cgroup2":
 		return V2
+	case top == "tmpfs" && slices.Contains(below, "fuse.cgroup") && v1Covered:
+		return StackedTmpfs
 	case top == "tmpfs" && slices.Contains(below, "fuse.cgroup"):
 		return Tmpfs
 	case top == "tmpfs" && slices.Contains(below, "cgroup"):
@@ -60,6 +64,8 @@ func sightIn(mounts []*mountinfo.Info) Sight {
 		return Stacked
 	case top == "fuse.cgroup2":
 		return View
+	case top == "fuse.cgroup" && v1Covered:
+		return StackedDirs
 	case top == "fuse.cgroup":
 		return Dirs
 	}

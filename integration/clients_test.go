@@ -1,0 +1,201 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// The limits of a container in which programs are asked what they find, beside a quota of one processor.
+const (
+	clientMemory = 200 << 20
+	clientPids   = 500
+)
+
+// client is a program, and what it says when it has found the limits.
+type client struct {
+	row     string // the beginning of its row in doctor's table
+	needs   string // a program of the host; "" for one that the tests bring along
+	command []string
+	sees    string // what then matches its output, as a regular expression
+}
+
+// clients are the programs that are asked. What a row says of others than those is read in their sources.
+func clients(h *host.Host) []client {
+	maxprocs := "^1 " // automaxprocs rounds down; GOMAXPROCS is never below 2 for a quota
+	if runtime.NumCPU() > 2 {
+		maxprocs = "^1 2 "
+	}
+	memoryLimit := "memory.max"
+	if onV1(h, "memory") {
+		memoryLimit = "memory.limit_in_bytes"
+	}
+	return []client{
+		{row: "Go 1.25", command: []string{"/program", "maxprocs"}, sees: maxprocs},
+		{row: "telegraf", command: []string{"/program", "telegraf"}, sees: fmt.Sprintf("(?s)memory=%d\n.*pids=%d\n", clientMemory, clientPids)},
+		{row: "Rust", needs: "rustc", command: []string{"/parallelism"}, sees: "^1\n"},
+		{row: "Node.js", needs: "node", command: []string{"node", "-p", "process.constrainedMemory()"}, sees: fmt.Sprintf("^%d\n", clientMemory)},
+		{row: "JDK 11", needs: "java", command: []string{"java", "-XX:+UseSerialGC", "-Xlog:os+container=trace", "-version"},
+			sees: fmt.Sprintf("(?s)active_processor_count: 1\n.*Memory Limit is: %d\n", clientMemory)},
+		{row: "runc in", needs: "runc", command: []string{"sh", "-c", nested("runc")}, sees: "^inner\n"},
+		{row: "crun in", needs: "crun", command: []string{"sh", "-c", nested("crun")}, sees: "^inner\n"},
+		{row: "libcgroup", needs: "cgget", command: []string{"cgget", "-n", "-v", "-r", memoryLimit, "/"}, sees: fmt.Sprintf("^%d\n", clientMemory)},
+	}
+}
+
+// nested runs a container in the container, of the bundle that testClients puts there. Its cgroup must have come into being.
+func nested(runtime string) string {
+	return "mkdir -p /tmp/rootfs && cp /bin/busybox /tmp/rootfs && cp /inner.json /tmp/config.json && " +
+		runtime + " --root /tmp/" + runtime + " run --bundle /tmp inner-" + runtime
+}
+
+// rustProgram is built beside the program under test where there is a compiler for it.
+func rustProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUPFS")), "parallelism") }
+
+// need skips a test where a program is missing, or is older than what the row in doctor's table is of.
+func (c client) need(t *testing.T, tree *host.Tree) {
+	switch c.needs {
+	case "":
+		return
+	case "rustc":
+		if !exists(rustProgram()) {
+			t.Skip("machine: rustc was not installed when the tests were built")
+		}
+		return
+	}
+	if _, err := exec.LookPath(c.needs); err != nil {
+		t.Skipf("machine: %s is not installed", c.needs)
+	}
+	if c.needs == "node" && tree.Version == hierarchy.V2 {
+		out, err := exec.Command("node", "-p", "process.versions.uv").Output()
+		if uv := strings.TrimSpace(string(out)); err == nil && strings.HasPrefix(uv, "1.44.") {
+			t.Skipf("machine: node has libuv %s, which knows no cgroup2", uv)
+		}
+	}
+}
+
+// TestClients runs programs that look for limits in containers that have some, and compares what each makes of what it finds at
+// /sys/fs/cgroup with what doctor says of that.
+func TestClients(t *testing.T) {
+	h := openHost(t)
+	memory := need(t, h, "memory")
+	forms := map[string][]string{"plain": nil, "stack": {"--stack"}}
+	if memory.Version == hierarchy.V1 {
+		forms["tmpfs"], forms["tmpfs-stack"], forms["nothing"] = []string{"--tmpfs"}, []string{"--tmpfs", "--stack"}, nil
+	}
+	for name, args := range forms {
+		t.Run(name, func(t *testing.T) { testClients(t, h, memory, name == "nothing", args...) })
+	}
+}
+
+func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, hookArgs ...string) {
+	runc := needRuntime(t, "runc")
+	d := startDaemon(t)
+	b := newBundle(t, d, runc, "clients", "commands", hookArgs...)
+	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b)})
+	b.with("cgroup", "user") // where nothing but the view bounds what a container in it does
+	capabilities := map[string]any{}
+	for _, set := range []string{"bounding", "effective", "permitted"} {
+		capabilities[set] = allCapabilities(t)
+	}
+	b.config["process"].(map[string]any)["capabilities"] = capabilities
+	delete(b.linux(), "seccomp")
+	delete(b.linux(), "maskedPaths")
+	delete(b.linux(), "readonlyPaths")
+	b.linux()["resources"] = map[string]any{
+		"memory": map[string]any{"limit": clientMemory}, "pids": map[string]any{"limit": clientPids},
+		"cpu": map[string]any{"quota": 100000, "period": 100000},
+	}
+	if nothing { // so that what is seen elsewhere is seen in the view
+		delete(b.config, "hooks")
+		b.config["mounts"] = withoutCgroups(b.config["mounts"])
+	}
+	b.write(t)
+	cmd := b.command(runc)
+	cmd.Stderr = os.Stderr
+	x := startProcess(t, cmd)
+	x.ask(t, "read", "/proc/self/cgroup") // it runs
+	var says struct {
+		Sight   string
+		Clients []struct {
+			Name     string
+			Verdicts map[string]string
+		}
+	}
+	if status, out := d.try(t, "doctor", "--json", "--pid", itoa(initOf(t, runc, b))); status != 0 || json.Unmarshal([]byte(out), &says) != nil {
+		t.Fatalf("doctor: %d: %s", status, out)
+	}
+	for _, c := range clients(h) {
+		t.Run(strings.ReplaceAll(c.row, " ", "-"), func(t *testing.T) {
+			c.need(t, memory)
+			args := append([]string{"exec", "--env", roleVariable + "=client", "--env", "PATH=" + os.Getenv("PATH"), b.id}, c.command...)
+			out, err := exec.Command(runc, args...).CombinedOutput()
+			got, want := "ignores", ""
+			switch {
+			case err != nil:
+				got = "no"
+			case regexp.MustCompile(c.sees).Match(out):
+				got = "yes"
+			}
+			for _, row := range says.Clients {
+				if strings.HasPrefix(row.Name, c.row) {
+					want = row.Verdicts[says.Sight]
+				}
+			}
+			if got != want && !(nothing && want == "-" && got != "yes") {
+				t.Errorf("finds %s: %s, and doctor says %q; it printed:\n%.2000s", says.Sight, got, want, out)
+			}
+		})
+	}
+	x.in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the container ended with %v", err)
+	}
+	nothingLeft(t, d, h, b.cgroup)
+	d.stop(t)
+}
+
+// innerConfig is the configuration of a container in the container, without a mount of cgroups.
+func innerConfig(t *testing.T, outer *bundle) string {
+	t.Helper()
+	var config map[string]any
+	if err := json.Unmarshal([]byte(readFile(filepath.Join(outer.dir, "config.json"))), &config); err != nil {
+		t.Fatal(err)
+	}
+	process := config["process"].(map[string]any)
+	process["terminal"], process["args"] = false, []string{"/busybox", "echo", "inner"}
+	config["mounts"] = withoutCgroups(config["mounts"])
+	raw, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
+
+func withoutCgroups(mounts any) []any {
+	return slices.DeleteFunc(mounts.([]any), func(m any) bool { return m.(map[string]any)["type"] == "cgroup" })
+}
+
+// initOf is the pid of a container's first process.
+func initOf(t *testing.T, runtime string, b *bundle) (pid int) {
+	t.Helper()
+	var state struct{ Pid int }
+	out, err := exec.Command(runtime, "state", b.id).Output()
+	if err == nil {
+		err = json.Unmarshal(out, &state)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state.Pid
+}
