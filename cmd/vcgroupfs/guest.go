@@ -157,7 +157,7 @@ func guestAddCommand() *cli.Command {
 			&cli.BoolFlag{Name: "stack", Usage: "with --into: leave what is mounted there below the view, for programs that look for cgroup2 in mountinfo"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
-			tmpfsFlag(), socketFlag(),
+			tmpfsFlag(), procCgroupsFlag(), socketFlag(),
 		),
 		Action: guestAction(1, 1, "one name for the guest", func(c *cli.Context, daemon *api.Client, args []string) error {
 			if err := checkName(args[0]); err != nil {
@@ -185,17 +185,26 @@ func tmpfsFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "tmpfs", Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in the guest"}
 }
 
+func procCgroupsFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "proc-cgroups", Usage: "put a file over /proc/cgroups, too, that names the controllers which the guest is shown"}
+}
+
 // intoFlags is where in the guest the view is to be attached; nil for nowhere.
 func intoFlags(c *cli.Context) (*api.Into, error) {
 	switch {
-	case c.String("into") == "" && (c.IsSet("rootfs") || c.Bool("stack") || c.Bool("tmpfs")):
-		return nil, usagef("--rootfs, --stack and --tmpfs say how to attach the view in a guest: give --into DIR beside them")
+	case c.String("into") == "" && (c.IsSet("rootfs") || c.Bool("stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
+		return nil, usagef("--rootfs, --stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
 	case c.String("into") == "":
 		return nil, nil
 	case c.Int("pid") == 0:
 		return nil, usagef("--into is a place in the mount namespace of a process: give --pid PID beside it")
 	}
-	return &api.Into{Path: c.String("into"), Rootfs: c.String("rootfs"), Stack: c.Bool("stack"), Tmpfs: c.Bool("tmpfs")}, nil
+	return intoOf(c, c.String("rootfs")), nil
+}
+
+// intoOf is the place that the flags which "guest add" and the hooks have in common describe.
+func intoOf(c *cli.Context, rootfs string) *api.Into {
+	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: c.Bool("stack"), Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups")}
 }
 
 func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.CheckName(name)) }

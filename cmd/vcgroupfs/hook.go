@@ -75,7 +75,7 @@ func hookFlags() []cli.Flag {
 	return append(policyFlags(),
 		&cli.StringFlag{Name: "into", Value: "/sys/fs/cgroup", Usage: "attach the view at `DIR` in the container"},
 		&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted there below the view, for programs that look for cgroup2 in mountinfo"},
-		tmpfsFlag(), socketFlag(),
+		tmpfsFlag(), procCgroupsFlag(), socketFlag(),
 	)
 }
 
@@ -116,7 +116,7 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 			return nil
 		}
 		spec.Pid = box.pid
-		spec.Into = &api.Into{Rootfs: box.rootfs, Path: c.String("into"), Stack: c.Bool("stack"), Tmpfs: c.Bool("tmpfs")}
+		spec.Into = intoOf(c, box.rootfs)
 		if spec.Controllers, err = guest.Narrow(spec.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}

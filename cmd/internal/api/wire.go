@@ -29,6 +29,8 @@ type Into struct {
 	Path   string `json:"path" yaml:"path"`                         // absolute path of an existing directory, from the guest's root
 	Stack  bool   `json:"stack,omitempty" yaml:"stack,omitempty"`   // what is mounted there stays below the view
 	Tmpfs  bool   `json:"tmpfs,omitempty" yaml:"tmpfs,omitempty"`   // a tmpfs with a mount for each hierarchy, as hosts with v1 have it
+
+	ProcCgroups bool `json:"procCgroups,omitempty" yaml:"procCgroups,omitempty"` // a file over /proc/cgroups that names the controllers shown
 }
 
 // Guest is a guest as the daemon has it.

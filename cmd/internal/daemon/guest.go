@@ -323,7 +323,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		err = g.at.Learn()
 	}
 	if err == nil {
-		err = g.attach(s)
+		err = d.attach(g, s)
 	}
 	if err != nil {
 		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -473,7 +473,7 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted
 		default:
 		}
-		g.detach(s)
+		d.detach(g, s)
 		g.at.Unmount(g.log)
 		if d.ownTarget(g.record.Spec.Target) {
 			os.Remove(g.record.Spec.Target)

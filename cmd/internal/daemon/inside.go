@@ -19,9 +19,9 @@ func (d *Daemon) viewsDir() string { return filepath.Join(filepath.Dir(d.setting
 func (d *Daemon) ownTarget(target string) bool { return filepath.Dir(target) == d.viewsDir() }
 
 // inside is where the view of a guest is attached that has boundaries in these hierarchies.
-func (g *guest) inside(boundaries []*host.Boundary) life.Inside {
+func (d *Daemon) inside(g *guest, boundaries []*host.Boundary) (in life.Inside, err error) {
 	into := g.record.Spec.Into
-	in := life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: into.Stack}
+	in = life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: into.Stack}
 	if into.Tmpfs {
 		var trees []*host.Tree
 		for _, b := range boundaries {
@@ -29,11 +29,20 @@ func (g *guest) inside(boundaries []*host.Boundary) life.Inside {
 		}
 		in.Dirs = life.DirsOf(trees)
 	}
-	return in
+	if into.ProcCgroups {
+		p, err := d.policy(g.record.Spec)
+		if err != nil {
+			return in, err
+		}
+		if in.Cgroups, err = life.CgroupsText(p); err != nil {
+			return in, err
+		}
+	}
+	return in, nil
 }
 
 // attach attaches the view in the mount namespace of the guest's process, where the spec asks for it.
-func (g *guest) attach(s *life.Served) error {
+func (d *Daemon) attach(g *guest, s *life.Served) error {
 	if g.record.Spec.Into == nil {
 		return nil
 	}
@@ -44,15 +53,23 @@ func (g *guest) attach(s *life.Served) error {
 	if err := unix.Mount("", g.at.Path, "", unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot keep the mounts on the view apart: %w", err)
 	}
-	return g.inside(s.Boundaries).Attach(g.at.Path)
+	in, err := d.inside(g, s.Boundaries)
+	if err != nil {
+		return err
+	}
+	return in.Attach(g.at.Path)
 }
 
 // detach takes the view out of a guest whose process goes on.
-func (g *guest) detach(s *life.Served) {
+func (d *Daemon) detach(g *guest, s *life.Served) {
 	if g.record.Spec.Into == nil || g.at.Device == 0 || ended(g.record) {
 		return
 	}
-	if err := g.inside(s.Boundaries).Detach(g.at.Device); err != nil {
+	in, err := d.inside(g, s.Boundaries)
+	if err == nil {
+		err = in.Detach(g.at.Device)
+	}
+	if err != nil {
 		g.log.WithError(err).Infof("the view is not taken out of process %d, where it has no server any more", g.record.Spec.Pid)
 	}
 }
@@ -73,10 +90,9 @@ func (d *Daemon) Attach(name string) error {
 	case ended(g.record):
 		return failf(api.CodeInvalid, "cannot attach guest %s anew: its process has ended", name)
 	}
-	in := g.inside(g.boundaries())
-	attached, err := in.Has(g.at.Device)
-	if err == nil && !attached {
-		err = in.Attach(g.at.Path)
+	in, err := d.inside(g, g.boundaries())
+	if err == nil {
+		err = in.Mend(g.at.Path, g.at.Device)
 	}
 	return asError(api.CodeFailed, err)
 }

@@ -33,7 +33,7 @@ func TestNamesAndLimits(t *testing.T) {
 }
 
 func TestFilterCgroups(t *testing.T) {
-	const text = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t3\t1\t1\nmemory\t4\t240\t1\npids\t8\t77\t1\nblkio\t0\t5\t1\n"
+	const text = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t3\t1\t1\nmemory\t4\t240\t1\npids\t8\t77\t1\nblkio\t0\t5\t1\ncpuacct\t0\t5\t1\n"
 	permits := func(names ...string) func(string) bool {
 		return func(c string) bool { return strings.Contains(" "+strings.Join(names, " ")+" ", " "+c+" ") }
 	}
@@ -41,6 +41,7 @@ func TestFilterCgroups(t *testing.T) {
 		"#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t4\t1\t1\npids\t8\t1\t1\n": permits("memory", "pids"),
 		"#subsys_name\thierarchy\tnum_cgroups\tenabled\n":                                 permits(),
 		"#subsys_name\thierarchy\tnum_cgroups\tenabled\nblkio\t0\t1\t1\n":                 permits("io"), // v2's io is blkio there
+		"#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuacct\t0\t1\t1\n":               permits("cpu"),
 	} {
 		if got := filterCgroups(text, p); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -27,6 +27,9 @@ type Inside struct {
 	Path   string // from the guest's root
 	Stack  bool   // what is mounted there stays below, instead of being taken away
 	Dirs   []Dir  // for a tmpfs with a mount for each of these, instead of the view itself
+
+	Cgroups string // what /proc/cgroups is to say (CgroupsText); "" leaves the kernel's
+	file    bool   // the place is a file
 }
 
 // Dir is a directory at the top of a view that gets a mount of its own, and the links to it.
@@ -57,6 +60,33 @@ const moveMountBeneath = 0x200
 // Attach attaches the file system that is mounted at a directory of this mount namespace. What is mounted at the place goes in
 // the same moment, or stays below: nobody in the guest finds the place empty. The error says what is missing.
 func (in Inside) Attach(view string) error {
+	fresh, err := in.attachCgroups(filepath.Dir(view))
+	if err != nil {
+		return err
+	}
+	if err := in.attachView(view); err != nil {
+		if fresh {
+			_ = in.detachCgroups()
+		}
+		return err
+	}
+	return nil
+}
+
+// Mend attaches what the guest has taken away.
+func (in Inside) Mend(view string, device uint64) error {
+	has, err := in.Has(device)
+	switch {
+	case err != nil:
+		return err
+	case !has:
+		return in.Attach(view)
+	}
+	_, err = in.attachCgroups(filepath.Dir(view))
+	return err
+}
+
+func (in Inside) attachView(view string) error {
 	clone, err := in.clone(view)
 	if err != nil {
 		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, err)
@@ -137,6 +167,7 @@ func (in Inside) put(mount int, p *place) error {
 
 // Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
 func (in Inside) Detach(device uint64) error {
+	cgroupsErr := in.detachCgroups()
 	_, err := in.do(func(p *place) (bool, error) {
 		is, err := in.isView(p.at, device)
 		if err != nil || !is {
@@ -150,7 +181,7 @@ func (in Inside) Detach(device uint64) error {
 		}
 		return true, p.unmount()
 	}, nil)
-	return err
+	return errors.Join(err, cgroupsErr)
 }
 
 // Has says whether a view is what the guest finds at the place.
@@ -180,6 +211,7 @@ type place struct {
 	ns, root int         // of the process
 	mounts   *os.File    // its mountinfo
 	own      *os.File    // this process's
+	fds      int         // the directory of this process's descriptors, by the host's /proc
 	at       int         // what is at the place, O_PATH
 	settled  atomic.Bool // it was acted upon, or given up
 }
@@ -195,19 +227,27 @@ func (p *place) claim() error {
 	return nil
 }
 
+// mount is the number of the mount that the place is in, and whether it is the root of that. The table has the process's mounts.
+func (p *place) mount() (id int, covered bool, table []*mountinfo.Info, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, false, nil, os.NewSyscallError("statx", err)
+	}
+	if _, err := p.mounts.Seek(0, io.SeekStart); err != nil {
+		return 0, false, nil, err
+	}
+	table, err = mountinfo.GetMountsFromReader(p.mounts, nil)
+	return int(st.Mnt_id), st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, table, err
+}
+
 // mounted says whether something is mounted at the place itself. The error says that what happens there would happen in this
 // process's own mount namespace, too.
 func (p *place) mounted() (bool, error) {
-	var st unix.Statx_t
-	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
-		return false, os.NewSyscallError("statx", err)
-	}
-	covered := st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
-	mounts, err := mountinfo.GetMountsFromReader(p.mounts, nil)
+	id, covered, mounts, err := p.mount()
 	if err != nil {
 		return false, err
 	}
-	id, found := int(st.Mnt_id), false
+	found := false
 	for range 2 { // the mount that the place is in, and, where it is the root of that, the one below
 		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.ID == id })
 		if i < 0 {
@@ -250,16 +290,16 @@ func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
 	return found, err
 }
 
-// unmount unmounts what is at the place. It has no path that could be trusted.
+// unmount unmounts what is at the place. It has no path that could be trusted, but the descriptor's own in the host's /proc.
 func (p *place) unmount() error {
-	if err := unix.Fchdir(p.at); err != nil {
+	if err := unix.Fchdir(p.fds); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}
-	return os.NewSyscallError("umount2", unix.Unmount(".", unix.MNT_DETACH))
+	return os.NewSyscallError("umount2", unix.Unmount(strconv.Itoa(p.at), unix.MNT_DETACH))
 }
 
 func (p *place) close() {
-	for _, fd := range []int{p.ns, p.root, p.at} {
+	for _, fd := range []int{p.ns, p.root, p.at, p.fds} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -318,7 +358,7 @@ func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) 
 // mount namespace, where nothing is to be taken away.
 func (in Inside) reach() (p *place, err error) {
 	proc := "/proc/" + strconv.Itoa(in.Pid)
-	p = &place{ns: -1, root: -1, at: -1}
+	p = &place{ns: -1, root: -1, at: -1, fds: -1}
 	if p.ns, err = unix.Open(proc+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		p.root, err = unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
@@ -327,6 +367,9 @@ func (in Inside) reach() (p *place, err error) {
 	}
 	if err == nil {
 		p.own, err = os.Open("/proc/self/mountinfo")
+	}
+	if err == nil {
+		p.fds, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
 	// The same process after all was opened: all is of that one.
 	if start, serr := host.StartOf(in.Pid); serr != nil || start != in.Start {
@@ -354,22 +397,26 @@ func (in Inside) enter(p *place) error {
 	}
 	root := p.root
 	if in.Rootfs != "" {
-		rootfs, err := openIn(root, in.Rootfs)
+		rootfs, err := openIn(root, in.Rootfs, unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(rootfs)
 		root = rootfs
 	}
+	flags := unix.O_DIRECTORY
+	if in.file {
+		flags = 0
+	}
 	var err error
-	p.at, err = openIn(root, in.Path)
+	p.at, err = openIn(root, in.Path, flags)
 	return err
 }
 
-// openIn opens a directory by a path that a root bounds, as chroot would.
-func openIn(root int, path string) (int, error) {
+// openIn opens what is at a path that a root bounds, as chroot would.
+func openIn(root int, path string, flags int) (int, error) {
 	fd, err := unix.Openat2(root, path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Flags: uint64(unix.O_PATH | unix.O_CLOEXEC | flags), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}

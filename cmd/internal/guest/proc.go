@@ -1,23 +1,32 @@
 package guest
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// procCgroups is /proc/cgroups as a guest sees it: permitted controllers only, and no number of the host's cgroups.
-func procCgroups(p *policy.Policy) string {
-	raw, err := os.ReadFile("/proc/cgroups")
-	if err != nil {
-		return ""
+// cgroupsPath is a file that no namespace bounds: it names every controller of the host and counts its cgroups.
+const cgroupsPath = "/proc/cgroups"
+
+// CgroupsText is /proc/cgroups as a guest sees it: permitted controllers only, and no number of the host's cgroups. It is "" where the
+// kernel has no such file.
+func CgroupsText(p *policy.Policy) (string, error) {
+	raw, err := os.ReadFile(cgroupsPath)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
 	}
-	return filterCgroups(string(raw), p.Permits)
+	return filterCgroups(string(raw), p.Permits), err
 }
 
 // filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each with
-// one cgroup.
+// one cgroup. On v2 what is blkio and cpuacct there belongs to io and cpu.
 func filterCgroups(text string, permits func(string) bool) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -25,10 +34,105 @@ func filterCgroups(text string, permits func(string) bool) string {
 		switch {
 		case strings.HasPrefix(line, "#"):
 			b.WriteString(line)
-		case len(f) == 4 && (permits(f[0]) || f[0] == "blkio" && permits("io") && f[1] == "0"):
+		case len(f) == 4 && (permits(f[0]) || f[1] == "0" && (f[0] == "blkio" && permits("io") || f[0] == "cpuacct" && permits("cpu"))):
 			f[2] = "1"
 			b.WriteString(strings.Join(f, "\t") + "\n")
 		}
 	}
 	return b.String()
+}
+
+// The file that is put over /proc/cgroups of a guest is the only one of a tmpfs, and goes with its last mount. By this the guest's
+// mountinfo knows it.
+const (
+	cgroupsSource = "vcgroupfs"
+	cgroupsFile   = "cgroups"
+)
+
+// overCgroups is the place where it goes. What is there stays below.
+func (in Inside) overCgroups() Inside {
+	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Path: cgroupsPath, Stack: true, file: true}
+}
+
+// attachCgroups puts a file over /proc/cgroups of the guest, unless it is there. The directory is one to work in.
+func (in Inside) attachCgroups(dir string) (fresh bool, err error) {
+	if in.Cgroups == "" {
+		return false, nil
+	}
+	file, err := cgroupsMount(dir, in.Cgroups)
+	if err == nil {
+		over := in.overCgroups()
+		fresh, err = over.do(func(p *place) (bool, error) {
+			if is, err := p.isCgroups(); err != nil || is {
+				return false, err
+			}
+			return true, over.put(file, p)
+		}, func() { unix.Close(file) })
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot put a file over %s of process %d: %w", cgroupsPath, in.Pid, err)
+	}
+	return fresh, nil
+}
+
+// detachCgroups takes it away, if it is there.
+func (in Inside) detachCgroups() error {
+	if in.Cgroups == "" {
+		return nil
+	}
+	_, err := in.overCgroups().do(func(p *place) (bool, error) {
+		is, err := p.isCgroups()
+		if err != nil || !is {
+			return false, err
+		}
+		if _, err := p.mounted(); err != nil {
+			return false, err
+		}
+		if err := p.claim(); err != nil {
+			return false, err
+		}
+		return true, p.unmount()
+	}, nil)
+	return err
+}
+
+// isCgroups says whether what is at the place is our file.
+func (p *place) isCgroups() (bool, error) {
+	id, covered, table, err := p.mount()
+	if err != nil || !covered {
+		return false, err
+	}
+	for _, m := range table {
+		if m.ID == id {
+			return m.FSType == "tmpfs" && m.Source == cgroupsSource && m.Root == "/"+cgroupsFile, nil
+		}
+	}
+	return false, nil
+}
+
+// cgroupsMount makes a mount, attached nowhere, of a file with the text, which nobody can write: the file system itself is read-only.
+func cgroupsMount(dir, text string) (fd int, err error) {
+	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	top, err := os.MkdirTemp(dir, ".cgroups-")
+	if err != nil {
+		return -1, err
+	}
+	defer os.Remove(top)
+	if err := unix.Mount(cgroupsSource, top, "tmpfs", safe, "mode=755,size=64k"); err != nil {
+		return -1, pathError("mount", top, err)
+	}
+	defer unix.Unmount(top, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	file := filepath.Join(top, cgroupsFile)
+	err = errors.Join(
+		pathError("mount", top, unix.Mount("", top, "", unix.MS_PRIVATE, "")),
+		os.WriteFile(file, []byte(text), 0o444),
+	)
+	if err == nil {
+		err = pathError("mount", top, unix.Mount("", top, "", unix.MS_REMOUNT|unix.MS_RDONLY|safe, "mode=755,size=64k"))
+	}
+	if err != nil {
+		return -1, err
+	}
+	fd, err = unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	return fd, pathError("open_tree", file, err)
 }

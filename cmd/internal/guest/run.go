@@ -248,7 +248,10 @@ func runCommand(cfg RunConfig, l *lease, mount *os.File, signals <-chan os.Signa
 			return abandon(fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err))
 		}
 	}
-	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: procCgroups(cfg.Policy)}
+	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged}
+	if setup.Cgroups, err = CgroupsText(cfg.Policy); err != nil {
+		return abandon(fmt.Errorf("cannot make the guest's %s: %w", cgroupsPath, err))
+	}
 	if err := json.NewEncoder(toChild.w).Encode(setup); err != nil {
 		return abandon(fmt.Errorf("cannot set the command up: %w", err))
 	}
