@@ -1,7 +1,7 @@
 # vcgroupfs. On Debian, as root, with Go:
 #
 #	make demo     a small guest, and what it can and cannot do
-#	make test     every test: on this kernel and in two virtual machines
+#	make test     every test: on this kernel and in three virtual machines
 #	make soak     the daemon under load for twenty minutes
 #
 # Everything that is built goes to bin/; packages that are only looked into go to ~/.cache/vcgroupfs.

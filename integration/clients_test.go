@@ -89,7 +89,8 @@ func (c client) need(t *testing.T, tree *host.Tree) {
 func TestClients(t *testing.T) {
 	h := openHost(t)
 	memory := need(t, h, "memory")
-	forms := map[string][]string{"plain": nil, "stack": {"--stack"}}
+	// A JDK looks into /proc/cgroups, too.
+	forms := map[string][]string{"plain": nil, "stack": {"--stack", "--proc-cgroups"}}
 	if memory.Version == hierarchy.V1 {
 		forms["tmpfs"], forms["tmpfs-stack"], forms["nothing"] = []string{"--tmpfs"}, []string{"--tmpfs", "--stack"}, nil
 	}

@@ -105,6 +105,10 @@ func TestOCIProcCgroups(t *testing.T) {
 					t.Errorf("the container ended with %v", err)
 				}
 				nothingLeft(t, d, h, b.cgroup)
+				if kind != "default" {
+					d.stop(t)
+					return
+				}
 				for _, m := range b.config["mounts"].([]any) { // a container without procfs
 					if m := m.(map[string]any); m["destination"] == "/proc" {
 						m["type"], m["source"], m["options"] = "tmpfs", "tmpfs", []string{}
@@ -112,7 +116,7 @@ func TestOCIProcCgroups(t *testing.T) {
 				}
 				b.linux()["maskedPaths"], b.linux()["readonlyPaths"] = []string{}, []string{}
 				b.write(t)
-				if out, err := b.command(runtime).CombinedOutput(); err == nil || !strings.Contains(string(out), "/proc/cgroups") {
+				if out, err := b.command(runtime).CombinedOutput(); err == nil || !strings.Contains(string(out), "hook") {
 					t.Errorf("without a /proc: %v: %s", err, out)
 				}
 				nothingLeft(t, d, h, b.cgroup)

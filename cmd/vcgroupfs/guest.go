@@ -154,7 +154,7 @@ func guestAddCommand() *cli.Command {
 			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)", TakesFile: true},
 			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), instead of what is mounted there"},
 			&cli.StringFlag{Name: "rootfs", Usage: "with --into: the guest's root will be `DIR`, as the process sees it now (a runtime's rootfs, before it pivots)"},
-			&cli.BoolFlag{Name: "stack", Usage: "with --into: leave what is mounted there below the view, for programs that look for cgroup2 in mountinfo"},
+			&cli.BoolFlag{Name: "stack", Usage: "with --into: leave what is mounted there below the view, for programs that look for cgroups in mountinfo"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
 			tmpfsFlag(), procCgroupsFlag(), socketFlag(),

@@ -74,7 +74,7 @@ func hookCommand() *cli.Command {
 func hookFlags() []cli.Flag {
 	return append(policyFlags(),
 		&cli.StringFlag{Name: "into", Value: "/sys/fs/cgroup", Usage: "attach the view at `DIR` in the container"},
-		&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted there below the view, for programs that look for cgroup2 in mountinfo"},
+		&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted there below the view, for programs that look for cgroups in mountinfo"},
 		tmpfsFlag(), procCgroupsFlag(), socketFlag(),
 	)
 }

@@ -30,7 +30,7 @@ func nriCommand() *cli.Command {
 			&cli.StringFlag{Name: "plugin-index", Value: "90", Usage: "be asked at the place `NN`, two digits, among the runtime's plugins"},
 			&cli.StringFlag{Name: "controllers", Usage: "let containers be shown these only: `LIST` such as memory,pids (default: as the policy says)"},
 			&cli.StringFlag{Name: "policy", Usage: "have the views follow the policy in `FILE`; also read here, at the start", TakesFile: true},
-			&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted in the container below the view, for programs that look for cgroup2 in mountinfo"},
+			&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted in the container below the view, for programs that look for cgroups in mountinfo"},
 			&cli.StringFlag{Name: "program", Value: "/usr/bin/vcgroupfs", Usage: "have the hooks run `FILE`, this program on the host", TakesFile: true},
 			socketFlag(),
 		},

@@ -34,7 +34,7 @@ func (d *Daemon) inside(g *guest, boundaries []*host.Boundary) (in life.Inside, 
 		if err != nil {
 			return in, err
 		}
-		if in.Cgroups, err = life.CgroupsText(p); err != nil {
+		if in.Cgroups, err = life.CgroupsText(d.host, p); err != nil {
 			return in, err
 		}
 	}

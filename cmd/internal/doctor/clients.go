@@ -65,7 +65,8 @@ const (
 
 // Clients are the programs that are known. Sources: the projects' own, August to November 2026.
 var Clients = []Client{
-	client("systemd 236 to 258 as process 1", byMagic+", or a tmpfs", "--tmpfs on a host with v1; nothing on one with v2 alone", No, No, No, No, Yes, Yes),
+	client("systemd 236 to 257 as process 1", byMagic+", or a tmpfs", "--tmpfs on a host with v1; nothing on one with v2 alone", No, No, No, No, Yes, Yes),
+	client("systemd 258 as process 1", byMagic, "the kernel's own cgroup2; systemd 259", No, No, No, No, No, No).but(V1, No),
 	client("systemd 259 and newer as process 1", byPath, "a view of v2", Yes, Yes, No, No, No, No).but(V1, No),
 	client("systemd-nspawn", "access of cgroup.procs", "a view of v2", Yes, Yes, No, No, No, No),
 	client("runc in the guest", byMagic+", else "+byMount, "--stack on a host with v1, in a user namespace, for containers without a cgroup mount", No, No, No, Yes, No, Yes),

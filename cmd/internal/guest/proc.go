@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -17,27 +20,49 @@ const cgroupsPath = "/proc/cgroups"
 
 // CgroupsText is /proc/cgroups as a guest sees it: permitted controllers only, and no number of the host's cgroups. It is "" where the
 // kernel has no such file.
-func CgroupsText(p *policy.Policy) (string, error) {
+func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
 	raw, err := os.ReadFile(cgroupsPath)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}
-	return filterCgroups(string(raw), p.Permits), err
+	var v2 []string
+	if t := h.Tree(hierarchy.Unified); t != nil {
+		v2 = t.Controllers
+	}
+	return filterCgroups(string(raw), p.Permits, v2), err
 }
 
-// filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each with
-// one cgroup. On v2 what is blkio and cpuacct there belongs to io and cpu.
-func filterCgroups(text string, permits func(string) bool) string {
+// inCgroups are the lines of /proc/cgroups that a controller of v2 has, where they are not its name.
+var inCgroups = map[string][]string{"io": {"blkio"}, "cpu": {"cpu", "cpuacct"}}
+
+// filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each with one
+// cgroup. It adds those that a kernel leaves out which is built without v1 for a controller (CONFIG_MEMCG_V1, Linux 6.11): programs
+// look there whether v2 has it.
+func filterCgroups(text string, permits func(string) bool, v2 []string) string {
+	var add []string // in the order of v2
+	for _, c := range v2 {
+		lines := inCgroups[c]
+		if lines == nil {
+			lines = []string{c}
+		}
+		if permits(c) {
+			add = append(add, lines...)
+		}
+	}
 	var b strings.Builder
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		switch {
 		case strings.HasPrefix(line, "#"):
 			b.WriteString(line)
-		case len(f) == 4 && (permits(f[0]) || f[1] == "0" && (f[0] == "blkio" && permits("io") || f[0] == "cpuacct" && permits("cpu"))):
+		case len(f) == 4 && (permits(f[0]) || slices.Contains(add, f[0])):
 			f[2] = "1"
 			b.WriteString(strings.Join(f, "\t") + "\n")
+			add = slices.DeleteFunc(add, func(name string) bool { return name == f[0] })
 		}
+	}
+	for _, name := range add {
+		b.WriteString(name + "\t0\t1\t1\n")
 	}
 	return b.String()
 }

@@ -84,7 +84,11 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, err
 	}
 	defer view.Close()
-	return runCommand(cfg, lease, mount, signals)
+	cgroups, err := CgroupsText(h, cfg.Policy)
+	if err != nil {
+		return 0, fmt.Errorf("cannot make the guest's %s: %w", cgroupsPath, err)
+	}
+	return runCommand(cfg, lease, mount, cgroups, signals)
 }
 
 // Served is a view with what it stands on.
@@ -219,7 +223,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 }
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
-func runCommand(cfg RunConfig, l *lease, mount *os.File, signals <-chan os.Signal) (int, error) {
+func runCommand(cfg RunConfig, l *lease, mount *os.File, cgroups string, signals <-chan os.Signal) (int, error) {
 	runtime.LockOSThread() // the guest is to die with this thread (PR_SET_PDEATHSIG), so it must not end before
 	defer runtime.UnlockOSThread()
 	toChild, err := newPipe()
@@ -248,10 +252,7 @@ func runCommand(cfg RunConfig, l *lease, mount *os.File, signals <-chan os.Signa
 			return abandon(fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err))
 		}
 	}
-	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged}
-	if setup.Cgroups, err = CgroupsText(cfg.Policy); err != nil {
-		return abandon(fmt.Errorf("cannot make the guest's %s: %w", cgroupsPath, err))
-	}
+	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: cgroups}
 	if err := json.NewEncoder(toChild.w).Encode(setup); err != nil {
 		return abandon(fmt.Errorf("cannot set the command up: %w", err))
 	}
