@@ -136,28 +136,29 @@ func (p *place) isCgroups() (bool, error) {
 }
 
 // cgroupsMount makes a mount, attached nowhere, of a file with the text, which nobody can write: the file system itself is read-only.
+// It is made in a mount namespace of one thread, of which nothing is left whatever happens to us, at a directory.
 func cgroupsMount(dir, text string) (fd int, err error) {
 	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	top, err := os.MkdirTemp(dir, ".cgroups-")
-	if err != nil {
-		return -1, err
-	}
-	defer os.Remove(top)
-	if err := unix.Mount(cgroupsSource, top, "tmpfs", safe, "mode=755,size=64k"); err != nil {
-		return -1, pathError("mount", top, err)
-	}
-	defer unix.Unmount(top, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	file := filepath.Join(top, cgroupsFile)
-	err = errors.Join(
-		pathError("mount", top, unix.Mount("", top, "", unix.MS_PRIVATE, "")),
-		os.WriteFile(file, []byte(text), 0o444),
-	)
-	if err == nil {
-		err = pathError("mount", top, unix.Mount("", top, "", unix.MS_REMOUNT|unix.MS_RDONLY|safe, "mode=755,size=64k"))
-	}
-	if err != nil {
-		return -1, err
-	}
-	fd, err = unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	return fd, pathError("open_tree", file, err)
+	const options = "mode=755,size=64k"
+	err = host.OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return pathError("mount", "/", err)
+		}
+		if err := unix.Mount(cgroupsSource, dir, "tmpfs", safe, options); err != nil {
+			return pathError("mount", dir, err)
+		}
+		file := filepath.Join(dir, cgroupsFile)
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o444), os.Chmod(file, 0o444)); err != nil { // whatever the umask
+			return err
+		}
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|safe, options); err != nil {
+			return pathError("mount", dir, err)
+		}
+		fd, err = unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		return pathError("open_tree", file, err)
+	})
+	return fd, err
 }
