@@ -200,3 +200,29 @@ func initOf(t *testing.T, runtime string, b *bundle) (pid int) {
 	}
 	return state.Pid
 }
+
+// TestClientsCpuset: the file that btop reads, and its like on v1, have the processors of the container.
+func TestClientsCpuset(t *testing.T) {
+	runc := needRuntime(t, "runc")
+	h := openHost(t)
+	tree := need(t, h, "cpuset")
+	file := "cpuset.cpus.effective"
+	if tree.Version == hierarchy.V1 {
+		file = "cpuset.effective_cpus"
+	}
+	d := startDaemon(t)
+	b := newBundle(t, d, runc, "cpuset", "commands")
+	b.with("cgroup")
+	b.linux()["resources"] = map[string]any{"cpu": map[string]any{"cpus": "1"}}
+	b.write(t)
+	x := startProcess(t, b.command(runc))
+	if got := x.ask(t, "read", topOf(guestView, tree)+"/"+file); got != "1\n" {
+		t.Errorf("%s: %q", file, got)
+	}
+	x.in.Close()
+	if err := x.cmd.Wait(); err != nil {
+		t.Errorf("the container ended with %v", err)
+	}
+	nothingLeft(t, d, h, b.cgroup)
+	d.stop(t)
+}

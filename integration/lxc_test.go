@@ -34,8 +34,9 @@ func testLXC(t *testing.T, idmap string) {
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
 	t.Cleanup(func() { os.RemoveAll(filepath.Join(dir, name)) })
 	s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
+	s.lines, s.want = append(s.lines, `write "/proc/cgroups" "x"`), append(s.want, "=EROFS") // it is the view's, not the kernel's
 	s.put(t, rootfs)
-	hook := absProgram(t) + " hook lxc --socket " + d.socket
+	hook := absProgram(t) + " hook lxc --proc-cgroups --socket " + d.socket
 	limit := "lxc.cgroup.pids.max = 64\n"
 	if tree.Version == hierarchy.V2 {
 		limit = "lxc.cgroup2.pids.max = 64\n"
