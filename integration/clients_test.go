@@ -45,12 +45,22 @@ func clients(h *host.Host) []client {
 		{row: "telegraf", command: []string{"/program", "telegraf"}, sees: fmt.Sprintf("(?s)memory=%d\n.*pids=%d\n", clientMemory, clientPids)},
 		{row: "Rust", needs: "rustc", command: []string{"/parallelism"}, sees: "^1\n"},
 		{row: "Node.js", needs: "node", command: []string{"node", "-p", "process.constrainedMemory()"}, sees: fmt.Sprintf("^%d\n", clientMemory)},
-		{row: "JDK 11", needs: "java", command: []string{"java", "-XX:+UseSerialGC", "-Xlog:os+container=trace", "-version"},
+		{row: jdkRow(), needs: "java", command: []string{"java", "-XX:+UseSerialGC", "-Xlog:os+container=trace", "-version"},
 			sees: fmt.Sprintf("(?s)active_processor_count: 1\n.*Memory Limit is: %d\n", clientMemory)},
 		{row: "runc in", needs: "runc", command: []string{"sh", "-c", nested("runc")}, sees: "^inner\n"},
 		{row: "crun in", needs: "crun", command: []string{"sh", "-c", nested("crun")}, sees: "^inner\n"},
 		{row: "libcgroup", needs: "cgget", command: []string{"cgget", "-n", "-v", "-r", memoryLimit, "/"}, sees: fmt.Sprintf("^%d\n", clientMemory)},
 	}
+}
+
+// jdkRow is the row of the Java that is installed. In July 2026 the older lines, too, got the newest one's way to tell v2 (JDK-8349988).
+func jdkRow() string {
+	out, _ := exec.Command("java", "-version").CombinedOutput()
+	version := regexp.MustCompile(`version "(\d+).*" (\d{4}-\d{2})`).FindStringSubmatch(string(out))
+	if version != nil && (len(version[1]) < 2 || version[1] >= "25" || version[2] >= "2026-07") {
+		return "JDK 25 "
+	}
+	return "JDK 11 "
 }
 
 // nested runs a container in the container, of the bundle that testClients puts there. Its cgroup must have come into being.
