@@ -146,7 +146,8 @@ func guestAddCommand() *cli.Command {
 			"by itself when that process ends. Adding the same guest again changes nothing.\n\n" +
 			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --limit pids.max=512\n\n" +
 			"With --into the view is attached in the mount namespace of that process, too, be it a guest that runs or one that a\n" +
-			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it.\n\n" +
+			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it. Cgroups of the guest that belong to\n" +
+			"the root of its user namespace are the host's root's until \"guest rm\" gives them back.\n\n" +
 			"   vcgroupfs guest add db --pid 4711 --into /sys/fs/cgroup",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},

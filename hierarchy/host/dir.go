@@ -144,6 +144,11 @@ func (d *Dir) Chmod(name string, mode uint32) error {
 	return pathError("chmod", name, d.at(name, func(path string) error { return unix.Chmod(path, mode) }))
 }
 
+// Chown changes the owner of the directory (name "") or of a control file or child cgroup.
+func (d *Dir) Chown(name string, uid, gid uint32) error {
+	return pathError("chown", name, d.at(name, func(path string) error { return unix.Chown(path, int(uid), int(gid)) }))
+}
+
 // Rmdir removes a child cgroup. EBUSY while it has tasks or children.
 func (d *Dir) Rmdir(name string) error {
 	if err := checkName(name); err != nil {

@@ -3,11 +3,13 @@ package daemon
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -41,7 +43,8 @@ func (d *Daemon) inside(g *guest, boundaries []*host.Boundary) (in life.Inside, 
 	return in, nil
 }
 
-// attach attaches the view in the mount namespace of the guest's process, where the spec asks for it.
+// attach attaches the view in the mount namespace of the guest's process, where the spec asks for it, and takes the guest's cgroups
+// from it where the runtime has given them to its root.
 func (d *Daemon) attach(g *guest, s *life.Served) error {
 	if g.record.Spec.Into == nil {
 		return nil
@@ -57,13 +60,24 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 	if err != nil {
 		return err
 	}
-	return in.Attach(g.at.Path)
+	if err := in.Attach(g.at.Path); err != nil {
+		return err
+	}
+	if err := d.cgroupsOf(g, s.Boundaries, g.reclaim); err != nil {
+		d.detach(g, s)
+		return fmt.Errorf("cannot take the cgroups of process %d from its root, which would write there around the view: %w", g.record.Spec.Pid, err)
+	}
+	return nil
 }
 
-// detach takes the view out of a guest whose process goes on.
+// detach takes the view out of a guest whose process goes on, and gives it what was taken.
 func (d *Daemon) detach(g *guest, s *life.Served) {
 	if g.record.Spec.Into == nil || g.at.Device == 0 || ended(g.record) {
 		return
+	}
+	giveBack := func(b *host.Boundary, _ bool) error { return fs.GiveBack(b) }
+	if err := d.cgroupsOf(g, s.Boundaries, giveBack); err != nil {
+		g.log.WithError(err).Warn("not all cgroups of the guest belong to whom they did")
 	}
 	in, err := d.inside(g, s.Boundaries)
 	if err == nil {
@@ -72,6 +86,58 @@ func (d *Daemon) detach(g *guest, s *life.Served) {
 	if err != nil {
 		g.log.WithError(err).Infof("the view is not taken out of process %d, where it has no server any more", g.record.Spec.Pid)
 	}
+}
+
+// reclaim takes a cgroup from a guest's root. In a hierarchy that is not shown it may be somebody else's, too: the guest's it is where
+// it was given to the guest's root, as owner or as group.
+func (g *guest) reclaim(b *host.Boundary, shown bool) error {
+	if !shown {
+		root, err := b.Root()
+		if err != nil {
+			return err
+		}
+		defer root.Release()
+		var st unix.Stat_t
+		if err := root.Stat(&st); err != nil || (st.Uid == 0 || st.Uid != g.record.UID) && (st.Gid == 0 || st.Gid != g.record.GID) {
+			return err
+		}
+	}
+	return fs.Reclaim(b, fs.Owner{UID: g.record.UID, GID: g.record.GID})
+}
+
+// cgroupsOf does something with the cgroups of a guest's process whose root is not the host's: its boundaries, and those in
+// hierarchies that are not shown.
+func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
+	if g.record.UID == 0 && g.record.GID == 0 {
+		return nil
+	}
+	for _, b := range boundaries {
+		if err := do(b, true); err != nil {
+			return fmt.Errorf("in the hierarchy %s: %w", b.Tree(), err)
+		}
+	}
+	find, err := life.Place{Pid: g.record.Spec.Pid, Current: g.record.Spec.CurrentCgroup}.Find()
+	if err != nil {
+		return err
+	}
+	for _, t := range d.host.Trees() {
+		if slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Tree() == t }) {
+			continue
+		}
+		path, err := find(t)
+		if err != nil {
+			continue // it has none of its own there
+		}
+		b, err := t.Boundary(path)
+		if err == nil {
+			err = do(b, false)
+			b.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("in the hierarchy %s: %w", t, err)
+		}
+	}
+	return nil
 }
 
 // Attach attaches a guest's view anew, after the guest has taken it away.
@@ -90,9 +156,13 @@ func (d *Daemon) Attach(name string) error {
 	case ended(g.record):
 		return failf(api.CodeInvalid, "cannot attach guest %s anew: its process has ended", name)
 	}
-	in, err := d.inside(g, g.boundaries())
+	boundaries := g.boundaries()
+	in, err := d.inside(g, boundaries)
 	if err == nil {
 		err = in.Mend(g.at.Path, g.at.Device)
+	}
+	if err == nil {
+		err = d.cgroupsOf(g, boundaries, g.reclaim)
 	}
 	return asError(api.CodeFailed, err)
 }

@@ -1,0 +1,63 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// A runtime may have given a guest's cgroup to the guest's root, as LXC, crun and runc do with a user namespace: then the guest can
+// mount the real cgroupfs in namespaces of its own and write there, where no policy and no quota is. Reclaim takes it back, so that
+// rule 3 holds of what others made, too.
+
+// attrTaken is on what was reclaimed, with the owner that it had on the host.
+const attrTaken = "taken"
+
+// reclaimRounds is how often a cgroup is gone through again because something in it was not root's yet: made meanwhile by a guest
+// that runs.
+const reclaimRounds = 10
+
+// Reclaim makes the host's root the owner of a boundary, of all cgroups below it and of their control files. The view goes on to
+// show the owners that they had; the view's owner is the one given.
+func Reclaim(b *host.Boundary, owner Owner) error {
+	for range reclaimRounds {
+		taken := 0
+		err := b.Walk(func(d *host.Dir, name string, st *unix.Stat_t) error {
+			if st.Uid == 0 && st.Gid == 0 {
+				return nil
+			}
+			taken++
+			return reclaim(d, name, record{uid: st.Uid, gid: st.Gid, mode: noMode}, owner)
+		})
+		if err != nil || taken == 0 {
+			return err
+		}
+	}
+	return errors.New("cgroups come that are not root's, as fast as they are taken")
+}
+
+func reclaim(d *host.Dir, name string, had record, owner Owner) error {
+	if err := d.SetXattr(name, attrTaken, []byte(had.String()), 0); err != nil {
+		return fmt.Errorf("cannot remember the owner of %q: %w", name, err)
+	}
+	if had.uid != owner.UID || had.gid != owner.GID {
+		if err := d.SetXattr(name, attrOwn, []byte(had.String()), unix.XATTR_CREATE); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("cannot keep the owner of %q: %w", name, err)
+		}
+	}
+	return d.Chown(name, 0, 0)
+}
+
+// GiveBack undoes Reclaim, for what is still there.
+func GiveBack(b *host.Boundary) error {
+	return b.Walk(func(d *host.Dir, name string, _ *unix.Stat_t) error {
+		had, ok := readRecord(d, name, attrTaken)
+		if !ok {
+			return nil
+		}
+		return errors.Join(d.Chown(name, had.uid, had.gid), d.RemoveXattr(name, attrTaken))
+	})
+}

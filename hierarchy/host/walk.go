@@ -1,0 +1,55 @@
+package host
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Walk calls f for the boundary, for each cgroup below it (name "") and for each of their control files: a cgroup before what is in
+// it. What goes meanwhile is passed over. The error is f's, or says what cannot be listed.
+func (b *Boundary) Walk(f func(d *Dir, name string, st *unix.Stat_t) error) error {
+	root, err := b.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Release()
+	return root.walk(f)
+}
+
+func (d *Dir) walk(f func(d *Dir, name string, st *unix.Stat_t) error) error {
+	var st unix.Stat_t
+	if err := d.Stat(&st); err != nil {
+		return err
+	}
+	if err := f(d, "", &st); err != nil {
+		return unlessGone(err)
+	}
+	entries, err := d.ReadDir()
+	if err != nil {
+		return unlessGone(err)
+	}
+	for _, e := range entries {
+		if e.IsDir {
+			var child *Dir
+			if child, err = d.OpenDir(e.Name); err == nil {
+				err = child.walk(f)
+				child.Release()
+			}
+		} else if err = d.Lookup(e.Name, &st); err == nil {
+			err = f(d, e.Name, &st)
+		}
+		if unlessGone(err) != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unlessGone is nil for the errors of a cgroup that was removed.
+func unlessGone(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
