@@ -126,11 +126,9 @@ func writeAttempts(t target) []attempt {
 				return withFile("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDWR, writeFD(t.value))
 			})
 		}},
-		{"a descriptor opened by a less privileged task", "EBADF", func() error { return passedDescriptor(t, true) }},
-		{"a descriptor opened by a more privileged task", "EBADF", func() error { return passedDescriptor(t, false) }},
 		{"truncate", "EPERM", func() error { return unix.Truncate(t.path, 0) }},
 		{"chmod", "EPERM", func() error { return unix.Chmod(t.path, 0o777) }},
-		{"chown", "EPERM", func() error { return unix.Chown(t.path, 1000, 1000) }},
+		{"chown", "EPERM", func() error { return unix.Chown(t.path, someUser(), someUser()) }},
 		{"utimes", "EPERM", func() error { return unix.Utimes(t.path, []unix.Timeval{{Sec: 1}, {Sec: 1}}) }},
 		{"unlink", "EPERM", func() error { return unix.Unlink(t.path) }},
 		{"rename over it", "EPERM|ENOTDIR", func() error { return unix.Rename(t.path, t.path+"2") }},
@@ -144,10 +142,36 @@ func writeAttempts(t target) []attempt {
 		}},
 		{"bind mount of the file, then write", "EPERM", func() error { return boundFile(t) }},
 	}
+	if hasUser(otherUser) {
+		list = append(list,
+			attempt{"a descriptor opened by a less privileged task", "EBADF", func() error { return passedDescriptor(t, true) }},
+			attempt{"a descriptor opened by a more privileged task", "EBADF", func() error { return passedDescriptor(t, false) }})
+	}
 	for i := range list {
 		list[i].name = name + ": " + list[i].name
 	}
 	return list
+}
+
+const otherUser = 1000
+
+// hasUser says whether this user namespace has a uid. Bubblewrap's have one only.
+func hasUser(uid int) bool {
+	for line := range strings.Lines(readFile("/proc/self/uid_map")) {
+		var inside, outside, count int
+		if n, _ := fmt.Sscan(line, &inside, &outside, &count); n == 3 && uid >= inside && uid-inside < count {
+			return true
+		}
+	}
+	return false
+}
+
+// someUser is a uid to give something to.
+func someUser() int {
+	if hasUser(1000) {
+		return 1000
+	}
+	return 0
 }
 
 // passedDescriptor has a reading descriptor opened under another uid and written to under the present one.
@@ -162,11 +186,11 @@ func passedDescriptor(t target, less bool) error {
 		}
 	}
 	if less {
-		asUser(1000, open)
+		asUser(otherUser, open)
 		write()
 	} else {
 		open()
-		asUser(1000, write)
+		asUser(otherUser, write)
 	}
 	return err
 }
@@ -212,7 +236,7 @@ func nameAttempts(dir string) []attempt {
 		{"symlink out", "EPERM", func() error { return unix.Symlink("/", filepath.Join(dir, "l")) }},
 		{"O_TMPFILE", "EOPNOTSUPP", func() error { return withFile(dir, unix.O_TMPFILE|unix.O_RDWR, writeFD("x")) }},
 		{"chmod of the root", "EPERM", func() error { return unix.Chmod(dir, 0o777) }},
-		{"chown of the root", "EPERM", func() error { return unix.Chown(dir, 1000, 1000) }},
+		{"chown of the root", "EPERM", func() error { return unix.Chown(dir, someUser(), someUser()) }},
 		{"setxattr on the root", "EPERM", func() error { return unix.Setxattr(dir, "user.oomd_omit", []byte("1"), 0) }},
 		{"setxattr security", "EOPNOTSUPP|EPERM", func() error { return unix.Setxattr(dir, "security.evil", []byte("1"), 0) }},
 		{"name_to_handle_at", "EOPNOTSUPP|", func() error { // before Linux 6.9 it is FUSE's own

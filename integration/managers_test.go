@@ -14,6 +14,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // scripted is what a container that only reads a file and writes a file is told to do with its view, and what it must find.
@@ -114,11 +115,15 @@ func TestPodman(t *testing.T) {
 }
 
 // ours copies a packaged file, with this test's program and daemon instead of the installed ones.
-func ours(t *testing.T, d *daemon, from, to, kind string) {
+func ours(t *testing.T, d *daemon, from, to, kind string, options ...string) {
 	t.Helper()
 	text := readFile(from)
+	args := `"hook", "oci"`
+	for _, o := range append([]string{"--socket", d.socket}, options...) {
+		args += ", " + strconv.Quote(o)
+	}
 	for _, change := range [][2]string{
-		{`"/usr/bin/vcgroupfs"`, strconv.Quote(absProgram(t))}, {`"hook", "oci"`, `"hook", "oci", "--socket", ` + strconv.Quote(d.socket)}, {"vcgroupfs.dev/cgroup", kind},
+		{`"/usr/bin/vcgroupfs"`, strconv.Quote(absProgram(t))}, {`"hook", "oci"`, args}, {"vcgroupfs.dev/cgroup", kind},
 	} {
 		if change[1] != "" {
 			text = strings.ReplaceAll(text, change[0], change[1])
@@ -137,28 +142,49 @@ func testPodman(t *testing.T, podman string, configure func(d *daemon) (before, 
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
 	s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
 	s.put(t, rootfs)
-	store := t.TempDir()
-	parent := "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman"
-	global := []string{"--root", store + "/root", "--runroot", store + "/run", "--tmpdir", store + "/tmp", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none"}
-	t.Cleanup(func() {
-		exec.Command(podman, append(global, "rm", "--all", "--force")...).Run()
-		unix.Unmount(store+"/root/overlay", unix.MNT_DETACH)
-		for _, tree := range h.Trees() {
-			if err := tree.RemoveAll(parent); err != nil {
-				t.Error(err)
-			}
-		}
-	})
 	before, of := configure(d)
-	args := slices.Concat(global, before, []string{"run", "--rm", "--network", "none", "--cgroup-parent", parent, "--ulimit", "nofile=1024:1024",
-		"--ulimit", "nproc=1000:1000", "--pids-limit", "64", "--env", roleVariable + "=script"}, of, []string{"--rootfs", rootfs, "/program"})
-	out, err := exec.Command(podman, args...).CombinedOutput()
+	out, err := newPodman(t, h, podman).run("script", rootfs, before, append(of, "--pids-limit", "64")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("podman: %v: %s", err, out)
 	}
 	s.check(t, rootfs, out)
 	nothingLeft(t, d, h, "/no-cgroup-of-ours")
 	d.stop(t)
+}
+
+// podman is one with a store of its own.
+type podman struct {
+	program, parent string   // the parent of its containers' cgroups
+	global          []string // options
+}
+
+func newPodman(t *testing.T, h *host.Host, program string) *podman {
+	t.Helper()
+	store, err := os.MkdirTemp("", "podman-") // its paths must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &podman{program, "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman", []string{"--root", store + "/root", "--runroot", store + "/run",
+		"--tmpdir", store + "/tmp", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none"}}
+	t.Cleanup(func() {
+		exec.Command(program, append(p.global, "rm", "--all", "--force")...).Run()
+		unix.Unmount(store+"/root/overlay", unix.MNT_DETACH)
+		if err := os.RemoveAll(store); err != nil {
+			t.Error(err)
+		}
+		for _, tree := range h.Trees() {
+			if err := tree.RemoveAll(p.parent); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return p
+}
+
+// run is the command that runs a container whose program plays a role. before are options of podman, of are those of its run.
+func (p *podman) run(role, rootfs string, before, of []string) *exec.Cmd {
+	return exec.Command(p.program, slices.Concat(p.global, before, []string{"run", "--rm", "--network", "none", "--cgroup-parent", p.parent,
+		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--env", roleVariable + "=" + role}, of, []string{"--rootfs", rootfs, "/program"})...)
 }
 
 // TestBind: a sandbox that knows nothing of views has one bound into it by the path at which the daemon mounts it.
@@ -205,8 +231,7 @@ func testBind(t *testing.T, form string) {
 		"systemd-nspawn": {sandbox, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--directory", rootfs, "--bind", view + ":/sys/fs/cgroup",
 			"--setenv", roleVariable + "=script", "/program"},
 	}[form]
-	// The sandbox is started in the boundary: whoever starts it says where it is.
-	start := exec.Command("sh", append([]string{"-c", `echo $$ > "$0" && exec "$@"`, hostDir(tree, path) + "/cgroup.procs"}, command...)...)
+	start := within(path, []*host.Tree{tree}, command...) // whoever starts a sandbox says where it is
 	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	out, err := start.CombinedOutput()
 	if err != nil {

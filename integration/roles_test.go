@@ -59,6 +59,8 @@ func playRole(role string) {
 		playClient(strings.Join(os.Args[1:], " "))
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
+	case "userns": // runs a command as the root of a user namespace
+		playUserns()
 	}
 }
 

@@ -1,0 +1,237 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// hostileBox is a container to be made, whose program plays the hostile role as root with every capability: over the host in the
+// form "privileged", over a user namespace in the form "userns".
+type hostileBox struct {
+	h      *host.Host
+	d      *daemon
+	userns bool
+	policy string // a file
+	role   string
+}
+
+// hostileRuntimes make the command that runs a container in the foreground, with the program's input and output as its own.
+var hostileRuntimes = []struct {
+	name, program string
+	command       func(t *testing.T, b *hostileBox, program string) *exec.Cmd
+	bound         bool // the view is bound into it: the guest is the test's to remove
+}{
+	{"runc", "runc", hostileOCI, false},
+	{"crun", "crun", hostileOCI, false},
+	{"podman", "podman", hostilePodman, false},
+	{"lxc", "lxc-start", hostileLXC, false},
+	{"bwrap", "bwrap", hostileBwrap, true},
+	{"systemd-nspawn", "systemd-nspawn", hostileNspawn, true},
+}
+
+// TestRuntimeHostile: root in a container of each runtime tries what it can against its view and around it.
+func TestRuntimeHostile(t *testing.T) {
+	for _, r := range hostileRuntimes {
+		for _, form := range []string{"privileged", "userns"} {
+			t.Run(r.name+"-"+form, func(t *testing.T) {
+				path, err := exec.LookPath(r.program)
+				if err != nil {
+					t.Skipf("machine: %s is not installed", r.program)
+				}
+				h := openHost(t)
+				need(t, h, "pids")
+				needPlainCrun(t, h, path)
+				b := &hostileBox{h: h, d: startDaemon(t), userns: form == "userns", policy: filepath.Join(t.TempDir(), "policy.yaml")}
+				if err := os.WriteFile(b.policy, []byte(hostilePolicy), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				b.role = "hostile " + form + " " + itoa(sleeper(t))
+				cgroup := b.judge(t, r.command(t, b, path))
+				if r.bound {
+					b.d.wantTry(t, 0, "", "guest", "rm", "box")
+					cgroup = "/no-cgroup-of-ours"
+				}
+				nothingLeft(t, b.d, h, cgroup)
+				b.d.stop(t)
+			})
+		}
+	}
+}
+
+// judge runs the container, and says what its cgroup was.
+func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd) (cgroup string) {
+	t.Helper()
+	cmd.Stderr = os.Stderr
+	x := startProcess(t, cmd)
+	if _, err := x.out.Peek(1); err != nil { // its first attempt is made
+		t.Fatalf("the container says nothing: %v: %s", err, b.d.log())
+	}
+	var guests []struct {
+		Spec struct {
+			Boundary string
+			Pid      int
+		}
+		Hierarchies []string
+	}
+	if err := b.d.call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 {
+		t.Fatalf("guests: %+v, %v", guests, err)
+	}
+	var dirs []string
+	for _, tree := range b.h.Trees() {
+		if !slices.Contains(guests[0].Hierarchies, tree.String()) {
+			continue
+		}
+		if cgroup = guests[0].Spec.Boundary; cgroup == "" {
+			var err error
+			if cgroup, err = tree.PathOf(guests[0].Spec.Pid); err != nil || cgroup == "/" {
+				t.Fatalf("the container is in %q of the hierarchy %s: %v", cgroup, tree, err)
+			}
+		}
+		dirs = append(dirs, hostDir(tree, cgroup))
+	}
+	n := judgeHostile(t, x, dirs, func(int) {})
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the container ended with %v", err)
+	}
+	t.Logf("%d attempts, judged by %d cgroups", n, len(dirs))
+	if n < 60*len(dirs) {
+		t.Errorf("only %d attempts", n)
+	}
+	return cgroup
+}
+
+func hostileOCI(t *testing.T, b *hostileBox, program string) *exec.Cmd {
+	o := newBundle(t, b.d, program, "hostile", b.role, "--policy", b.policy)
+	o.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 1000}, "memory": map[string]any{"limit": 512 << 20}}
+	capabilities := map[string]any{}
+	for _, set := range []string{"bounding", "effective", "permitted"} {
+		capabilities[set] = allCapabilities(t)
+	}
+	o.config["process"].(map[string]any)["capabilities"] = capabilities
+	o.with("cgroup")
+	if b.userns {
+		o.with("user")
+		o.delegate()
+	}
+	o.write(t)
+	return o.command(program)
+}
+
+func hostilePodman(t *testing.T, b *hostileBox, program string) *exec.Cmd {
+	needRuntime(t, "runc")
+	p := newPodman(t, b.h, program)
+	hooks := t.TempDir()
+	ours(t, b.d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "", "--policy", b.policy)
+	of := []string{"--interactive", "--privileged", "--annotation", "dev.vcgroupfs=true", "--pids-limit", "1000", "--memory", "512m", "--cgroupns", "private"}
+	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	if b.userns {
+		for _, dir := range []string{"etc", "run"} { // podman makes files there
+			if err := os.Chown(filepath.Join(rootfs, dir), guestID, guestID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ids := "0:" + itoa(guestID) + ":65536"
+		of = append(of, "--uidmap", ids, "--gidmap", ids)
+	}
+	return p.run(b.role, rootfs, []string{"--hooks-dir", hooks}, of)
+}
+
+func hostileLXC(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
+	more := "lxc.console.path = none\n"
+	if b.userns {
+		more += lxcIDs
+	}
+	return newLXC(t, b.h, b.d, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more, "--policy", b.policy)
+}
+
+// bind adds a guest with a boundary in some hierarchies, whose view is to be bound into a sandbox.
+func (b *hostileBox) bind(t *testing.T, trees []*host.Tree) (cgroup, view string) {
+	t.Helper()
+	cgroup = boundary(t, "hostile-bind", trees...)
+	var names []string
+	for _, tree := range trees {
+		names = append(names, shownNames(tree)...)
+	}
+	args := []string{"guest", "add", "box", "--boundary", cgroup, "--policy", b.policy, "--controllers", strings.Join(names, ",")}
+	if slices.Contains(names, "pids") {
+		args = append(args, guestLimits(b.h)...)
+	}
+	if b.userns {
+		args = append(args, "--owner", itoa(guestID)+":"+itoa(guestID))
+	}
+	b.d.wantTry(t, 0, "views/box", args...)
+	return cgroup, filepath.Join(filepath.Dir(b.d.socket), "views", "box")
+}
+
+// within starts a command in a cgroup.
+func within(cgroup string, trees []*host.Tree, command ...string) *exec.Cmd {
+	script := "set -e; "
+	for _, tree := range trees {
+		script += "echo $$ >'" + hostDir(tree, cgroup) + "/cgroup.procs'; "
+	}
+	return exec.Command("sh", append([]string{"-c", script + `exec "$@"`, "sh"}, command...)...)
+}
+
+// hostileBwrap: bubblewrap maps one id only, to that of who starts it. So that it is not the host's root, that is the root of a user
+// namespace.
+func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
+	var trees []*host.Tree
+	for _, tree := range b.h.Trees() {
+		if len(shownNames(tree)) > 0 && tree.Name == "" {
+			trees = append(trees, tree)
+		}
+	}
+	cgroup, view := b.bind(t, trees)
+	args := []string{program, "--bind", newRootfs(t, filepath.Join(publicDir(t), "rootfs")), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/sys", "--dir", "/sys/fs",
+		"--bind", view, "/sys/fs/cgroup", "--unshare-pid", "--unshare-cgroup", "--cap-add", "ALL", "--setenv", roleVariable, b.role}
+	if b.userns {
+		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
+	}
+	if args = append(args, "/program"); !b.userns {
+		return within(cgroup, trees, args...)
+	}
+	if err := os.Chmod(b.d.dir, 0o755); err != nil { // as the daemon's own is
+		t.Fatal(err)
+	}
+	cmd := within(cgroup, trees, append([]string{publicProgram(t)}, args...)...)
+	cmd.Env = append(os.Environ(), roleVariable+"=userns")
+	return cmd
+}
+
+// playUserns runs the command of its arguments as the root of a user namespace.
+func playUserns() {
+	cmd := exec.Command(os.Args[1], os.Args[2:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	ids := []syscall.SysProcIDMap{{HostID: guestID, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{}, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// hostileNspawn: it wants v2, whatever is in it.
+func hostileNspawn(t *testing.T, b *hostileBox, program string) *exec.Cmd {
+	trees := []*host.Tree{need(t, b.h, hierarchy.Unified)}
+	cgroup, view := b.bind(t, trees)
+	args := []string{program, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe", "--capability=all", "--bind", view + ":/sys/fs/cgroup",
+		"--directory", newRootfs(t, filepath.Join(publicDir(t), "rootfs")), "--setenv", roleVariable + "=" + b.role}
+	if b.userns {
+		// It gives the cgroup to the container's root, when the guest is added already: the real cgroupfs is not to be mounted.
+		args = append(args, "--private-users="+itoa(guestID)+":65536", "--private-users-ownership=off", "--system-call-filter=~@mount")
+	}
+	cmd := within(cgroup, trees, append(args, "/program")...)
+	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	return cmd
+}
