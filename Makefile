@@ -9,6 +9,7 @@
 GO ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= v0.8.2
+HELM ?= v3.22.0
 # The last before packages for Windows, whose modules not every module proxy has.
 NFPM ?= v2.45.0
 KERNELS ?= here 6.12 6.1 6.12-clients
@@ -17,7 +18,7 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 SOAK ?= 20m
 
-export GO VERSION STATICCHECK NFPM
+export GO VERSION STATICCHECK HELM NFPM
 
 .PHONY: all build demo test unit integration test-binary deps bench soak lint ci man package clean
 all: build

@@ -1,5 +1,5 @@
 #!/bin/sh
-# gofmt, go vet and staticcheck, on Go; sh -n on the scripts.
+# gofmt, go vet and staticcheck, on Go; sh -n on the scripts; Helm, on the chart.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -13,3 +13,4 @@ done
 "$go" vet ./...
 "$go" vet -tags soak,failpoints ./...
 "$go" run "honnef.co/go/tools/cmd/staticcheck@$STATICCHECK" ./...
+.ci/chart.sh
