@@ -49,6 +49,7 @@ renders 'image: "x:'
 renders 'image: "x:v7"' image.tag=v7
 renders '- --controllers=cpu,memory' 'controllers={cpu,memory}'
 renders '- --stack' stack=true
+renders '- --tmpfs' tmpfs=true
 renders 'policy.yaml: "version: 1"' 'policy=version: 1'
 renders '- --program=/var/lib/x/bin/vcgroupfs' hostDir=/var/lib/x
 renders '- --max-guests=7' 'daemon.args={--max-guests=7}'
@@ -62,6 +63,7 @@ refuses hostDir image.repository=x hostDir=opt
 refuses controllers image.repository=x 'controllers={+cpu}'
 refuses controllers image.repository=x controllers=cpu
 refuses stack image.repository=x stack=maybe
+refuses tmpfs image.repository=x tmpfs=1
 refuses index image.repository=x nri.index=9
 refuses socketDir image.repository=x nri.socketDir=nri
 refuses pullPolicy image.repository=x image.pullPolicy=Sometimes

@@ -36,6 +36,8 @@ import (
 const (
 	ViewAnnotation        = "cgroups.vcgroupfs.dev"             // "true" asks for a view
 	ControllersAnnotation = "controllers.cgroups.vcgroupfs.dev" // narrows the controllers that are shown
+	StackAnnotation       = "stack.cgroups.vcgroupfs.dev"       // "true", "false": Plugin.Stack for it
+	TmpfsAnnotation       = "tmpfs.cgroups.vcgroupfs.dev"       // "true", "false": Plugin.Tmpfs for it
 )
 
 // DefaultSocket is where a runtime listens for plugins when nobody says otherwise.
@@ -57,7 +59,8 @@ type Plugin struct {
 	PolicyFile  string         // "" for the default policy
 	Policy      *policy.Policy // what PolicyFile says, narrowed to Controllers
 	Controllers []string       // that may be shown; none: as the policy says
-	Stack       bool           // what is mounted in the container stays below the view
+	Stack       bool           // what is mounted in the container stays below the view, unless its pod says otherwise
+	Tmpfs       bool           // a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise
 	Log         *logrus.Entry
 }
 
@@ -135,11 +138,8 @@ func (p *Plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 
 // hooks are those of a container of a pod; nil when it asks for no view.
 func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error) {
-	switch asked, ok := plugin.GetEffectiveAnnotation(pod, ViewAnnotation, container); {
-	case !ok, asked == "false":
-		return nil, nil
-	case asked != "true":
-		return nil, fmt.Errorf(`annotation %s: %q; allowed: "true", "false"`, ViewAnnotation, asked)
+	if view, err := saysYes(pod, ViewAnnotation, container, false); err != nil || !view {
+		return nil, err
 	}
 	asked, _ := plugin.GetEffectiveAnnotation(pod, ControllersAnnotation, container)
 	controllers, err := guest.Narrow(p.Controllers, ControllersAnnotation, asked)
@@ -147,6 +147,12 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 		_, err = p.Policy.WithControllers(controllers)
 	}
 	if err != nil {
+		return nil, err
+	}
+
+	stack, err1 := saysYes(pod, StackAnnotation, container, p.Stack)
+	tmpfs, err2 := saysYes(pod, TmpfsAnnotation, container, p.Tmpfs)
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 
@@ -158,11 +164,26 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 	if p.PolicyFile != "" {
 		args = append(args, "--policy", p.PolicyFile)
 	}
-	if p.Stack {
+	if stack {
 		args = append(args, "--stack")
+	}
+	if tmpfs {
+		args = append(args, "--tmpfs")
 	}
 	return &api.Hooks{
 		CreateRuntime: []*api.Hook{{Path: p.Program, Args: args}},
 		Poststop:      []*api.Hook{{Path: p.Program, Args: poststop}},
 	}, nil
+}
+
+// saysYes is what an annotation that is "true" or "false" says of a container. The error is about any other value.
+func saysYes(pod *api.PodSandbox, key, container string, otherwise bool) (bool, error) {
+	switch said, ok := plugin.GetEffectiveAnnotation(pod, key, container); {
+	case !ok:
+		return otherwise, nil
+	case said == "true", said == "false":
+		return said == "true", nil
+	default:
+		return false, fmt.Errorf(`annotation %s: %q; allowed: "true", "false"`, key, said)
+	}
 }

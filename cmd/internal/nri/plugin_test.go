@@ -148,6 +148,7 @@ func hooks(args string) *api.Hooks {
 // TestCreateContainer: who asks gets the hooks and nothing else, who asks for nothing is left alone, who asks wrongly fails.
 func TestCreateContainer(t *testing.T) {
 	const view, controllers = "cgroups.vcgroupfs.dev", "controllers.cgroups.vcgroupfs.dev"
+	const stack, tmpfs = "stack.cgroups.vcgroupfs.dev", "tmpfs.cgroups.vcgroupfs.dev"
 	pids, err := policy.Parse("pids.yaml", []byte("version: 1\ncontrollers: [pids, memory]\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -187,11 +188,24 @@ func TestCreateContainer(t *testing.T) {
 			{view + "=true " + controllers + "=,", nil, controllers},
 			{view + "=true " + controllers + "=--policy", nil, "--policy"},
 			{controllers + "=nonsense", nil, ""}, // nothing is asked for
+			{tmpfs + "=true", nil, ""},
+			{view + "=true " + tmpfs + "=true", hooks("--tmpfs"), ""},
+			{view + "=true " + tmpfs + "/container.web=true " + controllers + "=name=systemd,pids", hooks("--controllers name=systemd,pids --tmpfs"), ""},
+			{view + "=true " + tmpfs + "/container.db=true", hooks(""), ""},
+			{view + "=true " + tmpfs + "=true " + stack + "=true", hooks("--stack --tmpfs"), ""},
+			{view + "=true " + tmpfs + "=yes", nil, `tmpfs.cgroups.vcgroupfs.dev: "yes"`},
+			{view + "=true " + stack + "=", nil, stack},
+		}},
+		"tmpfs": {Plugin{Tmpfs: true}, []ask{
+			{view + "=true", hooks("--tmpfs"), ""},
+			{view + "=true " + tmpfs + "/container.web=false", hooks(""), ""},
+			{"", nil, ""},
 		}},
 		"narrowed": {Plugin{Controllers: []string{"memory", "pids"}, Policy: memory, Stack: true}, []ask{
 			{"", nil, ""},
 			{view + "=true", hooks("--controllers memory,pids --stack"), ""},
 			{view + "=true " + controllers + "=pids", hooks("--controllers pids --stack"), ""},
+			{view + "=true " + stack + "=false", hooks("--controllers memory,pids"), ""},
 			{view + "=true " + controllers + "=pids,cpu", nil, `"cpu" is not allowed; the host allows memory, pids`},
 		}},
 		"policy": {Plugin{PolicyFile: "/etc/p.yaml", Policy: pids}, []ask{
