@@ -19,7 +19,8 @@ vm_scale=0.1
 # on_this_kernel [OPTION...]
 on_this_kernel() {
 	[ "$(id -u)" = 0 ] || die "the integration tests make cgroups and mounts: run them as root"
-	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints \
+	containerd=$(.ci/containerd.sh) || return
+	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
 		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -59,6 +60,10 @@ func playRole(role string) {
 		playClient(strings.Join(os.Args[1:], " "))
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
+	case "pause": // does nothing until it is told to end
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, unix.SIGTERM)
+		<-end
 	case "userns": // runs a command as the root of a user namespace
 		playUserns()
 	}
