@@ -176,11 +176,12 @@ func (b *bundle) with(kinds ...string) {
 	}
 }
 
-// delegate has the runtime mount the container's cgroups writable: on v2 it then gives them to the container's root.
+// delegate has the runtime mount the container's cgroups writable: on v2 it may then give them to the container's root, which crun does
+// in any case ("Cgroup ownership" in config-linux.md of the OCI runtime specification).
 func (b *bundle) delegate() {
 	for _, m := range b.config["mounts"].([]any) {
 		if m := m.(map[string]any); m["type"] == "cgroup" {
-			m["options"] = slices.DeleteFunc(m["options"].([]any), func(o any) bool { return o == "ro" })
+			m["options"] = append(slices.DeleteFunc(m["options"].([]any), func(o any) bool { return o == "ro" }), "rw")
 		}
 	}
 }
