@@ -3,9 +3,11 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -272,4 +274,45 @@ func TestInsideShared(t *testing.T) {
 		}
 	}
 	d.stop(t)
+}
+
+// TestInsideFiltered: a daemon that a seccomp filter keeps from mounting by descriptor says so, whatever the filter answers.
+func TestInsideFiltered(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM} {
+		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
+			d := startDaemonOf(t, "/proc/self/exe", roleVariable+"=filtered "+itoa(int(errno)), "VCGROUPFS="+absProgram(t))
+			x := startInsider(t, d, "inside-filtered")
+			for _, file := range []string{"/sys/fs/cgroup", "/nowhere"} {
+				d.wantTry(t, 1, "seccomp filter", "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", file)
+			}
+			if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			d.wantTry(t, 0, "", x.place.add("plain")...) // mount(2) does for what is not attached elsewhere
+			d.stop(t)
+		})
+	}
+}
+
+// playFiltered becomes the program under a filter that answers open_tree, move_mount and fsopen with an errno.
+func playFiltered(errno string) {
+	n, err := strconv.Atoi(errno)
+	if err != nil {
+		panic(err)
+	}
+	is := func(call uint32, skip uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: skip, K: call}
+	}
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the call's number
+		is(unix.SYS_OPEN_TREE, 3), is(unix.SYS_MOVE_MOUNT, 2), is(unix.SYS_FSOPEN, 1),
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(n)},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		panic(errno)
+	}
+	os.Unsetenv(roleVariable)
+	panic(unix.Exec(os.Getenv("VCGROUPFS"), append([]string{"vcgroupfs"}, os.Args[1:]...), os.Environ()))
 }

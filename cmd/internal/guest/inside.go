@@ -89,13 +89,23 @@ func (in Inside) Mend(view string, device uint64) error {
 func (in Inside) attachView(view string) error {
 	clone, err := in.clone(view)
 	if err != nil {
-		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, err)
+		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, forbidden(err))
 	}
 	_, err = in.do(func(p *place) (bool, error) { return true, in.put(clone, p) }, func() { unix.Close(clone) })
 	if err != nil {
-		return fmt.Errorf("cannot attach the view at %s of process %d: %w", in.Path, in.Pid, err)
+		return fmt.Errorf("cannot attach the view at %s of process %d: %w", in.Path, in.Pid, forbidden(err))
 	}
 	return nil
+}
+
+// forbidden adds to an error of open_tree, setns or move_mount what else than the kernel can be the cause. Every kernel that has
+// openat2 (Linux 5.6), without which nothing here works, has these (5.2): ENOSYS is never for want of one, and root is not refused.
+func forbidden(err error) error {
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w; the daemon may not make mounts: give it CAP_SYS_ADMIN and no seccomp filter (a container: --privileged; "+
+			"a systemd unit: no SystemCallFilter=)", err)
+	}
+	return err
 }
 
 // clone makes a mount, attached nowhere, of what the guest is to have.
