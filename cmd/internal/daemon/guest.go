@@ -442,12 +442,14 @@ func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
 // maxPolicies bounds the policies that are kept for the next guest.
 const maxPolicies = 256
 
-// Remove takes a guest away.
+// Remove takes a guest away. When it answers nothing is left of the guest, also where that is being made or taken away already: a
+// container's last hook comes at the moment at which its process has ended.
 func (d *Daemon) Remove(ctx context.Context, name string) error {
-	g, err := d.find(name)
-	if err != nil {
-		d.settle(name)
-		return err
+	d.mu.Lock()
+	g := d.guests[name]
+	d.mu.Unlock()
+	if g == nil {
+		return notFound(name)
 	}
 	if g.record.Declared {
 		return failf(api.CodeConflict, "cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
@@ -490,20 +492,6 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 		d.hub.Publish(api.Event{Time: time.Now(), Kind: kind, Guest: g.record.Name, Reason: reason})
 	}
 	return true
-}
-
-// settle waits for a guest that is being made or taken away, with its process say: who is told that there is none of that name finds
-// nothing of it.
-func (d *Daemon) settle(name string) (gone bool) {
-	d.mu.Lock()
-	g := d.guests[name]
-	d.mu.Unlock()
-	if g == nil {
-		return true
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.gone
 }
 
 func notFound(name string) error {
