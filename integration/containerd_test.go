@@ -70,6 +70,7 @@ state = "%[1]s/state"
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         BinaryName = "%[3]s"
+        Root = "%[1]s/runc"
 `, dir, testImage, runc, runtime.GOARCH)
 	log, err := os.Create(dir + "/log")
 	if err == nil {
