@@ -42,7 +42,11 @@ func Host(ctx context.Context, socket string) []Check {
 		checks = append(checks, Check{"hierarchies", Bad, err.Error(), "mount cgroup v2 (or v1) at /sys/fs/cgroup"})
 	} else {
 		defer h.Close()
-		checks = append(checks, hierarchies(h), handles(h), delegation(), pids(h))
+		checks = append(checks, hierarchies(h), handles(h))
+		if !guest(h) { // there it is the host's to see to
+			checks = append(checks, delegation())
+		}
+		checks = append(checks, pids(h))
 	}
 	return append(checks, kernel(), connections(), users(), daemon(ctx, socket), runtimes())
 }
@@ -66,7 +70,7 @@ func privileges() Check {
 	if len(missing) == 0 {
 		return Check{name, OK, "this process may mount views and look into guests", ""}
 	}
-	return Check{name, Bad, "this process lacks " + strings.Join(missing, ", "), "run as root, outside of any container"}
+	return Check{name, Bad, "this process lacks " + strings.Join(missing, ", "), "run as root, outside of containers; a guest needs them in its user namespace to have guests (docs/nesting.md)"}
 }
 
 func device() Check {
@@ -99,11 +103,17 @@ func hierarchies(h *host.Host) Check {
 			found += "; v2 with " + or(strings.Join(v2, ", "), "no controller")
 		}
 	}
+	if guest(h) {
+		found = "this is a guest, whose guests are bounded by its own view; " + found
+	}
 	if len(readOnly) > 0 {
 		return Check{"hierarchies", Less, found + "; read-only: " + strings.Join(readOnly, ", "), "mount -o remount,rw " + readOnly[0] + " where guests are to change something"}
 	}
 	return Check{"hierarchies", OK, found, ""}
 }
+
+// guest says whether this host is a guest itself.
+func guest(h *host.Host) bool { return h.Trees()[0].View }
 
 func or(s, other string) string {
 	if s == "" {
@@ -116,7 +126,10 @@ func handles(h *host.Host) Check {
 	if h.Features().Handles {
 		return Check{"file handles of cgroups", OK, "a daemon's worker that dies is replaced, and guests do not notice", ""}
 	}
-	return Check{"file handles of cgroups", Less, "refused: a view cannot go on after its server's death", "run on the host, with CAP_DAC_READ_SEARCH"}
+	if guest(h) {
+		return Check{"file handles of cgroups", Less, "a view has none: when a daemon's worker dies, paths go on to work, and directories that are open do not", ""}
+	}
+	return Check{"file handles of cgroups", Less, "refused: when a daemon's worker dies, paths go on to work, and directories that are open do not", "run with CAP_DAC_READ_SEARCH"}
 }
 
 // delegation looks whether the kernel itself bounds what a cgroup namespace writes: beside the view, for a guest that mounts cgroup2.
