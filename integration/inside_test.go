@@ -99,17 +99,16 @@ func TestInside(t *testing.T) {
 		t.Fatal("the host has the view at /sys/fs/cgroup")
 	}
 	hidden := x.place.tree.View // in a guest, where what is below the view is out of everybody's reach
-	if view, real := x.cgroupMounts(t); view != 1 || real != 0 && conn.KernelAtLeast(6, 5) && !hidden {
+	view, real = x.cgroupMounts(t)
+	if view != 1 || real != 0 && conn.KernelAtLeast(6, 5) && !hidden {
 		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
 	}
 
-	sight := "dirs"
+	sights := []string{"dirs", "stacked-dirs"}
 	if x.place.tree.Version == hierarchy.V2 {
-		sight = "view"
-		if !conn.KernelAtLeast(6, 5) { // what was there stays below
-			sight = "stacked"
-		}
+		sights = []string{"view", "stacked"}
 	}
+	sight := sights[min(real, 1)] // some was there, and stays below
 	d.wantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", itoa(x.pid()))
 
 	// What the guest mounts on its view, nobody else sees; what it unmounts can be attached again.
