@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // place is where programs look for cgroups.
@@ -17,12 +19,22 @@ const place = "/sys/fs/cgroup"
 
 // SightOf says what a process finds at /sys/fs/cgroup. The error says that there is no such process.
 func SightOf(pid int) (Sight, error) {
-	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/mountinfo")
 	var mounts []*mountinfo.Info
-	if err == nil {
+	err := host.OnThread(func() error {
+		proc := "/proc/" + strconv.Itoa(pid)
+		// The roots of cgroup mounts are shown by the cgroup namespace of who reads. Where it may not be entered they are as here.
+		if ns, err := unix.Open(proc+"/ns/cgroup", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+			_ = unix.Setns(ns, unix.CLONE_NEWCGROUP)
+			unix.Close(ns)
+		}
+		f, err := os.Open(proc + "/mountinfo")
+		if err != nil {
+			return err
+		}
 		defer f.Close()
 		mounts, err = mountinfo.GetMountsFromReader(f, nil)
-	}
+		return err
+	})
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return "", fmt.Errorf("cannot look at process %d: no such process", pid)
 	}
@@ -32,42 +44,58 @@ func SightOf(pid int) (Sight, error) {
 	return sightIn(mounts), nil
 }
 
-// sightIn reads a mount table. Of several mounts at one place the last is on top: the table is in the order of their making, but for
-// mounts that were made beneath others, which go before nobody sees them.
+// sightIn reads a mount table. Of several mounts at one place that is on top which no other is mounted on: the table's order says
+// nothing of that. A mount of the kernel's that begins above the process's cgroup namespace ("/..") is no use to those who look for one.
 func sightIn(mounts []*mountinfo.Info) Sight {
-	var at, below []string // types of what is mounted there, and below
-	var v1Covered bool     // mounts of v1 hierarchies are under a later mount
+	at := map[int]*mountinfo.Info{} // what is mounted at the place
 	for _, m := range mounts {
-		switch {
-		case m.Mountpoint == place:
-			at = append(at, m.FSType)
-			v1Covered = v1Covered || slices.Contains(below, "cgroup")
-			below = nil
-		case strings.HasPrefix(m.Mountpoint, place+"/"):
-			below = append(below, m.FSType)
+		if m.Mountpoint == place {
+			at[m.ID] = m
 		}
 	}
-	if len(at) == 0 {
+	covered := map[int]bool{}
+	for _, m := range at {
+		covered[m.Parent] = true
+	}
+	var top *mountinfo.Info
+	for _, m := range at {
+		if !covered[m.ID] {
+			top = m
+		}
+	}
+	if top == nil {
 		return None
 	}
-	under := at[:len(at)-1]
-	switch top := at[len(at)-1]; {
-	case top == "cgroup2":
+	var seen []string           // types of what is mounted on the top one
+	own := map[string]bool{}    // by type: it covers mounts of the process's own cgroups
+	others := map[string]bool{} // by type: it covers others
+	for _, m := range mounts {
+		switch inside := strings.HasPrefix(m.Mountpoint, place+"/"); {
+		case inside && m.Parent == top.ID:
+			seen = append(seen, m.FSType)
+		case m != top && (inside || m.Mountpoint == place) && strings.HasPrefix(m.Root, "/.."):
+			others[m.FSType] = true
+		case m != top && (inside || m.Mountpoint == place):
+			own[m.FSType] = true
+		}
+	}
+	stacked := func(kind string, yes, no Sight) Sight {
+		if own[kind] && !others[kind] {
+			return yes
+		}
+		return no
+	}
+	switch {
+	case top.FSType == "cgroup2":
 		return V2
-	case top == "tmpfs" && slices.Contains(below, "fuse.cgroup") && v1Covered:
-		return StackedTmpfs
-	case top == "tmpfs" && slices.Contains(below, "fuse.cgroup"):
-		return Tmpfs
-	case top == "tmpfs" && slices.Contains(below, "cgroup"):
+	case top.FSType == "tmpfs" && slices.Contains(seen, "fuse.cgroup"):
+		return stacked("cgroup", StackedTmpfs, Tmpfs)
+	case top.FSType == "tmpfs" && slices.Contains(seen, "cgroup"):
 		return V1
-	case top == "fuse.cgroup2" && slices.Contains(under, "cgroup2"):
-		return Stacked
-	case top == "fuse.cgroup2":
-		return View
-	case top == "fuse.cgroup" && v1Covered:
-		return StackedDirs
-	case top == "fuse.cgroup":
-		return Dirs
+	case top.FSType == "fuse.cgroup2":
+		return stacked("cgroup2", Stacked, View)
+	case top.FSType == "fuse.cgroup":
+		return stacked("cgroup", StackedDirs, Dirs)
 	}
 	return None
 }
