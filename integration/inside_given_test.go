@@ -86,5 +86,10 @@ func TestInsideGiven(t *testing.T) {
 	if got := owners(t, real)["/child"]; got != "0 0" {
 		t.Errorf("child is %s's", got)
 	}
-	d.stop(t)
+	d.stop(t) // which nobody asked to let go of the guest
+	for path, who := range owners(t, real) {
+		if who != "0 0" {
+			t.Errorf("%s is %s's after the daemon's end", path, who)
+		}
+	}
 }

@@ -475,7 +475,7 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted
 		default:
 		}
-		d.detach(g, s)
+		d.detach(g, s, kind == api.EventRemoved)
 		g.at.Unmount(g.log)
 		if d.ownTarget(g.record.Spec.Target) {
 			os.Remove(g.record.Spec.Target)

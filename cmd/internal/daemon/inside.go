@@ -64,20 +64,23 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 		return err
 	}
 	if err := d.cgroupsOf(g, s.Boundaries, g.reclaim); err != nil {
-		d.detach(g, s)
+		d.detach(g, s, true)
 		return fmt.Errorf("cannot take the cgroups of process %d from its root, which would write there around the view: %w", g.record.Spec.Pid, err)
 	}
 	return nil
 }
 
-// detach takes the view out of a guest whose process goes on, and gives it what was taken.
-func (d *Daemon) detach(g *guest, s *life.Served) {
+// detach takes the view out of a guest whose process goes on. What was taken from its root is given back where somebody asked for
+// that: a daemon that ends leaves no guest with more than it had.
+func (d *Daemon) detach(g *guest, s *life.Served, giveBack bool) {
 	if g.record.Spec.Into == nil || g.at.Device == 0 || ended(g.record) {
 		return
 	}
-	giveBack := func(b *host.Boundary, _ bool) error { return fs.GiveBack(b) }
-	if err := d.cgroupsOf(g, s.Boundaries, giveBack); err != nil {
-		g.log.WithError(err).Warn("not all cgroups of the guest belong to whom they did")
+	if giveBack {
+		err := d.cgroupsOf(g, s.Boundaries, func(b *host.Boundary, _ bool) error { return fs.GiveBack(b) })
+		if err != nil {
+			g.log.WithError(err).Warn("not all cgroups of the guest belong to whom they did")
+		}
 	}
 	in, err := d.inside(g, s.Boundaries)
 	if err == nil {
