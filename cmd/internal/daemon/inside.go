@@ -108,8 +108,8 @@ func (g *guest) reclaim(b *host.Boundary, shown bool) error {
 	return fs.Reclaim(b, fs.Owner{UID: g.record.UID, GID: g.record.GID})
 }
 
-// cgroupsOf does something with the cgroups of a guest's process whose root is not the host's: its boundaries, and those in
-// hierarchies that are not shown.
+// cgroupsOf does something with the cgroups of a guest's process whose root is not the host's: its boundaries, and in hierarchies
+// that are not shown those of the same path, as a runtime makes them. Another there may be that of a user's whole session.
 func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
 	if g.record.UID == 0 && g.record.GID == 0 {
 		return nil
@@ -128,7 +128,7 @@ func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *hos
 			continue
 		}
 		path, err := find(t)
-		if err != nil {
+		if err != nil || !slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Path() == path }) {
 			continue // it has none of its own there
 		}
 		b, err := t.Boundary(path)
