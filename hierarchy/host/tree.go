@@ -344,3 +344,20 @@ func (t *Tree) PathOf(pid int) (string, error) {
 	}
 	return at, nil
 }
+
+// PathsOf are the paths of the cgroups that a task is in, a process or one thread, in the order of Trees; "" in a hierarchy where it
+// is outside the server's cgroup namespace. ESRCH when there is no such task.
+func (h *Host) PathsOf(tid int) ([]string, error) {
+	raw, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	paths := make([]string, len(h.trees))
+	for i, t := range h.trees {
+		at, ok := membershipOf(raw, t.Hierarchy)
+		if _, below := pathBelow("/", at); ok && below {
+			paths[i] = at
+		}
+	}
+	return paths, nil
+}
