@@ -15,7 +15,7 @@ import (
 const module = "github.com/vcgroupfs/vcgroupfs"
 
 // mayImport says what each package of the module may import, of its own module and of the rest: imports run downward only,
-// the pure packages do no I/O, one package knows the host and two know FUSE.
+// the pure packages do no I/O, one package knows the host and three know FUSE.
 var mayImport = []struct {
 	dir    string
 	own    []string // below the module's path
@@ -26,6 +26,7 @@ var mayImport = []struct {
 	{"hierarchy/host", []string{"hierarchy"}, []string{"github.com/hanwen", "github.com/sirupsen", "github.com/urfave"}},
 	{"fs/conn", nil, []string{"github.com/urfave"}},
 	{"fs/state", nil, []string{"github.com/hanwen", "github.com/sirupsen", "github.com/urfave"}},
+	{"fs/self", []string{"fs/conn", "fs/state"}, []string{"github.com/urfave", "os/exec"}},
 	{"fs", []string{"hierarchy", "hierarchy/host", "policy", "fs/conn", "fs/state"}, []string{"github.com/urfave", "os/exec"}},
 }
 
@@ -60,7 +61,7 @@ func TestImports(t *testing.T) {
 		fuse := dir == "fs" || strings.HasPrefix(dir, "fs/")
 		for _, i := range p.Imports {
 			if strings.HasPrefix(i, "github.com/hanwen/") && !fuse {
-				t.Errorf("%s imports %s: only fs and fs/conn know FUSE", dir, i)
+				t.Errorf("%s imports %s: only fs and what is below it know FUSE", dir, i)
 			}
 		}
 		for _, rule := range mayImport {

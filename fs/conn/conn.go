@@ -58,6 +58,8 @@ type Config struct {
 	MaxSlow int
 	// FSName is the source shown in mount tables, Subtype what follows "fuse." in the type.
 	FSName, Subtype string
+	// ReadOnly makes the file system one that is read-only, whatever its mounts are.
+	ReadOnly bool
 	// Passthrough asks for FUSE_PASSTHROUGH (Linux 6.9), see PassthroughOK.
 	Passthrough bool
 	// Log takes what goes wrong; nil is the standard logger.
@@ -70,6 +72,8 @@ type Config struct {
 	Observe func(opcode uint32, errno int, took time.Duration)
 	// Slots bounds the slow requests of many connections together; nil for no such bound.
 	Slots *Slots
+	// Unpaced has slow requests begin at once, whatever others do: who handles them sees to it that a flood of them costs little.
+	Unpaced bool
 	// MaxRate bounds the requests that are served in a second; 0 is no bound.
 	MaxRate int
 }

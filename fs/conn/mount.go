@@ -102,6 +102,11 @@ func (c *Conn) fsmount(attrs int) (int, error) {
 			return -1, configError(ctx, o[0], err)
 		}
 	}
+	if c.cfg.ReadOnly {
+		if err := unix.FsconfigSetFlag(ctx, "ro"); err != nil {
+			return -1, configError(ctx, "ro", err)
+		}
+	}
 	if err := unix.FsconfigCreate(ctx); err != nil {
 		return -1, configError(ctx, "create", err)
 	}
@@ -150,7 +155,11 @@ func (c *Conn) classicMount(dir string) error {
 	if c.cfg.Subtype != "" {
 		fstype += "." + c.cfg.Subtype
 	}
-	if err := unix.Mount(c.cfg.FSName, dir, fstype, mountFlags, strings.Join(opts, ",")); err != nil {
+	flags := uintptr(mountFlags)
+	if c.cfg.ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	if err := unix.Mount(c.cfg.FSName, dir, fstype, flags, strings.Join(opts, ",")); err != nil {
 		return fmt.Errorf("cannot mount: %w", &os.PathError{Op: "mount", Path: dir, Err: err})
 	}
 	return c.attach()
