@@ -229,6 +229,8 @@ type place struct {
 // errGivenUp is what a thread gets that comes too late: nobody knows of what it would do.
 var errGivenUp = errors.New("the guest does not let its paths be looked up: a file system of its own does not answer")
 
+var errHostMounts = errors.New("the process is in the host's own mount namespace; mount the view at a directory (--target DIR)")
+
 // claim is called before something is changed.
 func (p *place) claim() error {
 	if !p.settled.CompareAndSwap(false, true) {
@@ -321,11 +323,21 @@ func (p *place) close() {
 	}
 }
 
-// do does something in the mount namespace of the process, with the place opened, and then calls after, if there is one: what that
-// closes is in use until then, also when the guest has taken too long. The guest decides what its paths are; none of them leads out
-// of its root.
+// do does something in the mount namespace of the process, with the place opened, and then calls after (visit).
 func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) {
-	p, err := in.reach()
+	return visit(in.Pid, in.Start, func(p *place) (bool, error) {
+		if err := in.enter(p); err != nil {
+			return false, err
+		}
+		return f(p)
+	}, after)
+}
+
+// visit does something with what was reached of a process, on a thread that may enter its namespaces, and then calls after, if there
+// is one: what that closes is in use until then, also when the guest has taken too long. The guest decides what its paths are; none
+// of them leads out of its root.
+func visit(pid int, start uint64, f func(p *place) (bool, error), after func()) (bool, error) {
+	p, err := reach(pid, start)
 	if err != nil {
 		if after != nil {
 			after()
@@ -340,9 +352,6 @@ func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) 
 	go func() {
 		var a answer
 		a.err = host.OnThread(func() (err error) {
-			if err := in.enter(p); err != nil {
-				return err
-			}
 			a.is, err = f(p)
 			return err
 		})
@@ -366,8 +375,8 @@ func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) 
 
 // reach opens what is needed of the process. The error says that there is no such process, or that it is in this process's own
 // mount namespace, where nothing is to be taken away.
-func (in Inside) reach() (p *place, err error) {
-	proc := "/proc/" + strconv.Itoa(in.Pid)
+func reach(pid int, start uint64) (p *place, err error) {
+	proc := "/proc/" + strconv.Itoa(pid)
 	p = &place{ns: -1, root: -1, at: -1, fds: -1}
 	if p.ns, err = unix.Open(proc+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		p.root, err = unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -382,13 +391,13 @@ func (in Inside) reach() (p *place, err error) {
 		p.fds, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
 	// The same process after all was opened: all is of that one.
-	if start, serr := host.StartOf(in.Pid); serr != nil || start != in.Start {
-		err = fmt.Errorf("no such process %d", in.Pid)
+	if now, serr := host.StartOf(pid); serr != nil || now != start {
+		err = fmt.Errorf("no such process %d", pid)
 	}
 	if err == nil {
 		var own bool
 		if own, err = host.OwnNamespace(p.ns, "mnt"); own {
-			err = errors.New("the process is in the host's own mount namespace; mount the view at a directory (--target DIR)")
+			err = errHostMounts
 		}
 	}
 	if err != nil {
@@ -398,12 +407,17 @@ func (in Inside) reach() (p *place, err error) {
 	return p, nil
 }
 
-func (in Inside) enter(p *place) error {
+// join brings the thread into the mount namespace.
+func (p *place) join() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants that
 		return os.NewSyscallError("unshare", err)
 	}
-	if err := unix.Setns(p.ns, unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("setns", err)
+	return os.NewSyscallError("setns", unix.Setns(p.ns, unix.CLONE_NEWNS))
+}
+
+func (in Inside) enter(p *place) error {
+	if err := p.join(); err != nil {
+		return err
 	}
 	root := p.root
 	if in.Rootfs != "" {

@@ -223,3 +223,20 @@ func (m *Mountpoint) Unmount(log *logrus.Entry) {
 		log.WithError(err).Warnf("cannot unmount %s", m.Path)
 	}
 }
+
+// ClearDead unmounts what a server of ours that is no more has left mounted at a path. The error says that something else is there.
+func ClearDead(path string, log *logrus.Entry) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+		log.Warnf("a server that is no more has left its file system at %s: it is unmounted", path)
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("cannot unmount what a dead server left: %w", pathError("umount", path, err))
+		}
+	}
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC, 0, &st)
+	if err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return fmt.Errorf("cannot mount at %s: something is mounted there; unmount it first", path)
+	}
+	return nil
+}
