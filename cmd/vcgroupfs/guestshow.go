@@ -43,7 +43,7 @@ func guestListCommand() *cli.Command {
 	return &cli.Command{
 		Name: "ls", Usage: "list the guests", Flags: []cli.Flag{jsonFlag(), socketFlag()},
 		Description: "Lists the guests with their boundaries and views. OPEN is how many descriptors a guest has open in its view; DECLARED are\n" +
-			"those that a file of the guests' directory made.",
+			"those that a file of the guests' directory made, or that came by self.",
 		Action: guestAction(0, 0, "no argument", func(c *cli.Context, daemon *api.Client, _ []string) error {
 			all, err := daemon.Guests(c.Context)
 			if err != nil {
@@ -56,7 +56,7 @@ func guestListCommand() *cli.Command {
 			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tDECLARED")
 			for _, g := range all {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)), visible(g.Spec.Target), dash(strings.Join(g.Hierarchies, " ")),
-					g.Open, stamp(g.Since), yesNo(g.Declared))
+					g.Open, stamp(g.Since), madeBy(g))
 			}
 			return w.Flush()
 		}),
@@ -98,6 +98,14 @@ func guestShowCommand() *cli.Command {
 	}
 }
 
+// madeBy says who made a guest if nobody did by hand.
+func madeBy(g api.Guest) string {
+	if g.Rule != "" {
+		return "self"
+	}
+	return yesNo(g.Declared)
+}
+
 func showGuest(c *cli.Context, g api.Guest) error {
 	w := newTable(c)
 	line := func(key, value string) { fmt.Fprintf(w, "%s\t%s\n", key, value) }
@@ -117,6 +125,9 @@ func showGuest(c *cli.Context, g api.Guest) error {
 	}
 	line("since", stamp(g.Since))
 	line("declared", yesNo(g.Declared))
+	if g.Rule != "" {
+		line("by self", "its cgroup matches "+visible(g.Rule))
+	}
 	line("open", strconv.Itoa(g.Open))
 	policyIs := "the default"
 	if g.Spec.Policy != "" {

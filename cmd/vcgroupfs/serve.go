@@ -16,7 +16,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/daemon"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // defaultGuests is where declared guests are looked for when nobody says otherwise; it need not exist.
@@ -36,6 +38,13 @@ func serveCommand() *cli.Command {
 			"   target: /srv/web/rootfs/sys/fs/cgroup\n" +
 			"   controllers: [memory, pids]\n" +
 			"   limits: {pids.max: \"64\"}\n\n" +
+			"With --self a container needs no guest of its own to be added: whatever runtime binds the one directory self into it, at\n" +
+			"/sys/fs/cgroup, gives it its view there, which is made when the container first looks. Self itself is an empty directory,\n" +
+			"and stays one for who is in no container. Which cgroups are containers' is said by patterns of their paths, counted from\n" +
+			"the root of each hierarchy, each * within one component and {id} for the 64 digits of a container's id; the outermost\n" +
+			"cgroup that matches is the boundary. Hierarchies in which the container has no such cgroup are not shown.\n\n" +
+			"   vcgroupfs serve --self --self-controllers memory,pids\n" +
+			"   docker run -v /run/vcgroupfs/serve/self:/sys/fs/cgroup --memory 256m IMAGE\n\n" +
 			"SIGTERM takes all guests away and ends it. SIGHUP, or serve --upgrade from elsewhere, goes on with the program's new\n" +
 			"file; if that cannot serve, the old one stays.",
 		Flags: []cli.Flag{
@@ -48,6 +57,12 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-watches", Value: 64, Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
 			&cli.IntFlag{Name: "max-blocking", Value: 128, Usage: "let `N` host calls block at once, over all guests"},
 			&cli.IntFlag{Name: "max-rate", Usage: "serve at most `N` requests of a guest in a second; 0: as many as come"},
+			&cli.BoolFlag{Name: "self", Usage: "mount self, the directory by which a container comes to its view"},
+			&cli.StringFlag{Name: "self-at", Usage: "mount it at `DIR` (default: self beside the socket)"},
+			&cli.StringSliceFlag{Name: "container", Usage: "take a cgroup whose path matches `PATTERN` for a container's, as in /machines/*, instead of what " +
+				"runtimes make by themselves; more than once for several", DefaultText: "those of Docker, podman, nerdctl, Kubernetes, LXC, systemd-nspawn"},
+			&cli.StringFlag{Name: "self-policy", Usage: "read the policy of those containers from `FILE`", TakesFile: true},
+			&cli.StringFlag{Name: "self-controllers", Usage: "show them these only: `LIST` such as memory,pids,name=systemd"},
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
 			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second, Usage: "end the guests' connections when no worker came back for `TIME`"},
 			&cli.BoolFlag{Name: "upgrade", Usage: "have the daemon that runs go on with another program, and wait for it"},
@@ -114,8 +129,52 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 	if s.Guests, err = guestsDir(c); err != nil {
 		return s, err
 	}
+	if s.Self, err = selfSettings(c, s.Socket); err != nil {
+		return s, err
+	}
 	if s.Program, err = os.Executable(); err != nil {
 		return s, fmt.Errorf("cannot tell what program this is: %w", err)
+	}
+	return s, nil
+}
+
+// selfSettings reads the flags of self, nil when it is not asked for.
+func selfSettings(c *cli.Context, socket string) (*holder.Self, error) {
+	if !c.Bool("self") {
+		for _, flag := range []string{"self-at", "container", "self-policy", "self-controllers"} {
+			if c.IsSet(flag) {
+				return nil, usagef("--%s is for --self", flag)
+			}
+		}
+		return nil, nil
+	}
+	s := &holder.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"), Controllers: guest.ControllerNames(c.String("self-controllers"))}
+	if len(s.Containers) == 0 {
+		s.Containers = hierarchy.DefaultContainers()
+	}
+	if _, err := hierarchy.ParseContainers(s.Containers); err != nil {
+		return nil, usagef("--container: %v", err)
+	}
+	var err error
+	if c.IsSet("self-at") {
+		if s.Path, err = filepath.Abs(c.String("self-at")); err != nil || c.String("self-at") == "" || s.Path == "/" {
+			return nil, usagef("--self-at %q: give a directory", c.String("self-at"))
+		}
+	}
+	if c.IsSet("self-controllers") && len(s.Controllers) == 0 {
+		return nil, usagef("no controller in --self-controllers; as in: --self-controllers memory,pids")
+	}
+	p, err := loadPolicy(c.String("self-policy"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.WithControllers(s.Controllers); len(s.Controllers) > 0 && err != nil {
+		return nil, usagef("--self-controllers: %v", err)
+	}
+	if c.IsSet("self-policy") {
+		if s.Policy, err = filepath.Abs(c.String("self-policy")); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }

@@ -39,8 +39,9 @@ type Guest struct {
 	Spec        GuestSpec `json:"spec"`
 	Hierarchies []string  `json:"hierarchies"` // shown, as the command hierarchies names them
 	Since       time.Time `json:"since"`
-	Declared    bool      `json:"declared"` // by a file of the guests' directory
-	Open        int       `json:"open"`     // descriptors that the guest has open in its view
+	Declared    bool      `json:"declared"`       // by a file of the guests' directory
+	Open        int       `json:"open"`           // descriptors that the guest has open in its view
+	Rule        string    `json:"rule,omitempty"` // the pattern of serve --container by which it was made when it touched self; none for any other guest
 }
 
 // Figures are what a guest or one of its cgroups uses now. A figure that the shown hierarchies do not have is -1; so is a

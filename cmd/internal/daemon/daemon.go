@@ -3,7 +3,8 @@
 // # Words
 //
 // A guest's record is its configuration as the arena keeps it; the region is the guest's part of the arena. A declared guest
-// is one that a file of the guests' directory describes.
+// is one that a file of the guests' directory describes. Self is the directory by which a container comes to its view without
+// being known (package fs/self); a box is what is remembered of a container that has touched it.
 //
 // # What always holds
 //
@@ -12,7 +13,7 @@
 //   - A set-up that fails undoes itself, and changes of one guest come one after another.
 //   - The end of the worker, by whatever means, is not the end of a guest's view.
 //
-// Lock order: guest.mu, then Daemon.mu. Daemon.mu is never held across a call that can block.
+// Lock order: Daemon.selfMu, guest.mu, then Daemon.mu. boxes.mu is a leaf, and Daemon.mu is never held across a call that can block.
 package daemon
 
 import (
@@ -54,6 +55,10 @@ type Daemon struct {
 	declared *declarations // nil for none
 	sweepNow chan struct{} // one slot
 	garbage  garbage       // of the sweeping goroutine alone
+
+	selfMu    sync.Mutex // held while self is set up or taken away
+	self      *selfDir   // guarded by selfMu; nil for none
+	selfRetry time.Time  // guarded by selfMu; when to try again what failed
 
 	stopAPI func()        // returns when it is stopped
 	ended   chan struct{} // closed when the worker is to end
@@ -97,6 +102,7 @@ func Run(version string, log *logrus.Entry) error {
 	go d.beat()
 	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}}
 	d.resume(held)
+	d.followSelf()
 	if err := w.Ready(); err != nil {
 		return err
 	}
@@ -116,8 +122,9 @@ func Run(version string, log *logrus.Entry) error {
 func (d *Daemon) bound() {
 	// Two processors more than there are: one that waits for events while guests keep all others busy.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
-	// Each guest has one place to block in beyond those that all share, so that is the most; Go's own threads come on top.
-	debug.SetMaxThreads(d.settings.MaxBlocking + d.settings.MaxGuests + 128)
+	// Each guest has one place to block in beyond those that all share, and one in which a look at its mounts may be stuck, so that is
+	// the most; Go's own threads come on top.
+	debug.SetMaxThreads(d.settings.MaxBlocking + 2*d.settings.MaxGuests + 2*maxSelfWork + 128)
 	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
 }
 
@@ -172,6 +179,7 @@ func (d *Daemon) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), drainWait)
 	defer cancel()
 	var all sync.WaitGroup
+	all.Go(func() { d.suspendSelf(ctx) })
 	for _, g := range d.all() {
 		all.Add(1)
 		go func() {
@@ -194,6 +202,7 @@ const drainWait = 2 * time.Second
 func (d *Daemon) stop() {
 	d.stopAPI()
 	d.close()
+	d.stopSelf()
 	var all sync.WaitGroup
 	for _, g := range d.all() {
 		all.Add(1)

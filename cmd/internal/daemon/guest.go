@@ -37,6 +37,8 @@ type record struct {
 	GID        uint32        `json:"gid"`
 	Boundaries []boundaryID  `json:"boundaries"`
 	PidStart   uint64        `json:"pidStart,omitempty"` // of Spec.Pid, so that its number is no other's
+	Rule       string        `json:"rule,omitempty"`     // of a guest that touched self: the pattern that its cgroup matches
+	Self       bool          `json:"self,omitempty"`     // it is no guest but self, mounted at Spec.Target
 }
 
 // boundaryID names a boundary for good: its hierarchy and kernfs id.
@@ -45,6 +47,9 @@ type boundaryID struct {
 	ID   uint64 `json:"id"`
 	Path string `json:"path,omitempty"` // where it was when the guest was made
 }
+
+// is says whether it names the same cgroup; where that is may change.
+func (b boundaryID) is(other boundaryID) bool { return b.Tree == other.Tree && b.ID == other.ID }
 
 // guest is one guest. A guest that is being made or taken away has its name in the table already, or still.
 type guest struct {
@@ -86,7 +91,7 @@ func (g *guest) cgroups() int {
 
 // info is the guest as the control interface shows it.
 func (g *guest) info() api.Guest {
-	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Hierarchies: []string{}}
+	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Rule: g.record.Rule, Hierarchies: []string{}}
 	for _, b := range g.record.Boundaries {
 		out.Hierarchies = append(out.Hierarchies, b.Tree)
 	}
@@ -110,10 +115,15 @@ func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec) (api.
 }
 
 func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bool, error) {
-	if spec.Target == "" {
-		spec.Target = d.viewsDir() + "/" + name
+	return d.addRecord(record{Name: name, Spec: spec, Declared: declared})
+}
+
+// addRecord makes the guest of a record. Its boundaries are those that the record has, or else that its spec says.
+func (d *Daemon) addRecord(r record) (*guest, bool, error) {
+	if r.Spec.Target == "" {
+		r.Spec.Target = d.viewsDir() + "/" + r.Name
 	}
-	g, mine, err := d.reserve(name, spec, declared)
+	g, mine, err := d.reserve(r)
 	if err != nil || !mine {
 		return g, false, err
 	}
@@ -124,15 +134,15 @@ func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bo
 		d.forget(g)
 		return nil, false, err
 	}
-	d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventAdded, Guest: name})
+	d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventAdded, Guest: r.Name})
 	g.log.Info("the guest is added")
 	return g, true, nil
 }
 
 // reserve puts a new guest into the table, locked; or finds the one that is there, when it is the same.
-func (d *Daemon) reserve(name string, spec api.GuestSpec, declared bool) (g *guest, mine bool, err error) {
+func (d *Daemon) reserve(r record) (g *guest, mine bool, err error) {
 	for {
-		old, err := d.enter(name, spec, declared)
+		old, err := d.enter(r)
 		if err != nil {
 			return nil, false, err
 		}
@@ -145,8 +155,8 @@ func (d *Daemon) reserve(name string, spec api.GuestSpec, declared bool) (g *gue
 		if gone {
 			continue
 		}
-		if !reflect.DeepEqual(old.guest.record.Spec, spec) {
-			return nil, false, failf(api.CodeConflict, "cannot add guest %s: there is one of that name with another configuration; remove it first (vcgroupfs guest rm %s)", name, name)
+		if !reflect.DeepEqual(old.guest.record.Spec, r.Spec) || old.guest.record.Rule != r.Rule {
+			return nil, false, failf(api.CodeConflict, "cannot add guest %s: there is one of that name with another configuration; remove it first (vcgroupfs guest rm %s)", r.Name, r.Name)
 		}
 		return old.guest, false, nil
 	}
@@ -157,26 +167,27 @@ type entered struct {
 	fresh bool
 }
 
-func (d *Daemon) enter(name string, spec api.GuestSpec, declared bool) (entered, error) {
+func (d *Daemon) enter(r record) (entered, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if g := d.guests[name]; g != nil {
+	if g := d.guests[r.Name]; g != nil {
 		return entered{guest: g}, nil
 	}
 	if d.closing {
-		return entered{}, failf(api.CodeBusy, "cannot add guest %s: the daemon is ending", name)
+		return entered{}, failf(api.CodeBusy, "cannot add guest %s: the daemon is ending", r.Name)
 	}
-	if len(d.guests) >= d.arena.Guests() {
-		return entered{}, failf(api.CodeBusy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", name, len(d.guests))
+	if len(d.guests) >= min(d.arena.Guests(), d.settings.MaxGuests) {
+		return entered{}, failf(api.CodeBusy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", r.Name, len(d.guests))
 	}
 	for _, g := range d.guests {
-		if g.record.Spec.Target == spec.Target {
-			return entered{}, failf(api.CodeConflict, "cannot add guest %s: the view of guest %s is mounted at %s", name, g.record.Name, spec.Target)
+		if g.record.Spec.Target == r.Spec.Target {
+			return entered{}, failf(api.CodeConflict, "cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, r.Spec.Target)
 		}
 	}
-	g := d.newGuest(record{Name: name, Spec: spec, Since: time.Now().Round(0), Declared: declared})
+	r.Since = time.Now().Round(0)
+	g := d.newGuest(r)
 	g.mu.Lock()
-	d.guests[name] = g
+	d.guests[r.Name] = g
 	return entered{guest: g, fresh: true}, nil
 }
 
@@ -214,29 +225,14 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	if err != nil {
 		return err
 	}
-	trees, err := life.Select(d.host, p)
-	if err != nil {
-		return asError(api.CodeUnsupported, err)
-	}
-	if err := life.CheckControllers(d.host, spec.Controllers); err != nil {
-		return asError(api.CodeUnsupported, err)
-	}
 	owner, err := ownerOf(spec)
 	if err != nil {
 		return asError(api.CodeInvalid, err)
 	}
-	if spec.Pid != 0 {
-		if g.record.PidStart, err = host.StartOf(spec.Pid); err != nil {
-			return failf(api.CodeInvalid, "cannot use process %d: no such process", spec.Pid)
-		}
-	}
-	find, err := life.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
+	g.record.UID, g.record.GID = owner.UID, owner.GID
+	boundaries, err := d.openBoundaries(g, p)
 	if err != nil {
-		return asError(api.CodeInvalid, err)
-	}
-	boundaries, err := life.OpenBoundaries(trees, find)
-	if err != nil {
-		return asError(api.CodeInvalid, err)
+		return err
 	}
 	undoLimits, err := setLimits(boundaries, spec.Limits)
 	if err != nil {
@@ -248,11 +244,39 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 			undoLimits()
 		}
 	}()
-	g.record.UID, g.record.GID = owner.UID, owner.GID
+	return d.mountGuest(g, p, boundaries)
+}
+
+// openBoundaries opens the boundaries of a new guest and has its record name them for good.
+func (d *Daemon) openBoundaries(g *guest, p *policy.Policy) ([]*host.Boundary, error) {
+	if len(g.record.Boundaries) > 0 {
+		return d.reopen(g.record.Boundaries)
+	}
+	spec := g.record.Spec
+	trees, err := life.Select(d.host, p)
+	if err == nil {
+		err = life.CheckControllers(d.host, spec.Controllers)
+	}
+	if err != nil {
+		return nil, asError(api.CodeUnsupported, err)
+	}
+	if spec.Pid != 0 {
+		if g.record.PidStart, err = host.StartOf(spec.Pid); err != nil {
+			return nil, failf(api.CodeInvalid, "cannot use process %d: no such process", spec.Pid)
+		}
+	}
+	find, err := life.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
+	if err != nil {
+		return nil, asError(api.CodeInvalid, err)
+	}
+	boundaries, err := life.OpenBoundaries(trees, find)
+	if err != nil {
+		return nil, asError(api.CodeInvalid, err)
+	}
 	for _, b := range boundaries {
 		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Tree().String(), b.ID(), b.Path()})
 	}
-	return d.mountGuest(g, p, boundaries)
+	return boundaries, nil
 }
 
 // setLimits sets a new guest's limits and says how to take them back.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -46,15 +47,19 @@ func (d *Daemon) inside(g *guest, boundaries []*host.Boundary) (in life.Inside, 
 // attach attaches the view in the mount namespace of the guest's process, where the spec asks for it, and takes the guest's cgroups
 // from it where the runtime has given them to its root.
 func (d *Daemon) attach(g *guest, s *life.Served) error {
-	if g.record.Spec.Into == nil {
+	into := g.record.Spec.Into
+	if into == nil && g.record.Rule == "" {
 		return nil
 	}
-	if g.record.Spec.Into.Tmpfs && s.View.Layout() == hierarchy.LayoutV2 {
+	if into != nil && into.Tmpfs && s.View.Layout() == hierarchy.LayoutV2 {
 		return failf(api.CodeInvalid, "cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; show a v1 hierarchy")
 	}
 	// What the guest mounts on its view is not for others to see.
 	if err := unix.Mount("", g.at.Path, "", unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot keep the mounts on the view apart: %w", err)
+	}
+	if into == nil {
+		return d.takeCgroups(g, s.Boundaries) // whoever touches self gets the view
 	}
 	in, err := d.inside(g, s.Boundaries)
 	if err != nil {
@@ -63,9 +68,9 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 	if err := in.Attach(g.at.Path); err != nil {
 		return err
 	}
-	if err := d.cgroupsOf(g, s.Boundaries, g.reclaim); err != nil {
+	if err := d.takeCgroups(g, s.Boundaries); err != nil {
 		d.detach(g, s, true)
-		return fmt.Errorf("cannot take the cgroups of process %d from its root, which would write there around the view: %w", g.record.Spec.Pid, err)
+		return err
 	}
 	return nil
 }
@@ -108,36 +113,45 @@ func (g *guest) reclaim(b *host.Boundary, shown bool) error {
 	return fs.Reclaim(b, fs.Owner{UID: g.record.UID, GID: g.record.GID})
 }
 
-// cgroupsOf does something with the cgroups of a guest's process whose root is not the host's: its boundaries, and in hierarchies
-// that are not shown those of the same path, as a runtime makes them. Another there may be that of a user's whole session.
+// takeCgroups takes a guest's cgroups from its root.
+func (d *Daemon) takeCgroups(g *guest, boundaries []*host.Boundary) error {
+	if err := d.cgroupsOf(g, boundaries, g.reclaim); err != nil {
+		return fmt.Errorf("cannot take the cgroups of guest %s from its root, which would write there around the view: %w", g.record.Name, err)
+	}
+	return nil
+}
+
+// cgroupsOf does something with the cgroups of a guest whose root is not the host's: its boundaries, and in hierarchies that are not
+// shown those of the same path, as a runtime makes them. Another there may be that of a user's whole session.
 func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
 	if g.record.UID == 0 && g.record.GID == 0 {
 		return nil
 	}
+	var paths []string
 	for _, b := range boundaries {
 		if err := do(b, true); err != nil {
 			return fmt.Errorf("in the hierarchy %s: %w", b.Tree(), err)
 		}
-	}
-	find, err := life.Place{Pid: g.record.Spec.Pid, Current: g.record.Spec.CurrentCgroup}.Find()
-	if err != nil {
-		return err
+		if path := b.Path(); path != "" && !slices.Contains(paths, path) {
+			paths = append(paths, path)
+		}
 	}
 	for _, t := range d.host.Trees() {
 		if slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Tree() == t }) {
 			continue
 		}
-		path, err := find(t)
-		if err != nil || !slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Path() == path }) {
-			continue // it has none of its own there
-		}
-		b, err := t.Boundary(path)
-		if err == nil {
-			err = do(b, false)
-			b.Close()
-		}
-		if err != nil {
-			return fmt.Errorf("in the hierarchy %s: %w", t, err)
+		for _, path := range paths {
+			b, err := t.Boundary(path)
+			if errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			if err == nil {
+				err = do(b, false)
+				b.Close()
+			}
+			if err != nil {
+				return fmt.Errorf("in the hierarchy %s: %w", t, err)
+			}
 		}
 	}
 	return nil
@@ -165,7 +179,7 @@ func (d *Daemon) Attach(name string) error {
 		err = in.Mend(g.at.Path, g.at.Device)
 	}
 	if err == nil {
-		err = d.cgroupsOf(g, boundaries, g.reclaim)
+		err = d.takeCgroups(g, boundaries)
 	}
 	return asError(api.CodeFailed, err)
 }

@@ -18,15 +18,27 @@ import (
 // resume goes on with every guest of the arena. One that cannot be gone on with is ended, so that nobody waits for it.
 func (d *Daemon) resume(held map[int]map[uint64]int) {
 	pauseForTest()
-	for _, r := range d.arena.Regions() {
+	goOn := func(r *state.Region, rec record, resume func(*state.Region, record, map[uint64]int) error) {
 		of := held[r.Index()]
 		delete(held, r.Index())
-		if err := d.resumeGuest(r, of); err != nil {
+		if err := resume(r, rec, of); err != nil {
 			d.log.WithError(err).Error("a guest ends with the worker that served it")
 		}
 		for _, fd := range of { // of no more use
 			unix.Close(fd)
 		}
+	}
+	var selves []*state.Region
+	for _, r := range d.arena.Regions() {
+		rec := recordOf(r)
+		if rec.Self {
+			selves = append(selves, r)
+			continue
+		}
+		goOn(r, rec, d.resumeGuest)
+	}
+	for _, r := range selves { // last: who touches it may be of one of the guests
+		goOn(r, recordOf(r), d.resumeSelf)
 	}
 	for region, of := range held { // of guests that were taken away while the worker died
 		for _, fd := range of {
@@ -44,15 +56,23 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 	d.log.WithField("took", took).Warnf("serving goes on after %s", d.start.Reason)
 }
 
-// resumeGuest goes on with one guest. It takes out of held what it uses.
-func (d *Daemon) resumeGuest(r *state.Region, held map[uint64]int) error {
+// recordOf is what a region says of its guest; nothing, where that is not to be understood.
+func recordOf(r *state.Region) record {
 	var rec record
-	err := json.Unmarshal(r.Config(), &rec)
+	if json.Unmarshal(r.Config(), &rec) != nil {
+		return record{}
+	}
+	return rec
+}
+
+// resumeGuest goes on with one guest. It takes out of held what it uses.
+func (d *Daemon) resumeGuest(r *state.Region, rec record, held map[uint64]int) (err error) {
 	g := d.newGuest(rec)
 	g.region, g.at.Device = r, r.Device()
 	device, ok := held[holder.DeviceKey]
 	switch {
-	case err != nil:
+	case rec.Name == "":
+		err = errors.New("its record makes no sense to this program")
 	case !r.Finished():
 		err = errors.New("it was being set up")
 	case !ok:

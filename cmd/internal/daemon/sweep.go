@@ -23,6 +23,7 @@ func (d *Daemon) sweep() {
 	for {
 		d.garbage.tune()
 		d.declared.follow()
+		d.followSelf()
 		// What many guests needed while they were made or taken away goes back to the host, once no more come or go.
 		now := len(d.all())
 		if now == before && max(now-settled, settled-now) >= manyGuests {

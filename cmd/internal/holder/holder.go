@@ -54,6 +54,15 @@ type Settings struct {
 	Watchdog    time.Duration `json:"watchdog"`    // how long the worker may show no life
 	GiveUp      time.Duration `json:"giveUp"`      // how long guests wait for a worker
 	Program     string        `json:"program"`     // the file that an upgrade goes on with when none is named
+	Self        *Self         `json:"self,omitempty"`
+}
+
+// Self is the directory by which a container comes to its view without being known; nil for none.
+type Self struct {
+	Path        string   `json:"path"`        // where it is mounted
+	Containers  []string `json:"containers"`  // patterns of the cgroups that are containers' (hierarchy.Containers)
+	Policy      string   `json:"policy"`      // a file, "" for the default
+	Controllers []string `json:"controllers"` // shown; empty: as the policy says
 }
 
 // Holder is the process that keeps things. Make it with New, then Run.
@@ -129,7 +138,11 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 		return nil, err
 	}
 	if h.arena == nil {
-		if h.arena, err = state.New(settings.MaxGuests, settings.MaxOpen); err != nil {
+		regions := settings.MaxGuests
+		if settings.Self != nil {
+			regions++ // it has one, too
+		}
+		if h.arena, err = state.New(regions, settings.MaxOpen); err != nil {
 			return nil, err
 		}
 		h.manager.store("arena", h.arena.File())

@@ -98,7 +98,11 @@ func (h *Holder) endViews() {
 		if err := unix.Statfs(guest.Spec.Target, &st); err == unix.ENOTCONN || err == unix.ECONNABORTED {
 			unix.Unmount(guest.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
-		h.log.Errorf("the view of guest %s at %s is ended: no worker took it away", guest.Name, guest.Spec.Target)
+		what := "the view of guest " + guest.Name
+		if guest.Name == "" {
+			what = "self"
+		}
+		h.log.Errorf("%s at %s is ended: no worker took it away", what, guest.Spec.Target)
 	}
 }
 

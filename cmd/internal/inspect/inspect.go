@@ -164,3 +164,13 @@ func names(bs []*host.Boundary) string {
 	}
 	return strings.Join(all, ", ")
 }
+
+// Processes lists the processes of a boundary and below, at most so many.
+func Processes(b *host.Boundary, most int) (all []int) {
+	_ = walk(b, func(c cgroup) bool { // what can be listed is
+		found, _ := pids(c.dir)
+		all = append(all, found...)
+		return len(all) < most
+	}, nil)
+	return all[:min(len(all), most)]
+}

@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/fs/self"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// selfDir is self: the directory, what it is mounted as, and what is remembered of who touches it.
+type selfDir struct {
+	d      *Daemon
+	rule   hierarchy.Containers
+	spec   api.GuestSpec  // of the guests that are made, but for their boundaries and owners
+	policy *policy.Policy // of theirs
+
+	at     life.Mountpoint
+	region *state.Region
+	dir    *self.Dir
+	served chan struct{} // closed when it is served no more
+	ready  chan struct{} // closed when it is mounted, and known as what
+	quit   chan struct{} // closed when it is taken away
+
+	work  chan struct{} // a slot for each container that is looked after at once
+	boxes boxes
+}
+
+// selfSpec is what the settings say of the guests that are made.
+func (d *Daemon) selfSpec() (spec api.GuestSpec, err error) {
+	settings := d.settings.Self
+	spec = api.GuestSpec{Controllers: settings.Controllers}
+	if settings.Policy == "" {
+		return spec, nil
+	}
+	text, err := os.ReadFile(settings.Policy)
+	if err != nil {
+		return spec, fmt.Errorf("cannot read the policy of containers: %w", err)
+	}
+	spec.Policy = string(text)
+	return spec, nil
+}
+
+// newSelf makes what the settings ask for, mounted nowhere.
+func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
+	rule, err := hierarchy.ParseContainers(d.settings.Self.Containers)
+	if err != nil {
+		return nil, err
+	}
+	s := &selfDir{
+		d: d, rule: rule, spec: spec, at: life.Mountpoint{Path: d.settings.Self.Path},
+		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}), work: make(chan struct{}, maxSelfWork),
+		boxes: boxes{all: map[string]*box{}},
+	}
+	if s.policy, err = d.policy(spec); err != nil {
+		return nil, err
+	}
+	if err := life.CheckControllers(d.host, spec.Controllers); err != nil {
+		return nil, err
+	}
+	_, err = life.Select(d.host, s.policy)
+	return s, err
+}
+
+// make makes the directory's connection; with a device that of the worker before.
+func (s *selfDir) make(device *os.File) (err error) {
+	s.dir, err = self.New(self.Config{
+		Touched: s.touched, Own: host.OwnThread, State: s.region, Device: device, Crashed: s.d.start.Crashed, Panicked: s.d.panicked, Log: s.d.log,
+	})
+	return err
+}
+
+func (s *selfDir) keep() holder.Keep {
+	return holder.Keep{Worker: s.d.worker, Region: s.region.Index()}
+}
+
+// selfRetryAfter is when self is tried again.
+const selfRetryAfter = 2 * time.Second
+
+// followSelf sees to it that self is there, where it is asked for: what fails is tried again, and said once.
+func (d *Daemon) followSelf() {
+	d.selfMu.Lock()
+	defer d.selfMu.Unlock()
+	if d.settings.Self == nil || d.isClosing() {
+		return
+	}
+	if d.self != nil {
+		select {
+		case <-d.self.served:
+			d.log.Errorf("self at %s was unmounted, or its connection aborted; it is mounted anew", d.self.at.Path)
+			d.self.end()
+			d.self = nil
+		default:
+			return
+		}
+	}
+	if time.Now().Before(d.selfRetry) {
+		return
+	}
+	again := !d.selfRetry.IsZero()
+	spec, err := d.selfSpec()
+	var s *selfDir
+	if err == nil {
+		s, err = d.newSelf(spec)
+	}
+	if err == nil {
+		err = s.start()
+	}
+	if err != nil {
+		if !again {
+			d.log.WithError(err).Error("containers find no view by themselves: cannot set up self; it is tried again")
+		}
+		d.selfRetry = time.Now().Add(selfRetryAfter)
+		return
+	}
+	d.self, d.selfRetry = s, time.Time{}
+	d.log.Infof("self is mounted at %s", s.at.Path)
+}
+
+// own says whether we make the directory ourselves.
+func (s *selfDir) own() bool {
+	return filepath.Dir(s.at.Path) == filepath.Dir(s.d.settings.Socket)
+}
+
+// start mounts a new one.
+func (s *selfDir) start() (err error) {
+	path := s.at.Path
+	if err := life.ClearDead(path, s.d.log); err != nil {
+		return err
+	}
+	if s.own() {
+		if err := os.MkdirAll(path, 0o555); err != nil {
+			return err
+		}
+	}
+	if err := life.CheckMountpoint(path); err != nil {
+		return err
+	}
+	spec := s.spec // as it is now, also for the workers after this one
+	spec.Target = path
+	config, err := json.Marshal(record{Self: true, Since: time.Now().Round(0), Spec: spec})
+	if err == nil {
+		s.region, err = s.d.arena.Take(config)
+	}
+	if err != nil {
+		return err
+	}
+	if err = s.make(nil); err != nil {
+		s.region.Release()
+		return err
+	}
+	device, err := s.dir.Conn().Device()
+	if err == nil {
+		err = s.keep().Hold(holder.DeviceKey, device)
+	}
+	if err == nil {
+		err = life.MountError(s.dir.Conn().Mount(path))
+	}
+	if err != nil {
+		close(s.served) // nobody began
+		s.at.Gone = true
+		s.end()
+		return err
+	}
+	s.serve()
+	// What is mounted on it in a container's copy of this mount namespace, nobody else sees.
+	if err = unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil {
+		err = fmt.Errorf("cannot keep the mounts on it apart: %w", err)
+	}
+	if err == nil {
+		err = s.at.Learn()
+	}
+	if err == nil {
+		select {
+		case <-s.dir.Conn().Agreed():
+		case <-s.served:
+			err = errors.New("its connection has ended at once")
+		case <-time.After(agreeWait):
+			err = errors.New("the kernel does not begin with it")
+		}
+	}
+	if err != nil {
+		s.end()
+		return err
+	}
+	s.region.SetDevice(s.at.Device)
+	s.region.Finish()
+	close(s.ready)
+	return nil
+}
+
+func (s *selfDir) serve() {
+	go func() {
+		if err := s.dir.Serve(); err != nil {
+			s.d.log.WithError(err).Error("self is served no more")
+		}
+		close(s.served)
+	}()
+}
+
+// end takes it away. Where it is mounted in containers it is dead.
+func (s *selfDir) end() {
+	close(s.quit)
+	s.at.Unmount(s.d.log)
+	if s.own() {
+		os.Remove(s.at.Path)
+	}
+	if err := s.keep().Forget(); err != nil {
+		s.d.log.WithError(err).Debug("cannot tell the holder")
+	}
+	s.dir.Close()
+	<-s.served
+	s.region.Release()
+}
+
+// stopSelf takes self away. The daemon is closing.
+func (d *Daemon) stopSelf() {
+	d.selfMu.Lock()
+	defer d.selfMu.Unlock()
+	if d.self != nil {
+		d.self.end()
+		d.self = nil
+	}
+}
+
+// suspendSelf leaves self to the next worker.
+func (d *Daemon) suspendSelf(ctx context.Context) {
+	d.selfMu.Lock()
+	defer d.selfMu.Unlock()
+	if d.self == nil {
+		return
+	}
+	if err := d.self.dir.Suspend(ctx); err != nil {
+		d.log.WithError(err).Info("who touched self is not answered yet; the next worker sees to it")
+	}
+}
+
+// resumeSelf goes on with self, if it is still to be where it is.
+func (d *Daemon) resumeSelf(r *state.Region, rec record, held map[uint64]int) (err error) {
+	device, ok := held[holder.DeviceKey]
+	var s *selfDir
+	switch {
+	case d.settings.Self == nil || d.settings.Self.Path != rec.Spec.Target:
+		err = errors.New("it is not asked for any more")
+	case !r.Finished() || !ok:
+		err = errors.New("it was being set up")
+	default:
+		spec := rec.Spec
+		spec.Target = ""
+		s, err = d.newSelf(spec)
+	}
+	if err == nil {
+		delete(held, holder.DeviceKey)
+		file := os.NewFile(uintptr(device), "fuse")
+		s.region, s.at.Device = r, r.Device()
+		close(s.ready)
+		err = s.make(file)
+		file.Close()
+	}
+	if err != nil {
+		g := d.newGuest(rec)
+		g.region = r
+		d.abandon(g, held)
+		return failf(api.CodeFailed, "cannot go on with self at %s: %v", rec.Spec.Target, err)
+	}
+	if err := s.dir.Conn().Resend(); err != nil {
+		d.log.WithError(err).Error("cannot have the kernel send again what was not answered")
+	}
+	s.serve()
+	d.selfMu.Lock()
+	d.self = s
+	d.selfMu.Unlock()
+	return nil
+}
