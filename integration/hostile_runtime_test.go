@@ -152,7 +152,7 @@ func hostileLXC(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
 	if b.userns {
 		more += lxcIDs
 	}
-	return newLXC(t, b.h, b.d, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more, "--policy", b.policy)
+	return newLXC(t, b.h, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more+lxcHook(t, b.d, "--policy", b.policy))
 }
 
 // bind adds a guest with a boundary in some hierarchies, whose view is to be bound into a sandbox.

@@ -101,17 +101,23 @@ func TestPodman(t *testing.T) {
 	})
 	t.Run("cdi", func(t *testing.T) {
 		testPodman(t, podman, func(d *daemon) (before, of []string) {
-			kind := "test-" + itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
-			const dir = "/var/run/cdi" // podman looks there and in /etc/cdi
-			if err := os.Mkdir(dir, 0o755); err == nil {
-				t.Cleanup(func() { os.Remove(dir) })
-			}
-			file := filepath.Join(dir, "vcgroupfs-test-"+itoa(os.Getpid())+".json")
-			ours(t, d, "../packaging/runtimes/cdi.json", file, kind)
-			t.Cleanup(func() { os.Remove(file) })
-			return nil, []string{"--device", kind + "=view"}
+			return nil, []string{"--device", ourDevices(t, d) + "=view"}
 		})
 	})
+}
+
+// ourDevices has podman find the packaged devices, and says of what kind they are.
+func ourDevices(t *testing.T, d *daemon) (kind string) {
+	t.Helper()
+	kind = "test-" + itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
+	const dir = "/var/run/cdi" // podman looks there and in /etc/cdi
+	if err := os.Mkdir(dir, 0o755); err == nil {
+		t.Cleanup(func() { os.Remove(dir) })
+	}
+	file := filepath.Join(dir, "vcgroupfs-test-"+itoa(os.Getpid())+".json")
+	ours(t, d, "../packaging/runtimes/cdi.json", file, kind)
+	t.Cleanup(func() { os.Remove(file) })
+	return kind
 }
 
 // ours copies a packaged file, with this test's program and daemon instead of the installed ones.
@@ -124,6 +130,7 @@ func ours(t *testing.T, d *daemon, from, to, kind string, options ...string) {
 	}
 	for _, change := range [][2]string{
 		{`"/usr/bin/vcgroupfs"`, strconv.Quote(absProgram(t))}, {`"hook", "oci"`, args}, {"vcgroupfs.dev/cgroup", kind},
+		{"/run/vcgroupfs/serve/self", d.self()},
 	} {
 		if change[1] != "" {
 			text = strings.ReplaceAll(text, change[0], change[1])
@@ -135,19 +142,27 @@ func ours(t *testing.T, d *daemon, from, to, kind string, options ...string) {
 }
 
 func testPodman(t *testing.T, podman string, configure func(d *daemon) (before, of []string)) {
+	d := startDaemon(t)
+	before, of := configure(d)
+	testPodmanWith(t, podman, d, before, of)
+}
+
+// testPodmanWith runs a container with options before and after "run".
+func testPodmanWith(t *testing.T, podman string, d *daemon, before, of []string) {
 	h := openHost(t)
 	tree := need(t, h, "pids")
-	d := startDaemon(t)
 	dir := publicDir(t)
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
 	s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
 	s.put(t, rootfs)
-	before, of := configure(d)
 	out, err := newPodman(t, h, podman).run("script", rootfs, before, append(of, "--pids-limit", "64")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("podman: %v: %s", err, out)
 	}
 	s.check(t, rootfs, out)
+	if exists(d.self()) { // guests of self go by themselves; a hook has seen to it
+		d.wantNone(t)
+	}
 	nothingLeft(t, d, h, "/no-cgroup-of-ours")
 	d.stop(t)
 }
@@ -187,14 +202,15 @@ func (p *podman) run(role, rootfs string, before, of []string) *exec.Cmd {
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--env", roleVariable + "=" + role}, of, []string{"--rootfs", rootfs, "/program"})...)
 }
 
-// TestBind: a sandbox that knows nothing of views has one bound into it by the path at which the daemon mounts it.
+// TestBind: a sandbox that knows nothing of views has one bound into it by the path at which the daemon mounts it, or self.
 func TestBind(t *testing.T) {
 	for _, form := range []string{"bwrap", "systemd-nspawn"} {
-		t.Run(form, func(t *testing.T) { testBind(t, form) })
+		t.Run(form, func(t *testing.T) { testBind(t, form, false) })
+		t.Run(form+"-self", func(t *testing.T) { testBind(t, form, true) })
 	}
 }
 
-func testBind(t *testing.T, form string) {
+func testBind(t *testing.T, form string, self bool) {
 	sandbox, err := exec.LookPath(form)
 	if err != nil {
 		t.Skipf("machine: %s is not installed", form)
@@ -204,9 +220,16 @@ func testBind(t *testing.T, form string) {
 	if form == "systemd-nspawn" { // it wants v2, whatever is in it
 		tree, controller = need(t, h, hierarchy.Unified), hierarchy.Unified
 	}
-	d := startDaemon(t)
 	path := boundary(t, "bind", tree)
-	d.wantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", controller)
+	d, view := (*daemon)(nil), ""
+	if self {
+		d = startSelf(t, "--self-controllers", controller)
+		view = d.self()
+	} else {
+		d = startDaemon(t)
+		d.wantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", controller)
+		view = filepath.Join(filepath.Dir(d.socket), "views", "box")
+	}
 	t.Cleanup(func() { // nspawn makes the cgroup that it is in also for systemd
 		for _, other := range h.Trees() {
 			if err := other.RemoveAll(path); err != nil {
@@ -214,7 +237,6 @@ func testBind(t *testing.T, form string) {
 			}
 		}
 	})
-	view := filepath.Join(filepath.Dir(d.socket), "views", "box")
 	dir := publicDir(t)
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
 	s := unifiedScript(guestView)
@@ -238,9 +260,13 @@ func testBind(t *testing.T, form string) {
 		t.Fatalf("%s: %v: %s", form, err, out)
 	}
 	s.check(t, rootfs, out)
-	d.wantTry(t, 0, "", "guest", "rm", "box")
+	if self {
+		d.wantOne(t, path, "0:0")
+	} else {
+		d.wantTry(t, 0, "", "guest", "rm", "box")
+	}
+	d.stop(t)
 	if exists(view) {
 		t.Errorf("%s is left", view)
 	}
-	d.stop(t)
 }

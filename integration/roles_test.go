@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +46,8 @@ func playRole(role string) {
 		}
 		fmt.Println()
 		io.Copy(io.Discard, os.Stdin)
+	case "read": // a file
+		fmt.Print(readFile(arg))
 	case "commands": // does what each line says, and prints what came of it
 		playCommands()
 	case "script": // the same, from a file to a file
@@ -72,9 +76,11 @@ func playRole(role string) {
 }
 
 // playCommands does: "write PATH VALUE" (quoted values), "read PATH", "mkdir PATH", "umount PATH", "tmpfs PATH", "deadfuse PATH",
+// "keep PATH", "kept", "kept-read NAME", "kept-flood", "first PATH CALL", "bind PATH TO", "readonly PATH", "enter PATH", "nested PATH",
 // "unshare-cgroup", "unshare-mounts", and "unshare" for both, with mounts of its own.
 func playCommands() {
 	runtime.LockOSThread()
+	kept := -1
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		var op, path, value string
 		n, _ := fmt.Sscanf(in.Text(), "%s %q %q", &op, &path, &value)
@@ -95,6 +101,35 @@ func playCommands() {
 				err = unix.Mount("dead", path, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
 			}
 			fmt.Println("=" + word(err))
+		case op == "keep" && n >= 2: // an open directory, for "kept"
+			var err error
+			kept, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+			fmt.Println("=" + word(err))
+		case op == "kept": // what it is
+			fmt.Println("=" + word(unix.Fstat(kept, &unix.Stat_t{})))
+		case op == "kept-read" && n >= 2: // what is in it
+			fd, err := unix.Openat(kept, path, unix.O_RDONLY, 0)
+			unix.Close(fd)
+			fmt.Println("=" + word(err))
+		case op == "kept-flood": // asks all the time what it is
+			for range selfFlood {
+				go func() {
+					for {
+						_ = unix.Fstat(kept, &unix.Stat_t{})
+					}
+				}()
+			}
+			fmt.Println("=ok")
+		case op == "first" && n == 3:
+			fmt.Println("=" + word(firstLooks[value](path)))
+		case op == "bind" && n == 3:
+			fmt.Println("=" + word(unix.Mount(path, value, "", unix.MS_BIND, "")))
+		case op == "readonly" && n >= 2: // a mount
+			fmt.Println("=" + word(unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")))
+		case op == "enter" && n >= 2: // a mount namespace
+			fmt.Println("=" + word(enterMounts(path)))
+		case op == "nested" && n >= 2: // reads as a user that is root in namespaces of its own
+			fmt.Printf("=%q\n", readNested(path))
 		case op == "unshare-cgroup":
 			fmt.Println("=" + word(unix.Unshare(unix.CLONE_NEWCGROUP)))
 		case op == "unshare-mounts": // which stay shared where they are
@@ -109,6 +144,56 @@ func playCommands() {
 			fmt.Println("=?")
 		}
 	}
+}
+
+// firstLooks are calls by which a directory can be looked at first. Each leaves the thread as it was.
+var firstLooks = map[string]func(path string) error{
+	"stat":   func(path string) error { return unix.Stat(path, &unix.Stat_t{}) },
+	"statfs": func(path string) error { return unix.Statfs(path, &unix.Statfs_t{}) },
+	"access": func(path string) error { return unix.Access(path, unix.R_OK|unix.X_OK) },
+	"open": func(path string) error {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		unix.Close(fd)
+		return err
+	},
+	"chdir":     func(path string) error { return errors.Join(unix.Chdir(path), unix.Chdir("/")) },
+	"listxattr": func(path string) error { _, err := unix.Listxattr(path, nil); return err },
+	"inotify": func(path string) error {
+		fd, err := unix.InotifyInit1(0)
+		if err == nil {
+			_, err = unix.InotifyAddWatch(fd, path, unix.IN_CREATE)
+			unix.Close(fd)
+		}
+		return err
+	},
+}
+
+// enterMounts enters a mount namespace by its file in /proc.
+func enterMounts(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return err
+	}
+	return unix.Setns(fd, unix.CLONE_NEWNS)
+}
+
+// readNested reads a file as a user that has made itself user and mount namespaces.
+func readNested(path string) string {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleVariable+"=read "+path)
+	ids := []syscall.SysProcIDMap{{HostID: guestID, Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{NoSetGroups: true},
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		return err.Error()
+	}
+	return string(out)
 }
 
 // ask has a helper that plays commands do one, and says what came of it.

@@ -20,7 +20,7 @@ func TestTouchName(t *testing.T) {
 		{"/lxc.payload.web", "/lxc.payload.*", "lxc-payload-web"}, {"/lxc/memory.max", "/lxc/*", "memory-max"},
 		{"/x/\xff\n..", "/x/*", "container"}, {"/x/" + strings.Repeat("y", 200), "/x/*", strings.Repeat("y", maxStem)},
 	} {
-		u := toucher{path: c.path, pattern: c.pattern, boundaries: []boundaryID{{"pids", uint64(id)}}}
+		u := toucher{path: c.path, pattern: c.pattern, boundaries: []boundaryID{{Tree: "pids", ID: uint64(id)}}}
 		name := u.name()
 		if !regexp.MustCompile("^"+c.stem+"-[0-9a-f]{12}$").MatchString(name) || life.CheckName(name) != nil || seen[name] {
 			t.Errorf("%s: %s, want one that begins with %s", c.path, name, c.stem)
