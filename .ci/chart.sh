@@ -50,6 +50,7 @@ renders 'image: "x:v7"' image.tag=v7
 renders '- --controllers=cpu,memory' 'controllers={cpu,memory}'
 renders '- --stack' stack=true
 renders '- --tmpfs' tmpfs=true
+renders '- --proc-cgroups' procCgroups=true
 renders 'policy.yaml: "version: 1"' 'policy=version: 1'
 renders '- --program=/var/lib/x/bin/vcgroupfs' hostDir=/var/lib/x
 renders '- --max-guests=7' 'daemon.args={--max-guests=7}'

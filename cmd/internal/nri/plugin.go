@@ -61,6 +61,7 @@ type Plugin struct {
 	Controllers []string       // that may be shown; none: as the policy says
 	Stack       bool           // what is mounted in the container stays below the view, unless its pod says otherwise
 	Tmpfs       bool           // a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise
+	ProcCgroups bool           // a file over /proc/cgroups, too
 	Log         *logrus.Entry
 }
 
@@ -169,6 +170,9 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 	}
 	if tmpfs {
 		args = append(args, "--tmpfs")
+	}
+	if p.ProcCgroups {
+		args = append(args, "--proc-cgroups")
 	}
 	return &api.Hooks{
 		CreateRuntime: []*api.Hook{{Path: p.Program, Args: args}},

@@ -196,9 +196,9 @@ func TestCreateContainer(t *testing.T) {
 			{view + "=true " + tmpfs + "=yes", nil, `tmpfs.cgroups.vcgroupfs.dev: "yes"`},
 			{view + "=true " + stack + "=", nil, stack},
 		}},
-		"tmpfs": {Plugin{Tmpfs: true}, []ask{
-			{view + "=true", hooks("--tmpfs"), ""},
-			{view + "=true " + tmpfs + "/container.web=false", hooks(""), ""},
+		"tmpfs": {Plugin{Tmpfs: true, ProcCgroups: true}, []ask{
+			{view + "=true", hooks("--tmpfs --proc-cgroups"), ""},
+			{view + "=true " + tmpfs + "/container.web=false", hooks("--proc-cgroups"), ""},
 			{"", nil, ""},
 		}},
 		"narrowed": {Plugin{Controllers: []string{"memory", "pids"}, Policy: memory, Stack: true}, []ask{
