@@ -55,7 +55,7 @@ func clients(h *host.Host) []client {
 
 // jdkRow is the row of the Java that is installed. In July 2026 the older lines, too, got the newest one's way to tell v2 (JDK-8349988).
 func jdkRow() string {
-	out, _ := exec.Command("java", "-version").CombinedOutput()
+	out, _ := exec.Command("java", "-XX:-UsePerfData", "-version").CombinedOutput() // which leaves nothing in /tmp
 	version := regexp.MustCompile(`version "(\d+).*" (\d{4}-\d{2})`).FindStringSubmatch(string(out))
 	if version != nil && (len(version[1]) < 2 || version[1] >= "25" || version[2] >= "2026-07") {
 		return "JDK 25 "
