@@ -11,8 +11,8 @@ cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
 # In a virtual machine the processor is emulated: the same tests take several times longer there.
-here_limit=12m
-vm_limit=14m
+here_limit=15m
+vm_limit=20m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
 
@@ -59,7 +59,7 @@ in_vm() {
 		set -- -file "$(readlink -f "$path")=$path" "$@"
 	done
 	# shellcheck disable=SC2086 # words
-	bin/vm -kernel "$kernel" -timeout 15m $machine "$@"
+	bin/vm -kernel "$kernel" -timeout 21m $machine "$@"
 }
 
 # checked NAME COMMAND... runs the tests, shows what they print as it comes, and judges their status and their skips.
