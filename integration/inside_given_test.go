@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,7 +78,7 @@ func TestInsideGiven(t *testing.T) {
 			t.Errorf("given back: %v; it was %v", after, given)
 		}
 	}
-	// What the guest's root is given while it has the view is taken with the next attaching.
+	// What the guest's root is given while it has the view is taken with the next attaching, and its boundary soon.
 	x.add(t, "in", "--owner", owner)
 	if err := os.Chown(filepath.Join(real, "child"), guestID, guestID); err != nil {
 		t.Fatal(err)
@@ -86,6 +87,14 @@ func TestInsideGiven(t *testing.T) {
 	if got := owners(t, real)["/child"]; got != "0 0" {
 		t.Errorf("child is %s's", got)
 	}
+	for _, file := range []string{"child", procs, ""} {
+		if err := os.Chown(filepath.Join(real, file), guestID, guestID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the boundary and all in it to be the host's", func() bool {
+		return !slices.ContainsFunc(slices.Collect(maps.Values(owners(t, real))), func(who string) bool { return who != "0 0" })
+	})
 	d.stop(t) // which nobody asked to let go of the guest
 	for path, who := range owners(t, real) {
 		if who != "0 0" {

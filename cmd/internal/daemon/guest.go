@@ -63,6 +63,7 @@ type guest struct {
 	requests atomic.Uint64
 	denials  atomic.Uint64
 	sampler  inspect.Sampler // of the sweeping goroutine alone
+	taking   atomic.Bool     // its cgroups are taken from it
 	process  *os.File        // pidfd of Spec.Pid, immutable once the guest is made; nil for none
 
 	mu   sync.Mutex // held while the guest is made, changed or taken away

@@ -121,6 +121,40 @@ func (d *Daemon) takeCgroups(g *guest, boundaries []*host.Boundary) error {
 	return nil
 }
 
+// given says whether a boundary is not the host's root's, though that has been seen to: the runtime has given it to the guest since.
+func (g *guest) given(boundaries []*host.Boundary) bool {
+	if g.record.Spec.Into == nil && g.record.Rule == "" || g.record.UID == 0 && g.record.GID == 0 {
+		return false
+	}
+	return slices.ContainsFunc(boundaries, func(b *host.Boundary) bool {
+		root, err := b.Root()
+		if err != nil {
+			return false
+		}
+		defer root.Release()
+		var st unix.Stat_t
+		return root.Stat(&st) == nil && (st.Uid != 0 || st.Gid != 0)
+	})
+}
+
+// takeAgain takes what a guest was given. It may have many cgroups, and others are not to wait for that.
+func (d *Daemon) takeAgain(g *guest) {
+	if !g.taking.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer g.taking.Store(false)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.gone {
+			return
+		}
+		if err := d.takeCgroups(g, g.boundaries()); err != nil {
+			g.log.WithError(err).Warn("a runtime has given the guest its cgroups")
+		}
+	}()
+}
+
 // cgroupsOf does something with the cgroups of a guest whose root is not the host's: its boundaries, and in hierarchies that are not
 // shown those of the same path, as a runtime makes them. Another there may be that of a user's whole session.
 func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {

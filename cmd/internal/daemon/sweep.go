@@ -14,8 +14,8 @@ const sweepEvery = time.Second
 // manyGuests is after how many guests that came or went memory is given back.
 const manyGuests = 32
 
-// sweep takes away guests whose boundary is gone or whose init has ended, follows the declared ones, and samples counters
-// while somebody listens.
+// sweep takes away guests whose boundary is gone or whose init has ended, and from guests the cgroups that they were given; it follows
+// the declared ones, and samples counters while somebody listens.
 func (d *Daemon) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -65,6 +65,9 @@ func (d *Daemon) look(g *guest) {
 		d.take(g, api.EventGone, "the view was unmounted")
 		return
 	default:
+	}
+	if !d.isClosing() && g.given(s.Boundaries) {
+		d.takeAgain(g)
 	}
 	switch {
 	case d.isClosing():
