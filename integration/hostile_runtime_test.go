@@ -30,14 +30,16 @@ type hostileBox struct {
 var hostileRuntimes = []struct {
 	name, program string
 	command       func(t *testing.T, b *hostileBox, program string) *exec.Cmd
-	bound         bool // the view is bound into it: the guest is the test's to remove
+	bound         bool   // the view is bound into it: the guest is the test's to remove
+	self          string // self is bound into it; the pattern of its cgroup
 }{
-	{"runc", "runc", hostileOCI, false},
-	{"crun", "crun", hostileOCI, false},
-	{"podman", "podman", hostilePodman, false},
-	{"lxc", "lxc-start", hostileLXC, false},
-	{"bwrap", "bwrap", hostileBwrap, true},
-	{"systemd-nspawn", "systemd-nspawn", hostileNspawn, true},
+	{"runc", "runc", hostileOCI, false, ""},
+	{"crun", "crun", hostileOCI, false, ""},
+	{"podman", "podman", hostilePodman, false, ""},
+	{"lxc", "lxc-start", hostileLXC, false, ""},
+	{"lxc-self", "lxc-start", hostileLXCSelf, false, "/lxc.payload." + testPrefix + "*"},
+	{"bwrap", "bwrap", hostileBwrap, true, ""},
+	{"systemd-nspawn", "systemd-nspawn", hostileNspawn, true, ""},
 }
 
 // TestRuntimeHostile: root in a container of each runtime tries what it can against its view and around it.
@@ -52,15 +54,24 @@ func TestRuntimeHostile(t *testing.T) {
 				h := openHost(t)
 				need(t, h, "pids")
 				needPlainCrun(t, h, path)
-				b := &hostileBox{h: h, d: startDaemon(t), userns: form == "userns", policy: filepath.Join(t.TempDir(), "policy.yaml")}
+				b := &hostileBox{h: h, userns: form == "userns", policy: filepath.Join(t.TempDir(), "policy.yaml")}
 				if err := os.WriteFile(b.policy, []byte(hostilePolicy), 0o644); err != nil {
 					t.Fatal(err)
+				}
+				if r.self != "" {
+					shown := slices.DeleteFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return h.Tree(c) == nil })
+					b.d = startSelf(t, "--container", r.self, "--self-policy", b.policy, "--self-controllers", strings.Join(shown, ","))
+				} else {
+					b.d = startDaemon(t)
 				}
 				b.role = "hostile " + form + " " + itoa(sleeper(t))
 				cgroup := b.judge(t, r.command(t, b, path))
 				if r.bound {
 					b.d.wantTry(t, 0, "", "guest", "rm", "box")
 					cgroup = "/no-cgroup-of-ours"
+				}
+				if r.self != "" {
+					b.d.wantNone(t)
 				}
 				nothingLeft(t, b.d, h, cgroup)
 				b.d.stop(t)
@@ -148,11 +159,18 @@ func hostilePodman(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 }
 
 func hostileLXC(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
+	return b.lxc(t, lxcHook(t, b.d, "--policy", b.policy))
+}
+
+func hostileLXCSelf(t *testing.T, b *hostileBox, _ string) *exec.Cmd { return b.lxc(t, lxcSelf(b.d)) }
+
+// lxc is a container of LXC that has its view in some way.
+func (b *hostileBox) lxc(t *testing.T, how string) *exec.Cmd {
 	more := "lxc.console.path = none\n"
 	if b.userns {
 		more += lxcIDs
 	}
-	return newLXC(t, b.h, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more+lxcHook(t, b.d, "--policy", b.policy))
+	return newLXC(t, b.h, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more+how)
 }
 
 // bind adds a guest with a boundary in some hierarchies, whose view is to be bound into a sandbox.

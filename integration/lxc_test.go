@@ -40,7 +40,7 @@ func testLXC(t *testing.T, idmap string, self bool) {
 	var how string
 	if self {
 		d = startSelf(t, "--container", "/lxc.payload."+testPrefix+"*")
-		how = "lxc.mount.auto = proc:mixed sys:mixed\nlxc.mount.entry = " + d.self() + " sys/fs/cgroup none bind 0 0\n"
+		how = lxcSelf(d)
 	} else {
 		d = startDaemon(t)
 		how = lxcHook(t, d, "--proc-cgroups")
@@ -58,6 +58,11 @@ func testLXC(t *testing.T, idmap string, self bool) {
 	}
 	nothingLeft(t, d, h, "/lxc.payload."+lxcName())
 	d.stop(t)
+}
+
+// lxcSelf is the configuration of a container that has self.
+func lxcSelf(d *daemon) string {
+	return "lxc.mount.auto = proc:mixed sys:mixed\nlxc.mount.entry = " + d.self() + " sys/fs/cgroup none bind 0 0\n"
 }
 
 // lxcHook is the configuration of a container with the hook of a daemon.
