@@ -220,6 +220,32 @@ func nothingLeft(t testing.TB, d *daemon, h *host.Host, cgroup string) {
 	}
 }
 
+// useView has a container's program find its limit of tasks, which it cannot lift, and make a child with one of 5, into which it goes.
+func (x *helper) useView(t *testing.T, tree *host.Tree, limit, cgroup string) {
+	t.Helper()
+	top := topOf(guestView, tree)
+	if got := x.ask(t, "read", top+"/pids.max"); got != limit+"\n" {
+		t.Errorf("pids.max: %q", got)
+	}
+	if got := x.ask(t, "write", top+"/pids.max", "max"); got != "EPERM" && got != "EACCES" {
+		t.Errorf("root lifts its own limit: %s", got)
+	}
+	if tree.Version == hierarchy.V2 {
+		if got := x.ask(t, "write", top+"/cgroup.subtree_control", "+pids"); got != "ok" {
+			t.Errorf("+pids: %s", got)
+		}
+	}
+	if got := x.ask(t, "mkdir", top+"/child"); got != "ok" || !tree.Exists(cgroup+"/child") {
+		t.Errorf("mkdir: %s", got)
+	}
+	if got := x.ask(t, "write", top+"/child/pids.max", "5"); got != "ok" {
+		t.Errorf("a limit of a child: %s", got)
+	}
+	if got := x.ask(t, "write", top+"/child/cgroup.procs", "0"); got != "ok" {
+		t.Errorf("going into a child: %s", got)
+	}
+}
+
 // TestOCI: a container that a runtime starts with the hook has the view at /sys/fs/cgroup.
 func TestOCI(t *testing.T) {
 	for _, runtime := range []string{"runc", "crun"} {
@@ -243,26 +269,7 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 	cmd.Stderr = os.Stderr
 	x := startProcess(t, cmd)
 	top := topOf(guestView, tree)
-	if got := x.ask(t, "read", top+"/pids.max"); got != "64\n" {
-		t.Errorf("pids.max: %q", got)
-	}
-	if got := x.ask(t, "write", top+"/pids.max", "max"); got != "EPERM" && got != "EACCES" {
-		t.Errorf("root lifts its own limit: %s", got)
-	}
-	if tree.Version == hierarchy.V2 {
-		if got := x.ask(t, "write", top+"/cgroup.subtree_control", "+pids"); got != "ok" {
-			t.Errorf("+pids: %s", got)
-		}
-	}
-	if got := x.ask(t, "mkdir", top+"/child"); got != "ok" || !tree.Exists(b.cgroup+"/child") {
-		t.Errorf("mkdir: %s", got)
-	}
-	if got := x.ask(t, "write", top+"/child/pids.max", "5"); got != "ok" {
-		t.Errorf("a limit of a child: %s", got)
-	}
-	if got := x.ask(t, "write", top+"/child/cgroup.procs", "0"); got != "ok" {
-		t.Errorf("going into a child: %s", got)
-	}
+	x.useView(t, tree, "64", b.cgroup)
 	if got := strings.Fields(x.ask(t, "read", top+"/child/cgroup.procs")); len(got) != 1 || !slices.Contains(namespaces, "-pid") && got[0] != "1" {
 		t.Errorf("who is in the child: %q", got)
 	}

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // startSelf starts a daemon whose self is for the cgroups of this test run alone.
@@ -122,26 +120,7 @@ func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 	}
 	d.signal(t, unix.SIGKILL, 0) // before it has looked
 	top := topOf(guestView, tree)
-	if got := x.ask(t, "read", top+"/pids.max"); got != "64\n" {
-		t.Errorf("pids.max: %q", got)
-	}
-	if got := x.ask(t, "write", top+"/pids.max", "max"); got != "EPERM" && got != "EACCES" {
-		t.Errorf("root lifts its own limit: %s", got)
-	}
-	if tree.Version == hierarchy.V2 {
-		if got := x.ask(t, "write", top+"/cgroup.subtree_control", "+pids"); got != "ok" {
-			t.Errorf("+pids: %s", got)
-		}
-	}
-	if got := x.ask(t, "mkdir", top+"/child"); got != "ok" || !tree.Exists(b.cgroup+"/child") {
-		t.Errorf("mkdir: %s", got)
-	}
-	if got := x.ask(t, "write", top+"/child/pids.max", "5"); got != "ok" {
-		t.Errorf("a limit of a child: %s", got)
-	}
-	if got := x.ask(t, "write", top+"/child/cgroup.procs", "0"); got != "ok" {
-		t.Errorf("going into a child: %s", got)
-	}
+	x.useView(t, tree, "64", b.cgroup)
 	owner := "0:0"
 	if slices.Contains(namespaces, "user") {
 		owner = fmt.Sprintf("%[1]d:%[1]d", guestID)

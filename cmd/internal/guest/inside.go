@@ -178,8 +178,14 @@ func (in Inside) put(mount int, p *place) error {
 // Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
 func (in Inside) Detach(device uint64) error {
 	cgroupsErr := in.detachCgroups()
+	err := in.takeAway(func(p *place) (bool, error) { return in.isView(p.at, device) })
+	return errors.Join(err, cgroupsErr)
+}
+
+// takeAway unmounts what is at the place, if it is ours.
+func (in Inside) takeAway(ours func(p *place) (bool, error)) error {
 	_, err := in.do(func(p *place) (bool, error) {
-		is, err := in.isView(p.at, device)
+		is, err := ours(p)
 		if err != nil || !is {
 			return false, err
 		}
@@ -191,7 +197,7 @@ func (in Inside) Detach(device uint64) error {
 		}
 		return true, p.unmount()
 	}, nil)
-	return errors.Join(err, cgroupsErr)
+	return err
 }
 
 // Has says whether a view is what the guest finds at the place.

@@ -105,20 +105,7 @@ func (in Inside) detachCgroups() error {
 	if in.Cgroups == "" {
 		return nil
 	}
-	_, err := in.overCgroups().do(func(p *place) (bool, error) {
-		is, err := p.isCgroups()
-		if err != nil || !is {
-			return false, err
-		}
-		if _, err := p.mounted(); err != nil {
-			return false, err
-		}
-		if err := p.claim(); err != nil {
-			return false, err
-		}
-		return true, p.unmount()
-	}, nil)
-	return err
+	return in.overCgroups().takeAway((*place).isCgroups)
 }
 
 // isCgroups says whether what is at the place is our file.
