@@ -5,19 +5,6 @@ set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
-dir=$cache/containerd
-mkdir -p "$cache"
-exec 9>"$dir.lock"
-flock 9
-if [ ! -e "$dir/ready" ]; then
-	work=$(mktemp -d "$cache/new.XXXXXX")
-	trap 'rm -rf "$work"' EXIT
-	download "containerd 1[.]7[.].*" "$work"
-	mkdir "$work/root"
-	dpkg-deb -x "$work"/*.deb "$work/root"
-	"$work/root/usr/bin/containerd" --version >/dev/null
-	touch "$work/root/ready"
-	rm -rf "$dir"
-	mv "$work/root" "$dir"
-fi
+usable() { "$1/usr/bin/containerd" --version >/dev/null; }
+unpacked containerd "containerd 1[.]7[.].*"
 echo "$dir/usr/bin"

@@ -74,6 +74,31 @@ download() {
 	die "no Debian suite that this machine's mirror serves has a package $1"
 }
 
+# unpacked NAME REGEX... sets $dir to a directory of the cache with the files of the packages whose "PACKAGE VERSION" match, which are
+# downloaded when they are not there. Nothing is installed. The function usable is called first, with the directory, and ends the script
+# when it fails.
+unpacked() {
+	dir=$cache/$1
+	shift
+	mkdir -p "${dir%/*}"
+	exec 9>"$dir.lock"
+	flock 9
+	[ ! -e "$dir/ready" ] || return 0
+	work=$(mktemp -d "$dir.XXXXXX")
+	trap 'rm -rf "$work"' EXIT
+	for wanted; do
+		download "$wanted" "$work"
+	done
+	mkdir "$work/root"
+	for package in "$work"/*.deb; do
+		dpkg-deb -x "$package" "$work/root"
+	done
+	usable "$work/root" || die "what was downloaded cannot be used"
+	touch "$work/root/ready"
+	rm -rf "$dir"
+	mv "$work/root" "$dir"
+}
+
 # fetch DIRECTORY "PACKAGE VERSION" [APT OPTION...] downloads one package.
 fetch() {
 	into=$1
