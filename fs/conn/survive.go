@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -39,16 +40,21 @@ func CanResend() bool { return KernelAtLeast(6, 9) }
 
 // KernelAtLeast says whether this kernel is of a version or newer. What can be asked for by itself is not to be told by it.
 func KernelAtLeast(major, minor int) bool {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	var a, b int
-	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b); n != 2 {
-		return false
-	}
+	a, b := kernelVersion()
 	return a > major || a == major && b >= minor
 }
+
+// kernelVersion is 0.0 where it cannot be told.
+var kernelVersion = sync.OnceValues(func() (major, minor int) {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return 0, 0
+	}
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); n != 2 {
+		return 0, 0
+	}
+	return major, minor
+})
 
 // Survival is what lets a connection outlive the process that serves it. Its functions are called by serving goroutines and
 // must be quick.
