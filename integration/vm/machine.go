@@ -24,7 +24,11 @@ type machine struct {
 	console         string // file that gets the kernel's log
 	memoryMiB, cpus int
 	timeout         time.Duration
+	bootTime        time.Duration // how long it may be silent at first
 }
+
+// errSilent says that nothing came of a machine: its kernel hung while it booted. With emulated processors that happens, seldom.
+var errSilent = errors.New("the guest says nothing")
 
 // args is QEMU's command line. The processor is emulated: KVM is not everywhere, and where it is nested it is not
 // reliable. The disk answers reads with zeroes and forgets writes; it is there so that io.max has a device to name.
@@ -49,6 +53,9 @@ func (m machine) args() []string {
 func (m machine) run(ctx context.Context, out io.Writer) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	silence := time.AfterFunc(m.bootTime, func() { end(errSilent) })
+	defer silence.Stop()
 	if err := os.WriteFile(m.console, nil, 0o644); err != nil {
 		return 0, err
 	}
@@ -63,8 +70,11 @@ func (m machine) run(ctx context.Context, out io.Writer) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	last, copyErr := copyLines(out, output)
+	last, copyErr := copyLines(out, output, silence)
 	waitErr := cmd.Wait()
+	if context.Cause(ctx) == errSilent {
+		return 0, fmt.Errorf("%w after %v", errSilent, m.bootTime)
+	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return 0, fmt.Errorf("no end after %v; the last line was %q", m.timeout, last)
 	}
@@ -75,12 +85,13 @@ func (m machine) run(ctx context.Context, out io.Writer) (int, error) {
 }
 
 // copyLines copies lines, without the carriage returns that a serial port may add, and returns the last one that is not
-// empty.
-func copyLines(to io.Writer, from io.Reader) (last string, err error) {
+// empty. The first stops a timer.
+func copyLines(to io.Writer, from io.Reader, silence *time.Timer) (last string, err error) {
 	r := bufio.NewReader(from)
 	for {
 		line, readErr := r.ReadString('\n')
 		if text := strings.TrimRight(line, "\r\n"); text != "" || line != "" {
+			silence.Stop()
 			if text != "" {
 				last = text
 			}

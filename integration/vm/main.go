@@ -47,6 +47,7 @@ func main() {
 	flag.IntVar(&m.memoryMiB, "memory", 1024, "the guest's memory in MiB")
 	flag.IntVar(&m.cpus, "smp", 2, "the guest's processors")
 	flag.DurationVar(&m.timeout, "timeout", 10*time.Minute, "how long the guest may take")
+	flag.DurationVar(&m.bootTime, "boot-time", 2*time.Minute, "how long it may take until the guest says something; then it is started again")
 	flag.StringVar(&m.console, "console", "", "file to keep the kernel's console in (default: kept only while it runs)")
 	flag.Var(&files, "file", "HOST=GUEST, a file or a directory to put into the guest (may be repeated)")
 	flag.Var(&env, "env", "NAME=VALUE for the command (may be repeated)")
@@ -72,7 +73,7 @@ func main() {
 // emulated processor runs into it late (QEMU without KVM). It says nothing of what is tested.
 var emulatorFault = []byte("Oops: int3: ")
 
-// maxTries is how often a machine is started to which that happens.
+// maxTries is how often a machine is started to which that happens, or that hangs at its start.
 const maxTries = 3
 
 // run builds the guest's initramfs, boots it and returns the status of its command.
@@ -105,10 +106,13 @@ func run(ctx context.Context, m machine, g guest) (int, error) {
 		if console, err = os.ReadFile(m.console); err != nil {
 			return 0, errors.Join(runErr, err)
 		}
-		if runErr == nil || !bytes.Contains(console, emulatorFault) {
+		why := "its kernel hung at its start"
+		if bytes.Contains(console, emulatorFault) {
+			why = "the emulator ran an instruction of the kernel that was being patched (int3)"
+		} else if !errors.Is(runErr, errSilent) {
 			break
 		}
-		fmt.Printf("vm: the emulator ran an instruction of the kernel that was being patched (int3); once more, from the start\n")
+		fmt.Printf("vm: %s; once more, from the start\n", why)
 	}
 	if bad := complaints(string(console)); len(bad) > 0 {
 		runErr = errors.Join(runErr, fmt.Errorf("the guest's kernel complained: %s", strings.Join(bad, "; ")))

@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseStatus(t *testing.T) {
@@ -35,7 +38,7 @@ func TestParseStatus(t *testing.T) {
 
 func TestCopyLines(t *testing.T) {
 	var out strings.Builder
-	last, err := copyLines(&out, strings.NewReader("a\r\n\r\nb\nlast\n\n"))
+	last, err := copyLines(&out, strings.NewReader("a\r\n\r\nb\nlast\n\n"), time.NewTimer(time.Hour))
 	if err != nil || last != "last" || out.String() != "a\n\nb\nlast\n\n" {
 		t.Errorf("got last %q, output %q, error %v", last, out.String(), err)
 	}
@@ -131,6 +134,22 @@ func TestArchive(t *testing.T) {
 	}
 	if got := readCPIO(t, b.Bytes()); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestSilence: a machine that says nothing is ended, one that has said something is not.
+func TestSilence(t *testing.T) {
+	dir := t.TempDir()
+	for script, want := range map[string]error{"exec sleep 100": errSilent, "echo begun; sleep 0.3; echo '=== vm: exit status 3 ==='": nil} {
+		emulator := filepath.Join(dir, "emulator")
+		if err := os.WriteFile(emulator, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m := machine{qemu: emulator, console: filepath.Join(dir, "console"), timeout: time.Minute, bootTime: 200 * time.Millisecond}
+		status, err := m.run(t.Context(), io.Discard)
+		if !errors.Is(err, want) || want == nil && status != 3 {
+			t.Errorf("%s: status %d, %v", script, status, err)
+		}
 	}
 }
 
