@@ -235,7 +235,7 @@ func TestNested(t *testing.T) {
 
 // TestNestedOCI: a container that has its view from a runtime's hook is the host of a guest, in whatever form the view is there.
 func TestNestedOCI(t *testing.T) {
-	for _, runtime := range []string{"runc", "crun"} {
+	for _, runtime := range ociRuntimes(t) {
 		for name, form := range map[string][]string{"": nil, "-stack": {"--stack"}, "-tmpfs": {"--tmpfs"}} {
 			t.Run(runtime+name, func(t *testing.T) { testNestedOCI(t, needRuntime(t, runtime), form) })
 		}

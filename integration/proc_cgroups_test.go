@@ -80,7 +80,7 @@ func TestProcCgroups(t *testing.T) {
 
 // TestOCIProcCgroups: so does a container, whatever its namespaces are, and without it the container does not start.
 func TestOCIProcCgroups(t *testing.T) {
-	for _, name := range []string{"runc", "crun"} {
+	for _, name := range ociRuntimes(t) {
 		for kind, namespaces := range map[string][]string{"default": nil, "userns": {"user", "cgroup"}, "userns-hostpid": {"user", "-pid"}} {
 			t.Run(name+"-"+kind, func(t *testing.T) {
 				runtime := needRuntime(t, name)

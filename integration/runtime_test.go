@@ -60,6 +60,15 @@ func needRuntime(t testing.TB, name string) string {
 	return path
 }
 
+// ociRuntimes are runc and crun; where the processor is emulated, and each container takes seconds, crun alone, which on a host with v1
+// and v2 does not run.
+func ociRuntimes(t testing.TB) []string {
+	if scale(t) < 1 {
+		return []string{"crun"}
+	}
+	return []string{"runc", "crun"}
+}
+
 // newRootfs makes a root file system that has this test binary as /program.
 func newRootfs(t testing.TB, rootfs string) string {
 	t.Helper()

@@ -96,7 +96,7 @@ func emptySelf(t testing.TB, dir string) {
 
 // TestSelfOCI: a container that has self bound, and no hook, has its view there.
 func TestSelfOCI(t *testing.T) {
-	for _, runtime := range []string{"runc", "crun"} {
+	for _, runtime := range ociRuntimes(t) {
 		for name, namespaces := range map[string][]string{"default": nil, "userns": {"user", "cgroup"}, "hostpid": {"-pid"}} {
 			t.Run(runtime+"-"+name, func(t *testing.T) { testSelfOCI(t, needRuntime(t, runtime), namespaces) })
 		}
