@@ -90,6 +90,16 @@ func (v *View) await(h *handle, kh uint64, fd int) {
 	}
 }
 
+// seen is told that the guest reads a file, before it does: what it was to be told of events, it finds now. A trigger fires whoever reads.
+func (h *handle) seen() {
+	h.mu.Lock()
+	trigger := h.trigger
+	h.mu.Unlock()
+	if !trigger {
+		h.fired.And(^uint32(unix.POLLPRI | unix.POLLERR))
+	}
+}
+
 // endPolls has nothing waited for any more. The connection is over: nobody opens, polls or releases.
 func (v *View) endPolls() {
 	v.handles.mu.RLock()

@@ -20,6 +20,9 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	if in.ReadFlags&fuse.READ_LOCKOWNER == 0 {
 		return nil, fuse.EINVAL
 	}
+	if v.nested() {
+		h.seen()
+	}
 	fd, err := h.host()
 	if err != nil {
 		return nil, status(err)

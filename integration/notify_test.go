@@ -89,6 +89,9 @@ func TestPoll(t *testing.T) {
 			t.Errorf("%s: before the first read %#x", dir, got)
 		}
 		read()
+		if tree.View && poll(20) == event { // in a guest the first wait may end for nothing
+			read()
+		}
 		if got := poll(20); got != 0 {
 			t.Errorf("%s: after a read %#x", dir, got)
 		}
