@@ -180,6 +180,7 @@ func (b *hostileBox) lxc(t *testing.T, how string) *exec.Cmd {
 func (b *hostileBox) bind(t *testing.T, trees []*host.Tree) (cgroup, view string) {
 	t.Helper()
 	cgroup = boundary(t, "hostile-bind", trees...)
+	removeEverywhere(t, b.h, cgroup)
 	var names []string
 	for _, tree := range trees {
 		names = append(names, shownNames(tree)...)

@@ -202,6 +202,17 @@ func (p *podman) run(role, rootfs string, before, of []string) *exec.Cmd {
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--env", roleVariable + "=" + role}, of, []string{"--rootfs", rootfs, "/program"})...)
 }
 
+// removeEverywhere removes a boundary from all hierarchies at the end: nspawn makes the cgroup that it is in also for systemd.
+func removeEverywhere(t *testing.T, h *host.Host, path string) {
+	t.Cleanup(func() {
+		for _, tree := range h.Trees() {
+			if err := tree.RemoveAll(path); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // TestBind: a sandbox that knows nothing of views has one bound into it by the path at which the daemon mounts it, or self.
 func TestBind(t *testing.T) {
 	for _, form := range []string{"bwrap", "systemd-nspawn"} {
@@ -230,13 +241,7 @@ func testBind(t *testing.T, form string, self bool) {
 		d.wantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", controller)
 		view = filepath.Join(filepath.Dir(d.socket), "views", "box")
 	}
-	t.Cleanup(func() { // nspawn makes the cgroup that it is in also for systemd
-		for _, other := range h.Trees() {
-			if err := other.RemoveAll(path); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	removeEverywhere(t, h, path)
 	dir := publicDir(t)
 	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
 	s := unifiedScript(guestView)
