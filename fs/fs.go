@@ -26,7 +26,6 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
@@ -240,10 +239,8 @@ func (v *View) start(cfg Config) (err error) {
 	}
 	if cfg.Device == nil {
 		v.conn, err = conn.New(c)
-	} else if device, derr := unix.FcntlInt(cfg.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3); derr != nil {
-		err = derr
 	} else {
-		v.conn, err = conn.Adopt(c, device, v.state.Init(), v.state.Passthrough())
+		v.conn, err = conn.Adopt(c, cfg.Device, v.state.Init(), v.state.Passthrough())
 	}
 	if err != nil {
 		return err

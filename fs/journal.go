@@ -71,8 +71,5 @@ func (v *View) suspect(unique uint64) bool {
 	if !v.crashed {
 		return false
 	}
-	return v.state.Suspect(first) > maxCrashes
+	return v.state.Suspect(first) > state.MaxCrashes
 }
-
-// maxCrashes is how often servers may crash during a request before it is refused.
-const maxCrashes = 3

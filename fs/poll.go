@@ -67,9 +67,7 @@ func pollNow(fd int, events int16) (uint32, error) {
 // await has the guest told, by the number kh, when an open has something to say.
 func (v *View) await(h *handle, kh uint64, fd int) {
 	known := v.keepPolled(h, kh, fd)
-	h.mu.Lock()
-	trigger := h.trigger
-	h.mu.Unlock()
+	trigger := h.hasTrigger()
 	var err error
 	if v.nested() && !known && !trigger {
 		h.fired.Or(unix.POLLPRI | unix.POLLERR) // as before the first read; what came meanwhile is told to nobody else
@@ -92,10 +90,7 @@ func (v *View) await(h *handle, kh uint64, fd int) {
 
 // seen is told that the guest reads a file, before it does: what it was to be told of events, it finds now. A trigger fires whoever reads.
 func (h *handle) seen() {
-	h.mu.Lock()
-	trigger := h.trigger
-	h.mu.Unlock()
-	if !trigger {
+	if !h.hasTrigger() {
 		h.fired.And(^uint32(unix.POLLPRI | unix.POLLERR))
 	}
 }

@@ -59,10 +59,7 @@ func (v *View) writeTrigger(h *handle, data []byte) error {
 	if err != nil {
 		return err
 	}
-	h.mu.Lock()
-	held := h.trigger
-	h.mu.Unlock()
-	if held {
+	if h.hasTrigger() {
 		return unix.EBUSY
 	}
 	if !v.triggers.take() {
@@ -74,6 +71,13 @@ func (v *View) writeTrigger(h *handle, data []byte) error {
 	}
 	v.keepTrigger(h)
 	return nil
+}
+
+// hasTrigger says whether the descriptor carries a trigger.
+func (h *handle) hasTrigger() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.trigger
 }
 
 // keepTrigger remembers that the descriptor carries a trigger.

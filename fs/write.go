@@ -49,10 +49,7 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
 	own, leaf := h.positions()
 	if uint64(own) != ch.entry.A || uint64(leaf) != ch.entry.B {
-		h.mu.Lock()
-		known := h.trigger
-		h.mu.Unlock()
-		if h.decision.File.Constraint == hierarchy.Trigger && !known && v.triggers.take() {
+		if h.decision.File.Constraint == hierarchy.Trigger && !h.hasTrigger() && v.triggers.take() {
 			v.keepTrigger(h)
 		}
 		return fuse.OK

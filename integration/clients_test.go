@@ -115,11 +115,7 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 	b := newBundle(t, d, runc, "clients", "commands", hookArgs...)
 	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b)})
 	b.with("cgroup", "user") // where nothing but the view bounds what a container in it does
-	capabilities := map[string]any{}
-	for _, set := range []string{"bounding", "effective", "permitted"} {
-		capabilities[set] = allCapabilities(t)
-	}
-	b.config["process"].(map[string]any)["capabilities"] = capabilities
+	b.allow(allCapabilities(t))
 	delete(b.linux(), "seccomp")
 	delete(b.linux(), "maskedPaths")
 	delete(b.linux(), "readonlyPaths")

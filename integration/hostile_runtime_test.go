@@ -128,11 +128,7 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd) (cgroup string) {
 func hostileOCI(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 	o := newBundle(t, b.d, program, "hostile", b.role, "--policy", b.policy)
 	o.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 1000}, "memory": map[string]any{"limit": 512 << 20}}
-	capabilities := map[string]any{}
-	for _, set := range []string{"bounding", "effective", "permitted"} {
-		capabilities[set] = allCapabilities(t)
-	}
-	o.config["process"].(map[string]any)["capabilities"] = capabilities
+	o.allow(allCapabilities(t))
 	o.with("cgroup")
 	if b.userns {
 		o.with("user")

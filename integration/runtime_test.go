@@ -158,6 +158,15 @@ func absProgram(t testing.TB) string {
 	return path
 }
 
+// allow gives the container's process capabilities.
+func (b *bundle) allow(names []string) {
+	sets := map[string]any{}
+	for _, set := range []string{"bounding", "effective", "permitted"} {
+		sets[set] = names
+	}
+	b.config["process"].(map[string]any)["capabilities"] = sets
+}
+
 func (b *bundle) linux() map[string]any { return b.config["linux"].(map[string]any) }
 
 // with adds namespaces to those of the configuration, or takes some away ("-pid").

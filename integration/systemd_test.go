@@ -37,11 +37,7 @@ func TestSystemd(t *testing.T) {
 	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
 	process["args"] = []string{systemdProgram, "systemd.unified_cgroup_hierarchy=0", "--unit=vcgroupfs-test.target", "--log-target=console", "--show-status=yes"}
 	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
-	capabilities := map[string]any{}
-	for _, set := range []string{"bounding", "effective", "permitted"} {
-		capabilities[set] = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"}
-	}
-	process["capabilities"] = capabilities
+	b.allow([]string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"})
 	for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
 		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": dir, "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "nodev", "mode=755"}})
 	}

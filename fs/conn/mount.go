@@ -120,6 +120,11 @@ func (c *Conn) fsmount(attrs int) (int, error) {
 	return fd, nil
 }
 
+// IsDead says whether an error is that of a file system whose server is no more.
+func IsDead(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+}
+
 // configError adds what the kernel says of a refused option: it is read from the context, "e " and a line each.
 func configError(ctx int, option string, err error) error {
 	var said []string

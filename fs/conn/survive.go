@@ -75,12 +75,15 @@ type Survival struct {
 	Settled func(under func(unique uint64) bool)
 }
 
-// Adopt makes a Conn of a device that is mounted, and of the FUSE_INIT that was answered on it. It takes the descriptor
-// over, also when it fails. The kernel is not told anything: call Resend when the file system is ready, and Serve.
-func Adopt(cfg Config, device int, init []byte, passthrough bool) (*Conn, error) {
+// Adopt makes a Conn of a device that is mounted, of which it keeps a duplicate, and of the FUSE_INIT that was answered on it. The
+// kernel is not told anything: call Resend when the file system is ready, and Serve.
+func Adopt(cfg Config, mounted *os.File, init []byte, passthrough bool) (*Conn, error) {
 	if cfg.FS == nil || cfg.Survival == nil {
-		unix.Close(device)
 		return nil, errors.New("cannot adopt a FUSE connection without a file system and what it survives by")
+	}
+	device, err := unix.FcntlInt(mounted.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	c := newConn(withDefaults(cfg), device)
 	if len(init) > 0 {

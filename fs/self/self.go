@@ -68,9 +68,6 @@ type Config struct {
 // maxTouches bounds the touches that are under way: each is a goroutine that mostly waits.
 const maxTouches = 4096
 
-// maxCrashes is how often servers may crash during a request before it is refused.
-const maxCrashes = 3
-
 // Dir is the directory on its FUSE connection: mount it by Conn, then call Serve.
 type Dir struct {
 	fuse.RawFileSystem // what is not answered here is not implemented
@@ -93,11 +90,8 @@ func New(cfg Config) (d *Dir, err error) {
 	}
 	if cfg.Device == nil {
 		d.conn, err = conn.New(c)
-		return d, err
-	}
-	device, err := unix.FcntlInt(cfg.Device.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err == nil {
-		d.conn, err = conn.Adopt(c, device, cfg.State.Init(), false)
+	} else {
+		d.conn, err = conn.Adopt(c, cfg.Device, cfg.State.Init(), false)
 	}
 	return d, err
 }
@@ -126,7 +120,7 @@ func (d *Dir) replied(unique uint64) {
 
 func (d *Dir) suspect(unique uint64) bool {
 	first, _ := conn.Resent(unique)
-	return d.cfg.Crashed && d.cfg.State.Suspect(first) > maxCrashes
+	return d.cfg.Crashed && d.cfg.State.Suspect(first) > state.MaxCrashes
 }
 
 // Opcodes of touches (include/uapi/linux/fuse.h).

@@ -133,6 +133,9 @@ func (r *Region) SetPassthrough(ok bool) {
 // Passthrough says whether opens may be passed through.
 func (r *Region) Passthrough() bool { return r.head.passthrough == 1 }
 
+// MaxCrashes is how often servers may crash during a request before it is refused.
+const MaxCrashes = 3
+
 // Suspect counts a crash of the server during a request that the kernel has resent, and says how many there were. Of more
 // requests than it has room for the one with the fewest is forgotten.
 func (r *Region) Suspect(unique uint64) uint64 {

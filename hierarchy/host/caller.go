@@ -1,8 +1,6 @@
 package host
 
 import (
-	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -32,12 +30,7 @@ func ThreadGroup(tid int) (int, error) {
 // HasHostAdmin says whether a thread has CAP_SYS_ADMIN over the host: the capability, in the user namespace that the
 // server is in. False when that cannot be told.
 func HasHostAdmin(tid int) bool {
-	own, err := os.Readlink("/proc/self/ns/user")
-	if err != nil {
-		return false
-	}
-	theirs, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(tid), "ns/user"))
-	if err != nil || theirs != own {
+	if own, err := InOwnUserNamespace(tid); err != nil || !own {
 		return false
 	}
 	caps, err := statusField(tid, "CapEff:")

@@ -83,8 +83,8 @@ func (t *Tree) checkView() error {
 	if err != nil {
 		return err
 	}
-	at, ok := membershipOf(raw, t.Hierarchy)
-	if _, below := pathBelow("/", at); ok && below && t.Exists(at) {
+	at, ok := t.pathIn(raw)
+	if ok && t.Exists(at) {
 		return nil
 	}
 	return fmt.Errorf("this guest is in the cgroup %q there, which its view does not have: it was made without a cgroup namespace "+

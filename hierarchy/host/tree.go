@@ -338,11 +338,18 @@ func (t *Tree) PathOf(pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	at, ok := membershipOf(raw, t.Hierarchy)
-	if _, below := pathBelow("/", at); !ok || !below {
+	at, ok := t.pathIn(raw)
+	if !ok {
 		return "", unix.ENOENT
 	}
 	return at, nil
+}
+
+// pathIn is the path that the text of /proc/<pid>/cgroup says, from the root. Not ok where that is outside the server's cgroup namespace.
+func (t *Tree) pathIn(raw []byte) (at string, ok bool) {
+	at, known := membershipOf(raw, t.Hierarchy)
+	_, below := pathBelow("/", at)
+	return at, known && below
 }
 
 // PathsOf are the paths of the cgroups that a task is in, a process or one thread, in the order of Trees; "" in a hierarchy where it
@@ -354,8 +361,7 @@ func (h *Host) PathsOf(tid int) ([]string, error) {
 	}
 	paths := make([]string, len(h.trees))
 	for i, t := range h.trees {
-		at, ok := membershipOf(raw, t.Hierarchy)
-		if _, below := pathBelow("/", at); ok && below {
+		if at, ok := t.pathIn(raw); ok {
 			paths[i] = at
 		}
 	}

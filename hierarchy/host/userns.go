@@ -118,6 +118,16 @@ func namespaceID(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
+// InOwnUserNamespace says whether a task is in the user namespace that this process is in. ESRCH when there is no such task.
+func InOwnUserNamespace(tid int) (bool, error) {
+	own, err := namespaceID("/proc/self/ns/user")
+	if err != nil {
+		return false, err
+	}
+	theirs, err := namespaceID("/proc/" + strconv.Itoa(tid) + "/ns/user")
+	return theirs == own, taskErrno(err)
+}
+
 // MountNamespace is the mount namespace of a task by its inode number, 0 for this process's own. ESRCH when there is no such task.
 func MountNamespace(tid int) (uint64, error) {
 	proc := "/proc/self"

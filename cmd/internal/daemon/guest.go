@@ -21,6 +21,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
 	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -343,7 +344,9 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		return asError(api.CodeFailed, life.MountError(err))
 	}
 	d.begin(g, s)
-	err = agreed(s)
+	if err = agreed(s.View.Conn(), s.Done); err != nil {
+		err = fmt.Errorf("cannot serve the view: %w", err)
+	}
 	if err == nil {
 		err = g.at.Learn()
 	}
@@ -361,15 +364,16 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 	return nil
 }
 
-// agreed waits until the kernel and the view have agreed on their connection. A worker that takes over before cannot go on with it.
-func agreed(s *life.Served) error {
+// agreed waits until the kernel and the server have agreed on a connection. A worker that takes over before cannot go on with it.
+// ended is closed when it is served no more.
+func agreed(c *conn.Conn, ended <-chan struct{}) error {
 	select {
-	case <-s.View.Conn().Agreed():
+	case <-c.Agreed():
 		return nil
-	case <-s.Done:
-		return errors.New("cannot serve the view: its connection has ended at once")
+	case <-ended:
+		return errors.New("its connection has ended at once")
 	case <-time.After(agreeWait):
-		return errors.New("cannot serve the view: the kernel does not begin with it")
+		return errors.New("the kernel does not begin with it")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -156,7 +157,7 @@ func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 	for deadline := time.Now().Add(time.Second); target != "" && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		var st unix.Statfs_t
 		err := unix.Statfs(target, &st)
-		if err == unix.ENOTCONN || err == unix.ECONNABORTED {
+		if conn.IsDead(err) {
 			if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 				d.log.WithError(err).Warnf("cannot unmount %s", target)
 			}

@@ -184,13 +184,7 @@ func (s *selfDir) start() (err error) {
 		err = s.at.Learn()
 	}
 	if err == nil {
-		select {
-		case <-s.dir.Conn().Agreed():
-		case <-s.served:
-			err = errors.New("its connection has ended at once")
-		case <-time.After(agreeWait):
-			err = errors.New("the kernel does not begin with it")
-		}
+		err = agreed(s.dir.Conn(), s.served)
 	}
 	if err != nil {
 		s.end()

@@ -192,18 +192,18 @@ func detachCgroups() error {
 
 // overmountCgroups puts a file over /proc/cgroups, which no namespace bounds.
 func overmountCgroups(text string) error {
-	const file = viewPath + "/cgroups" // a place that the view covers afterwards
 	if _, err := os.Stat(cgroupsPath); os.IsNotExist(err) {
 		return nil // CONFIG_PROC_PID_CPUSET and v1 support are not built in
 	}
-	if err := unix.Mount("tmpfs", viewPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k"); err != nil {
+	file, err := cgroupsMount(viewPath, text)
+	if err == nil {
+		err = pathError("move_mount", cgroupsPath, unix.MoveMount(file, "", unix.AT_FDCWD, cgroupsPath, unix.MOVE_MOUNT_F_EMPTY_PATH))
+		unix.Close(file)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot make the guest's /proc/cgroups: %w", err)
 	}
-	defer unix.Unmount(viewPath, unix.MNT_DETACH)
-	if err := os.WriteFile(file, []byte(text), 0o444); err != nil {
-		return fmt.Errorf("cannot make the guest's /proc/cgroups: %w", err)
-	}
-	return bind(file, cgroupsPath, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
+	return nil
 }
 
 // bind mounts a file or directory at another place, with flags.

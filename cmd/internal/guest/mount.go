@@ -13,6 +13,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -113,12 +114,8 @@ func OwnerOf(said *fs.Owner, pid int) (fs.Owner, error) {
 	if pid == 0 {
 		return fs.Owner{}, nil
 	}
-	own, err := os.Readlink("/proc/self/ns/user")
-	if err != nil {
-		return fs.Owner{}, fmt.Errorf("cannot tell in which user namespace this is: %w", err)
-	}
 	// Of the reader's own namespace the map counts from the parent's ids, of any other from the reader's (user_namespaces(7)).
-	if theirs, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/user"); err == nil && theirs == own {
+	if own, err := host.InOwnUserNamespace(pid); err == nil && own {
 		return fs.Owner{}, nil
 	}
 	uid, err1 := hostID(pid, "uid_map")
@@ -227,7 +224,7 @@ func (m *Mountpoint) Unmount(log *logrus.Entry) {
 // ClearDead unmounts what a server of ours that is no more has left mounted at a path. The error says that something else is there.
 func ClearDead(path string, log *logrus.Entry) error {
 	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+	if err := unix.Statfs(path, &fs); conn.IsDead(err) {
 		log.Warnf("a server that is no more has left its file system at %s: it is unmounted", path)
 		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 			return fmt.Errorf("cannot unmount what a dead server left: %w", pathError("umount", path, err))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 )
 
 // deviceName begins the names of guests' connections in the service manager's store.
@@ -95,7 +97,7 @@ func (h *Holder) endViews() {
 			continue
 		}
 		var st unix.Statfs_t
-		if err := unix.Statfs(guest.Spec.Target, &st); err == unix.ENOTCONN || err == unix.ECONNABORTED {
+		if err := unix.Statfs(guest.Spec.Target, &st); conn.IsDead(err) {
 			unix.Unmount(guest.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
 		what := "the view of guest " + guest.Name
