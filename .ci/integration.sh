@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 # In a virtual machine the processor is emulated: the same tests take several times longer there.
 here_limit=15m
-vm_limit=20m
+vm_limit=25m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
 
@@ -59,7 +59,7 @@ in_vm() {
 		set -- -file "$(readlink -f "$path")=$path" "$@"
 	done
 	# shellcheck disable=SC2086 # words
-	bin/vm -kernel "$kernel" -timeout 21m $machine "$@"
+	bin/vm -kernel "$kernel" -timeout 26m $machine "$@"
 }
 
 # checked NAME COMMAND... runs the tests, shows what they print as it comes, and judges their status and their skips.

@@ -2,9 +2,7 @@ package integration
 
 import (
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -15,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// playFlood is a process of a flood: "KIND THREADS LEAST DIRECTORY". Each of its threads does the same again and again,
-// LEAST times at least, until the input ends; then the process prints how often each errno came of it. It makes system calls that Go's scheduler does not
-// see, and has a processor of Go's for each thread, so that nothing but the kernel stands between a thread and the next call.
+// playFlood is a process of a flood: "KIND THREADS LEAST DIRECTORY". It prints "ready" when it has all its threads; at a line of
+// input they begin, and each does the same again and again, LEAST times at least, until the input ends; then the process prints
+// how often each errno came of it. From their beginning to that end neither the threads nor the first one, which tells them,
+// need Go's scheduler or its locks: whoever holds one of those would be starved by the others.
 func playFlood(arg string) {
 	var kind, dir string
 	var threads, least int
@@ -28,27 +27,51 @@ func playFlood(arg string) {
 	runtime.GOMAXPROCS(threads + 4)
 	runtime.LockOSThread()
 	unix.Setpriority(unix.PRIO_PROCESS, 0, -20) // this thread's: it hears that the flood is to end, whoever else wants the processors
+	var gate [2]int
+	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {
+		panic(err)
+	}
 	var stop atomic.Bool
-	results := make(chan map[unix.Errno]int)
+	ready, results := make(chan bool, threads), make(chan map[unix.Errno]int)
 	for i := range threads {
 		f := flooder{dir: dir, name: filepath.Join(dir, "f"+itoa(i)), stop: &stop, least: least, got: map[unix.Errno]int{}}
 		go func() {
 			runtime.LockOSThread()
+			ready <- true
+			rawRead(gate[0]) // until the first thread closes the other end
 			f.play(kind)
 			results <- f.got
 		}()
 	}
+	for range threads {
+		<-ready
+	}
+	fmt.Println("ready")
+	rawRead(unix.Stdin)
+	unix.RawSyscall(unix.SYS_CLOSE, uintptr(gate[1]), 0, 0)
 	if kind == "hold" { // until no thread gets another
 		sum(results, threads)
 	} else {
-		fmt.Println("flooding")
+		flooding := []byte("flooding\n")
+		unix.RawSyscall(unix.SYS_WRITE, uintptr(unix.Stdout), uintptr(unsafe.Pointer(&flooding[0])), uintptr(len(flooding)))
 	}
-	io.Copy(io.Discard, os.Stdin)
+	for rawRead(unix.Stdin) > 0 {
+	}
 	if kind == "hold" {
 		return // the kernel closes what is held
 	}
 	stop.Store(true)
 	sum(results, threads)
+}
+
+// rawRead reads a byte, unless none ever comes.
+func rawRead(fd int) (n uintptr) {
+	var b [1]byte
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1)
+	if errno != 0 {
+		return 0
+	}
+	return n
 }
 
 // sum adds up what the threads got and prints it on one line.

@@ -72,7 +72,8 @@ func weighedPlace(t testing.TB, h *host.Host, shares, weight string) (tree *host
 	return tree, path
 }
 
-// startFlood floods the cgroups f0, f1… of a site, one process each.
+// startFlood floods the cgroups f0, f1… of a site, one process each. They begin when all have their threads: what one has yet to
+// make, the flood of another would starve.
 func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Tree, place string) *flood {
 	t.Helper()
 	f := &flood{kind: kind}
@@ -89,11 +90,18 @@ func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Tree, place stri
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=flood %s %d %d %s", roleVariable, kind.does, kind.threads, kind.least, s.at(name)),
 			"GOGC=off", "GODEBUG=asyncpreemptoff=1")
 		cmd.Stderr = os.Stderr
-		h := startProcess(t, cmd)
+		f.helpers = append(f.helpers, startProcess(t, cmd))
+	}
+	for _, h := range f.helpers {
+		if got := f.line(t, h); got != "ready\n" {
+			t.Fatalf("a process of the flood says %q", got)
+		}
 		if err := cpu.Attach(place, h.pid()); err != nil {
 			t.Fatal(err)
 		}
-		f.helpers = append(f.helpers, h)
+	}
+	for _, h := range f.helpers {
+		fmt.Fprintln(h.in)
 	}
 	return f
 }
