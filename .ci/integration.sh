@@ -4,8 +4,8 @@
 #
 #	.ci/integration.sh here|6.12|6.1|6.12-clients... [-- TEST BINARY'S OPTION...]
 #
-# A machine called SERIES-clients runs TestClients alone: it has the programs that look for their limits, and more processors than
-# those allow them.
+# A machine called SERIES-clients runs TestClients and TestClientsCpuset alone: it has the programs that look for their limits, and more
+# processors than those allow them.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -20,8 +20,9 @@ vm_scale=0.1
 on_this_kernel() {
 	[ "$(id -u)" = 0 ] || die "the integration tests make cgroups and mounts: run them as root"
 	containerd=$(.ci/containerd.sh) || return
+	btop=$(.ci/btop.sh) || btop= # its test says that it was skipped
 	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
-		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
+		VCGROUPFS_BTOP=$btop ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
 # files_of PROGRAM... prints the files that programs consist of, those that are installed.
@@ -40,6 +41,7 @@ client_files() {
 		files_of "$jre/bin/java" "$jre/lib/server/libjvm.so"
 		ls -d "$jre/lib" /etc/java-*
 	}
+	[ -z "$btop" ] || ls -d "$btop/usr/bin/btop" "$btop/usr/lib"
 }
 
 # in_vm SERIES LISTER MACHINE'S OPTIONS [OPTION...] runs the tests in a machine that has the files which LISTER prints, too.
@@ -94,7 +96,9 @@ for kernel in $kernels; do
 	here) checked "linux-$(uname -r)" on_this_kernel "$@" ;;
 	*-clients)
 		jre=$(readlink -f "$(command -v java)") && jre=${jre%/bin/java}
-		checked "linux-$kernel" in_vm "${kernel%-clients}" client_files "-smp 4 -memory 2048 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin" -test.run '^TestClients$' "$@"
+		btop=$(.ci/btop.sh) || btop=
+		checked "linux-$kernel" in_vm "${kernel%-clients}" client_files \
+			"-smp 4 -memory 2048 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin -env VCGROUPFS_BTOP=$btop" -test.run '^TestClients' "$@"
 		;;
 	*) checked "linux-$kernel-vm" in_vm "$kernel" "files_of runc crun" "" -test.skip '^TestClients$' "$@" ;;
 	esac

@@ -63,7 +63,7 @@ download() {
 		fetch "$2" "$found"
 		return
 	fi
-	for suite in bookworm bookworm-backports trixie trixie-backports; do
+	for suite in bookworm bookworm-backports trixie trixie-backports forky; do
 		private_lists "$suite" || continue
 		found=$(newest "$1" -c "$private/apt.conf")
 		if [ -n "$found" ]; then

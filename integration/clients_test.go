@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,32 +133,18 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 	cmd.Stderr = os.Stderr
 	x := startProcess(t, cmd)
 	x.ask(t, "read", "/proc/self/cgroup") // it runs
-	var says struct {
-		Sight   string
-		Clients []struct {
-			Name     string
-			Verdicts map[string]string
-		}
-	}
-	if status, out := d.try(t, "doctor", "--json", "--pid", itoa(initOf(t, runc, b))); status != 0 || json.Unmarshal([]byte(out), &says) != nil {
-		t.Fatalf("doctor: %d: %s", status, out)
-	}
+	says := d.doctorOf(t, initOf(t, runc, b))
 	for _, c := range clients(h) {
 		t.Run(strings.ReplaceAll(c.row, " ", "-"), func(t *testing.T) {
 			c.need(t, memory)
 			args := append([]string{"exec", "--env", roleVariable + "=client", "--env", "PATH=" + os.Getenv("PATH"), b.id}, c.command...)
 			out, err := exec.Command(runc, args...).CombinedOutput()
-			got, want := "ignores", ""
+			got, want := "ignores", says.of(c.row)
 			switch {
 			case err != nil:
 				got = "no"
 			case regexp.MustCompile(c.sees).Match(out):
 				got = "yes"
-			}
-			for _, row := range says.Clients {
-				if strings.HasPrefix(row.Name, c.row) {
-					want = row.Verdicts[says.Sight]
-				}
 			}
 			if got != want && !(nothing && want == "-" && got != "yes") {
 				t.Errorf("finds %s: %s, and doctor says %q; it printed:\n%.2000s", says.Sight, got, want, out)
@@ -170,6 +157,33 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 	}
 	nothingLeft(t, d, h, b.cgroup)
 	d.stop(t)
+}
+
+// diagnosis is what doctor says of what a process finds.
+type diagnosis struct {
+	Sight   string
+	Clients []struct {
+		Name     string
+		Verdicts map[string]string
+	}
+}
+
+func (d *daemon) doctorOf(t *testing.T, pid int) (says diagnosis) {
+	t.Helper()
+	if status, out := d.try(t, "doctor", "--json", "--pid", itoa(pid)); status != 0 || json.Unmarshal([]byte(out), &says) != nil {
+		t.Fatalf("doctor: %d: %s", status, out)
+	}
+	return says
+}
+
+// of is the verdict on the client whose row begins so.
+func (says diagnosis) of(row string) string {
+	for _, c := range says.Clients {
+		if strings.HasPrefix(c.Name, row) {
+			return c.Verdicts[says.Sight]
+		}
+	}
+	return ""
 }
 
 // innerConfig is the configuration of a container in the container, without a mount of cgroups.
@@ -207,17 +221,22 @@ func initOf(t *testing.T, runtime string, b *bundle) (pid int) {
 	return state.Pid
 }
 
-// TestClientsCpuset: the file that btop reads, and its like on v1, have the processors of the container.
+// TestClientsCpuset: a container that has one processor of the host's finds it in the file that btop reads, and in its like on v1;
+// and btop shows what doctor says that it does.
 func TestClientsCpuset(t *testing.T) {
 	runc := needRuntime(t, "runc")
 	h := openHost(t)
 	tree := need(t, h, "cpuset")
-	file := "cpuset.cpus.effective"
+	file, all := "cpuset.cpus.effective", []string{}
 	if tree.Version == hierarchy.V1 {
 		file = "cpuset.effective_cpus"
 	}
+	for i := range runtime.NumCPU() {
+		all = append(all, itoa(i))
+	}
 	d := startDaemon(t)
 	b := newBundle(t, d, runc, "cpuset", "commands")
+	b.overHost(t, nil)
 	b.with("cgroup")
 	b.linux()["resources"] = map[string]any{"cpu": map[string]any{"cpus": "1"}}
 	b.write(t)
@@ -225,10 +244,53 @@ func TestClientsCpuset(t *testing.T) {
 	if got := x.ask(t, "read", topOf(guestView, tree)+"/"+file); got != "1\n" {
 		t.Errorf("%s: %q", file, got)
 	}
+	t.Run("btop", func(t *testing.T) {
+		cores := btopCores(t, runc, b)
+		verdict, want := d.doctorOf(t, initOf(t, runc, b)).of("btop"), []string{"1"}
+		if verdict == "ignores" {
+			want = all
+		}
+		if !slices.Equal(cores, want) {
+			t.Errorf("btop shows the processors %q, and doctor says %q", cores, verdict)
+		}
+	})
 	x.in.Close()
 	if err := x.cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
 	nothingLeft(t, d, h, b.cgroup)
 	d.stop(t)
+}
+
+// btopCores are the processors that btop shows in a container. It wants a newer C library than Debian 12 has, and brings it along.
+func btopCores(t *testing.T, runc string, b *bundle) []string {
+	t.Helper()
+	dir := os.Getenv("VCGROUPFS_BTOP")
+	if dir == "" {
+		t.Skip("machine: btop 1.4.6 or newer is not unpacked, VCGROUPFS_BTOP names no directory of it")
+	}
+	lib := filepath.Join(dir, "usr/lib/x86_64-linux-gnu")
+	cmd := exec.Command(runc, "exec", "--tty", "--env", "TERM=xterm", "--env", "HOME=/tmp", b.id, filepath.Join(lib, "ld-linux-x86-64.so.2"),
+		"--library-path", lib, filepath.Join(dir, "usr/bin/btop"), "--force-utf", "--update", "500")
+	screen := startOnTerminal(t, cmd)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the screen: %.4000q", screen.text())
+		}
+	})
+	label := regexp.MustCompile(`C(?:\x1b\[[0-9;]*m)+(\d+)`)
+	var cores []string
+	eventually(t, "btop to draw all its processors twice", func() bool {
+		seen := map[string]int{}
+		for _, found := range label.FindAllStringSubmatch(screen.text(), -1) {
+			seen[found[1]]++
+		}
+		cores = slices.Sorted(maps.Keys(seen))
+		return len(seen) > 0 && slices.Min(slices.Collect(maps.Values(seen))) > 1
+	})
+	screen.master.WriteString("q")
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("btop ended with %v", err)
+	}
+	return cores
 }

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,23 +44,8 @@ func TestSystemd(t *testing.T) {
 	b.with("cgroup")
 	b.write(t)
 
-	master, slave := openTerminal(t)
-	var console strings.Builder
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := master.Read(buf)
-			if err != nil {
-				return
-			}
-			console.Write(buf[:n])
-		}
-	}()
 	cmd := b.command(runtime)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	console := startOnTerminal(t, cmd)
 	inside := func(args ...string) (string, error) {
 		out, err := exec.Command(runtime, append([]string{"exec", b.id}, args...)...).CombinedOutput()
 		return string(out), err
@@ -110,30 +94,8 @@ func TestSystemd(t *testing.T) {
 	}
 	cmd.Wait()
 	if t.Failed() {
-		t.Logf("console: %s", console.String())
+		t.Logf("console: %s", console.text())
 	}
 	nothingLeft(t, d, h, b.cgroup)
 	d.stop(t)
-}
-
-// openTerminal makes a terminal: systemd wants one for its console.
-func openTerminal(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		slave, err = os.OpenFile("/dev/pts/"+itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { slave.Close() })
-	return master, slave
 }
