@@ -20,9 +20,10 @@ vm_scale=0.1
 on_this_kernel() {
 	[ "$(id -u)" = 0 ] || die "the integration tests make cgroups and mounts: run them as root"
 	containerd=$(.ci/containerd.sh) || return
+	docker=$(.ci/docker.sh) || return
 	btop=$(.ci/btop.sh) || btop= # its test says that it was skipped
 	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
-		VCGROUPFS_BTOP=$btop ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
+		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
 # files_of PROGRAM... prints the files that programs consist of, those that are installed.

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -72,59 +71,15 @@ state = "%[1]s/state"
         BinaryName = "%[3]s"
         Root = "%[1]s/runc"
 `, dir, testImage, runc, runtime.GOARCH)
-	log, err := os.Create(dir + "/log")
-	if err == nil {
-		err = os.WriteFile(dir+"/config.toml", []byte(config), 0o644)
-	}
-	if err != nil {
+	if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	shims, _ := os.ReadDir("/run/containerd") // its shims' sockets are below, wherever it is told to have its own
 	cmd := exec.Command(bin+"/containerd", "--config", dir+"/config.toml")
 	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(readFile(log.Name()))
-		}
-		cmd.Process.Signal(unix.SIGTERM)
-		cmd.Wait()
-		log.Close()
-		c.killShims(t) // of a test that failed: they outlive it
-		if len(shims) == 0 {
-			os.Remove("/run/containerd/s")
-			os.Remove("/run/containerd")
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-		for _, tree := range h.Trees() {
-			if err := tree.RemoveAll(c.cgroup); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	startManager(t, h, cmd, dir, c.cgroup)
 	eventually(t, "containerd", func() bool { _, err := c.cri.call("Version", nil); return err == nil })
 	c.load(t)
 	return c
-}
-
-// killShims ends the processes whose command line names the directory.
-func (c *containerd) killShims(t *testing.T) {
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			if strings.Contains(readFile(file), c.dir+"/") {
-				t.Errorf("process %d is left: %q", pid, readFile(file))
-				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-			}
-			unix.Close(fd)
-		}
-	}
 }
 
 // load imports the image, as docker save writes one.

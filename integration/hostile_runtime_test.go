@@ -36,6 +36,7 @@ var hostileRuntimes = []struct {
 	{"runc", "runc", hostileOCI, false, ""},
 	{"crun", "crun", hostileOCI, false, ""},
 	{"podman", "podman", hostilePodman, false, ""},
+	{"docker", "runc", hostileDocker, false, ""},
 	{"lxc", "lxc-start", hostileLXC, false, ""},
 	{"lxc-self", "lxc-start", hostileLXCSelf, false, "/lxc.payload." + testPrefix + "*"},
 	{"bwrap", "bwrap", hostileBwrap, true, ""},

@@ -202,6 +202,62 @@ func (p *podman) run(role, rootfs string, before, of []string) *exec.Cmd {
 		"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--env", roleVariable + "=" + role}, of, []string{"--rootfs", rootfs, "/program"})...)
 }
 
+// startManager starts a manager of containers of the test's own, which has all that it has in a directory, and the cgroups of its containers
+// below one. At the end nothing of it is left.
+func startManager(t *testing.T, h *host.Host, cmd *exec.Cmd, dir, cgroup string) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made []string
+	for _, shared := range []string{"/run/containerd", "/run/containerd/s", "/run/docker", "/run/docker/plugins"} { // wherever it is told to have its own
+		if !exists(shared) {
+			made = append(made, shared)
+		}
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(readFile(log.Name()))
+		}
+		cmd.Process.Signal(unix.SIGTERM)
+		cmd.Wait()
+		log.Close()
+		killAllOf(t, dir) // a test that failed leaves containers, which outlive it
+		for _, path := range slices.Backward(made) {
+			os.Remove(path)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+		for _, tree := range h.Trees() {
+			if err := tree.RemoveAll(cgroup); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// killAllOf ends the processes whose command line names a directory.
+func killAllOf(t *testing.T, dir string) {
+	t.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			if strings.Contains(readFile(file), dir+"/") {
+				t.Errorf("process %d is left: %q", pid, readFile(file))
+				unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			}
+			unix.Close(fd)
+		}
+	}
+}
+
 // removeEverywhere removes a boundary from all hierarchies at the end: nspawn makes the cgroup that it is in also for systemd.
 func removeEverywhere(t *testing.T, h *host.Host, path string) {
 	t.Cleanup(func() {
