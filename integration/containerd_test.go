@@ -61,6 +61,8 @@ state = "%[1]s/state"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "%[2]s"
   restrict_oom_score_adj = true
+  enable_cdi = true
+  cdi_spec_dirs = ["%[1]s/cdi"]
   [plugins."io.containerd.grpc.v1.cri".cni]
     conf_dir = "%[1]s/none"
   [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -139,12 +141,15 @@ func (c *containerd) pod(t *testing.T, name string, annotations map[string]strin
 	return string(raw), config
 }
 
-// run runs a container of a pod until it has ended. It plays the script in a directory, and may use 64 MiB.
-func (c *containerd) run(t *testing.T, pod string, podConfig []byte, dir string) error {
+// run runs a container of a pod until it has ended. It plays the script in a directory, may use 64 MiB, and has devices that CDI describes.
+func (c *containerd) run(t *testing.T, pod string, podConfig []byte, dir string, devices ...string) error {
 	t.Helper()
 	mounts := func(file string) []byte { return message(1, "/"+file, 2, filepath.Join(dir, file)) }
 	config := message(1, message(1, "worker"), 2, message(1, testImage), 3, []string{"/program"}, 6, message(1, roleVariable, 2, "script"),
 		7, mounts("in"), 7, mounts("out"), 15, message(1, message(4, 64<<20)))
+	for _, name := range devices {
+		config = append(config, message(17, message(1, name))...)
+	}
 	answer, err := c.cri.call("CreateContainer", message(1, pod, 2, config, 3, podConfig))
 	if err != nil {
 		return err
@@ -226,7 +231,7 @@ func memoryScript(tree *host.Tree) scripted {
 }
 
 // TestContainerd: with the plugin connected to containerd a pod that asks for a view has one, a pod that asks for none is as without the
-// plugin, and one that cannot have what it asks for does not start. Nothing is left of any.
+// plugin, where a container can have the device that CDI describes, and one that cannot have what it asks for does not start. Nothing is left of any.
 func TestContainerd(t *testing.T) {
 	h := openHost(t)
 	tree := need(t, h, "memory")
@@ -257,6 +262,11 @@ func TestContainerd(t *testing.T) {
 	}
 
 	pod, config := c.pod(t, "plain", nil)
+	s.put(t, inside) // the plugin does nothing for it, and a device does the same
+	if err := c.run(t, pod, config, inside, ourDevices(t, d, c.dir+"/cdi")+"=view"); err != nil {
+		t.Fatal(err)
+	}
+	s.check(t, inside, nil)
 	scripted{}.put(t, inside)
 	if err := c.run(t, pod, config, inside); err != nil {
 		t.Fatal(err)

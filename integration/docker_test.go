@@ -88,10 +88,10 @@ func testDocker(t *testing.T, userns bool) {
 	tree := need(t, h, "pids")
 	d := startSelf(t, "--container", dockerCgroup()+"/{id}")
 	cdi := t.TempDir()
-	ours(t, d, "../packaging/runtimes/cdi.json", filepath.Join(cdi, "vcgroupfs.json"), "")
+	kind := ourDevices(t, d, cdi)
 	k := startDocker(t, h, cdi, userns)
 	for _, option := range [][]string{
-		{"--volume", d.self() + ":" + guestView}, {"--device", "vcgroupfs.dev/cgroup=self"}, {"--device", "vcgroupfs.dev/cgroup=view"},
+		{"--volume", d.self() + ":" + guestView}, {"--device", kind + "=self"}, {"--device", kind + "=view"},
 	} {
 		file := filepath.Join(t.TempDir(), "id")
 		cmd := k.run("commands", append(option, "--pids-limit", "64", "--cidfile", file)...)

@@ -101,16 +101,18 @@ func TestPodman(t *testing.T) {
 	})
 	t.Run("cdi", func(t *testing.T) {
 		testPodman(t, podman, func(d *daemon) (before, of []string) {
-			return nil, []string{"--device", ourDevices(t, d) + "=view"}
+			return nil, []string{"--device", ourDevices(t, d, podmanCDI) + "=view"}
 		})
 	})
 }
 
-// ourDevices has podman find the packaged devices, and says of what kind they are.
-func ourDevices(t *testing.T, d *daemon) (kind string) {
+// podmanCDI is where podman looks for devices beside /etc/cdi.
+const podmanCDI = "/var/run/cdi"
+
+// ourDevices puts the packaged devices into a directory, and says of what kind they are.
+func ourDevices(t *testing.T, d *daemon, dir string) (kind string) {
 	t.Helper()
 	kind = "test-" + itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
-	const dir = "/var/run/cdi" // podman looks there and in /etc/cdi
 	if err := os.Mkdir(dir, 0o755); err == nil {
 		t.Cleanup(func() { os.Remove(dir) })
 	}

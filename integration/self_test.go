@@ -194,7 +194,7 @@ func TestSelfPodman(t *testing.T) {
 	needRuntime(t, "runc")
 	for name, of := range map[string]func(d *daemon) []string{
 		"volume": func(d *daemon) []string { return []string{"--volume", d.self() + ":" + guestView} },
-		"cdi":    func(d *daemon) []string { return []string{"--device", ourDevices(t, d) + "=self"} },
+		"cdi":    func(d *daemon) []string { return []string{"--device", ourDevices(t, d, podmanCDI) + "=self"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := startSelf(t, "--container", "/"+testPrefix+"podman/libpod-{id}")
