@@ -154,7 +154,7 @@ func (f *flood) line(t testing.TB, h *helper) string {
 	select {
 	case s := <-read:
 		return s
-	case <-time.After(3 * patience):
+	case <-time.After(6 * patience):
 		t.Fatalf("%s: the process %d says nothing: it hangs", f.kind.name, h.pid())
 		return ""
 	}
