@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -107,6 +108,15 @@ func testDocker(t *testing.T, userns bool) {
 		} else {
 			x.useView(t, tree, "64", cgroup)
 		}
+		around := "where its seccomp filter forbids user namespaces"
+		if userns {
+			around = "the real cgroups are out of its reach"
+		}
+		pid, err := k.command("inspect", "--format", "{{.State.Pid}}", readFile(file)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.wantTry(t, 0, around, "doctor", "--pid", strings.TrimSpace(string(pid)))
 		x.in.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("%s: the container ended with %v", option, err)

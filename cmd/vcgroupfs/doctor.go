@@ -17,7 +17,8 @@ func doctorCommand() *cli.Command {
 		Usage: "what works on this host, and which programs accept a view",
 		Description: "Looks at this host, changes nothing, and says what to do about what is missing. Then lists the programs that look for cgroups\n" +
 			"and what each makes of a view: yes; no, it fails; or it ignores the view and takes the host's values for its limits. With --pid it\n" +
-			"says that of what this process finds at /sys/fs/cgroup. Ends with 4 when the host cannot serve any view.\n\n" +
+			"says that of what this process finds at /sys/fs/cgroup, and whether root in it could go around a view. Ends with 4 when the host\n" +
+			"cannot serve any view.\n\n" +
 			"   vcgroupfs doctor --pid \"$(pgrep -o java)\"",
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "pid", Usage: "judge what process `PID` finds at /sys/fs/cgroup"},
@@ -44,9 +45,14 @@ func runDoctor(c *cli.Context) error {
 	d := diagnosis{Checks: doctor.Host(c.Context, c.String("socket")), Clients: doctor.Clients}
 	if pid := c.Int("pid"); pid != 0 {
 		var err error
-		if d.Sight, err = doctor.SightOf(pid); err != nil {
+		var bound doctor.Check
+		if d.Sight, err = doctor.SightOf(pid); err == nil {
+			bound, err = doctor.Bound(pid)
+		}
+		if err != nil {
 			return err
 		}
+		d.Checks = append(d.Checks, bound)
 	}
 	if c.Bool("json") {
 		enc := json.NewEncoder(c.App.Writer)

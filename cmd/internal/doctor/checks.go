@@ -53,17 +53,13 @@ func Host(ctx context.Context, socket string) []Check {
 
 func privileges() Check {
 	const name = "privileges"
-	var set uint64
-	raw, _ := os.ReadFile("/proc/self/status")
-	for line := range strings.Lines(string(raw)) {
-		fmt.Sscanf(line, "CapEff: %x", &set)
-	}
+	own, _ := powersOf(os.Getpid())
 	var missing []string
 	for _, c := range []struct {
 		bit  int
 		name string
 	}{{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"}, {unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}} {
-		if set&(1<<c.bit) == 0 {
+		if own.effective&(1<<c.bit) == 0 {
 			missing = append(missing, c.name)
 		}
 	}
@@ -193,12 +189,16 @@ func connections() Check {
 }
 
 func users() Check {
-	const file = "/proc/sys/user/max_user_namespaces"
-	raw, err := os.ReadFile(file)
-	if err != nil || strings.TrimSpace(string(raw)) == "0" {
+	if !userNamespaces() {
 		return Check{"user namespaces", Less, "none can be made: a guest's root is the host's, and only its capabilities bound it", "sysctl user.max_user_namespaces=65536"}
 	}
 	return Check{"user namespaces", OK, "can be made", ""}
+}
+
+// userNamespaces says whether any can be made on this host.
+func userNamespaces() bool {
+	raw, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	return err == nil && strings.TrimSpace(string(raw)) != "0"
 }
 
 func daemon(ctx context.Context, socket string) Check {

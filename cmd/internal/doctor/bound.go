@@ -1,0 +1,87 @@
+package doctor
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// Bound says whether a process can go around the view that it finds, by mounting the real cgroupfs itself as the root whose cgroups
+// these are. The error says that there is no such process.
+func Bound(pid int) (Check, error) {
+	proc := "/proc/" + strconv.Itoa(pid)
+	own, err := host.InOwnUserNamespace(pid)
+	var p powers
+	var ids []byte
+	if err == nil {
+		p, err = powersOf(pid)
+	}
+	if err == nil {
+		ids, err = os.ReadFile(proc + "/uid_map")
+	}
+	if err != nil {
+		return Check{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
+	}
+	return bound("process "+strconv.Itoa(pid), own, own || mapsRoot(string(ids)), p, userNamespaces()), nil
+}
+
+// bound judges a process: own says that it is in this process's user namespace, root that its own maps the root of that.
+func bound(name string, own, root bool, p powers, users bool) Check {
+	const advisory = ": the view is advisory"
+	switch {
+	case !root:
+		return Check{name, OK, "its root is not the host's: the real cgroups are out of its reach", ""}
+	case !own:
+		return Check{name, Less, "its user namespace maps the host's root, which may mount the real cgroupfs there" + advisory, "map other ids"}
+	case p.may(unix.CAP_SYS_ADMIN):
+		return Check{name, Less, "its root is the host's and may mount the real cgroupfs (CAP_SYS_ADMIN)" + advisory, "a user namespace, or take the capability from it"}
+	case !p.filtered && users:
+		return Check{name, Less, "its root is the host's, and no seccomp filter keeps it from a user namespace, in which it may mount the real cgroupfs" + advisory,
+			"the runtime's default seccomp profile, or a user namespace"}
+	}
+	found := "its root is the host's, and may mount nothing; no user namespace can be made on this host"
+	if users {
+		found = "its root is the host's, and may mount nothing, where its seccomp filter forbids user namespaces, as runtimes' default profiles do"
+	}
+	if p.may(unix.CAP_MKNOD) {
+		found += "; its devices cgroup has to keep it from the host's disks (CAP_MKNOD)"
+	}
+	return Check{name, OK, found, ""}
+}
+
+// powers are what a process may do at most.
+type powers struct {
+	effective, bounding uint64 // capabilities
+	filtered            bool   // by seccomp
+}
+
+func (p powers) may(capability int) bool { return p.bounding&(1<<capability) != 0 }
+
+func powersOf(pid int) (p powers, err error) {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	for line := range strings.Lines(string(raw)) {
+		fmt.Sscanf(line, "CapEff: %x", &p.effective)
+		fmt.Sscanf(line, "CapBnd: %x", &p.bounding)
+		var mode int
+		if n, _ := fmt.Sscanf(line, "Seccomp: %d", &mode); n == 1 {
+			p.filtered = mode != 0
+		}
+	}
+	return p, err
+}
+
+// mapsRoot says whether a table of ids (user_namespaces(7)) has this process's own root in it.
+func mapsRoot(ids string) bool {
+	for line := range strings.Lines(ids) {
+		var inside, outside, length uint64
+		if n, _ := fmt.Sscan(line, &inside, &outside, &length); n == 3 && outside == 0 {
+			return true
+		}
+	}
+	return false
+}
