@@ -63,6 +63,12 @@ func (g glob) match(name string) bool {
 // meets says whether some name is covered by both globs. A '*' in either may stand for anything, so the answer is found
 // over all pairs of positions: reach[j] tells whether g from i and h from j can still meet.
 func (g glob) meets(h glob) bool {
+	switch {
+	case h.literal(): // as most are
+		return g.match(string(h))
+	case g.literal():
+		return h.match(string(g))
+	}
 	reach := make([]bool, len(h)+1) // row i+1 of the recurrence
 	for i := len(g); i >= 0; i-- {
 		row := make([]bool, len(h)+1)
