@@ -91,15 +91,6 @@ type container struct {
 // hookAction gives a container its view, or takes it away.
 func hookAction(read func() (container, error)) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		spec := api.GuestSpec{Layout: c.String("layout"), Controllers: guest.ControllerNames(c.String("controllers"))}
-		if spec.Layout == "auto" {
-			spec.Layout = ""
-		}
-		p, text, err := readPolicy(c.String("policy"))
-		if err != nil {
-			return err
-		}
-		spec.Policy = text
 		box, err := read()
 		if err != nil {
 			return err
@@ -116,8 +107,15 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 			}
 			return nil
 		}
-		spec.Pid = box.pid
-		spec.Into = intoOf(c, box.rootfs)
+		p, text, err := readPolicy(c.String("policy"))
+		if err != nil {
+			return err
+		}
+		spec := api.GuestSpec{Layout: c.String("layout"), Controllers: guest.ControllerNames(c.String("controllers")), Policy: text,
+			Pid: box.pid, Into: intoOf(c, box.rootfs)}
+		if spec.Layout == "auto" {
+			spec.Layout = ""
+		}
 		if spec.Controllers, err = guest.Narrow(spec.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}
