@@ -262,7 +262,7 @@ func TestClientsCpuset(t *testing.T) {
 	d.stop(t)
 }
 
-// btopCores are the processors that btop shows in a container. It wants a newer C library than Debian 12 has, and brings it along.
+// btopCores are the processors that btop shows in a container as some that may be used. It wants a newer C library than Debian 12 has, and brings it along.
 func btopCores(t *testing.T, runc string, b *bundle) []string {
 	t.Helper()
 	dir := os.Getenv("VCGROUPFS_BTOP")
@@ -278,16 +278,21 @@ func btopCores(t *testing.T, runc string, b *bundle) []string {
 			t.Logf("the screen: %.4000q", screen.text())
 		}
 	})
-	label := regexp.MustCompile(`C(?:\x1b\[[0-9;]*m)+(\d+)`)
+	label := regexp.MustCompile(`\x1b\[38;2;([0-9;]*)m\x1b\[1mC\x1b\[22m(\d+)`) // C0, C1…
+	const foreground = "204;204;204"                                            // of those that may be used; the others are dark
+	drawn := map[string]int{}
 	var cores []string
-	eventually(t, "btop to draw all its processors twice", func() bool {
-		seen := map[string]int{}
+	eventually(t, "btop to draw all processors twice", func() bool {
+		clear(drawn)
+		cores = nil
 		for _, found := range label.FindAllStringSubmatch(screen.text(), -1) {
-			seen[found[1]]++
+			if drawn[found[2]]++; drawn[found[2]] == 2 && found[1] == foreground {
+				cores = append(cores, found[2])
+			}
 		}
-		cores = slices.Sorted(maps.Keys(seen))
-		return len(seen) > 0 && slices.Min(slices.Collect(maps.Values(seen))) > 1
+		return len(drawn) == runtime.NumCPU() && slices.Min(slices.Collect(maps.Values(drawn))) > 1
 	})
+	slices.Sort(cores)
 	screen.master.WriteString("q")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("btop ended with %v", err)
