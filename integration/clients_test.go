@@ -262,7 +262,8 @@ func TestClientsCpuset(t *testing.T) {
 	d.stop(t)
 }
 
-// btopCores are the processors that btop shows in a container as some that may be used. It wants a newer C library than Debian 12 has, and brings it along.
+// btopCores are the processors that btop shows in a container as some that may be used. It wants a newer C library than Debian 12
+// has, and brings it along.
 func btopCores(t *testing.T, runc string, b *bundle) []string {
 	t.Helper()
 	dir := os.Getenv("VCGROUPFS_BTOP")

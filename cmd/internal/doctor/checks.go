@@ -222,8 +222,8 @@ func daemon(ctx context.Context, socket string) Check {
 func runtimes() Check {
 	var found []string
 	for _, r := range []struct{ program, how string }{
-		{"runc", "hook oci"}, {"crun", "hook oci"}, {"podman", "hook oci by --annotation, or CDI"}, {"dockerd", "CDI"}, {"containerd", "CDI"},
-		{"crio", "CDI"}, {"lxc-start", "hook lxc"}, {"incus", "hook lxc"}, {"systemd-nspawn", "--bind"}, {"bwrap", "--bind"},
+		{"runc", "hook oci"}, {"crun", "hook oci"}, {"podman", "hook oci by --annotation, or CDI"}, {"dockerd", "CDI, or self by --volume"}, {"containerd", "nri, or CDI"},
+		{"crio", "nri, or CDI"}, {"lxc-start", "hook lxc"}, {"incus", "hook lxc"}, {"systemd-nspawn", "--bind"}, {"bwrap", "--bind"},
 	} {
 		if _, err := exec.LookPath(r.program); err == nil {
 			found = append(found, r.program+" ("+r.how+")")
