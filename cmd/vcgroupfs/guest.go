@@ -210,14 +210,19 @@ func intoOf(c *cli.Context, rootfs string) *api.Into {
 
 func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.CheckName(name)) }
 
+// layoutOf is the layout as a guest's spec has it: "" for auto.
+func layoutOf(c *cli.Context) string {
+	if layout := c.String("layout"); layout != "auto" {
+		return layout
+	}
+	return ""
+}
+
 // specFlags makes a guest's spec out of the flags of "guest add".
 func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 	spec = api.GuestSpec{
-		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"), Layout: c.String("layout"),
+		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"), Layout: layoutOf(c),
 		Controllers: guest.ControllerNames(c.String("controllers")),
-	}
-	if spec.Layout == "auto" {
-		spec.Layout = ""
 	}
 	if err := checkPlace(c); err != nil {
 		return spec, err

@@ -111,11 +111,8 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		spec := api.GuestSpec{Layout: c.String("layout"), Controllers: guest.ControllerNames(c.String("controllers")), Policy: text,
+		spec := api.GuestSpec{Layout: layoutOf(c), Controllers: guest.ControllerNames(c.String("controllers")), Policy: text,
 			Pid: box.pid, Into: intoOf(c, box.rootfs)}
-		if spec.Layout == "auto" {
-			spec.Layout = ""
-		}
 		if spec.Controllers, err = guest.Narrow(spec.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}

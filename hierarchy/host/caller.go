@@ -33,12 +33,22 @@ func HasHostAdmin(tid int) bool {
 	if own, err := InOwnUserNamespace(tid); err != nil || !own {
 		return false
 	}
-	caps, err := statusField(tid, "CapEff:")
-	if err != nil {
-		return false
-	}
-	set, err := strconv.ParseUint(caps, 16, 64)
+	set, err := StatusMask(tid, "CapEff:")
 	return err == nil && set&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// StatusMask is a set that a line of /proc/<tid>/status has in hexadecimal, such as the capabilities of "CapEff:". ESRCH when there is no
+// such thread or line.
+func StatusMask(tid int, key string) (uint64, error) {
+	text, err := statusField(tid, key)
+	if err != nil {
+		return 0, err
+	}
+	set, err := strconv.ParseUint(text, 16, 64)
+	if err != nil {
+		return 0, unix.ESRCH
+	}
+	return set, nil
 }
 
 // statusField is the first word of a line of /proc/<tid>/status. ESRCH when there is no such thread or line.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,6 +117,23 @@ func namespaceID(path string) (uint64, error) {
 		return 0, err
 	}
 	return st.Ino, nil
+}
+
+// IDRange is a line of the table of a user namespace's ids.
+type IDRange struct {
+	Inside, Outside, Size int64 // the first id in it and out of it, and how many
+}
+
+// IDRanges reads the text of /proc/<pid>/uid_map or gid_map (user_namespaces(7)). Of the reader's own namespace the ids outside count from
+// the parent's, of any other from the reader's. What is no line of a table is left out.
+func IDRanges(text string) (ranges []IDRange) {
+	for line := range strings.Lines(text) {
+		var r IDRange
+		if n, _ := fmt.Sscan(line, &r.Inside, &r.Outside, &r.Size); n == 3 {
+			ranges = append(ranges, r)
+		}
+	}
+	return ranges
 }
 
 // InOwnUserNamespace says whether a task is in the user namespace that this process is in. ESRCH when there is no such task.

@@ -3,8 +3,8 @@ package doctor
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -14,7 +14,6 @@ import (
 // Bound says whether a process can go around the view that it finds, by mounting the real cgroupfs itself as the root whose cgroups
 // these are. The error says that there is no such process.
 func Bound(pid int) (Check, error) {
-	proc := "/proc/" + strconv.Itoa(pid)
 	own, err := host.InOwnUserNamespace(pid)
 	var p powers
 	var ids []byte
@@ -22,7 +21,7 @@ func Bound(pid int) (Check, error) {
 		p, err = powersOf(pid)
 	}
 	if err == nil {
-		ids, err = os.ReadFile(proc + "/uid_map")
+		ids, err = os.ReadFile("/proc/" + strconv.Itoa(pid) + "/uid_map")
 	}
 	if err != nil {
 		return Check{}, fmt.Errorf("cannot look at process %d: %w", pid, err)
@@ -56,32 +55,20 @@ func bound(name string, own, root bool, p powers, users bool) Check {
 
 // powers are what a process may do at most.
 type powers struct {
-	effective, bounding uint64 // capabilities
-	filtered            bool   // by seccomp
+	bounding uint64 // capabilities
+	filtered bool   // by seccomp
 }
 
 func (p powers) may(capability int) bool { return p.bounding&(1<<capability) != 0 }
 
 func powersOf(pid int) (p powers, err error) {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	for line := range strings.Lines(string(raw)) {
-		fmt.Sscanf(line, "CapEff: %x", &p.effective)
-		fmt.Sscanf(line, "CapBnd: %x", &p.bounding)
-		var mode int
-		if n, _ := fmt.Sscanf(line, "Seccomp: %d", &mode); n == 1 {
-			p.filtered = mode != 0
-		}
-	}
+	filter, _ := host.StatusMask(pid, "Seccomp:") // a kernel that has no seccomp has no such line
+	p.filtered = filter != 0
+	p.bounding, err = host.StatusMask(pid, "CapBnd:")
 	return p, err
 }
 
-// mapsRoot says whether a table of ids (user_namespaces(7)) has this process's own root in it.
+// mapsRoot says whether a table of ids has this process's own root in it.
 func mapsRoot(ids string) bool {
-	for line := range strings.Lines(ids) {
-		var inside, outside, length uint64
-		if n, _ := fmt.Sscan(line, &inside, &outside, &length); n == 3 && outside == 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(host.IDRanges(ids), func(r host.IDRange) bool { return r.Outside == 0 })
 }

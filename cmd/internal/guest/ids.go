@@ -3,8 +3,9 @@ package guest
 import (
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // The ids of a guest in a user namespace: 64 Ki of the host's from here on.
@@ -29,18 +30,15 @@ func idsFor(file string) (syscall.SysProcIDMap, error) {
 // chooseIDs takes the ids that a host has for guests; where they are not ours to give, in a guest with few ids, the upper half of the
 // longest range.
 func chooseIDs(idMap string) (syscall.SysProcIDMap, bool) {
-	var first, most int
-	for line := range strings.Lines(idMap) {
-		var inside, outside, size int
-		if n, _ := fmt.Sscan(line, &inside, &outside, &size); n != 3 {
-			continue
-		}
-		if inside <= usernsBase && usernsBase+usernsSize <= inside+size {
+	var longest host.IDRange
+	for _, r := range host.IDRanges(idMap) {
+		if r.Inside <= usernsBase && usernsBase+usernsSize <= r.Inside+r.Size {
 			return syscall.SysProcIDMap{HostID: usernsBase, Size: usernsSize}, true
 		}
-		if size > most {
-			first, most = inside, size
+		if r.Size > longest.Size {
+			longest = r
 		}
 	}
-	return syscall.SysProcIDMap{HostID: first + most/2, Size: most / 2}, most >= 2
+	half := longest.Size / 2
+	return syscall.SysProcIDMap{HostID: int(longest.Inside + half), Size: int(half)}, half > 0
 }

@@ -114,7 +114,6 @@ func OwnerOf(said *fs.Owner, pid int) (fs.Owner, error) {
 	if pid == 0 {
 		return fs.Owner{}, nil
 	}
-	// Of the reader's own namespace the map counts from the parent's ids, of any other from the reader's (user_namespaces(7)).
 	if own, err := host.InOwnUserNamespace(pid); err == nil && own {
 		return fs.Owner{}, nil
 	}
@@ -135,11 +134,9 @@ func hostID(pid int, file string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(raw)) {
-		f := strings.Fields(line)
-		if len(f) == 3 && f[0] == "0" {
-			id, err := strconv.ParseUint(f[1], 10, 32)
-			return uint32(id), err
+	for _, r := range host.IDRanges(string(raw)) {
+		if r.Inside == 0 {
+			return uint32(r.Outside), nil
 		}
 	}
 	return 0, fmt.Errorf("%s has no id 0", file)

@@ -3,13 +3,13 @@ package guest
 import (
 	"context"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // forwarded are the signals that are passed on to the command.
@@ -63,17 +63,8 @@ func foreground() bool {
 
 // handles says whether a process catches or ignores a signal.
 func handles(pid int, s syscall.Signal) bool {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	if err != nil {
-		return true
-	}
-	for line := range strings.Lines(string(raw)) {
-		key, value, _ := strings.Cut(line, ":")
-		if key != "SigCgt" && key != "SigIgn" {
-			continue
-		}
-		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		if err == nil && mask&(1<<(s-1)) != 0 {
+	for _, key := range []string{"SigCgt:", "SigIgn:"} {
+		if mask, err := host.StatusMask(pid, key); err != nil || mask&(1<<(s-1)) != 0 {
 			return true
 		}
 	}
