@@ -87,12 +87,7 @@ state = "%[1]s/state"
 // load imports the image, as docker save writes one.
 func (c *containerd) load(t *testing.T) {
 	t.Helper()
-	rootfs := newRootfs(t, filepath.Join(c.dir, "rootfs"))
-	layer := filepath.Join(c.dir, "layer.tar")
-	if out, err := exec.Command("tar", "-C", rootfs, "-cf", layer, ".").CombinedOutput(); err != nil {
-		t.Fatalf("tar: %v: %s", err, out)
-	}
-	raw, err := os.ReadFile(layer)
+	raw, err := os.ReadFile(newLayer(t, c.dir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,6 @@ import (
 // docker is one of the test's own, without a network.
 type docker struct {
 	client []string // its command line
-	cgroup string   // of all its containers
 }
 
 // startDocker starts it, with a directory of CDI files that are there already, and gives it an image that has this test binary as /program.
@@ -53,14 +52,10 @@ func startDocker(t *testing.T, h *host.Host, cdi string, userns bool) *docker {
 	}
 	cmd.Env = append(os.Environ(), "PATH="+containerd+":"+os.Getenv("PATH"))
 	startManager(t, h, cmd, dir, dockerCgroup())
-	k := &docker{client: []string{programs + "/usr/bin/docker", "--config", dir, "--host", "unix://" + dir + "/sock"}, cgroup: dockerCgroup()}
+	k := &docker{client: []string{programs + "/usr/bin/docker", "--config", dir, "--host", "unix://" + dir + "/sock"}}
 	eventually(t, "Docker", func() bool { return k.command("version").Run() == nil })
-	rootfs := newRootfs(t, filepath.Join(dir, "rootfs"))
-	layer := filepath.Join(dir, "layer.tar")
-	for _, cmd := range []*exec.Cmd{exec.Command("tar", "-C", rootfs, "-cf", layer, "."), k.command("import", layer, "program")} {
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", cmd, err, out)
-		}
+	if out, err := k.command("import", newLayer(t, dir), "program").CombinedOutput(); err != nil {
+		t.Fatalf("docker import: %v: %s", err, out)
 	}
 	return k
 }
@@ -99,7 +94,8 @@ func testDocker(t *testing.T, userns bool) {
 		cmd.Stderr = os.Stderr
 		x := startProcess(t, cmd)
 		x.ask(t, "read", "/proc/version") // it runs
-		cgroup := k.cgroup + "/" + readFile(file)
+		id := readFile(file)
+		cgroup := dockerCgroup() + "/" + id
 		if userns && option[0] == "--volume" { // Docker adds what statfs says of a volume's source, and self is read-only
 			top := topOf(guestView, tree)
 			if got := x.ask(t, "read", top+"/pids.max") + x.ask(t, "mkdir", top+"/child"); got != "64\nEROFS" {
@@ -112,7 +108,7 @@ func testDocker(t *testing.T, userns bool) {
 		if userns {
 			around = "the real cgroups are out of its reach"
 		}
-		pid, err := k.command("inspect", "--format", "{{.State.Pid}}", readFile(file)).Output()
+		pid, err := k.command("inspect", "--format", "{{.State.Pid}}", id).Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,8 +126,8 @@ func testDocker(t *testing.T, userns bool) {
 // hostileDocker: with a user namespace --privileged would not do, it wants the host's.
 func hostileDocker(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
 	cdi := t.TempDir()
-	ours(t, b.d, "../packaging/runtimes/cdi.json", filepath.Join(cdi, "vcgroupfs.json"), "", "--policy", b.policy)
-	options := []string{"--cgroupns", "private", "--pids-limit", "1000", "--memory", "512m", "--device", "vcgroupfs.dev/cgroup=view", "--cap-add", "ALL",
+	kind := ourDevices(t, b.d, cdi, "--policy", b.policy)
+	options := []string{"--cgroupns", "private", "--pids-limit", "1000", "--memory", "512m", "--device", kind + "=view", "--cap-add", "ALL",
 		"--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined", "--security-opt", "apparmor=unconfined"}
 	return startDocker(t, b.h, cdi, b.userns).run(b.role, options...)
 }

@@ -109,15 +109,15 @@ func TestPodman(t *testing.T) {
 // podmanCDI is where podman looks for devices beside /etc/cdi.
 const podmanCDI = "/var/run/cdi"
 
-// ourDevices puts the packaged devices into a directory, and says of what kind they are.
-func ourDevices(t *testing.T, d *daemon, dir string) (kind string) {
+// ourDevices puts the packaged devices into a directory, with more options for their hooks, and says of what kind they are.
+func ourDevices(t *testing.T, d *daemon, dir string, options ...string) (kind string) {
 	t.Helper()
 	kind = "test-" + itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
 	if err := os.Mkdir(dir, 0o755); err == nil {
 		t.Cleanup(func() { os.Remove(dir) })
 	}
 	file := filepath.Join(dir, "vcgroupfs-test-"+itoa(os.Getpid())+".json")
-	ours(t, d, "../packaging/runtimes/cdi.json", file, kind)
+	ours(t, d, "../packaging/runtimes/cdi.json", file, kind, options...)
 	t.Cleanup(func() { os.Remove(file) })
 	return kind
 }
@@ -183,16 +183,12 @@ func newPodman(t *testing.T, h *host.Host, program string) *podman {
 	}
 	p := &podman{program, "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman", []string{"--root", store + "/root", "--runroot", store + "/run",
 		"--tmpdir", store + "/tmp", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none"}}
+	removeEverywhere(t, h, p.parent)
 	t.Cleanup(func() {
 		exec.Command(program, append(p.global, "rm", "--all", "--force")...).Run()
 		unix.Unmount(store+"/root/overlay", unix.MNT_DETACH)
 		if err := os.RemoveAll(store); err != nil {
 			t.Error(err)
-		}
-		for _, tree := range h.Trees() {
-			if err := tree.RemoveAll(p.parent); err != nil {
-				t.Error(err)
-			}
 		}
 	})
 	return p
@@ -218,6 +214,7 @@ func startManager(t *testing.T, h *host.Host, cmd *exec.Cmd, dir, cgroup string)
 			made = append(made, shared)
 		}
 	}
+	removeEverywhere(t, h, cgroup)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -236,12 +233,17 @@ func startManager(t *testing.T, h *host.Host, cmd *exec.Cmd, dir, cgroup string)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
-		for _, tree := range h.Trees() {
-			if err := tree.RemoveAll(cgroup); err != nil {
-				t.Error(err)
-			}
-		}
 	})
+}
+
+// newLayer makes the archive of a root file system that has this test binary as /program, for an image.
+func newLayer(t *testing.T, dir string) (file string) {
+	t.Helper()
+	file = filepath.Join(dir, "layer.tar")
+	if out, err := exec.Command("tar", "-C", newRootfs(t, filepath.Join(dir, "rootfs")), "-cf", file, ".").CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
+	}
+	return file
 }
 
 // killAllOf ends the processes whose command line names a directory.
@@ -260,7 +262,8 @@ func killAllOf(t *testing.T, dir string) {
 	}
 }
 
-// removeEverywhere removes a boundary from all hierarchies at the end: nspawn makes the cgroup that it is in also for systemd.
+// removeEverywhere removes a cgroup from all hierarchies at the end, after what is cleaned up from here on: nspawn makes the one that it is in
+// also for systemd.
 func removeEverywhere(t *testing.T, h *host.Host, path string) {
 	t.Cleanup(func() {
 		for _, tree := range h.Trees() {

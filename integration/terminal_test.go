@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -46,19 +47,15 @@ func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 		t.Fatal(err)
 	}
 	c := &terminal{master: master}
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := master.Read(buf)
-			if err != nil {
-				return
-			}
-			c.mu.Lock()
-			c.out.Write(buf[:n])
-			c.mu.Unlock()
-		}
-	}()
+	go io.Copy(c, master)
 	return c
+}
+
+// Write is what the program does.
+func (c *terminal) Write(text []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.Write(text)
 }
 
 // text is what was written so far.
