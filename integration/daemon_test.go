@@ -294,7 +294,7 @@ func (d *daemon) worker(t testing.TB) (pid, fd int) {
 }
 
 // signal sends a signal to the worker of the moment, unless that is the one that is known, and returns its number. It
-// returns 0 when there was none to signal.
+// returns 0 when there was none to signal. A worker that is killed has ended then, and so takes no request any more.
 func (d *daemon) signal(t testing.TB, sig unix.Signal, known int) int {
 	t.Helper()
 	pid, fd := d.worker(t)
@@ -306,6 +306,9 @@ func (d *daemon) signal(t testing.TB, sig unix.Signal, known int) int {
 		return 0
 	} else if err != nil {
 		t.Fatal(err)
+	}
+	if sig == unix.SIGKILL && !hasEnded(fd, patience) {
+		t.Fatalf("the worker %d was killed and does not end", pid)
 	}
 	return pid
 }

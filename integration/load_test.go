@@ -28,8 +28,8 @@ const loadEntries = 200
 // patience is how long a thread may take to end, and a daemon: what takes longer hangs. An event that takes longer than
 // eventPatience to arrive is lost.
 const (
-	patience      = 20 * time.Second
-	eventPatience = 10 * time.Second
+	patience      = 60 * time.Second
+	eventPatience = 30 * time.Second
 )
 
 // errAborted is the one failure that a host without FUSE_NOTIFY_RESEND is allowed: the request was in the worker's hands
