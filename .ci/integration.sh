@@ -5,14 +5,15 @@
 #	.ci/integration.sh here|6.12|6.1|6.12-clients... [-- TEST BINARY'S OPTION...]
 #
 # A machine called SERIES-clients runs TestClients and TestClientsCpuset alone: it has the programs that look for their limits, and more
-# processors than those allow them.
+# processors than those allow them. As many machines run side by side as there are processors, and what they print is shown one after the
+# other; "here" comes first, so that nothing runs beside it.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
-# In a virtual machine the processor is emulated: the same tests take several times longer there.
+# In a virtual machine the processors are emulated, all on one of the host's: the same tests take several times longer there.
 here_limit=15m
-vm_limit=25m
+vm_limit=40m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
 
@@ -45,13 +46,14 @@ client_files() {
 	[ -z "$btop" ] || ls -d "$btop/usr/bin/btop" "$btop/usr/lib"
 }
 
-# in_vm SERIES LISTER MACHINE'S OPTIONS [OPTION...] runs the tests in a machine that has the files which LISTER prints, too.
+# in_vm NAME SERIES LISTER MACHINE'S OPTIONS [OPTION...] begins the tests in a machine that has the files which LISTER prints, too.
 in_vm() {
-	series=$1
-	lister=$2
-	machine=$3
-	shift 3
-	kernel=$(.ci/kernel.sh "$series") || return
+	name=linux-$1
+	series=$2
+	lister=$3
+	machine=$4
+	shift 4
+	kernel=$(.ci/kernel.sh "$series")
 	set -- -dir /vcgroupfs/integration -env VCGROUPFS=/vcgroupfs/bin/vcgroupfs \
 		-env VCGROUPFS_FAILPOINTS=/vcgroupfs/bin/vcgroupfs-failpoints -env VCGROUPFS_SCALE=$vm_scale -- \
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" "$@"
@@ -62,26 +64,26 @@ in_vm() {
 		set -- -file "$(readlink -f "$path")=$path" "$@"
 	done
 	# shellcheck disable=SC2086 # words
-	bin/vm -kernel "$kernel" -timeout 26m $machine "$@"
+	flock --no-fork "bin/machine.$((machines % $(nproc))).lock" bin/vm -kernel "$kernel" -timeout 41m $machine "$@" \
+		>"bin/integration.$name.log" 2>&1 </dev/null &
+	running="$running $name=$!"
+	machines=$((machines + 1))
 }
 
-# checked NAME COMMAND... runs the tests, shows what they print as it comes, and judges their status and their skips.
-checked() {
-	name=$1
-	shift
-	log=bin/integration.$name.log
-	say "integration tests: $name"
-	began=$(date +%s)
-	{
-		"$@" && status=0 || status=$?
-		echo "$status" >"$log.status"
-	} 2>&1 </dev/null | tee "$log"
-	status=$(cat "$log.status")
-	.ci/check-skips "$name" "$log" || failed="$failed $name(skips)"
-	[ "$status" = 0 ] || failed="$failed $name(status $status)"
-	say "$name: $(($(date +%s) - began)) s"
+# judged NAME STATUS says what came of tests, by their status and their skips.
+judged() {
+	.ci/check-skips "$1" "bin/integration.$1.log" || failed="$failed $1(skips)"
+	[ "$2" = 0 ] || failed="$failed $1(status $2)"
+	say "$1: ended $(($(date +%s) - began)) s after the beginning"
 }
 
+began=$(date +%s)
+failed=
+running=
+machines=0
+trap 'for one in $running; do kill "${one#*=}" 2>/dev/null || :; done' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 kernels=
 while [ $# -gt 0 ]; do
 	[ "$1" != -- ] || {
@@ -91,17 +93,34 @@ while [ $# -gt 0 ]; do
 	kernels="$kernels $1"
 	shift
 done
-failed=
 for kernel in $kernels; do
 	case $kernel in
-	here) checked "linux-$(uname -r)" on_this_kernel "$@" ;;
+	here)
+		name=linux-$(uname -r)
+		log=bin/integration.$name.log
+		say "integration tests: $name"
+		{
+			on_this_kernel "$@" && status=0 || status=$?
+			echo "$status" >"$log.status"
+		} 2>&1 </dev/null | tee "$log"
+		judged "$name" "$(cat "$log.status")"
+		;;
 	*-clients)
 		jre=$(readlink -f "$(command -v java)") && jre=${jre%/bin/java}
 		btop=$(.ci/btop.sh) || btop=
-		checked "linux-$kernel" in_vm "${kernel%-clients}" client_files \
+		in_vm "$kernel" "${kernel%-clients}" client_files \
 			"-smp 4 -memory 2048 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin -env VCGROUPFS_BTOP=$btop" -test.run '^TestClients' "$@"
 		;;
-	*) checked "linux-$kernel-vm" in_vm "$kernel" "files_of runc crun" "" -test.skip '^TestClients$' "$@" ;;
+	*) in_vm "$kernel-vm" "$kernel" "files_of runc crun" "" -test.skip '^TestClients$' "$@" ;;
 	esac
 done
+for machine in $running; do
+	name=${machine%=*}
+	say "integration tests: $name"
+	tail -n +1 -f --pid="${machine#*=}" "bin/integration.$name.log" &
+	wait $! # a trap waits for no command in the foreground
+	wait "${machine#*=}" && status=0 || status=$?
+	judged "$name" "$status"
+done
+running=
 [ -z "$failed" ] || die "integration tests failed:$failed"

@@ -30,11 +30,13 @@ type machine struct {
 // errSilent says that nothing came of a machine: its kernel hung while it booted. With emulated processors that happens, seldom.
 var errSilent = errors.New("the guest says nothing")
 
-// args is QEMU's command line. The processor is emulated: KVM is not everywhere, and where it is nested it is not
-// reliable. The disk answers reads with zeroes and forgets writes; it is there so that io.max has a device to name.
+// args is QEMU's command line. The processors are emulated: KVM is not everywhere, and where it is nested it is not
+// reliable. They take turns in one thread: with a thread each, one may run what another is just patching, and a kernel dies of an
+// int3 that nobody expects, a JDK of what it has compiled (SIGILL, 1 of 75 starts with QEMU 7.2); and two machines need a third
+// more of the host's time. The disk answers reads with zeroes and forgets writes; it is there so that io.max has a device to name.
 func (m machine) args() []string {
 	return []string{
-		"-machine", "q35", "-accel", "tcg", "-cpu", "max",
+		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
 		"-m", strconv.Itoa(m.memoryMiB), "-smp", strconv.Itoa(m.cpus),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-chardev", "file,id=console,path=" + m.console, "-serial", "chardev:console",
