@@ -55,8 +55,11 @@ func (v *View) openToChange(in *fuse.InHeader) (node, *host.Dir, fuse.Status) {
 	return n, d, st
 }
 
-// GetXAttr reads an attribute that the guest has set. ENODATA for any other.
+// GetXAttr reads an attribute that the guest has set, or typeAttr. ENODATA for any other.
 func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
+	if attr == typeAttr {
+		return r.view().getType(in.NodeId, dest)
+	}
 	if !guestAttr(attr) {
 		if strings.HasPrefix(attr, "security.") {
 			return 0, fuseNoData
