@@ -16,9 +16,13 @@ type Types [1 << (64 - TypeShift)]uint32
 // TypeShift takes a node id to its index in Types.
 const TypeShift = treeShift
 
-// typeAttr is the extended attribute by which the host's own programs ask what Types says of a node: 4 bytes, little-endian. It
-// is listed nowhere, and tells a guest nothing that its path does not.
-const typeAttr = "trusted.vcgroupfs.type"
+// The extended attributes by which is asked what Types says of a node: 4 bytes, little-endian. They are listed nowhere, and tell a guest
+// nothing that its path does not. The kernel lets the first through for the host's root alone, the second for everybody
+// (xattr_permission, fs/xattr.c): a guest that answers its own programs' statfs asks, too.
+const (
+	typeAttr     = "trusted.vcgroupfs.type"
+	openTypeAttr = "system.vcgroupfs.type"
+)
 
 // Types says which type each node of the view has on a host: cgroup2's in a v2 tree, cgroup's in a v1 hierarchy, and tmpfs's at the
 // top of a view with several hierarchies, where hosts have a tmpfs.
@@ -40,7 +44,7 @@ func typeOf(t *tree) uint32 {
 	return unix.CGROUP_SUPER_MAGIC
 }
 
-// getType answers typeAttr. ERANGE where dest is too small; with no room at all the size is asked for.
+// getType answers typeAttr and openTypeAttr. ERANGE where dest is too small; with no room at all the size is asked for.
 func (v *View) getType(node uint64, dest []byte) (uint32, fuse.Status) {
 	const size = 4
 	if len(dest) < size {

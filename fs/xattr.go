@@ -55,9 +55,9 @@ func (v *View) openToChange(in *fuse.InHeader) (node, *host.Dir, fuse.Status) {
 	return n, d, st
 }
 
-// GetXAttr reads an attribute that the guest has set, or typeAttr. ENODATA for any other.
+// GetXAttr reads an attribute that the guest has set, typeAttr or openTypeAttr. ENODATA for any other.
 func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
-	if attr == typeAttr {
+	if attr == typeAttr || attr == openTypeAttr {
 		return r.view().getType(in.NodeId, dest)
 	}
 	if !guestAttr(attr) {

@@ -26,8 +26,13 @@ const namespaceTries = 16
 
 // CgroupNamespaceOf looks at the cgroup namespace of a process, whatever cgroup the process is in now. ErrOwnNamespace when it
 // is the server's own; ESRCH when there is no such process; EPERM without CAP_SYS_ADMIN over the namespace.
-func CgroupNamespaceOf(pid int) (*CgroupNamespace, error) {
-	t, err := holdTask(pid, false)
+func CgroupNamespaceOf(pid int) (*CgroupNamespace, error) { return cgroupNamespaceOf(pid, false) }
+
+// CgroupNamespaceOfThread is CgroupNamespaceOf for one thread, by its id.
+func CgroupNamespaceOfThread(tid int) (*CgroupNamespace, error) { return cgroupNamespaceOf(tid, true) }
+
+func cgroupNamespaceOf(pid int, thread bool) (*CgroupNamespace, error) {
+	t, err := holdTask(pid, thread)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,17 @@
+package notify
+
+// arches are this architecture and i386 (arch/x86/entry/syscalls). The size that statfs64 is told is that of compat_statfs64.
+var arches = []arch{
+	{
+		audit: 0xc000003e, foreign: 0x40000000, // __X32_SYSCALL_BIT
+		numbers: map[call]uint32{
+			callStatfs: 137, callFstatfs: 138, callMount: 165, callFsopen: nrFsopen, callClone: 56, callUnshare: 272, callClone3: nrClone3,
+		},
+	}, {
+		audit: 0x40000003, narrow: true, sizes: []uint64{84},
+		numbers: map[call]uint32{
+			callStatfs: 99, callFstatfs: 100, callStatfs64: 268, callFstatfs64: 269, callMount: 21, callFsopen: nrFsopen,
+			callClone: 120, callUnshare: 310, callClone3: nrClone3,
+		},
+	},
+}

@@ -1,0 +1,119 @@
+package notify
+
+import (
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// procFD is a descriptor of this process's /proc, for threads that are in other mount namespaces.
+var procFD = sync.OnceValue(func() int {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+})
+
+// mayMount says whether a caller may mount cgroups: it has CAP_SYS_ADMIN over the owner of its mount namespace (may_mount), and over that
+// of its cgroup namespace (mount_capable: the context's user namespace is that one).
+func (c *Caller) mayMount() bool {
+	status, err := c.read("status")
+	if err != nil {
+		return false
+	}
+	users, err := c.Open("ns/user", unix.O_RDONLY)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(users)
+	own := credentials{admin: hasAdmin(string(status)), uid: effectiveUID(string(status))}
+	var st unix.Stat_t
+	if unix.Fstat(users, &st) != nil {
+		return false
+	}
+	own.users = st.Ino
+	for _, name := range []string{"ns/mnt", "ns/cgroup"} {
+		ns, err := c.Open(name, unix.O_RDONLY)
+		if err != nil {
+			return false
+		}
+		ok := own.over(ns)
+		unix.Close(ns)
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// credentials are what a caller has.
+type credentials struct {
+	admin bool   // CAP_SYS_ADMIN in its user namespace
+	uid   uint32 // effective, in this process's user namespace
+	users uint64 // its user namespace, by the number of the inode
+}
+
+// maxUserNamespaces is how deep user namespaces can be below another (create_user_ns: 32).
+const maxUserNamespaces = 33
+
+// over says whether they have CAP_SYS_ADMIN over a namespace (cap_capable, security/commoncap.c): in the user namespace that owns it,
+// in one above, or as the user who made that or one between in their own.
+func (o credentials) over(ns int) bool {
+	at, err := unix.IoctlRetInt(ns, unix.NS_GET_USERNS)
+	for range maxUserNamespaces {
+		if err != nil {
+			return false // above this process's own, where it is at most
+		}
+		var st unix.Stat_t
+		if unix.Fstat(at, &st) != nil {
+			break
+		}
+		if st.Ino == o.users {
+			unix.Close(at)
+			return o.admin
+		}
+		owner, oerr := ownerOf(at)
+		var up int
+		up, err = unix.IoctlRetInt(at, unix.NS_GET_PARENT)
+		unix.Close(at)
+		at = up
+		if err == nil && oerr == nil && owner == o.uid && unix.Fstat(at, &st) == nil && st.Ino == o.users {
+			unix.Close(at)
+			return true
+		}
+	}
+	unix.Close(at)
+	return false
+}
+
+// ownerOf is the user who made a user namespace.
+func ownerOf(users int) (uint32, error) { return unix.IoctlGetUint32(users, unix.NS_GET_OWNER_UID) }
+
+func hasAdmin(status string) bool {
+	set, err := strconv.ParseUint(statusField(status, "CapEff:", 0), 16, 64)
+	return err == nil && set&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+func effectiveUID(status string) uint32 {
+	uid, _ := strconv.ParseUint(statusField(status, "Uid:", 1), 10, 32)
+	return uint32(uid)
+}
+
+// statusField is a word of a line of /proc/<pid>/status, "" where there is none. A negative index counts from the end.
+func statusField(status, key string, i int) string {
+	for line := range strings.Lines(status) {
+		if rest, ok := strings.CutPrefix(line, key); ok {
+			words := strings.Fields(rest)
+			if i < 0 {
+				i += len(words)
+			}
+			if i >= 0 && i < len(words) {
+				return words[i]
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,148 @@
+package notify
+
+import (
+	"errors"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// maxPath is PATH_MAX, with the end of the string.
+const maxPath = 4096
+
+// resolve opens, O_PATH, what a path leads a caller to. The error is the errno that the caller would get, or errElsewhere.
+func (c *Caller) resolve(name string) (int, error) {
+	if name == "" {
+		return -1, unix.ENOENT
+	}
+	if fd, mine, err := c.own(name); mine {
+		return fd, err
+	}
+	from, how := "cwd", uint64(unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+	if strings.HasPrefix(name, "/") {
+		from, how = "root", unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS
+	}
+	at, err := c.Open(from, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, errElsewhere
+	}
+	defer unix.Close(at)
+	return c.below(at, name, how)
+}
+
+// below opens a path from a directory. One that leaves the directory is walked as the caller would.
+func (c *Caller) below(at int, name string, how uint64) (int, error) {
+	fd, err := open(at, name, how)
+	if errors.Is(err, unix.EXDEV) {
+		return c.walk(at, name)
+	}
+	return fd, err
+}
+
+// open is openat2 of an O_PATH descriptor. With magic links forbidden ELOOP is what they come to: another process's may be meant, by
+// numbers of a pid namespace that is not ours.
+func open(at int, name string, how uint64) (int, error) {
+	for range 8 {
+		fd, err := unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: how})
+		switch {
+		case err == nil:
+			return fd, nil
+		case errors.Is(err, unix.EAGAIN): // something was renamed meanwhile, where a path goes up
+			continue
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ELOOP):
+			return -1, errElsewhere
+		}
+		return -1, err
+	}
+	return -1, errElsewhere
+}
+
+// walk opens a path from a directory of the caller, with the caller's root for the thread's own: ".." and links lead as they lead the
+// caller.
+func (c *Caller) walk(at int, name string) (fd int, err error) {
+	root, err := c.Open("root", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, errElsewhere
+	}
+	defer unix.Close(root)
+	err = host.OnThread(func() error {
+		if unix.Unshare(unix.CLONE_FS) != nil || unix.Fchdir(root) != nil || unix.Chroot(".") != nil || unix.Fchdir(at) != nil {
+			return errElsewhere // without CAP_SYS_CHROOT
+		}
+		fd, err = open(unix.AT_FDCWD, name, unix.RESOLVE_NO_MAGICLINKS)
+		return err
+	})
+	if err != nil {
+		return -1, err
+	}
+	return fd, nil
+}
+
+// own opens what a path by the caller's own directory in /proc leads to. What the links there lead to depends on the process that
+// follows them, and a guest's /proc has numbers of its own.
+func (c *Caller) own(name string) (fd int, mine bool, err error) {
+	words := strings.Split(strings.TrimPrefix(name, "/proc/"), "/")
+	if !strings.HasPrefix(name, "/proc/") || !c.isSelf(words[0]) {
+		return -1, false, nil
+	}
+	if len(words) > 3 && words[1] == "task" {
+		if _, tid := c.ids(); words[2] != tid {
+			return -1, true, errElsewhere
+		}
+		words = words[2:]
+	}
+	link, rest := "", ""
+	switch {
+	case len(words) > 2 && words[1] == "fd":
+		link, rest = "fd/"+words[2], path.Join(words[3:]...)
+	case len(words) > 1 && (words[1] == "cwd" || words[1] == "root"):
+		link, rest = words[1], path.Join(words[2:]...)
+	default:
+		return -1, true, errElsewhere
+	}
+	if strings.Contains(path.Join(words...), "..") || !c.procIsMounted() {
+		return -1, true, errElsewhere
+	}
+	fd, err = c.Open(link, unix.O_PATH)
+	if err != nil || rest == "" {
+		return fd, true, err
+	}
+	defer unix.Close(fd)
+	fd, err = c.below(fd, rest, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+	return fd, true, err
+}
+
+// isSelf says whether a name in /proc is that of the caller.
+func (c *Caller) isSelf(name string) bool {
+	switch {
+	case name == "self" || name == "thread-self":
+		return true
+	case name == "" || name[0] < '0' || name[0] > '9':
+		return false
+	}
+	tgid, tid := c.ids()
+	return name == tgid || name == tid
+}
+
+// procIsMounted says whether the caller has the kernel's /proc where it is expected.
+func (c *Caller) procIsMounted() bool {
+	root, err := c.Open("root", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(root)
+	fd, err := open(root, "proc", unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return false
+	}
+	f := os.NewFile(uintptr(fd), "proc")
+	defer f.Close()
+	var st unix.Statfs_t
+	return unix.Fstatfs(fd, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+}

@@ -1,0 +1,315 @@
+package notify
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// response is struct seccomp_notif_resp.
+type response struct {
+	id    uint64
+	val   int64
+	errno int32
+	flags uint32
+}
+
+// server is a Supervisor at one listener.
+type server struct {
+	*Supervisor
+	listener *os.File       // immutable
+	fd       int            // immutable; a duplicate of the listener, for answers
+	free     chan *Request  // slots
+	running  atomic.Int32   // calls that are being answered, or that a guest's file system keeps
+	pending  sync.WaitGroup // the same
+
+	mu   sync.Mutex
+	slow map[string]int         // guarded by mu; paths that are being looked up for long, and by how many
+	made map[identity]time.Time // guarded by mu; calls that changed something, and whose callers had gone when they were answered
+}
+
+// identity is what a call that is made again after a signal has in common with the first: before Linux 5.19 each signal ends the wait for
+// an answer, and the kernel begins the call anew.
+type identity struct {
+	tid  uint32
+	nr   int32
+	ip   uint64
+	args [6]uint64
+}
+
+func (r *Request) identity() identity { return identity{r.Tid, r.Nr, r.IP, r.Args} }
+
+const (
+	maxMade  = 64
+	madeTime = 10 * time.Second
+)
+
+// Serve answers until the last process under the listener's filter has ended (nil), or the listener is closed (os.ErrClosed). It receives
+// into the memory of slots, of which it needs two; without any it has its own. A slot that is not free is a call that a server before
+// received and perhaps did not answer: those come first. Calls that are being answered when Serve returns are still answered.
+func (s *Supervisor) Serve(listener *os.File, slots []*Request) error {
+	x, err := newServer(s, listener)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		go func() {
+			x.pending.Wait()
+			unix.Close(x.fd)
+		}()
+	}()
+	if len(slots) < 2 {
+		slots = nil
+		for range s.threads() + 1 {
+			slots = append(slots, &Request{})
+		}
+	}
+	x.free = make(chan *Request, len(slots))
+	for _, r := range slots {
+		if r.ID == 0 {
+			*r = Request{}
+			x.free <- r
+		} else {
+			x.begin(r, true)
+		}
+	}
+	return x.serve()
+}
+
+func newServer(s *Supervisor, listener *os.File) (*server, error) {
+	procFD() // before any thread is elsewhere
+	fd, err := duplicate(listener)
+	if err != nil {
+		return nil, err
+	}
+	return &server{Supervisor: s, listener: listener, fd: fd, slow: map[string]int{}, made: map[identity]time.Time{}}, nil
+}
+
+// duplicate is a descriptor of its own for what a file has open: the number of the file's is another's when it is closed.
+func duplicate(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	if cerr := raw.Control(func(of uintptr) { fd, err = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 3) }); cerr != nil {
+		return -1, cerr
+	}
+	return fd, os.NewSyscallError("fcntl", err)
+}
+
+// NewListener is a file for a listener, which it takes over, that waits in Go's poller instead of a thread.
+func NewListener(fd int) (*os.File, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), "seccomp listener"), nil
+}
+
+// serve receives. The slot that it receives into is never one of a call that waits, so there is always one to pass a call on from.
+func (x *server) serve() error {
+	slot := <-x.free
+	for {
+		if err := receive(x.listener, slot); err != nil {
+			return ended(err)
+		}
+		select {
+		case next := <-x.free:
+			x.begin(slot, false)
+			slot = next
+		default:
+			x.send(slot.ID, pass)
+			*slot = Request{}
+		}
+	}
+}
+
+var errEnded = errors.New("the last process has ended")
+
+func ended(err error) error {
+	if errors.Is(err, errEnded) {
+		return nil
+	}
+	return err
+}
+
+// receive waits for a call in Go's poller. To ask for one while there is none blocks (seccomp_notify_recv), so it is asked only after
+// poll said that there is; nobody else asks.
+func receive(listener *os.File, slot *Request) error {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(p, 0)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case err != nil:
+				failed = os.NewSyscallError("poll", err)
+				return true
+			case n > 0 && p[0].Revents&unix.POLLIN == 0 && p[0].Revents&unix.POLLHUP != 0:
+				failed = errEnded
+				return true
+			case n == 0 || p[0].Revents&unix.POLLIN == 0:
+				return false
+			}
+			switch err := ioctl(int(fd), unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(slot)); {
+			case err == nil:
+				return true
+			case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR): // it was interrupted meanwhile
+				*slot = Request{}
+			default:
+				failed = os.NewSyscallError("ioctl", err)
+				return true
+			}
+		}
+	})
+	if err != nil {
+		if _, closed := listener.Stat(); errors.Is(closed, os.ErrClosed) {
+			return os.ErrClosed // the raw connection says it in words of its own
+		}
+	}
+	return errors.Join(err, failed)
+}
+
+func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// send answers a call. It says whether there was still somebody to be answered.
+func (x *server) send(id uint64, a answer) bool { return send(x.fd, id, a) }
+
+func send(fd int, id uint64, a answer) bool {
+	r := response{id: id, errno: -int32(a.errno)}
+	if a.passOn {
+		r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
+	}
+	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) == nil
+}
+
+func valid(fd int, id uint64) bool {
+	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)) == nil
+}
+
+// begin has a call answered, and its slot free afterwards.
+func (x *server) begin(slot *Request, again bool) {
+	if int(x.running.Add(1)) > x.threads() {
+		x.running.Add(-1)
+		x.finish(slot, pass)
+		return
+	}
+	c := &Caller{server: x, Request: *slot, proc: -1, again: again || x.repeated(slot)}
+	timer := time.AfterFunc(x.timeout(), func() {
+		if c.claim() {
+			x.debugf("a call of task %d takes too long: it is passed on", c.Tid)
+			x.finish(slot, pass)
+		}
+	})
+	x.pending.Go(func() {
+		defer x.running.Add(-1)
+		a := c.answer()
+		c.close()
+		timer.Stop()
+		if c.acted || c.claim() {
+			x.finish(slot, a)
+		}
+	})
+}
+
+// finish answers and frees a slot.
+func (x *server) finish(slot *Request, a answer) {
+	if !x.send(slot.ID, a) && a.made {
+		x.remember(slot)
+	}
+	*slot = Request{}
+	x.free <- slot
+}
+
+// remember keeps that a call was done whose caller does not know it.
+func (x *server) remember(slot *Request) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.made) >= maxMade {
+		clear(x.made)
+	}
+	x.made[slot.identity()] = time.Now()
+}
+
+// repeated says whether a call is one that was done already.
+func (x *server) repeated(slot *Request) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	at, ok := x.made[slot.identity()]
+	delete(x.made, slot.identity())
+	return ok && time.Since(at) < madeTime
+}
+
+// busy says whether others wait for a path for long already; if not, done is to be called when it was looked up.
+func (x *server) busy(path string) (done func(), busy bool) {
+	x.mu.Lock()
+	busy = x.slow[path] > 0
+	x.mu.Unlock()
+	if busy {
+		return nil, true
+	}
+	var slow bool // guarded by mu
+	var over bool // guarded by mu
+	timer := time.AfterFunc(slowAfter, func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if !over {
+			slow = true
+			x.slow[path]++
+		}
+	})
+	return func() {
+		timer.Stop()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		over = true
+		if slow {
+			if x.slow[path]--; x.slow[path] == 0 {
+				delete(x.slow, path)
+			}
+		}
+	}, false
+}
+
+// PassOn lets the kernel do all calls, first those that were received into slots and not answered, until the last process under the
+// filter has ended (nil) or the listener is closed (os.ErrClosed).
+func PassOn(listener *os.File, slots []*Request) error {
+	fd, err := duplicate(listener)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, r := range slots {
+		if r.ID != 0 {
+			send(fd, r.ID, pass)
+			*r = Request{}
+		}
+	}
+	slot := &Request{}
+	if len(slots) > 0 {
+		slot = slots[0]
+	}
+	for {
+		if err := receive(listener, slot); err != nil {
+			return ended(err)
+		}
+		send(fd, slot.ID, pass)
+		*slot = Request{}
+	}
+}

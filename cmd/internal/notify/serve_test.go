@@ -1,0 +1,249 @@
+package notify
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// fake is a guest whose views are a directory.
+type fake struct {
+	device uint64
+	asked  atomic.Int32
+	hang   chan struct{} // not nil: Type waits for it
+}
+
+func (f *fake) Type(fd int) uint32 {
+	f.asked.Add(1)
+	if f.hang != nil {
+		<-f.hang
+	}
+	if device, err := DeviceOf(fd); err != nil || device != f.device {
+		return 0
+	}
+	return unix.CGROUP2_SUPER_MAGIC
+}
+
+func (f *fake) Tree(*Caller, string, string) (int, error) { return -1, unix.EPERM }
+
+// onFiltered does something on a thread under a filter, of which listen is given the listener before.
+func onFiltered(t *testing.T, r Rules, listen func(*os.File), do func()) {
+	t.Helper()
+	err := host.OnThread(func() error { // which ends, with the filter
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		var fd int
+		if err == nil {
+			fd, err = Install(Filter(r))
+		}
+		var l *os.File
+		if err == nil {
+			l, err = NewListener(fd)
+		}
+		if err == nil {
+			listen(l)
+			do()
+		}
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, unix.EBUSY) {
+			t.Skip("machine: a seccomp filter with a listener holds here already")
+		}
+		t.Fatal(err)
+	}
+}
+
+// typeOf is the type that statfs of a path says, by the raw call.
+func typeOf(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		t.Errorf("statfs %s: %v", path, err)
+	}
+	return int64(st.Type)
+}
+
+// newFake is a guest that has the file system of a directory of the test's for its view.
+func newFake(t *testing.T) (*fake, string) {
+	t.Helper()
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	device, err := DeviceOf(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fake{device: device}, dir
+}
+
+func TestStatfs(t *testing.T) {
+	guest, dir := newFake(t)
+	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/a/b/../../a", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "a"), filepath.Join(dir, "absolute")); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(filepath.Join(dir, "a"), unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	cwd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	relative, err := filepath.Rel(cwd, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number := strconv.Itoa(fd)
+	served := make(chan error, 1)
+	onFiltered(t, Rules{Type: true}, func(l *os.File) {
+		go func() { served <- (&Supervisor{Guest: guest}).Serve(l, nil) }()
+	}, func() {
+		want := int64(unix.CGROUP2_SUPER_MAGIC)
+		for _, path := range []string{
+			dir, dir + "/a/b", dir + "/a/../a", dir + "/absolute/b", relative + "/a",
+			"/proc/self/fd/" + number, "/proc/thread-self/fd/" + number, "/proc/self/fd/" + number + "/b",
+			"/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + number, "/proc/self/task/" + strconv.Itoa(unix.Gettid()) + "/fd/" + number,
+		} {
+			if got := typeOf(t, path); got != want {
+				t.Errorf("statfs %s: type %#x", path, got)
+			}
+		}
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(fd, &st); err != nil || int64(st.Type) != want {
+			t.Errorf("fstatfs: type %#x, %v", st.Type, err)
+		}
+		if st.Bsize == 0 || st.Namelen == 0 {
+			t.Errorf("fstatfs: %+v", st)
+		}
+		if got := typeOf(t, "/proc/self/status"); got != unix.PROC_SUPER_MAGIC {
+			t.Errorf("/proc: type %#x", got)
+		}
+		for _, path := range []string{dir + "/none", dir + "/link", "", dir + "/" + strings.Repeat("x", 5000)} {
+			var st unix.Statfs_t
+			err := unix.Statfs(path, &st)
+			want := unix.ENOENT
+			if len(path) > 4096 {
+				want = unix.ENAMETOOLONG
+			}
+			if !errors.Is(err, want) {
+				t.Errorf("statfs %.40s: %v", path, err)
+			}
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_STATFS, 8, uintptr(unsafe.Pointer(&st)), 0); errno != unix.EFAULT {
+			t.Errorf("a bad pointer to a path: %v", errno)
+		}
+		path, _ := unix.BytePtrFromString(dir)
+		if _, _, errno := unix.Syscall(unix.SYS_STATFS, uintptr(unsafe.Pointer(path)), 8, 0); errno != unix.EFAULT {
+			t.Errorf("a bad pointer to the result: %v", errno)
+		}
+		if err := unix.Fstatfs(1<<20, &st); !errors.Is(err, unix.EBADF) {
+			t.Errorf("fstatfs of no descriptor: %v", err)
+		}
+	})
+	if err := <-served; err != nil {
+		t.Errorf("after the last thread: %v", err)
+	}
+}
+
+// TestBounds: a path that hangs is passed on after the time, and beyond the bound at once; nobody waits for it.
+func TestBounds(t *testing.T) {
+	guest, dir := newFake(t)
+	guest.hang = make(chan struct{})
+	defer close(guest.hang)
+	const threads = 2
+	s := &Supervisor{Guest: guest, Threads: threads, Timeout: 300 * time.Millisecond}
+	onFiltered(t, Rules{Type: true}, func(l *os.File) { go s.Serve(l, nil) }, func() {
+		for i := range threads + 2 {
+			began := time.Now()
+			if got := typeOf(t, dir); got == unix.CGROUP2_SUPER_MAGIC {
+				t.Error("an answer, from a guest that gives none")
+			}
+			took := time.Since(began)
+			if (i < threads) != (took >= s.Timeout) {
+				t.Errorf("call %d took %v", i, took)
+			}
+		}
+	})
+	if n := guest.asked.Load(); n != threads {
+		t.Errorf("%d calls were tried", n)
+	}
+}
+
+// TestTakeOver: what a server has received and not answered is answered by the next, or passed on.
+func TestTakeOver(t *testing.T) {
+	for _, form := range []string{"serve", "pass on"} {
+		guest, dir := newFake(t)
+		slots := []*Request{{}, {}, {}}
+		onFiltered(t, Rules{Type: true}, func(l *os.File) {
+			go func() {
+				if err := receive(l, slots[1]); err != nil { // and no more: the server has died
+					t.Error(err)
+				}
+				if slots[1].ID == 0 || slots[1].Tid == 0 || slots[1].Nr == 0 {
+					t.Errorf("received: %+v", slots[1])
+				}
+				if form == "serve" {
+					(&Supervisor{Guest: guest}).Serve(l, slots)
+				} else {
+					PassOn(l, slots)
+				}
+			}()
+		}, func() {
+			for range 3 {
+				if got := typeOf(t, dir); (got == unix.CGROUP2_SUPER_MAGIC) != (form == "serve") {
+					t.Errorf("%s: type %#x", form, got)
+				}
+			}
+		})
+	}
+}
+
+// TestClose: a server whose listener is closed returns, and what it is answering is still answered.
+func TestClose(t *testing.T) {
+	guest, dir := newFake(t)
+	guest.hang = make(chan struct{})
+	served := make(chan error, 1)
+	onFiltered(t, Rules{Type: true}, func(l *os.File) {
+		go func() { served <- (&Supervisor{Guest: guest}).Serve(l, nil) }()
+		go func() {
+			for guest.asked.Load() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			l.Close()
+			if err := <-served; !errors.Is(err, os.ErrClosed) {
+				t.Errorf("closed: %v", err)
+			}
+			close(guest.hang)
+		}()
+	}, func() {
+		if got := typeOf(t, dir); got != unix.CGROUP2_SUPER_MAGIC {
+			t.Errorf("type %#x", got)
+		}
+	})
+}
+
+func TestRequestSize(t *testing.T) {
+	if n := unsafe.Sizeof(Request{}); n != 80 {
+		t.Errorf("a request has %d bytes", n)
+	}
+}

@@ -1,0 +1,97 @@
+package notify
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// statfs answers for views. All else is passed on, errors too: the kernel finds the same.
+func (c *Caller) statfs(a *arch, what call) answer {
+	into := c.Args[1]
+	wide := what == callStatfs64 || what == callFstatfs64
+	if wide {
+		if !slices.Contains(a.sizes, c.Args[1]) {
+			return pass
+		}
+		into = c.Args[2]
+	}
+	var fd int
+	var err error
+	if what == callFstatfs || what == callFstatfs64 {
+		fd, err = c.Open("fd/"+strconv.Itoa(int(int32(c.Args[0]))), unix.O_PATH)
+	} else {
+		fd, err = c.lookUp(c.Args[0])
+	}
+	if err != nil {
+		return pass
+	}
+	defer unix.Close(fd)
+	kind := c.server.Guest.Type(fd)
+	if kind == 0 {
+		return pass
+	}
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return pass
+	}
+	st.Type = int64(kind)
+	if err := c.writeMemory(into, encode(a, wide, &st)); err != nil {
+		return refuse(err)
+	}
+	return answer{}
+}
+
+// lookUp opens what a path in the caller's memory leads to, unless others wait for the same path already.
+func (c *Caller) lookUp(at uint64) (int, error) {
+	name, err := c.text(at, maxPath)
+	if err != nil {
+		return -1, err
+	}
+	done, busy := c.server.busy(name)
+	if busy {
+		return -1, errElsewhere
+	}
+	defer done()
+	return c.resolve(name)
+}
+
+// statfs32 is struct compat_statfs of include/asm-generic/compat.h, as i386 and ARM have it.
+type statfs32 struct {
+	Type, Bsize, Blocks, Bfree, Bavail, Files, Ffree uint32
+	Fsid                                             [2]int32
+	Namelen, Frsize, Flags                           uint32
+	Spare                                            [4]uint32
+}
+
+// statfs64 is struct compat_statfs64, packed.
+type statfs64 struct {
+	Type, Bsize                         uint32
+	Blocks, Bfree, Bavail, Files, Ffree uint64
+	Fsid                                [2]int32
+	Namelen, Frsize, Flags              uint32
+	Spare                               [4]uint32
+}
+
+// encode is what the kernel would write for a caller of an architecture.
+func encode(a *arch, wide bool, st *unix.Statfs_t) []byte {
+	var b bytes.Buffer
+	var x any = st // which is struct statfs where all is 64 bits wide
+	switch {
+	case wide:
+		x = &statfs64{
+			uint32(st.Type), uint32(st.Bsize), st.Blocks, st.Bfree, st.Bavail, st.Files, st.Ffree, st.Fsid.Val,
+			uint32(st.Namelen), uint32(st.Frsize), uint32(st.Flags), [4]uint32{},
+		}
+	case a.narrow:
+		x = &statfs32{
+			uint32(st.Type), uint32(st.Bsize), uint32(st.Blocks), uint32(st.Bfree), uint32(st.Bavail), uint32(st.Files), uint32(st.Ffree),
+			st.Fsid.Val, uint32(st.Namelen), uint32(st.Frsize), uint32(st.Flags), [4]uint32{},
+		}
+	}
+	binary.Write(&b, binary.LittleEndian, x) // which cannot fail: all is of fixed size
+	return b.Bytes()
+}
