@@ -3,6 +3,7 @@ module github.com/vcgroupfs/vcgroupfs
 go 1.26.0
 
 require (
+	github.com/cilium/ebpf v0.22.0
 	github.com/containerd/nri v0.12.5
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/moby/sys/capability v0.5.0

@@ -1,0 +1,201 @@
+package fstype
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs"
+)
+
+// program is one program, and the kernel's function that it is attached to.
+type program struct {
+	spec     *ebpf.ProgramSpec
+	maps     []string
+	optional bool // goes without, where it cannot be attached
+}
+
+const (
+	viewsName = "vcg_views"
+	notesName = "vcg_notes"
+
+	programPrefix = "vcg_" // of the programs' names, as bpftool lists them
+	typeSize      = 4      // of one type in a view's entry
+	types         = len(fs.Types{})
+
+	maxViews = 1 << 16
+	// A note is there for the time between the end of fuse_statfs and that of the call. Each processor takes 128 free places at once
+	// (LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c), and with none left a note is lost.
+	minNotes     = 1 << 14
+	notesPerCPU  = 256
+	leastLinks   = 6 // note, bury, and two for each of statfs and fstatfs
+	license      = "Dual MIT/GPL"
+	fuseTypeInt  = unix.FUSE_SUPER_MAGIC
+	ctxArg1      = 0
+	ctxReturned  = 8  // of a function with one argument
+	ctxReturned2 = 16 // and with two
+)
+
+func viewsSpec() *ebpf.MapSpec {
+	return &ebpf.MapSpec{Name: viewsName, Type: ebpf.Hash, KeySize: 4, ValueSize: uint32(types * typeSize), MaxEntries: maxViews, Flags: unix.BPF_F_NO_PREALLOC}
+}
+
+func notesSpec() *ebpf.MapSpec {
+	return &ebpf.MapSpec{Name: notesName, Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: uint32(max(minNotes, notesPerCPU*processors()))}
+}
+
+func processors() int {
+	n, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 1
+	}
+	return n
+}
+
+// Slots of the stack.
+const (
+	slotTask = -8  // the note's key
+	slotType = -16 // a type, as the caller's memory has it or is to have it
+	slotKey  = -20 // the view map's key
+)
+
+// programsOf makes the programs for an architecture and a kernel's types, in the order in which they are to be attached.
+func programsOf(arch arch, kernel kernel) (all []program, err error) {
+	for _, c := range arch.calls {
+		if !kernel.hasFunc(c.symbol) {
+			if c.optional {
+				continue
+			}
+			return nil, fmt.Errorf("the kernel has no %s", c.symbol)
+		}
+		buffer, err := arch.argument(kernel, c)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all,
+			program{tracing("begin", c.symbol, ebpf.AttachTraceFEntry, begin()), []string{notesName}, c.optional},
+			program{tracing("answer", c.symbol, ebpf.AttachTraceFExit, answer(buffer, c.compat)), []string{notesName}, c.optional})
+	}
+	at, err := offsetsOf(kernel)
+	if err != nil {
+		return nil, err
+	}
+	return append(all,
+		program{tracing("bury", "kill_anon_super", ebpf.AttachTraceFEntry, bury(at)), []string{viewsName}, false},
+		program{tracing("note", "fuse_statfs", ebpf.AttachTraceFExit, note(at)), []string{viewsName, notesName}, false}), nil
+}
+
+// tracing is a program. The kernel has bpf_probe_write_user only for programs under a licence like its own; this one's are under both.
+func tracing(name, to string, at ebpf.AttachType, code asm.Instructions) *ebpf.ProgramSpec {
+	return &ebpf.ProgramSpec{Name: programPrefix + name, Type: ebpf.Tracing, AttachType: at, AttachTo: to, License: license, Instructions: code}
+}
+
+func out() asm.Instructions {
+	return asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("out"), asm.Return()}
+}
+
+// key loads the arguments of a map's helper: the map, and a slot of the stack.
+func key(name string, slot int32) asm.Instructions {
+	return asm.Instructions{asm.LoadMapPtr(asm.R1, 0).WithReference(name), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slot)}
+}
+
+// task stores the note's key of this task.
+func task() asm.Instructions {
+	return asm.Instructions{asm.FnGetCurrentPidTgid.Call(), asm.StoreMem(asm.RFP, slotTask, asm.R0, asm.DWord)}
+}
+
+func join(parts ...asm.Instructions) (all asm.Instructions) {
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all
+}
+
+// lookup leaves in R0 what a map has under a slot's key, and goes out when that is nothing.
+func lookup(name string, slot int32) asm.Instructions {
+	return append(key(name, slot), asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, "out"))
+}
+
+func remove(name string, slot int32) asm.Instructions {
+	return append(key(name, slot), asm.FnMapDeleteElem.Call())
+}
+
+// begin runs where a call begins: no note of before is to answer it. Looking is much cheaper than deleting.
+func begin() asm.Instructions {
+	return join(task(), lookup(notesName, slotTask), remove(notesName, slotTask), out())
+}
+
+// note runs at the end of fuse_statfs(struct dentry *, struct kstatfs *).
+func note(at offsets) asm.Instructions {
+	return join(
+		asm.Instructions{
+			asm.LoadMem(asm.R7, asm.R1, ctxReturned2, asm.DWord),
+			asm.JNE.Imm(asm.R7, 0, "out"),
+			asm.LoadMem(asm.R6, asm.R1, ctxArg1, asm.DWord),
+			asm.LoadMem(asm.R7, asm.R6, at.dentrySB, asm.DWord),
+			asm.LoadMem(asm.R7, asm.R7, at.sbDevice, asm.Word),
+			asm.StoreMem(asm.RFP, slotKey, asm.R7, asm.Word),
+		},
+		lookup(viewsName, slotKey),
+		asm.Instructions{
+			asm.Mov.Reg(asm.R7, asm.R0), // the view's types
+			// The inode is part of a struct fuse_inode, which the verifier cannot know.
+			asm.LoadMem(asm.R3, asm.R6, at.dentryInode, asm.DWord),
+			asm.Add.Imm(asm.R3, at.nodeID),
+			asm.Mov.Reg(asm.R1, asm.RFP), asm.Add.Imm(asm.R1, slotType), asm.Mov.Imm(asm.R2, 8),
+			asm.FnProbeReadKernel.Call(),
+			asm.JNE.Imm(asm.R0, 0, "out"),
+			asm.LoadMem(asm.R6, asm.RFP, slotType, asm.DWord),
+			asm.RSh.Imm(asm.R6, fs.TypeShift),
+			asm.LSh.Imm(asm.R6, 2), // typeSize
+			asm.Add.Reg(asm.R7, asm.R6),
+			asm.LoadMem(asm.R6, asm.R7, 0, asm.Word),
+			asm.JEq.Imm(asm.R6, 0, "out"), // a node of no tree
+			asm.StoreMem(asm.RFP, slotType, asm.R6, asm.DWord),
+		},
+		task(), key(notesName, slotTask),
+		asm.Instructions{asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, slotType), asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call()},
+		out())
+}
+
+// answer runs where a call ends: a function of struct pt_regs *. The buffer's address is in one of those registers, and in the buffer the
+// type comes first: a long, or in the structs of compat callers 4 bytes (struct statfs, compat_statfs, compat_statfs64).
+func answer(buffer int16, compat bool) asm.Instructions {
+	size := int32(8)
+	narrow := asm.Instructions{}
+	if compat {
+		size = 4
+		narrow = asm.Instructions{asm.Mov.Reg32(asm.R6, asm.R6)}
+	}
+	return join(
+		asm.Instructions{
+			asm.LoadMem(asm.R6, asm.R1, ctxArg1, asm.DWord),
+			asm.LoadMem(asm.R8, asm.R1, ctxReturned, asm.DWord),
+			asm.LoadMem(asm.R6, asm.R6, buffer, asm.DWord),
+		}, narrow, task(), lookup(notesName, slotTask),
+		asm.Instructions{asm.LoadMem(asm.R7, asm.R0, 0, asm.DWord)},
+		remove(notesName, slotTask),
+		asm.Instructions{
+			asm.JNE.Imm(asm.R8, 0, "out"),
+			asm.Mov.Imm(asm.R0, 0), asm.StoreMem(asm.RFP, slotType, asm.R0, asm.DWord),
+			asm.Mov.Reg(asm.R1, asm.RFP), asm.Add.Imm(asm.R1, slotType), asm.Mov.Imm(asm.R2, size), asm.Mov.Reg(asm.R3, asm.R6),
+			asm.FnProbeReadUser.Call(),
+			asm.JNE.Imm(asm.R0, 0, "out"),
+			asm.LoadMem(asm.R1, asm.RFP, slotType, asm.DWord),
+			asm.JNE.Imm(asm.R1, fuseTypeInt, "out"),
+			asm.StoreMem(asm.RFP, slotType, asm.R7, asm.DWord),
+			asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slotType), asm.Mov.Imm(asm.R3, size),
+			asm.FnProbeWriteUser.Call(),
+		}, out())
+}
+
+// bury runs where kill_anon_super(struct super_block *) begins: the device's number is free for another afterwards.
+func bury(at offsets) asm.Instructions {
+	return join(asm.Instructions{
+		asm.LoadMem(asm.R6, asm.R1, ctxArg1, asm.DWord),
+		asm.LoadMem(asm.R6, asm.R6, at.sbDevice, asm.Word),
+		asm.StoreMem(asm.RFP, slotKey, asm.R6, asm.Word),
+	}, remove(viewsName, slotKey), out())
+}

@@ -1,0 +1,85 @@
+package fstype
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+var (
+	errArch  = errors.New("not made for")
+	errTypes = errors.New("cannot read the kernel's types")
+)
+
+// Refused is why this host cannot have the programs.
+type Refused struct {
+	Reason string // one thought, for a log line or a table
+	Err    error
+}
+
+// Error says what is refused, and why.
+func (r *Refused) Error() string { return "statfs of views cannot be answered by BPF: " + r.Reason }
+
+// Unwrap is the kernel's own error.
+func (r *Refused) Unwrap() error { return r.Err }
+
+// errNotSupported is the kernel's ENOTSUPP (include/linux/errno.h), which no C library knows: what attaching answers without trampolines.
+const errNotSupported = syscall.Errno(524)
+
+func explain(err error) *Refused {
+	reason := err.Error()
+	switch {
+	case errors.Is(err, errArch):
+		reason = "its programs are for x86-64 and arm64"
+	case errors.Is(err, errTypes):
+		reason = "the kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): " + err.Error()
+	case errors.Is(err, unix.ENOSYS):
+		reason = "the kernel has no BPF (CONFIG_BPF_SYSCALL)"
+	case errors.Is(err, errNotSupported):
+		reason = "the kernel has no BPF trampolines (x86-64: Linux 5.5, arm64: Linux 6.0)"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		reason = notPermitted()
+	case errors.Is(err, btf.ErrNotFound):
+		reason = "the kernel is another than is known: " + err.Error()
+	}
+	return &Refused{reason, err}
+}
+
+// notPermitted says why the kernel answers EPERM.
+func notPermitted() string {
+	raw, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if _, mode, ok := strings.Cut(string(raw), "["); ok && err == nil {
+		if mode, _, _ = strings.Cut(mode, "]"); mode != "none" {
+			return fmt.Sprintf("the kernel is locked down (%s)", mode)
+		}
+	}
+	if !capable() {
+		return "this process lacks CAP_SYS_ADMIN outside of user namespaces"
+	}
+	why := "the kernel does not permit it: "
+	if err != nil { // no securityfs is mounted
+		why += "it is locked down, or "
+	}
+	if filter, _ := host.StatusMask(os.Getpid(), "Seccomp:"); filter != 0 {
+		why += "a seccomp filter forbids bpf(2), or "
+	}
+	return why + "a security module says no"
+}
+
+// capable says whether this process has CAP_SYS_ADMIN where the kernel asks for it here: in the first user namespace.
+func capable() bool {
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil || strings.Join(strings.Fields(string(raw)), " ") != "0 0 4294967295" {
+		return false
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
