@@ -290,8 +290,7 @@ func startMounted(b *testing.B, cmd *exec.Cmd, dir string) {
 		unix.Unmount(dir, unix.MNT_DETACH)
 	})
 	for range 1000 {
-		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC {
+		if isFUSE(dir) {
 			return
 		}
 		select {

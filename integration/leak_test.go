@@ -55,7 +55,7 @@ func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	if err := v.Conn().Mount(dir); err != nil {
+	if err := v.Conn().Mount(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)

@@ -180,8 +180,7 @@ func mountView(t testing.TB, args ...string) *view {
 		unix.Unmount(v.dir, unix.MNT_DETACH)
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		var fs unix.Statfs_t
-		if unix.Statfs(v.dir, &fs) == nil && fs.Type == unix.FUSE_SUPER_MAGIC {
+		if isFUSE(v.dir) {
 			return v
 		}
 		select {
@@ -194,6 +193,21 @@ func mountView(t testing.TB, args ...string) *view {
 			t.Fatalf("not mounted after 20 s: %s", v.err)
 		}
 	}
+}
+
+// isFUSE says whether a FUSE file system is at a path, whatever type statfs gives it.
+func isFUSE(path string) bool {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, 0, 0, &st) != nil {
+		return false
+	}
+	device := fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor)
+	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+		if f := strings.Fields(line); f[2] == device {
+			return strings.Contains(line, " - fuse")
+		}
+	}
+	return false
 }
 
 // publicDir is a temporary directory that every user can reach; those of testing are root's alone.

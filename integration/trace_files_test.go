@@ -88,8 +88,7 @@ func filesOf(t *testing.T, tree *host.Tree) []string {
 
 // tryView opens a file for writing on a view, and does nothing natively.
 func tryView(x *traceEnv, name string) string {
-	var fs unix.Statfs_t
-	if unix.Statfs(x.w, &fs) == nil && fs.Type != unix.FUSE_SUPER_MAGIC {
+	if !isFUSE(x.w) {
 		return "not tried"
 	}
 	return word(withFile(x.at("f/"+name), os.O_WRONLY, func(int) error { return nil }))

@@ -45,14 +45,17 @@ func runDoctor(c *cli.Context) error {
 	d := diagnosis{Checks: doctor.Host(c.Context, c.String("socket")), Clients: doctor.Clients}
 	if pid := c.Int("pid"); pid != 0 {
 		var err error
-		var bound doctor.Check
+		var bound, kind doctor.Check
 		if d.Sight, err = doctor.SightOf(pid); err == nil {
 			bound, err = doctor.Bound(pid)
+		}
+		if err == nil {
+			kind, err = doctor.TypeOf(pid)
 		}
 		if err != nil {
 			return err
 		}
-		d.Checks = append(d.Checks, bound)
+		d.Checks = append(d.Checks, bound, kind)
 	}
 	if c.Bool("json") {
 		enc := json.NewEncoder(c.App.Writer)

@@ -105,6 +105,8 @@ func (d *fakeDaemon) Thaw(_ context.Context, name string) error   { return d.not
 func (d *fakeDaemon) Kill(_ context.Context, name string) error   { return d.note("kill", name) }
 func (d *fakeDaemon) Upgrade(context.Context, string) error       { return nil }
 
+func (d *fakeDaemon) ShowType(context.Context, int, api.TypeRequest) error { return nil }
+
 // run starts the daemon and has the commands of this process ask it.
 func (d *fakeDaemon) run(t *testing.T) {
 	if os.Getuid() != 0 {

@@ -34,6 +34,7 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
+			noBPFFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
 			&cli.IntFlag{Name: "ready-fd", Hidden: true},
 		),
@@ -84,6 +85,11 @@ func mount(c *cli.Context) error {
 			letGo()
 		}
 	}
+	if !c.Bool("no-bpf") {
+		types := newTyper(log)
+		defer types.close()
+		cfg.Types = types
+	}
 	return guest.Mount(cfg)
 }
 
@@ -111,7 +117,7 @@ func applyOptions(c *cli.Context) error {
 	for _, o := range c.StringSlice("o") {
 		key, value, given := strings.Cut(o, "=")
 		switch key {
-		case "current-cgroup":
+		case "current-cgroup", "no-bpf":
 			if err := c.Set(key, "true"); err != nil || given {
 				return usagef("option %q takes no value", key)
 			}
@@ -125,7 +131,7 @@ func applyOptions(c *cli.Context) error {
 		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
-				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, controllers (names joined by +), policy, layout, owner", o)
+				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, controllers (names joined by +), policy, layout, owner, no-bpf", o)
 			}
 		}
 	}

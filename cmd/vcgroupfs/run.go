@@ -25,6 +25,7 @@ func runCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file: `FILE=VALUE`; may be given again"},
 			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host"},
 			&cli.BoolFlag{Name: "privileged", Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
+			noBPFFlag(),
 		),
 		Action: run,
 	}
@@ -78,6 +79,11 @@ func runGuest(c *cli.Context) (int, error) {
 	}
 	if err := checkRoot("run a guest"); err != nil {
 		return 0, err
+	}
+	if !c.Bool("no-bpf") {
+		types := newTyper(cfg.Log)
+		defer types.close()
+		cfg.Types = types
 	}
 	return guest.Run(cfg)
 }

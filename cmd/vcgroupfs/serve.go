@@ -63,6 +63,7 @@ func serveCommand() *cli.Command {
 				"runtimes make by themselves; more than once for several", DefaultText: "those of Docker, podman, nerdctl, Kubernetes, LXC, systemd-nspawn"},
 			&cli.StringFlag{Name: "self-policy", Usage: "read the policy of those containers from `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "self-controllers", Usage: "show them these only: `LIST` such as memory,pids,name=systemd"},
+			noBPFFlag(),
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
 			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second, Usage: "end the guests' connections when no worker came back for `TIME`"},
 			&cli.BoolFlag{Name: "upgrade", Usage: "have the daemon that runs go on with another program, and wait for it"},
@@ -102,6 +103,7 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 	s = holder.Settings{
 		Group: -1, Metrics: c.String("metrics"), MaxGuests: c.Int("max-guests"), MaxOpen: c.Int("max-open"),
 		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"),
+		NoBPF:    c.Bool("no-bpf"),
 		Watchdog: c.Duration("watchdog"), GiveUp: c.Duration("give-up"),
 	}
 	for _, n := range []struct {

@@ -127,21 +127,21 @@ func TestMountRefuses(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Mount(file); !errors.Is(err, unix.ENOTDIR) {
+	if err := c.Mount(file, nil); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("mount on a file: %v", err)
 	}
-	if err := c.Mount(file + "no"); !errors.Is(err, unix.ENOENT) {
+	if err := c.Mount(file+"no", nil); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("mount on nothing: %v", err)
 	}
 	c.cfg.FSName = strings.Repeat("x", 300) // longer than a parameter of fsconfig may be
-	if err := c.Mount(filepath.Dir(file)); err == nil || !strings.Contains(err.Error(), "source") {
+	if err := c.Mount(filepath.Dir(file), nil); err == nil || !strings.Contains(err.Error(), "source") {
 		t.Errorf("mount with a refused option: %v", err)
 	}
 	if err := c.InvalInode(1); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("notified before the mount: %v", err)
 	}
 	c.Close()
-	if err := c.Mount(filepath.Dir(file)); !errors.Is(err, os.ErrClosed) {
+	if err := c.Mount(filepath.Dir(file), nil); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("mount after Close: %v", err)
 	}
 	if err := c.Serve(); err != nil {
@@ -159,7 +159,7 @@ func TestUnmountEndsServe(t *testing.T) {
 	}
 	defer c.Close()
 	dir := t.TempDir()
-	if err := c.Mount(dir); err != nil {
+	if err := c.Mount(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
@@ -189,7 +189,7 @@ func TestAbort(t *testing.T) {
 	}
 	defer c.Close()
 	dir := t.TempDir()
-	if err := c.Mount(dir); err != nil {
+	if err := c.Mount(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)

@@ -20,7 +20,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	if err := c.Mount("/mnt/guest"); err != nil {
+	if err := c.Mount("/mnt/guest", nil); err != nil {
 		log.Fatal(err)
 	}
 	if err := c.Serve(); err != nil { // until somebody unmounts it

@@ -35,7 +35,9 @@ func (c *Conn) Fsmount(attrs int) (mountFD int, err error) {
 // Mount mounts at an existing directory. ENOTDIR for anything else; EBUSY when the connection was mounted before;
 // os.ErrClosed after Close; else as the kernel answers. When it fails after the superblock was made, the connection is of no
 // more use, and Serve returns.
-func (c *Conn) Mount(dir string) error {
+//
+// made, where it is not nil, is called with a descriptor of the mount before anybody else can see it; not where the kernel lacks fsopen.
+func (c *Conn) Mount(dir string, made func(mountFD int)) error {
 	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("cannot mount: %w", &os.PathError{Op: "open", Path: dir, Err: err})
@@ -49,6 +51,9 @@ func (c *Conn) Mount(dir string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if made != nil {
+		made(fd)
+	}
 	if err := unix.MoveMount(fd, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("cannot mount: %w", &os.PathError{Op: "move_mount", Path: dir, Err: err})
 	}

@@ -231,7 +231,7 @@ func mountTiny(t testing.TB, f *tinyFS, change func(*Config)) (*Conn, string) {
 	}
 	f.conn = c
 	dir := t.TempDir()
-	if err := c.Mount(dir); err != nil {
+	if err := c.Mount(dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)

@@ -25,6 +25,9 @@ type Backend interface {
 	Subscribe(guest string) (events <-chan Event, cancel func())
 	// Upgrade goes on with another program; it returns when the new worker serves, or says why the old one stays.
 	Upgrade(ctx context.Context, program string) error
+	// ShowType has statfs answer for a file system that a process, by the daemon's pid numbers, has open; CodeUnsupported where nothing
+	// answers for any.
+	ShowType(ctx context.Context, pid int, r TypeRequest) error
 	// InGuest says whether a process, by the daemon's pid numbers, is inside a guest's boundary.
 	InGuest(pid int) bool
 }

@@ -148,11 +148,11 @@ func kindName(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.String:
 		return "a text"
-	case reflect.Int:
+	case reflect.Int, reflect.Uint32:
 		return "a whole number"
 	case reflect.Bool:
 		return "true or false"
-	case reflect.Slice:
+	case reflect.Slice, reflect.Array:
 		return "a list"
 	}
 	return "an object"

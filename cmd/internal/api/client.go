@@ -118,6 +118,11 @@ func (c *Client) Upgrade(ctx context.Context, program string) error {
 	return c.call(ctx, "POST", "/v1/upgrade", UpgradeRequest{program}, nil)
 }
 
+// ShowType has statfs answer for a file system; CodeUnsupported where the daemon cannot. One of an earlier version says CodeNotFound.
+func (c *Client) ShowType(ctx context.Context, r TypeRequest) error {
+	return c.call(ctx, "PUT", "/v1/type", r, nil)
+}
+
 // Health is nil when the daemon says that it is well.
 func (c *Client) Health(ctx context.Context) error { return c.call(ctx, "GET", "/healthz", nil, nil) }
 

@@ -79,6 +79,17 @@ func (h *handler) thaw(q *request) (any, error) { return nil, h.cfg.Backend.Thaw
 
 func (h *handler) kill(q *request) (any, error) { return nil, h.cfg.Backend.Kill(q.ctx(), q.name) }
 
+func (h *handler) showType(q *request) (any, error) {
+	var r TypeRequest
+	if err := q.body(&r); err != nil {
+		return nil, err
+	}
+	if r.FD < 0 {
+		return nil, invalidf("fd: %d is not allowed; give a descriptor that you have open", r.FD)
+	}
+	return nil, h.cfg.Backend.ShowType(q.ctx(), q.pid, r)
+}
+
 func (h *handler) upgrade(q *request) (any, error) {
 	var u UpgradeRequest
 	if err := q.body(&u); err != nil {

@@ -87,6 +87,10 @@ type fake struct {
 	inGuest func(pid int) bool
 }
 
+func (f *fake) ShowType(_ context.Context, pid int, r TypeRequest) error {
+	return f.call(fmt.Sprint("type ", pid == os.Getpid(), r.FD, r.Types[1]))
+}
+
 func (f *fake) call(what string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -48,7 +48,7 @@ func TestPeers(t *testing.T) {
 			"GET /v1/info": "for root and for members", "POST /v1/guests/web/kill": "for root (uid 0); you are uid 54321", "GET /healthz": "200 ", "GET /metrics": "200 ",
 		}},
 		{"an observer by its group", user(group), false, map[string]string{
-			"GET /v1/info": "200 ", "GET /v1/top": "200 ", "GET /v1/guests": "200 ", "PUT /v1/guests/web": "403 ", "POST /v1/guests/web/set": "403 ", "POST /v1/upgrade": "403 ",
+			"GET /v1/info": "200 ", "GET /v1/top": "200 ", "GET /v1/guests": "200 ", "PUT /v1/guests/web": "403 ", "POST /v1/guests/web/set": "403 ", "POST /v1/upgrade": "403 ", "PUT /v1/type": "403 ",
 		}},
 		{"an observer by a further group", user(54322, 1, 2, group), false, map[string]string{"GET /v1/info": "200 ", "DELETE /v1/guests/web": "403 "}},
 		{"an observer of many groups", user(54322, append(make([]uint32, 200), group)...), false, map[string]string{"GET /v1/info": "200 "}},

@@ -48,6 +48,7 @@ var routes = []route{
 	{"POST", "/v1/guests/{name}/kill", accessAdmin, (*handler).kill},
 	{"GET", "/v1/top", accessObserver, (*handler).top},
 	{"GET", "/v1/events", accessObserver, (*handler).events},
+	{"PUT", "/v1/type", accessAdmin, (*handler).showType},
 	{"POST", "/v1/upgrade", accessAdmin, (*handler).upgrade},
 	{"GET", "/metrics", accessProbe, (*handler).metrics},
 	{"GET", "/healthz", accessProbe, (*handler).healthz},
@@ -97,6 +98,7 @@ type request struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	name string // of the guest in the path; checked
+	pid  int    // of the peer, 0 where nobody is known
 }
 
 // ctx ends when the client goes.

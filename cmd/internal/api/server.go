@@ -243,7 +243,7 @@ func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p pe
 	if err := p.may(route.access); err != nil {
 		return nil, &Error{CodeForbidden, err.Error()}
 	}
-	q := &request{w: w, r: r, name: name}
+	q := &request{w: w, r: r, name: name, pid: p.pid}
 	if err := q.check(route); err != nil {
 		return nil, err
 	}

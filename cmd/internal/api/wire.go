@@ -4,7 +4,11 @@
 // meaning. This file has every struct that goes over the wire; routes.go has every route and who may use it.
 package api
 
-import "time"
+import (
+	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/fs"
+)
 
 // DefaultSocket is where the daemon listens when nobody says otherwise.
 const DefaultSocket = "/run/vcgroupfs/serve/api.sock"
@@ -132,6 +136,17 @@ type Info struct {
 	Guests   int       `json:"guests"`
 	Restarts uint64    `json:"restarts"` // of the worker, since the holder started
 	Resend   bool      `json:"resend"`   // the kernel resends unanswered requests (Linux 6.9): a worker's death is not felt
+
+	TypeByBPF   bool   `json:"typeByBPF"`             // statfs of a view says the type that it stands for
+	TypeRefused string `json:"typeRefused,omitempty"` // why not by BPF
+}
+
+// TypeRequest is the body of PUT /v1/type: statfs is to answer for a file system, until that is gone. The caller names a descriptor of
+// its own and keeps it open until it has the answer, so that the file system is there and its number no other's. What it says of the types
+// is believed: only the host's root may ask, who could load such programs itself. For other file systems than FUSE it has no effect.
+type TypeRequest struct {
+	FD    int      `json:"fd"`    // of any node of the file system, also one opened by O_PATH
+	Types fs.Types `json:"types"` // by the uppermost 6 bits of a node's id; 0: as it is
 }
 
 // UpgradeRequest is the body of POST /v1/upgrade.

@@ -114,6 +114,7 @@ func Run(version string, log *logrus.Entry) error {
 		err := w.Follow(d.drain, d.stop)
 		log.WithError(err).Error("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}()
+	go d.showAll()
 	<-d.ended
 	return nil
 }

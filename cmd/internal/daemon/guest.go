@@ -339,7 +339,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		undo()
 		return asError(api.CodeFailed, err)
 	}
-	if err := s.View.Conn().Mount(g.record.Spec.Target); err != nil {
+	if err := s.View.Conn().Mount(g.record.Spec.Target, d.typesOf(g, s.View.Types())); err != nil {
 		undo()
 		return asError(api.CodeFailed, life.MountError(err))
 	}
@@ -351,6 +351,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		err = g.at.Learn()
 	}
 	if err == nil {
+		g.region.SetDevice(g.at.Device)
 		err = d.attach(g, s)
 	}
 	if err != nil {
@@ -358,7 +359,6 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		undo()
 		return asError(api.CodeFailed, err)
 	}
-	g.region.SetDevice(g.at.Device)
 	g.region.Finish()
 	g.serving.Store(s)
 	return nil

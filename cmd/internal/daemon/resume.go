@@ -163,7 +163,7 @@ func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 			}
 			break
 		}
-		if err != nil || st.Type != unix.FUSE_SUPER_MAGIC {
+		if err != nil || st.Type != unix.FUSE_SUPER_MAGIC && !mounted(g.at) {
 			break // it was not mounted yet, or is no more
 		}
 	}
@@ -171,4 +171,13 @@ func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 	if g.record.Name != "" {
 		d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventGone, Guest: g.record.Name, Reason: "its boundary is gone, or it was not set up yet"})
 	}
+}
+
+// mounted says whether a view is what is mounted there, whatever type statfs gives it.
+func mounted(at life.Mountpoint) bool {
+	_, release, err := at.Open()
+	if err == nil {
+		release()
+	}
+	return err == nil
 }

@@ -167,7 +167,7 @@ func (s *selfDir) start() (err error) {
 		err = s.keep().Hold(holder.DeviceKey, device)
 	}
 	if err == nil {
-		err = life.MountError(s.dir.Conn().Mount(path))
+		err = life.MountError(s.dir.Conn().Mount(path, nil))
 	}
 	if err != nil {
 		close(s.served) // nobody began

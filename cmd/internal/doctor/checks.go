@@ -48,7 +48,7 @@ func Host(ctx context.Context, socket string) []Check {
 		}
 		checks = append(checks, pids(h))
 	}
-	return append(checks, kernel(), connections(), users(), daemon(ctx, socket), runtimes())
+	return append(checks, kernel(), connections(), users(), fileSystemType(ctx, socket), daemon(ctx, socket), runtimes())
 }
 
 func privileges() Check {

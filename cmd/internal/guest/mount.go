@@ -28,6 +28,7 @@ type MountConfig struct {
 	Mountpoint string
 	Source     string // as mount tables show it
 	Ready      func() // called when the view is mounted; may be nil
+	Types      Typer  // nil: statfs of the view says FUSE
 	Log        *logrus.Entry
 }
 
@@ -64,7 +65,7 @@ func Mount(cfg MountConfig) error {
 		return err
 	}
 	defer s.Close()
-	if err := s.View.Conn().Mount(cfg.Mountpoint); err != nil {
+	if err := s.View.Conn().Mount(cfg.Mountpoint, cfg.made(s.View)); err != nil {
 		return MountError(err)
 	}
 	s.Serve()
@@ -84,6 +85,14 @@ func Mount(cfg MountConfig) error {
 		at.Gone = true
 		return s.Err
 	}
+}
+
+// made has statfs of a new view answered.
+func (cfg MountConfig) made(v *fs.View) func(mountFD int) {
+	if cfg.Types == nil {
+		return nil
+	}
+	return func(mountFD int) { cfg.Types.Show(mountFD, v.Types()) }
 }
 
 // CheckMountpoint says whether something can be mounted at a path.
@@ -179,12 +188,20 @@ func (m *Mountpoint) look() (fd int, device uint64, err error) {
 	if err != nil {
 		return -1, 0, err
 	}
-	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+	if device, err = DeviceOf(fd); err != nil {
 		unix.Close(fd)
 		return -1, 0, err
 	}
-	return fd, unix.Mkdev(st.Dev_major, st.Dev_minor), nil
+	return fd, device, nil
+}
+
+// DeviceOf tells which file system a descriptor is of. That one's server is not asked.
+func DeviceOf(fd int) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return 0, err
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // Open opens the view's root, if it is still what is mounted there.

@@ -32,9 +32,16 @@ type RunConfig struct {
 	Userns     bool
 	Privileged bool
 	Command    []string
+	Types      Typer // nil: statfs of the view says FUSE
 	Log        *logrus.Entry
 
 	uids, gids syscall.SysProcIDMap // with Userns
+}
+
+// Typer has statfs of a view say the type that it stands for. It never fails: a view that says FUSE is of use, too. view is a descriptor
+// of the view, open until Show returns.
+type Typer interface {
+	Show(view int, types fs.Types)
 }
 
 // Run runs a command in a guest of its own, and answers with the status to exit with. An error says that the guest could
@@ -88,7 +95,12 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot make the guest's %s: %w", cgroupsPath, err)
 	}
-	return runCommand(cfg, lease, mount, cgroups, signals)
+	show := func() {
+		if cfg.Types != nil {
+			cfg.Types.Show(int(mount.Fd()), view.View.Types())
+		}
+	}
+	return runCommand(cfg, lease, mount, cgroups, show, signals)
 }
 
 // Served is a view with what it stands on.
@@ -223,7 +235,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 }
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
-func runCommand(cfg RunConfig, l *lease, mount *os.File, cgroups string, signals <-chan os.Signal) (int, error) {
+func runCommand(cfg RunConfig, l *lease, mount *os.File, cgroups string, show func(), signals <-chan os.Signal) (int, error) {
 	runtime.LockOSThread() // the guest is to die with this thread (PR_SET_PDEATHSIG), so it must not end before
 	defer runtime.UnlockOSThread()
 	toChild, err := newPipe()
@@ -252,6 +264,7 @@ func runCommand(cfg RunConfig, l *lease, mount *os.File, cgroups string, signals
 			return abandon(fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err))
 		}
 	}
+	show() // the child, which waits for its orders, has meanwhile begun
 	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: cgroups}
 	if err := json.NewEncoder(toChild.w).Encode(setup); err != nil {
 		return abandon(fmt.Errorf("cannot set the command up: %w", err))

@@ -37,6 +37,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
@@ -54,6 +55,7 @@ type Settings struct {
 	Watchdog    time.Duration `json:"watchdog"`    // how long the worker may show no life
 	GiveUp      time.Duration `json:"giveUp"`      // how long guests wait for a worker
 	Program     string        `json:"program"`     // the file that an upgrade goes on with when none is named
+	NoBPF       bool          `json:"noBPF"`       // statfs of views is not answered by BPF
 	Self        *Self         `json:"self,omitempty"`
 }
 
@@ -78,6 +80,9 @@ type Holder struct {
 	previous *os.File // the same before an upgrade that is not through yet
 	lock     *os.File
 	kept     map[int]map[uint64]int
+	programs *fstype.Programs // that answer statfs of views; nil for none
+	types    Types
+	loading  bool // programs are being loaded
 
 	events   chan event
 	current  *worker // that serves or is to; nil while there is none
@@ -115,6 +120,8 @@ type event struct {
 	what   int
 	msg    message
 	err    error
+
+	programs *fstype.Programs // of typesLoaded
 }
 
 const (
@@ -124,6 +131,7 @@ const (
 	workerLate    // to be prepared
 	workerDying   // its first thread has ended
 	workerLingers // and the last has not, some time later
+	typesLoaded   // or err
 )
 
 // self is this program, also after its file was replaced.
@@ -185,6 +193,8 @@ func raiseLimits() {
 
 // takeOver takes what the service manager kept for a holder before this one.
 func (h *Holder) takeOver() error {
+	types := map[string]int{}
+	defer func() { h.loadTypes(types) }()
 	for name, fd := range h.manager.kept() {
 		region, isDevice := strings.CutPrefix(name, deviceName)
 		n, err := strconv.Atoi(region)
@@ -196,6 +206,8 @@ func (h *Holder) takeOver() error {
 			h.died, h.reason = time.Now(), "the holder was replaced"
 		case isDevice && err == nil:
 			h.keep(item{n, DeviceKey}, fd)
+		case fstype.IsKept(name):
+			types[name] = fd
 		default:
 			unix.Close(fd)
 		}
@@ -230,6 +242,7 @@ func (h *Holder) Run() error {
 		}
 		if h.stopping && h.current == nil && h.next == nil {
 			h.endViews()
+			h.endTypes()
 			return nil
 		}
 		if h.givenUp() {
@@ -319,6 +332,10 @@ func (h *Holder) listenTo(w *worker) {
 
 func (h *Holder) handle(e event) {
 	w := e.worker
+	if e.what == typesLoaded && w == nil && (e.programs != nil || e.err != nil) {
+		h.typesAre(e.programs, e.err)
+		return
+	}
 	if w == nil {
 		return
 	}
@@ -378,12 +395,16 @@ func (h *Holder) said(w *worker, m message) {
 		h.served(w)
 	case msgUpgrade:
 		h.beginUpgrade(string(m.text))
+	case msgShow:
+		h.show(w, m)
+	default: // of a later version
+		closeAll(m.fds)
 	}
 }
 
 // advance starts a prepared worker when it is its turn, and has the old one drained when the next is prepared.
 func (h *Holder) advance() {
-	if w := h.current; w != nil && w.prepared && !w.started {
+	if w := h.current; w != nil && w.prepared && !w.started && !h.loading {
 		if err := h.start(w); err != nil {
 			h.log.WithError(err).Error("cannot tell a worker to start")
 			w.cmd.Process.Kill()
@@ -416,6 +437,7 @@ func (h *Holder) start(w *worker) error {
 	}
 	text, err := json.Marshal(Start{
 		Settings: h.settings, Holder: os.Getpid(), Since: h.since, Restarts: h.restarts, Reason: h.reason, Crashed: h.crashed, Died: h.died,
+		Types: &h.types,
 	})
 	if err != nil {
 		return err
@@ -523,7 +545,7 @@ func killed(w *worker) bool {
 // heartbeat: others after it may do better before guests have waited for too long.
 func (h *Holder) look() {
 	beat := h.arena.Heartbeat()
-	if beat != h.beat {
+	if beat != h.beat || h.loading {
 		h.beat, h.beatAt = beat, time.Now()
 	}
 	w := h.current

@@ -79,6 +79,7 @@ func (h *Holder) abandon() {
 		}
 	}
 	h.endViews()
+	h.endTypes()
 	h.manager.unstore("arena")
 }
 
@@ -121,6 +122,8 @@ func abortConnection(device uint64) {
 // absorb takes what workers still say when nothing is to come of it.
 func (h *Holder) absorb(e event) {
 	switch {
+	case e.programs != nil:
+		e.programs.Close()
 	case e.worker == nil:
 	case e.what == workerSaid:
 		closeAll(e.msg.fds)
@@ -140,5 +143,8 @@ func (h *Holder) Close() {
 	}
 	if h.arena != nil {
 		h.arena.Close()
+	}
+	if h.programs != nil {
+		h.programs.Close()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,7 @@ type Start struct {
 	Reason   string    `json:"reason"`   // why there is another worker, "" for the first one
 	Crashed  bool      `json:"crashed"`  // the one before failed by itself: what it was doing is suspect
 	Died     time.Time `json:"died"`     // when the one before stopped serving
+	Types    *Types    `json:"types"`    // nil: the holder knows of no such thing
 }
 
 // Worker is a worker's end of the link. Its methods may be called from any goroutine.
@@ -45,6 +47,10 @@ type Worker struct {
 	link    *link
 	result  chan string
 	drained chan struct{} // closed when another worker is to go on
+	types   Types         // immutable once Prepare has returned
+
+	mu    sync.Mutex
+	shows shows // guarded by mu
 }
 
 // Connect takes over what the holder gives a worker. The arena's error says that this program cannot go on from it.
@@ -54,6 +60,7 @@ func Connect() (*Worker, error) {
 		return nil, fmt.Errorf("cannot reach the holder: %w; %s is for vcgroupfs serve alone", err, WorkerCommand)
 	}
 	w := &Worker{link: l, Socket: os.NewFile(workerSocket, "socket"), result: make(chan string, 1), drained: make(chan struct{})}
+	w.shows.waiting = map[int]chan string{}
 	if _, err := unix.FcntlInt(workerMetrics, unix.F_GETFD, 0); err == nil && os.Getenv(metricsVariable) != "" {
 		w.Metrics = os.NewFile(workerMetrics, "metrics")
 	}
@@ -90,7 +97,12 @@ func (w *Worker) Prepare() (start Start, held map[int]map[uint64]int, err error)
 				of[m.items[i].key] = fd
 			}
 		case msgStart:
-			return start, held, json.Unmarshal(m.text, &start)
+			err := json.Unmarshal(m.text, &start)
+			w.types = Types{Reason: "the holder is of an earlier version; stop and start vcgroupfs serve"}
+			if start.Types != nil {
+				w.types = *start.Types
+			}
+			return start, held, err
 		case msgDrain, msgStop:
 			return start, held, io.EOF
 		}
@@ -115,6 +127,8 @@ func (w *Worker) Follow(drain, stop func()) error {
 			go drain()
 		case msgStop:
 			go stop()
+		case msgShown:
+			w.shown(m)
 		case msgResult:
 			select {
 			case w.result <- string(m.text):

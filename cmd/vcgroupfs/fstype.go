@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
+	"github.com/vcgroupfs/vcgroupfs/fs"
+)
+
+func noBPFFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "no-bpf", Usage: "load no BPF programs: statfs of a view then says FUSE"}
+}
+
+// typer has statfs answered for a view of this process: by the daemon that serves on this host, or else by programs of its own, which
+// are loaded while other things are set up. It is a guest.Typer.
+type typer struct {
+	log    *logrus.Entry
+	socket string
+	loaded chan struct{} // closed when loading has ended; own and err are settled then
+	load   sync.Once
+	own    *fstype.Programs
+	err    error
+}
+
+// askWait is how long the daemon may take. One that is replaced takes some milliseconds.
+const askWait = 2 * time.Second
+
+func newTyper(log *logrus.Entry) *typer {
+	t := &typer{log: log, socket: api.DefaultSocket, loaded: make(chan struct{})}
+	if path := os.Getenv("VCGROUPFS_SOCKET"); path != "" {
+		t.socket = path
+	}
+	if !t.served() {
+		go t.begin()
+	}
+	return t
+}
+
+// served says whether a daemon listens.
+func (t *typer) served() bool {
+	c, err := net.DialTimeout("unix", t.socket, askWait)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+// begin loads programs of this process's own.
+func (t *typer) begin() {
+	t.load.Do(func() {
+		t.own, t.err = fstype.Load()
+		close(t.loaded)
+	})
+}
+
+// Show has statfs answered for a view.
+func (t *typer) Show(view int, types fs.Types) {
+	if t.served() && t.ask(view, types) == nil {
+		return
+	}
+	t.begin()
+	<-t.loaded
+	err := t.err
+	if err == nil {
+		err = t.own.Show(view, types)
+	}
+	if err != nil {
+		t.log.Infof("statfs of the view says FUSE: %v", err)
+	}
+}
+
+// ask asks the daemon. One that cannot, or does not know of it, is no reason to do without.
+func (t *typer) ask(view int, types fs.Types) error {
+	ctx, cancel := context.WithTimeout(context.Background(), askWait)
+	defer cancel()
+	client := api.NewClient(t.socket)
+	defer client.Close()
+	err := client.ShowType(ctx, api.TypeRequest{FD: view, Types: types})
+	var said *api.Error
+	if err != nil && !errors.As(err, &said) {
+		t.log.WithError(err).Debug("the daemon does not answer for the view")
+	}
+	return err
+}
+
+// close takes the programs away. Before they are loaded there is nothing to wait for: they end with this process.
+func (t *typer) close() {
+	select {
+	case <-t.loaded:
+		if t.own != nil {
+			t.own.Close()
+		}
+	default:
+	}
+}
