@@ -63,6 +63,7 @@ in_vm() {
 	for path in $($lister | sort -u); do
 		set -- -file "$(readlink -f "$path")=$path" "$@"
 	done
+	: >"bin/integration.$name.log" # what follows it is begun before the machine may be
 	# shellcheck disable=SC2086 # words
 	flock --no-fork "bin/machine.$((machines % $(nproc))).lock" bin/vm -kernel "$kernel" -timeout 41m $machine "$@" \
 		>"bin/integration.$name.log" 2>&1 </dev/null &
