@@ -49,6 +49,7 @@ renders 'image: "x:'
 renders 'image: "x:v7"' image.tag=v7
 renders '- --controllers=cpu,memory' 'controllers={cpu,memory}'
 renders '- --stack' stack=true
+renders '- --no-stack' stack=false
 renders '- --tmpfs' tmpfs=true
 renders '- --proc-cgroups' procCgroups=true
 renders 'policy.yaml: "version: 1"' 'policy=version: 1'

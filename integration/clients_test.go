@@ -101,9 +101,9 @@ func TestClients(t *testing.T) {
 	h := openHost(t)
 	memory := need(t, h, "memory")
 	// A JDK looks into /proc/cgroups, too.
-	forms := map[string][]string{"plain": nil, "stack": {"--stack", "--proc-cgroups"}}
+	forms := map[string][]string{"stack": {"--proc-cgroups"}, "plain": {"--no-stack"}}
 	if memory.Version == hierarchy.V1 {
-		forms["tmpfs"], forms["tmpfs-stack"], forms["nothing"] = []string{"--tmpfs"}, []string{"--tmpfs", "--stack"}, nil
+		forms["tmpfs-stack"], forms["tmpfs"], forms["nothing"] = []string{"--tmpfs"}, []string{"--tmpfs", "--no-stack"}, nil
 	}
 	for name, args := range forms {
 		t.Run(name, func(t *testing.T) { testClients(t, h, memory, name == "nothing", args...) })
@@ -143,6 +143,7 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 			switch {
 			case err != nil:
 				got = "no"
+				t.Logf("REFUSAL %s/%s: %s", says.Sight, c.row, out)
 			case regexp.MustCompile(c.sees).Match(out):
 				got = "yes"
 			}

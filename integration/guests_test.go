@@ -312,7 +312,8 @@ func TestDeclared(t *testing.T) {
 	}
 	write("bad", spec(q, "colour: red\n"))
 	write("a", spec(p, "limits: {pids.max: \"12\"}\n"))
-	eventually(t, "the declared guest", has("a", true))
+	write("plain", "boundary: "+p.path+"\ncontrollers: [pids]\n")
+	eventually(t, "the declared guests", func() bool { return has("a", true)() && has("plain", true)() })
 	eventually(t, "the word on the bad file", func() bool { return strings.Contains(d.log(), "colour") && strings.Contains(d.log(), "bad.yaml") })
 	if got := readFile(p.at("pids.max")); got != "12\n" {
 		t.Errorf("the limit is %q", got)
@@ -320,12 +321,18 @@ func TestDeclared(t *testing.T) {
 	d.wantTry(t, 1, "declares it", "guest", "rm", "a")
 	write("a", spec(p, "limits: {pids.max: \"13\"}\n"))
 	eventually(t, "the changed guest", func() bool { return readFile(p.at("pids.max")) == "13\n" })
+	since := d.since(t, "plain")
 	d.signal(t, unix.SIGKILL, 0)
 	d.ready(t)
+	time.Sleep(2 * time.Second) // the files are read each second
+	if now := d.since(t, "plain"); !now.Equal(since) {
+		t.Errorf("a restart made the guest of a file that is unchanged anew: of %v, and now of %v", since, now)
+	}
 	if !has("a", true)() {
 		t.Error("a restart took the declared guest away")
 	}
 	os.Remove(file("a"))
+	os.Remove(file("plain"))
 	eventually(t, "the guest to go with its file", has("a", false))
 
 	policy := filepath.Join(d.dir, "guests", "policy.txt")
@@ -343,6 +350,16 @@ func TestDeclared(t *testing.T) {
 	os.Remove(file("b"))
 	eventually(t, "it to go", has("b", false))
 	d.stop(t)
+}
+
+// since is when a guest was made.
+func (d *daemon) since(t *testing.T, guest string) time.Time {
+	t.Helper()
+	var g struct{ Since time.Time }
+	if err := d.call("GET", "/v1/guests/"+guest, nil, &g); err != nil {
+		t.Fatal(err)
+	}
+	return g.Since
 }
 
 // TestServeRefuses: what is wrong on the command line of serve.

@@ -153,12 +153,11 @@ func guestAddCommand() *cli.Command {
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)", TakesFile: true},
-			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), instead of what is mounted there"},
+			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), over what is mounted there"},
 			&cli.StringFlag{Name: "rootfs", Usage: "with --into: the guest's root will be `DIR`, as the process sees it now (a runtime's rootfs, before it pivots)"},
-			&cli.BoolFlag{Name: "stack", Usage: "with --into: leave what is mounted there below the view, for programs that look for cgroups in mountinfo"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
-			tmpfsFlag(), procCgroupsFlag(), socketFlag(),
+			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
 		),
 		Action: guestAction(1, 1, "one name for the guest", func(c *cli.Context, daemon *api.Client, args []string) error {
 			if err := checkName(args[0]); err != nil {
@@ -182,6 +181,27 @@ func guestAddCommand() *cli.Command {
 	}
 }
 
+func stackFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "stack", Usage: "leave below the view whatever is mounted there (default: the kernel's own mounts of the guest's cgroups, which " +
+		"programs look for in mountinfo)"}
+}
+
+func noStackFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "no-stack", Usage: "leave nothing below the view: mountinfo names no file system of the kernel's there"}
+}
+
+// stackOf is what the flags say of what is mounted at the place; nil for nothing.
+func stackOf(c *cli.Context) (*bool, error) {
+	yes, no := c.Bool("stack"), c.Bool("no-stack")
+	switch {
+	case yes && no:
+		return nil, usagef("--stack and --no-stack are the opposite of each other: give one of them")
+	case yes || no:
+		return &yes, nil
+	}
+	return nil, nil
+}
+
 func tmpfsFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "tmpfs", Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in the guest"}
 }
@@ -193,19 +213,20 @@ func procCgroupsFlag() cli.Flag {
 // intoFlags is where in the guest the view is to be attached; nil for nowhere.
 func intoFlags(c *cli.Context) (*api.Into, error) {
 	switch {
-	case c.String("into") == "" && (c.IsSet("rootfs") || c.Bool("stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
-		return nil, usagef("--rootfs, --stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
+	case c.String("into") == "" && (c.IsSet("rootfs") || c.Bool("stack") || c.Bool("no-stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
+		return nil, usagef("--rootfs, --stack, --no-stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
 	case c.String("into") == "":
 		return nil, nil
 	case c.Int("pid") == 0:
 		return nil, usagef("--into is a place in the mount namespace of a process: give --pid PID beside it")
 	}
-	return intoOf(c, c.String("rootfs")), nil
+	return intoOf(c, c.String("rootfs"))
 }
 
 // intoOf is the place that the flags which "guest add" and the hooks have in common describe.
-func intoOf(c *cli.Context, rootfs string) *api.Into {
-	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: c.Bool("stack"), Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups")}
+func intoOf(c *cli.Context, rootfs string) (*api.Into, error) {
+	stack, err := stackOf(c)
+	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups")}, err
 }
 
 func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.CheckName(name)) }

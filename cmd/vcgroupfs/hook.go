@@ -50,8 +50,8 @@ func hookCommand() *cli.Command {
 			{
 				Name: "oci", Usage: "for runc, crun and what uses them: createRuntime and poststop",
 				Description: "Reads the state of the container from standard input (OCI runtime specification, \"Hooks\"). As createRuntime it adds a guest\n" +
-					"of the container's name, whose boundary is the container's cgroup, and attaches the view in the container, instead of what\n" +
-					"the runtime mounted there. As poststop it removes the guest. The annotation " + controllersAnnotation + " of a container\n" +
+					"of the container's name, whose boundary is the container's cgroup, and attaches the view in the container, over what the\n" +
+					"runtime mounted there. As poststop it removes the guest. The annotation " + controllersAnnotation + " of a container\n" +
 					"narrows what it is shown, within what --controllers and --policy allow.\n\n" +
 					"   \"hooks\": {\n" +
 					"     \"createRuntime\": [{\"path\": \"/usr/bin/vcgroupfs\", \"args\": [\"vcgroupfs\", \"hook\", \"oci\", \"--controllers\", \"memory,pids\"]}],\n" +
@@ -75,8 +75,7 @@ func hookCommand() *cli.Command {
 func hookFlags() []cli.Flag {
 	return append(policyFlags(),
 		&cli.StringFlag{Name: "into", Value: "/sys/fs/cgroup", Usage: "attach the view at `DIR` in the container"},
-		&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted there below the view, for programs that look for cgroups in mountinfo"},
-		tmpfsFlag(), procCgroupsFlag(), socketFlag(),
+		stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
 	)
 }
 
@@ -111,8 +110,10 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		spec := api.GuestSpec{Layout: layoutOf(c), Controllers: guest.ControllerNames(c.String("controllers")), Policy: text,
-			Pid: box.pid, Into: intoOf(c, box.rootfs)}
+		spec := api.GuestSpec{Layout: layoutOf(c), Controllers: guest.ControllerNames(c.String("controllers")), Policy: text, Pid: box.pid}
+		if spec.Into, err = intoOf(c, box.rootfs); err != nil {
+			return err
+		}
 		if spec.Controllers, err = guest.Narrow(spec.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}

@@ -22,7 +22,8 @@ func nriCommand() *cli.Command {
 			"   " + nri.ViewAnnotation + ": \"true\"                     all containers of the pod; so does " + nri.ViewAnnotation + "/pod\n" +
 			"   " + nri.ViewAnnotation + "/container.NAME: \"true\"      that container; \"false\" leaves it out\n" +
 			"   " + nri.ControllersAnnotation + ": \"memory,pids\"  narrows what is shown, within what --controllers and --policy allow\n" +
-			"   " + nri.TmpfsAnnotation + ": \"true\"               as --tmpfs, for a systemd older than 258; " + nri.StackAnnotation + " as --stack\n\n" +
+			"   " + nri.TmpfsAnnotation + ": \"true\"               as --tmpfs, for a systemd older than 258 that is told no type\n" +
+			"   " + nri.StackAnnotation + ": \"false\"              as --no-stack; \"true\" as --stack\n\n" +
 			"To such a container it adds the hooks of \"vcgroupfs hook oci\", which the OCI runtime runs on the host: paths that are given here\n" +
 			"are the host's. A container whose annotations are wrong fails. docs/kubernetes.md tells how to run it in a cluster.",
 		Flags: []cli.Flag{
@@ -31,8 +32,7 @@ func nriCommand() *cli.Command {
 			&cli.StringFlag{Name: "plugin-index", Value: "90", Usage: "be asked at the place `NN`, two digits, among the runtime's plugins"},
 			&cli.StringFlag{Name: "controllers", Usage: "let containers be shown these only: `LIST` such as memory,pids (default: as the policy says)"},
 			&cli.StringFlag{Name: "policy", Usage: "have the views follow the policy in `FILE`; also read here, at the start", TakesFile: true},
-			&cli.BoolFlag{Name: "stack", Usage: "leave what is mounted in the container below the view, for programs that look for cgroups in mountinfo"},
-			tmpfsFlag(), procCgroupsFlag(),
+			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(),
 			&cli.StringFlag{Name: "program", Value: "/usr/bin/vcgroupfs", Usage: "have the hooks run `FILE`, this program on the host", TakesFile: true},
 			socketFlag(),
 		},
@@ -49,12 +49,15 @@ func runNRI(c *cli.Context) error {
 			return usagef("--%s %q: hooks do not run in this directory: give an absolute path", flag, path)
 		}
 	}
+	stack, err := stackOf(c)
+	if err != nil {
+		return err
+	}
 	plugin := &nri.Plugin{
 		Name: c.String("plugin-name"), Index: c.String("plugin-index"), Program: c.String("program"), Socket: c.String("socket"),
-		PolicyFile: c.String("policy"), Controllers: guest.ControllerNames(c.String("controllers")), Stack: c.Bool("stack"), Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups"),
+		PolicyFile: c.String("policy"), Controllers: guest.ControllerNames(c.String("controllers")), Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups"),
 		Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
-	var err error
 	if plugin.Policy, err = loadPolicy(plugin.PolicyFile); err != nil {
 		return err
 	}

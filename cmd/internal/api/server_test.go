@@ -125,6 +125,7 @@ func TestChecks(t *testing.T) {
 		`{"boundary": "/a", "target": "/t", "limits": {"io.max": "8:0 rbps=1"}}`: "",
 		`{"boundary": "/a"}`: "",
 		`{"pid": 1, "currentCgroup": true, "into": {"path": "/sys/fs/cgroup", "rootfs": "/r", "stack": true}}`: "",
+		`{"pid": 1, "into": {"path": "/sys/fs/cgroup", "stack": false}}`:                                       "",
 		`{"boundary": "/a", "currentCgroup": true}`:                                                            "currentCgroup: given without pid",
 		`{"boundary": "/a", "into": {"path": "/t"}}`:                                                           "into: given without pid",
 		`{"pid": 1, "into": {"path": "t"}}`:                                                                    "into.path: ",

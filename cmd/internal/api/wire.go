@@ -31,7 +31,7 @@ type GuestSpec struct {
 type Into struct {
 	Rootfs string `json:"rootfs,omitempty" yaml:"rootfs,omitempty"` // absolute path of what will be the guest's root, as the process sees it now; empty: its root
 	Path   string `json:"path" yaml:"path"`                         // absolute path of an existing directory, from the guest's root
-	Stack  bool   `json:"stack,omitempty" yaml:"stack,omitempty"`   // what is mounted there stays below the view
+	Stack  *bool  `json:"stack,omitempty" yaml:"stack,omitempty"`   // what is mounted there stays below the view; absent: where it is a mount of the guest's own cgroups
 	Tmpfs  bool   `json:"tmpfs,omitempty" yaml:"tmpfs,omitempty"`   // a tmpfs with a mount for each hierarchy, as hosts with v1 have it
 
 	ProcCgroups bool `json:"procCgroups,omitempty" yaml:"procCgroups,omitempty"` // a file over /proc/cgroups that names the controllers shown

@@ -108,6 +108,9 @@ func (x *declarations) apply(name string, st os.FileInfo) error {
 	x.d.mu.Lock()
 	old := x.d.guests[name]
 	x.d.mu.Unlock()
+	if spec.Target == "" {
+		spec.Target = x.d.targetOf(name) // as the record has it, so that another worker finds it unchanged
+	}
 	if old != nil {
 		switch {
 		case reflect.DeepEqual(old.record.Spec, spec):

@@ -40,6 +40,10 @@ type record struct {
 	PidStart   uint64        `json:"pidStart,omitempty"` // of Spec.Pid, so that its number is no other's
 	Rule       string        `json:"rule,omitempty"`     // of a guest that touched self: the pattern that its cgroup matches
 	Self       bool          `json:"self,omitempty"`     // it is no guest but self, mounted at Spec.Target
+
+	// StacksOwn is how a view is attached whose spec does not say whether to stack it. Records of versions before have it not: they
+	// took away what was there.
+	StacksOwn bool `json:"stacksOwn,omitempty"`
 }
 
 // boundaryID names a boundary for good: its hierarchy and kernfs id.
@@ -123,8 +127,9 @@ func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bo
 // addRecord makes the guest of a record. Its boundaries are those that the record has, or else that its spec says.
 func (d *Daemon) addRecord(r record) (*guest, bool, error) {
 	if r.Spec.Target == "" {
-		r.Spec.Target = d.viewsDir() + "/" + r.Name
+		r.Spec.Target = d.targetOf(r.Name)
 	}
+	r.StacksOwn = r.Spec.Into != nil && r.Spec.Into.Stack == nil
 	g, mine, err := d.reserve(r)
 	if err != nil || !mine {
 		return g, false, err

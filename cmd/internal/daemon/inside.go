@@ -18,16 +18,24 @@ import (
 // viewsDir is where the views of guests are mounted that name no directory of the host.
 func (d *Daemon) viewsDir() string { return filepath.Join(filepath.Dir(d.settings.Socket), "views") }
 
+// targetOf is where the view of a guest is mounted that names no directory.
+func (d *Daemon) targetOf(guest string) string { return d.viewsDir() + "/" + guest }
+
 // ownTarget says whether a view is mounted where we make the directory ourselves.
 func (d *Daemon) ownTarget(target string) bool { return filepath.Dir(target) == d.viewsDir() }
 
-// inside is where the view of a guest is attached that has boundaries in these hierarchies.
-func (d *Daemon) inside(g *guest, boundaries []*host.Boundary) (in life.Inside, err error) {
+// inside is where the view of a guest is attached. What is served may be nil: the guest's boundaries are not known then.
+func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
 	into := g.record.Spec.Into
-	in = life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: into.Stack}
-	if into.Tmpfs {
+	in = life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
+	if s != nil {
+		if in.Own, err = life.OwnMountsOf(s.Boundaries, s.View.Layout()); err != nil {
+			return in, err
+		}
+	}
+	if into.Tmpfs && s != nil {
 		var trees []*host.Tree
-		for _, b := range boundaries {
+		for _, b := range s.Boundaries {
 			trees = append(trees, b.Tree())
 		}
 		in.Dirs = life.DirsOf(trees)
@@ -42,6 +50,17 @@ func (d *Daemon) inside(g *guest, boundaries []*host.Boundary) (in life.Inside, 
 		}
 	}
 	return in, nil
+}
+
+// stack is what becomes of what is mounted where the guest's view is attached.
+func (r record) stack() life.Stack {
+	switch said := r.Spec.Into.Stack; {
+	case said != nil && *said:
+		return life.StackAll
+	case said == nil && r.StacksOwn:
+		return life.StackOwn
+	}
+	return life.StackNone
 }
 
 // attach attaches the view in the mount namespace of the guest's process, where the spec asks for it, and takes the guest's cgroups
@@ -61,7 +80,7 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 	if into == nil {
 		return d.takeCgroups(g, s.Boundaries) // whoever touches self gets the view
 	}
-	in, err := d.inside(g, s.Boundaries)
+	in, err := d.inside(g, s)
 	if err != nil {
 		return err
 	}
@@ -87,8 +106,8 @@ func (d *Daemon) detach(g *guest, s *life.Served, giveBack bool) {
 			g.log.WithError(err).Warn("not all cgroups of the guest belong to whom they did")
 		}
 	}
-	in, err := d.inside(g, s.Boundaries)
-	if err == nil {
+	in, err := d.inside(g, s)
+	if in.Later = true; err == nil {
 		err = in.Detach(g.at.Device)
 	}
 	if err != nil {
@@ -207,13 +226,12 @@ func (d *Daemon) Attach(name string) error {
 	case ended(g.record):
 		return failf(api.CodeInvalid, "cannot attach guest %s anew: its process has ended", name)
 	}
-	boundaries := g.boundaries()
-	in, err := d.inside(g, boundaries)
-	if err == nil {
+	in, err := d.inside(g, g.served())
+	if in.Later = true; err == nil {
 		err = in.Mend(g.at.Path, g.at.Device)
 	}
 	if err == nil {
-		err = d.takeCgroups(g, boundaries)
+		err = d.takeCgroups(g, g.boundaries())
 	}
 	return asError(api.CodeFailed, err)
 }

@@ -24,9 +24,11 @@ type Inside struct {
 	Pid    int
 	Start  uint64 // of Pid (host.StartOf), so that its number is no other's
 	Rootfs string // what will be the guest's root, as a path from the process's root; "" for that root
+	Later  bool   // the process may have made Rootfs its root since the guest was made
 	Path   string // from the guest's root
-	Stack  bool   // what is mounted there stays below, instead of being taken away
-	Dirs   []Dir  // for a tmpfs with a mount for each of these, instead of the view itself
+	Stack  Stack  // what becomes of what is mounted there
+	Own    OwnMounts
+	Dirs   []Dir // for a tmpfs with a mount for each of these, instead of the view itself
 
 	Cgroups string // what /proc/cgroups is to say (CgroupsText); "" leaves the kernel's
 	file    bool   // the place is a file
@@ -163,16 +165,38 @@ func (in Inside) put(mount int, p *place) error {
 	if err != nil {
 		return err
 	}
+	stacks, done := in.below(p)
+	defer done()
 	if err := p.claim(); err != nil {
 		return err
 	}
-	if !in.Stack && covered {
+	if covered && !stacks() {
 		// Linux 6.5. It is refused where what is there must stay: the root itself, a mount that another user namespace locks.
 		if unix.MoveMount(mount, "", p.at, "", byFD|moveMountBeneath) == nil {
 			return p.unmount()
 		}
 	}
 	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", p.at, "", byFD))
+}
+
+// below looks at what is at the place. Then stacks makes it ready to stay below, and says whether it is to.
+func (in Inside) below(p *place) (stacks func() bool, done func()) {
+	if in.Stack == StackNone || len(in.Own) == 0 {
+		return func() bool { return in.Stack == StackAll }, func() {}
+	}
+	all, err := p.cgroups(in.Own)
+	useful := slices.ContainsFunc(all, func(b below) bool { return b.own })
+	stacks = func() bool {
+		if err == nil && useful {
+			err = p.tidy(all, in.Stack == StackOwn)
+		}
+		return in.Stack == StackAll || err == nil && useful
+	}
+	return stacks, func() {
+		for _, b := range all {
+			unix.Close(b.fd)
+		}
+	}
 }
 
 // Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
@@ -308,13 +332,8 @@ func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
 	return found, err
 }
 
-// unmount unmounts what is at the place. It has no path that could be trusted, but the descriptor's own in the host's /proc.
-func (p *place) unmount() error {
-	if err := unix.Fchdir(p.fds); err != nil {
-		return os.NewSyscallError("fchdir", err)
-	}
-	return os.NewSyscallError("umount2", unix.Unmount(strconv.Itoa(p.at), unix.MNT_DETACH))
-}
+// unmount unmounts what is at the place.
+func (p *place) unmount() error { return os.NewSyscallError("umount2", p.unmountFD(p.at)) }
 
 func (p *place) close() {
 	for _, fd := range []int{p.ns, p.root, p.at, p.fds} {
@@ -428,11 +447,13 @@ func (in Inside) enter(p *place) error {
 	root := p.root
 	if in.Rootfs != "" {
 		rootfs, err := openIn(root, in.Rootfs, unix.O_DIRECTORY)
-		if err != nil {
+		switch {
+		case err == nil:
+			defer unix.Close(rootfs)
+			root = rootfs
+		case !in.Later || !errors.Is(err, unix.ENOENT):
 			return err
 		}
-		defer unix.Close(rootfs)
-		root = rootfs
 	}
 	flags := unix.O_DIRECTORY
 	if in.file {

@@ -76,7 +76,7 @@ const (
 
 // overCgroups is the place where it goes. What is there stays below.
 func (in Inside) overCgroups() Inside {
-	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Path: cgroupsPath, Stack: true, file: true}
+	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Later: in.Later, Path: cgroupsPath, Stack: StackAll, file: true}
 }
 
 // attachCgroups puts a file over /proc/cgroups of the guest, unless it is there. The directory is one to work in.

@@ -59,7 +59,7 @@ type Plugin struct {
 	PolicyFile  string         // "" for the default policy
 	Policy      *policy.Policy // what PolicyFile says, narrowed to Controllers
 	Controllers []string       // that may be shown; none: as the policy says
-	Stack       bool           // what is mounted in the container stays below the view, unless its pod says otherwise
+	Stack       *bool          // whether what is mounted in the container stays below the view, unless its pod says; nil: as hooks do unasked
 	Tmpfs       bool           // a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise
 	ProcCgroups bool           // a file over /proc/cgroups, too
 	Log         *logrus.Entry
@@ -151,7 +151,10 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 		return nil, err
 	}
 
-	stack, err1 := saysYes(pod, StackAnnotation, container, p.Stack)
+	stack, err1 := says(pod, StackAnnotation, container)
+	if stack == nil {
+		stack = p.Stack
+	}
 	tmpfs, err2 := saysYes(pod, TmpfsAnnotation, container, p.Tmpfs)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
@@ -165,8 +168,8 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 	if p.PolicyFile != "" {
 		args = append(args, "--policy", p.PolicyFile)
 	}
-	if stack {
-		args = append(args, "--stack")
+	if stack != nil {
+		args = append(args, map[bool]string{true: "--stack", false: "--no-stack"}[*stack])
 	}
 	if tmpfs {
 		args = append(args, "--tmpfs")
@@ -182,12 +185,22 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 
 // saysYes is what an annotation that is "true" or "false" says of a container. The error is about any other value.
 func saysYes(pod *api.PodSandbox, key, container string, otherwise bool) (bool, error) {
-	switch said, ok := plugin.GetEffectiveAnnotation(pod, key, container); {
-	case !ok:
-		return otherwise, nil
-	case said == "true", said == "false":
-		return said == "true", nil
-	default:
-		return false, fmt.Errorf(`annotation %s: %q; allowed: "true", "false"`, key, said)
+	said, err := says(pod, key, container)
+	if said == nil {
+		return otherwise, err
 	}
+	return *said, err
+}
+
+// says is the same, nil where there is no annotation.
+func says(pod *api.PodSandbox, key, container string) (*bool, error) {
+	said, ok := plugin.GetEffectiveAnnotation(pod, key, container)
+	if !ok {
+		return nil, nil
+	}
+	if said != "true" && said != "false" {
+		return nil, fmt.Errorf(`annotation %s: %q; allowed: "true", "false"`, key, said)
+	}
+	yes := said == "true"
+	return &yes, nil
 }

@@ -157,6 +157,7 @@ func TestCreateContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	yes, no := true, false
 	type ask struct {
 		annotations string
 		want        *api.Hooks // nil: none
@@ -195,17 +196,23 @@ func TestCreateContainer(t *testing.T) {
 			{view + "=true " + tmpfs + "=true " + stack + "=true", hooks("--stack --tmpfs"), ""},
 			{view + "=true " + tmpfs + "=yes", nil, `tmpfs.cgroups.vcgroupfs.dev: "yes"`},
 			{view + "=true " + stack + "=", nil, stack},
+			{view + "=true " + stack + "=false", hooks("--no-stack"), ""},
+			{view + "=true " + stack + "/container.db=false", hooks(""), ""},
+		}},
+		"no stack": {Plugin{Stack: &no}, []ask{
+			{view + "=true", hooks("--no-stack"), ""},
+			{view + "=true " + stack + "=true", hooks("--stack"), ""},
 		}},
 		"tmpfs": {Plugin{Tmpfs: true, ProcCgroups: true}, []ask{
 			{view + "=true", hooks("--tmpfs --proc-cgroups"), ""},
 			{view + "=true " + tmpfs + "/container.web=false", hooks("--proc-cgroups"), ""},
 			{"", nil, ""},
 		}},
-		"narrowed": {Plugin{Controllers: []string{"memory", "pids"}, Policy: memory, Stack: true}, []ask{
+		"narrowed": {Plugin{Controllers: []string{"memory", "pids"}, Policy: memory, Stack: &yes}, []ask{
 			{"", nil, ""},
 			{view + "=true", hooks("--controllers memory,pids --stack"), ""},
 			{view + "=true " + controllers + "=pids", hooks("--controllers pids --stack"), ""},
-			{view + "=true " + stack + "=false", hooks("--controllers memory,pids"), ""},
+			{view + "=true " + stack + "=false", hooks("--controllers memory,pids --no-stack"), ""},
 			{view + "=true " + controllers + "=pids,cpu", nil, `"cpu" is not allowed; the host allows memory, pids`},
 		}},
 		"policy": {Plugin{PolicyFile: "/etc/p.yaml", Policy: pids}, []ask{
