@@ -11,7 +11,7 @@ import (
 )
 
 // kernelMount is a mount of the kernel's cgroups in a mountinfo.
-type kernelMount struct{ at, root, options string }
+type kernelMount struct{ at, root, options, super string }
 
 func (m kernelMount) readOnly() bool { return slices.Contains(strings.Split(m.options, ","), "ro") }
 
@@ -20,7 +20,7 @@ func kernelMounts(mountinfo string) (all []kernelMount) {
 		mount, super, _ := strings.Cut(strings.TrimSpace(line), " - ")
 		f, s := strings.Fields(mount), strings.Fields(super)
 		if len(s) == 3 && (s[0] == "cgroup" || s[0] == "cgroup2") {
-			all = append(all, kernelMount{f[4], f[3], f[5]})
+			all = append(all, kernelMount{f[4], f[3], f[5], s[2]})
 		}
 	}
 	return all
@@ -111,4 +111,30 @@ func TestStackNone(t *testing.T) {
 	}
 	nothingLeft(t, d, h, b.cgroup)
 	d.stop(t)
+}
+
+// TestRunStack: the command of "run" finds in mountinfo the kernel's own mounts of what its view shows, read-only, unless it was told not
+// to; what it reads by path is the view's. The host's mounts, and what they are mounted with, stay as they are.
+func TestRunStack(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	if tree.View {
+		t.Skip("machine: this host is a guest itself, and has no cgroups of the kernel's to mount")
+	}
+	before := kernelMounts(readFile("/proc/self/mountinfo"))
+	args := []string{"--controllers", "pids", "--limit", "pids.max=64"}
+	top := topOf(guestView, tree)
+	got := runGuest(t, args, "cat /proc/self/mountinfo; cat "+top+"/pids.max; mount -o remount,rw "+top+" 2>&1 || umount "+guestView+" 2>&1")
+	if mounts := kernelMounts(got.out); len(mounts) != 1 || mounts[0].at != top || mounts[0].root != "/" || !mounts[0].readOnly() {
+		t.Errorf("the command finds %+v; want one mount, read-only, at %s; %s", mounts, top, got.err)
+	}
+	if lines := strings.Split(strings.TrimSpace(got.out), "\n"); !slices.Contains(lines, "64") || got.status == 0 {
+		t.Errorf("status %d: %s", got.status, got.out)
+	}
+	if mounts := kernelMounts(runGuest(t, append(args, "--no-stack"), "cat /proc/self/mountinfo").out); len(mounts) > 0 {
+		t.Errorf("with --no-stack the command finds %+v", mounts)
+	}
+	if after := kernelMounts(readFile("/proc/self/mountinfo")); !slices.Equal(before, after) {
+		t.Errorf("the host's mounts were %+v and are %+v", before, after)
+	}
 }

@@ -23,6 +23,7 @@ func runCommand() *cli.Command {
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the guest and of its cgroup (default: run-PID)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file: `FILE=VALUE`; may be given again"},
+			noStackFlag(),
 			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host"},
 			&cli.BoolFlag{Name: "privileged", Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
 			noBPFFlag(),
@@ -60,7 +61,7 @@ func runGuest(c *cli.Context) (int, error) {
 		}
 	}
 	cfg := guest.RunConfig{
-		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), Command: c.Args().Slice(),
+		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
 		Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	for _, text := range c.StringSlice("limit") {

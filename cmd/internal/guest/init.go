@@ -33,6 +33,7 @@ type initSetup struct {
 	Userns     bool
 	Privileged bool
 	Cgroups    string // what /proc/cgroups says
+	Below      []kernelMount
 }
 
 // initFailure is what it says when it cannot become the command.
@@ -138,6 +139,7 @@ func setMounts(s initSetup) error {
 	if err := overmountCgroups(s.Cgroups); err != nil {
 		return err
 	}
+	mountBelow(s.Below)
 	if s.Userns {
 		if err := keepWholeProc(); err != nil {
 			return err

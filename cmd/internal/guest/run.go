@@ -31,6 +31,7 @@ type RunConfig struct {
 	Layout     hierarchy.Layout
 	Userns     bool
 	Privileged bool
+	NoStack    bool // nothing of the kernel's cgroups is mounted below the view
 	Command    []string
 	Types      Typer // nil: statfs of the view says FUSE
 	Log        *logrus.Entry
@@ -100,7 +101,11 @@ func Run(cfg RunConfig) (status int, err error) {
 			cfg.Types.Show(int(mount.Fd()), view.View.Types())
 		}
 	}
-	return runCommand(cfg, lease, mount, cgroups, show, signals)
+	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: cgroups}
+	if !cfg.NoStack && !cfg.Userns { // there the host's own mounts stay, which no program gets past that reads mountinfo
+		setup.Below = kernelMounts(shown, view.View.Layout())
+	}
+	return runCommand(cfg, lease, mount, setup, show, signals)
 }
 
 // Served is a view with what it stands on.
@@ -235,7 +240,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 }
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
-func runCommand(cfg RunConfig, l *lease, mount *os.File, cgroups string, show func(), signals <-chan os.Signal) (int, error) {
+func runCommand(cfg RunConfig, l *lease, mount *os.File, setup initSetup, show func(), signals <-chan os.Signal) (int, error) {
 	runtime.LockOSThread() // the guest is to die with this thread (PR_SET_PDEATHSIG), so it must not end before
 	defer runtime.UnlockOSThread()
 	toChild, err := newPipe()
@@ -265,7 +270,6 @@ func runCommand(cfg RunConfig, l *lease, mount *os.File, cgroups string, show fu
 		}
 	}
 	show() // the child, which waits for its orders, has meanwhile begun
-	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: cgroups}
 	if err := json.NewEncoder(toChild.w).Encode(setup); err != nil {
 		return abandon(fmt.Errorf("cannot set the command up: %w", err))
 	}
