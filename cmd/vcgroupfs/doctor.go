@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -16,9 +18,9 @@ func doctorCommand() *cli.Command {
 		Name:  "doctor",
 		Usage: "what works on this host, and which programs accept a view",
 		Description: "Looks at this host, changes nothing, and says what to do about what is missing. Then lists the programs that look for cgroups\n" +
-			"and what each makes of a view: yes; no, it fails; or it ignores the view and takes the host's values for its limits. With --pid it\n" +
-			"says that of what this process finds at /sys/fs/cgroup, and whether root in it could go around a view. Ends with 4 when the host\n" +
-			"cannot serve any view.\n\n" +
+			"and what each makes of a view: with FUSE's type, and where statfs says the kernel's own (by BPF or seccomp notification). With --pid\n" +
+			"it says that of what this process finds at /sys/fs/cgroup, whether the type is right for it, and whether root in it could go around\n" +
+			"a view. --json says for each program what of it was run, in which version and where. Ends with 4 when the host cannot serve any view.\n\n" +
 			"   vcgroupfs doctor --pid \"$(pgrep -o java)\"",
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "pid", Usage: "judge what process `PID` finds at /sys/fs/cgroup"},
@@ -31,7 +33,8 @@ func doctorCommand() *cli.Command {
 // diagnosis is "doctor --json".
 type diagnosis struct {
 	Checks  []doctor.Check  `json:"checks"`
-	Sight   doctor.Sight    `json:"sight,omitempty"` // with --pid
+	Sight   doctor.Sight    `json:"sight,omitempty"`     // with --pid
+	Right   doctor.Right    `json:"typeRight,omitempty"` // with --pid
 	Clients []doctor.Client `json:"clients"`
 }
 
@@ -45,17 +48,15 @@ func runDoctor(c *cli.Context) error {
 	d := diagnosis{Checks: doctor.Host(c.Context, c.String("socket")), Clients: doctor.Clients}
 	if pid := c.Int("pid"); pid != 0 {
 		var err error
-		var bound, kind doctor.Check
+		var bound, typed doctor.Check
 		if d.Sight, err = doctor.SightOf(pid); err == nil {
 			bound, err = doctor.Bound(pid)
-		}
-		if err == nil {
-			kind, err = doctor.TypeOf(pid)
 		}
 		if err != nil {
 			return err
 		}
-		d.Checks = append(d.Checks, bound, kind)
+		d.Right, typed = doctor.TypeOf(pid, d.Sight)
+		d.Checks = append(d.Checks, bound, typed)
 	}
 	if c.Bool("json") {
 		enc := json.NewEncoder(c.App.Writer)
@@ -83,30 +84,61 @@ func (d diagnosis) print(c *cli.Context) {
 		}
 	}
 	fmt.Fprintln(out)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	defer w.Flush()
 	if d.Sight == "" {
-		fmt.Fprint(w, "WHAT IT MAKES OF A VIEW OF")
-		for _, s := range doctor.Sights {
-			fmt.Fprintf(w, "\t%s", s.How)
-		}
-		fmt.Fprintln(w, "\tELSE GIVE IT")
-		for _, client := range d.Clients {
-			fmt.Fprint(w, client.Name)
-			for _, s := range doctor.Sights {
-				fmt.Fprintf(w, "\t%s", client.Verdicts[s.Sight])
-			}
-			fmt.Fprintf(w, "\t%s\n", client.Instead)
-		}
+		printClients(out, d.Clients)
 		return
 	}
 	fmt.Fprintf(out, "process %d finds at /sys/fs/cgroup: %s\n\n", c.Int("pid"), d.Sight)
-	fmt.Fprintln(w, "PROGRAM\tACCEPTS IT\tLOOKS BY\tELSE GIVE IT")
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	fmt.Fprintln(w, "PROGRAM\tACCEPTS IT\tASKS\tWAS\tELSE GIVE IT, OR IT NEEDS")
 	for _, client := range d.Clients {
-		instead := client.Instead
-		if client.Verdicts[d.Sight] == doctor.Yes {
-			instead = ""
+		verdict := string(client.On(d.Sight, d.Right == doctor.RightYes))
+		if d.Right == doctor.RightUnknown && client.Typed[d.Sight] != client.Verdicts[d.Sight] {
+			verdict += ", or " + string(client.Typed[d.Sight])
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", client.Name, client.Verdicts[d.Sight], client.Looks, instead)
+		also := client.Instead
+		if verdict == string(doctor.Yes) {
+			also = client.Needs
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", client.Name, verdict, client.Asks, client.How(), also)
+	}
+	if d.Right == doctor.RightUnknown {
+		fmt.Fprintln(w, "\nof two the second is where its seccomp filter notifies of statfs")
+	}
+}
+
+// printClients prints the table of the clients in 100 columns.
+func printClients(out io.Writer, clients []doctor.Client) {
+	names := 0
+	for _, client := range clients {
+		names = max(names, len(client.Name))
+	}
+	line := func(name, asks string, cells []string, how string) {
+		fmt.Fprintf(out, "%-*s %-6s", names, name, asks)
+		for _, cell := range cells {
+			fmt.Fprintf(out, " %-3s", cell)
+		}
+		fmt.Fprintf(out, " %s\n", how)
+	}
+	fmt.Fprintf(out, "%-*s %-6s %-23s %s\n", names, "WHAT PROGRAMS MAKE OF A VIEW", "", "WITH FUSE'S TYPE", "WITH THE TYPE RIGHT")
+	columns := []string{"v2", "-s", "v1", "-s", "tmp", "-s"} // Sights
+	line("PROGRAM", "ASKS", slices.Concat(columns, columns), "WAS")
+	for _, client := range clients {
+		var cells []string
+		for _, typed := range []bool{false, true} {
+			for _, s := range doctor.Sights {
+				verdict := client.On(s.Sight, typed)
+				if verdict == doctor.Ignores {
+					verdict = "ign"
+				}
+				cells = append(cells, string(verdict))
+			}
+		}
+		line(client.Name, string(client.Asks), cells, client.How())
+	}
+	fmt.Fprintln(out, "\n-s: --no-stack; tmp: v1 --tmpfs; ign: ignores. What to do about a no: docs/clients.md, or --pid")
+	for _, text := range doctor.Legend {
+		fmt.Fprintln(out, text)
 	}
 }

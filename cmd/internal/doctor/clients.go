@@ -15,12 +15,13 @@ const (
 	StackedTmpfs Sight = "stacked-tmpfs" // such a tmpfs over the kernel's own mounts
 )
 
-// Sights are those that a view can give, with the option that gives them.
+// Sights are those that a view can give, with the options that give them.
 var Sights = []struct {
 	Sight Sight
 	How   string
 }{
-	{View, "v2"}, {Stacked, "v2 --stack"}, {Dirs, "v1"}, {StackedDirs, "v1 --stack"}, {Tmpfs, "v1 --tmpfs"}, {StackedTmpfs, "v1 --tmpfs --stack"},
+	{Stacked, "v2"}, {View, "v2 --no-stack"}, {StackedDirs, "v1"}, {Dirs, "v1 --no-stack"},
+	{StackedTmpfs, "v1 --tmpfs"}, {Tmpfs, "v1 --tmpfs --no-stack"},
 }
 
 // Verdict says whether a program accepts what it finds.
@@ -31,54 +32,107 @@ const (
 	No      Verdict = "no"
 	Ignores Verdict = "ignores" // it runs, and takes the host's values for its limits
 	Other   Verdict = "-"       // it does not look there
+	Unknown Verdict = "?"       // neither run nor read
 )
 
-// Client is a program, and what it makes of each sight. TestClients of the integration tests compares that with what programs do;
-// docs/clients.md tells which. The others were read in their sources.
+// Asks says by what a program tells what it finds, before it opens files by path.
+type Asks string
+
+const (
+	AsksPath   Asks = "path"   // by nothing else
+	AsksType   Asks = "type"   // statfs: the number of the file system's type
+	AsksMounts Asks = "mounts" // /proc/self/mountinfo: a file system of type cgroup2 or cgroup
+	AsksBoth   Asks = "both"
+)
+
+// Type says what statfs of a view says.
+type Type string
+
+const (
+	Fuse         Type = "fuse"         // FUSE's own number
+	ByBPF        Type = "bpf"          // the kernel's number for what is shown, by BPF
+	Notification Type = "notification" // the same, by seccomp's user notification
+)
+
+// Client is a program, and what it makes of each sight: where statfs says FUSE, and where it says the kernel's own number.
 type Client struct {
 	Name     string            `json:"name"`
-	Looks    string            `json:"looks"` // how it tells what it finds
+	Asks     Asks              `json:"asks"`
+	Looks    string            `json:"looks"` // the same in more words
 	Verdicts map[Sight]Verdict `json:"verdicts"`
+	Typed    map[Sight]Verdict `json:"typed"`             // with the type right
+	Needs    string            `json:"needs,omitempty"`   // what else a yes wants
 	Instead  string            `json:"instead,omitempty"` // what to give it where it says no or ignores
+	Run      []Run             `json:"run,omitempty"`     // what was run; all other verdicts were read in the sources
 }
 
-// client has a verdict for each of Sights, in their order.
-func client(name, looks, instead string, verdicts ...Verdict) Client {
-	c := Client{name, looks, map[Sight]Verdict{V2: Yes, V1: Yes, None: Other}, instead}
-	for i, v := range verdicts {
-		c.Verdicts[Sights[i].Sight] = v
+// Run is a version of a program that was run. It did what the table says.
+type Run struct {
+	What   string  `json:"what"`
+	Kernel string  `json:"kernel,omitempty"` // "": not noted
+	On     []Sight `json:"on"`
+	Type   Type    `json:"type"`
+	Test   string  `json:"test,omitempty"` // of the integration tests; "": by hand
+}
+
+// How is "run" or "read".
+func (c Client) How() string {
+	if len(c.Run) > 0 {
+		return "run"
+	}
+	return "read"
+}
+
+// WasRun says whether a verdict is what a program did, with the type right or not.
+func (c Client) WasRun(s Sight, typed bool) bool {
+	for _, r := range c.Run {
+		for _, on := range r.On {
+			if on == s && (r.Type != Fuse) == typed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// On is what the client makes of a sight.
+func (c Client) On(s Sight, typed bool) Verdict {
+	if typed {
+		return c.Typed[s]
+	}
+	return c.Verdicts[s]
+}
+
+// client has a verdict for each of Sights, in their order: with FUSE's type, and with the right one.
+func client(name string, asks Asks, looks string, plain, typed [6]Verdict) Client {
+	c := Client{
+		Name: name, Asks: asks, Looks: looks,
+		Verdicts: map[Sight]Verdict{V2: Yes, V1: Yes, None: Other}, Typed: map[Sight]Verdict{V2: Yes, V1: Yes, None: Other},
+	}
+	for i, s := range Sights {
+		c.Verdicts[s.Sight], c.Typed[s.Sight] = plain[i], typed[i]
 	}
 	return c
 }
 
-// but is the client with another verdict on a sight.
-func (c Client) but(s Sight, v Verdict) Client {
-	c.Verdicts[s] = v
+// onlyV2 is the client that does not know v1.
+func (c Client) onlyV2() Client {
+	c.Verdicts[V1], c.Typed[V1] = No, No
 	return c
 }
 
-const (
-	byPath  = "opens files by path"
-	byMagic = "statfs: the kernel's magic number of cgroup2"
-	byMount = "/proc/self/mountinfo: a file system of type cgroup2 or cgroup"
-)
+func (c Client) needs(what string) Client {
+	c.Needs = what
+	return c
+}
 
-// Clients are the programs that are known. Sources: the projects' own, August to November 2026.
-var Clients = []Client{
-	client("systemd 236 to 257 as process 1", byMagic+", or a tmpfs", "--tmpfs on a host with v1; nothing on one with v2 alone", No, No, No, No, Yes, Yes),
-	client("systemd 258 as process 1", byMagic, "the kernel's own cgroup2; systemd 259", No, No, No, No, No, No).but(V1, No),
-	client("systemd 259 and newer as process 1", byPath, "a view of v2", Yes, Yes, No, No, No, No).but(V1, No),
-	client("systemd-nspawn", "access of cgroup.procs", "a view of v2", Yes, Yes, No, No, No, No),
-	client("runc in the guest", byMagic+", else "+byMount, "--stack on a host with v1, in a user namespace, for containers without a cgroup mount", No, No, No, Yes, No, Yes),
-	client("crun in the guest", byMagic+", or a tmpfs", "--tmpfs on a host with v1, in a user namespace", No, No, No, No, Yes, Yes),
-	client("Docker, podman, containerd, kubelet, cAdvisor in the guest", byMagic+", else "+byMount, "the kernel's own cgroup2, read-only", No, No, No, No, No, No),
-	client("Go 1.25 and newer (GOMAXPROCS), automaxprocs", byMount+", then by path", "--stack", Ignores, Yes, Ignores, Yes, Ignores, Yes),
-	client("JDK 11 to 24 before the updates of July 2026", "/proc/cgroups, then "+byMount, "--stack", Ignores, Yes, Ignores, Yes, Ignores, Yes),
-	client("JDK 25 and newer, updates since July 2026, Corretto 8", byMagic+", else /proc/cgroups, then "+byMount, "the limits as options (-Xmx, -XX:ActiveProcessorCount); --stack on a host with v1", Ignores, Ignores, Ignores, Yes, Ignores, Yes),
-	client(".NET", byMagic+", else "+byMount, "DOTNET_GCHeapHardLimit; --stack on a host with v1", Ignores, Ignores, Ignores, Yes, Ignores, Yes),
-	client("Node.js 20 and newer (libuv 1.45)", byPath, "", Yes, Yes, Yes, Yes, Yes, Yes),
-	client("Rust 1.64 and newer (available_parallelism)", byPath, "", Yes, Yes, Yes, Yes, Yes, Yes),
-	client("telegraf, shell scripts, whatever reads by path", byPath, "", Yes, Yes, Yes, Yes, Yes, Yes),
-	client("btop 1.4.6 and newer", byPath, "a view of v2", Yes, Yes, Ignores, Ignores, Ignores, Ignores),
-	client("libcgroup (cgcreate, cgget)", byMount, "--stack, or the files themselves", No, Yes, No, Yes, No, Yes),
+func (c Client) instead(what string) Client {
+	c.Instead = what
+	return c
+}
+
+// run adds a version of the client that was run.
+func (c Client) run(what, kernel string, of Type, test string, on ...Sight) Client {
+	c.Run = append(c.Run[:len(c.Run):len(c.Run)], Run{what, kernel, on, of, test})
+	return c
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 func TestSightIn(t *testing.T) {
@@ -41,20 +42,78 @@ func TestSightIn(t *testing.T) {
 	}
 }
 
-// TestClients: every client has a verdict for every sight, and says what to do where it has no good one.
+// TestClients: every client has a verdict for every sight, says what to do where it has no good one, and accepts what it does with the
+// type right where it accepts it with FUSE's.
 func TestClients(t *testing.T) {
 	for _, c := range Clients {
 		fine := true
 		for _, s := range Sights {
-			v := c.Verdicts[s.Sight]
-			if v == "" {
-				t.Errorf("%s has no verdict on %s", c.Name, s.Sight)
+			plain, typed := c.Verdicts[s.Sight], c.Typed[s.Sight]
+			if plain == "" || typed == "" {
+				t.Errorf("%s has no verdict on %s: %q, %q", c.Name, s.Sight, plain, typed)
 			}
-			fine = fine && v == Yes
+			if plain == Yes && typed != Yes {
+				t.Errorf("%s: %s with FUSE's type, %s with the right one", c.Name, plain, typed)
+			}
+			if (plain == Unknown || typed == Unknown) && (c.WasRun(s.Sight, plain != Unknown)) {
+				t.Errorf("%s was run on %s, and its verdict is unknown", c.Name, s.Sight)
+			}
+			fine = fine && plain == Yes
 		}
 		if fine == (c.Instead != "") {
 			t.Errorf("%s: what to do instead is %q", c.Name, c.Instead)
 		}
+		for _, r := range c.Run {
+			if r.What == "" || r.Type == "" || len(r.On) == 0 || r.Test != "" && r.Kernel == "" {
+				t.Errorf("%s: %+v", c.Name, r)
+			}
+		}
+	}
+}
+
+// TestDocumented: docs/clients.md has the same table. VCGROUPFS_UPDATE=1 writes it there.
+func TestDocumented(t *testing.T) {
+	const file, begin, end = "../../../docs/clients.md", "<!-- doctor's table: begin -->\n", "<!-- doctor's table: end -->\n"
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok1 := strings.Cut(string(raw), begin)
+	table, after, ok2 := strings.Cut(rest, end)
+	if !ok1 || !ok2 {
+		t.Fatalf("%s has no place for the table", file)
+	}
+	if table == Markdown() {
+		return
+	}
+	if os.Getenv("VCGROUPFS_UPDATE") == "" {
+		t.Fatalf("%s has another table than doctor; VCGROUPFS_UPDATE=1 go test ./cmd/internal/doctor writes it", file)
+	}
+	if err := os.WriteFile(file, []byte(before+begin+Markdown()+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRightOf: BPF is seen from outside, a notification is not.
+func TestRightOf(t *testing.T) {
+	for _, c := range []struct {
+		number   int64
+		err      error
+		filtered bool
+		want     Right
+		says     string
+	}{
+		{unix.CGROUP2_SUPER_MAGIC, nil, true, RightYes, "0x63677270"}, {unix.TMPFS_MAGIC, nil, false, RightYes, "by BPF"},
+		{unix.FUSE_SUPER_MAGIC, nil, false, RightNo, "no seccomp filter"}, {unix.FUSE_SUPER_MAGIC, nil, true, RightUnknown, "if it notifies"},
+		{0, unix.ENOTCONN, false, RightUnknown, "not connected"},
+	} {
+		right, check := rightOf("x", c.number, c.err, c.filtered)
+		if right != c.want || !strings.Contains(check.Found, c.says) || (check.State == OK) != (check.Do == "") {
+			t.Errorf("%+v: %s, %+v", c, right, check)
+		}
+	}
+	if right, check := TypeOf(os.Getpid(), V2); right != RightYes || check.State != OK {
+		t.Errorf("%s, %+v", right, check)
 	}
 }
 

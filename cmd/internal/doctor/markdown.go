@@ -1,0 +1,63 @@
+package doctor
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Legend says what the words of the tables mean, a line for each.
+var Legend = []string{
+	"asks: type: statfs; mounts: /proc/self/mountinfo; both; path: neither, it opens files",
+	"yes; no: it fails; ignores: it runs with the host's values for its limits; ?: neither run nor read",
+}
+
+// Markdown is the table of the clients, and what was run of them, as docs/clients.md has it. A verdict in bold is what a program did;
+// of two the first is with FUSE's type, the second with the type right.
+func Markdown() string {
+	var b strings.Builder
+	b.WriteString("| program | asks |")
+	for _, s := range Sights {
+		fmt.Fprintf(&b, " %s |", s.How)
+	}
+	b.WriteString(" else give it | needs | how |\n|---|---|" + strings.Repeat("---|", len(Sights)) + "---|---|---|\n")
+	for _, c := range Clients {
+		fmt.Fprintf(&b, "| %s | %s |", c.Name, c.Asks)
+		for _, s := range Sights {
+			fmt.Fprintf(&b, " %s |", c.cell(s.Sight))
+		}
+		fmt.Fprintf(&b, " %s | %s | %s |\n", c.Instead, c.Needs, c.How())
+	}
+	b.WriteString("\n| was run | Linux | on a view of | type | by |\n|---|---|---|---|---|\n")
+	for _, c := range Clients {
+		for _, r := range c.Run {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.What, or(r.Kernel, "not noted"), hows(r.On), r.Type, or(r.Test, "hand"))
+		}
+	}
+	return b.String()
+}
+
+func (c Client) cell(s Sight) string {
+	word := func(typed bool) string {
+		if c.WasRun(s, typed) {
+			return "**" + string(c.On(s, typed)) + "**"
+		}
+		return string(c.On(s, typed))
+	}
+	plain, typed := word(false), word(true)
+	if c.On(s, false) == c.On(s, true) && !c.WasRun(s, true) {
+		return plain
+	}
+	return plain + " / " + typed
+}
+
+func hows(on []Sight) string {
+	var names []string
+	for _, s := range Sights {
+		for _, o := range on {
+			if o == s.Sight {
+				names = append(names, s.How)
+			}
+		}
+	}
+	return strings.Join(names, ", ")
+}
