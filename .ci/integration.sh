@@ -23,8 +23,9 @@ on_this_kernel() {
 	containerd=$(.ci/containerd.sh) || return
 	docker=$(.ci/docker.sh) || return
 	btop=$(.ci/btop.sh) || btop= # its test says that it was skipped
+	jdk=$(.ci/jdk.sh) || jdk=    # the same
 	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
-		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
+		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
 # files_of PROGRAM... prints the files that programs consist of, those that are installed.
@@ -44,6 +45,7 @@ client_files() {
 		ls -d "$jre/lib" /etc/java-*
 	}
 	[ -z "$btop" ] || ls -d "$btop/usr/bin/btop" "$btop/usr/lib"
+	[ -z "$jdk" ] || ls -d "$jdk/lib/x86_64-linux-gnu" "$jdk/usr/lib/x86_64-linux-gnu" "$jdk"/usr/lib/jvm/java-25-*/bin/java "$jdk"/usr/lib/jvm/java-25-*/lib
 }
 
 # in_vm NAME SERIES LISTER MACHINE'S OPTIONS [OPTION...] begins the tests in a machine that has the files which LISTER prints, too.
@@ -109,8 +111,9 @@ for kernel in $kernels; do
 	*-clients)
 		jre=$(readlink -f "$(command -v java)") && jre=${jre%/bin/java}
 		btop=$(.ci/btop.sh) || btop=
+		jdk=$(.ci/jdk.sh) || jdk=
 		in_vm "$kernel" "${kernel%-clients}" client_files \
-			"-smp 4 -memory 2048 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin -env VCGROUPFS_BTOP=$btop" -test.run '^TestClients' "$@"
+			"-smp 4 -memory 3072 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin -env VCGROUPFS_BTOP=$btop -env VCGROUPFS_JDK=$jdk" -test.run '^TestClients' "$@"
 		;;
 	*) in_vm "$kernel-vm" "$kernel" "files_of runc crun" "" -test.skip '^TestClients$' "$@" ;;
 	esac

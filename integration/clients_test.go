@@ -29,6 +29,7 @@ type client struct {
 	needs   string // a program of the host; "" for one that the tests bring along
 	command []string
 	sees    string // what then matches its output, as a regular expression
+	refuses string // what does when it fails for what it finds: no other failure is a refusal; "" for one that never fails
 }
 
 // clients are the programs that are asked. What a row says of others than those is read in their sources.
@@ -46,12 +47,45 @@ func clients(h *host.Host) []client {
 		{row: "telegraf", command: []string{"/program", "telegraf"}, sees: fmt.Sprintf("(?s)memory=%d\n.*pids=%d\n", clientMemory, clientPids)},
 		{row: "Rust", needs: "rustc", command: []string{"/parallelism"}, sees: "^1\n"},
 		{row: "Node.js", needs: "node", command: []string{"node", "-p", "process.constrainedMemory()"}, sees: fmt.Sprintf("^%d\n", clientMemory)},
-		{row: jdkRow(), needs: "java", command: []string{"java", "-XX:+UseSerialGC", "-Xlog:os+container=trace", "-version"},
-			sees: fmt.Sprintf("(?s)active_processor_count: 1\n.*Memory Limit is: %d\n", clientMemory)},
-		{row: "runc in", needs: "runc", command: []string{"sh", "-c", nested("runc")}, sees: "^inner\n"},
-		{row: "crun in", needs: "crun", command: []string{"sh", "-c", nested("crun")}, sees: "^inner\n"},
-		{row: "libcgroup", needs: "cgget", command: []string{"cgget", "-n", "-v", "-r", memoryLimit, "/"}, sees: fmt.Sprintf("^%d\n", clientMemory)},
+		{row: jdkRow(), needs: "java", command: append([]string{"java"}, javaArgs...), sees: javaSees},
+		{row: "JDK 25 ", needs: newJDK, command: append(newJava(), javaArgs...), sees: javaSees},
+		{row: "runc in", needs: "runc", command: []string{"sh", "-c", nested("runc")}, sees: "^inner\n",
+			refuses: "runc run failed: no cgroup mount found in mountinfo"},
+		{row: "crun in", needs: "crun", command: []string{"sh", "-c", nested("crun")}, sees: "^inner\n",
+			refuses: "invalid file system type on '/sys/fs/cgroup'"},
+		{row: "libcgroup", needs: "cgget", command: []string{"cgget", "-n", "-v", "-r", memoryLimit, "/"}, sees: fmt.Sprintf("^%d\n", clientMemory),
+			refuses: "libcgroup initialization failed: Cgroup is not mounted"},
 	}
+}
+
+// What a Java is asked, and what it prints when it has found the limits: 25 names the controller of the first.
+var (
+	javaArgs = []string{"-XX:+UseSerialGC", "-Xlog:os+container=trace", "-version"}
+	javaSees = fmt.Sprintf("(?s)active_processor_count: 1\n.*(Memory Limit is|Hierarchical Memory Limit is): %d\n", clientMemory)
+)
+
+// newJDK is the variable that names a directory with the files of a Java of version 25 and of its C library, and inJDK where containers
+// have it: whose root is not the host's may not look into the host's root's home.
+const (
+	newJDK = "VCGROUPFS_JDK"
+	inJDK  = "/jdk"
+)
+
+// newJava is the command of that Java, which is run by the C library that it wants; nil where it is not here.
+func newJava() []string {
+	dir := os.Getenv(newJDK)
+	java, _ := filepath.Glob(filepath.Join(dir, "usr/lib/jvm/java-25-*/bin/java"))
+	if dir == "" || len(java) == 0 {
+		return nil
+	}
+	const lib = inJDK + "/usr/lib/x86_64-linux-gnu"
+	return []string{lib + "/ld-linux-x86-64.so.2", "--library-path", lib + ":" + inJDK + "/lib/x86_64-linux-gnu", inJDK + strings.TrimPrefix(java[0], dir)}
+}
+
+// mount adds a mount to the configuration.
+func (b *bundle) mount(kind, source, destination string, options ...string) {
+	m := map[string]any{"destination": destination, "type": kind, "source": source, "options": options}
+	b.config["mounts"] = append(b.config["mounts"].([]any), m)
 }
 
 // jdkRow is the row of the Java that is installed. In July 2026 the older lines, too, got the newest one's way to tell v2 (JDK-8349988).
@@ -59,14 +93,14 @@ func jdkRow() string {
 	out, _ := exec.Command("java", "-XX:-UsePerfData", "-version").CombinedOutput() // which leaves nothing in /tmp
 	version := regexp.MustCompile(`version "(\d+).*" (\d{4}-\d{2})`).FindStringSubmatch(string(out))
 	if version != nil && (len(version[1]) < 2 || version[1] >= "25" || version[2] >= "2026-07") {
-		return "JDK 25 "
+		return "JDK 25 and"
 	}
 	return "JDK 11 "
 }
 
 // nested runs a container in the container, of the bundle that testClients puts there. Its cgroup must have come into being.
 func nested(runtime string) string {
-	return "mkdir -p /tmp/rootfs && cp /bin/busybox /tmp/rootfs && cp /inner.json /tmp/config.json && " +
+	return "set -e; mkdir -p /tmp/rootfs && cp /bin/busybox /tmp/rootfs && cp /inner.json /tmp/config.json && " +
 		runtime + " --root /tmp/" + runtime + " run --bundle /tmp inner-" + runtime
 }
 
@@ -77,6 +111,11 @@ func rustProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUP
 func (c client) need(t *testing.T, tree *host.Tree) {
 	switch c.needs {
 	case "":
+		return
+	case newJDK:
+		if newJava() == nil {
+			t.Skip("machine: no Java of version 25 is unpacked (.ci/jdk.sh), " + newJDK + " names no directory of it")
+		}
 		return
 	case "rustc":
 		if !exists(rustProgram()) {
@@ -114,9 +153,13 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 	runc := needRuntime(t, "runc")
 	d := startDaemon(t)
 	b := newBundle(t, d, runc, "clients", "commands", hookArgs...)
-	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b)})
+	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b), inJDK + "/here": ""})
 	b.with("cgroup", "user") // where nothing but the view bounds what a container in it does
 	b.allow(allCapabilities(t))
+	b.mount("tmpfs", "tmpfs", "/tmp", "mode=1777") // the machines' own belongs to the host's root alone
+	if dir := os.Getenv(newJDK); dir != "" {
+		b.mount("bind", dir, inJDK, "rbind", "ro")
+	}
 	delete(b.linux(), "seccomp")
 	delete(b.linux(), "maskedPaths")
 	delete(b.linux(), "readonlyPaths")
@@ -139,14 +182,7 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 			c.need(t, memory)
 			args := append([]string{"exec", "--env", roleVariable + "=client", "--env", "PATH=" + os.Getenv("PATH"), b.id}, c.command...)
 			out, err := exec.Command(runc, args...).CombinedOutput()
-			got, want := "ignores", says.of(c.row)
-			switch {
-			case err != nil:
-				got = "no"
-				t.Logf("REFUSAL %s/%s: %s", says.Sight, c.row, out)
-			case regexp.MustCompile(c.sees).Match(out):
-				got = "yes"
-			}
+			got, want := c.verdict(t, out, err), says.of(c.row)
 			if got != want && !(nothing && want == "-" && got != "yes") {
 				t.Errorf("finds %s: %s, and doctor says %q; it printed:\n%.2000s", says.Sight, got, want, out)
 			}
@@ -160,12 +196,29 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 	d.stop(t)
 }
 
+// verdict is what a client makes of what it finds, by what it printed and how it ended.
+func (c client) verdict(t *testing.T, out []byte, err error) string {
+	t.Helper()
+	switch {
+	case err == nil && regexp.MustCompile(c.sees).Match(out):
+		return "yes"
+	case err == nil:
+		return "ignores"
+	case c.refuses != "" && regexp.MustCompile(c.refuses).Match(out):
+		t.Logf("refuses: %s", strings.TrimSpace(string(out)))
+		return "no"
+	}
+	t.Fatalf("failed for another reason than what it finds: %v: %.2000s", err, out)
+	return ""
+}
+
 // diagnosis is what doctor says of what a process finds.
 type diagnosis struct {
-	Sight   string
-	Clients []struct {
-		Name     string
-		Verdicts map[string]string
+	Sight     string
+	TypeRight string
+	Clients   []struct {
+		Name            string
+		Verdicts, Typed map[string]string
 	}
 }
 
@@ -180,14 +233,18 @@ func (d *daemon) doctorOf(t *testing.T, pid int) (says diagnosis) {
 // of is the verdict on the client whose row begins so.
 func (says diagnosis) of(row string) string {
 	for _, c := range says.Clients {
-		if strings.HasPrefix(c.Name, row) {
-			return c.Verdicts[says.Sight]
+		if !strings.HasPrefix(c.Name, row) {
+			continue
 		}
+		if says.TypeRight == "yes" { // by BPF
+			return c.Typed[says.Sight]
+		}
+		return c.Verdicts[says.Sight]
 	}
 	return ""
 }
 
-// innerConfig is the configuration of a container in the container, without a mount of cgroups.
+// innerConfig is the configuration of a container in the container, with the runtime's usual mount of cgroups.
 func innerConfig(t *testing.T, outer *bundle) string {
 	t.Helper()
 	var config map[string]any
@@ -196,7 +253,6 @@ func innerConfig(t *testing.T, outer *bundle) string {
 	}
 	process := config["process"].(map[string]any)
 	process["terminal"], process["args"] = false, []string{"/busybox", "echo", "inner"}
-	config["mounts"] = withoutCgroups(config["mounts"])
 	raw, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
