@@ -15,6 +15,10 @@ import (
 // (no-internal-process rule, Documentation/admin-guide/cgroup-v2.rst). The guest sees its boundary as root. So before a
 // controller is enabled there its processes move to the leaf, and from then on the leaf is where the root's processes are:
 // listed in the root's cgroup.procs, itself listed nowhere.
+//
+// Only a real root has threaded children and domains with processes side by side (cgroup_is_mixable in
+// kernel/cgroup/cgroup.c, Linux 4.14): a boundary has the one or the other. Beside threaded children its processes stay
+// in it, because the leaf is a domain; the kernel enables threaded controllers over them, and no others.
 
 // evacuations bounds how often the boundary's processes are read again while they fork.
 const evacuations = 1000
@@ -81,9 +85,40 @@ func (t *tree) leafMembers(dir uint64, file string) ([]byte, error) {
 	return d.ReadFile(file)
 }
 
-// vacate moves the boundary's processes to the leaf, so that controllers can be enabled. EBUSY when they fork faster than
-// they can be moved, or when one is not visible to the server.
+// vacate moves the boundary's processes to the leaf, so that controllers can be enabled. In a threaded subtree they stay,
+// and the kernel says which controllers can be enabled. EBUSY as moveAll.
 func (t *tree) vacate(cancel <-chan struct{}) error {
+	return t.evacuation(cancel, func(root *host.Dir) error {
+		raw, err := root.ReadFile("cgroup.procs")
+		if len(raw) == 0 && err == nil || inThreads(root) {
+			return nil // a threaded cgroup's cgroup.procs cannot be read
+		}
+		if err != nil {
+			return err
+		}
+		leaf, err := t.leaf()
+		if err != nil {
+			return err
+		}
+		defer leaf.Release()
+		return moveAll(root, leaf)
+	})
+}
+
+// rejoin moves the leaf's processes back to the boundary, which the kernel allows while no controller is enabled there.
+func (t *tree) rejoin(cancel <-chan struct{}) error {
+	return t.evacuation(cancel, func(root *host.Dir) error {
+		leaf, err := t.boundary.Acquire(t.leafID.Load())
+		if err != nil {
+			return err
+		}
+		defer leaf.Release()
+		return moveAll(leaf, root)
+	})
+}
+
+// evacuation calls move with the boundary, one at a time.
+func (t *tree) evacuation(cancel <-chan struct{}, move func(root *host.Dir) error) error {
 	select {
 	case t.evacuate <- struct{}{}:
 	case <-cancel:
@@ -95,26 +130,25 @@ func (t *tree) vacate(cancel <-chan struct{}) error {
 		return err
 	}
 	defer root.Release()
-	var leaf *host.Dir
+	return move(root)
+}
+
+// moveAll moves all processes of a cgroup. EBUSY when they fork faster than they can be moved, or when one is not visible
+// to the server.
+func moveAll(from, to *host.Dir) error {
 	for range evacuations {
-		raw, err := root.ReadFile("cgroup.procs")
+		raw, err := from.ReadFile("cgroup.procs")
 		if err != nil {
 			return err
 		}
 		if len(raw) == 0 {
 			return nil
 		}
-		if leaf == nil {
-			if leaf, err = t.leaf(); err != nil {
-				return err
-			}
-			defer leaf.Release()
-		}
 		for _, pid := range parsePids(raw) {
 			if pid == 0 {
 				return unix.EBUSY
 			}
-			if err := leaf.WriteFile("cgroup.procs", []byte(strconv.Itoa(pid))); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := to.WriteFile("cgroup.procs", []byte(strconv.Itoa(pid))); err != nil && !errors.Is(err, unix.ESRCH) {
 				return err
 			}
 		}
@@ -122,10 +156,38 @@ func (t *tree) vacate(cancel <-chan struct{}) error {
 	return unix.EBUSY
 }
 
+// inThreads reports that a boundary is threaded or the root of a threaded subtree: it has threaded children, or processes
+// and threaded controllers.
+func inThreads(root *host.Dir) bool {
+	kind, err := root.ReadFile("cgroup.type")
+	return err == nil && (string(kind) == "threaded\n" || string(kind) == "domain threaded\n")
+}
+
+// makeThreaded answers a write to cgroup.type. The kernel refuses it while a domain beside the cgroup holds processes
+// (cgroup_can_be_thread_root), as the leaf still does after the last controller was disabled.
+func (h *handle) makeThreaded(cancel <-chan struct{}, data []byte) error {
+	err := h.command(data)
+	if !errors.Is(err, unix.EOPNOTSUPP) || h.tree.leafID.Load() == 0 || !h.besideLeaf() || h.tree.rejoin(cancel) != nil {
+		return err
+	}
+	return h.command(data)
+}
+
+// besideLeaf reports that the directory of an open is directly below the boundary.
+func (h *handle) besideLeaf() bool {
+	d, err := h.tree.acquire(h.dir)
+	if err != nil {
+		return false
+	}
+	defer d.Release()
+	path, err := d.Path()
+	return err == nil && !strings.Contains(strings.Trim(path, "/"), "/")
+}
+
 // moveToRoot moves a task to the guest's root: the boundary, or the leaf once there is one or controllers are enabled.
 func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error {
 	t := h.tree
-	if !t.v2() {
+	if !t.v2() || inThreads(root) {
 		return v.moveTo(h, root, pid, thread)
 	}
 	if t.leafID.Load() == 0 {

@@ -132,6 +132,9 @@ func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte,
 // pass writes bytes to the host's file. While it runs an interrupt of the guest's request interrupts the host call too, so
 // that a reclaim ends when its caller is killed.
 func (v *View) pass(cancel <-chan struct{}, h *handle, data []byte) error {
+	if h.decision.File.Threads {
+		return h.makeThreaded(cancel, data)
+	}
 	if !h.decision.File.Blocks {
 		return h.command(data)
 	}

@@ -4,7 +4,7 @@ package hierarchy
 // controller). Writable at the boundary is what /sys/kernel/cgroup/delegate lists, and what only concerns the open file.
 var tableV2 = []ControlFile{
 	{Name: "cgroup.type", Mode: 0o644, Class: "structure", Grammar: threaded, Exists: "not in the root",
-		Boundary: ReadOnly, Below: ReadWrite, Reason: "the boundary's type belongs to its parent"},
+		Boundary: ReadOnly, Below: ReadWrite, Threads: true, Reason: "the boundary's type belongs to its parent"},
 	{Name: "cgroup.procs", Mode: 0o644, Class: "membership", Grammar: members,
 		Boundary: Guarded, Below: Guarded, Constraint: Members, Filter: FilterMembers, Blocks: true, Reason: "pids are the caller's; source and destination are inside the boundary"},
 	{Name: "cgroup.threads", Mode: 0o644, Class: "membership", Grammar: members,
