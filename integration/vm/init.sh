@@ -30,6 +30,13 @@ exec </dev/null >/dev/ttyS1 2>&1
 for module in /vm/modules/*.ko; do
 	[ ! -e "$module" ] || insmod "$module" || echo "vm: cannot load $module"
 done
+while read -r serial place; do
+	for disk in /sys/block/vd*; do
+		[ "$(cat "$disk/serial")" = "$serial" ] || continue
+		mkdir -p "$place"
+		mount -t ext4 -o ro "/dev/${disk##*/}" "$place" || echo "vm: cannot mount $place"
+	done
+done </vm/images
 mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 # shellcheck disable=SC2013 # words
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do

@@ -25,6 +25,7 @@ type guest struct {
 	busybox string   // static
 	modules []string // to load
 	files   []string // HOST=GUEST
+	images  []string // HOST=GUEST
 	env     []string // NAME=VALUE
 	dir     string
 	argv    []string
@@ -74,6 +75,11 @@ func (g guest) addSystem(w *cpio) error {
 	w.file("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"))
 	w.file("/etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n"))
 	w.file("/vm/command", 0o755, g.command())
+	mounts, err := g.imageMounts()
+	if err != nil {
+		return err
+	}
+	w.file("/vm/images", 0o644, mounts)
 	return w.err
 }
 
@@ -111,6 +117,19 @@ func (g guest) command() []byte {
 	}
 	b.WriteByte('\n')
 	return b.Bytes()
+}
+
+// imageMounts is a line for each image: its disk's serial number and where the guest mounts it.
+func (g guest) imageMounts() ([]byte, error) {
+	var b bytes.Buffer
+	for i, pair := range g.images {
+		_, to, ok := strings.Cut(pair, "=")
+		if !ok || !filepath.IsAbs(to) || strings.ContainsAny(to, " \n") {
+			return nil, fmt.Errorf("-image %q is not HOST=/GUEST", pair)
+		}
+		fmt.Fprintf(&b, "%s %s\n", imageName(i), to)
+	}
+	return b.Bytes(), nil
 }
 
 // quote is a word as the shell reads it.

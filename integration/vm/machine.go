@@ -21,7 +21,8 @@ const statusPrefix = "=== vm: exit status "
 type machine struct {
 	qemu            string
 	kernel, initrd  string
-	console         string // file that gets the kernel's log
+	console         string   // file that gets the kernel's log
+	images          []string // files of file systems, which the guest cannot write
 	memoryMiB, cpus int
 	timeout         time.Duration
 	bootTime        time.Duration // how long it may be silent at first
@@ -35,7 +36,7 @@ var errSilent = errors.New("the guest says nothing")
 // int3 that nobody expects, a JDK of what it has compiled (SIGILL, 1 of 75 starts with QEMU 7.2); and two machines need a third
 // more of the host's time. The disk answers reads with zeroes and forgets writes; it is there so that io.max has a device to name.
 func (m machine) args() []string {
-	return []string{
+	args := []string{
 		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
 		"-m", strconv.Itoa(m.memoryMiB), "-smp", strconv.Itoa(m.cpus),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -48,7 +49,16 @@ func (m machine) args() []string {
 		"-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic psi=1 random.trust_cpu=on " +
 			"mitigations=off no_timer_check",
 	}
+	for i, file := range m.images {
+		node := imageName(i)
+		args = append(args, "-blockdev", "driver=raw,node-name="+node+",read-only=on,file.driver=file,file.filename="+file,
+			"-device", "virtio-blk-pci,drive="+node+",serial="+node)
+	}
+	return args
 }
+
+// imageName is the serial number by which the guest knows an image's disk.
+func imageName(i int) string { return "image" + strconv.Itoa(i) }
 
 // run boots the machine, copies the command's output to out and returns the status that the guest said. It fails when
 // QEMU does, when the time is up and when the output ends without a status.

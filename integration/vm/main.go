@@ -39,7 +39,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 func main() {
 	var m machine
-	var files, env list
+	var files, env, images list
 	kernel := flag.String("kernel", "", "directory of an unpacked kernel package (boot/vmlinuz-*, lib/modules/*)")
 	modules := flag.String("modules", "fuse,virtio_pci,virtio_blk,loop,overlay", "modules to load, with what they depend on; those built in are skipped")
 	busybox := flag.String("busybox", "busybox", "a static busybox")
@@ -50,6 +50,7 @@ func main() {
 	flag.DurationVar(&m.bootTime, "boot-time", 2*time.Minute, "how long it may take until the guest says something; then it is started again")
 	flag.StringVar(&m.console, "console", "", "file to keep the kernel's console in (default: kept only while it runs)")
 	flag.Var(&files, "file", "HOST=GUEST, a file or a directory to put into the guest (may be repeated)")
+	flag.Var(&images, "image", "HOST=GUEST, a file with a file system of the kernel's own (ext4), mounted read-only (may be repeated)")
 	flag.Var(&env, "env", "NAME=VALUE for the command (may be repeated)")
 	dir := flag.String("dir", "/", "directory in the guest that the command starts in, made when it is not there")
 	flag.Parse()
@@ -59,7 +60,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	guest := guest{kernel: *kernel, busybox: *busybox, modules: strings.Split(*modules, ","), files: files,
+	guest := guest{kernel: *kernel, busybox: *busybox, modules: strings.Split(*modules, ","), files: files, images: images,
 		env: env, dir: *dir, argv: flag.Args()}
 	status, err := run(ctx, m, guest)
 	if err != nil {
@@ -92,6 +93,10 @@ func run(ctx context.Context, m machine, g guest) (int, error) {
 	}
 	m.kernel = images[0]
 	m.initrd = filepath.Join(work, "initramfs")
+	for _, pair := range g.images {
+		file, _, _ := strings.Cut(pair, "=")
+		m.images = append(m.images, file)
+	}
 	if m.console == "" {
 		m.console = filepath.Join(work, "console")
 	}

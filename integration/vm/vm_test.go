@@ -75,6 +75,22 @@ func TestCommandQuotes(t *testing.T) {
 	}
 }
 
+func TestImageMounts(t *testing.T) {
+	got, err := guest{images: []string{"bin/a.ext4=/trees/a", "b=/b"}}.imageMounts()
+	if want := "image0 /trees/a\nimage1 /b\n"; err != nil || string(got) != want {
+		t.Errorf("got %q, error %v; want %q", got, err, want)
+	}
+	args := machine{images: []string{"a.ext4"}}.args()
+	if !slices.Contains(args, "virtio-blk-pci,drive=image0,serial=image0") {
+		t.Errorf("no disk for an image: %q", args)
+	}
+	for _, bad := range []string{"a", "a=b", "a=/b c"} {
+		if _, err := (guest{images: []string{bad}}).imageMounts(); err == nil {
+			t.Errorf("-image %q was accepted", bad)
+		}
+	}
+}
+
 // entry is what a test reads back of an archive.
 type entry struct {
 	name string

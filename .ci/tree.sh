@@ -1,0 +1,59 @@
+#!/bin/sh
+# Prints the directory of a root file system of a Debian suite, beside which there is an image of it (DIRECTORY.ext4), with the programs that the tests run as they are: systemd, runc, crun and
+# podman; in trixie Docker, containerd and a JDK, too. What is not cached is downloaded; nothing is installed, and no package's script
+# runs.
+#
+#	.ci/tree.sh bookworm|trixie|forky
+set -eu
+cd "$(dirname "$0")/.."
+. .ci/lib.sh
+
+suite=${1:?a suite}
+packages="base-files base-passwd bash coreutils util-linux mount systemd dbus runc crun podman"
+[ "$suite" != trixie ] || packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless iptables"
+dir=$cache/trees/$suite
+mkdir -p "${dir%/*}"
+exec 9>"$dir.lock"
+flock 9
+
+# merged makes the links that Debian's base-files has since 13: earlier packages have files at both ends of them.
+merged() {
+	for name in bin sbin lib lib64; do
+		mkdir -p "$1/usr/$name"
+		ln -s "usr/$name" "$1/$name"
+	done
+}
+
+# accounts are what base-passwd's script makes of its files.
+accounts() {
+	cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"
+	cp "$1/usr/share/base-passwd/group.master" "$1/etc/group"
+	echo 00000000000000000000000000000001 >"$1/etc/machine-id"
+}
+
+[ -e "$dir/etc/machine-id" ] || {
+	update_lists
+	private_lists "$suite" || die "this machine's mirror has no suite $suite"
+	work=$(mktemp -d "$dir.XXXXXX")
+	trap 'rm -rf "$work"' EXIT
+	mkdir -p "$work/archives/partial" "$work/root"
+	: >"$work/status" # nothing is there: all that is needed is downloaded
+	say "downloading a tree of $suite"
+	# shellcheck disable=SC2086 # words
+	quiet apt-get -c "$private/apt.conf" -o "Dir::State::status=$work/status" -o "Dir::Cache::archives=$work/archives" \
+		install --download-only -y --no-install-recommends $packages
+	merged "$work/root"
+	for package in "$work"/archives/*.deb; do
+		dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$work/root"
+	done
+	rm -rf "$work/root/usr/share/doc" "$work/root/usr/share/man" "$work/root/usr/share/locale"
+	accounts "$work/root"
+	chroot "$work/root" /usr/bin/systemctl --version >&2
+	chmod 755 "$work/root"
+	kib=$(du -sk "$work/root" | cut -f1)
+	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$work/root" "$work/image" $((kib * 5 / 4 + 16384))k
+	rm -rf "$dir"
+	mv "$work/image" "$dir.ext4"
+	mv "$work/root" "$dir"
+}
+echo "$dir"
