@@ -29,7 +29,7 @@ const (
 
 const (
 	clone3  = "to start services, that clone3 answers ENOSYS, as runtimes' default seccomp profiles do"
-	theType = "the type right (docs/clients.md)"
+	theType = "the type right"
 )
 
 var (
