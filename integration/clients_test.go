@@ -79,7 +79,8 @@ func newJava() []string {
 		return nil
 	}
 	const lib = inJDK + "/usr/lib/x86_64-linux-gnu"
-	return []string{lib + "/ld-linux-x86-64.so.2", "--library-path", lib + ":" + inJDK + "/lib/x86_64-linux-gnu", inJDK + strings.TrimPrefix(java[0], dir)}
+	path := lib + ":" + inJDK + "/lib/x86_64-linux-gnu"
+	return []string{lib + "/ld-linux-x86-64.so.2", "--library-path", path, inJDK + strings.TrimPrefix(java[0], dir)}
 }
 
 // mount adds a mount to the configuration.
@@ -145,13 +146,21 @@ func TestClients(t *testing.T) {
 		forms["tmpfs-stack"], forms["tmpfs"], forms["nothing"] = []string{"--tmpfs"}, []string{"--tmpfs", "--no-stack"}, nil
 	}
 	for name, args := range forms {
-		t.Run(name, func(t *testing.T) { testClients(t, h, memory, name == "nothing", args...) })
+		t.Run(name, func(t *testing.T) {
+			testClients(t, h, memory, startDaemonWith(t, program(t), []string{"--no-bpf"}), name == "nothing", args...)
+		})
+		if name == "nothing" {
+			continue
+		}
+		t.Run(name+"-bpf", func(t *testing.T) {
+			needType(t)
+			testClients(t, h, memory, startDaemon(t), false, args...)
+		})
 	}
 }
 
-func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, hookArgs ...string) {
+func testClients(t *testing.T, h *host.Host, memory *host.Tree, d *daemon, nothing bool, hookArgs ...string) {
 	runc := needRuntime(t, "runc")
-	d := startDaemon(t)
 	b := newBundle(t, d, runc, "clients", "commands", hookArgs...)
 	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b), inJDK + "/here": ""})
 	b.with("cgroup", "user") // where nothing but the view bounds what a container in it does
@@ -177,6 +186,9 @@ func testClients(t *testing.T, h *host.Host, memory *host.Tree, nothing bool, ho
 	x := startProcess(t, cmd)
 	x.ask(t, "read", "/proc/self/cgroup") // it runs
 	says := d.doctorOf(t, initOf(t, runc, b))
+	if bpf := strings.HasSuffix(t.Name(), "-bpf"); (says.TypeRight == "yes") != bpf && !nothing {
+		t.Fatalf("with BPF: %v, and doctor says that the type is right: %s", bpf, says.TypeRight)
+	}
 	for _, c := range clients(h) {
 		t.Run(strings.ReplaceAll(c.row, " ", "-"), func(t *testing.T) {
 			c.need(t, memory)

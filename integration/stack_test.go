@@ -26,8 +26,8 @@ func kernelMounts(mountinfo string) (all []kernelMount) {
 	return all
 }
 
-// stackedBundle is a bundle whose container may unmount its view: it has every capability in a user namespace of its own, to whose root the
-// runtime gives cgroups that it mounts writable.
+// stackedBundle is a bundle whose container may unmount its view: it has every capability in a user namespace of its
+// own, to whose root the runtime gives cgroups that it mounts writable.
 func stackedBundle(t *testing.T, d *daemon, runtime string, hookArgs ...string) *bundle {
 	b := newBundle(t, d, runtime, "stack", "commands", hookArgs...)
 	b.with("user", "cgroup")
@@ -37,8 +37,8 @@ func stackedBundle(t *testing.T, d *daemon, runtime string, hookArgs ...string) 
 	return b
 }
 
-// TestStackDefault: below a view stay the kernel's own mounts of what it shows, read-only, and no other. Root in the container that takes
-// its view away finds them, and gains nothing; the view comes back over them.
+// TestStackDefault: below a view stay the kernel's own mounts of what it shows, read-only, and no other. Root in the
+// container that takes its view away finds them, and gains nothing; the view comes back over them.
 func TestStackDefault(t *testing.T) {
 	runtime := needRuntime(t, ociRuntimes(t)[0])
 	h := openHost(t)
@@ -113,8 +113,9 @@ func TestStackNone(t *testing.T) {
 	d.stop(t)
 }
 
-// TestRunStack: the command of "run" finds in mountinfo the kernel's own mounts of what its view shows, read-only, unless it was told not
-// to; what it reads by path is the view's. The host's mounts, and what they are mounted with, stay as they are.
+// TestRunStack: the command of "run" finds in mountinfo the kernel's own mounts of what its view shows, read-only,
+// unless it was told not to; what it reads by path is the view's. The host's mounts, and what they are mounted with,
+// stay as they are.
 func TestRunStack(t *testing.T) {
 	h := openHost(t)
 	tree := need(t, h, "pids")
@@ -124,8 +125,10 @@ func TestRunStack(t *testing.T) {
 	before := kernelMounts(readFile("/proc/self/mountinfo"))
 	args := []string{"--controllers", "pids", "--limit", "pids.max=64"}
 	top := topOf(guestView, tree)
-	got := runGuest(t, args, "cat /proc/self/mountinfo; cat "+top+"/pids.max; mount -o remount,rw "+top+" 2>&1 || umount "+guestView+" 2>&1")
-	if mounts := kernelMounts(got.out); len(mounts) != 1 || mounts[0].at != top || mounts[0].root != "/" || !mounts[0].readOnly() {
+	got := runGuest(t, args, "cat /proc/self/mountinfo; cat "+top+"/pids.max; "+
+		"mount -o remount,rw "+top+" 2>&1 || umount "+guestView+" 2>&1")
+	mounts := kernelMounts(got.out)
+	if len(mounts) != 1 || mounts[0].at != top || mounts[0].root != "/" || !mounts[0].readOnly() {
 		t.Errorf("the command finds %+v; want one mount, read-only, at %s; %s", mounts, top, got.err)
 	}
 	if lines := strings.Split(strings.TrimSpace(got.out), "\n"); !slices.Contains(lines, "64") || got.status == 0 {

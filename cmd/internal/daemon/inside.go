@@ -29,9 +29,7 @@ func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
 	into := g.record.Spec.Into
 	in = life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
 	if s != nil {
-		if in.Own, err = life.OwnMountsOf(s.Boundaries, s.View.Layout()); err != nil {
-			return in, err
-		}
+		in.Own = life.OwnMountsOf(s.Boundaries, s.View.Layout())
 	}
 	if into.Tmpfs && s != nil {
 		var trees []*host.Tree

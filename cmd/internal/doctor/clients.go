@@ -54,7 +54,8 @@ const (
 	Notification Type = "notification" // the same, by seccomp's user notification
 )
 
-// Client is a program, and what it makes of each sight: where statfs says FUSE, and where it says the kernel's own number.
+// Client is a program, and what it makes of each sight: where statfs says FUSE, and where it says the kernel's own
+// number.
 type Client struct {
 	Name     string            `json:"name"`
 	Asks     Asks              `json:"asks"`

@@ -104,7 +104,7 @@ func TestRightOf(t *testing.T) {
 		says     string
 	}{
 		{unix.CGROUP2_SUPER_MAGIC, nil, true, RightYes, "0x63677270"}, {unix.TMPFS_MAGIC, nil, false, RightYes, "by BPF"},
-		{unix.FUSE_SUPER_MAGIC, nil, false, RightNo, "no seccomp filter"}, {unix.FUSE_SUPER_MAGIC, nil, true, RightUnknown, "if it notifies"},
+		{unix.FUSE_SUPER_MAGIC, nil, false, RightNo, "no seccomp filter"}, {unix.FUSE_SUPER_MAGIC, nil, true, RightUnknown, "if that notifies"},
 		{0, unix.ENOTCONN, false, RightUnknown, "not connected"},
 	} {
 		right, check := rightOf("x", c.number, c.err, c.filtered)

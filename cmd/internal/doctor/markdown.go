@@ -11,8 +11,8 @@ var Legend = []string{
 	"yes; no: it fails; ignores: it runs with the host's values for its limits; ?: neither run nor read",
 }
 
-// Markdown is the table of the clients, and what was run of them, as docs/clients.md has it. A verdict in bold is what a program did;
-// of two the first is with FUSE's type, the second with the type right.
+// Markdown is the table of the clients, and what was run of them, as docs/clients.md has it. A verdict in bold is
+// what a program did; of two the first is with FUSE's type, the second with the type right.
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString("| program | asks |")

@@ -11,6 +11,7 @@ var (
 	all       = [6]Verdict{Yes, Yes, Yes, Yes, Yes, Yes}
 	none      = [6]Verdict{No, No, No, No, No, No}
 	v2        = [6]Verdict{Yes, Yes, No, No, No, No}
+	v2Ignores = [6]Verdict{Yes, Yes, Ignores, Ignores, Ignores, Ignores}
 	v2Else    = [6]Verdict{Yes, Yes, Unknown, Unknown, Unknown, Unknown}
 	tmpfs     = [6]Verdict{No, No, No, No, Yes, Yes}
 	stackedV1 = [6]Verdict{No, No, Yes, No, Yes, No}
@@ -37,7 +38,8 @@ var (
 	sightsV1 = []Sight{StackedDirs, Dirs, StackedTmpfs, Tmpfs}
 )
 
-// Clients are the programs that are known. What was not run was read in the projects' own sources of August to November 2026.
+// Clients are the programs that are known. What was not run was read in the projects' own sources of August to
+// November 2026.
 var Clients = []Client{
 	client("systemd 236 to 256 as process 1", AsksType, byMagic+", or a tmpfs", tmpfs, all).
 		instead(theType+", or --tmpfs on a host with v1").
@@ -96,7 +98,7 @@ var Clients = []Client{
 		run("telegraf 1.37.2 (inputs.cgroup)", hybrid, Fuse, "", Dirs).
 		run("the tests' own reader, like telegraf's", hybrid, Fuse, clients, sightsV1...).
 		run("the tests' own reader, like telegraf's", onlyV2, Fuse, clients, sightsV2...),
-	client("btop 1.4.6 and newer", AsksPath, byPath, [6]Verdict{Yes, Yes, Ignores, Ignores, Ignores, Ignores}, [6]Verdict{Yes, Yes, Ignores, Ignores, Ignores, Ignores}).
+	client("btop 1.4.6 and newer", AsksPath, byPath, v2Ignores, v2Ignores).
 		instead("a view of v2").
 		run("btop 1.4.7", hybrid, Fuse, "TestClientsCpuset", StackedDirs).
 		run("btop 1.4.7", onlyV2, Fuse, "TestClientsCpuset", Stacked),

@@ -25,8 +25,8 @@ const (
 // askTimeout is how long the server of what is mounted there may take to answer: it may be anything.
 const askTimeout = 2 * time.Second
 
-// TypeOf says what statfs tells a process of the view that it finds, and how that is known. With anything else than a view there the
-// type is right.
+// TypeOf says what statfs tells a process of the view that it finds, and how that is known. With anything else than a
+// view there the type is right.
 func TypeOf(pid int, sight Sight) (Right, Check) {
 	name := "type for process " + strconv.Itoa(pid)
 	switch sight {
@@ -40,16 +40,20 @@ func TypeOf(pid int, sight Sight) (Right, Check) {
 
 // rightOf judges what statfs said here, where BPF answers for every process and a filter of that one's does not.
 func rightOf(name string, number int64, err error, filtered bool) (Right, Check) {
-	const do = "have the type answered by BPF, or by the runtime's seccomp notification (docs/clients.md)"
+	const (
+		do     = "have the type answered by BPF, or by the runtime's seccomp notification (docs/clients.md)"
+		maybe  = "statfs says FUSE here; the process has a seccomp filter, and if that notifies of statfs, is told the right type"
+		surely = "statfs says FUSE: no BPF answers, and it has no seccomp filter that could"
+	)
 	switch {
 	case err != nil:
 		return RightUnknown, Check{name, Less, fmt.Sprintf("statfs of its view: %v", err), "vcgroupfs guest ls"}
 	case number != unix.FUSE_SUPER_MAGIC:
 		return RightYes, Check{name, OK, fmt.Sprintf("statfs says %#x, by BPF: as the kernel's own mount would", number), ""}
 	case filtered:
-		return RightUnknown, Check{name, Less, "statfs says FUSE to this process; that one has a seccomp filter, and if it notifies of statfs, is told the right type", do}
+		return RightUnknown, Check{name, Less, maybe, do}
 	}
-	return RightNo, Check{name, Less, "statfs says FUSE: no BPF answers, and it has no seccomp filter that could", do}
+	return RightNo, Check{name, Less, surely, do}
 }
 
 // askType asks statfs of a view in the root of a process.
@@ -84,7 +88,9 @@ func statfsIn(pid int, sight Sight) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.FSType == "fuse.cgroup" && m.Mountpoint != place })
+		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool {
+			return m.FSType == "fuse.cgroup" && m.Mountpoint != place
+		})
 		if i < 0 {
 			return 0, unix.ENOENT
 		}
@@ -96,7 +102,9 @@ func statfsIn(pid int, sight Sight) (int64, error) {
 	}
 	defer unix.Close(root)
 	// From a descriptor of its root a path goes through the mounts of that process, without entering its namespace.
-	fd, err := unix.Openat2(root, at, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err := unix.Openat2(root, at, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
 	if err != nil {
 		return 0, err
 	}

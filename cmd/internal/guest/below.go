@@ -14,35 +14,36 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Stack says what becomes of what is mounted at a place where a view is attached. Programs that look for cgroups in mountinfo find the
-// kernel's own mounts there; what they open by path is the view's.
+// Stack says what becomes of what is mounted at a place where a view is attached. Programs that look for cgroups in
+// mountinfo find the kernel's own mounts there; what they open by path is the view's.
 type Stack int
 
 const (
 	StackNone Stack = iota // it goes
-	StackOwn               // the kernel's own mounts of what the view shows stay below, read-only; without such a mount it goes
+	StackOwn               // the kernel's own mounts of what is shown stay, read-only; without such a mount it goes
 	StackAll               // it stays, but for mounts of what the view does not show beside some of what it does
 )
 
-// OwnMounts are the cgroups whose mounts may stay below a view, by the directory of the view that shows them; "" for the view itself.
+// OwnMounts are the cgroups whose mounts may stay below a view, by the directory of the view that shows them; "" for
+// the view itself.
 type OwnMounts map[string]nodeID
 
 type nodeID struct{ device, inode uint64 }
 
-// OwnMountsOf are the boundaries of a view. A mount that begins at any other cgroup is of no use below it: readers of mountinfo join its
-// root with the path in /proc/self/cgroup, and find nothing there in the view.
-func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) (OwnMounts, error) {
+// OwnMountsOf are the boundaries of a view, less those that are closed. A mount that begins at any other cgroup is of no
+// use below it: readers of mountinfo join its root with the path in /proc/self/cgroup, and find nothing there in the view.
+func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts {
 	own := OwnMounts{}
 	for _, b := range boundaries {
 		root, err := b.Root()
 		if err != nil {
-			return nil, err
+			continue
 		}
 		var st unix.Stat_t
 		err = root.Stat(&st)
 		root.Release()
 		if err != nil {
-			return nil, err
+			continue
 		}
 		dir := b.Tree().Dir
 		if layout == hierarchy.LayoutV2 {
@@ -50,7 +51,7 @@ func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) (OwnMount
 		}
 		own[dir] = nodeID{st.Dev, st.Ino}
 	}
-	return own, nil
+	return own
 }
 
 // below is a mount of the kernel's cgroups at a place or under it.
@@ -144,8 +145,9 @@ func (p *place) openBelow(m *mountinfo.Info, dir string, own OwnMounts) (b below
 	return b, nil
 }
 
-// tidy leaves of some mounts those that are of use below a view, read-only: whoever loses the view, as when the daemon stops, is not
-// to write to the real cgroups with the rights of the host's root. The error says that the rest cannot be taken away.
+// tidy leaves of some mounts those that are of use below a view, read-only: whoever loses the view, as when the
+// daemon stops, is not to write to the real cgroups with the rights of the host's root. The error says that the rest
+// cannot be taken away.
 func (p *place) tidy(all []below, readOnly bool) error {
 	for _, b := range all {
 		var err error
@@ -162,8 +164,8 @@ func (p *place) tidy(all []below, readOnly bool) error {
 	return nil
 }
 
-// unmountFD unmounts what a descriptor is the root of. There is no path that could be trusted, but the descriptor's own in the host's
-// /proc.
+// unmountFD unmounts what a descriptor is the root of. There is no path that could be trusted, but the descriptor's
+// own in the host's /proc.
 func (p *place) unmountFD(fd int) error {
 	if err := unix.Fchdir(p.fds); err != nil {
 		return err

@@ -42,9 +42,10 @@ func kernelMounts(shown []*host.Tree, layout hierarchy.Layout) (all []kernelMoun
 	return all
 }
 
-// mountBelow makes them, read-only, rooted where the cgroup namespace of this process begins: in that of the host, a mount of cgroup2
-// without nsdelegate would take it from the whole host (apply_cgroup_root_flags in kernel/cgroup/cgroup.c). Where one cannot be made
-// there are none: they are a convenience for programs that read mountinfo.
+// mountBelow makes them, read-only, rooted where the cgroup namespace of this process begins: in that of the host, a
+// mount of cgroup2 without nsdelegate would take it from the whole host (apply_cgroup_root_flags in
+// kernel/cgroup/cgroup.c). Where one cannot be made there are none: they are a convenience for programs that read
+// mountinfo.
 func mountBelow(all []kernelMount) {
 	if len(all) == 0 {
 		return
