@@ -1,0 +1,134 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// typeRounds is how often the programs are loaded and taken away again, and each operation timed with and without them.
+const typeRounds = 7
+
+// typeOp is a row of the table: run does it n times, in the view where it needs one.
+type typeOp struct {
+	name string
+	n    int
+	run  func(b *testing.B, view, other string)
+}
+
+var typeOps = []typeOp{
+	{"statfs of a view", 300, func(b *testing.B, view, _ string) { statfsOnce(b, view) }},
+	{"statfs of a tmpfs", 20000, func(b *testing.B, _, other string) { statfsOnce(b, other) }},
+	{"open, read, close", 5000, func(b *testing.B, _, other string) {
+		var buf [64]byte
+		fd, err := unix.Open(filepath.Join(other, "file"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_, err = unix.Read(fd, buf[:])
+			unix.Close(fd)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}},
+	{"getppid", 50000, func(*testing.B, string, string) { unix.Getppid() }},
+}
+
+func statfsOnce(b *testing.B, path string) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkType prints what the programs of statfs cost the calls that they follow, and others: with and without them in turns, medians.
+func BenchmarkType(b *testing.B) {
+	needType(b)
+	tree := need(b, openHost(b), "pids")
+	path := boundary(b, "type-bench", tree)
+	tmpfs := b.TempDir()
+	if err := unix.Mount("type-bench", tmpfs, "tmpfs", 0, ""); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { unix.Unmount(tmpfs, unix.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(tmpfs, "file"), []byte("content"), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	args := []string{"--boundary", path, "--controllers", "pids"}
+	off := mountView(b, append(args, "--no-bpf")...)
+	times := map[string]*[2][]float64{}
+	for _, op := range typeOps {
+		times[op.name] = &[2][]float64{}
+	}
+	for range typeRounds {
+		typeRound(b, times, 0, off.top(tree), tmpfs)
+		withPrograms(b, args, func(dir string) { typeRound(b, times, 1, topOf(dir, tree), tmpfs) })
+	}
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "operation\toff\tby BPF\tBPF/off\tlowest to highest of off")
+	for _, op := range typeOps {
+		off, on := times[op.name][0], times[op.name][1]
+		slices.Sort(off)
+		slices.Sort(on)
+		without, with := off[len(off)/2], on[len(on)/2]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%.2f\n", op.name, time.Duration(without), time.Duration(with), with/without, off[len(off)-1]/off[0])
+	}
+	w.Flush()
+	os.Stdout.Write(out.Bytes())
+}
+
+func typeRound(b *testing.B, times map[string]*[2][]float64, with int, view, other string) {
+	for _, op := range typeOps {
+		op.run(b, view, other)
+		began := time.Now()
+		for range op.n {
+			op.run(b, view, other)
+		}
+		times[op.name][with] = append(times[op.name][with], float64(time.Since(began).Nanoseconds())/float64(op.n))
+	}
+}
+
+// withPrograms has a view whose server has loaded the programs, for as long as do lasts.
+func withPrograms(b *testing.B, args []string, do func(dir string)) {
+	before, dir := typePrograms(), publicDir(b)
+	cmd := exec.Command(program(b), append(append([]string{"mount"}, args...), dir)...)
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	eventually(b, "the view", func() bool { return isFUSE(dir) })
+	do(dir)
+	cmd.Process.Signal(unix.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		b.Error(err)
+	}
+	wantNoPrograms(b, before)
+}
+
+// BenchmarkTypeRun prints what programs of its own add to the start of "run": each with and without, in turns.
+func BenchmarkTypeRun(b *testing.B) {
+	needType(b)
+	need(b, openHost(b), "pids")
+	times := map[string][]float64{}
+	for range typeRounds {
+		for name, flags := range map[string][]string{"without": {"--no-bpf"}, "with its own": nil} {
+			began := time.Now()
+			args := slices.Concat([]string{"run", "--controllers", "pids"}, flags, []string{"--", "true"})
+			if out, err := exec.Command(program(b), args...).CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+			times[name] = append(times[name], float64(time.Since(began)))
+		}
+	}
+	for _, name := range []string{"without", "with its own"} {
+		slices.Sort(times[name])
+		fmt.Printf("run -- true, %s programs: %v\n", name, time.Duration(times[name][typeRounds/2]).Round(time.Millisecond))
+	}
+}

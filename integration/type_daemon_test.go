@@ -1,0 +1,226 @@
+package integration
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// typeLoop asks for the type of a view from several threads, again and again, by path and by descriptor.
+type typeLoop struct {
+	stop     chan struct{}
+	all      sync.WaitGroup
+	asked    [typeThreads]atomic.Uint64
+	failed   atomic.Uint64 // calls that were in flight when a worker died, on kernels that cannot send them again
+	tolerant bool
+
+	once sync.Once
+
+	mu    sync.Mutex
+	wrong map[string]int // guarded by mu
+}
+
+const typeThreads = 8
+
+func startTypeLoop(t *testing.T, dir string, want int64, tolerant bool) *typeLoop {
+	t.Helper()
+	l := &typeLoop{stop: make(chan struct{}), tolerant: tolerant, wrong: map[string]int{}}
+	for i := range typeThreads {
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.all.Go(func() {
+			defer unix.Close(fd)
+			for {
+				select {
+				case <-l.stop:
+					return
+				default:
+				}
+				l.ask(i, dir, fd, want)
+			}
+		})
+	}
+	return l
+}
+
+func (l *typeLoop) ask(i int, dir string, fd int, want int64) {
+	var st unix.Statfs_t
+	var err error
+	if i%2 == 0 {
+		err = unix.Statfs(dir, &st)
+	} else {
+		err = unix.Fstatfs(fd, &st)
+	}
+	l.asked[i].Add(1)
+	if l.tolerant && (errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)) {
+		l.failed.Add(1)
+		return
+	}
+	if err != nil || st.Type != want {
+		l.mu.Lock()
+		l.wrong[fmt.Sprintf("%#x, %v", st.Type, err)]++
+		l.mu.Unlock()
+	}
+}
+
+// progress waits until each thread was answered again.
+func (l *typeLoop) progress(t *testing.T, after string) {
+	t.Helper()
+	for i := range l.asked {
+		before := l.asked[i].Load()
+		for deadline := time.Now().Add(patience); l.asked[i].Load() < before+2; time.Sleep(2 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: thread %d hangs in statfs", after, i)
+			}
+		}
+	}
+}
+
+// halt ends the threads.
+func (l *typeLoop) halt() {
+	l.once.Do(func() { close(l.stop) })
+	l.all.Wait()
+}
+
+func (l *typeLoop) end(t *testing.T) {
+	t.Helper()
+	l.halt()
+	total := uint64(0)
+	for i := range l.asked {
+		total += l.asked[i].Load()
+	}
+	t.Logf("%d calls of %d threads, %d aborted with their worker; wrong: %v", total, typeThreads, l.failed.Load(), l.wrong)
+	if len(l.wrong) > 0 {
+		t.Errorf("wrong answers: %v", l.wrong)
+	}
+}
+
+// TestTypeSurvives: neither the death of the worker, nor 20 upgrades, nor the death of holder and worker under a service manager has statfs
+// of a view say another type for a moment; after the stop nothing is left in the kernel.
+func TestTypeSurvives(t *testing.T) {
+	needType(t)
+	before := typePrograms()
+	m := newManager(t)
+	d := startDaemonWith(t, program(t), nil, "NOTIFY_SOCKET="+m.path)
+	p := newPlace(t, d, "typed")
+	d.wantTry(t, 0, "", p.add("web")...)
+	want := nativeType(p.tree)
+	wantType(t, p.at("."), want)
+	loop := startTypeLoop(t, p.at("."), want, !d.ready(t).Resend)
+	t.Cleanup(loop.halt)
+	for range scaled(t, 20, 4) {
+		pid := d.signal(t, unix.SIGKILL, 0)
+		eventually(t, "another worker to answer", func() bool { return d.ready(t).Pid != pid })
+		loop.progress(t, "after the death of the worker")
+	}
+	for range 20 {
+		d.run(t, "serve", "--upgrade")
+	}
+	loop.progress(t, "after upgrades")
+
+	ids := fmt.Sprint(typePrograms())
+	_, worker := d.worker(t)
+	defer unix.Close(worker)
+	d.cmd.Process.Kill()
+	<-d.ended
+	unix.PidfdSendSignal(worker, unix.SIGKILL, nil, 0)
+	if !hasEnded(worker, patience) {
+		t.Fatal("the worker is still there")
+	}
+	next := m.restart(t, d)
+	next.ready(t)
+	loop.progress(t, "after the death of holder and worker")
+	if now := fmt.Sprint(typePrograms()); now != ids {
+		t.Errorf("the holder goes on with %s, not with %s", now, ids)
+	}
+	// A guest that is made by the new holder is answered for by the old map.
+	q := newPlace(t, next, "typed2")
+	next.wantTry(t, 0, "", q.add("second")...)
+	wantType(t, q.at("."), want)
+	loop.progress(t, "with a second guest")
+	loop.end(t)
+	next.stop(t)
+	wantNoPrograms(t, before)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range m.stored {
+		if strings.HasPrefix(name, "type-") {
+			t.Errorf("the manager still has %s", name)
+		}
+	}
+}
+
+// TestTypeDaemon: run and mount use the daemon's programs; self is no view; what is switched off says FUSE; doctor says all that.
+func TestTypeDaemon(t *testing.T) {
+	needType(t)
+	before := typePrograms()
+	d := startSelf(t)
+	tree := need(t, openHost(t), "pids")
+	want := fmt.Sprintf("%x", nativeType(tree))
+	loaded := len(typePrograms())
+	if loaded == len(before) {
+		t.Fatalf("no program is loaded: %s", d.log())
+	}
+	wantType(t, d.self(), unix.FUSE_SUPER_MAGIC)
+	cmd := exec.Command(program(t), "run", "--controllers", "pids", "--", "sh", "-c", "stat -f -c %t "+topOf("/sys/fs/cgroup", tree)+"; read x")
+	cmd.Env = append(os.Environ(), "VCGROUPFS_SOCKET="+d.socket)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	says, _ := bufio.NewReader(out).ReadString('\n')
+	if got := len(typePrograms()); strings.TrimSpace(says) != want || got != loaded {
+		t.Errorf("run says %q, want %s; %d programs, %d before", says, want, got, loaded)
+	}
+	d.wantTry(t, 0, "the daemon answers, for run and mount too", "doctor")
+	in.Close()
+	cmd.Wait()
+	d.stop(t)
+	wantNoPrograms(t, before)
+
+	off := startDaemonWith(t, program(t), []string{"--no-bpf"})
+	p := newPlace(t, off, "off")
+	off.wantTry(t, 0, "", p.add("web")...)
+	wantType(t, p.at("."), unix.FUSE_SUPER_MAGIC)
+	off.wantTry(t, 0, "it is switched off (serve --no-bpf)", "doctor")
+	wantNoPrograms(t, before)
+	off.stop(t)
+}
+
+// TestTypeKilled: programs of run and mount end with the process, however it ends.
+func TestTypeKilled(t *testing.T) {
+	needType(t)
+	before := typePrograms()
+	tree := need(t, openHost(t), "pids")
+	path := boundary(t, "killed", tree)
+	dir := publicDir(t)
+	cmd := exec.Command(program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the view", func() bool { return isFUSE(dir) })
+	wantType(t, topOf(dir, tree), nativeType(tree))
+	cmd.Process.Kill()
+	cmd.Wait()
+	unix.Unmount(dir, unix.MNT_DETACH)
+	wantNoPrograms(t, before)
+}
