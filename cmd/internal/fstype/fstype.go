@@ -35,6 +35,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -65,6 +66,9 @@ func load() (p *Programs, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := permitted(); err != nil { // before the kernel's types are read, which takes much longer
+		return nil, err
+	}
 	// A kernel that has FUSE as a module loads it for this, and only then has its types.
 	if fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
 		unix.Close(fd)
@@ -83,6 +87,23 @@ func load() (p *Programs, err error) {
 		return nil, err
 	}
 	return attach(specs, cache)
+}
+
+// permitted loads a program that does nothing but call what a kernel that is locked down refuses, attached to nothing.
+func permitted() error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programPrefix + "probe", Type: ebpf.RawTracepoint, License: license, Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R0, 0), asm.StoreMem(asm.RFP, slotType, asm.R0, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slotType), asm.Mov.Imm(asm.R3, 8),
+		asm.FnProbeWriteUser.Call(), asm.Return(),
+	}})
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) { // it knows no such function then (bpf_base_func_proto and its like)
+		return fmt.Errorf("%w: %w", errLocked, err)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot load a program that writes to a process's memory: %w", err)
+	}
+	return p.Close()
 }
 
 // attach loads programs in their order, which is the one in which they may begin to run: what consumes notes before what leaves them.

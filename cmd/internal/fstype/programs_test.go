@@ -119,7 +119,7 @@ func TestExplain(t *testing.T) {
 		err  error
 		want string
 	}{
-		{errNotSupported, "trampolines"}, {btf.ErrNotFound, "another than is known"}, {errArch, "x86-64 and arm64"}, {errTypes, "CONFIG_DEBUG_INFO_BTF"},
+		{errNotSupported, "trampolines"}, {btf.ErrNotFound, "another than is known"}, {errArch, "x86-64 and arm64"}, {errTypes, "CONFIG_DEBUG_INFO_BTF"}, {errLocked, "is locked down ("},
 	} {
 		if got := explain(c.err); !strings.Contains(got.Error(), c.want) {
 			t.Errorf("%v: %q, want %q", c.err, got, c.want)

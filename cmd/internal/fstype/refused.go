@@ -14,8 +14,9 @@ import (
 )
 
 var (
-	errArch  = errors.New("not made for")
-	errTypes = errors.New("cannot read the kernel's types")
+	errArch   = errors.New("not made for")
+	errTypes  = errors.New("cannot read the kernel's types")
+	errLocked = errors.New("the kernel is locked down")
 )
 
 // Refused is why this host cannot have the programs.
@@ -40,6 +41,8 @@ func explain(err error) *Refused {
 		reason = "its programs are for x86-64 and arm64"
 	case errors.Is(err, errTypes):
 		reason = "the kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): " + err.Error()
+	case errors.Is(err, errLocked):
+		reason = fmt.Sprintf("%v (%s)", errLocked, or(lockdown(), "lockdown(7); distributions do so with Secure Boot"))
 	case errors.Is(err, unix.ENOSYS):
 		reason = "the kernel has no BPF (CONFIG_BPF_SYSCALL)"
 	case errors.Is(err, errNotSupported):
@@ -54,23 +57,36 @@ func explain(err error) *Refused {
 
 // notPermitted says why the kernel answers EPERM.
 func notPermitted() string {
-	raw, err := os.ReadFile("/sys/kernel/security/lockdown")
-	if _, mode, ok := strings.Cut(string(raw), "["); ok && err == nil {
-		if mode, _, _ = strings.Cut(mode, "]"); mode != "none" {
-			return fmt.Sprintf("the kernel is locked down (%s)", mode)
-		}
+	mode := lockdown()
+	if mode != "" && mode != "none" {
+		return fmt.Sprintf("%v (%s)", errLocked, mode)
 	}
 	if !capable() {
 		return "this process lacks CAP_SYS_ADMIN outside of user namespaces"
 	}
 	why := "the kernel does not permit it: "
-	if err != nil { // no securityfs is mounted
+	if mode == "" {
 		why += "it is locked down, or "
 	}
 	if filter, _ := host.StatusMask(os.Getpid(), "Seccomp:"); filter != 0 {
 		why += "a seccomp filter forbids bpf(2), or "
 	}
 	return why + "a security module says no"
+}
+
+// lockdown is how far the kernel is locked down, "" where that cannot be read: no securityfs is mounted.
+func lockdown() string {
+	raw, _ := os.ReadFile("/sys/kernel/security/lockdown")
+	_, mode, _ := strings.Cut(string(raw), "[")
+	mode, _, _ = strings.Cut(mode, "]")
+	return mode
+}
+
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
 }
 
 // capable says whether this process has CAP_SYS_ADMIN where the kernel asks for it here: in the first user namespace.

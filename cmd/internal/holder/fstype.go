@@ -169,6 +169,14 @@ func (w *Worker) ShowOf(pid, fd int, types fs.Types) error {
 	return w.Show(view, types)
 }
 
+// typesOf is what a holder says. One that says nothing must not be sent what it does not know: it would keep the descriptor.
+func typesOf(said *Types) Types {
+	if said == nil {
+		return Types{Reason: "the holder is of an earlier version; stop and start vcgroupfs serve"}
+	}
+	return *said
+}
+
 // Types says whether Show can do it.
 func (w *Worker) Types() Types { return w.types }
 

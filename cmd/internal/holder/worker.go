@@ -98,10 +98,7 @@ func (w *Worker) Prepare() (start Start, held map[int]map[uint64]int, err error)
 			}
 		case msgStart:
 			err := json.Unmarshal(m.text, &start)
-			w.types = Types{Reason: "the holder is of an earlier version; stop and start vcgroupfs serve"}
-			if start.Types != nil {
-				w.types = *start.Types
-			}
+			w.types = typesOf(start.Types)
 			return start, held, err
 		case msgDrain, msgStop:
 			return start, held, io.EOF
