@@ -137,3 +137,9 @@ func (c Client) run(what, kernel string, of Type, test string, on ...Sight) Clie
 	c.Run = append(c.Run[:len(c.Run):len(c.Run)], Run{what, kernel, on, of, test})
 	return c
 }
+
+// tested adds a version that TestClients runs: on all views of v1, and on those of v2 with FUSE's type and with the right one.
+func (c Client) tested(what string) Client {
+	return c.run(what, hybrid, Fuse, clients, sightsV1...).run(what, onlyV2, Fuse, clients, sightsV2...).
+		run(what, onlyV2, ByBPF, clients, sightsV2...)
+}

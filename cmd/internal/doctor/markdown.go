@@ -44,7 +44,7 @@ func (c Client) cell(s Sight) string {
 		return string(c.On(s, typed))
 	}
 	plain, typed := word(false), word(true)
-	if c.On(s, false) == c.On(s, true) && !c.WasRun(s, true) {
+	if c.On(s, false) == c.On(s, true) && c.WasRun(s, false) == c.WasRun(s, true) || plain == "**"+typed+"**" {
 		return plain
 	}
 	return plain + " / " + typed

@@ -58,15 +58,11 @@ var Clients = []Client{
 		run("systemd-nspawn 252.39", hybrid, Fuse, "TestBind", View),
 	client("runc in the guest", AsksBoth, byMagic+", else "+byMount, stackedV1, v2Stacks).
 		needs("a user namespace of the guest").instead(theType+"; on v1 no --no-stack").
-		run("runc 1.1.5", hybrid, Fuse, clients, sightsV1...).
-		run("runc 1.1.5", onlyV2, Fuse, clients, sightsV2...).
-		run("runc 1.1.5", onlyV2, ByBPF, "", View).
+		tested("runc 1.1.5").
 		run("runc 1.1.5, 1.1.15, 1.3.6", "", Notification, "", View),
 	client("crun in the guest", AsksType, byMagic+", or a tmpfs", tmpfs, all).
 		needs("a user namespace of the guest").instead(theType+"; --tmpfs on a host with v1").
-		run("crun 1.8.1", hybrid, Fuse, clients, sightsV1...).
-		run("crun 1.8.1", onlyV2, Fuse, clients, sightsV2...).
-		run("crun 1.8.1", onlyV2, ByBPF, "", View).
+		tested("crun 1.8.1").
 		run("crun 1.8.1, 1.21, 1.28", "", Notification, "", View),
 	client("Docker, podman, containerd in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).
 		instead(theType+", and a view of v2").
@@ -74,35 +70,28 @@ var Clients = []Client{
 		run("podman 4.3.1, 5.8.6; Docker 26.1.5 on containerd 1.7.24", "", Notification, "", View),
 	client("kubelet, cAdvisor in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).instead(theType + ", and a view of v2"),
 	client("Go 1.25 and newer, automaxprocs", AsksMounts, byMount+", then by path", stacked, stacked).instead("no --no-stack").
-		run("Go 1.26.8, automaxprocs 1.6.0", hybrid, Fuse, clients, sightsV1...).
-		run("Go 1.26.8, automaxprocs 1.6.0", onlyV2, Fuse, clients, sightsV2...),
+		tested("Go 1.26.8, automaxprocs 1.6.0"),
 	client("JDK 11 to 24, until June 2026", AsksMounts, "/proc/cgroups, then "+byMount, stacked, stacked).instead("no --no-stack").
-		run("OpenJDK 17.0.15", hybrid, Fuse, clients, sightsV1...).
-		run("OpenJDK 17.0.15", onlyV2, Fuse, clients, sightsV2...).
+		tested("OpenJDK 17.0.15").
 		run("OpenJDK 17.0.19", "", Fuse, "", Stacked, StackedDirs),
 	client("JDK 25 and newer, others since July 2026", AsksBoth, byMagic+", else /proc/cgroups, then "+byMount, mountsV1, stacked).
 		instead(theType+" and no --no-stack, or the limits as options (-Xmx, -XX:ActiveProcessorCount)").
 		run("OpenJDK 17.0.21.1, 21.0.13", "", Fuse, "", Stacked, StackedDirs).
-		run("OpenJDK 25.0.5", hybrid, Fuse, clients, sightsV1...).
-		run("OpenJDK 25.0.5", onlyV2, Fuse, clients, sightsV2...).
+		tested("OpenJDK 25.0.5").
 		run("OpenJDK 25.0.5", "", Notification, "", sightsV2...),
 	client(".NET", AsksBoth, byMagic+", else "+byMount, mountsV1, stacked).
 		instead(theType + " and no --no-stack, or DOTNET_GCHeapHardLimit"),
 	client("Node.js 20 and newer (libuv 1.45)", AsksPath, byPath, all, all).
-		run("Node.js 20.20.2 (libuv 1.46)", hybrid, Fuse, clients, sightsV1...).
-		run("Node.js 20.20.2 (libuv 1.46)", onlyV2, Fuse, clients, sightsV2...),
+		tested("Node.js 20.20.2 (libuv 1.46)"),
 	client("Rust 1.64 and newer", AsksPath, byPath+" (available_parallelism)", all, all).
-		run("Rust 1.95.0", hybrid, Fuse, clients, sightsV1...).
-		run("Rust 1.95.0", onlyV2, Fuse, clients, sightsV2...),
+		tested("Rust 1.95.0"),
 	client("telegraf, scripts, all that read by path", AsksPath, byPath, all, all).
 		run("telegraf 1.37.2 (inputs.cgroup)", hybrid, Fuse, "", Dirs).
-		run("the tests' own reader, like telegraf's", hybrid, Fuse, clients, sightsV1...).
-		run("the tests' own reader, like telegraf's", onlyV2, Fuse, clients, sightsV2...),
+		tested("the tests' own reader, like telegraf's"),
 	client("btop 1.4.6 and newer", AsksPath, byPath, v2Ignores, v2Ignores).
 		instead("a view of v2").
 		run("btop 1.4.7", hybrid, Fuse, "TestClientsCpuset", StackedDirs).
 		run("btop 1.4.7", onlyV2, Fuse, "TestClientsCpuset", Stacked),
 	client("libcgroup (cgcreate, cgget)", AsksMounts, byMount, found, found).instead("no --no-stack, or the files themselves").
-		run("libcgroup 2.0.2", hybrid, Fuse, clients, sightsV1...).
-		run("libcgroup 2.0.2", onlyV2, Fuse, clients, sightsV2...),
+		tested("libcgroup 2.0.2"),
 }
