@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 go=${GO:-go}
 unformatted=$(git ls-files -co --exclude-standard -- '*.go' | xargs gofmt -l)
 [ -z "$unformatted" ] || die "not as gofmt writes it: $unformatted"
-for script in .ci/run .ci/check-skips .ci/*.sh integration/vm/init.sh; do
+for script in .ci/run .ci/check-skips .ci/*.sh findings/*.sh integration/vm/init.sh; do
 	sh -n "$script"
 done
 "$go" vet ./...
