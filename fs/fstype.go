@@ -44,6 +44,16 @@ func typeOf(t *tree) uint32 {
 	return unix.CGROUP_SUPER_MAGIC
 }
 
+// Cgroup is the id of the boundary in the v2 tree, 0 where the view has none.
+func (v *View) Cgroup() uint64 {
+	for _, t := range v.trees {
+		if t.v2() {
+			return t.boundary.ID()
+		}
+	}
+	return 0
+}
+
 // getType answers typeAttr and openTypeAttr. ERANGE where dest is too small; with no room at all the size is asked for.
 func (v *View) getType(node uint64, dest []byte) (uint32, fuse.Status) {
 	const size = 4

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// typeRounds is how often the programs are loaded and taken away again, and in each of these states the operations are timed typeBatches
-// times. The lowest counts: on a machine that is emulated, and has others beside it, all else is what those cost.
+// typeRounds is how often the programs are loaded and taken away again, and in each of these states the operations are
+// timed typeBatches times. The lowest counts: on a machine that is emulated, and has others beside it, all else is
+// what those cost.
 const (
 	typeRounds  = 7
 	typeBatches = 15
@@ -52,7 +53,8 @@ func statfsOnce(b *testing.B, path string) {
 	}
 }
 
-// BenchmarkType prints what the programs of statfs cost the calls that they follow, and others: with and without them in turns.
+// BenchmarkType prints what the programs of statfs cost the calls that they follow, and others: with and without them
+// in turns.
 func BenchmarkType(b *testing.B) {
 	needType(b)
 	tree := need(b, openHost(b), "pids")
@@ -82,7 +84,9 @@ func BenchmarkType(b *testing.B) {
 		off, on := times[op.name][0], times[op.name][1]
 		slices.Sort(off)
 		slices.Sort(on)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n", op.name, time.Duration(off[0]), time.Duration(on[0]), on[0]/off[0], time.Duration(off[len(off)/2]))
+		median := time.Duration(off[len(off)/2])
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\n",
+			op.name, time.Duration(off[0]), time.Duration(on[0]), on[0]/off[0], median)
 	}
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
@@ -134,5 +138,22 @@ func BenchmarkTypeRun(b *testing.B) {
 	for _, name := range []string{"without", "with its own"} {
 		slices.Sort(times[name])
 		fmt.Printf("run -- true, %s programs: %v\n", name, time.Duration(times[name][typeRounds/2]).Round(time.Millisecond))
+	}
+}
+
+// BenchmarkTypeHolder prints what the programs cost the daemon: the holder's memory, and the time until it answers.
+func BenchmarkTypeHolder(b *testing.B) {
+	needType(b)
+	for _, c := range []struct {
+		name  string
+		flags []string
+	}{{"without", []string{"--no-bpf"}}, {"with", nil}} {
+		began := time.Now()
+		d := startDaemonWith(b, program(b), c.flags)
+		took := time.Since(began)
+		time.Sleep(time.Second)
+		fmt.Printf("serve %s programs: answers after %v, resident memory of the holder %s\n",
+			c.name, took.Round(time.Millisecond), residentMemory(b, d.cmd.Process.Pid))
+		d.stop(b)
 	}
 }

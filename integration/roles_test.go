@@ -46,6 +46,8 @@ func playRole(role string) {
 		}
 		fmt.Println()
 		io.Copy(io.Discard, os.Stdin)
+	case "into": // starts a program in a cgroup at once, when it is told to
+		playInto(arg)
 	case "read": // a file
 		fmt.Print(readFile(arg))
 	case "commands": // does what each line says, and prints what came of it

@@ -52,13 +52,17 @@ func (x *i386) file(path string) []byte {
 	return b.Bytes()
 }
 
-// ask32 has a 32-bit program do statfs or its like of a path, and of descriptor 3, and says what each call returned and which type.
+// ask32 has a 32-bit program do statfs or its like of a path, and of descriptor 3, and says what each call returned
+// and which type.
 func ask32(t *testing.T, path string) (answers [4][2]uint32) {
 	t.Helper()
 	const statfs, fstatfs, statfs64, fstatfs64, write, exit, sizeof64 = 99, 100, 268, 269, 4, 1, 84
 	make32 := func(name uint32) *i386 {
 		x := &i386{}
-		for _, c := range [][]uint32{{statfs, name, i386Buffer + 4}, {fstatfs, 3, i386Buffer + 4}, {statfs64, name, sizeof64, i386Buffer + 4}, {fstatfs64, 3, sizeof64, i386Buffer + 4}} {
+		const buffer = i386Buffer + 4
+		for _, c := range [][]uint32{
+			{statfs, name, buffer}, {fstatfs, 3, buffer}, {statfs64, name, sizeof64, buffer}, {fstatfs64, 3, sizeof64, buffer},
+		} {
 			x.call(c[0], c[1:]...)
 			x.word(0xa3, i386Buffer) // mov [buffer], eax
 			x.call(write, 1, i386Buffer, 8)

@@ -106,8 +106,8 @@ func (l *typeLoop) end(t *testing.T) {
 	}
 }
 
-// TestTypeSurvives: neither the death of the worker, nor 20 upgrades, nor the death of holder and worker under a service manager has statfs
-// of a view say another type for a moment; after the stop nothing is left in the kernel.
+// TestTypeSurvives: neither the death of the worker, nor 20 upgrades, nor the death of holder and worker under a
+// service manager has statfs of a view say another type for a moment; after the stop nothing is left in the kernel.
 func TestTypeSurvives(t *testing.T) {
 	needType(t)
 	before := typePrograms()
@@ -161,7 +161,8 @@ func TestTypeSurvives(t *testing.T) {
 	}
 }
 
-// TestTypeDaemon: run and mount use the daemon's programs; self is no view; what is switched off says FUSE; doctor says all that.
+// TestTypeDaemon: run and mount use the daemon's programs; self is no view; what is switched off says FUSE; doctor
+// says all that.
 func TestTypeDaemon(t *testing.T) {
 	needType(t)
 	before := typePrograms()
@@ -173,7 +174,8 @@ func TestTypeDaemon(t *testing.T) {
 		t.Fatalf("no program is loaded: %s", d.log())
 	}
 	wantType(t, d.self(), unix.FUSE_SUPER_MAGIC)
-	cmd := exec.Command(program(t), "run", "--controllers", "pids", "--", "sh", "-c", "stat -f -c %t "+topOf("/sys/fs/cgroup", tree)+"; read x")
+	ask := "stat -f -c %t " + topOf("/sys/fs/cgroup", tree) + "; read x"
+	cmd := exec.Command(program(t), "run", "--controllers", "pids", "--", "sh", "-c", ask)
 	cmd.Env = append(os.Environ(), "VCGROUPFS_SOCKET="+d.socket)
 	in, err := cmd.StdinPipe()
 	if err != nil {

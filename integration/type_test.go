@@ -208,7 +208,8 @@ func typePrograms() (found []string) {
 	return found
 }
 
-// wantNoPrograms waits for the kernel to have let go of all but those of before: it does so a grace period after the last descriptor.
+// wantNoPrograms waits for the kernel to have let go of all but those of before: it does so a grace period after the
+// last descriptor.
 func wantNoPrograms(t testing.TB, before []string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -223,8 +224,8 @@ func wantNoPrograms(t testing.TB, before []string) {
 	}
 }
 
-// TestTypeForeign: a file system that is no view keeps its type, whatever it answers, also under a view's device number, and after calls
-// that ask a view for its type and give it to nobody.
+// TestTypeForeign: a file system that is no view keeps its type, whatever it answers, also under a view's device
+// number, and after calls that ask a view for its type and give it to nobody.
 func TestTypeForeign(t *testing.T) {
 	needType(t)
 	h := openHost(t)
@@ -273,10 +274,12 @@ func afterUstat(t *testing.T, device uint64, other string) {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	major, minor := unix.Major(device), unix.Minor(device)
+	encoded := uintptr(major<<8 | minor&0xff | minor&^0xff<<12) // new_encode_dev of include/linux/kdev_t.h
 	var u [32]byte
 	var st unix.Statfs_t
 	for range 10 {
-		_, _, errno := unix.RawSyscall(syscall.SYS_USTAT, uintptr(unix.Major(device)<<8|unix.Minor(device)&0xff|unix.Minor(device)&^0xff<<12), uintptr(unsafe.Pointer(&u)), 0)
+		_, _, errno := unix.RawSyscall(syscall.SYS_USTAT, encoded, uintptr(unsafe.Pointer(&u)), 0)
 		if errno != 0 {
 			t.Errorf("ustat: %v", errno)
 		}
@@ -311,7 +314,8 @@ func mountOwnFUSE(t *testing.T) string {
 	dir := publicDir(t)
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
-		err = unix.Mount("own", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=1000,group_id=1000,allow_other", fd))
+		options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=1000,group_id=1000,allow_other", fd)
+		err = unix.Mount("own", dir, "fuse", 0, options)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -378,7 +382,8 @@ func TestTypeRun(t *testing.T) {
 	want, before := fmt.Sprintf("%x", nativeType(tree)), typePrograms()
 	ask := "stat -f -c %t " + topOf("/sys/fs/cgroup", tree)
 	for _, form := range [][]string{{}, {"--userns"}, {"--privileged"}} {
-		out, err := exec.Command(program(t), slices.Concat([]string{"run", "--controllers", "pids"}, form, []string{"--", "sh", "-c", ask})...).CombinedOutput()
+		args := slices.Concat([]string{"run", "--controllers", "pids"}, form, []string{"--", "sh", "-c", ask})
+		out, err := exec.Command(program(t), args...).CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != want {
 			t.Errorf("%v: %v, %q; want %s", form, err, out, want)
 		}

@@ -5,23 +5,25 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
-	"github.com/vcgroupfs/vcgroupfs/fs"
 )
 
 func noBPFFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "no-bpf", Usage: "load no BPF programs: statfs of a view then says FUSE"}
 }
 
-// typer has statfs answered for a view of this process: by the daemon that serves on this host, or else by programs of its own, which
-// are loaded while other things are set up. It is a guest.Typer.
+// typer has statfs answered for a view of this process: by the daemon that serves on this host, or else by programs of
+// its own, which are loaded while other things are set up. It is a guest.Typer.
 type typer struct {
 	log    *logrus.Entry
 	socket string
@@ -63,15 +65,15 @@ func (t *typer) begin() {
 }
 
 // Show has statfs answered for a view.
-func (t *typer) Show(view int, types fs.Types) {
-	if t.served() && t.ask(view, types) == nil {
+func (t *typer) Show(view int, about fstype.View) {
+	if t.served() && t.ask(view, about) == nil {
 		return
 	}
 	t.begin()
 	<-t.loaded
 	err := t.err
 	if err == nil {
-		err = t.own.Show(view, types)
+		err = t.own.Show(view, about)
 	}
 	if err != nil {
 		t.log.Infof("statfs of the view says FUSE: %v", err)
@@ -79,12 +81,12 @@ func (t *typer) Show(view int, types fs.Types) {
 }
 
 // ask asks the daemon. One that cannot, or does not know of it, is no reason to do without.
-func (t *typer) ask(view int, types fs.Types) error {
+func (t *typer) ask(view int, about fstype.View) error {
 	ctx, cancel := context.WithTimeout(context.Background(), askWait)
 	defer cancel()
 	client := api.NewClient(t.socket)
 	defer client.Close()
-	err := client.ShowType(ctx, api.TypeRequest{FD: view, Types: types})
+	err := client.ShowType(ctx, api.TypeRequest{FD: view, Types: about.Types, Cgroup: about.Cgroup})
 	var said *api.Error
 	if err != nil && !errors.As(err, &said) {
 		t.log.WithError(err).Debug("the daemon does not answer for the view")
@@ -97,8 +99,28 @@ func (t *typer) close() {
 	select {
 	case <-t.loaded:
 		if t.own != nil {
-			t.own.Close()
+			endElsewhere(t.own)
 		}
 	default:
 	}
+}
+
+// endTypeCommand is the argument of a process that ends at once. It is not for users.
+const endTypeCommand = "end-type"
+
+// endElsewhere takes programs away. The kernel waits for a tenth of a second and more for each function that nobody
+// follows any longer, in whoever closes the last descriptor: that is a process for which nobody waits.
+func endElsewhere(p *fstype.Programs) {
+	cmd := exec.Command("/proc/self/exe", endTypeCommand)
+	cmd.Args[0] = "vcgroupfs"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	for _, fd := range p.Kept() {
+		if fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			f := os.NewFile(uintptr(fd), "program")
+			defer f.Close()
+			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		}
+	}
+	_ = cmd.Start() // or else this process waits
+	p.Close()
 }

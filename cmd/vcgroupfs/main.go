@@ -23,6 +23,9 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == guest.InitCommand && os.Args[0] == "vcgroupfs" {
 		guest.Init()
 	}
+	if len(os.Args) == 2 && os.Args[1] == endTypeCommand && os.Args[0] == "vcgroupfs" {
+		return
+	}
 	if len(os.Args) == 2 && os.Args[1] == holder.WorkerCommand && os.Args[0] == "vcgroupfs" {
 		os.Exit(serveWorker())
 	}

@@ -148,7 +148,7 @@ func kindName(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.String:
 		return "a text"
-	case reflect.Int, reflect.Uint32:
+	case reflect.Int, reflect.Uint32, reflect.Uint64:
 		return "a whole number"
 	case reflect.Bool:
 		return "true or false"

@@ -147,6 +147,8 @@ type Info struct {
 type TypeRequest struct {
 	FD    int      `json:"fd"`    // of any node of the file system, also one opened by O_PATH
 	Types fs.Types `json:"types"` // by the uppermost 6 bits of a node's id; 0: as it is
+	// Cgroup is the id of a v2 cgroup: to tasks in and below it clone3 with CLONE_INTO_CGROUP answers ENOSYS, where BPF is a security module.
+	Cgroup uint64 `json:"cgroup,omitempty"`
 }
 
 // UpgradeRequest is the body of POST /v1/upgrade.

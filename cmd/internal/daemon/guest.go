@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
@@ -344,7 +345,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		undo()
 		return asError(api.CodeFailed, err)
 	}
-	if err := s.View.Conn().Mount(g.record.Spec.Target, d.typesOf(g, s.View.Types())); err != nil {
+	if err := s.View.Conn().Mount(g.record.Spec.Target, d.typesOf(g, fstype.ViewOf(s.View))); err != nil {
 		undo()
 		return asError(api.CodeFailed, life.MountError(err))
 	}

@@ -10,8 +10,8 @@ import (
 
 const typeName = "file-system type"
 
-// fileSystemType says by what statfs of a view can say the type that the view stands for. Where no daemon answers for it, the programs
-// are loaded and taken away again: only the kernel knows what it permits.
+// fileSystemType says by what statfs of a view can say the type that the view stands for. Where no daemon answers for
+// it, the programs are loaded and taken away again: only the kernel knows what it permits.
 func fileSystemType(ctx context.Context, socket string) Check {
 	const works = "by BPF: statfs of a view says cgroup2's type, or cgroup's"
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -26,14 +26,13 @@ func fileSystemType(ctx context.Context, socket string) Check {
 			return typeRefused("the daemon's statfs of a view says FUSE: " + info.TypeRefused)
 		}
 	}
-	p, err := fstype.Load()
-	if err != nil {
+	if err := fstype.Probe(); err != nil {
 		return typeRefused(err.Error())
 	}
-	p.Close()
 	return Check{typeName, OK, works, ""}
 }
 
 func typeRefused(found string) Check {
-	return Check{typeName, Less, found, "seccomp notification, which needs no BPF; else give programs that look for the type what the table below says"}
+	const do = "seccomp notification, which needs no BPF; else give programs that look for the type what the table below says"
+	return Check{typeName, Less, found, do}
 }

@@ -23,8 +23,8 @@ type arch struct {
 	registers func(compat bool, argument int) (member string, index int) // of struct pt_regs
 }
 
-// arches: the symbols are made by SYSCALL_DEFINE and COMPAT_SYSCALL_DEFINE of arch/x86/include/asm/syscall_wrapper.h and of its like for
-// arm64; the functions are in fs/statfs.c, and arm64's own two in arch/arm64/kernel/sys32.c.
+// arches: the symbols are made by SYSCALL_DEFINE and COMPAT_SYSCALL_DEFINE of arch/x86/include/asm/syscall_wrapper.h
+// and of its like for arm64; the functions are in fs/statfs.c, and arm64's own two in arch/arm64/kernel/sys32.c.
 var arches = []arch{
 	{"amd64", []call{
 		{"__x64_sys_statfs", 1, false, false},
@@ -132,7 +132,10 @@ type offsets struct {
 
 func offsetsOf(k kernel) (o offsets, err error) {
 	var all [5]uint32
-	for i, m := range [...][2]string{{"dentry", "d_sb"}, {"dentry", "d_inode"}, {"super_block", "s_dev"}, {"fuse_inode", "nodeid"}, {"fuse_inode", "inode"}} {
+	for i, m := range [...][2]string{
+		{"dentry", "d_sb"}, {"dentry", "d_inode"}, {"super_block", "s_dev"},
+		{"fuse_inode", "nodeid"}, {"fuse_inode", "inode"},
+	} {
 		if all[i], err = k.offset(m[0], m[1]); err != nil {
 			return o, err
 		}

@@ -1,6 +1,7 @@
 package fstype
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -18,16 +19,19 @@ type program struct {
 }
 
 const (
-	viewsName = "vcg_views"
-	notesName = "vcg_notes"
+	viewsName  = "vcg_views"
+	notesName  = "vcg_notes"
+	guestsName = "vcg_guests"
 
 	programPrefix = "vcg_" // of the programs' names, as bpftool lists them
 	typeSize      = 4      // of one type in a view's entry
 	types         = len(fs.Types{})
+	cgroupAt      = types * typeSize // in a view's entry: the id of the cgroup
+	entrySize     = cgroupAt + 8
 
 	maxViews = 1 << 16
-	// A note is there for the time between the end of fuse_statfs and that of the call. Each processor takes 128 free places at once
-	// (LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c), and with none left a note is lost.
+	// A note is there for the time between the end of fuse_statfs and that of the call. Each processor takes 128 free
+	// places at once (LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c), and with none left a note is lost.
 	minNotes     = 1 << 14
 	notesPerCPU  = 256
 	leastLinks   = 6 // note, bury, and two for each of statfs and fstatfs
@@ -39,11 +43,36 @@ const (
 )
 
 func viewsSpec() *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: viewsName, Type: ebpf.Hash, KeySize: 4, ValueSize: uint32(types * typeSize), MaxEntries: maxViews, Flags: unix.BPF_F_NO_PREALLOC}
+	return &ebpf.MapSpec{
+		Name: viewsName, Type: ebpf.Hash, KeySize: 4, ValueSize: uint32(entrySize),
+		MaxEntries: maxViews, Flags: unix.BPF_F_NO_PREALLOC,
+	}
 }
 
+// valueOf is a view as its map has it.
+func valueOf(v View) []byte {
+	b := make([]byte, 0, entrySize)
+	for _, t := range v.Types {
+		b = binary.NativeEndian.AppendUint32(b, t)
+	}
+	return binary.NativeEndian.AppendUint64(b, v.Cgroup)
+}
+
+// guestsSpec has the device number of a view by the id of its guest's cgroup, which is no other's ever again.
+func guestsSpec() *ebpf.MapSpec {
+	return &ebpf.MapSpec{
+		Name: guestsName, Type: ebpf.Hash, KeySize: 8, ValueSize: 4,
+		MaxEntries: maxViews, Flags: unix.BPF_F_NO_PREALLOC,
+	}
+}
+
+func mapSpecs() []*ebpf.MapSpec { return []*ebpf.MapSpec{viewsSpec(), notesSpec(), guestsSpec()} }
+
 func notesSpec() *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: notesName, Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8, MaxEntries: uint32(max(minNotes, notesPerCPU*processors()))}
+	return &ebpf.MapSpec{
+		Name: notesName, Type: ebpf.LRUHash, KeySize: 8, ValueSize: 8,
+		MaxEntries: uint32(max(minNotes, notesPerCPU*processors())),
+	}
 }
 
 func processors() int {
@@ -61,7 +90,8 @@ const (
 	slotKey  = -20 // the view map's key
 )
 
-// programsOf makes the programs for an architecture and a kernel's types, in the order in which they are to be attached.
+// programsOf makes the programs for an architecture and a kernel's types, in the order in which they are to be
+// attached.
 func programsOf(arch arch, kernel kernel) (all []program, err error) {
 	for _, c := range arch.calls {
 		if !kernel.hasFunc(c.symbol) {
@@ -75,21 +105,35 @@ func programsOf(arch arch, kernel kernel) (all []program, err error) {
 			return nil, err
 		}
 		all = append(all,
-			program{tracing("begin", c.symbol, ebpf.AttachTraceFEntry, begin()), []string{notesName}, c.optional},
-			program{tracing("answer", c.symbol, ebpf.AttachTraceFExit, answer(buffer, c.compat)), []string{notesName}, c.optional})
+			program{entry(c.symbol, "begin", begin()), []string{notesName}, c.optional},
+			program{exit(c.symbol, "answer", answer(buffer, c.compat)), []string{notesName}, c.optional})
 	}
 	at, err := offsetsOf(kernel)
 	if err != nil {
 		return nil, err
 	}
 	return append(all,
-		program{tracing("bury", "kill_anon_super", ebpf.AttachTraceFEntry, bury(at)), []string{viewsName}, false},
-		program{tracing("note", "fuse_statfs", ebpf.AttachTraceFExit, note(at)), []string{viewsName, notesName}, false}), nil
+		program{entry("kill_anon_super", "bury", bury(at)), []string{viewsName, guestsName}, false},
+		program{intoCgroup(), []string{guestsName}, true},
+		program{exit("fuse_statfs", "note", note(at)), []string{viewsName, notesName}, false}), nil
 }
 
-// tracing is a program. The kernel has bpf_probe_write_user only for programs under a licence like its own; this one's are under both.
+// tracing is a program. The kernel has bpf_probe_write_user only for programs under a licence like its own; this one's
+// are under both.
 func tracing(name, to string, at ebpf.AttachType, code asm.Instructions) *ebpf.ProgramSpec {
-	return &ebpf.ProgramSpec{Name: programPrefix + name, Type: ebpf.Tracing, AttachType: at, AttachTo: to, License: license, Instructions: code}
+	return &ebpf.ProgramSpec{
+		Name: programPrefix + name, Type: ebpf.Tracing, AttachType: at, AttachTo: to, License: license,
+		Instructions: code,
+	}
+}
+
+// entry runs where a function of the kernel begins, exit where it has returned.
+func entry(to, name string, code asm.Instructions) *ebpf.ProgramSpec {
+	return tracing(name, to, ebpf.AttachTraceFEntry, code)
+}
+
+func exit(to, name string, code asm.Instructions) *ebpf.ProgramSpec {
+	return tracing(name, to, ebpf.AttachTraceFExit, code)
 }
 
 func out() asm.Instructions {
@@ -98,7 +142,9 @@ func out() asm.Instructions {
 
 // key loads the arguments of a map's helper: the map, and a slot of the stack.
 func key(name string, slot int32) asm.Instructions {
-	return asm.Instructions{asm.LoadMapPtr(asm.R1, 0).WithReference(name), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slot)}
+	return asm.Instructions{
+		asm.LoadMapPtr(asm.R1, 0).WithReference(name), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slot),
+	}
 }
 
 // task stores the note's key of this task.
@@ -156,12 +202,15 @@ func note(at offsets) asm.Instructions {
 			asm.StoreMem(asm.RFP, slotType, asm.R6, asm.DWord),
 		},
 		task(), key(notesName, slotTask),
-		asm.Instructions{asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, slotType), asm.Mov.Imm(asm.R4, 0), asm.FnMapUpdateElem.Call()},
-		out())
+		asm.Instructions{
+			asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, slotType), asm.Mov.Imm(asm.R4, 0),
+			asm.FnMapUpdateElem.Call(),
+		}, out())
 }
 
-// answer runs where a call ends: a function of struct pt_regs *. The buffer's address is in one of those registers, and in the buffer the
-// type comes first: a long, or in the structs of compat callers 4 bytes (struct statfs, compat_statfs, compat_statfs64).
+// answer runs where a call ends: a function of struct pt_regs *. The buffer's address is in one of those registers,
+// and in the buffer the type comes first: a long, or in the structs of compat callers 4 bytes (struct statfs,
+// compat_statfs, compat_statfs64).
 func answer(buffer int16, compat bool) asm.Instructions {
 	size := int32(8)
 	narrow := asm.Instructions{}
@@ -180,13 +229,15 @@ func answer(buffer int16, compat bool) asm.Instructions {
 		asm.Instructions{
 			asm.JNE.Imm(asm.R8, 0, "out"),
 			asm.Mov.Imm(asm.R0, 0), asm.StoreMem(asm.RFP, slotType, asm.R0, asm.DWord),
-			asm.Mov.Reg(asm.R1, asm.RFP), asm.Add.Imm(asm.R1, slotType), asm.Mov.Imm(asm.R2, size), asm.Mov.Reg(asm.R3, asm.R6),
+			asm.Mov.Reg(asm.R1, asm.RFP), asm.Add.Imm(asm.R1, slotType), asm.Mov.Imm(asm.R2, size),
+			asm.Mov.Reg(asm.R3, asm.R6),
 			asm.FnProbeReadUser.Call(),
 			asm.JNE.Imm(asm.R0, 0, "out"),
 			asm.LoadMem(asm.R1, asm.RFP, slotType, asm.DWord),
 			asm.JNE.Imm(asm.R1, fuseTypeInt, "out"),
 			asm.StoreMem(asm.RFP, slotType, asm.R7, asm.DWord),
-			asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slotType), asm.Mov.Imm(asm.R3, size),
+			asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slotType),
+			asm.Mov.Imm(asm.R3, size),
 			asm.FnProbeWriteUser.Call(),
 		}, out())
 }
@@ -197,5 +248,45 @@ func bury(at offsets) asm.Instructions {
 		asm.LoadMem(asm.R6, asm.R1, ctxArg1, asm.DWord),
 		asm.LoadMem(asm.R6, asm.R6, at.sbDevice, asm.Word),
 		asm.StoreMem(asm.RFP, slotKey, asm.R6, asm.Word),
+	}, lookup(viewsName, slotKey), asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R0, int16(cgroupAt), asm.DWord),
+		asm.StoreMem(asm.RFP, slotTask, asm.R1, asm.DWord),
+	}, key(guestsName, slotTask), asm.Instructions{
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, "view"),
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
+		asm.JNE.Reg(asm.R1, asm.R6, "view"), // the guest has another view
+	}, remove(guestsName, slotTask), asm.Instructions{
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("view"),
 	}, remove(viewsName, slotKey), out())
+}
+
+const (
+	intoCgroupBit = 33 // CLONE_INTO_CGROUP of include/uapi/linux/sched.h
+	maxDepth      = 24 // of a guest's cgroup
+)
+
+// intoCgroup runs at the security hook task_alloc(struct task_struct *, unsigned long clone_flags), before the kernel
+// looks for the cgroup (copy_process in kernel/fork.c). The caller is a guest's where one of the cgroups above it is.
+func intoCgroup() *ebpf.ProgramSpec {
+	code := asm.Instructions{
+		asm.LoadMem(asm.R1, asm.R1, ctxReturned, asm.DWord), // the second argument
+		asm.RSh.Imm(asm.R1, intoCgroupBit),
+		asm.And.Imm(asm.R1, 1),
+		asm.JEq.Imm(asm.R1, 0, "out"),
+	}
+	for level := int32(1); level <= maxDepth; level++ {
+		code = join(code, asm.Instructions{
+			asm.Mov.Imm(asm.R1, level), asm.FnGetCurrentAncestorCgroupId.Call(),
+			asm.JEq.Imm(asm.R0, 0, "out"), // it is not so deep
+			asm.StoreMem(asm.RFP, slotTask, asm.R0, asm.DWord),
+		}, key(guestsName, slotTask), asm.Instructions{
+			asm.FnMapLookupElem.Call(), asm.JNE.Imm(asm.R0, 0, "refuse"),
+		})
+	}
+	refuse := asm.Instructions{asm.Mov.Imm(asm.R0, -int32(unix.ENOSYS)).WithSymbol("refuse"), asm.Return()}
+	return &ebpf.ProgramSpec{
+		Name: programPrefix + "into_cgroup", Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: "task_alloc",
+		License: license, Instructions: join(code, out(), refuse),
+	}
 }

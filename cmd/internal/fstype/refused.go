@@ -31,7 +31,8 @@ func (r *Refused) Error() string { return "statfs of views cannot be answered by
 // Unwrap is the kernel's own error.
 func (r *Refused) Unwrap() error { return r.Err }
 
-// errNotSupported is the kernel's ENOTSUPP (include/linux/errno.h), which no C library knows: what attaching answers without trampolines.
+// errNotSupported is the kernel's ENOTSUPP (include/linux/errno.h), which no C library knows: what attaching answers
+// without trampolines.
 const errNotSupported = syscall.Errno(524)
 
 func explain(err error) *Refused {

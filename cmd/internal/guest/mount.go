@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -92,7 +93,7 @@ func (cfg MountConfig) made(v *fs.View) func(mountFD int) {
 	if cfg.Types == nil {
 		return nil
 	}
-	return func(mountFD int) { cfg.Types.Show(mountFD, v.Types()) }
+	return func(mountFD int) { cfg.Types.Show(mountFD, fstype.ViewOf(v)) }
 }
 
 // CheckMountpoint says whether something can be mounted at a path.

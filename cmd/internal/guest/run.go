@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -42,7 +43,7 @@ type RunConfig struct {
 // Typer has statfs of a view say the type that it stands for. It never fails: a view that says FUSE is of use, too. view is a descriptor
 // of the view, open until Show returns.
 type Typer interface {
-	Show(view int, types fs.Types)
+	Show(view int, about fstype.View)
 }
 
 // Run runs a command in a guest of its own, and answers with the status to exit with. An error says that the guest could
@@ -98,7 +99,7 @@ func Run(cfg RunConfig) (status int, err error) {
 	}
 	show := func() {
 		if cfg.Types != nil {
-			cfg.Types.Show(int(mount.Fd()), view.View.Types())
+			cfg.Types.Show(int(mount.Fd()), fstype.ViewOf(view.View))
 		}
 	}
 	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: cgroups}

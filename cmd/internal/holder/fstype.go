@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
-	"github.com/vcgroupfs/vcgroupfs/fs"
 )
 
 // Types says whether statfs of views is answered by BPF.
@@ -101,21 +100,21 @@ func (h *Holder) show(w *worker, m message) {
 }
 
 func (h *Holder) showOne(m message, i int) error {
-	var types fs.Types
+	var view fstype.View
 	switch {
 	case h.programs == nil:
 		return errors.New(h.types.Reason)
 	case i >= len(m.fds):
 		return errors.New("cannot have statfs answer for a view that is not sent with the message")
 	}
-	if err := json.Unmarshal(m.text, &types); err != nil {
-		return fmt.Errorf("cannot read the types of a view: %w", err)
+	if err := json.Unmarshal(m.text, &view); err != nil {
+		return fmt.Errorf("cannot read what a view is: %w", err)
 	}
-	return h.programs.Show(m.fds[i], types)
+	return h.programs.Show(m.fds[i], view)
 }
 
-// showWait is how long a worker waits for the holder to have done it, which takes it some microseconds. The view is given to its guest
-// afterwards in any case.
+// showWait is how long a worker waits for the holder to have done it, which takes it some microseconds. The view is
+// given to its guest afterwards in any case.
 const showWait = 2 * time.Second
 
 // shows are what a worker has asked the holder to show.
@@ -124,12 +123,13 @@ type shows struct {
 	waiting map[int]chan string
 }
 
-// Show has statfs of a view answered, by a descriptor of one of its nodes, which the holder has open too until it is done.
-func (w *Worker) Show(view int, types fs.Types) error {
+// Show has statfs of a view answered, by a descriptor of one of its nodes, which the holder has open too until it is
+// done.
+func (w *Worker) Show(view int, about fstype.View) error {
 	if !w.types.Loaded {
 		return fmt.Errorf("statfs of views says FUSE: %s", w.types.Reason)
 	}
-	text, err := json.Marshal(types)
+	text, err := json.Marshal(about)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,8 @@ func (w *Worker) Show(view int, types fs.Types) error {
 		delete(w.shows.waiting, n)
 		w.mu.Unlock()
 	}()
-	if err := w.link.send(message{kind: msgShow, items: []item{{n, 0}}, fds: []int{view}, text: text}); err != nil {
+	m := message{kind: msgShow, items: []item{{n, 0}}, fds: []int{view}, text: text}
+	if err := w.link.send(m); err != nil {
 		return err
 	}
 	select {
@@ -159,17 +160,18 @@ func (w *Worker) Show(view int, types fs.Types) error {
 }
 
 // ShowOf is Show by a descriptor of another process, which must have it open until this returns.
-func (w *Worker) ShowOf(pid, fd int, types fs.Types) error {
+func (w *Worker) ShowOf(pid, fd int, about fstype.View) error {
 	name := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
 	view, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer unix.Close(view)
-	return w.Show(view, types)
+	return w.Show(view, about)
 }
 
-// typesOf is what a holder says. One that says nothing must not be sent what it does not know: it would keep the descriptor.
+// typesOf is what a holder says. One that says nothing must not be sent what it does not know: it would keep the
+// descriptor.
 func typesOf(said *Types) Types {
 	if said == nil {
 		return Types{Reason: "the holder is of an earlier version; stop and start vcgroupfs serve"}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 )
 
@@ -30,7 +31,8 @@ func TestShow(t *testing.T) {
 	go func() {
 		buf, oob := room()
 		m, err := holder.receive(buf, oob)
-		if err != nil || m.kind != msgShow || len(m.fds) != 1 || !strings.HasPrefix(string(m.text), "[16914836,0,") {
+		is := strings.HasPrefix(string(m.text), `{"types":[16914836,0,`)
+		if err != nil || m.kind != msgShow || len(m.fds) != 1 || !is {
 			t.Errorf("%+v, %v", m, err)
 		}
 		h.said(&worker{link: holder}, m)
@@ -39,7 +41,8 @@ func TestShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Show(int(dir.Fd()), fs.Types{0x01021994}); err == nil || err.Error() != "the reason" {
+	err = w.Show(int(dir.Fd()), fstype.View{Types: fs.Types{0x01021994}})
+	if err == nil || err.Error() != "the reason" {
 		t.Errorf("a holder without programs answers %v", err)
 	}
 	dir.Close()
@@ -48,16 +51,17 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// TestShowVersions: a holder that does not know views is not asked, and one that does not answer is not waited for without end; what a later
-// worker says is passed over, and its descriptors are closed.
+// TestShowVersions: a holder that does not know views is not asked, and one that does not answer is not waited for
+// without end; what a later worker says is passed over, and its descriptors are closed.
 func TestShowVersions(t *testing.T) {
 	w, _ := typedPair(t, nil)
-	if err := w.Show(0, fs.Types{}); err == nil || !strings.Contains(err.Error(), "earlier version") {
+	if err := w.Show(0, fstype.View{}); err == nil || !strings.Contains(err.Error(), "earlier version") {
 		t.Errorf("an earlier holder: %v", err)
 	}
 	w, _ = typedPair(t, &Types{Loaded: true})
 	began := time.Now()
-	if err := w.Show(0, fs.Types{}); err == nil || !strings.Contains(err.Error(), "does not answer") || time.Since(began) > 3*showWait {
+	err := w.Show(0, fstype.View{})
+	if err == nil || !strings.Contains(err.Error(), "does not answer") || time.Since(began) > 3*showWait {
 		t.Errorf("a holder that says nothing: %v after %v", err, time.Since(began))
 	}
 	if len(w.shows.waiting) != 0 {
