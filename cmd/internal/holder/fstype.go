@@ -22,7 +22,9 @@ type Types struct {
 const switchedOff = "it is switched off (serve --no-bpf)"
 
 // loadTypes goes on with the programs that the service manager has kept, or loads them while the first worker starts.
-func (h *Holder) loadTypes(kept map[string]int) {
+func (h *Holder) loadTypes() {
+	kept := h.keptTypes
+	h.keptTypes = nil
 	if h.settings.NoBPF {
 		h.types = Types{Reason: switchedOff}
 		for _, fd := range kept {

@@ -69,20 +69,21 @@ type Self struct {
 
 // Holder is the process that keeps things. Make it with New, then Run.
 type Holder struct {
-	settings Settings
-	log      *logrus.Entry
-	arena    *state.Arena
-	socket   *os.File
-	metrics  *os.File // nil for none
-	manager  manager  // systemd
-	since    time.Time
-	program  *os.File // what a worker is started from; nil for this program
-	previous *os.File // the same before an upgrade that is not through yet
-	lock     *os.File
-	kept     map[int]map[uint64]int
-	programs *fstype.Programs // that answer statfs of views; nil for none
-	types    Types
-	loading  bool // programs are being loaded
+	settings  Settings
+	log       *logrus.Entry
+	arena     *state.Arena
+	socket    *os.File
+	metrics   *os.File // nil for none
+	manager   manager  // systemd
+	since     time.Time
+	program   *os.File // what a worker is started from; nil for this program
+	previous  *os.File // the same before an upgrade that is not through yet
+	lock      *os.File
+	kept      map[int]map[uint64]int
+	programs  *fstype.Programs // that answer statfs of views; nil for none
+	types     Types
+	keptTypes map[string]int // programs that the service manager kept, until they are taken over
+	loading   bool           // programs are being loaded
 
 	events   chan event
 	current  *worker // that serves or is to; nil while there is none
@@ -140,7 +141,7 @@ const self = "/proc/self/exe"
 // New makes what the workers share. A socket on which somebody listens is an error; one that a dead daemon left is replaced.
 func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 	raiseLimits()
-	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, events: make(chan event, 64)}
+	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, events: make(chan event, 64), keptTypes: map[string]int{}}
 	h.manager = findManager(log)
 	if err := h.takeOver(); err != nil {
 		return nil, err
@@ -172,6 +173,7 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 			return nil, err
 		}
 	}
+	h.loadTypes()
 	return h, nil
 }
 
@@ -193,8 +195,6 @@ func raiseLimits() {
 
 // takeOver takes what the service manager kept for a holder before this one.
 func (h *Holder) takeOver() error {
-	types := map[string]int{}
-	defer func() { h.loadTypes(types) }()
 	for name, fd := range h.manager.kept() {
 		region, isDevice := strings.CutPrefix(name, deviceName)
 		n, err := strconv.Atoi(region)
@@ -207,7 +207,7 @@ func (h *Holder) takeOver() error {
 		case isDevice && err == nil:
 			h.keep(item{n, DeviceKey}, fd)
 		case fstype.IsKept(name):
-			types[name] = fd
+			h.keptTypes[name] = fd
 		default:
 			unix.Close(fd)
 		}
