@@ -196,6 +196,14 @@ func TestTypeDaemon(t *testing.T) {
 	d.wantTry(t, 0, "the daemon answers, for run and mount too", "doctor")
 	in.Close()
 	cmd.Wait()
+	t.Run("mount", func(t *testing.T) {
+		t.Setenv("VCGROUPFS_SOCKET", d.socket)
+		v := mountView(t, "--boundary", boundary(t, "asks", tree), "--controllers", "pids")
+		wantType(t, v.top(tree), nativeType(tree))
+		if got := len(typePrograms()); got != loaded {
+			t.Errorf("%d programs, %d before", got, loaded)
+		}
+	})
 	d.stop(t)
 	wantNoPrograms(t, before)
 

@@ -1,0 +1,85 @@
+package integration
+
+import (
+	"encoding/binary"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// needV1 finds a v1 hierarchy; on a host that has none it mounts one that is named, which needs no controller.
+func needV1(t *testing.T) *host.Tree {
+	t.Helper()
+	v1 := func(h *host.Host) *host.Tree {
+		for _, tree := range h.Trees() {
+			if tree.Version == hierarchy.V1 && len(shownNames(tree)) > 0 {
+				return tree
+			}
+		}
+		return nil
+	}
+	if tree := v1(openHost(t)); tree != nil {
+		return tree
+	}
+	dir := publicDir(t)
+	name := strings.NewReplacer("-", "").Replace(testPrefix)
+	if err := unix.Mount("none", dir, "cgroup", 0, "none,name="+name); err != nil {
+		t.Skipf("machine: the kernel has no cgroup v1: %v", err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, 0) })
+	tree := v1(openHost(t))
+	if tree == nil {
+		t.Fatal("the hierarchy that was mounted is not found")
+	}
+	return tree
+}
+
+// wantNode wants a node's type: by the extended attribute that host programs read, and by statfs where BPF answers.
+func wantNode(t *testing.T, path string, want int64) {
+	t.Helper()
+	raw := make([]byte, 4)
+	if _, err := unix.Getxattr(path, "trusted.vcgroupfs.type", raw); err != nil {
+		t.Errorf("%s: %v", path, err)
+	}
+	if got := int64(binary.LittleEndian.Uint32(raw)); got != want {
+		t.Errorf("%s: the attribute says %#x, want %#x", path, got, want)
+	}
+	if typeRefusal() == "" {
+		wantType(t, path, want)
+	}
+}
+
+// TestTypeHybrid: in a view with several hierarchies each has its own type, and what is above them is a tmpfs's.
+func TestTypeHybrid(t *testing.T) {
+	program(t)
+	v1 := needV1(t)
+	v2 := need(t, openHost(t), hierarchy.Unified)
+	name := shownNames(v1)[0]
+	path := boundary(t, "hybrid", v1, v2)
+	for layout, both := range map[string]bool{"v1": false, "hybrid": true} {
+		controllers := name
+		if both {
+			controllers += "," + hierarchy.Unified
+		}
+		v := mountView(t, "--boundary", path, "--controllers", controllers, "--layout", layout)
+		wantNode(t, v.dir, unix.TMPFS_MAGIC)
+		top := filepath.Join(v.dir, v1.Dir)
+		if err := unix.Mkdir(filepath.Join(top, layout), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range []string{".", "tasks", layout, layout + "/cgroup.procs"} {
+			wantNode(t, filepath.Join(top, node), unix.CGROUP_SUPER_MAGIC)
+		}
+		if !both {
+			continue
+		}
+		for _, node := range []string{".", "cgroup.procs"} {
+			wantNode(t, filepath.Join(v.dir, "unified", node), unix.CGROUP2_SUPER_MAGIC)
+		}
+	}
+}
