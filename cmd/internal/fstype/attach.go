@@ -31,16 +31,16 @@ func prepare() (specs []program, cache *btf.Cache, err error) {
 	if arch.name == "arm64" && !conn.KernelAtLeast(6, 0) {
 		return nil, nil, errNotSupported
 	}
+	if !conn.KernelAtLeast(5, 11) { // programs and maps were locked memory of the process before
+		unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
+	}
 	if err := permitted(); err != nil { // before the kernel's types are read, which takes much longer
 		return nil, nil, err
 	}
 	// A kernel that has FUSE as a module loads it for this, and only then has its types.
 	if fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
 		unix.Close(fd)
-	}
-	if !conn.KernelAtLeast(5, 11) { // maps were locked memory of the process before
-		unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	}
 	cache = btf.NewCache()
 	kernel, err := kernelTypes(cache)
@@ -109,12 +109,17 @@ func attach(specs []program, cache *btf.Cache) (p *Programs, err error) {
 	if p.guests, err = shared[guestsName].Clone(); err != nil {
 		return p, err
 	}
+	without := "" // a function that is not to be had: where no program runs at its beginning, none may at its end
 	for _, s := range specs {
+		if s.spec.AttachTo == without {
+			continue
+		}
 		l, err := attachOne(s, shared, cache)
 		switch {
 		case err == nil:
 			p.links = append(p.links, l)
 		case s.optional && !errors.Is(err, unix.EPERM):
+			without = s.spec.AttachTo
 		default:
 			return p, fmt.Errorf("cannot follow the kernel's %s: %w", s.spec.AttachTo, err)
 		}

@@ -44,6 +44,9 @@ func explain(err error) *Refused {
 		reason = "the kernel does not describe its types (CONFIG_DEBUG_INFO_BTF): " + err.Error()
 	case errors.Is(err, errLocked):
 		reason = fmt.Sprintf("%v (%s)", errLocked, or(lockdown(), "lockdown(7); distributions do so with Secure Boot"))
+		if lockdown() == "none" {
+			reason = "the kernel has no bpf_probe_write_user"
+		}
 	case errors.Is(err, unix.ENOSYS):
 		reason = "the kernel has no BPF (CONFIG_BPF_SYSCALL)"
 	case errors.Is(err, errNotSupported):

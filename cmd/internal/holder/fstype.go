@@ -47,7 +47,13 @@ func (h *Holder) loadTypes() {
 		p, err := fstype.Load()
 		h.events <- event{what: typesLoaded, programs: p, err: err}
 	}()
+	time.AfterFunc(loadWait, func() { h.events <- event{what: typesLoaded, err: errSlow} })
 }
+
+// loadWait is how long guests wait for programs. It takes the kernel a tenth of a second.
+const loadWait = 15 * time.Second
+
+var errSlow = fmt.Errorf("the kernel has not loaded the programs within %v", loadWait)
 
 // dropTypes has the service manager keep them no longer.
 func (h *Holder) dropTypes(kept map[string]int) {
@@ -58,6 +64,9 @@ func (h *Holder) dropTypes(kept map[string]int) {
 
 // typesAre is told what came of loading.
 func (h *Holder) typesAre(p *fstype.Programs, err error) {
+	if err == errSlow && !h.loading {
+		return
+	}
 	h.loading, h.beatAt = false, time.Now()
 	h.programs, h.types = p, Types{Loaded: err == nil}
 	var refused *fstype.Refused
