@@ -13,7 +13,7 @@ const typeName = "file-system type"
 // fileSystemType says by what statfs of a view can say the type that the view stands for. Where no daemon answers for
 // it, the programs are loaded and taken away again: only the kernel knows what it permits.
 func fileSystemType(ctx context.Context, socket string) Check {
-	const works = "by BPF: statfs of a view says cgroup2's type, or cgroup's"
+	works := "by BPF: statfs of a view says cgroup2's type, or cgroup's; " + cloneAnswer()
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	client := api.NewClient(socket)
@@ -30,6 +30,14 @@ func fileSystemType(ctx context.Context, socket string) Check {
 		return typeRefused(err.Error())
 	}
 	return Check{typeName, OK, works, ""}
+}
+
+// cloneAnswer says whether BPF also has programs fall back that clone into a cgroup, as systemd 257 and newer do.
+func cloneAnswer() string {
+	if fstype.SecurityModule() {
+		return "clone3 into a cgroup is ENOSYS to guests"
+	}
+	return "bpf is not known to be among the security modules (lsm=), so clone3 into a cgroup needs a seccomp filter that says ENOSYS"
 }
 
 func typeRefused(found string) Check {

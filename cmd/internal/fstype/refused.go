@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -102,4 +103,11 @@ func capable() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// SecurityModule says whether BPF is among the kernel's security modules, and programs may answer clone3; false where
+// that cannot be read.
+func SecurityModule() bool {
+	raw, _ := os.ReadFile("/sys/kernel/security/lsm")
+	return slices.Contains(strings.Split(strings.TrimSpace(string(raw)), ","), "bpf")
 }
