@@ -51,3 +51,14 @@ func ReservedName(name string) bool {
 	prefix, _, ok := strings.Cut(name, ".")
 	return ok && (prefix == "cgroup" || prefix == "irq" || slices.Contains(controllers, prefix))
 }
+
+// LegacyNames are the names by which /proc/cgroups and mount options of v1 speak of a controller of v2.
+func LegacyNames(controller string) []string {
+	switch controller {
+	case "io":
+		return []string{"blkio"}
+	case "cpu":
+		return []string{"cpu", "cpuacct"}
+	}
+	return []string{controller}
+}

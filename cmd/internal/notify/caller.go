@@ -15,6 +15,7 @@ type Caller struct {
 	Request // as it was received
 	server  *server
 	proc    int  // O_PATH of /proc/<tid>: what is opened below it is of this caller, or fails
+	cached  bool // paths are looked up in the kernel's cache only, which nobody's file system keeps waiting
 	again   bool // the call may have been answered before, without the caller's knowledge
 
 	settled atomic.Bool // it was acted upon, or given up

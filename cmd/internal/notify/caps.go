@@ -17,9 +17,11 @@ var procFD = sync.OnceValue(func() int {
 	return fd
 })
 
-// mayMount says whether a caller may mount cgroups: it has CAP_SYS_ADMIN over the owner of its mount namespace (may_mount), and over that
-// of its cgroup namespace (mount_capable: the context's user namespace is that one).
-func (c *Caller) mayMount() bool {
+// mayMount says whether a caller may mount: it has CAP_SYS_ADMIN over the owner of its mount namespace (may_mount, fs/namespace.c).
+func (c *Caller) mayMount() bool { return c.admin("ns/mnt") }
+
+// admin says whether a caller has CAP_SYS_ADMIN over the owner of one of its namespaces.
+func (c *Caller) admin(namespace string) bool {
 	status, err := c.read("status")
 	if err != nil {
 		return false
@@ -29,24 +31,16 @@ func (c *Caller) mayMount() bool {
 		return false
 	}
 	defer unix.Close(users)
-	own := credentials{admin: hasAdmin(string(status)), uid: effectiveUID(string(status))}
 	var st unix.Stat_t
 	if unix.Fstat(users, &st) != nil {
 		return false
 	}
-	own.users = st.Ino
-	for _, name := range []string{"ns/mnt", "ns/cgroup"} {
-		ns, err := c.Open(name, unix.O_RDONLY)
-		if err != nil {
-			return false
-		}
-		ok := own.over(ns)
-		unix.Close(ns)
-		if !ok {
-			return false
-		}
+	ns, err := c.Open(namespace, unix.O_RDONLY)
+	if err != nil {
+		return false
 	}
-	return true
+	defer unix.Close(ns)
+	return credentials{hasAdmin(string(status)), effectiveUID(string(status)), st.Ino}.over(ns)
 }
 
 // credentials are what a caller has.

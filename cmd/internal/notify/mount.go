@@ -2,6 +2,7 @@ package notify
 
 import (
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -31,7 +32,7 @@ func (c *Caller) ours(at uint64) (fstype string, ok bool) {
 // fsopen says to who may mount that the kernel has no such call: libmount and runtimes then use mount(2). A descriptor of a mount cannot
 // be put into a caller (SECCOMP_IOCTL_NOTIF_ADDFD takes none that is O_PATH). Who may not mount is told so by the kernel.
 func (c *Caller) fsopen() answer {
-	if _, ok := c.ours(c.Args[0]); !ok || !c.mayMount() {
+	if _, ok := c.ours(c.Args[0]); !ok || !c.mayMount() || !c.admin("ns/cgroup") {
 		return pass
 	}
 	return answer{errno: unix.ENOSYS}
@@ -48,6 +49,9 @@ func (c *Caller) mount() answer {
 		return pass
 	}
 	options, err := c.options()
+	if err == nil && c.Args[0] != 0 {
+		_, err = c.text(c.Args[0], maxPath) // the source, which cgroups do not look at
+	}
 	if err != nil {
 		return refuse(err)
 	}
@@ -86,6 +90,9 @@ func (c *Caller) attach(at int, fstype, options string) answer {
 		return refuse(err)
 	}
 	defer unix.Close(tree)
+	if !isDirectory(at) {
+		return answer{errno: unix.ENOTDIR} // graft_tree; of move_mount it is EINVAL
+	}
 	if same, err := sameRoot(tree, at); err != nil {
 		return refuse(err)
 	} else if same {
@@ -102,6 +109,12 @@ func (c *Caller) attach(at int, fstype, options string) answer {
 		return refuse(err)
 	}
 	return answer{made: true}
+}
+
+func isDirectory(fd int) bool {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // restrict makes a mount what the kernel's own usually is, whatever the caller asked for.
@@ -192,29 +205,36 @@ func (c *Caller) staysInside(at int) error {
 	if len(table) != 1 {
 		return unix.EINVAL // check_mnt
 	}
-	shared, err := SharedWithOurs(table[0])
+	own, err := c.ownMounts()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	shared, err := Reaches(table[0], own)
 	if err == nil && shared {
 		err = unix.EPERM
 	}
 	return err
 }
 
-// SharedWithOurs says whether what is mounted on a mount of another namespace comes into this process's namespace: a mount there is of
+// ownMounts is the mount table of this process.
+func (c *Caller) ownMounts() (*os.File, error) {
+	fd, err := unix.Openat(procFD(), "self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "mountinfo"), nil
+}
+
+// Reaches says whether what is mounted on a mount of another namespace comes into the one whose mount table is given: a mount there is of
 // the same peer group, or a slave of it (mount_namespaces(7)).
-func SharedWithOurs(m *mountinfo.Info) (bool, error) {
+func Reaches(m *mountinfo.Info, table io.Reader) (found bool, err error) {
 	_, group, shared := strings.Cut(m.Optional, "shared:")
 	if !shared {
 		return false, nil
 	}
 	group, _, _ = strings.Cut(group, " ")
-	fd, err := unix.Openat(procFD(), "self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, err
-	}
-	own := os.NewFile(uintptr(fd), "mountinfo")
-	defer own.Close()
-	var found bool
-	_, err = mountinfo.GetMountsFromReader(own, func(m *mountinfo.Info) (skip, stop bool) {
+	_, err = mountinfo.GetMountsFromReader(table, func(m *mountinfo.Info) (skip, stop bool) {
 		of := strings.Fields(m.Optional)
 		found = found || slices.Contains(of, "shared:"+group) || slices.Contains(of, "master:"+group)
 		return true, found

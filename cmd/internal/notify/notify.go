@@ -46,7 +46,7 @@ type Guest interface {
 	// this guest.
 	Type(fd int) uint32
 	// Tree makes a mount, attached nowhere, of what mount(2) of a type ("cgroup", "cgroup2") with options is to show a caller. The error
-	// is the errno of the kernel.
+	// is the errno of the kernel, or ErrPassOn.
 	Tree(c *Caller, fstype, options string) (mount int, err error)
 }
 
@@ -56,19 +56,26 @@ const (
 	DefaultTimeout = 10 * time.Second
 )
 
-// slowAfter is how long a path may take to be looked up before others with the same path are passed on.
-const slowAfter = 200 * time.Millisecond
+// slowAfter is how long a path may take to be looked up before others with the same path are passed on; roomTime is how long a call waits
+// for others.
+const (
+	slowAfter = 200 * time.Millisecond
+	roomTime  = time.Second
+)
 
 // Supervisor answers calls of one guest. Its fields are not changed once it serves.
 type Supervisor struct {
 	Guest Guest
 	Log   *logrus.Entry
 
-	// Threads bounds the calls of one listener that are answered at once, those included that a guest's own file system keeps; 0 is
-	// DefaultThreads. Others are passed on.
+	// Threads bounds the calls of one listener that may wait for file systems of the guest's own at once, and those that ask the view; 0 is
+	// DefaultThreads. Four times as many are being answered at most. Others are passed on.
 	Threads int
 	// Timeout is how long a call may take to be answered; 0 is DefaultTimeout.
 	Timeout time.Duration
+	// Stuck is called, perhaps often, when a thread of this process is kept by a file system of the guest's own although nobody waits for its
+	// call any more. Such a thread can keep the guest's own from ending, and ends with this process only. May be nil.
+	Stuck func()
 	// Inside says that this process is one of the guest's, with its rights and in its namespaces.
 	Inside bool
 }
@@ -79,6 +86,12 @@ func (s *Supervisor) threads() int {
 	}
 	return DefaultThreads
 }
+
+// perThread is how many calls are being answered at once for each that may wait for a file system.
+const perThread = 4
+
+// Slots is how many requests are received at most before one of them is answered.
+func (s *Supervisor) Slots() int { return s.threads()*perThread + 1 }
 
 func (s *Supervisor) timeout() time.Duration {
 	if s.Timeout > 0 {
@@ -102,10 +115,16 @@ type answer struct {
 
 var pass = answer{passOn: true}
 
-// refuse is the answer that an error stands for. One that is no errno is the kernel's for want of anything better.
+// ErrPassOn says that a guest has no view of what a caller wants.
+var ErrPassOn = errors.New("the guest has no view of it")
+
+// refuse is the answer that an error stands for: EPERM where that is no errno.
 func refuse(err error) answer {
 	var errno unix.Errno
-	if errors.As(err, &errno) {
+	switch {
+	case errors.Is(err, ErrPassOn):
+		return pass
+	case errors.As(err, &errno):
 		return answer{errno: errno}
 	}
 	return answer{errno: unix.EPERM}

@@ -38,17 +38,25 @@ const maxName = 64
 
 var nameForm = regexp.MustCompile(`^[\w.-]+$`)
 
-// Choose finds the hierarchy that mount(2) of a type with options means among those that a guest has. hostRoot says that the caller is the
-// host's root, to whom alone release agents are permitted. The error is the kernel's errno: EINVAL for options that make no sense or name
-// a controller that there is not, EBUSY for a name that belongs to other controllers, EPERM for what would be a new hierarchy, ENODEV
-// for a v2 tree that the guest does not have.
-func Choose(fstype, options string, has []hierarchy.Hierarchy, hostRoot bool) (hierarchy.Hierarchy, error) {
+// Rights are what a caller may do beside mounting in its mount namespace.
+type Rights struct {
+	HostRoot bool // set release agents: it is the host's root
+	Cgroups  bool // mount what its cgroup namespace shows (mount_capable)
+}
+
+// Choose finds the hierarchy that mount(2) of a type with options means among those that a guest has, v2's by Legacy. The error is the kernel's errno:
+// EINVAL for options that make no sense or name a controller that there is not, EPERM without the right to mount cgroups and for what
+// would be a new hierarchy, EBUSY for a name that belongs to other controllers, ENODEV for a v2 tree that the guest does not have.
+func Choose(fstype, options string, has []hierarchy.Hierarchy, r Rights) (hierarchy.Hierarchy, error) {
 	if fstype == typeV2 {
-		return chooseV2(options, has)
+		return chooseV2(options, has, r)
 	}
-	w, err := parseV1(options, has, hostRoot)
+	w, err := parseV1(options, has, r.HostRoot)
 	if err != nil {
 		return hierarchy.Hierarchy{}, err
+	}
+	if !r.Cgroups {
+		return hierarchy.Hierarchy{}, unix.EPERM
 	}
 	if err := w.check(has); err != nil {
 		return hierarchy.Hierarchy{}, err
@@ -56,11 +64,14 @@ func Choose(fstype, options string, has []hierarchy.Hierarchy, hostRoot bool) (h
 	return w.find(has)
 }
 
-func chooseV2(options string, has []hierarchy.Hierarchy) (hierarchy.Hierarchy, error) {
+func chooseV2(options string, has []hierarchy.Hierarchy, r Rights) (hierarchy.Hierarchy, error) {
 	for o := range strings.SplitSeq(options, ",") {
 		if o != "" && !isSuperFlag(o) && !slices.Contains(v2Flags, o) {
 			return hierarchy.Hierarchy{}, unix.EINVAL
 		}
+	}
+	if !r.Cgroups {
+		return hierarchy.Hierarchy{}, unix.EPERM
 	}
 	for _, h := range has {
 		if h.Version == hierarchy.V2 {
@@ -112,18 +123,26 @@ func parseV1(options string, has []hierarchy.Hierarchy, hostRoot bool) (w wanted
 
 // known says whether some hierarchy of a guest has a controller, by its name on v1.
 func known(controller string, has []hierarchy.Hierarchy) bool {
-	return slices.ContainsFunc(has, func(h hierarchy.Hierarchy) bool { return slices.Contains(v1Names(h), controller) })
+	return slices.ContainsFunc(has, func(h hierarchy.Hierarchy) bool { return slices.Contains(h.Controllers, controller) })
 }
 
-// v1Names are the controllers of a hierarchy by their names on v1, in no order, each once.
-func v1Names(h hierarchy.Hierarchy) (names []string) {
-	for _, c := range h.Controllers {
-		if h.Version == hierarchy.V2 && c == "io" {
-			c = "blkio"
+// Legacy gives a hierarchy of v2 the controllers of which mount options can speak: those that a guest may know of, by their names on v1,
+// and that the kernel has for v1, by the text of /proc/cgroups ("name hierarchy num_cgroups enabled"). Others it does not know
+// (CONFIG_MEMCG_V1, CONFIG_CPUSETS_V1).
+func Legacy(h hierarchy.Hierarchy, procCgroups string, permits func(controller string) bool) hierarchy.Hierarchy {
+	var enabled, names []string
+	for line := range strings.Lines(procCgroups) {
+		if f := strings.Fields(line); len(f) == 4 && f[3] == "1" {
+			enabled = append(enabled, f[0])
 		}
-		names = append(names, c)
 	}
-	return names
+	for _, c := range h.Controllers {
+		if permits(c) {
+			names = append(names, hierarchy.LegacyNames(c)...)
+		}
+	}
+	h.Controllers = slices.DeleteFunc(names, func(name string) bool { return !slices.Contains(enabled, name) })
+	return h
 }
 
 // check completes what is asked for, and says what does not go together.
@@ -134,7 +153,7 @@ func (w *wanted) check(has []hierarchy.Hierarchy) error {
 	if w.all || len(w.controllers) == 0 && !w.none && w.name == "" {
 		w.controllers = nil
 		for _, h := range has {
-			w.controllers = append(w.controllers, v1Names(h)...)
+			w.controllers = append(w.controllers, h.Controllers...)
 		}
 	}
 	slices.Sort(w.controllers)

@@ -14,6 +14,9 @@ import (
 // maxPath is PATH_MAX, with the end of the string.
 const maxPath = 4096
 
+// resolveCached is RESOLVE_CACHED of include/uapi/linux/openat2.h.
+const resolveCached = 0x20
+
 // resolve opens, O_PATH, what a path leads a caller to. The error is the errno that the caller would get, or errElsewhere.
 func (c *Caller) resolve(name string) (int, error) {
 	if name == "" {
@@ -36,8 +39,11 @@ func (c *Caller) resolve(name string) (int, error) {
 
 // below opens a path from a directory. One that leaves the directory is walked as the caller would.
 func (c *Caller) below(at int, name string, how uint64) (int, error) {
+	if c.cached {
+		how |= resolveCached // Linux 5.12; EINVAL before
+	}
 	fd, err := open(at, name, how)
-	if errors.Is(err, unix.EXDEV) {
+	if errors.Is(err, unix.EXDEV) && !c.cached {
 		return c.walk(at, name)
 	}
 	return fd, err
@@ -51,9 +57,9 @@ func open(at int, name string, how uint64) (int, error) {
 		switch {
 		case err == nil:
 			return fd, nil
-		case errors.Is(err, unix.EAGAIN): // something was renamed meanwhile, where a path goes up
-			continue
 		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN) && how&resolveCached == 0: // something was renamed meanwhile, where a path goes up
 			continue
 		case errors.Is(err, unix.ELOOP):
 			return -1, errElsewhere

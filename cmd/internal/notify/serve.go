@@ -3,6 +3,7 @@ package notify
 import (
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,11 +23,13 @@ type response struct {
 // server is a Supervisor at one listener.
 type server struct {
 	*Supervisor
-	listener *os.File       // immutable
-	fd       int            // immutable; a duplicate of the listener, for answers
-	free     chan *Request  // slots
-	running  atomic.Int32   // calls that are being answered, or that a guest's file system keeps
-	pending  sync.WaitGroup // the same
+	listener *os.File         // immutable
+	fd       int              // immutable; a duplicate of the listener, for answers
+	free     chan *Request    // slots
+	running  atomic.Int32     // calls that are being answered, or that a guest's file system keeps
+	pending  sync.WaitGroup   // the same
+	looking  [2]chan struct{} // have one in them for each call that may wait for a guest's file system
+	asking   chan struct{}    // the same, for the view
 
 	mu   sync.Mutex
 	slow map[string]int         // guarded by mu; paths that are being looked up for long, and by how many
@@ -65,7 +68,7 @@ func (s *Supervisor) Serve(listener *os.File, slots []*Request) error {
 	}()
 	if len(slots) < 2 {
 		slots = nil
-		for range s.threads() + 1 {
+		for range s.Slots() {
 			slots = append(slots, &Request{})
 		}
 	}
@@ -87,7 +90,10 @@ func newServer(s *Supervisor, listener *os.File) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{Supervisor: s, listener: listener, fd: fd, slow: map[string]int{}, made: map[identity]time.Time{}}, nil
+	return &server{
+		Supervisor: s, listener: listener, fd: fd, slow: map[string]int{}, made: map[identity]time.Time{},
+		looking: [2]chan struct{}{make(chan struct{}, s.threads()), make(chan struct{}, s.threads())}, asking: make(chan struct{}, s.threads()),
+	}, nil
 }
 
 // duplicate is a descriptor of its own for what a file has open: the number of the file's is another's when it is closed.
@@ -137,37 +143,43 @@ func ended(err error) error {
 	return err
 }
 
-// receive waits for a call in Go's poller. To ask for one while there is none blocks (seccomp_notify_recv), so it is asked only after
-// poll said that there is; nobody else asks.
+// Await waits until there is a call (true), the last process under the filter has ended (false), or the listener is closed (os.ErrClosed).
+func Await(listener *os.File) (bool, error) {
+	err := await(listener, func(int) (bool, error) { return true, nil })
+	return err == nil, ended(err)
+}
+
+// receive waits for a call and receives it. Nobody else asks this listener: to ask for a call while there is none blocks
+// (seccomp_notify_recv).
 func receive(listener *os.File, slot *Request) error {
+	return await(listener, func(fd int) (bool, error) {
+		err := ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(slot))
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR) { // it was interrupted meanwhile
+			*slot = Request{}
+			return false, nil
+		}
+		return true, os.NewSyscallError("ioctl", err)
+	})
+}
+
+// await waits in Go's poller, and does something each time that there is a call, until that is done. errEnded, or os.ErrClosed.
+func await(listener *os.File, do func(fd int) (done bool, err error)) error {
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var failed error
-	err = raw.Read(func(fd uintptr) bool {
+	err = raw.Read(func(fd uintptr) (done bool) {
 		for {
-			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, err := unix.Poll(p, 0)
-			switch {
-			case errors.Is(err, unix.EINTR):
-				continue
-			case err != nil:
-				failed = os.NewSyscallError("poll", err)
-				return true
-			case n > 0 && p[0].Revents&unix.POLLIN == 0 && p[0].Revents&unix.POLLHUP != 0:
-				failed = errEnded
-				return true
-			case n == 0 || p[0].Revents&unix.POLLIN == 0:
+			ready, err := poll(int(fd))
+			if err == nil && !ready {
 				return false
 			}
-			switch err := ioctl(int(fd), unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(slot)); {
-			case err == nil:
-				return true
-			case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR): // it was interrupted meanwhile
-				*slot = Request{}
-			default:
-				failed = os.NewSyscallError("ioctl", err)
+			if err == nil {
+				done, err = do(int(fd))
+			}
+			if done || err != nil {
+				failed = err
 				return true
 			}
 		}
@@ -178,6 +190,24 @@ func receive(listener *os.File, slot *Request) error {
 		}
 	}
 	return errors.Join(err, failed)
+}
+
+// poll says whether a listener has a call. errEnded when there will be none.
+func poll(fd int) (bool, error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Poll(p, 0)
+	}
+	switch {
+	case err != nil:
+		return false, os.NewSyscallError("poll", err)
+	case n > 0 && p[0].Revents&unix.POLLIN != 0:
+		return true, nil
+	case n > 0 && p[0].Revents&unix.POLLHUP != 0:
+		return false, errEnded
+	}
+	return false, nil
 }
 
 func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
@@ -205,7 +235,7 @@ func valid(fd int, id uint64) bool {
 
 // begin has a call answered, and its slot free afterwards.
 func (x *server) begin(slot *Request, again bool) {
-	if int(x.running.Add(1)) > x.threads() {
+	if int(x.running.Add(1)) > x.threads()*perThread {
 		x.running.Add(-1)
 		x.finish(slot, pass)
 		return
@@ -256,35 +286,81 @@ func (x *server) repeated(slot *Request) bool {
 	return ok && time.Since(at) < madeTime
 }
 
-// busy says whether others wait for a path for long already; if not, done is to be called when it was looked up.
-func (x *server) busy(path string) (done func(), busy bool) {
-	x.mu.Lock()
-	busy = x.slow[path] > 0
-	x.mu.Unlock()
-	if busy {
-		return nil, true
+// look does what may wait for a file system of the guest's own at a path. Where so many do that there is no room for another, it waits
+// for a while, and where one does for long already at the same path, not at all: false.
+func (x *server) look(c *Caller, path string, do func()) bool {
+	room := x.looking[0]
+	if strings.HasPrefix(path, "/sys/") { // where views are, and seldom anything else that is mounted
+		room = x.looking[1]
 	}
-	var slow bool // guarded by mu
-	var over bool // guarded by mu
+	if x.isSlow(path) || !x.enter(room) {
+		return false
+	}
+	defer func() { <-room }()
+	done, over := make(chan struct{}), make(chan struct{})
 	timer := time.AfterFunc(slowAfter, func() {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		if !over {
-			slow = true
-			x.slow[path]++
-		}
+		defer close(over)
+		x.watch(c, path, done)
 	})
-	return func() {
-		timer.Stop()
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		over = true
-		if slow {
-			if x.slow[path]--; x.slow[path] == 0 {
-				delete(x.slow, path)
-			}
+	do()
+	close(done)
+	if !timer.Stop() {
+		<-over
+	}
+	return true
+}
+
+// watch keeps others from a path that takes long to be looked up, and says when nobody waits for it any more: the thread that looks it up
+// may hold locks of the guest's file system, for which the guest's own threads wait even when they are killed.
+func (x *server) watch(c *Caller, path string, done <-chan struct{}) {
+	x.mark(path, +1)
+	defer x.mark(path, -1)
+	tick := time.NewTicker(slowAfter)
+	defer tick.Stop()
+	for abandoned := 0; ; {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
 		}
-	}, false
+		if c.Waits() {
+			continue
+		}
+		if abandoned++; abandoned == 2 && x.Stuck != nil {
+			x.Stuck()
+		}
+	}
+}
+
+func (x *server) mark(path string, by int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.slow[path] += by; x.slow[path] == 0 {
+		delete(x.slow, path)
+	}
+}
+
+func (x *server) isSlow(path string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.slow[path] > 0
+}
+
+// enter waits for room, but not for long.
+func (x *server) enter(room chan struct{}) bool {
+	select {
+	case room <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(min(roomTime, x.timeout()))
+	defer timer.Stop()
+	select {
+	case room <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // PassOn lets the kernel do all calls, first those that were received into slots and not answered, until the last process under the

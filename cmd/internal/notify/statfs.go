@@ -30,33 +30,45 @@ func (c *Caller) statfs(a *arch, what call) answer {
 		return pass
 	}
 	defer unix.Close(fd)
-	kind := c.server.Guest.Type(fd)
-	if kind == 0 {
-		return pass
-	}
 	var st unix.Statfs_t
-	if unix.Fstatfs(fd, &st) != nil {
+	if !c.ask(fd, &st) {
 		return pass
 	}
-	st.Type = int64(kind)
 	if err := c.writeMemory(into, encode(a, wide, &st)); err != nil {
 		return refuse(err)
 	}
 	return answer{}
 }
 
-// lookUp opens what a path in the caller's memory leads to, unless others wait for the same path already.
-func (c *Caller) lookUp(at uint64) (int, error) {
+// ask asks a view what it is; false for what is none, and where too many ask.
+func (c *Caller) ask(fd int, st *unix.Statfs_t) bool {
+	if !c.server.enter(c.server.asking) {
+		return false
+	}
+	defer func() { <-c.server.asking }()
+	kind := c.server.Guest.Type(fd)
+	if kind == 0 || unix.Fstatfs(fd, st) != nil {
+		return false
+	}
+	st.Type = int64(kind)
+	return true
+}
+
+// lookUp opens what a path in the caller's memory leads to. What the kernel's cache knows, no file system can keep waiting.
+func (c *Caller) lookUp(at uint64) (fd int, err error) {
 	name, err := c.text(at, maxPath)
 	if err != nil {
 		return -1, err
 	}
-	done, busy := c.server.busy(name)
-	if busy {
-		return -1, errElsewhere
+	c.cached = true
+	if fd, err = c.resolve(name); err == nil {
+		return fd, nil
 	}
-	defer done()
-	return c.resolve(name)
+	c.cached = false
+	if !c.server.look(c, name, func() { fd, err = c.resolve(name) }) {
+		return -1, ErrPassOn
+	}
+	return fd, err
 }
 
 // statfs32 is struct compat_statfs of include/asm-generic/compat.h, as i386 and ARM have it.

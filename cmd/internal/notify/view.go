@@ -63,7 +63,7 @@ func AskType(fd int) uint32 {
 
 // Tree makes a mount of the caller's part of the view.
 func (v *View) Tree(c *Caller, fstype, options string) (mount int, err error) {
-	part, err := v.choose(fstype, options, c.HostRoot())
+	part, err := v.choose(fstype, options, c.Rights())
 	if err != nil {
 		return -1, err
 	}
@@ -92,12 +92,12 @@ func (v *View) Tree(c *Caller, fstype, options string) (mount int, err error) {
 	return mount, nil
 }
 
-func (v *View) choose(fstype, options string, hostRoot bool) (Part, error) {
+func (v *View) choose(fstype, options string, r Rights) (Part, error) {
 	var has []hierarchy.Hierarchy
 	for _, p := range v.Parts {
 		has = append(has, p.Hierarchy)
 	}
-	h, err := Choose(fstype, options, has, hostRoot)
+	h, err := Choose(fstype, options, has, r)
 	if err != nil {
 		return Part{}, err
 	}
@@ -124,8 +124,10 @@ func CloneBelow(root int, below string) (int, error) {
 	return unix.OpenTree(dir, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 }
 
-// HostRoot says whether the caller has CAP_SYS_ADMIN over this process's own user namespace.
-func (c *Caller) HostRoot() bool { return host.HasHostAdmin(int(c.Tid)) }
+// Rights are the caller's. The host is the user namespace of this process.
+func (c *Caller) Rights() Rights {
+	return Rights{HostRoot: host.HasHostAdmin(int(c.Tid)), Cgroups: c.admin("ns/cgroup")}
+}
 
 // Below is where the root of the caller's cgroup namespace is in a hierarchy, as a path from the boundary of a view. A namespace that begins
 // at the boundary or above shows all of the view. EPERM for one that begins elsewhere.
