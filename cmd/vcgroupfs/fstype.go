@@ -19,7 +19,7 @@ import (
 )
 
 func noBPFFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "no-bpf", Usage: "load no BPF programs: statfs of a view then says FUSE"}
+	return &cli.BoolFlag{Name: "no-bpf", Usage: "load no BPF programs: statfs of a view then says FUSE, but where run or notify-exec answers it"}
 }
 
 // typer has statfs answered for a view of this process: by the daemon that serves on this host, or else by programs of
@@ -64,10 +64,10 @@ func (t *typer) begin() {
 	})
 }
 
-// Show has statfs answered for a view.
-func (t *typer) Show(view int, about fstype.View) {
+// Show has statfs answered for a view, and says whether it is.
+func (t *typer) Show(view int, about fstype.View) bool {
 	if t.served() && t.ask(view, about) == nil {
-		return
+		return true
 	}
 	t.begin()
 	<-t.loaded
@@ -76,8 +76,9 @@ func (t *typer) Show(view int, about fstype.View) {
 		err = t.own.Show(view, about)
 	}
 	if err != nil {
-		t.log.Infof("statfs of the view says FUSE: %v", err)
+		t.log.Infof("no BPF program has statfs of the view say more than FUSE: %v", err)
 	}
+	return err == nil
 }
 
 // ask asks the daemon. One that cannot, or does not know of it, is no reason to do without.

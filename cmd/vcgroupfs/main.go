@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
@@ -20,20 +21,28 @@ import (
 var version = "unknown"
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == guest.InitCommand && os.Args[0] == "vcgroupfs" {
-		guest.Init()
-	}
-	if len(os.Args) == 2 && os.Args[1] == endTypeCommand && os.Args[0] == "vcgroupfs" {
-		return
-	}
-	if len(os.Args) == 2 && os.Args[1] == holder.WorkerCommand && os.Args[0] == "vcgroupfs" {
-		os.Exit(serveWorker())
+	if len(os.Args) == 2 && strings.TrimPrefix(os.Args[0], "@") == "vcgroupfs" {
+		if role, ok := roles()[os.Args[1]]; ok {
+			os.Exit(role())
+		}
 	}
 	args := os.Args
 	if filepath.Base(args[0]) == mountHelper {
 		args = helperArgs(args)
 	}
 	os.Exit(execute(args, os.Stdout, os.Stderr))
+}
+
+// roles are what this program starts itself as, by the argument; each ends with the status to exit with.
+func roles() map[string]func() int {
+	return map[string]func() int{
+		guest.InitCommand:          guest.Init,
+		guest.SupervisorCommand:    guest.Supervise,
+		guest.KeeperStarterCommand: guest.StartKeeper,
+		guest.KeeperCommand:        guest.Keep,
+		holder.WorkerCommand:       serveWorker,
+		endTypeCommand:             func() int { return exitcode.OK },
+	}
 }
 
 // execute runs a command line and answers with the exit code.
@@ -79,7 +88,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		},
 		Before:   setUpLog,
 		Action:   noCommand,
-		Commands: []*cli.Command{runCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
+		Commands: []*cli.Command{runCommand(), notifyExecCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = usageError
@@ -122,7 +131,7 @@ func noCommand(c *cli.Context) error {
 func usageError(c *cli.Context, err error, _ bool) error {
 	name := c.Command.HelpName // with those above it
 	err = usagef("%v; %s --help tells what there is", err, name)
-	if c.Command.Name == "run" {
+	if c.Command.Name == "run" || c.Command.Name == "notify-exec" {
 		err = runError(err)
 	}
 	return err

@@ -19,6 +19,10 @@ func runCommand() *cli.Command {
 			"removed by the next run.\n\n" +
 			"COMMAND shares the host's files. As the host's root it could edit those; with --userns its root is nobody on the host.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 --limit memory.max=256M -- sh\n\n" +
+			"To COMMAND statfs says of the view what it says of the kernel's own mounts, by BPF or by seccomp notification. Where it\n" +
+			"may mount, as root of a user namespace that it makes with --userns or with --privileged, mount -t cgroup and cgroup2 give\n" +
+			"it its view again, rooted at its cgroup namespace: unshare -Urm mount -t cgroup2 cgroup2 /mnt. clone3 is not there, so\n" +
+			"that programs use clone: a view's directories are none to start a process in.\n\n" +
 			"On cgroup v1 the names of limits are v1's: --limit memory.limit_in_bytes=256M.",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the guest and of its cgroup (default: run-PID)"},
@@ -27,6 +31,7 @@ func runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host"},
 			&cli.BoolFlag{Name: "privileged", Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
 			noBPFFlag(),
+			&cli.BoolFlag{Name: "no-notify", Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its own"},
 		),
 		Action: run,
 	}
@@ -61,7 +66,7 @@ func runGuest(c *cli.Context) (int, error) {
 		}
 	}
 	cfg := guest.RunConfig{
-		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
+		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoNotify: c.Bool("no-notify"), NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
 		Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	for _, text := range c.StringSlice("limit") {

@@ -13,9 +13,9 @@ const (
 	Unsupported   = 4   // the host, or the caller's privileges, cannot do it
 	NoDaemon      = 5   // the daemon is not running
 	NoGuest       = 6   // the daemon has no guest of that name
-	RunFailed     = 125 // "run" failed before its command began
-	NotExecutable = 126 // the command of "run" cannot be executed
-	NotFound      = 127 // the command of "run" was not found
+	RunFailed     = 125 // "run" or "notify-exec" failed before its command began
+	NotExecutable = 126 // the command of "run" or "notify-exec" cannot be executed
+	NotFound      = 127 // the command of "run" or "notify-exec" was not found
 	SignalBase    = 128 // plus the signal's number
 )
 

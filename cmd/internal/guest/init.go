@@ -25,6 +25,7 @@ const (
 	initMount    = 3 // of the view, mounted nowhere
 	initSetupFD  = 4 // an initSetup, when the process is in its cgroups
 	initResultFD = 5 // takes an initFailure; closed by execve
+	initListener = 6 // a socket that takes the listener of the guest's filter
 )
 
 // initSetup is what the first process is told.
@@ -32,6 +33,8 @@ type initSetup struct {
 	Command    []string
 	Userns     bool
 	Privileged bool
+	NoNotify   bool   // the guest's filter asks nobody
+	TypeGiven  bool   // statfs of the view says the right type without the guest's filter
 	Cgroups    string // what /proc/cgroups says
 	Below      []kernelMount
 }
@@ -42,15 +45,15 @@ type initFailure struct {
 	Text string
 }
 
-// Init is the first process of a guest. It returns only when it fails.
-func Init() {
+// Init is the first process of a guest. It returns only when it fails, with the exit status.
+func Init() int {
 	runtime.LockOSThread() // what is unshared here is this thread's, and this thread becomes the command
 	err := keepStandardFDs()
 	if err == nil {
 		err = becomeCommand()
 	}
 	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{exitcode.Of(exitcode.With(exitcode.RunFailed, err)), err.Error()})
-	os.Exit(exitcode.RunFailed)
+	return exitcode.RunFailed
 }
 
 // keepStandardFDs lets the command inherit input, output and errors, and nothing else that vcgroupfs was started with: a
@@ -99,8 +102,11 @@ func becomeCommand() error {
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		return commandError(s.Command[0], err)
 	}
+	if err := filterCalls(s); err != nil {
+		return fmt.Errorf("cannot put a filter on the guest's calls: %w", err)
+	}
 	if !s.Privileged {
-		if err := dropPrivileges(s.Userns); err != nil {
+		if err := dropPrivileges(); err != nil {
 			return err
 		}
 	}

@@ -8,13 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -315,17 +315,7 @@ func (p *place) mounted() (bool, error) {
 // reachesOurs says whether what is mounted on a mount of the guest comes into this process's namespace: a mount there is of the
 // same peer group, or a slave of it (mount_namespaces(7)).
 func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
-	_, group, shared := strings.Cut(m.Optional, "shared:")
-	if !shared {
-		return false, nil
-	}
-	group, _, _ = strings.Cut(group, " ")
-	var found bool
-	_, err := mountinfo.GetMountsFromReader(p.own, func(own *mountinfo.Info) (skip, stop bool) {
-		of := strings.Fields(own.Optional)
-		found = found || slices.Contains(of, "shared:"+group) || slices.Contains(of, "master:"+group)
-		return true, false
-	})
+	found, err := notify.Reaches(m, p.own)
 	if err == nil {
 		_, err = p.own.Seek(0, io.SeekStart)
 	}

@@ -2,10 +2,11 @@ package guest
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 )
 
 // containerCaps is what a container's root has where nobody says otherwise, without CAP_MKNOD: a device file would be the
@@ -16,14 +17,8 @@ var containerCaps = []capability.Cap{
 	capability.CAP_SETGID, capability.CAP_SETPCAP, capability.CAP_SETUID, capability.CAP_SYS_CHROOT,
 }
 
-// dropPrivileges leaves this thread a container's capabilities. Without a user namespace it may make none either: in one,
-// the host's root would have all capabilities again, and be the owner of the real cgroups.
-func dropPrivileges(userns bool) error {
-	if !userns {
-		if err := forbidUserNamespaces(); err != nil {
-			return fmt.Errorf("cannot forbid user namespaces to the guest: %w", err)
-		}
-	}
+// dropPrivileges leaves this thread a container's capabilities.
+func dropPrivileges() error {
 	c, err := capability.NewPid2(0)
 	if err != nil {
 		return fmt.Errorf("cannot read capabilities: %w", err)
@@ -48,46 +43,29 @@ func dropPrivileges(userns bool) error {
 	return nil
 }
 
-// The offsets of struct seccomp_data (include/uapi/linux/seccomp.h), little-endian.
-const (
-	dataNr    = 0
-	dataArch  = 4
-	dataArg0  = 16
-	errnoMask = 0xffff
-)
+// rules are those of the guest's filter. Without a user namespace of its own it may make none: in one, the host's root would have all
+// capabilities again, and be the owner of the real cgroups. It can mount nothing then.
+func (s initSetup) rules() notify.Rules {
+	mounts := s.Userns || s.Privileged
+	return notify.Rules{Type: !s.TypeGiven && !s.NoNotify, Mounts: mounts && !s.NoNotify, NoUserNamespaces: !mounts}
+}
 
-// forbidUserNamespaces puts a filter on this thread and all that come of it: clone and unshare with CLONE_NEWUSER are
-// EPERM, clone3 is ENOSYS (its flags are out of a filter's reach; C libraries then use clone), and so is every call by
-// another architecture's numbers.
-func forbidUserNamespaces() error {
-	jump := func(op uint16, k uint32, yes, no uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | op | unix.BPF_K, Jt: yes, Jf: no, K: k}
+// filterCalls puts the guest's filter on this thread and all that come of it, and hands its listener over. With CAP_SYS_ADMIN, which
+// this thread still has, no_new_privs is not needed, and set-user-id programs keep working. A guest of a guest whose filter has a listener
+// gets none (EBUSY): there the outer one answers for its own view.
+func filterCalls(s initSetup) error {
+	rules := s.rules()
+	if rules.Listens() {
+		listener, err := notify.Install(notify.Filter(rules))
+		if err == nil {
+			defer unix.Close(listener)
+			return sendListener(initListener, listener)
+		}
+		rules.Type, rules.Mounts = false, false
 	}
-	load := func(at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
+	err := notify.InstallPlain(notify.Filter(rules))
+	if err != nil && !rules.NoUserNamespaces {
+		return nil // the kernel has no filters, and none is needed to keep the guest in
 	}
-	answer := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
-	refuse := func(e unix.Errno) unix.SockFilter {
-		return answer(unix.SECCOMP_RET_ERRNO | uint32(e)&errnoMask)
-	}
-	filter := []unix.SockFilter{
-		load(dataArch),
-		jump(unix.BPF_JEQ, auditArch, 0, 9), // to ENOSYS
-		load(dataNr),
-		jump(unix.BPF_JGE, x32Bit, 7, 0), // x32 calls have numbers of their own
-		jump(unix.BPF_JEQ, unix.SYS_CLONE3, 6, 0),
-		jump(unix.BPF_JEQ, unix.SYS_CLONE, 1, 0),
-		jump(unix.BPF_JEQ, unix.SYS_UNSHARE, 0, 3), // to allow
-		load(dataArg0),
-		jump(unix.BPF_JSET, unix.CLONE_NEWUSER, 0, 1),
-		refuse(unix.EPERM),
-		answer(unix.SECCOMP_RET_ALLOW),
-		refuse(unix.ENOSYS),
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	// With CAP_SYS_ADMIN, which this thread still has, no_new_privs is not needed, and set-user-id programs keep working.
-	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
-		return errno
-	}
-	return nil
+	return err
 }

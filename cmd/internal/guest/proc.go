@@ -32,21 +32,14 @@ func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
 	return filterCgroups(string(raw), p.Permits, v2), err
 }
 
-// inCgroups are the lines of /proc/cgroups that a controller of v2 has, where they are not its name.
-var inCgroups = map[string][]string{"io": {"blkio"}, "cpu": {"cpu", "cpuacct"}}
-
 // filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each with one
 // cgroup. It adds those that a kernel leaves out which is built without v1 for a controller (CONFIG_MEMCG_V1, Linux 6.11): programs
 // look there whether v2 has it.
 func filterCgroups(text string, permits func(string) bool, v2 []string) string {
 	var add []string // in the order of v2
 	for _, c := range v2 {
-		lines := inCgroups[c]
-		if lines == nil {
-			lines = []string{c}
-		}
 		if permits(c) {
-			add = append(add, lines...)
+			add = append(add, hierarchy.LegacyNames(c)...)
 		}
 	}
 	var b strings.Builder

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -33,17 +34,18 @@ type RunConfig struct {
 	Userns     bool
 	Privileged bool
 	NoStack    bool // nothing of the kernel's cgroups is mounted below the view
+	NoNotify   bool // the guest's filter asks nobody
 	Command    []string
-	Types      Typer // nil: statfs of the view says FUSE
+	Types      Typer // nil: only the guest's filter has statfs of the view answered
 	Log        *logrus.Entry
 
 	uids, gids syscall.SysProcIDMap // with Userns
 }
 
-// Typer has statfs of a view say the type that it stands for. It never fails: a view that says FUSE is of use, too. view is a descriptor
-// of the view, open until Show returns.
+// Typer has statfs of a view say the type that it stands for, or tells that it does not: a view that says FUSE is of use, too. view is a
+// descriptor of the view, open until Show returns.
 type Typer interface {
-	Show(view int, about fstype.View)
+	Show(view int, about fstype.View) bool
 }
 
 // Run runs a command in a guest of its own, and answers with the status to exit with. An error says that the guest could
@@ -70,15 +72,9 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	trees := slices.Clone(shown)
-	for _, l := range cfg.Limits {
-		t, err := treeOf(h, l.File)
-		if err != nil {
-			return 0, err
-		}
-		if !slices.Contains(trees, t) {
-			trees = append(trees, t)
-		}
+	trees, err := withLimits(h, shown, cfg.Limits)
+	if err != nil {
+		return 0, err
 	}
 	lease, err := take(h, cfg.Name, trees, cfg.Policy, cfg.Log)
 	if err != nil {
@@ -93,20 +89,52 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, err
 	}
 	defer view.Close()
+	n, err := newNotifier(cfg, view, partsOf(shown, cfg.Policy, lease.path))
+	if err != nil {
+		return 0, err
+	}
+	defer n.close()
 	cgroups, err := CgroupsText(h, cfg.Policy)
 	if err != nil {
 		return 0, fmt.Errorf("cannot make the guest's %s: %w", cgroupsPath, err)
 	}
-	show := func() {
-		if cfg.Types != nil {
-			cfg.Types.Show(int(mount.Fd()), fstype.ViewOf(view.View))
-		}
-	}
-	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, Cgroups: cgroups}
+	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, NoNotify: cfg.NoNotify, Cgroups: cgroups}
 	if !cfg.NoStack && !cfg.Userns { // there the host's own mounts stay, which no program gets past that reads mountinfo
 		setup.Below = kernelMounts(shown, view.View.Layout())
 	}
-	return runCommand(cfg, lease, mount, setup, show, signals)
+	show := func() bool { return cfg.Types != nil && cfg.Types.Show(int(mount.Fd()), fstype.ViewOf(view.View)) }
+	return runCommand(cfg, lease, n, setup, show, signals)
+}
+
+// withLimits are the hierarchies that are shown, and those that limits are in.
+func withLimits(h *host.Host, shown []*host.Tree, limits []Limit) ([]*host.Tree, error) {
+	trees := slices.Clone(shown)
+	for _, l := range limits {
+		t, err := treeOf(h, l.File)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(trees, t) {
+			trees = append(trees, t)
+		}
+	}
+	return trees, nil
+}
+
+// newNotifier is what will answer the calls of a guest that has a view. Only where the guest can mount are mounts made for it.
+func newNotifier(cfg RunConfig, s *Served, parts []notify.Part) (*notifier, error) {
+	device, err := notify.DeviceOf(int(s.mount.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the view: %w", os.NewSyscallError("statx", err))
+	}
+	n := &notifier{
+		root: s.mount, log: cfg.Log,
+		setup: supervisorSetup{Device: device, Several: s.View.Layout() != hierarchy.LayoutV2, Parts: parts, Level: cfg.Log.Logger.GetLevel()},
+	}
+	if (cfg.Userns || cfg.Privileged) && !cfg.NoNotify {
+		n.kept, err = shelterView(int(s.mount.Fd()))
+	}
+	return n, err
 }
 
 // Served is a view with what it stands on.
@@ -241,65 +269,121 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 }
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
-func runCommand(cfg RunConfig, l *lease, mount *os.File, setup initSetup, show func(), signals <-chan os.Signal) (int, error) {
+func runCommand(cfg RunConfig, l *lease, n *notifier, setup initSetup, show func() bool, signals <-chan os.Signal) (int, error) {
 	runtime.LockOSThread() // the guest is to die with this thread (PR_SET_PDEATHSIG), so it must not end before
 	defer runtime.UnlockOSThread()
-	toChild, err := newPipe()
+	first, err := startFirst(cfg, n)
 	if err != nil {
 		return 0, err
 	}
-	defer toChild.close()
-	fromChild, err := newPipe()
-	if err != nil {
-		return 0, err
+	defer first.close()
+	if err := first.becomes(l, setup, show); err != nil {
+		return first.abandon(err)
 	}
-	defer fromChild.close()
-	cmd := initCommand(cfg, mount, toChild.r, fromChild.w)
-	if err := cmd.Start(); err != nil {
-		return 0, startError(err, cfg.Userns)
-	}
-	toChild.r.Close()
-	fromChild.w.Close()
-	abandon := func(err error) (int, error) {
-		cmd.Process.Kill()
-		cmd.Wait()
-		return 0, err
-	}
-	for _, t := range l.trees {
-		if err := t.Attach(l.path, cmd.Process.Pid); err != nil {
-			return abandon(fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err))
+	if listener, err := receiveListener(first.listener); err == nil {
+		if err := n.start(listener); err != nil {
+			return first.abandon(err)
 		}
-	}
-	show() // the child, which waits for its orders, has meanwhile begun
-	if err := json.NewEncoder(toChild.w).Encode(setup); err != nil {
-		return abandon(fmt.Errorf("cannot set the command up: %w", err))
-	}
-	toChild.w.Close()
-	said, err := io.ReadAll(fromChild.r) // ends when the command is executed
-	if err == nil && len(said) > 0 {
-		var failure initFailure
-		if json.Unmarshal(said, &failure) != nil {
-			failure = initFailure{exitcode.RunFailed, string(said)}
-		}
-		return abandon(exitcode.With(failure.Code, errors.New(failure.Text)))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	f := forwarder{pid: cmd.Process.Pid, log: cfg.Log}
+	f := forwarder{pid: first.cmd.Process.Pid, log: cfg.Log}
 	go f.run(ctx, signals)
-	status, err := statusOf(cmd.Wait())
+	status, err := statusOf(first.cmd.Wait())
 	if s := f.endedBy.Load(); s != 0 && status == exitcode.SignalBase+int(unix.SIGKILL) {
 		status = exitcode.SignalBase + int(s)
 	}
 	return status, err
 }
 
+// firstProcess is the guest's first process, and what is said to it and by it.
+type firstProcess struct {
+	cmd      *exec.Cmd
+	orders   *os.File // takes an initSetup
+	result   *os.File // gives an initFailure, or ends when the command is executed
+	listener *os.File // a socket that gives the listener of its filter, or ends
+}
+
+// startFirst starts it with a mount of the view. It waits for its orders.
+func startFirst(cfg RunConfig, n *notifier) (*firstProcess, error) {
+	toChild, err := newPipe()
+	if err != nil {
+		return nil, err
+	}
+	defer toChild.r.Close()
+	fromChild, err := newPipe()
+	if err != nil {
+		toChild.w.Close()
+		return nil, err
+	}
+	defer fromChild.w.Close()
+	first := &firstProcess{orders: toChild.w, result: fromChild.r}
+	ours, theirs, err := socketPair()
+	if err == nil {
+		defer theirs.Close()
+		first.listener = ours
+		view := n.root
+		if n.kept != nil {
+			if view, err = n.kept.clone(n.root); err == nil {
+				defer view.Close()
+			}
+		}
+		if err == nil {
+			first.cmd = initCommand(cfg, view, toChild.r, fromChild.w, theirs)
+			err = startError(first.cmd.Start(), cfg.Userns)
+		}
+	}
+	if err != nil {
+		first.close()
+		return nil, err
+	}
+	return first, nil
+}
+
+// becomes has it become the command, in the guest's cgroups.
+func (f *firstProcess) becomes(l *lease, setup initSetup, show func() bool) error {
+	for _, t := range l.trees {
+		if err := t.Attach(l.path, f.cmd.Process.Pid); err != nil {
+			return fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err)
+		}
+	}
+	setup.TypeGiven = show() // the child, which waits for its orders, has meanwhile begun
+	if err := json.NewEncoder(f.orders).Encode(setup); err != nil {
+		return fmt.Errorf("cannot set the command up: %w", err)
+	}
+	f.orders.Close()
+	said, err := io.ReadAll(f.result)
+	if err != nil || len(said) == 0 {
+		return nil
+	}
+	var failure initFailure
+	if json.Unmarshal(said, &failure) != nil {
+		failure = initFailure{exitcode.RunFailed, string(said)}
+	}
+	return exitcode.With(failure.Code, errors.New(failure.Text))
+}
+
+// abandon ends it, for an error.
+func (f *firstProcess) abandon(err error) (int, error) {
+	f.cmd.Process.Kill()
+	f.cmd.Wait()
+	return 0, err
+}
+
+func (f *firstProcess) close() {
+	for _, file := range []*os.File{f.orders, f.result, f.listener} {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
 // initCommand is the guest's first process as it is started: this program, in new namespaces.
-func initCommand(cfg RunConfig, mount, setup, result *os.File) *exec.Cmd {
+func initCommand(cfg RunConfig, mount, setup, result, listener *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", InitCommand)
 	cmd.Args[0] = "vcgroupfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{mount, setup, result} // initMount, initSetupFD, initResultFD
+	cmd.ExtraFiles = []*os.File{mount, setup, result, listener} // initMount, initSetupFD, initResultFD, initListener
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
@@ -315,6 +399,9 @@ func initCommand(cfg RunConfig, mount, setup, result *os.File) *exec.Cmd {
 }
 
 func startError(err error, userns bool) error {
+	if err == nil {
+		return nil
+	}
 	if userns && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM)) {
 		err = fmt.Errorf("%w: user namespaces may be switched off (sysctl user.max_user_namespaces)", err)
 	}
@@ -342,9 +429,4 @@ type pipe struct{ r, w *os.File }
 func newPipe() (pipe, error) {
 	r, w, err := os.Pipe()
 	return pipe{r, w}, err
-}
-
-func (p pipe) close() {
-	p.r.Close()
-	p.w.Close()
 }
