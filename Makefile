@@ -44,6 +44,7 @@ test-binary:
 	CGO_ENABLED=0 $(GO) build -tags failpoints -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/vcgroupfs-failpoints ./cmd/vcgroupfs
 	CGO_ENABLED=0 $(GO) test -c -o bin/integration.test ./integration
 	CGO_ENABLED=0 $(GO) build -o bin/vm ./integration/vm
+	CGO_ENABLED=0 GOARCH=$(if $(filter arm64,$(shell $(GO) env GOARCH)),arm,386) $(GO) build -o bin/caller32 ./integration/caller32
 	if command -v rustc >/dev/null; then rustc -O -C target-feature=+crt-static -o bin/parallelism integration/clients/parallelism.rs; fi
 
 deps:

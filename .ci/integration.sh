@@ -24,8 +24,10 @@ on_this_kernel() {
 	docker=$(.ci/docker.sh) || return
 	btop=$(.ci/btop.sh) || btop= # its test says that it was skipped
 	jdk=$(.ci/jdk.sh) || jdk=    # the same
+	mount=$(.ci/mount.sh) || mount= # the same
 	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
-		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk ../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
+		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk VCGROUPFS_MOUNT=$mount \
+		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
 # files_of PROGRAM... prints the files that programs consist of, those that are installed.
@@ -59,7 +61,7 @@ in_vm() {
 	set -- -dir /vcgroupfs/integration -env VCGROUPFS=/vcgroupfs/bin/vcgroupfs \
 		-env VCGROUPFS_FAILPOINTS=/vcgroupfs/bin/vcgroupfs-failpoints -env VCGROUPFS_SCALE=$vm_scale -- \
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" "$@"
-	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test bin/parallelism testdata integration/testdata; do
+	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test bin/caller32 bin/parallelism testdata integration/testdata; do
 		[ ! -e "$path" ] || set -- -file "$path=/vcgroupfs/$path" "$@"
 	done
 	for path in $($lister | sort -u); do

@@ -391,7 +391,7 @@ func TestTypeRun(t *testing.T) {
 			t.Errorf("%v: %v, %q; want %s", form, err, out, want)
 		}
 	}
-	out, err := exec.Command(program(t), "run", "--no-bpf", "--controllers", "pids", "--", "sh", "-c", ask).CombinedOutput()
+	out, err := exec.Command(program(t), "run", "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c", ask).CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "65735546" {
 		t.Errorf("switched off: %v, %q", err, out)
 	}

@@ -1,0 +1,112 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// notifyOps are what is timed under a filter and without one: n times at a view, and beside it.
+var notifyOps = []struct {
+	name string
+	n    int
+	run  func(view string) error
+}{
+	{"statfs of a view", 300, func(view string) error { return unix.Statfs(view, &unix.Statfs_t{}) }},
+	{"statfs of a tmpfs", 300, func(string) error { return unix.Statfs("/dev/shm", &unix.Statfs_t{}) }},
+	{"open, read and close of a file in a view", 1000, func(view string) error {
+		fd, err := unix.Open(filepath.Join(view, procs), unix.O_RDONLY, 0)
+		if err == nil {
+			_, err = unix.Read(fd, make([]byte, 64))
+			unix.Close(fd)
+		}
+		return err
+	}},
+	{"open, read and close of a file beside it", 10000, func(string) error {
+		fd, err := unix.Open("/etc/hostname", unix.O_RDONLY, 0)
+		if err == nil {
+			_, err = unix.Read(fd, make([]byte, 64))
+			unix.Close(fd)
+		}
+		return err
+	}},
+	{"getppid", 100000, func(string) error { unix.Getppid(); return nil }},
+}
+
+// playNotifyBench does all of them for each line that it reads, and prints the nanoseconds of one of each.
+func playNotifyBench(view string) error {
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		for _, op := range notifyOps {
+			began := time.Now()
+			for range op.n {
+				if err := op.run(view); err != nil {
+					return fmt.Errorf("%s: %w", op.name, err)
+				}
+			}
+			fmt.Printf("%d ", time.Since(began).Nanoseconds()/int64(op.n))
+		}
+		fmt.Println()
+	}
+	return nil
+}
+
+// BenchmarkNotify prints what the filter of "run" costs, and what its answers cost: medians of rounds in turns, and ratios.
+func BenchmarkNotify(b *testing.B) {
+	h := openHost(b)
+	tree := need(b, h, "pids")
+	path := boundary(b, "notify", tree)
+	v := mountView(b, "--no-bpf", "--boundary", path, "--controllers", "pids")
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	start := func(cmd *exec.Cmd, dir string) *helper {
+		cmd.Env = append(os.Environ(), roleVariable+"=notify-bench "+dir)
+		cmd.Stderr = os.Stderr
+		return startProcess(b, cmd)
+	}
+	without := start(exec.Command(self), v.top(tree))
+	with := start(exec.Command(program(b), "run", "--no-bpf", "--privileged", "--controllers", "pids", "--", self), topOf(guestView, tree))
+	var times [2][][]int64
+	for range benchRounds {
+		for i, g := range []*helper{without, with} {
+			fmt.Fprintln(g.in)
+			row := make([]int64, len(notifyOps))
+			for j, word := range strings.Fields(g.line(b)) {
+				fmt.Sscan(word, &row[j])
+			}
+			times[i] = append(times[i], row)
+		}
+	}
+	median := func(i, op int) float64 {
+		var all []int64
+		for _, row := range times[i] {
+			all = append(all, row[op])
+		}
+		slices.Sort(all)
+		return float64(all[len(all)/2])
+	}
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "operation\twithout a filter\tby notification\tratio")
+	for i, op := range notifyOps {
+		off, on := median(0, i), median(1, i)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\n", op.name, time.Duration(off), time.Duration(on), on/off)
+	}
+	w.Flush()
+	os.Stdout.Write(out.Bytes())
+	for _, g := range []*helper{without, with} {
+		g.in.Close()
+		g.cmd.Wait()
+	}
+}

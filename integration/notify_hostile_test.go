@@ -1,0 +1,299 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestNotifyRaces: calls whose arguments change while they are answered attach nothing but in the guest's own mount namespace.
+func TestNotifyRaces(t *testing.T) {
+	need(t, openHost(t), "pids")
+	binary, a, b := publicProgram(t), publicDir(t), publicDir(t)
+	before := mountPoints()
+	for _, form := range [][]string{{"--privileged"}, {"--userns", "--privileged"}} {
+		got := runRole(t, binary, "notify-races "+a+" "+b, append(form, "--controllers", allControllers(openHost(t)))...)
+		t.Logf("%v: %s", form, got[0])
+		if !strings.Contains(got[0], "ok:") {
+			t.Errorf("%v: no mount ever succeeded: %s", form, got[0])
+		}
+		if now := mountPoints(); !slices.Equal(now, before) {
+			t.Errorf("%v: the host's mounts were %q and are %q", form, before, now)
+		}
+	}
+}
+
+// mountPoints are where something is mounted here.
+func mountPoints() (all []string) {
+	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+		all = append(all, strings.Fields(line)[4])
+	}
+	return all
+}
+
+// TestNotifyHang: a file system of the guest's own that never answers keeps neither the guest's other calls nor anybody else's waiting.
+func TestNotifyHang(t *testing.T) {
+	need(t, openHost(t), "pids")
+	binary, at := publicProgram(t), publicDir(t)
+	cmd := roleCommand(t, binary, "notify-hang "+at, "--privileged", "--controllers", "pids")
+	out, err := outputWithin(t, cmd, 60*time.Second)
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var ms int
+	if n, _ := fmt.Sscanf(out, "slowest %d ms", &ms); n != 1 || ms > int(scaled(t, 10000, 1000)) {
+		t.Errorf("beside a path that hangs: %q", out)
+	}
+	t.Log(strings.TrimSpace(out))
+}
+
+// outputWithin is the output of a command that must end within a time.
+func outputWithin(t *testing.T, cmd *exec.Cmd, bound time.Duration) (string, error) {
+	t.Helper()
+	timer := time.AfterFunc(bound, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	out, err := cmd.Output()
+	return string(out), err
+}
+
+// supervisorOf finds the process that answers the calls of a guest, by its parent's number; 0 when there is none.
+func supervisorOf(parent int) int {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		f := strings.Fields(readFile("/proc/" + e.Name() + "/stat"))
+		if len(f) > 3 && f[3] == itoa(parent) && strings.Contains(readFile("/proc/"+e.Name()+"/cmdline"), "guest-supervisor") {
+			return pid
+		}
+	}
+	return 0
+}
+
+// TestNotifyKilled: the process that answers is killed while it does, some times: nobody gets a wrong answer, and nobody waits for ever.
+// With kills beyond measure the calls are passed on.
+func TestNotifyKilled(t *testing.T) {
+	need(t, openHost(t), "pids")
+	binary := publicProgram(t)
+	cmd := roleCommand(t, binary, "notify-loop", "--controllers", "pids")
+	cmd.Stderr = nil
+	g := startProcess(t, cmd)
+	if line := g.line(t); line == "type 0x65735546" {
+		t.Fatalf("at first: %s", line)
+	}
+	killed := map[int]bool{}
+	for range 5 {
+		var pid int
+		eventually(t, "a supervisor that was not killed yet", func() bool {
+			pid = supervisorOf(cmd.Process.Pid)
+			return pid != 0 && !killed[pid]
+		})
+		time.Sleep(50 * time.Millisecond)
+		killed[pid] = true
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(300 * time.Millisecond)
+	fmt.Fprintln(g.in)
+	if got := g.line(t); got != "wrong 0 asked true" {
+		t.Errorf("killed five times: %s", got)
+	}
+	g.in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the guest ended with %v", err)
+	}
+}
+
+// TestNotifyPassedOn: where what answers keeps ending, the kernel answers.
+func TestNotifyPassedOn(t *testing.T) {
+	need(t, openHost(t), "pids")
+	g := startProcess(t, exec.Command(program(t), "run", "--no-bpf", "--controllers", "pids", "--", "sh", "-c",
+		"while read x; do stat -f -c %t /sys/fs/cgroup; done"))
+	ask := func() string {
+		fmt.Fprintln(g.in)
+		return g.line(t)
+	}
+	first := ask()
+	passed := false
+	for i := 0; i < 20 && !passed; i++ {
+		if pid := supervisorOf(g.cmd.Process.Pid); pid != 0 {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		passed = ask() == "65735546"
+	}
+	if first == "65735546" || !passed || ask() != "65735546" {
+		t.Errorf("at first %s, and never passed on: %v", first, passed)
+	}
+	g.in.Close()
+	g.cmd.Wait()
+}
+
+// TestNotifyRunKilled: "run" is killed while its guest asks all the time: all of it ends, and the view's connection too.
+func TestNotifyRunKilled(t *testing.T) {
+	need(t, openHost(t), "pids")
+	binary := publicProgram(t)
+	before := connections()
+	for range 5 {
+		cmd := roleCommand(t, binary, "notify-loop", "--name", "killed-"+itoa(os.Getpid()), "--controllers", "pids")
+		cmd.Stderr = nil
+		g := startProcess(t, cmd)
+		g.line(t)
+		time.Sleep(20 * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	eventually(t, "the views' connections to end", func() bool { return connections() <= before })
+	runGuest(t, []string{"--controllers", "pids"}, "true") // which clears up
+	wantGone(t, openHost(t), "killed-"+itoa(os.Getpid()))
+}
+
+// connections counts FUSE connections, where they can be seen.
+func connections() int {
+	entries, _ := os.ReadDir("/sys/fs/fuse/connections")
+	return len(entries)
+}
+
+// TestNestedNotify: a guest in a guest has no listener of its own. That is silent, and the outer guest's own view keeps its type.
+func TestNestedNotify(t *testing.T) {
+	need(t, openHost(t), "pids")
+	n := newNest(t)
+	cmd := n.run(n.role("notify-types [\"\"]", "--controllers", "pids"), "--userns", "--privileged", "--controllers", "pids")
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil || errs.Len() > 0 {
+		t.Errorf("%v: %s", err, &errs)
+	}
+	if got := strings.TrimSpace(string(out)); got != "0x65735546 0x65735546" {
+		t.Errorf("the inner view: %q", got)
+	}
+	cmd = n.run(n.role("notify-types [\"\"]", "--controllers", "pids"), "--userns", "--privileged", "--controllers", "pids", "--no-notify", "--no-bpf")
+	if out, err := cmd.Output(); err != nil || strings.Contains(string(out), "65735546") {
+		t.Errorf("the inner view, with the listener: %v, %q", err, out)
+	}
+}
+
+// TestNestedNotifyMount: what a guest in a guest mounts is the outer view, from the inner boundary on: to the inner root the limits there
+// are somebody else's files, as the real cgroups would be.
+func TestNestedNotifyMount(t *testing.T) {
+	need(t, openHost(t), "pids")
+	n := newNest(t)
+	inner := []string{"--userns", "--privileged", "--controllers", "pids", "--limit", "pids.max=50"}
+	cmd := n.run(n.role("notify-limit /tmp", inner...), "--userns", "--privileged", "--controllers", "pids")
+	out, err := cmd.Output()
+	if got := strings.TrimSpace(string(out)); got != "limit 50, write: EACCES, directory: EACCES" {
+		t.Errorf("%v: %s", err, got)
+	}
+}
+
+// notifyView is a view that is served by hand, for guests that "run" does not make.
+func notifyView(t *testing.T) (dir, top, magic string) {
+	t.Helper()
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	path := boundary(t, "exec", tree)
+	v := mountView(t, "--boundary", path, "--controllers", "pids")
+	if onV1(h, "pids") {
+		return v.dir, "1021994", "27e0eb"
+	}
+	return v.dir, "63677270", "63677270"
+}
+
+// TestNotifyExec: inside a guest whose manager cannot answer for it the command is itself: its number, its status, its descriptors. Views
+// have their types, mounts are the guest's view, and no process is left.
+func TestNotifyExec(t *testing.T) {
+	dir, top, magic := notifyView(t)
+	at := publicDir(t)
+	part, kind, options := guestView, "cgroup2", ""
+	if top != magic {
+		part, kind, options = guestView+"/pids", "cgroup", "-o pids"
+	}
+	script := fmt.Sprintf(`echo $$; stat -f -c %%t %s %s /; mount -t %s %s none %s && stat -f -c %%t %[5]s && ls %[5]s/pids.max; mount -t cgroup -o foo none %[5]s 2>/dev/null || echo refused
+cat <&5; grep -c Seccomp:.2 /proc/self/status; exit 7`, guestView, part, kind, options, at)
+	cmd := exec.Command("unshare", "-m", "-p", "-f", "--mount-proc", "--propagation", "private", "sh", "-c",
+		"mount --rbind "+dir+" "+guestView+" && exec 5</proc/sys/kernel/ostype && exec "+absProgram(t)+" notify-exec -- sh -c '"+script+"'")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	var root unix.Statfs_t
+	unix.Statfs("/", &root)
+	want := []string{
+		"1", top, magic, strconv.FormatInt(int64(root.Type), 16), magic, at + "/pids.max", "refused", "Linux", "1",
+	}
+	if cmd.ProcessState.ExitCode() != 7 || len(lines) < len(want) || !slices.Equal(lines[:len(want)], want) {
+		t.Errorf("%v: %q, want %q", err, lines, want)
+	}
+	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+}
+
+// keepers are the processes that notify-exec left beside its commands.
+func keepers() (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range all {
+		if strings.HasPrefix(readFile(path), "@vcgroupfs\x00") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// TestNotifyExecBubblewrap: in a guest of bubblewrap, as an ordinary user's root.
+func TestNotifyExecBubblewrap(t *testing.T) {
+	if _, err := exec.LookPath("bwrap"); err != nil {
+		t.Skip("machine: bubblewrap is not installed")
+	}
+	dir, top, _ := notifyView(t)
+	programs := publicDir(t)
+	copyProgram(t, absProgram(t), filepath.Join(programs, "vcgroupfs"))
+	cmd := exec.Command("bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--bind", dir, guestView,
+		"--", filepath.Join(programs, "vcgroupfs"), "notify-exec", "--", "sh", "-c", "stat -f -c %t "+guestView+"; exit 5")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if got := strings.TrimSpace(string(out)); got != top || cmd.ProcessState.ExitCode() != 5 {
+		t.Errorf("%v: type %s, want %s", err, got, top)
+	}
+	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+}
+
+// TestNotifyExecStatus: what cannot be executed has a shell's status, and a signal reaches the command.
+func TestNotifyExecStatus(t *testing.T) {
+	for _, c := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{nil, 125, "no command to execute"}, {[]string{"/nonexistent/command"}, 127, "cannot execute"}, {[]string{"/etc/passwd"}, 126, "cannot execute"},
+		{[]string{"sh", "-c", "exit 3"}, 3, ""},
+	} {
+		got := runCommand(t, append([]string{"notify-exec", "--"}, c.args...)...)
+		if got.status != c.status || !strings.Contains(got.err, c.says) || c.says == "" && got.err != "" {
+			t.Errorf("%v: status %d, %q", c.args, got.status, got.err)
+		}
+	}
+	cmd := exec.Command(program(t), "notify-exec", "--", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+	g := startProcess(t, cmd)
+	g.line(t)
+	cmd.Process.Signal(unix.SIGTERM)
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 9 {
+		t.Errorf("after a signal: status %d", got)
+	}
+	// Under a filter with a listener it does nothing but execute the command.
+	nested := runGuest(t, []string{"--privileged", "--controllers", "pids"}, absProgram(t)+" notify-exec -- stat -f -c %t /sys/fs/cgroup")
+	if nested.status != 0 || strings.Contains(nested.out, "65735546") || nested.err != "" {
+		t.Errorf("in run: %q %q", nested.out, nested.err)
+	}
+	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+}
