@@ -3,6 +3,7 @@
 #	make demo     a small guest, and what it can and cannot do
 #	make test     every test: on this kernel and in three virtual machines
 #	make soak     the daemon under load for twenty minutes
+#	make selftests   the kernel's own tests of cgroups, in guests
 #
 # Everything that is built goes to bin/; packages that are only looked into go to ~/.cache/vcgroupfs.
 
@@ -13,6 +14,7 @@ HELM ?= v3.22.0
 # The last before packages for Windows, whose modules not every module proxy has.
 NFPM ?= v2.45.0
 KERNELS ?= here 6.12 6.1 6.12-clients
+SELFTESTS ?= 6.12
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
 TESTFLAGS ?=
 BENCHFLAGS ?=
@@ -20,7 +22,7 @@ SOAK ?= 20m
 
 export GO VERSION STATICCHECK HELM NFPM
 
-.PHONY: all build demo test unit integration test-binary deps bench bench-type soak lint ci man package clean
+.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests lint ci man package clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -55,6 +57,10 @@ soak: build
 	CGO_ENABLED=0 $(GO) test -c -tags soak -o bin/soak.test ./integration
 	cd integration && VCGROUPFS=$(CURDIR)/bin/vcgroupfs VCGROUPFS_SOAK=$(SOAK) VCGROUPFS_SOAK_TSV=$(CURDIR)/bin/soak.tsv \
 		../bin/soak.test -test.v -test.run 'TestSoak$$' -test.timeout 0
+
+# Ten minutes, so no part of "test": SELFTESTS="6.12 6.1" for other kernels.
+selftests: build test-binary
+	.ci/selftests.sh $(SELFTESTS) -- $(TESTFLAGS)
 
 bench: build test-binary
 	.ci/bench.sh $(BENCHFLAGS)
