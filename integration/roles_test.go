@@ -75,8 +75,6 @@ func playRole(role string) {
 	case "notify-types", "notify-mounts", "notify-part", "notify-races", "notify-hang", "notify-loop", "notify-clone3", "notify-joined", "notify-bench",
 		"notify-nested", "notify-limit":
 		playNotify(kind, arg)
-	case "noclone3": // becomes a program, without clone3
-		playNoClone3(arg)
 	case "userns": // runs a command as the root of a user namespace
 		playUserns()
 	}
