@@ -14,25 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// typeRounds is how often the programs are loaded and taken away again, and in each of these states the operations are
-// timed typeBatches times. The lowest counts: on a machine that is emulated, and has others beside it, all else is
-// what those cost.
-const (
-	typeRounds  = 7
-	typeBatches = 15
-)
+// typeRounds is how often the programs are loaded and taken away again. In each of these states every operation is timed
+// in many short batches, and the lowest counts: on a machine that is emulated, and has others beside it, all else is what
+// those cost.
+const typeRounds = 7
 
 // typeOp is a row of the table: a batch does it n times, in the view where it needs one.
 type typeOp struct {
-	name string
-	n    int
-	run  func(b *testing.B, view, other string)
+	name    string
+	batches int
+	n       int
+	run     func(b *testing.B, view, other string)
 }
 
 var typeOps = []typeOp{
-	{"statfs of a view", 20, func(b *testing.B, view, _ string) { statfsOnce(b, view) }},
-	{"statfs of a tmpfs", 500, func(b *testing.B, _, other string) { statfsOnce(b, other) }},
-	{"open, read, close", 200, func(b *testing.B, _, other string) {
+	{"statfs of a view", 400, 1, func(b *testing.B, view, _ string) { statfsOnce(b, view) }},
+	{"statfs of a tmpfs", 40, 100, func(b *testing.B, _, other string) { statfsOnce(b, other) }},
+	{"open, read, close", 40, 50, func(b *testing.B, _, other string) {
 		var buf [64]byte
 		fd, err := unix.Open(filepath.Join(other, "file"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
@@ -43,7 +41,7 @@ var typeOps = []typeOp{
 			b.Fatal(err)
 		}
 	}},
-	{"getppid", 5000, func(*testing.B, string, string) { unix.Getppid() }},
+	{"getppid", 40, 1000, func(*testing.B, string, string) { unix.Getppid() }},
 }
 
 func statfsOnce(b *testing.B, path string) {
@@ -93,14 +91,15 @@ func BenchmarkType(b *testing.B) {
 }
 
 func typeRound(b *testing.B, times map[string]*[2][]float64, with int, view, other string) {
-	for i := range typeBatches * len(typeOps) {
-		op := typeOps[i%len(typeOps)]
-		op.run(b, view, other)
-		began := time.Now()
-		for range op.n {
-			op.run(b, view, other)
+	for _, op := range typeOps {
+		for range op.batches {
+			began := time.Now()
+			for range op.n {
+				op.run(b, view, other)
+			}
+			took := float64(time.Since(began).Nanoseconds()) / float64(op.n)
+			times[op.name][with] = append(times[op.name][with], took)
 		}
-		times[op.name][with] = append(times[op.name][with], float64(time.Since(began).Nanoseconds())/float64(op.n))
 	}
 }
 
