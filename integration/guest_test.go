@@ -275,7 +275,8 @@ func TestNothingInherited(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer real.Close()
-		cmd := exec.Command(program(t), "run", form, "--controllers", "pids", "--", "sh", "-c",
+		// With the type answered, a view would say what the real cgroups say.
+		cmd := exec.Command(program(t), "run", form, "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c",
 			"stat -f -c %t .; ls -d vcgroupfs 2>/dev/null; for i in 3 4 5 6 7 8 9 10 11 12; do [ -d /proc/self/fd/$i/vcgroupfs ] && echo found $i; done; true")
 		cmd.Dir = tree.Mountpoint
 		cmd.ExtraFiles = []*os.File{real, real, real, real, real, real, real, real}
@@ -283,8 +284,8 @@ func TestNothingInherited(t *testing.T) {
 		if err != nil || strings.Contains(string(out), "vcgroupfs") || strings.Contains(string(out), "found") {
 			t.Errorf("%s: %v, %s", form, err, out)
 		}
-		if got, want := strings.Fields(string(out)), typeInView(t, tree); len(got) == 0 || got[0] != want {
-			t.Errorf("%s: the working directory is on a file system of type %q, want %s", form, out, want)
+		if got := strings.Fields(string(out)); len(got) == 0 || got[0] != "65735546" {
+			t.Errorf("%s: the working directory is on a file system of type %q, want FUSE's 65735546", form, out)
 		}
 	}
 }
