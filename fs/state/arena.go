@@ -57,7 +57,7 @@ type arenaHead struct {
 	handles   uint32 // slots of a region
 	names     uint32 // atomic; how many there are
 	heartbeat uint64 // atomic
-	life      lifeline
+	life      Lifeline
 }
 
 // Arena is the memory of one server. Its methods may be called from any goroutine.

@@ -15,8 +15,8 @@ import (
 // tells at once: the kernel marks a robust futex when the thread that holds it ends (set_robust_list(2),
 // Documentation/locking/robust-futex-ABI.rst), and a thread that does nothing else but hold it ends without delay.
 
-// lifeline is the robust list of one entry; it stands in the arena, whose memory does not move.
-type lifeline struct {
+// Lifeline is the robust list of one entry; it stands in shared memory, which does not move.
+type Lifeline struct {
 	head struct {
 		list    uintptr
 		offset  int
@@ -35,14 +35,16 @@ const (
 	futexWake      = 1
 )
 
-func (l *lifeline) addr() uintptr { return uintptr(unsafe.Pointer(&l.futex)) }
+func (l *Lifeline) addr() uintptr { return uintptr(unsafe.Pointer(&l.futex)) }
 
-// Hold holds the arena's lifeline from a thread of its own until this process ends. The errors are of set_robust_list.
-func (a *Arena) Hold() error {
+// Worker is the lifeline of the worker.
+func (a *Arena) Worker() *Lifeline { return &a.head().life }
+
+// Hold holds the lifeline from a thread of its own until this process ends. The errors are of set_robust_list.
+func (l *Lifeline) Hold() error {
 	failed := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		l := &a.head().life
 		l.next = uintptr(unsafe.Pointer(&l.head.list))
 		l.head.list = uintptr(unsafe.Pointer(&l.next))
 		l.head.offset = int(unsafe.Offsetof(l.futex) - unsafe.Offsetof(l.next))
@@ -63,11 +65,10 @@ func (a *Arena) Hold() error {
 }
 
 // Renew makes the lifeline ready for the next holder. Only who waits for it calls this.
-func (a *Arena) Renew() { atomic.StoreUint32(&a.head().life.futex, 0) }
+func (l *Lifeline) Renew() { atomic.StoreUint32(&l.futex, 0) }
 
 // Severed waits until the lifeline's holder ends, or quit says that nobody wants to know any more.
-func (a *Arena) Severed(quit func() bool) bool {
-	l := &a.head().life
+func (l *Lifeline) Severed(quit func() bool) bool {
 	for !quit() {
 		v := atomic.LoadUint32(&l.futex)
 		if v&futexOwnerDied != 0 {

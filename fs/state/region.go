@@ -169,13 +169,14 @@ func (r *Region) Cleared(unique uint64) {
 const (
 	backingsBase = recordsBase + maxEntries*int(unsafe.Sizeof(Entry{}))
 	watchedBase  = backingsBase + MaxIdle*int(unsafe.Sizeof(Backing{}))
+	answersBase  = watchedBase + maxWatched*8
 	// MaxIdle bounds the backings that no open uses and that are kept.
 	MaxIdle    = 64
 	maxWatched = 128
 )
 
 // It all fits into its page.
-var _ [pageSize - (watchedBase + maxWatched*8 - recordsBase)]struct{}
+var _ [pageSize - (answersBase + int(unsafe.Sizeof(Answers{})) - recordsBase)]struct{}
 
 // Backing is a file that is registered with the connection for passthrough and that no open uses now.
 type Backing struct {

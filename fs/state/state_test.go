@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -222,5 +223,63 @@ func TestMapRefuses(t *testing.T) {
 			t.Errorf("a file of %d bytes is taken for an arena", size)
 		}
 		f.Close()
+	}
+}
+
+// TestCalls: what a process has received is there for the next one.
+func TestCalls(t *testing.T) {
+	c, err := NewCalls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, key := range []uint64{1, MaxListeners} {
+		c.Of(key)[CallsOfListener-1].ID = 7 * key
+	}
+	fd, err := unix.FcntlInt(c.File().Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := MapCalls(os.NewFile(uintptr(fd), "calls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if a, b := next.Of(1)[CallsOfListener-1].ID, next.Of(MaxListeners)[CallsOfListener-1].ID; a != 7 || b != 7*MaxListeners {
+		t.Errorf("the next process finds %d and %d", a, b)
+	}
+	next.Forget(1)
+	if got := c.Of(1)[CallsOfListener-1].ID; got != 0 {
+		t.Errorf("a listener that is forgotten has a call %d", got)
+	}
+	if _, err := MapCalls(newArena(t, 1, 1).File()); err == nil {
+		t.Error("an arena passes for the memory of calls")
+	}
+}
+
+// TestSights: who is no server of a guest sees it when it is set up, and no longer than it is there.
+func TestSights(t *testing.T) {
+	a := newArena(t, 3, 1)
+	b := next(t, a)
+	r, err := a.Take([]byte("of one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Sights(nil); len(got) != 0 {
+		t.Errorf("a guest that is being made is seen: %v", got)
+	}
+	r.SetDevice(42)
+	r.Finish()
+	got := b.Sights(nil)
+	if len(got) != 1 || got[0] != (Sight{0, 42}) || string(b.Glance(got[0]).Config()) != "of one" || !b.Sees(got[0]) {
+		t.Fatalf("seen: %v", got)
+	}
+	atomic.AddUint64(&b.Glance(got[0]).Answers().Answered, 3)
+	if n := r.Answers().Load().Answered; n != 3 {
+		t.Errorf("%d calls answered, want 3", n)
+	}
+	r.Release()
+	if b.Sees(got[0]) || len(b.Sights(nil)) != 0 {
+		t.Error("a guest that is gone is seen")
 	}
 }

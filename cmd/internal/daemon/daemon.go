@@ -88,7 +88,7 @@ func Run(version string, log *logrus.Entry) error {
 	if err != nil {
 		return err
 	}
-	if err := w.Arena.Hold(); err != nil {
+	if err := w.Arena.Worker().Hold(); err != nil {
 		log.WithError(err).Warn("the holder will hear of this worker's death only when all of it is gone")
 	}
 	d := &Daemon{

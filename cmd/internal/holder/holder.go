@@ -419,9 +419,9 @@ func (h *Holder) advance() {
 func (h *Holder) start(w *worker) error {
 	w.started = true
 	h.beatAt = time.Now()
-	h.arena.Renew()
+	h.arena.Worker().Renew()
 	go func() {
-		if h.arena.Severed(w.over.Load) {
+		if h.arena.Worker().Severed(w.over.Load) {
 			h.events <- event{worker: w, what: workerDying}
 		}
 	}()
