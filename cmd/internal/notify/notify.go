@@ -76,6 +76,11 @@ type Supervisor struct {
 	// Stuck is called, perhaps often, when a thread of this process is kept by a file system of the guest's own although nobody waits for its
 	// call any more. Such a thread can keep the guest's own from ending, and ends with this process only. May be nil.
 	Stuck func()
+	// Admit, where it is not nil, is asked before a call is answered, and may wait a while for room; leave is called when the call was
+	// answered and nothing of it is left. A call that is not admitted is passed on.
+	Admit func() (leave func(), ok bool)
+	// Observe, where it is not nil, is told what became of each call.
+	Observe func(passedOn bool)
 	// Inside says that this process is one of the guest's, with its rights and in its namespaces.
 	Inside bool
 }

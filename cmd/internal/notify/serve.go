@@ -90,10 +90,14 @@ func newServer(s *Supervisor, listener *os.File) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.at(listener, fd), nil
+}
+
+func (s *Supervisor) at(listener *os.File, fd int) *server {
 	return &server{
 		Supervisor: s, listener: listener, fd: fd, slow: map[string]int{}, made: map[identity]time.Time{},
 		looking: [2]chan struct{}{make(chan struct{}, s.threads()), make(chan struct{}, s.threads())}, asking: make(chan struct{}, s.threads()),
-	}, nil
+	}
 }
 
 // duplicate is a descriptor of its own for what a file has open: the number of the file's is another's when it is closed.
@@ -129,6 +133,7 @@ func (x *server) serve() error {
 			slot = next
 		default:
 			x.send(slot.ID, pass)
+			x.observe(true)
 			*slot = Request{}
 		}
 	}
@@ -240,6 +245,12 @@ func (x *server) begin(slot *Request, again bool) {
 		x.finish(slot, pass)
 		return
 	}
+	leave, ok := x.admit()
+	if !ok {
+		x.running.Add(-1)
+		x.finish(slot, pass)
+		return
+	}
 	c := &Caller{server: x, Request: *slot, proc: -1, again: again || x.repeated(slot)}
 	timer := time.AfterFunc(x.timeout(), func() {
 		if c.claim() {
@@ -248,6 +259,7 @@ func (x *server) begin(slot *Request, again bool) {
 		}
 	})
 	x.pending.Go(func() {
+		defer leave()
 		defer x.running.Add(-1)
 		a := c.answer()
 		c.close()
@@ -263,6 +275,7 @@ func (x *server) finish(slot *Request, a answer) {
 	if !x.send(slot.ID, a) && a.made {
 		x.remember(slot)
 	}
+	x.observe(a.passOn)
 	*slot = Request{}
 	x.free <- slot
 }

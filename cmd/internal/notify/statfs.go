@@ -47,7 +47,7 @@ func (c *Caller) ask(fd int, st *unix.Statfs_t) bool {
 	}
 	defer func() { <-c.server.asking }()
 	kind := c.server.Guest.Type(fd)
-	if kind == 0 || unix.Fstatfs(fd, st) != nil {
+	if kind == 0 || fstatfs(fd, st) != nil {
 		return false
 	}
 	st.Type = int64(kind)

@@ -54,7 +54,7 @@ func AskType(fd int) uint32 {
 	b := make([]byte, 4)
 	for _, name := range TypeAttrs {
 		// getxattr takes no O_PATH descriptor but by its link.
-		if n, err := unix.Getxattr("/proc/self/fd/"+strconv.Itoa(fd), name, b); err == nil && n == len(b) {
+		if n, err := getxattr("/proc/self/fd/"+strconv.Itoa(fd), name, b); err == nil && n == len(b) {
 			return binary.LittleEndian.Uint32(b)
 		}
 	}
