@@ -98,6 +98,14 @@ func guestShowCommand() *cli.Command {
 	}
 }
 
+// callsText says what became of the system calls that a seccomp profile stops.
+func callsText(c api.Calls) string {
+	if c == (api.Calls{}) {
+		return "no listener"
+	}
+	return fmt.Sprintf("%d answered, %d passed on, by %d listeners", c.Answered, c.PassedOn, c.Listeners)
+}
+
 // madeBy says who made a guest if nobody did by hand.
 func madeBy(g api.Guest) string {
 	if g.Rule != "" {
@@ -129,6 +137,7 @@ func showGuest(c *cli.Context, g api.Guest) error {
 		line("by self", "its cgroup matches "+visible(g.Rule))
 	}
 	line("open", strconv.Itoa(g.Open))
+	line("calls", callsText(g.Calls))
 	policyIs := "the default"
 	if g.Spec.Policy != "" {
 		policyIs = "its own:"

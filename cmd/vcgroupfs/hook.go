@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,7 +96,7 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		defer daemon.Close()
 		ctx, cancel := context.WithTimeout(c.Context, hookTimeout)
 		defer cancel()
-		name := guestNameOf(box.id)
+		name := guest.NameOf(box.id)
 		if box.pid == 0 {
 			var said *api.Error
 			if err := daemon.Remove(ctx, name); err != nil && !(errors.As(err, &said) && said.Code == api.CodeNotFound) {
@@ -177,15 +175,6 @@ func ownControllers(box container, given []string, p *policy.Policy) (own []stri
 		return given, nil // a name that the host does not have is the daemon's to refuse
 	}
 	return own, nil
-}
-
-// guestNameOf is a guest's name for a container's: the same where it can be one.
-func guestNameOf(id string) string {
-	if guest.CheckName(id) == nil {
-		return id
-	}
-	sum := sha256.Sum256([]byte(id))
-	return "container-" + hex.EncodeToString(sum[:16])
 }
 
 // ociState is the state that a runtime gives its hooks (config.md and runtime.md of the OCI runtime specification 1.0).

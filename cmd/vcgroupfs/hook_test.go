@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
 func TestOCIState(t *testing.T) {
@@ -51,11 +53,11 @@ func TestOCIState(t *testing.T) {
 
 func TestGuestNameOf(t *testing.T) {
 	long := strings.Repeat("x", 65)
-	if guestNameOf("web-1") != "web-1" || guestNameOf(long) == long || guestNameOf(long) == guestNameOf(long+"x") || guestNameOf("a/b") == guestNameOf("a.b") {
-		t.Error(guestNameOf("web-1"), guestNameOf(long), guestNameOf("a/b"))
+	if guest.NameOf("web-1") != "web-1" || guest.NameOf(long) == long || guest.NameOf(long) == guest.NameOf(long+"x") || guest.NameOf("a/b") == guest.NameOf("a.b") {
+		t.Error(guest.NameOf("web-1"), guest.NameOf(long), guest.NameOf("a/b"))
 	}
 	for _, id := range []string{"", "../x", "tasks", "cgroup.x", strings.Repeat("ü", 40)} {
-		if err := checkName(guestNameOf(id)); err != nil {
+		if err := checkName(guest.NameOf(id)); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
 	}

@@ -26,6 +26,9 @@ func main() {
 			os.Exit(role())
 		}
 	}
+	if len(os.Args) == 2 && os.Args[1] == holder.AnswererCommand && os.Args[0] == "vcgroupfs" {
+		os.Exit(serveNotify())
+	}
 	args := os.Args
 	if filepath.Base(args[0]) == mountHelper {
 		args = helperArgs(args)

@@ -18,6 +18,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/listener"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -45,6 +46,8 @@ func serveCommand() *cli.Command {
 			"cgroup that matches is the boundary. Hierarchies in which the container has no such cgroup are not shown.\n\n" +
 			"   vcgroupfs serve --self --self-controllers memory,pids\n" +
 			"   docker run -v /run/vcgroupfs/serve/self:/sys/fs/cgroup --memory 256m IMAGE\n\n" +
+			"A container whose seccomp profile names the socket notify beside this one (listenerPath; LXC: notify-lxc) has its statfs and\n" +
+			"mount answered for its view: docs/runtimes.md and /usr/share/vcgroupfs/seccomp have the profiles.\n\n" +
 			"SIGTERM takes all guests away and ends it. SIGHUP, or serve --upgrade from elsewhere, goes on with the program's new\n" +
 			"file; if that cannot serve, the old one stays.",
 		Flags: []cli.Flag{
@@ -64,6 +67,8 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "self-policy", Usage: "read the policy of those containers from `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "self-controllers", Usage: "show them these only: `LIST` such as memory,pids,name=systemd"},
 			noBPFFlag(),
+			&cli.StringFlag{Name: "notify", Usage: "take seccomp listeners of containers on the unix socket `PATH`, and LXC's calls on PATH-lxc; \"\": nowhere",
+				DefaultText: "notify beside the socket"},
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
 			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second, Usage: "end the guests' connections when no worker came back for `TIME`"},
 			&cli.BoolFlag{Name: "upgrade", Usage: "have the daemon that runs go on with another program, and wait for it"},
@@ -134,10 +139,30 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 	if s.Self, err = selfSettings(c, s.Socket); err != nil {
 		return s, err
 	}
+	if s.Notify, err = notifyPath(c, s.Socket); err != nil {
+		return s, err
+	}
 	if s.Program, err = os.Executable(); err != nil {
 		return s, fmt.Errorf("cannot tell what program this is: %w", err)
 	}
 	return s, nil
+}
+
+// notifyPath is where listeners are taken, "" for nowhere.
+func notifyPath(c *cli.Context, socket string) (string, error) {
+	path := filepath.Join(filepath.Dir(socket), "notify")
+	if c.IsSet("notify") {
+		path = c.String("notify")
+	}
+	if path == "" {
+		return "", nil
+	}
+	path, err := filepath.Abs(path)
+	if err != nil || len(path)+len(holder.LXCSuffix) > maxSocketPath || path == socket || path+holder.LXCSuffix == socket {
+		return "", usagef("--notify %q: a socket's path has at most %d bytes and is no other's; --notify '' takes none", path,
+			maxSocketPath-len(holder.LXCSuffix))
+	}
+	return path, nil
 }
 
 // selfSettings reads the flags of self, nil when it is not asked for.
@@ -258,12 +283,21 @@ func upgrade(c *cli.Context) error {
 
 // serveWorker is the daemon's worker: the program as the holder starts it.
 func serveWorker() int {
+	return serveChild(holder.WorkerCommand, func(log *logrus.Entry) error { return daemon.Run(version, log) }, "the worker ends")
+}
+
+// serveNotify is the process that answers system calls of containers, as the holder starts it.
+func serveNotify() int {
+	return serveChild(holder.AnswererCommand, listener.Run, "system calls of containers are answered no more by this process")
+}
+
+func serveChild(command string, run func(log *logrus.Entry) error, ends string) int {
 	app := newApp(os.Stdout, os.Stderr)
-	app.Commands = []*cli.Command{{Name: holder.WorkerCommand, Action: func(c *cli.Context) error {
-		return daemon.Run(version, logrus.NewEntry(logrus.StandardLogger()))
+	app.Commands = []*cli.Command{{Name: command, Action: func(c *cli.Context) error {
+		return run(logrus.NewEntry(logrus.StandardLogger()))
 	}}}
 	if err := app.Run(os.Args); err != nil {
-		logrus.WithError(err).Error("the worker ends")
+		logrus.WithError(err).Error(ends)
 		return exitcode.Of(err)
 	}
 	return exitcode.OK

@@ -50,6 +50,7 @@ type Totals struct {
 	Guests   int
 	Cgroups  int64  // below all boundaries
 	Restarts uint64 // of the worker, since the holder started
+	Calls           // of the guests that are there
 }
 
 // Metrics are the daemon's numbers, in a registry of their own.
@@ -154,6 +155,7 @@ func (m *Metrics) SetResume(d time.Duration) { m.resume.Set(d.Seconds()) }
 type totalsCollector struct {
 	totals                     func() Totals
 	guests, cgroups, restarted *prometheus.Desc
+	listeners, calls           *prometheus.Desc
 }
 
 func newTotalsCollector(totals func() Totals) *totalsCollector {
@@ -161,6 +163,9 @@ func newTotalsCollector(totals func() Totals) *totalsCollector {
 		totals:    totals,
 		guests:    prometheus.NewDesc("vcgroupfs_guests", "Guests that are served.", nil, nil),
 		cgroups:   prometheus.NewDesc("vcgroupfs_cgroups", "Cgroups below the boundaries of all guests.", nil, nil),
+		listeners: prometheus.NewDesc("vcgroupfs_listeners", "Seccomp listeners of the guests.", nil, nil),
+		calls: prometheus.NewDesc("vcgroupfs_notified_calls",
+			"System calls of the guests that are there which came by a listener: answered, or passed-on to the kernel.", []string{"outcome"}, nil),
 		restarted: prometheus.NewDesc("vcgroupfs_worker_restarts_total", "Workers that were replaced since the holder started.", nil, nil),
 	}
 }
@@ -170,6 +175,8 @@ func (c *totalsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.guests
 	ch <- c.cgroups
 	ch <- c.restarted
+	ch <- c.listeners
+	ch <- c.calls
 }
 
 // Collect gives the totals.
@@ -178,4 +185,7 @@ func (c *totalsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.guests, prometheus.GaugeValue, float64(t.Guests))
 	ch <- prometheus.MustNewConstMetric(c.cgroups, prometheus.GaugeValue, float64(t.Cgroups))
 	ch <- prometheus.MustNewConstMetric(c.restarted, prometheus.CounterValue, float64(t.Restarts))
+	ch <- prometheus.MustNewConstMetric(c.listeners, prometheus.GaugeValue, float64(t.Listeners))
+	ch <- prometheus.MustNewConstMetric(c.calls, prometheus.GaugeValue, float64(t.Answered), "answered")
+	ch <- prometheus.MustNewConstMetric(c.calls, prometheus.GaugeValue, float64(t.PassedOn), "passed-on")
 }

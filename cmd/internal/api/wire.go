@@ -46,6 +46,14 @@ type Guest struct {
 	Declared    bool      `json:"declared"`       // by a file of the guests' directory
 	Open        int       `json:"open"`           // descriptors that the guest has open in its view
 	Rule        string    `json:"rule,omitempty"` // the pattern of serve --container by which it was made when it touched self; none for any other guest
+	Calls       Calls     `json:"calls"`          // system calls of its container that a seccomp profile stops for the daemon
+}
+
+// Calls are system calls that a seccomp profile stops for the daemon.
+type Calls struct {
+	Listeners uint64 `json:"listeners"` // by which they come, now; 0: the container has no such profile
+	Answered  uint64 `json:"answered"`  // instead of the kernel, since the guest was added
+	PassedOn  uint64 `json:"passedOn"`  // to the kernel
 }
 
 // Figures are what a guest or one of its cgroups uses now. A figure that the shown hierarchies do not have is -1; so is a
@@ -134,8 +142,9 @@ type Info struct {
 	Holder   int       `json:"holder"` // pid of the holder
 	Since    time.Time `json:"since"`  // the worker's start
 	Guests   int       `json:"guests"`
-	Restarts uint64    `json:"restarts"` // of the worker, since the holder started
-	Resend   bool      `json:"resend"`   // the kernel resends unanswered requests (Linux 6.9): a worker's death is not felt
+	Restarts uint64    `json:"restarts"`         // of the worker, since the holder started
+	Notify   string    `json:"notify,omitempty"` // path of the socket that takes seccomp listeners; none where there is no such socket
+	Resend   bool      `json:"resend"`           // the kernel resends unanswered requests (Linux 6.9): a worker's death is not felt
 
 	TypeByBPF   bool   `json:"typeByBPF"`             // statfs of a view says the type that it stands for
 	TypeRefused string `json:"typeRefused,omitempty"` // why not by BPF

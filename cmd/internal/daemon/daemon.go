@@ -257,6 +257,12 @@ func (d *Daemon) totals() api.Totals {
 	for _, g := range d.all() {
 		t.Guests++
 		t.Cgroups += int64(g.cgroups())
+		if g.served() != nil {
+			n := g.calls()
+			t.Listeners += n.Listeners
+			t.Answered += n.Answered
+			t.PassedOn += n.PassedOn
+		}
 	}
 	return t
 }

@@ -104,8 +104,15 @@ func (g *guest) info() api.Guest {
 	}
 	if s := g.served(); s != nil {
 		out.Open = s.View.Open()
+		out.Calls = g.calls()
 	}
 	return out
+}
+
+// calls are the system calls of a guest that is served.
+func (g *guest) calls() api.Calls {
+	n := g.region.Answers().Load()
+	return api.Calls{Listeners: n.Listeners, Answered: n.Answered, PassedOn: n.PassedOn}
 }
 
 func failf(code, format string, args ...any) error {

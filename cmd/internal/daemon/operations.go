@@ -20,6 +20,7 @@ func (d *Daemon) Info() api.Info {
 	return api.Info{
 		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.since, Guests: len(d.guests),
 		Restarts: d.start.Restarts, Resend: conn.CanResend(), TypeByBPF: d.worker.Types().Loaded, TypeRefused: d.worker.Types().Reason,
+		Notify: d.settings.Notify,
 	}
 }
 

@@ -23,7 +23,11 @@ func fileSystemType(ctx context.Context, socket string) Check {
 			return Check{typeName, OK, works + "; the daemon answers, for run and mount too", ""}
 		}
 		if info.TypeRefused != "" {
-			return typeRefused("the daemon's statfs of a view says FUSE: " + info.TypeRefused)
+			c := typeRefused("the daemon's statfs of a view says FUSE: " + info.TypeRefused)
+			if info.Notify != "" {
+				c.Found += "; it answers containers whose seccomp profile asks it at " + info.Notify + " (docs/runtimes.md; guest show says which do)"
+			}
+			return c
 		}
 	}
 	if err := fstype.Probe(); err != nil {

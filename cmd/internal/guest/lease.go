@@ -1,6 +1,8 @@
 package guest
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,6 +53,15 @@ func CheckName(name string) error {
 			"or '-', and is no control file's", name)
 	}
 	return nil
+}
+
+// NameOf is a guest's name for a container's: the same where it can be one.
+func NameOf(container string) string {
+	if CheckName(container) == nil {
+		return container
+	}
+	sum := sha256.Sum256([]byte(container))
+	return "container-" + hex.EncodeToString(sum[:16])
 }
 
 // take makes the boundary of a guest in the hierarchies given, with the permitted controllers enabled on v2.

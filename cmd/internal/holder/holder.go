@@ -4,7 +4,8 @@
 //
 // The holder is what "vcgroupfs serve" starts as: a small process that serves nothing. The worker is its child and serves
 // every guest. The holder keeps what the kernel would otherwise end with the worker: each guest's connection (/dev/fuse),
-// host descriptors that cannot be opened again with what they know, the listening socket, and the arena (package state).
+// host descriptors that cannot be opened again with what they know, the listening socket, and the arena (package state). The
+// answerer is another child, which answers system calls of containers (answerer.go); it has what is needed for that kept, too.
 //
 // # What always holds
 //
@@ -57,6 +58,7 @@ type Settings struct {
 	Program     string        `json:"program"`     // the file that an upgrade goes on with when none is named
 	NoBPF       bool          `json:"noBPF"`       // statfs of views is not answered by BPF
 	Self        *Self         `json:"self,omitempty"`
+	Notify      string        `json:"notify,omitempty"` // path of the socket for listeners, "" for none
 }
 
 // Self is the directory by which a container comes to its view without being known; nil for none.
@@ -82,8 +84,15 @@ type Holder struct {
 	kept      map[int]map[uint64]int
 	programs  *fstype.Programs // that answer statfs of views; nil for none
 	types     Types
-	keptTypes map[string]int // programs that the service manager kept, until they are taken over
-	loading   bool           // programs are being loaded
+	keptTypes map[string]int    // programs that the service manager kept, until they are taken over
+	loading   bool              // programs are being loaded
+	words     map[uint64]string // about the listeners that are kept, by key
+
+	notify         notifySockets
+	calls          *state.Calls // nil where there is no socket
+	answerer       *answerer    // nil while there is none
+	answererDeaths int          // of those in a row that did not serve
+	left           bool         // the answerer goes on without us
 
 	events   chan event
 	current  *worker // that serves or is to; nil while there is none
@@ -123,6 +132,7 @@ type event struct {
 	err    error
 
 	programs *fstype.Programs // of typesLoaded
+	do       func()           // instead of all else
 }
 
 const (
@@ -141,7 +151,8 @@ const self = "/proc/self/exe"
 // New makes what the workers share. A socket on which somebody listens is an error; one that a dead daemon left is replaced.
 func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 	raiseLimits()
-	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, events: make(chan event, 64), keptTypes: map[string]int{}}
+	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, words: map[uint64]string{},
+		events: make(chan event, 64), keptTypes: map[string]int{}}
 	h.manager = findManager(log)
 	if err := h.takeOver(); err != nil {
 		return nil, err
@@ -166,6 +177,9 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 		}
 	}()
 	if h.socket, err = listen(settings.Socket, settings.Group); err != nil {
+		return nil, err
+	}
+	if err = h.listenForListeners(); err != nil {
 		return nil, err
 	}
 	if settings.Metrics != "" {
@@ -208,6 +222,11 @@ func (h *Holder) takeOver() error {
 			h.keep(item{n, DeviceKey}, fd)
 		case fstype.IsKept(name):
 			h.keptTypes[name] = fd
+		case name == "calls":
+			if h.calls, err = state.MapCalls(os.NewFile(uintptr(fd), "calls")); err != nil {
+				h.log.WithError(err).Error("calls that wait for an answer wait for ever")
+			}
+		case h.takeListener(name, fd):
 		default:
 			unix.Close(fd)
 		}
@@ -231,6 +250,7 @@ func (h *Holder) Run() error {
 		h.died = time.Now()
 	}
 	h.begin()
+	h.awaitRuntime()
 	for {
 		select {
 		case e := <-h.events:
@@ -257,6 +277,7 @@ func (h *Holder) Run() error {
 
 // removeSocket takes away what lock and listen made. The lock is still held, so nobody else's goes.
 func (h *Holder) removeSocket() {
+	h.removeNotify()
 	os.Remove(h.settings.Socket)
 	os.Remove(h.settings.Socket + ".lock")
 }
@@ -335,6 +356,9 @@ func (h *Holder) handle(e event) {
 	if e.what == typesLoaded && w == nil && (e.programs != nil || e.err != nil) {
 		h.typesAre(e.programs, e.err)
 		return
+	}
+	if e.do != nil {
+		e.do()
 	}
 	if w == nil {
 		return
@@ -428,6 +452,9 @@ func (h *Holder) start(w *worker) error {
 	var items []item
 	var fds []int
 	for region, of := range h.kept {
+		if region == ListenersRegion {
+			continue // the answerer's
+		}
 		for key, fd := range of {
 			items, fds = append(items, item{region, key}), append(fds, fd)
 		}
@@ -459,6 +486,7 @@ func (h *Holder) served(w *worker) {
 			h.previous.Close()
 			h.previous = nil
 		}
+		h.renewAnswerer()
 	}
 }
 
@@ -544,6 +572,7 @@ func killed(w *worker) bool {
 // look is the watchdog. A worker that does not get so far as to be started has as long for that as one that serves for a
 // heartbeat: others after it may do better before guests have waited for too long.
 func (h *Holder) look() {
+	h.lookAtAnswerer()
 	beat := h.arena.Heartbeat()
 	if beat != h.beat || h.loading {
 		h.beat, h.beatAt = beat, time.Now()
@@ -602,17 +631,29 @@ func lock(socket string) (*os.File, error) {
 	return f, nil
 }
 
+// makeRoom removes a socket that a dead daemon left: the lock is ours. Anything else stays, and is an error.
+func makeRoom(path string) error {
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("cannot listen on %s: there is something else; choose another --socket or --notify", path)
+	}
+	os.Remove(path)
+	return nil
+}
+
+func cannotListen(path string, err error) error {
+	return fmt.Errorf("cannot listen on %s: %w", path, errors.Unwrap(err))
+}
+
 // listen makes the control socket. Only its owner, and the group if one is given, reach it.
 func listen(path string, group int) (*os.File, error) {
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
-		return nil, fmt.Errorf("cannot listen on %s: there is something else; choose another --socket", path)
+	if err := makeRoom(path); err != nil {
+		return nil, err
 	}
-	os.Remove(path) // what a dead daemon left: the lock is ours
 	old := unix.Umask(0o177)
 	l, err := net.Listen("unix", path)
 	unix.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", path, errors.Unwrap(err))
+		return nil, cannotListen(path, err)
 	}
 	defer l.Close()
 	l.(*net.UnixListener).SetUnlinkOnClose(false)

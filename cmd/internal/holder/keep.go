@@ -53,7 +53,9 @@ func (h *Holder) forget(region int) {
 // abort closes all that is kept: connections that nobody serves end.
 func (h *Holder) abort() {
 	for region := range h.kept {
-		h.forget(region)
+		if region != ListenersRegion { // these are of containers, which live on
+			h.forget(region)
+		}
 	}
 }
 
@@ -81,10 +83,12 @@ func (h *Holder) abandon() {
 	h.endViews()
 	h.endTypes()
 	h.manager.unstore("arena")
+	h.manager.unstore("calls")
 }
 
 // endViews ends the connections that are kept and unmounts the views that are left: those of guests that no worker took away.
 func (h *Holder) endViews() {
+	h.leaveAnswerer()
 	h.abort()
 	for _, r := range h.arena.Regions() {
 		if device := r.Device(); device != 0 {
@@ -124,6 +128,8 @@ func (h *Holder) absorb(e event) {
 	switch {
 	case e.programs != nil:
 		e.programs.Close()
+	case e.do != nil:
+		e.do()
 	case e.worker == nil:
 	case e.what == workerSaid:
 		closeAll(e.msg.fds)
@@ -136,7 +142,7 @@ func (h *Holder) absorb(e event) {
 
 // Close gives back what New made, for a holder that never ran.
 func (h *Holder) Close() {
-	for _, f := range []*os.File{h.socket, h.metrics, h.lock, h.program} {
+	for _, f := range []*os.File{h.socket, h.metrics, h.lock, h.program, h.notify.oci, h.notify.lxc} {
 		if f != nil {
 			f.Close()
 		}
@@ -146,5 +152,8 @@ func (h *Holder) Close() {
 	}
 	if h.programs != nil {
 		h.programs.Close()
+	}
+	if h.calls != nil {
+		h.calls.Close()
 	}
 }

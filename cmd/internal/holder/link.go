@@ -24,6 +24,7 @@ const (
 	msgDrain    = 'q' // holder: stop, another goes on
 	msgStop     = 'x' // holder: take all guests away and end
 	msgUpgrade  = 'u' // worker: go on with another program; the text is its path
+	msgLeft     = 'l' // answerer: it goes on without the holder
 	msgResult   = 'v' // holder: the upgrade ended; the text is empty, or says why the old worker stays
 	msgShow     = 't' // worker, where Start.Types is there: a descriptor of a view that statfs is to answer for; the text is a fstype.View
 	msgShown    = 'k' // holder: that is done; the text is empty, or says why not. The region of both is the worker's own count

@@ -1,0 +1,333 @@
+package listener
+
+import (
+	"errors"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// answerer is the process.
+type answerer struct {
+	log    *logrus.Entry
+	link   *holder.Answerer
+	arena  *state.Arena
+	calls  *state.Calls
+	guests *guests
+	peers  *api.HostPeers
+	shared chan struct{} // places for calls of all guests
+	home   away
+
+	keeping  chan struct{} // one slot; a thread is kept by a guest's file system
+	passing  atomic.Bool   // every call is passed on
+	orphan   atomic.Bool   // the holder has ended
+	draining atomic.Bool   // the next answerer goes on
+	refusals refusals
+
+	mu      sync.Mutex
+	used    [state.MaxListeners + 1]bool // guarded by mu; keys
+	entries map[uint64]*entry            // guarded by mu
+	files   map[uint64]interrupter       // guarded by mu; what is waited for
+	sockets []net.Listener               // guarded by mu
+	changed chan struct{}                // one slot; an entry has gone
+}
+
+// interrupter is a file or connection whose waiting can be ended.
+type interrupter interface{ SetReadDeadline(t time.Time) error }
+
+// Run is an answerer's life. It returns when another is to go on, or when the last container has ended after the
+// holder.
+func Run(log *logrus.Entry) error {
+	link, kept, err := holder.ConnectAnswerer()
+	if err != nil {
+		return err
+	}
+	h, err := host.Open()
+	if err != nil {
+		return exitcode.With(exitcode.Unsupported, err)
+	}
+	a := &answerer{
+		log: log, link: link, arena: link.Arena, calls: link.Calls, guests: newGuests(link.Arena, h),
+		shared: make(chan struct{}, link.Settings.MaxBlocking), home: away{host: h, log: log},
+		entries: map[uint64]*entry{}, files: map[uint64]interrupter{}, changed: make(chan struct{}, 1), keeping: make(chan struct{}, 1),
+	}
+	if a.peers, err = api.NewHostPeers(a.guests.inGuest); err != nil {
+		return err
+	}
+	debug.SetMaxThreads(link.Settings.MaxBlocking + 2*link.Settings.MaxGuests + maxReading + 128)
+	if err := a.calls.Life().Hold(); err != nil {
+		log.WithError(err).Warn("the holder will hear of this process's death only when all of it is gone")
+	}
+	for _, s := range a.arena.Sights(nil) {
+		atomic.StoreUint64(&a.arena.Glance(s).Answers().Listeners, 0) // they are counted anew
+	}
+	for _, x := range kept {
+		a.resume(x)
+	}
+	if err := a.listen(); err != nil {
+		return err
+	}
+	go link.Serves()
+	drained, ended := make(chan struct{}), make(chan error, 1)
+	drain := sync.OnceFunc(func() {
+		a.drain()
+		close(drained)
+	})
+	go func() { ended <- link.Follow(drain, a.leave) }()
+	go a.renew(drain)
+	select {
+	case <-drained:
+		return nil
+	case err = <-ended:
+	}
+	a.orphan.Store(true)
+	if a.draining.Load() {
+		<-drained
+		return nil
+	}
+	a.alone(err)
+	return nil
+}
+
+// listen begins to accept runtimes.
+func (a *answerer) listen() error {
+	for _, s := range []struct {
+		file   *os.File
+		accept func(*net.UnixListener)
+	}{{a.link.OCI, a.acceptOCI}, {a.link.LXC, a.acceptLXC}} {
+		l, err := net.FileListener(s.file)
+		s.file.Close()
+		if err != nil {
+			return err
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false) // it is the holder's
+		a.sockets = append(a.sockets, l)
+		go s.accept(l.(*net.UnixListener))
+	}
+	return nil
+}
+
+func (a *answerer) stopListening() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.sockets {
+		l.Close()
+	}
+}
+
+// resume goes on with what an answerer before had.
+func (a *answerer) resume(x holder.Listener) {
+	w := parseWord(x.Word)
+	e := a.enlist(x.Key, w)
+	if e == nil {
+		a.log.Errorf("the holder kept something twice, or under the key %d", x.Key)
+		unix.Close(x.FD)
+		return
+	}
+	switch w.kind {
+	case kindListener:
+		go e.serve(x.FD)
+	case kindConn:
+		go a.resumeConn(e, x.FD)
+	case kindLXC:
+		go e.serveLXC(x.FD)
+	default:
+		a.log.Errorf("the holder kept %q, which this program does not know", x.Word)
+		unix.Close(x.FD)
+		a.forget(e)
+	}
+}
+
+// enlist makes an entry under a key, or under a free one for 0. Nil when it is taken, or none is free.
+func (a *answerer) enlist(key uint64, w word) *entry {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if key == 0 {
+		for key = 1; key <= state.MaxListeners && a.used[key]; key++ {
+		}
+	}
+	if key > state.MaxListeners || a.used[key] {
+		return nil
+	}
+	a.used[key] = true
+	return a.entry(key, w)
+}
+
+// entry makes an entry instead of the one that has its key. Called with mu held.
+func (a *answerer) entry(key uint64, w word) *entry {
+	e := &entry{of: a, key: key, word: w, log: a.log.WithField("container", w.name)}
+	a.entries[key] = e
+	return e
+}
+
+// become makes an entry for what is kept instead of another under the same key.
+func (a *answerer) become(e *entry, w word) *entry {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.entry(e.key, w)
+}
+
+// opened says what an entry waits for.
+func (a *answerer) opened(e *entry, f interrupter) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.files[e.key] = f
+	if a.draining.Load() {
+		f.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// forget takes an entry away: it has ended.
+func (a *answerer) forget(e *entry) {
+	if a.draining.Load() {
+		return // what is kept is the next answerer's
+	}
+	if g := e.guest.Load(); g != nil && a.arena.Sees(g.sight) {
+		atomic.AddUint64(&a.arena.Glance(g.sight).Answers().Listeners, ^uint64(0))
+	}
+	a.link.Drop(e.key)
+	a.calls.Forget(e.key)
+	a.mu.Lock()
+	delete(a.entries, e.key)
+	delete(a.files, e.key)
+	a.used[e.key] = false
+	a.mu.Unlock()
+	select {
+	case a.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (a *answerer) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.entries)
+}
+
+// drainWait is how long calls under way keep an upgrade waiting. The next answerer sees to those that take longer.
+const drainWait = 2 * time.Second
+
+// drain stops serving: another answerer goes on.
+func (a *answerer) drain() {
+	a.draining.Store(true)
+	a.stopListening()
+	a.mu.Lock()
+	all := make([]*entry, 0, len(a.entries))
+	for _, e := range a.entries {
+		all = append(all, e)
+	}
+	for _, f := range a.files {
+		f.SetReadDeadline(time.Unix(1, 0))
+	}
+	a.mu.Unlock()
+	for end := time.Now().Add(drainWait); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		busy := false
+		for _, e := range all {
+			busy = busy || e.running.Load() > 0
+		}
+		if !busy {
+			return
+		}
+	}
+}
+
+// stuck is told that a guest's file system keeps a thread of this process, which may keep the guest from ending.
+func (a *answerer) stuck() {
+	select {
+	case a.keeping <- struct{}{}:
+	default:
+	}
+}
+
+// renewEvery bounds how often guests can have this process replaced.
+const renewEvery = 10 * time.Second
+
+// renew has another answerer go on where threads of this one are kept: they end with it alone. Without a holder there is no other.
+func (a *answerer) renew(drain func()) {
+	began := time.Now()
+	for range a.keeping {
+		time.Sleep(time.Until(began.Add(renewEvery)))
+		if a.passing.Load() || a.orphan.Load() {
+			return
+		}
+		a.log.Warn("a file system in a container does not answer and keeps a thread: another process goes on with the calls of containers")
+		drain()
+	}
+}
+
+// leave goes on without the holder, which takes all guests away: every call is passed on.
+func (a *answerer) leave() {
+	a.passing.Store(true)
+	a.stopListening()
+	if a.count() > 0 {
+		a.home.leave()
+	}
+	if err := a.link.Left(); err != nil {
+		a.log.WithError(err).Debug("the holder has ended already")
+	}
+}
+
+// alone goes on until the last container has ended: the holder has.
+func (a *answerer) alone(why error) {
+	a.stopListening()
+	if !a.passing.Load() && a.count() > 0 {
+		a.log.WithError(why).Error("the holder has ended: calls of containers are answered while the worker serves, then passed on")
+	}
+	if a.count() > 0 {
+		hush()
+	}
+	for a.count() > 0 {
+		<-a.changed
+	}
+	a.home.comeBack()
+}
+
+// hush lets go of what this process was started with to write to: somebody may wait for the end of it.
+func hush() {
+	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	for old := range 3 {
+		_ = unix.Dup3(fd, old, 0)
+	}
+	unix.Close(fd)
+}
+
+// enter takes a place for a call of a guest: of the guest's own, and of those that all guests share unless it is the
+// guest's only one.
+func (a *answerer) enter(g *guest) (leave func(), ok bool) {
+	if !g.take() {
+		return nil, false
+	}
+	select {
+	case g.only <- struct{}{}:
+		return func() { <-g.only; g.give() }, true
+	default:
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case a.shared <- struct{}{}:
+		return func() { <-a.shared; g.give() }, true
+	case g.only <- struct{}{}:
+		return func() { <-g.only; g.give() }, true
+	case <-timer.C:
+		g.give()
+		return nil, false
+	}
+}
+
+var errFull = errors.New("there are as many listeners as there may be")

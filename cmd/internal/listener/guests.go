@@ -1,0 +1,223 @@
+package listener
+
+import (
+	"encoding/json"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// record is what is read of a guest's record (package daemon), which the worker keeps in the arena.
+type record struct {
+	Name string `json:"name"`
+	Spec struct {
+		Pid    int    `json:"pid"`
+		Target string `json:"target"`
+	} `json:"spec"`
+	Boundaries []struct {
+		Tree string `json:"tree"`
+		ID   uint64 `json:"id"`
+		Path string `json:"path"`
+	} `json:"boundaries"`
+	PidStart uint64 `json:"pidStart"`
+	Self     bool   `json:"self"`
+}
+
+// The bounds of a guest.
+const (
+	maxOfGuest = 48                     // calls that are answered at once
+	stuckAfter = 200 * time.Millisecond // since a place was last given back: who has them all hangs
+)
+
+// guest is one that the worker serves.
+type guest struct {
+	sight      state.Sight  // immutable
+	record     record       // immutable
+	view       *notify.View // nil where it is not found yet; a guest that find gave has it for good
+	boundaries []*host.Boundary
+
+	places chan struct{} // calls that are being answered
+	only   chan struct{} // one place that no other guest can take
+	given  atomic.Int64  // when a place was last given back, in nanoseconds
+}
+
+// take takes one of the guest's places. It waits for one, unless those who have them hang.
+func (g *guest) take() bool {
+	select {
+	case g.places <- struct{}{}:
+		return true
+	default:
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		timer := time.NewTimer(stuckAfter / 4)
+		select {
+		case g.places <- struct{}{}:
+			timer.Stop()
+			return true
+		case <-timer.C:
+		}
+		if time.Since(time.Unix(0, g.given.Load())) > stuckAfter {
+			return false
+		}
+	}
+	return false
+}
+
+func (g *guest) give() {
+	g.given.Store(time.Now().UnixNano())
+	<-g.places
+}
+
+// contains says whether a process is inside the guest's boundary in each hierarchy.
+func (g *guest) contains(pid int) bool {
+	for _, b := range g.boundaries {
+		if in, err := b.Contains(pid); err != nil || !in {
+			return false
+		}
+	}
+	return len(g.boundaries) > 0
+}
+
+// depth tells the inner of two guests that contain a process.
+func (g *guest) depth() int {
+	n := 0
+	for _, b := range g.record.Boundaries {
+		n = max(n, len(b.Path))
+	}
+	return n
+}
+
+// guests are those of the arena.
+type guests struct {
+	arena *state.Arena
+	host  *host.Host
+
+	mu    sync.Mutex
+	known map[state.Sight]*guest // guarded by mu
+}
+
+func newGuests(a *state.Arena, h *host.Host) *guests {
+	return &guests{arena: a, host: h, known: map[state.Sight]*guest{}}
+}
+
+// at are the guests that are seen. Called with mu held.
+func (gs *guests) at(sights []state.Sight) (all []*guest) {
+	now := map[state.Sight]bool{}
+	for _, s := range sights {
+		now[s] = true
+		g := gs.known[s]
+		if g == nil {
+			if g = gs.read(s); g == nil {
+				continue
+			}
+			gs.known[s] = g
+		}
+		if g.view == nil {
+			g.view = g.openView()
+		}
+		all = append(all, g)
+	}
+	for s, g := range gs.known {
+		if !now[s] && !gs.arena.Sees(s) {
+			delete(gs.known, s)
+			g.close()
+		}
+	}
+	return all
+}
+
+// read makes a guest of its record; nil when it has gone meanwhile, or is self.
+func (gs *guests) read(s state.Sight) *guest {
+	g := &guest{sight: s, places: make(chan struct{}, maxOfGuest), only: make(chan struct{}, 1)}
+	err := json.Unmarshal(gs.arena.Glance(s).Config(), &g.record)
+	if err != nil || !gs.arena.Sees(s) || g.record.Self {
+		return nil
+	}
+	for _, id := range g.record.Boundaries {
+		for _, t := range gs.host.Trees() {
+			if t.String() != id.Tree {
+				continue
+			}
+			if b, err := t.BoundaryByID(id.ID, id.Path); err == nil {
+				g.boundaries = append(g.boundaries, b)
+			}
+		}
+	}
+	return g
+}
+
+// openView finds the view where the daemon has mounted it.
+func (g *guest) openView() *notify.View {
+	fd, err := unix.Open(g.record.Spec.Target, unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	v := &notify.View{Root: fd, Mounts: -1, Device: g.sight.Device}
+	if device, err := notify.DeviceOf(fd); err != nil || device != g.sight.Device {
+		unix.Close(fd)
+		return nil
+	}
+	for _, b := range g.boundaries {
+		v.Parts = append(v.Parts, notify.Part{Hierarchy: b.Tree().Hierarchy, Boundary: b.Path()})
+	}
+	return v
+}
+
+// tree makes a mount of the caller's part of the view.
+func (g *guest) tree(c *notify.Caller, fstype, options string) (int, error) {
+	v := *g.view
+	v.Several = notify.AskType(v.Root) == unix.TMPFS_MAGIC
+	return v.Tree(c, fstype, options)
+}
+
+func (g *guest) close() {
+	for _, b := range g.boundaries {
+		b.Close()
+	}
+	if g.view != nil {
+		unix.Close(g.view.Root)
+	}
+}
+
+// find is the guest of a container: that of its name and first process, or of that process alone, or the innermost in
+// whose boundary it is. Nil for none.
+func (gs *guests) find(w word, sights []state.Sight) (found *guest) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	all := slices.DeleteFunc(gs.at(sights), func(g *guest) bool { return g.view == nil })
+	for _, g := range all {
+		if g.record.Spec.Pid == w.pid && w.pid != 0 && (g.record.PidStart == w.start || g.record.Name == w.name) {
+			return g
+		}
+	}
+	if start, err := host.StartOf(w.pid); w.pid == 0 || err != nil || start != w.start {
+		return nil
+	}
+	for _, g := range all {
+		if (found == nil || g.depth() > found.depth()) && g.contains(w.pid) {
+			found = g
+		}
+	}
+	return found
+}
+
+// inGuest says whether a process is inside a guest's boundary.
+func (gs *guests) inGuest(pid int) bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, g := range gs.at(gs.arena.Sights(nil)) {
+		for _, b := range g.boundaries {
+			if in, err := b.Contains(pid); err == nil && in {
+				return true
+			}
+		}
+	}
+	return false
+}

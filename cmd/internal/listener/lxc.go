@@ -1,0 +1,230 @@
+package listener
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// The protocol is that of lxc.seccomp.notify.proxy (struct seccomp_notify_proxy_msg, src/lxc/lxcseccomp.h of liblxc
+// 5.0): LXC keeps the listener, receives each call itself and sends it in one packet, with descriptors of
+// /proc/<pid>, of the caller's memory and of the listener. It waits for the same packet with the answer filled in, 30
+// s at most, and answers ENOSYS where that does not come.
+//
+// A packet is taken from the connection only when it is answered, so that the next answerer finds it.
+
+const (
+	// Bytes: reserved (8), the monitor's pid (4), init's pid (4), three sizes (6), padding (2), the cookie's length (8).
+	lxcHead      = 32
+	lxcInitPid   = 12
+	lxcSizes     = 16
+	lxcFDs       = 3
+	lxcListener  = 2 // among the descriptors
+	maxLXCPacket = 4096
+	sentWait     = 50 * time.Millisecond // for LXC to act upon an answer that it has read
+)
+
+// request is what LXC asks.
+type request struct {
+	packet   []byte // without the cookie: what LXC wants back
+	response []byte // a part of it
+	call     notify.Request
+	initPid  int
+	listener int
+	fds      []int
+}
+
+func (r *request) close() { closeAll(r.fds) }
+
+// parseLXC reads a packet.
+func parseLXC(packet []byte, fds []int) (*request, error) {
+	if len(packet) < lxcHead {
+		return nil, errors.New("cannot read a packet of LXC: it is too short")
+	}
+	notif := int(binary.NativeEndian.Uint16(packet[lxcSizes:]))
+	resp := int(binary.NativeEndian.Uint16(packet[lxcSizes+2:]))
+	r := &request{fds: fds, listener: -1, initPid: int(int32(binary.NativeEndian.Uint32(packet[lxcInitPid:])))}
+	end := lxcHead + notif + resp
+	if notif < int(unsafe.Sizeof(r.call)) || resp < notify.ResponseSize || len(packet) < end {
+		return nil, fmt.Errorf("cannot read a packet of LXC: sizes of %d, %d and %d bytes do not fit", notif, resp, len(packet))
+	}
+	r.packet, r.response = packet[:end:end], packet[lxcHead+notif:end]
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.call)), unsafe.Sizeof(r.call)), packet[lxcHead:])
+	if len(fds) == lxcFDs && isListener(fds[lxcListener]) {
+		r.listener = fds[lxcListener]
+	}
+	return r, nil
+}
+
+// acceptLXC serves the connections of LXC's monitors, one for each container.
+func (a *answerer) acceptLXC(l *net.UnixListener) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			if a.goesOn(err) {
+				continue
+			}
+			return
+		}
+		err = a.peers.Check(c)
+		var e *entry
+		if err == nil {
+			if e = a.enlist(0, word{kind: kindLXC}); e == nil {
+				err = errFull
+			}
+		}
+		if err != nil {
+			c.Close()
+			a.refuse(err)
+			continue
+		}
+		go e.answerLXC(c, false)
+	}
+}
+
+// serveLXC goes on with a connection that was kept.
+func (e *entry) serveLXC(fd int) {
+	file := os.NewFile(uintptr(fd), "lxc")
+	c, err := net.FileConn(file)
+	file.Close()
+	if u, ok := c.(*net.UnixConn); err == nil && ok {
+		e.answerLXC(u, true)
+		return
+	}
+	e.of.forget(e)
+}
+
+// answerLXC answers what comes by a connection until it is closed, or this process drains.
+func (e *entry) answerLXC(c *net.UnixConn, again bool) {
+	defer c.Close()
+	if err := e.hold(c); err != nil {
+		e.log.WithError(err).Warn("the holder does not keep a connection of LXC")
+	}
+	e.of.opened(e, c)
+	raw, err := c.SyscallConn()
+	for err == nil {
+		if err = e.nextLXC(c, raw.Read, again); err == nil {
+			again = false
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return // the next answerer has it
+	}
+	if !errors.Is(err, errClosed) {
+		e.log.WithError(err).Warn("LXC is answered no more")
+	}
+	e.of.forget(e)
+}
+
+var errClosed = errors.New("the connection is closed")
+
+// hold has the holder keep a connection. (*net.UnixConn).File would make it one that blocks, for all who have it.
+func (e *entry) hold(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	failed := raw.Control(func(fd uintptr) { err = e.of.link.Hold(e.kept(int(fd))) })
+	return errors.Join(failed, err)
+}
+
+// nextLXC answers the next packet. again says that an answerer before may have answered it.
+func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error, again bool) error {
+	packet, fds, err := receivePacket(read, unix.MSG_PEEK)
+	if err != nil {
+		return err
+	}
+	r, err := parseLXC(packet, fds)
+	if err != nil {
+		closeAll(fds)
+		return err
+	}
+	defer r.close()
+	if again && e.wasAnswered(read, r) {
+		return take(read)
+	}
+	now := e
+	if e.word.pid == 0 {
+		now = e.learn(c, r.initPid)
+	}
+	errno, passOn := now.answerOne(r)
+	notify.PutResponse(r.response, r.call.ID, errno, passOn)
+	c.SetWriteDeadline(time.Now().Add(stateTime))
+	if _, err := c.Write(r.packet); err != nil {
+		return err
+	}
+	return take(read)
+}
+
+// learn notes of which container a connection is. What it is about does not change.
+func (e *entry) learn(c *net.UnixConn, initPid int) *entry {
+	e.word.pid = initPid
+	e.word.start, _ = host.StartOf(initPid)
+	if err := e.hold(c); err != nil {
+		e.log.WithError(err).Warn("the holder does not keep a connection of LXC")
+	}
+	return e
+}
+
+// answerOne finds the answer to one call.
+func (e *entry) answerOne(r *request) (errno unix.Errno, passOn bool) {
+	if r.listener < 0 {
+		return 0, true // an LXC that gives none, before 4.0.3: nothing would say whether the caller still waits
+	}
+	s := &notify.Supervisor{Guest: e, Log: e.log, Timeout: callTimeout, Admit: e.admit, Observe: e.observe, Stuck: e.of.stuck}
+	return s.Once(r.listener, &r.call)
+}
+
+// wasAnswered says whether a packet was answered by an answerer that could not take it from the connection any more:
+// the answer is there unread, or LXC has acted upon it.
+func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) bool {
+	unread := 0
+	_ = read(func(fd uintptr) bool {
+		unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		return true
+	})
+	for end := time.Now().Add(sentWait); unread == 0 && r.listener >= 0; time.Sleep(sentWait / 10) {
+		if !notify.Waits(r.listener, r.call.ID) {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return unread > 0
+}
+
+// take takes a packet from the connection.
+func take(read func(func(fd uintptr) bool) error) error {
+	_, fds, err := receivePacket(read, 0)
+	closeAll(fds)
+	return err
+}
+
+func receivePacket(read func(func(fd uintptr) bool) error, flags int) (packet []byte, fds []int, err error) {
+	buf, oob := make([]byte, maxLXCPacket), make([]byte, unix.CmsgSpace(4*maxStateFDs))
+	var n, oobn int
+	failed := read(func(fd uintptr) bool {
+		n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	if err = errors.Join(failed, err); err != nil {
+		if errors.Is(err, unix.ECONNRESET) {
+			err = errClosed
+		}
+		return nil, nil, err
+	}
+	if n == 0 {
+		return nil, nil, errClosed
+	}
+	return buf[:n], rightsOf(oob[:oobn]), nil
+}

@@ -1,0 +1,240 @@
+package listener
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// The protocol is that of linux.seccomp.listenerPath: "The Container Process State" in config-linux.md of the OCI
+// runtime specification. The runtime connects, sends the state once, with the listener, and closes. runc 1.1.5 does
+// so after the createRuntime hooks, and once more for each process that it executes in the container.
+
+const (
+	maxState    = 64 << 10 // bytes
+	maxStateFDs = 8
+	stateTime   = 5 * time.Second
+	// maxReading bounds the connections that are read at once. Others wait to be accepted.
+	maxReading = 16
+	seccompFD  = "seccompFd"
+)
+
+// processState is the container process state.
+type processState struct {
+	FDs   []string `json:"fds"`
+	Pid   int      `json:"pid"` // of the process that has the filter
+	State struct {
+		ID  string `json:"id"`
+		Pid int    `json:"pid"` // of the container's first process
+	} `json:"state"`
+}
+
+// container says of which container a listener is.
+func (s *processState) container() (word, error) {
+	w := word{kind: kindListener, pid: s.State.Pid, name: life.NameOf(s.State.ID)}
+	if w.pid == 0 {
+		w.pid = s.Pid
+	}
+	if s.State.ID == "" || w.pid <= 0 {
+		return w, errors.New("the state names no container")
+	}
+	w.start, _ = host.StartOf(w.pid) // of one that has ended: none
+	return w, nil
+}
+
+// acceptOCI receives listeners, some at a time.
+func (a *answerer) acceptOCI(l *net.UnixListener) {
+	reading := make(chan struct{}, maxReading)
+	for {
+		reading <- struct{}{}
+		c, err := l.AcceptUnix()
+		if err != nil {
+			if a.goesOn(err) {
+				<-reading
+				continue
+			}
+			return
+		}
+		go func() {
+			defer func() { <-reading }()
+			a.receiveOCI(c)
+		}()
+	}
+}
+
+// goesOn says whether accepting goes on after an error, and waits where that takes time.
+func (a *answerer) goesOn(err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	a.log.WithError(err).Warn("cannot accept a runtime")
+	time.Sleep(100 * time.Millisecond)
+	return true
+}
+
+// receiveOCI takes a listener from a new connection.
+func (a *answerer) receiveOCI(c *net.UnixConn) {
+	defer c.Close()
+	if err := a.peers.Check(c); err != nil {
+		a.refuse(err)
+		return
+	}
+	e := a.enlist(0, word{kind: kindConn})
+	if e == nil {
+		a.refuse(errFull)
+		return
+	}
+	// The holder has the connection before anything of it is read: a process that is killed meanwhile loses nothing.
+	if err := e.hold(c); err != nil {
+		a.log.WithError(err).Warn("the holder does not keep a runtime's connection")
+	}
+	a.readOCI(e, c)
+}
+
+// resumeConn reads a connection that an answerer before has accepted.
+func (a *answerer) resumeConn(e *entry, fd int) {
+	file := os.NewFile(uintptr(fd), "runtime")
+	c, err := net.FileConn(file)
+	file.Close()
+	u, ok := c.(*net.UnixConn)
+	if err != nil || !ok {
+		a.forget(e)
+		return
+	}
+	defer u.Close()
+	a.readOCI(e, u)
+}
+
+// readOCI reads the state from a connection and serves the listener that comes with it, which is kept under the same
+// key.
+func (a *answerer) readOCI(e *entry, c *net.UnixConn) {
+	a.opened(e, c)
+	c.SetReadDeadline(time.Now().Add(stateTime))
+	fd, w, err := readState(c)
+	if err == nil {
+		next := a.become(e, w)
+		if err = a.link.Hold(next.kept(fd)); err != nil {
+			a.log.WithError(err).Warn("the holder does not keep a listener")
+		}
+		go next.serve(fd)
+		return
+	}
+	if !a.draining.Load() {
+		a.refuse(err)
+		a.forget(e)
+	}
+}
+
+// readState reads the state without taking it from the connection, so that another process can, too. One that is
+// longer than what the kernel has in one piece is taken.
+func readState(c *net.UnixConn) (listener int, w word, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, w, err
+	}
+	text, fds, err := receiveState(raw.Read, unix.MSG_PEEK)
+	var s processState
+	if err == nil && json.Unmarshal(text, &s) != nil {
+		closeAll(fds)
+		if text, fds, err = receiveState(raw.Read, 0); err == nil {
+			err = readRest(c, text, &s)
+		}
+	}
+	if err == nil {
+		w, err = s.container()
+	}
+	i := slices.Index(s.FDs, seccompFD)
+	switch {
+	case err != nil:
+	case i < 0 || len(fds) != len(s.FDs):
+		err = fmt.Errorf("cannot find a listener among %d descriptors called %q", len(fds), s.FDs)
+	case !isListener(fds[i]):
+		err = errors.New("cannot use a descriptor as a listener: it is none")
+	}
+	if err != nil {
+		closeAll(fds)
+		return -1, w, err
+	}
+	listener, fds[i] = fds[i], -1
+	closeAll(fds)
+	return listener, w, nil
+}
+
+// receiveState receives once.
+func receiveState(read func(func(fd uintptr) bool) error, flags int) (text []byte, fds []int, err error) {
+	buf, oob := make([]byte, maxState), make([]byte, unix.CmsgSpace(4*maxStateFDs))
+	var n, oobn, got int
+	failed := read(func(fd uintptr) bool {
+		n, oobn, got, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	if err = errors.Join(failed, err); err != nil {
+		return nil, nil, err
+	}
+	fds = rightsOf(oob[:oobn])
+	switch {
+	case got&unix.MSG_CTRUNC != 0:
+		err = fmt.Errorf("cannot take more than %d descriptors", maxStateFDs)
+	case n == 0:
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		closeAll(fds)
+		return nil, nil, err
+	}
+	return buf[:n], fds, nil
+}
+
+// readRest reads on until the state is whole.
+func readRest(c io.Reader, text []byte, s *processState) error {
+	for json.Unmarshal(text, s) != nil {
+		if len(text) >= maxState {
+			return fmt.Errorf("cannot read a container's state: it has more than %d bytes, or is no JSON", maxState)
+		}
+		more := make([]byte, maxState-len(text))
+		n, err := c.Read(more)
+		if err != nil {
+			return fmt.Errorf("cannot read a container's state: %w", err)
+		}
+		text = append(text, more[:n]...)
+	}
+	return nil
+}
+
+func rightsOf(oob []byte) (fds []int) {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	for _, m := range messages {
+		if some, err := unix.ParseUnixRights(&m); err == nil {
+			fds = append(fds, some...)
+		}
+	}
+	return fds
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// isListener says whether a descriptor is a seccomp listener (init_listener, kernel/seccomp.c).
+func isListener(fd int) bool {
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	return err == nil && name == "anon_inode:seccomp notify"
+}
