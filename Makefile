@@ -22,7 +22,7 @@ SOAK ?= 20m
 
 export GO VERSION STATICCHECK HELM NFPM
 
-.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests lint ci man package clean
+.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests lint ci man seccomp package clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -76,6 +76,14 @@ ci: lint test demo package
 
 man: build
 	bin/vcgroupfs man >bin/vcgroupfs.8
+
+# The seccomp profiles, from the runtimes' own defaults.
+PODMAN_DEFAULT = github.com/containers/common@v0.64.2 pkg/seccomp/seccomp.json
+DOCKER_DEFAULT = github.com/moby/profiles/seccomp@v0.3.0 default.json
+
+seccomp:
+	.ci/seccomp.sh podman $(PODMAN_DEFAULT)
+	.ci/seccomp.sh docker $(DOCKER_DEFAULT)
 
 # A deb and an rpm, in bin/.
 package: build
