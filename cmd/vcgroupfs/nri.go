@@ -34,6 +34,8 @@ func nriCommand() *cli.Command {
 			&cli.StringFlag{Name: "policy", Usage: "have the views follow the policy in `FILE`; also read here, at the start", TakesFile: true},
 			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(),
 			&cli.StringFlag{Name: "program", Value: "/usr/bin/vcgroupfs", Usage: "have the hooks run `FILE`, this program on the host", TakesFile: true},
+			&cli.StringFlag{Name: "notify", Usage: "have the daemon answer statfs and mount of the containers: their seccomp policies ask its socket at `PATH` " +
+				"(containerd 2.2, CRI-O 1.34)", DefaultText: "they do not"},
 			socketFlag(),
 		},
 		Action: runNRI,
@@ -44,8 +46,8 @@ func runNRI(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return usagef("nri takes no argument; vcgroupfs nri --help tells what there is")
 	}
-	for _, flag := range []string{"program", "policy", "socket"} {
-		if path := c.String(flag); !filepath.IsAbs(path) && (path != "" || flag != "policy") {
+	for _, flag := range []string{"program", "policy", "socket", "notify"} {
+		if path := c.String(flag); !filepath.IsAbs(path) && (path != "" || flag == "program" || flag == "socket") {
 			return usagef("--%s %q: hooks do not run in this directory: give an absolute path", flag, path)
 		}
 	}
@@ -56,7 +58,7 @@ func runNRI(c *cli.Context) error {
 	plugin := &nri.Plugin{
 		Name: c.String("plugin-name"), Index: c.String("plugin-index"), Program: c.String("program"), Socket: c.String("socket"),
 		PolicyFile: c.String("policy"), Controllers: guest.ControllerNames(c.String("controllers")), Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups"),
-		Log: logrus.NewEntry(logrus.StandardLogger()),
+		Notify: c.String("notify"), Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	if plugin.Policy, err = loadPolicy(plugin.PolicyFile); err != nil {
 		return err

@@ -8,7 +8,8 @@
 // # What always holds
 //
 // The cgroup of a container does not exist when the plugin is asked about it. So the plugin makes no guest: it adds the hooks of
-// "vcgroupfs hook oci" to the container and changes nothing else of it. What is wrong makes the container fail. A container that
+// "vcgroupfs hook oci" to the container, and where Plugin.Notify says so a listener to its seccomp policy, and changes nothing else of
+// it. What is wrong makes the container fail. A container that
 // asks for nothing is left alone.
 package nri
 
@@ -62,6 +63,7 @@ type Plugin struct {
 	Stack       *bool          // whether what is mounted in the container stays below the view, unless its pod says; nil: as hooks do unasked
 	Tmpfs       bool           // a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise
 	ProcCgroups bool           // a file over /proc/cgroups, too
+	Notify      string         // the daemon's socket for listeners, which the container's seccomp policy is to ask; "" for none
 	Log         *logrus.Entry
 }
 
@@ -133,8 +135,16 @@ func (p *Plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 	case hooks == nil:
 		return nil, nil, nil
 	}
+	adjust := &api.ContainerAdjustment{Hooks: hooks}
+	if p.Notify != "" {
+		if policy := notifying(c.GetLinux(), p.Notify); policy != nil {
+			adjust.SetLinuxSeccompPolicy(policy)
+		} else {
+			log.Info("keeps its seccomp policy: the runtime does not tell which, or it has a listener already")
+		}
+	}
 	log.Info("gets a view")
-	return &api.ContainerAdjustment{Hooks: hooks}, nil, nil
+	return adjust, nil, nil
 }
 
 // hooks are those of a container of a pod; nil when it asks for no view.
