@@ -66,6 +66,8 @@ func playRole(role string) {
 		playClient(strings.Join(os.Args[1:], " "))
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
+	case "forge": // hands over a listener that it has not
+		fmt.Println(forgeAt(arg, "{}"))
 	case "pause": // does nothing until it is told to end
 		end := make(chan os.Signal, 1)
 		signal.Notify(end, unix.SIGTERM)
@@ -146,7 +148,7 @@ func playCommands() {
 			}
 			fmt.Println("=" + word(err))
 		default:
-			fmt.Println("=?")
+			fmt.Println("=" + playListened(in.Text()))
 		}
 	}
 }
