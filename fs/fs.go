@@ -76,6 +76,8 @@ type Config struct {
 	Held map[uint64]int
 	// Crashed says that the server before did not just end or get killed: what it was doing is suspect.
 	Crashed bool
+	// Settle waits until no thread of an earlier server is in a call of the host's any more; nil: none can be.
+	Settle func()
 	// Denied is told what the guest is refused by the view's rules. It must be quick.
 	Denied func(Denial)
 	// Observe is told of each request that was answered (conn.Config).
@@ -114,6 +116,7 @@ type View struct {
 	holder  Holder        // immutable, may be nil
 	denied  func(Denial)  // immutable, may be nil
 	crashed bool          // immutable
+	settle  func()        // immutable, may be nil
 	alone   bool          // immutable: no thread waits for an answer of this process (see below)
 
 	conn     *conn.Conn
@@ -149,7 +152,7 @@ func New(cfg Config) (*View, error) {
 	}
 	v := &View{
 		host: cfg.Host, policy: cfg.Policy, owner: cfg.Owner, log: cfg.Log, ref: cfg.MountRef,
-		top: time.Now(), reclaims: make(chan struct{}, 1), state: cfg.State, holder: cfg.Holder, denied: cfg.Denied, crashed: cfg.Crashed,
+		top: time.Now(), reclaims: make(chan struct{}, 1), state: cfg.State, holder: cfg.Holder, denied: cfg.Denied, crashed: cfg.Crashed, settle: cfg.Settle,
 	}
 	if err := v.arrange(cfg); err != nil {
 		return nil, err

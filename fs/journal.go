@@ -33,6 +33,9 @@ func (v *View) begin(name string, in *fuse.InHeader, a, b, c uint64) *change {
 	ch := &change{name: name}
 	if again {
 		if e := v.state.Find(first); e != nil && uint32(e.Op) == in.Opcode {
+			if e.State == state.Begun && v.settle != nil {
+				v.settle() // else both servers would make the change, and the later one be refused
+			}
 			ch.entry, ch.again, ch.done = e, true, e.State == state.Done
 			return ch
 		}

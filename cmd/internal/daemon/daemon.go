@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
@@ -53,6 +54,7 @@ type Daemon struct {
 	auditor  *api.Auditor
 	metrics  *api.Metrics
 	declared *declarations // nil for none
+	settled  chan struct{} // closed when no worker before this one makes a call of the host's any more
 	sweepNow chan struct{} // one slot
 	garbage  garbage       // of the sweeping goroutine alone
 
@@ -69,6 +71,34 @@ type Daemon struct {
 	policies map[string]*policy.Policy // guarded by mu; by their text and controllers
 	closing  bool                      // guarded by mu: no guest is made any more
 }
+
+// settleWait bounds the wait for a dead worker. One that stays for longer waits for a guest's file system, or for this worker.
+const settleWait = 5 * time.Second
+
+// awaitDying sees when the workers before this one are gone.
+func (d *Daemon) awaitDying() {
+	d.settled = make(chan struct{})
+	var all sync.WaitGroup
+	for _, pid := range d.start.Dying {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it is gone
+		}
+		all.Go(func() {
+			defer unix.Close(fd)
+			for began := time.Now(); !hasEnded(uintptr(fd)) && time.Since(began) < settleWait; {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	go func() {
+		all.Wait()
+		close(d.settled)
+	}()
+}
+
+// settle waits until what a dead worker had begun is made, or never will be.
+func (d *Daemon) settle() { <-d.settled }
 
 // heartbeat is how often a worker says that it lives.
 const heartbeat = 100 * time.Millisecond
@@ -99,6 +129,7 @@ func Run(version string, log *logrus.Entry) error {
 	d.bound()
 	d.metrics = api.NewMetrics(version, d.totals)
 	d.auditor = api.NewAuditor(api.AuditConfig{Log: log, Hub: d.hub, Metrics: d.metrics})
+	d.awaitDying()
 	go d.beat()
 	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}}
 	d.resume(held)

@@ -421,7 +421,7 @@ func (d *Daemon) viewConfig(g *guest, p *policy.Policy, device *os.File, held ma
 	layout, _ := hierarchy.ParseLayout(layoutName(g.record.Spec.Layout))
 	return fs.Config{
 		Host: d.host, Policy: p, Layout: layout, Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
-		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed,
+		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed, Settle: d.settle,
 		Denied:   func(x fs.Denial) { d.denied(g, x) },
 		Observe:  func(opcode uint32, errno int, took time.Duration) { d.observe(g, opcode, errno, took) },
 		Panicked: d.panicked, Slots: d.slots, MaxRate: d.settings.MaxRate, MaxWatches: d.settings.MaxWatches,

@@ -28,6 +28,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -99,6 +100,7 @@ type Holder struct {
 	next     *worker // prepared by an upgrade; nil for none
 	upgrade  string  // its program
 	restarts uint64
+	dying    []int     // pids of workers that are dead but for threads in the kernel
 	deaths   int       // workers in a row that died before they served
 	died     time.Time // when the last one stopped serving; zero while one serves
 	reason   string    // why
@@ -378,6 +380,7 @@ func (h *Holder) handle(e event) {
 	case workerLingers:
 		if w == h.current && !(w.ended && w.closed) {
 			w.lingers = true
+			h.dying = append(h.dying, w.cmd.Process.Pid)
 			h.log.Warnf("the worker (process %d) is dead, but for a thread that waits in the kernel", w.cmd.Process.Pid)
 			h.gone(w)
 		}
@@ -389,6 +392,7 @@ func (h *Holder) handle(e event) {
 		}
 	case workerEnded:
 		w.ended, w.err = true, e.err
+		h.dying = slices.DeleteFunc(h.dying, func(pid int) bool { return pid == w.cmd.Process.Pid })
 		w.over.Store(true)
 	}
 	if w.ended && w.closed {
@@ -464,7 +468,7 @@ func (h *Holder) start(w *worker) error {
 	}
 	text, err := json.Marshal(Start{
 		Settings: h.settings, Holder: os.Getpid(), Since: h.since, Restarts: h.restarts, Reason: h.reason, Crashed: h.crashed, Died: h.died,
-		Types: &h.types,
+		Types: &h.types, Dying: h.dying,
 	})
 	if err != nil {
 		return err
@@ -490,9 +494,9 @@ func (h *Holder) served(w *worker) {
 	}
 }
 
-// lingerWait is how long a dead worker may take to be gone. Longer, and one of its threads waits for what only the next worker
-// can do. A host call that it still makes is no harm: what it does to a file is over before the next worker can tell how far
-// it came, since both have the same open file.
+// lingerWait is how long a dead worker may take to be gone. Longer, and one of its threads may wait for what only the next
+// worker can do, so that one starts. The thread may also still be in a call of the host's, on a busy machine: the next worker
+// makes no change that was begun before until the dead one is gone (Start.Dying).
 const lingerWait = 30 * time.Millisecond
 
 // gone is told that a worker has ended and everything it said was heard.

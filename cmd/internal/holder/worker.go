@@ -36,6 +36,7 @@ type Start struct {
 	Crashed  bool      `json:"crashed"`  // the one before failed by itself: what it was doing is suspect
 	Died     time.Time `json:"died"`     // when the one before stopped serving
 	Types    *Types    `json:"types"`    // nil: the holder knows of no such thing
+	Dying    []int     `json:"dying"`    // pids of workers before this one that are dead but for threads in the kernel
 }
 
 // Worker is a worker's end of the link. Its methods may be called from any goroutine.
