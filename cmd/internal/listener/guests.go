@@ -136,6 +136,7 @@ func (gs *guests) at(sights []state.Sight) (all []*guest) {
 // read makes a guest of its record; nil when it has gone meanwhile, or is self.
 func (gs *guests) read(s state.Sight) *guest {
 	g := &guest{sight: s, places: make(chan struct{}, maxOfGuest), only: make(chan struct{}, 1)}
+	g.given.Store(time.Now().UnixNano())
 	err := json.Unmarshal(gs.arena.Glance(s).Config(), &g.record)
 	if err != nil || !gs.arena.Sees(s) || g.record.Self {
 		return nil
@@ -197,7 +198,14 @@ func (gs *guests) find(w word, sights []state.Sight) (found *guest) {
 			return g
 		}
 	}
-	if start, err := host.StartOf(w.pid); w.pid == 0 || err != nil || start != w.start {
+	if w.pid == 0 {
+		i := slices.IndexFunc(all, func(g *guest) bool { return g.record.Name == w.name && w.name != "" })
+		if i < 0 {
+			return nil
+		}
+		return all[i]
+	}
+	if start, err := host.StartOf(w.pid); err != nil || start != w.start {
 		return nil
 	}
 	for _, g := range all {

@@ -104,7 +104,6 @@ func TestReadState(t *testing.T) {
 		"fewer descriptors":  {pad(0), []int{listener}, "cannot find a listener"},
 		"no listener":        {pad(0), []int{listener, null}, "it is none"},
 		"no container":       {`{"fds":["seccompFd"],"pid":7,"state":{}}`, []int{listener}, "no container"},
-		"no process":         {`{"fds":["seccompFd"],"state":{"id":"web"}}`, []int{listener}, "no container"},
 		"no seccompFd":       {`{"fds":["other"],"pid":1,"state":{"id":"web"}}`, []int{listener}, "cannot find a listener"},
 		"nonsense":           {"nonsense", []int{listener}, "timeout"},
 		"nothing":            {"", nil, "EOF"},
@@ -121,8 +120,8 @@ func TestReadState(t *testing.T) {
 			} else if _, _, err := a.WriteMsgUnix([]byte(c.text), rights, nil); err != nil {
 				t.Fatal(err)
 			}
-			b.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-			for range 2 { // the second is the next process
+			b.SetReadDeadline(time.Now().Add(300 * time.Millisecond)) // which is longer where more must come
+			for range 2 {                                             // the second is the next process
 				fd, w, err := readState(b)
 				if c.fails != "" {
 					if err == nil || !strings.Contains(err.Error(), c.fails) {
@@ -193,4 +192,30 @@ func FuzzParseWord(f *testing.F) {
 			t.Errorf("%q: %+v, then %+v", s, w, again)
 		}
 	})
+}
+
+// TestContainer: of which container a listener is, as runc and crun say it.
+func TestContainer(t *testing.T) {
+	self := os.Getpid()
+	for name, c := range map[string]struct {
+		s    processState
+		want int
+		ok   bool
+	}{
+		"runc's exec": {stateOf("web", self+1, self), self, true},
+		"crun's exec": {stateOf("web", 0, 0), 0, true},
+		"older":       {stateOf("web", self, 0), self, true},
+		"nobody":      {stateOf("", self, self), 0, false},
+		"wrong":       {stateOf("web", 0, -1), 0, false},
+	} {
+		w, err := c.s.container()
+		if (err == nil) != c.ok || c.ok && (w.pid != c.want || (w.start != 0) != (c.want != 0) || w.name != "web") {
+			t.Errorf("%s: %+v, %v", name, w, err)
+		}
+	}
+}
+
+func stateOf(id string, pid, first int) (s processState) {
+	s.Pid, s.State.ID, s.State.Pid = pid, id, first
+	return s
 }

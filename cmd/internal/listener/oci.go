@@ -19,14 +19,18 @@ import (
 
 // The protocol is that of linux.seccomp.listenerPath: "The Container Process State" in config-linux.md of the OCI
 // runtime specification. The runtime connects, sends the state once, with the listener, and closes. runc 1.1.5 does
-// so after the createRuntime hooks, and once more for each process that it executes in the container.
+// so after the createRuntime hooks, and once more for each process that it executes in the container. crun 1.8.1 connects
+// before the container's process is there, has that process send the state, and says of one that it executes in the
+// container the container's name alone: the pids are 0.
 
 const (
 	maxState    = 64 << 10 // bytes
 	maxStateFDs = 8
-	stateTime   = 5 * time.Second
+	// hooksTime is how long a runtime may take until it sends: its hooks run meanwhile.
+	hooksTime = 2 * time.Minute
+	stateTime = 5 * time.Second // for the rest
 	// maxReading bounds the connections that are read at once. Others wait to be accepted.
-	maxReading = 16
+	maxReading = 128
 	seccompFD  = "seccompFd"
 )
 
@@ -46,7 +50,7 @@ func (s *processState) container() (word, error) {
 	if w.pid == 0 {
 		w.pid = s.Pid
 	}
-	if s.State.ID == "" || w.pid <= 0 {
+	if s.State.ID == "" || w.pid < 0 {
 		return w, errors.New("the state names no container")
 	}
 	w.start, _ = host.StartOf(w.pid) // of one that has ended: none
@@ -120,7 +124,7 @@ func (a *answerer) resumeConn(e *entry, fd int) {
 // key.
 func (a *answerer) readOCI(e *entry, c *net.UnixConn) {
 	a.opened(e, c)
-	c.SetReadDeadline(time.Now().Add(stateTime))
+	c.SetReadDeadline(time.Now().Add(hooksTime))
 	fd, w, err := readState(c)
 	if err == nil {
 		next := a.become(e, w)
@@ -147,6 +151,7 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 	var s processState
 	if err == nil && json.Unmarshal(text, &s) != nil {
 		closeAll(fds)
+		c.SetReadDeadline(time.Now().Add(stateTime))
 		if text, fds, err = receiveState(raw.Read, 0); err == nil {
 			err = readRest(c, text, &s)
 		}
