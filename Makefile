@@ -1,7 +1,7 @@
 # vcgroupfs. On Debian, as root, with Go:
 #
 #	make demo     a small guest, and what it can and cannot do
-#	make test     every test: on this kernel and in three virtual machines
+#	make test     every test: on this kernel and in five virtual machines
 #	make soak     the daemon under load for twenty minutes
 #	make selftests   the kernel's own tests of cgroups, in guests
 #
@@ -13,7 +13,7 @@ STATICCHECK ?= v0.8.2
 HELM ?= v3.22.0
 # The last before packages for Windows, whose modules not every module proxy has.
 NFPM ?= v2.45.0
-KERNELS ?= here 6.12 6.1 6.12-clients
+KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type
 SELFTESTS ?= 6.12
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
 TESTFLAGS ?=

@@ -10,6 +10,6 @@ if ! command -v rustc >/dev/null; then
 	update_lists
 	! apt-cache show rustc-web >/dev/null 2>&1 || rust=rustc-web
 fi
-install_missing qemu-system-x86_64=qemu-system-x86 busybox=busybox-static xz=xz-utils 'gcc=gcc libc6-dev' runc=runc crun=crun \
+install_missing qemu-system-x86_64=qemu-system-x86 busybox=busybox-static xz=xz-utils mke2fs=e2fsprogs 'gcc=gcc libc6-dev' runc=runc crun=crun \
 	lxc-start=lxc bwrap=bubblewrap podman=podman systemd-nspawn=systemd-container /lib/systemd/systemd=systemd \
 	node=nodejs java=default-jre-headless cgget=cgroup-tools "rustc=$rust"

@@ -2,11 +2,12 @@
 # Runs bin/integration.test, which must be built, on this kernel ("here") or in virtual machines with Debian cloud kernels
 # of the series named.
 #
-#	.ci/integration.sh here|6.12|6.1|6.12-clients... [-- TEST BINARY'S OPTION...]
+#	.ci/integration.sh here|6.12|6.1|6.12-clients|6.12-type|6.1-type... [-- TEST BINARY'S OPTION...]
 #
 # A machine called SERIES-clients runs TestClients and TestClientsCpuset alone: it has the programs that look for their limits, and more
-# processors than those allow them. As many machines run side by side as there are processors, and what they print is shown one after the
-# other; "here" comes first, so that nothing runs beside it.
+# processors than those allow them. One called SERIES-type runs TestUnmodified... alone: it has the root file systems of .ci/tree.sh. As many
+# machines run side by side as there are processors, and what they print is shown one after the other; "here" comes first, so that nothing
+# runs beside it.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -16,17 +17,22 @@ here_limit=15m
 vm_limit=40m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
+# Whose programs are run as they are.
+suites="bookworm trixie forky"
 
 # on_this_kernel [OPTION...]
 on_this_kernel() {
 	[ "$(id -u)" = 0 ] || die "the integration tests make cgroups and mounts: run them as root"
 	containerd=$(.ci/containerd.sh) || return
 	docker=$(.ci/docker.sh) || return
+	for suite in $suites; do
+		tree=$(.ci/tree.sh "$suite") || return
+	done
 	btop=$(.ci/btop.sh) || btop= # its test says that it was skipped
 	jdk=$(.ci/jdk.sh) || jdk=    # the same
 	mount=$(.ci/mount.sh) || mount= # the same
 	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
-		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk VCGROUPFS_MOUNT=$mount \
+		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk VCGROUPFS_MOUNT=$mount VCGROUPFS_TREES=${tree%/*} \
 		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
@@ -116,6 +122,14 @@ for kernel in $kernels; do
 		jdk=$(.ci/jdk.sh) || jdk=
 		in_vm "$kernel" "${kernel%-clients}" client_files \
 			"-smp 4 -memory 3072 -env PATH=/bin:/sbin:/usr/bin:/usr/sbin:$jre/bin -env VCGROUPFS_BTOP=$btop -env VCGROUPFS_JDK=$jdk" -test.run '^TestClients' "$@"
+		;;
+	*-type)
+		images=
+		for suite in $suites; do
+			tree=$(.ci/tree.sh "$suite")
+			images="$images -image $tree.ext4=/trees/$suite"
+		done
+		in_vm "$kernel" "${kernel%-type}" "files_of runc" "-memory 3072 -env VCGROUPFS_TREES=/trees$images" -test.run '^TestUnmodified' "$@"
 		;;
 	*) in_vm "$kernel-vm" "$kernel" "files_of runc crun" "" -test.skip '^TestClients$' "$@" ;;
 	esac

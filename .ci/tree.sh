@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prints the directory of a root file system of a Debian suite, beside which there is an image of it (DIRECTORY.ext4), with the programs that the tests run as they are: systemd, runc, crun and
-# podman; in trixie Docker, containerd and a JDK, too. What is not cached is downloaded; nothing is installed, and no package's script
-# runs.
+# Prints the directory of a root file system of a Debian suite with the programs that the tests run as they are: systemd, runc, crun and
+# podman; in trixie Docker, containerd and a JDK, too. Beside it is an image of it, DIRECTORY.ext4. What is not cached is downloaded;
+# nothing is installed, and no package's script runs.
 #
 #	.ci/tree.sh bookworm|trixie|forky
 set -eu
@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
 suite=${1:?a suite}
-packages="base-files base-passwd bash coreutils util-linux mount systemd dbus runc crun podman"
-[ "$suite" != trixie ] || packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless iptables"
+packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc crun podman"
+[ "$suite" != trixie ] || packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless"
 dir=$cache/trees/$suite
 mkdir -p "${dir%/*}"
 exec 9>"$dir.lock"
@@ -31,7 +31,7 @@ accounts() {
 	echo 00000000000000000000000000000001 >"$1/etc/machine-id"
 }
 
-[ -e "$dir/etc/machine-id" ] || {
+[ "$(cat "$dir.packages" 2>/dev/null)" = "$packages" ] || {
 	update_lists
 	private_lists "$suite" || die "this machine's mirror has no suite $suite"
 	work=$(mktemp -d "$dir.XXXXXX")
@@ -52,8 +52,9 @@ accounts() {
 	chmod 755 "$work/root"
 	kib=$(du -sk "$work/root" | cut -f1)
 	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$work/root" "$work/image" $((kib * 5 / 4 + 16384))k
-	rm -rf "$dir"
+	rm -rf "$dir" "$dir.packages"
 	mv "$work/image" "$dir.ext4"
 	mv "$work/root" "$dir"
+	echo "$packages" >"$dir.packages"
 }
 echo "$dir"

@@ -127,6 +127,12 @@ func newBundle(t testing.TB, d *daemon, runtime, id, role string, hookArgs ...st
 // given, and this test binary as /program.
 func (b *bundle) overHost(t testing.TB, files map[string]string) {
 	t.Helper()
+	b.over(t, "/", files)
+}
+
+// over does the like with another root.
+func (b *bundle) over(t testing.TB, lower string, files map[string]string) {
+	t.Helper()
 	rootfs := filepath.Join(b.dir, "rootfs")
 	upper, work := t.TempDir(), t.TempDir()
 	for name, text := range files {
@@ -142,8 +148,8 @@ func (b *bundle) overHost(t testing.TB, files map[string]string) {
 	if err := os.Rename(filepath.Join(rootfs, "program"), filepath.Join(upper, "program")); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("overlay", rootfs, "overlay", 0, "lowerdir=/,upperdir="+upper+",workdir="+work); err != nil {
-		t.Skipf("machine: no overlay over the host's root: %v", err)
+	if err := unix.Mount("overlay", rootfs, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work); err != nil {
+		t.Skipf("machine: no overlay over %s: %v", lower, err)
 	}
 	t.Cleanup(func() { unix.Unmount(rootfs, unix.MNT_DETACH) })
 }

@@ -1,0 +1,199 @@
+package integration
+
+import (
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// systemdUnits are a target to boot to, and a service with limits.
+var systemdUnits = map[string]string{
+	"etc/systemd/system/vcgroupfs-test.target": "[Unit]\nDefaultDependencies=no\n",
+	"etc/systemd/system/vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n" +
+		"[Service]\nType=exec\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
+}
+
+// systemdSuite is a suite's systemd, and what it says last where it does not know the file system.
+type systemdSuite struct {
+	name       string
+	v2, hybrid string // with no mechanism
+	refusesV1  string // with one, in a hybrid
+}
+
+// 252 and 257 take a file system that they do not know for a host's of v1, and try to mount that.
+var systemdSuites = []systemdSuite{
+	{"bookworm", "Failed to mount cgroup at /sys/fs/cgroup/systemd: Operation not permitted", notInCgroup, ""}, // 252
+	{"trixie", "Failed to mount cgroup v1 hierarchy.", notInCgroup, ""},                                        // 257
+	{"forky", unknownType, unknownType, "Detected unsupported legacy cgroup hierarchy"},                        // 262
+}
+
+const (
+	notInCgroup = "Cannot determine cgroup we are running in: No medium found"
+	unknownType = "Unknown filesystem type 65735546 mounted on /sys/fs/cgroup/."
+)
+
+// refusal is what it says before it ends, or nothing where it does not.
+func (s systemdSuite) refusal(form string, on bool) string {
+	switch {
+	case on && form == "v2":
+		return ""
+	case on:
+		return s.refusesV1
+	case form == "v2":
+		return s.v2
+	}
+	return s.hybrid
+}
+
+// TestUnmodifiedSystemd boots each suite's systemd as process 1 of a container. A unit's limits are found on the
+// host, and the worker that serves the view is killed meanwhile. Without a mechanism systemd says that it knows no such
+// file system, and ends.
+func TestUnmodifiedSystemd(t *testing.T) {
+	for _, suite := range systemdSuites {
+		t.Run(suite.name, func(t *testing.T) {
+			needTree(t, suite.name)
+			eachForm(t, func(t *testing.T, h *host.Host, f guestForm, m mechanism, on bool) {
+				testUnmodifiedSystemd(t, h, suite, f, m, on)
+			})
+		})
+	}
+}
+
+func testUnmodifiedSystemd(t *testing.T, h *host.Host, suite systemdSuite, f guestForm, m mechanism, on bool) {
+	runtime := needRuntime(t, "runc")
+	d := startDaemonWith(t, program(t), m.options)
+	b := systemdBundle(t, d, runtime, suite.name, f)
+	m.apply(t, d, b)
+	b.write(t)
+	s := &systemd{bundle: b, form: f, runtime: runtime, cmd: b.command(runtime)}
+	s.console = startOnTerminal(t, s.cmd)
+	if why := suite.refusal(f.name, on); why != "" {
+		s.refuses(t, why)
+	} else {
+		s.boots(t, d)
+	}
+	if t.Failed() {
+		t.Logf("console: %s", s.console.text())
+	}
+	nothingLeft(t, d, h, b.cgroup)
+	d.stop(t)
+}
+
+// systemdBundle is a container of a suite whose process 1 is systemd. In a hybrid systemd mounts what it looks for, and
+// has a user namespace, which lets it.
+func systemdBundle(t *testing.T, d *daemon, runtime, suite string, f guestForm) *bundle {
+	t.Helper()
+	b := newBundle(t, d, runtime, "systemd", "", f.hook...)
+	b.overTree(t, suite, systemdUnits)
+	process := b.config["process"].(map[string]any)
+	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
+	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
+	args := []string{"/usr/lib/systemd/systemd", "--unit=vcgroupfs-test.target", "--log-target=console",
+		"--show-status=yes"}
+	if f.name == "hybrid" {
+		args = append(args, "systemd.unified_cgroup_hierarchy=0", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+		b.with("user")
+		b.allow(allCapabilities(t))
+	} else {
+		args = append(args, "systemd.unified_cgroup_hierarchy=1")
+		b.allow([]string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+			"CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"})
+	}
+	process["args"] = args
+	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
+	b.withoutClone3()
+	b.with("cgroup")
+	return b
+}
+
+// systemd is one that runs as process 1 of a container.
+type systemd struct {
+	*bundle
+	form    guestForm
+	runtime string
+	cmd     *exec.Cmd
+	console *terminal
+}
+
+// inside runs a command in the container.
+func (s *systemd) inside(args ...string) (string, error) {
+	out, err := exec.Command(s.runtime, append([]string{"exec", s.id}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+// want runs a command whose output must match.
+func (s *systemd) want(t *testing.T, pattern string, args ...string) {
+	t.Helper()
+	out, err := s.inside(args...)
+	if err != nil || !regexp.MustCompile(pattern).MatchString(out) {
+		t.Errorf("%s: %v: %s; want a match of %q", strings.Join(args, " "), err, out, pattern)
+	}
+}
+
+// boots has it start a unit and stop it again.
+func (s *systemd) boots(t *testing.T, d *daemon) {
+	t.Helper()
+	first, unit := readFile("/proc/1/cgroup"), "vcgroupfs-test.service"
+	cgroup := s.cgroup + "/system.slice/" + unit
+	if !s.comesUp() {
+		t.Fatalf("it does not come up; console: %s", s.console.text())
+	}
+	s.want(t, "^$", "systemctl", "start", unit)
+	s.form.wants(t, cgroup, 100<<20, 20)
+	s.want(t, "^MemoryMax=104857600\n$", "systemctl", "show", unit, "--property", "MemoryMax")
+	if s.form.pids != nil {
+		s.want(t, "^TasksCurrent=1\n$", "systemctl", "show", unit, "--property", "TasksCurrent")
+	}
+	s.want(t, "(?s)"+unit+".*sleep infinity", "systemd-cgls", "--no-pager")
+	s.want(t, "system.slice/"+unit, "systemd-cgtop", "--batch", "--iterations=1", "--order=path")
+	d.signal(t, unix.SIGKILL, 0) // and goes on with another worker
+	s.want(t, "^$", "systemctl", "stop", unit)
+	if out, _ := s.inside("systemctl", "is-active", unit); strings.TrimSpace(out) != "inactive" {
+		t.Errorf("the unit is %q after it was stopped", out)
+	}
+	if left := readFile(filepath.Join(hostDir(s.form.tree, cgroup), procs)); left != "" && left != "ENOENT" {
+		t.Errorf("the unit's cgroup has %q after it was stopped", left)
+	}
+	s.want(t, "^$", "systemctl", "start", unit) // by the new worker
+	s.form.wants(t, cgroup, 100<<20, 20)
+	if now := readFile("/proc/1/cgroup"); now != first {
+		t.Errorf("the host's own process 1 was in\n%s and is in\n%s", first, now)
+	}
+	if out, err := exec.Command(s.runtime, "kill", s.id, "KILL").CombinedOutput(); err != nil {
+		t.Errorf("runc kill: %v: %s", err, out)
+	}
+	s.cmd.Wait()
+}
+
+// comesUp waits until it is up, or ends.
+func (s *systemd) comesUp() bool {
+	return s.says("Reached target")
+}
+
+// says waits until it has said something on its console, or has ended.
+func (s *systemd) says(text string) bool {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if strings.Contains(s.console.text(), text) {
+			return true
+		}
+	}
+	return false
+}
+
+// refuses wants it to end, and to say why.
+func (s *systemd) refuses(t *testing.T, why string) {
+	t.Helper()
+	err, said := s.cmd.Wait(), s.console.text()
+	if err == nil || !strings.Contains(said, why) || !strings.Contains(said, "Exiting PID 1") {
+		t.Errorf("it ended with %v; want a refusal that says %q", err, why)
+	} else {
+		t.Logf("refused: %s", why)
+	}
+}
