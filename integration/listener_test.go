@@ -103,6 +103,10 @@ func testListener(t *testing.T, runtime string, namespaces []string, layout stri
 		cmd := b.command(runtime)
 		cmd.Stderr = os.Stderr
 		x := startProcess(t, cmd)
+		x.ask(t, "type", guestView) // it runs
+		if right := d.doctorOf(t, initOf(t, runtime, b)).TypeRight; (right == "yes") != with {
+			t.Errorf("with a listener: %v, and doctor says that the type is right: %s", with, right)
+		}
 		want := viewTypes(tree)
 		if !with {
 			for path := range want {

@@ -55,7 +55,7 @@ func runDoctor(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		d.Right, typed = doctor.TypeOf(pid, d.Sight)
+		d.Right, typed = doctor.TypeOf(c.Context, c.String("socket"), pid, d.Sight)
 		d.Checks = append(d.Checks, bound, typed)
 	}
 	if c.Bool("json") {

@@ -112,7 +112,7 @@ func TestRightOf(t *testing.T) {
 			t.Errorf("%+v: %s, %+v", c, right, check)
 		}
 	}
-	if right, check := TypeOf(os.Getpid(), V2); right != RightYes || check.State != OK {
+	if right, check := TypeOf(context.Background(), "/nowhere", os.Getpid(), V2); right != RightYes || check.State != OK {
 		t.Errorf("%s, %+v", right, check)
 	}
 }

@@ -1,15 +1,18 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -27,7 +30,7 @@ const askTimeout = 2 * time.Second
 
 // TypeOf says what statfs tells a process of the view that it finds, and how that is known. With anything else than a
 // view there the type is right.
-func TypeOf(pid int, sight Sight) (Right, Check) {
+func TypeOf(ctx context.Context, socket string, pid int, sight Sight) (Right, Check) {
 	name := "type for process " + strconv.Itoa(pid)
 	switch sight {
 	case None, V1, V2:
@@ -35,7 +38,43 @@ func TypeOf(pid int, sight Sight) (Right, Check) {
 	}
 	filter, _ := host.StatusMask(pid, "Seccomp:")
 	number, err := askType(pid, sight)
-	return rightOf(name, number, err, filter != 0)
+	right, check := rightOf(name, number, err, filter != 0)
+	if err == nil && right == RightUnknown && listens(ctx, socket, pid) {
+		return RightYes, Check{name, OK, "statfs says FUSE here; the daemon has a seccomp listener of its container, and answers it", ""}
+	}
+	return right, check
+}
+
+// listens says whether the daemon has a listener of the guest whose view a process finds. A view is told by its device.
+func listens(ctx context.Context, socket string, pid int) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	client := api.NewClient(socket)
+	defer client.Close()
+	guests, err := client.Guests(ctx)
+	if err != nil {
+		return false
+	}
+	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	views, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Mountpoint, place) || !strings.HasPrefix(m.FSType, "fuse.cgroup"), false
+	})
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(guests, func(g api.Guest) bool {
+		var st unix.Statx_t
+		if g.Calls.Listeners == 0 || unix.Statx(unix.AT_FDCWD, g.Spec.Target, unix.AT_STATX_DONT_SYNC, 0, &st) != nil {
+			return false
+		}
+		return slices.ContainsFunc(views, func(m *mountinfo.Info) bool {
+			return uint32(m.Major) == st.Dev_major && uint32(m.Minor) == st.Dev_minor
+		})
+	})
 }
 
 // rightOf judges what statfs said here, where BPF answers for every process and a filter of that one's does not.
