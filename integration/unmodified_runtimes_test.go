@@ -145,8 +145,8 @@ func TestUnmodifiedRuntimes(t *testing.T) {
 	}
 }
 
-// treeGuest is a guest over a suite's tree, with a user namespace and every capability in it: nothing but the view bounds
-// what a container in it does.
+// treeGuest is a guest over a suite's tree, with a user namespace and every capability in it: nothing but the view
+// bounds what a container in it does.
 type treeGuest struct {
 	*bundle
 	form    guestForm

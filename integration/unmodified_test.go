@@ -27,6 +27,18 @@ type mechanism struct {
 var mechanisms = []mechanism{
 	{"off", []string{"--no-bpf"}, func(testing.TB) {}, func(testing.TB, *daemon, *bundle) {}},
 	{"bpf", nil, needType, func(testing.TB, *daemon, *bundle) {}},
+	{"notify", []string{"--no-bpf"}, needOwnProcessors, func(_ testing.TB, d *daemon, b *bundle) {
+		b.linux()["seccomp"] = listened(d)
+	}},
+}
+
+// needOwnProcessors skips a test in a machine whose processors are emulated, where BPF answers, and each run takes
+// minutes.
+func needOwnProcessors(t testing.TB) {
+	t.Helper()
+	if scale(t) < 1 {
+		t.Skip("machine: its processors are emulated, and BPF answers for views there")
+	}
 }
 
 // needTree is the root file system of a Debian suite.
@@ -51,8 +63,8 @@ func (b *bundle) overTree(t *testing.T, suite string, files map[string]string) {
 	}
 }
 
-// withoutClone3 answers clone3 as a kernel does that does not know it, as the default profiles of container managers do.
-// A program that asks to begin in a cgroup by a directory of a view must find another way.
+// withoutClone3 answers clone3 as a kernel does that does not know it, and as the default profiles of container managers
+// do. A program that asks to begin in a cgroup by a directory of a view must find another way.
 func (b *bundle) withoutClone3() {
 	b.linux()["seccomp"] = map[string]any{
 		"defaultAction": "SCMP_ACT_ALLOW",
@@ -71,8 +83,8 @@ type guestForm struct {
 	memory, pids *host.Tree // that have the limits of these, or nil
 }
 
-// guestForms are a plain view of one v2 tree and, where memory and tasks are limited on v1, one of all hierarchies. This
-// one has the kernel's own mounts below it, for programs that look for v1 in mountinfo, and no blkio, in which no guest
+// guestForms are a plain view of one v2 tree and, where memory and tasks are limited on v1, one of all hierarchies.
+// This one has the kernel's own mounts below it, for programs that look for v1 in mountinfo, and no blkio, in which no guest
 // makes directories.
 func guestForms(t testing.TB, h *host.Host) []guestForm {
 	t.Helper()
@@ -84,7 +96,8 @@ func guestForms(t testing.TB, h *host.Host) []guestForm {
 	}
 	one.hook = append(one.hook, hierarchy.Unified)
 	return []guestForm{one, {name: "hybrid", tree: pids, memory: memory, pids: pids, hook: []string{
-		"--layout", "hybrid", "--proc-cgroups", "--controllers", "cpu,cpuacct,memory,devices,freezer,pids,name=systemd,unified",
+		"--layout", "hybrid", "--proc-cgroups",
+		"--controllers", "cpu,cpuacct,memory,devices,freezer,pids,name=systemd,unified",
 	}}}
 }
 
