@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"strings"
@@ -78,10 +79,17 @@ func readBoth(t *Task, ns int) (*CgroupNamespace, error) {
 		return nil, err
 	}
 	var inner []byte
-	// What the file says depends on the namespace of the thread that reads it (proc_cgroup_show).
+	var own [2][]byte
+	// The file's text depends on the namespace of the thread that reads it (proc_cgroup_show).
 	err = OnThread(func() (err error) {
+		if own[0], err = readAt(unix.AT_FDCWD, "/proc/thread-self/cgroup"); err != nil {
+			return err
+		}
 		if err := unix.Setns(ns, unix.CLONE_NEWCGROUP); err != nil {
 			return os.NewSyscallError("setns", err)
+		}
+		if own[1], err = readAt(unix.AT_FDCWD, "/proc/thread-self/cgroup"); err != nil {
+			return err
 		}
 		inner, err = readAt(t.proc, "cgroup")
 		return err
@@ -93,10 +101,57 @@ func readBoth(t *Task, ns int) (*CgroupNamespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	if string(before) != string(after) {
+	// A process that moves away and back between the readings shows the same before and after.
+	if string(before) != string(after) || !sameDepths(after, inner, own[0], own[1]) {
 		return nil, nil
 	}
 	return &CgroupNamespace{outer: after, inner: inner}, nil
+}
+
+// sameDepths says whether the readings of a process put its namespace's root as deep as those of this process do, in each hierarchy. This
+// process does not move, so its readings tell the true depth. A root at the true depth that ends as the paths do is the true root.
+func sameDepths(outer, inner, ownOuter, ownInner []byte) bool {
+	theirs, ours := rootDepths(outer, inner), rootDepths(ownOuter, ownInner)
+	return theirs != nil && maps.Equal(theirs, ours)
+}
+
+// rootDepths is how deep a namespace begins by the two readings, from where the outer one begins: by "ID:CONTROLLERS:", without the path.
+// nil when the readings are not of the same hierarchies.
+func rootDepths(outer, inner []byte) map[string]int {
+	of := func(raw []byte) map[string]int {
+		all := map[string]int{}
+		for line := range strings.Lines(string(raw)) {
+			if at := strings.Index(line, ":/"); at >= 0 {
+				all[line[:at]] = depth(strings.TrimSuffix(line[at+1:], "\n"))
+			}
+		}
+		return all
+	}
+	depths, below := of(outer), of(inner)
+	if len(depths) != len(below) {
+		return nil
+	}
+	for name, n := range below {
+		if _, ok := depths[name]; !ok {
+			return nil
+		}
+		depths[name] -= n
+	}
+	return depths
+}
+
+// depth is how far a path of /proc/<pid>/cgroup leads down from where it begins; up where that is negative.
+func depth(path string) (n int) {
+	for name := range strings.SplitSeq(path, "/") {
+		switch name {
+		case "":
+		case "..":
+			n--
+		default:
+			n++
+		}
+	}
+	return n
 }
 
 // Root is the namespace's root in a hierarchy, as a path from the root of the hierarchy. ENOENT when it cannot be told: the

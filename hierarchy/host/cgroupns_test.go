@@ -35,6 +35,53 @@ func TestNamespaceRoot(t *testing.T) {
 	})
 }
 
+// TestNamespaceRootOfMover: a process that moves to and fro between two cgroups of its namespace, whose names are alike, does not make the
+// namespace begin above its root.
+func TestNamespaceRootOfMover(t *testing.T) {
+	inHierarchies(t, func(t *testing.T, p *playground) {
+		if err := p.tree.Create(p.top+"/guest/a/a", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		pid := startInNamespace(t, func(pid int) { p.put(t, "/guest/a", pid) })
+		stop, moved := make(chan struct{}), make(chan int)
+		go func() {
+			n := 0
+			for {
+				select {
+				case <-stop:
+					moved <- n
+					return
+				default:
+				}
+				_ = p.tree.Attach(p.top+[]string{"/guest/a/a", "/guest/a"}[n%2], pid)
+				n++
+			}
+		}()
+		told := 0
+		for range 300 {
+			n, err := CgroupNamespaceOf(pid)
+			if errors.Is(err, unix.EAGAIN) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := n.Root(p.tree.Hierarchy)
+			if err == nil && got != p.top+"/guest/a" {
+				t.Errorf("the namespace begins at %q", got)
+				break
+			}
+			if err == nil {
+				told++
+			}
+		}
+		close(stop)
+		if n := <-moved; n < 2 || told == 0 {
+			t.Errorf("moved %d times, told %d times", n, told)
+		}
+	})
+}
+
 func TestOwnNamespace(t *testing.T) {
 	if _, err := CgroupNamespaceOf(os.Getpid()); !errors.Is(err, ErrOwnNamespace) {
 		t.Errorf("of the server itself: %v", err)
