@@ -3,7 +3,7 @@ package notify
 import (
 	"errors"
 	"os"
-	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -103,25 +103,31 @@ func (c *Caller) own(name string) (fd int, mine bool, err error) {
 		}
 		words = words[2:]
 	}
-	link, rest := "", ""
+	link, rest := "", []string(nil)
 	switch {
-	case len(words) > 2 && words[1] == "fd":
-		link, rest = "fd/"+words[2], path.Join(words[3:]...)
+	case len(words) > 2 && words[1] == "fd" && isNumber(words[2]): // ".." there would lead into this process's own /proc
+		link, rest = "fd/"+words[2], words[3:]
 	case len(words) > 1 && (words[1] == "cwd" || words[1] == "root"):
-		link, rest = words[1], path.Join(words[2:]...)
+		link, rest = words[1], words[2:]
 	default:
 		return -1, true, errElsewhere
 	}
-	if strings.Contains(path.Join(words...), "..") || !c.procIsMounted() {
+	if !c.procIsMounted() {
 		return -1, true, errElsewhere
 	}
 	fd, err = c.Open(link, unix.O_PATH)
-	if err != nil || rest == "" {
+	below := strings.TrimLeft(strings.Join(rest, "/"), "/")
+	if err != nil || below == "" {
 		return fd, true, err
 	}
 	defer unix.Close(fd)
-	fd, err = c.below(fd, rest, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err = c.below(fd, below, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 	return fd, true, err
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 32)
+	return err == nil
 }
 
 // isSelf says whether a name in /proc is that of the caller.
