@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
 # In a virtual machine the processors are emulated, all on one of the host's: the same tests take several times longer there.
-here_limit=15m
+here_limit=25m
 vm_limit=40m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
