@@ -103,11 +103,10 @@ const (
 
 // partsOf are the hierarchies of a guest's view, with the controllers that it may know of.
 func partsOf(trees []*host.Tree, p *policy.Policy, boundary string) (parts []notify.Part) {
-	cgroups, _ := os.ReadFile(cgroupsPath) // which a kernel without v1 has not
 	for _, t := range trees {
 		h := t.Hierarchy
 		if h.Version == hierarchy.V2 {
-			h = notify.Legacy(h, string(cgroups), p.Permits)
+			h = notify.Legacy(h, notify.KernelHas, p.Permits)
 		}
 		parts = append(parts, notify.Part{Hierarchy: h, Boundary: boundary})
 	}

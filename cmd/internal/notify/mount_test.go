@@ -141,9 +141,8 @@ func TestMountOwnNamespace(t *testing.T) {
 func TestJoined(t *testing.T) {
 	joined := hierarchy.Hierarchy{Version: hierarchy.V1, ID: 3, Controllers: []string{"cpu", "cpuacct"}, Dir: "cpu,cpuacct"}
 	named := hierarchy.Hierarchy{Version: hierarchy.V1, ID: 2, Name: "systemd", Dir: "systemd"}
-	const cgroups = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t3\t1\t1\nblkio\t0\t1\t1\nmemory\t0\t1\t1\nhugetlb\t0\t1\t0\n"
-	unified := Legacy(hierarchy.Hierarchy{Version: hierarchy.V2, Controllers: []string{"io", "memory", "hugetlb", "misc"}}, cgroups,
-		func(c string) bool { return c != "misc" })
+	unified := Legacy(hierarchy.Hierarchy{Version: hierarchy.V2, Controllers: []string{"io", "memory", "hugetlb", "misc"}},
+		func(c string) bool { return c != "hugetlb" }, func(c string) bool { return c != "misc" })
 	all := []hierarchy.Hierarchy{joined, named, unified}
 	for _, c := range []struct {
 		kind, options string

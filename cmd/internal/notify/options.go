@@ -127,22 +127,27 @@ func known(controller string, has []hierarchy.Hierarchy) bool {
 }
 
 // Legacy gives a hierarchy of v2 the controllers of which mount options can speak: those that a guest may know of, by their names on v1,
-// and that the kernel has for v1, by the text of /proc/cgroups ("name hierarchy num_cgroups enabled"). Others it does not know
-// (CONFIG_MEMCG_V1, CONFIG_CPUSETS_V1).
-func Legacy(h hierarchy.Hierarchy, procCgroups string, permits func(controller string) bool) hierarchy.Hierarchy {
-	var enabled, names []string
-	for line := range strings.Lines(procCgroups) {
-		if f := strings.Fields(line); len(f) == 4 && f[3] == "1" {
-			enabled = append(enabled, f[0])
-		}
-	}
+// and that the kernel has for v1. Others it does not know (CONFIG_MEMCG_V1, CONFIG_CPUSETS_V1).
+func Legacy(h hierarchy.Hierarchy, has, permits func(controller string) bool) hierarchy.Hierarchy {
+	var names []string
 	for _, c := range h.Controllers {
 		if permits(c) {
 			names = append(names, hierarchy.LegacyNames(c)...)
 		}
 	}
-	h.Controllers = slices.DeleteFunc(names, func(name string) bool { return !slices.Contains(enabled, name) })
+	h.Controllers = slices.DeleteFunc(names, func(name string) bool { return !has(name) })
 	return h
+}
+
+// KernelHas asks the kernel whether it has a controller for v1. /proc/cgroups does not tell: 6.12 lists memory without CONFIG_MEMCG_V1. A
+// kernel that cannot be asked has it.
+func KernelHas(controller string) bool {
+	fs, err := unix.Fsopen(typeV1, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(fs)
+	return unix.FsconfigSetFlag(fs, controller) == nil // cgroup1_parse_param; nothing is made
 }
 
 // check completes what is asked for, and says what does not go together.

@@ -95,12 +95,11 @@ func (o *Own) Tree(c *Caller, fstype, options string) (mount int, err error) {
 	}
 	defer h.Close()
 	var has []hierarchy.Hierarchy
-	cgroups, _ := os.ReadFile("/proc/cgroups")
 	for _, t := range h.Trees() {
 		switch {
 		case !t.View:
 		case t.Version == hierarchy.V2:
-			has = append(has, Legacy(t.Hierarchy, string(cgroups), func(string) bool { return true }))
+			has = append(has, Legacy(t.Hierarchy, KernelHas, func(string) bool { return true }))
 		default:
 			has = append(has, t.Hierarchy)
 		}
