@@ -213,6 +213,7 @@ func notifyView(t *testing.T) (dir, top, magic string) {
 // TestNotifyExec: inside a guest whose manager cannot answer for it the command is itself: its number, its status, its descriptors. Views
 // have their types, mounts are the guest's view, and no process is left.
 func TestNotifyExec(t *testing.T) {
+	before := keepers()
 	dir, top, magic := notifyView(t)
 	at := publicDir(t)
 	part, kind, options := guestView, "cgroup2", ""
@@ -234,7 +235,7 @@ cat <&5; grep -c Seccomp:.2 /proc/self/status; exit 7`, guestView, part, kind, o
 	if cmd.ProcessState.ExitCode() != 7 || len(lines) < len(want) || !slices.Equal(lines[:len(want)], want) {
 		t.Errorf("%v: %q, want %q", err, lines, want)
 	}
-	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
 
 // keepers are the processes that notify-exec left beside its commands.
@@ -249,11 +250,22 @@ func keepers() (pids []int) {
 	return pids
 }
 
+// left counts the processes that were not there before.
+func left(now, before []int) (n int) {
+	for _, pid := range now {
+		if !slices.Contains(before, pid) {
+			n++
+		}
+	}
+	return n
+}
+
 // TestNotifyExecBubblewrap: in a guest of bubblewrap, as an ordinary user's root.
 func TestNotifyExecBubblewrap(t *testing.T) {
 	if _, err := exec.LookPath("bwrap"); err != nil {
 		t.Skip("machine: bubblewrap is not installed")
 	}
+	before := keepers()
 	dir, top, _ := notifyView(t)
 	programs := publicDir(t)
 	copyProgram(t, absProgram(t), filepath.Join(programs, "vcgroupfs"))
@@ -264,11 +276,12 @@ func TestNotifyExecBubblewrap(t *testing.T) {
 	if got := strings.TrimSpace(string(out)); got != top || cmd.ProcessState.ExitCode() != 5 {
 		t.Errorf("%v: type %s, want %s", err, got, top)
 	}
-	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
 
 // TestNotifyExecStatus: what cannot be executed has a shell's status, and a signal reaches the command.
 func TestNotifyExecStatus(t *testing.T) {
+	before := keepers()
 	for _, c := range []struct {
 		args   []string
 		status int
@@ -295,5 +308,5 @@ func TestNotifyExecStatus(t *testing.T) {
 	if nested.status != 0 || strings.Contains(nested.out, "65735546") || nested.err != "" {
 		t.Errorf("in run: %q %q", nested.out, nested.err)
 	}
-	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
