@@ -57,10 +57,11 @@ const (
 )
 
 // slowAfter is how long a path may take to be looked up before others with the same path are passed on; roomTime is how long a call waits
-// for others.
+// for others; watchEvery is how often it is looked whether somebody waits still.
 const (
-	slowAfter = 200 * time.Millisecond
-	roomTime  = time.Second
+	slowAfter  = 2 * time.Second
+	roomTime   = time.Second
+	watchEvery = 200 * time.Millisecond
 )
 
 // Supervisor answers calls of one guest. Its fields are not changed once it serves.

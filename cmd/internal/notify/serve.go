@@ -311,7 +311,7 @@ func (x *server) look(c *Caller, path string, do func()) bool {
 	}
 	defer func() { <-room }()
 	done, over := make(chan struct{}), make(chan struct{})
-	timer := time.AfterFunc(slowAfter, func() {
+	timer := time.AfterFunc(watchEvery, func() {
 		defer close(over)
 		x.watch(c, path, done)
 	})
@@ -326,15 +326,19 @@ func (x *server) look(c *Caller, path string, do func()) bool {
 // watch keeps others from a path that takes long to be looked up, and says when nobody waits for it any more: the thread that looks it up
 // may hold locks of the guest's file system, for which the guest's own threads wait even when they are killed.
 func (x *server) watch(c *Caller, path string, done <-chan struct{}) {
-	x.mark(path, +1)
-	defer x.mark(path, -1)
-	tick := time.NewTicker(slowAfter)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	began, slow := time.Now(), false
 	for abandoned := 0; ; {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
+		}
+		if !slow && time.Since(began) >= slowAfter {
+			slow = true
+			x.mark(path, +1)
+			defer x.mark(path, -1)
 		}
 		if c.Waits() {
 			continue
