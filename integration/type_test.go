@@ -58,15 +58,6 @@ func nativeType(tree *host.Tree) int64 {
 	return unix.CGROUP_SUPER_MAGIC
 }
 
-// typeInView is what statfs says in a view of a hierarchy on this machine, as "stat -f -c %t" prints it.
-func typeInView(t testing.TB, tree *host.Tree) string {
-	program(t)
-	if typeRefusal() != "" {
-		return "65735546"
-	}
-	return fmt.Sprintf("%x", nativeType(tree))
-}
-
 // statfsForms are the ways to ask for the type of what is at a path.
 var statfsForms = map[string]func(path string, st *unix.Statfs_t) error{
 	"statfs": unix.Statfs,
