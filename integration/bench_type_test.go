@@ -66,14 +66,14 @@ func BenchmarkType(b *testing.B) {
 		b.Fatal(err)
 	}
 	args := []string{"--boundary", path, "--controllers", "pids"}
-	off := mountView(b, append(args, "--no-bpf")...)
 	times := map[string]*[2][]float64{}
 	for _, op := range typeOps {
 		times[op.name] = &[2][]float64{}
 	}
 	for range typeRounds {
-		typeRound(b, times, 0, off.top(tree), tmpfs)
-		withPrograms(b, args, func(dir string) { typeRound(b, times, 1, topOf(dir, tree), tmpfs) })
+		for with, flags := range [][]string{{"--no-bpf"}, nil} { // a server of the same age each time
+			withServer(b, slices.Concat(args, flags), func(dir string) { typeRound(b, times, with, topOf(dir, tree), tmpfs) })
+		}
 	}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
@@ -103,8 +103,8 @@ func typeRound(b *testing.B, times map[string]*[2][]float64, with int, view, oth
 	}
 }
 
-// withPrograms has a view whose server has loaded the programs, for as long as do lasts.
-func withPrograms(b *testing.B, args []string, do func(dir string)) {
+// withServer has a view, and its server the programs unless args say otherwise, for as long as do lasts.
+func withServer(b *testing.B, args []string, do func(dir string)) {
 	before, dir := typePrograms(), publicDir(b)
 	cmd := exec.Command(program(b), append(append([]string{"mount"}, args...), dir)...)
 	if err := cmd.Start(); err != nil {
