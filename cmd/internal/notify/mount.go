@@ -38,8 +38,8 @@ func (c *Caller) fsopen() answer {
 	return answer{errno: unix.ENOSYS}
 }
 
-// mount answers for new mounts of cgroups. What is wrong with it is looked for in the kernel's order: the place, the right to mount, the
-// options, what is there.
+// mount answers for new mounts of cgroups. What is wrong with it is looked for in the kernel's order: the place and the right to mount,
+// the options, what is there.
 func (c *Caller) mount() answer {
 	if !newMount(uint32(c.Args[3])) {
 		return pass
@@ -55,17 +55,19 @@ func (c *Caller) mount() answer {
 	if err != nil {
 		return refuse(err)
 	}
+	// Who may not mount is told so by the kernel, which looks the place up with the rights of the caller: by this process's errno anybody
+	// could tell what there is in other users' directories.
+	if !c.mayMount() {
+		return pass
+	}
 	at, err := c.lookUp(c.Args[1])
 	switch {
 	case errors.Is(err, errElsewhere):
 		return answer{errno: unix.ELOOP}
 	case err != nil:
-		return refuse(err)
+		return pass // the same
 	}
 	defer unix.Close(at)
-	if !c.mayMount() {
-		return answer{errno: unix.EPERM}
-	}
 	a := c.attach(at, fstype, options)
 	c.server.debugf("mount of %s (%s) by task %d: %v", fstype, options, c.Tid, a.errno)
 	return a
