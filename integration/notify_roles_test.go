@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,7 +23,8 @@ import (
 // notifyRoles are those roles, by name.
 var notifyRoles = map[string]func(arg string) error{
 	"notify-types": playTypes, "notify-mounts": playMounts, "notify-part": playPart, "notify-races": playRaces, "notify-hang": playHang,
-	"notify-loop": playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
+	"notify-stuck": playStuck,
+	"notify-loop":  playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
 	"notify-limit": playLimit, "notify-nested": playNestedMounts,
 }
 
@@ -282,6 +284,11 @@ func playHang(dir string) error {
 		}()
 	}
 	time.Sleep(time.Second)
+	return slowestStatfs()
+}
+
+// slowestStatfs asks for the view's type for some time, and prints how long that took at most.
+func slowestStatfs() error {
 	var slowest time.Duration
 	for range 50 {
 		var st unix.Statfs_t
@@ -294,8 +301,50 @@ func playHang(dir string) error {
 			fmt.Println("FUSE's type")
 			break
 		}
+		time.Sleep(30 * time.Millisecond)
 	}
 	fmt.Println("slowest", slowest.Milliseconds(), "ms")
+	return nil
+}
+
+// playStuck mounts a file system whose server reads what it is asked and never answers, and has callers killed that wait for it: the kernel
+// then lets no thread end that asked.
+func playStuck(dir string) error {
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR, 0)
+	if err == nil {
+		err = unix.Mount("dead", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", dev))
+	}
+	if err != nil {
+		return fmt.Errorf("a file system that hangs: %w", err)
+	}
+	go func() {
+		request := make([]byte, 1<<17)
+		for {
+			if n, err := unix.Read(dev, request); err != nil || n < 16 {
+				return
+			}
+			const size, initOp = 16 + 64, 26 // fuse_out_header and fuse_init_out of include/uapi/linux/fuse.h
+			if binary.LittleEndian.Uint32(request[4:]) == initOp {
+				reply := binary.LittleEndian.AppendUint32(nil, size)
+				reply = append(append(reply, 0, 0, 0, 0), request[8:16]...)
+				reply = binary.LittleEndian.AppendUint32(reply, 7)
+				reply = binary.LittleEndian.AppendUint32(reply, 31)
+				_, _ = unix.Write(dev, append(reply, make([]byte, size-len(reply))...))
+			}
+		}
+	}()
+	for i := range 6 {
+		asks := exec.Command("stat", "-f", fmt.Sprintf("%s/%d", dir, i))
+		if err := asks.Start(); err != nil {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+		asks.Process.Kill()
+		_ = asks.Wait()
+		if err := slowestStatfs(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,7 +39,8 @@ const supervisorStuck = 75
 
 // supervisorSetup is what it is told.
 type supervisorSetup struct {
-	Inside bool // the process is one of the guest's; the rest is then not said
+	Inside bool // the process is one of the guest's; of the view nothing is said then
+	Stay   bool // it does not end for threads that are kept
 	Level  logrus.Level
 
 	Device  uint64
@@ -62,8 +64,9 @@ func Supervise() int {
 	}
 	if err == nil {
 		logrus.SetLevel(s.Level)
-		x := notify.Supervisor{
-			Guest: &notify.Own{}, Inside: s.Inside, Log: logrus.NewEntry(logrus.StandardLogger()), Stuck: func() { os.Exit(supervisorStuck) },
+		x := notify.Supervisor{Guest: &notify.Own{}, Inside: s.Inside, Log: logrus.NewEntry(logrus.StandardLogger())}
+		if !s.Stay {
+			x.Stuck = endStuck
 		}
 		if !s.Inside {
 			x.Guest = &notify.View{Root: supervisorRoot, Mounts: supervisorMounts, Device: s.Device, Several: s.Several, Parts: s.Parts}
@@ -75,6 +78,13 @@ func Supervise() int {
 		return 1
 	}
 	return 0
+}
+
+// endStuck ends a supervisor. Its end may come much later: a request that the guest's file system has read, and does not answer, keeps
+// even a killed thread (request_wait_answer, fs/fuse/dev.c). So it says before that it is of no more use.
+func endStuck() {
+	os.Stdout.Write([]byte{0})
+	os.Exit(supervisorStuck)
 }
 
 // ignoreSignals keeps what answers a guest's calls alive when all processes are told to end.
@@ -90,6 +100,7 @@ type notifier struct {
 	log      *logrus.Entry
 	done     chan struct{}
 
+	left    atomic.Int32 // supervisors that do not end
 	mu      sync.Mutex
 	process *os.Process // guarded by mu; that answers now, nil for none
 	closed  bool        // guarded by mu
@@ -99,6 +110,12 @@ type notifier struct {
 const (
 	maxRestarts = 5
 	restartTime = 10 * time.Second
+)
+
+// endTime is how long one that is kept is waited for; maxLeft is how many may be left to themselves. The last one then stays.
+const (
+	endTime = time.Second
+	maxLeft = 4
 )
 
 // partsOf are the hierarchies of a guest's view, with the controllers that it may know of.
@@ -154,7 +171,10 @@ func (n *notifier) close() {
 	}
 	n.mu.Unlock()
 	n.listener.Close()
-	<-n.done
+	select {
+	case <-n.done:
+	case <-time.After(endTime): // it is kept by a file system whose server is no process of the guest's
+	}
 }
 
 func (n *notifier) run(arena *os.File, slots []*notify.Request) {
@@ -171,7 +191,7 @@ func (n *notifier) run(arena *os.File, slots []*notify.Request) {
 			return
 		}
 		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.ExitCode() == supervisorStuck {
+		if err == errLeft || errors.As(err, &exit) && exit.ExitCode() == supervisorStuck {
 			continue
 		}
 		now := time.Now()
@@ -193,7 +213,13 @@ func (n *notifier) isClosed() bool {
 
 // supervise starts the process and waits for its end.
 func (n *notifier) supervise(arena *os.File) error {
-	said, err := json.Marshal(n.setup)
+	setup := n.setup
+	setup.Stay = n.left.Load() >= maxLeft
+	said, err := json.Marshal(setup)
+	if err != nil {
+		return err
+	}
+	stuck, says, err := os.Pipe()
 	if err != nil {
 		return err
 	}
@@ -202,30 +228,69 @@ func (n *notifier) supervise(arena *os.File) error {
 	if n.setup.Inside {
 		cmd.Args[0] = keeperName
 	}
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(said), os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(said), says, os.Stderr
 	cmd.ExtraFiles = []*os.File{n.listener, arena}
 	if n.kept != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, n.root, n.kept.ns)
 	}
 	// In a group of its own, which no key of a terminal signals.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	n.mu.Lock()
-	if n.closed {
-		n.mu.Unlock()
-		return os.ErrClosed
-	}
-	if err = cmd.Start(); err == nil {
-		n.process = cmd.Process
-	}
-	n.mu.Unlock()
+	err = n.begin(cmd)
+	says.Close()
 	if err != nil {
+		stuck.Close()
 		return err
 	}
-	err = cmd.Wait()
+	err = n.await(cmd, stuck)
 	n.mu.Lock()
 	n.process = nil
 	n.mu.Unlock()
 	return err
+}
+
+// begin starts a supervisor, unless nothing is to be answered any more.
+func (n *notifier) begin(cmd *exec.Cmd) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return os.ErrClosed
+	}
+	err := cmd.Start()
+	if err == nil {
+		n.process = cmd.Process
+	}
+	return err
+}
+
+// errLeft says that a supervisor is of no more use, and has not ended.
+var errLeft = errors.New("it is kept by a file system of the guest's own")
+
+// await waits for a supervisor's end, or until it said that it is stuck and does not end. It closes the pipe by which that is said.
+func (n *notifier) await(cmd *exec.Cmd, stuck *os.File) error {
+	ended, said := make(chan error, 1), make(chan struct{})
+	go func() { ended <- cmd.Wait() }()
+	go func() {
+		defer stuck.Close()
+		if got, _ := stuck.Read(make([]byte, 1)); got == 1 {
+			close(said)
+		}
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-said:
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(endTime):
+	}
+	n.left.Add(1)
+	go func() {
+		<-ended
+		n.left.Add(-1)
+	}()
+	return errLeft
 }
 
 // sendListener hands a descriptor over by a socket.
