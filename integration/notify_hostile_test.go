@@ -286,6 +286,21 @@ func TestNotifyExecBubblewrap(t *testing.T) {
 	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
 
+// TestNotifyExecForeignProc: where /proc is another pid namespace's, no caller is taken for the process that has its number there.
+func TestNotifyExecForeignProc(t *testing.T) {
+	dir, _, _ := notifyView(t)
+	script := "mount --rbind " + dir + " " + guestView + "; stat -f -c %t " + guestView + "; exec unshare -p -f --kill-child " +
+		absProgram(t) + " notify-exec -- stat -f -c %t " + guestView
+	cmd := exec.Command("unshare", "-m", "-p", "-f", "--mount-proc", "--propagation", "private", "sh", "-c", script)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	// The number of the inner "stat" is in that /proc one of the processes around it.
+	if got := strings.Fields(string(out)); err != nil || !slices.Equal(got, []string{"65735546", "65735546"}) {
+		t.Errorf("%v: types %q", err, got)
+	}
+	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+}
+
 // TestNotifyExecStatus: what cannot be executed has a shell's status, and a signal reaches the command.
 func TestNotifyExecStatus(t *testing.T) {
 	before := keepers()

@@ -58,9 +58,16 @@ func (c *Caller) read(name string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
+// ownProc says whether /proc has the numbers of this process's pid namespace, as those of callers are. Where it is another's, which a
+// sandbox may have bound, a caller's number there is that of a stranger: with that one's rights and in its mount namespace all would be done.
+func ownProc() bool {
+	self, err := os.Readlink("/proc/self")
+	return err == nil && self == strconv.Itoa(os.Getpid())
+}
+
 // hold opens the caller's directory in /proc. The call's id is asked for afterwards: while the caller waits its number is its own.
 func (c *Caller) hold() error {
-	if c.Tid == 0 {
+	if c.Tid == 0 || !ownProc() {
 		return unix.ESRCH
 	}
 	var err error
