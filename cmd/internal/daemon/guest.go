@@ -460,17 +460,9 @@ func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
 	if p != nil {
 		return p, nil
 	}
-	p = policy.Default()
-	var err error
-	if spec.Policy != "" {
-		if p, err = policy.Parse("policy", []byte(spec.Policy)); err != nil {
-			return nil, asError(api.CodeInvalid, err)
-		}
-	}
-	if len(spec.Controllers) > 0 {
-		if p, err = p.WithControllers(spec.Controllers); err != nil {
-			return nil, asError(api.CodeInvalid, err)
-		}
+	p, err := life.PolicyOf(spec.Policy, spec.Controllers)
+	if err != nil {
+		return nil, asError(api.CodeInvalid, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -4,7 +4,24 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
+
+// PolicyOf is a guest's policy: the text of a file, "" for the default, narrowed to controllers where any are named. The
+// errors are of policy.Parse and WithControllers.
+func PolicyOf(text string, controllers []string) (p *policy.Policy, err error) {
+	p = policy.Default()
+	if text != "" {
+		if p, err = policy.Parse("policy", []byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	if len(controllers) > 0 {
+		return p.WithControllers(controllers)
+	}
+	return p, nil
+}
 
 // ControllerNames splits a list of controllers, as command lines and annotations have it.
 func ControllerNames(list string) []string {

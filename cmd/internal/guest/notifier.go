@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -121,11 +120,7 @@ const (
 // partsOf are the hierarchies of a guest's view, with the controllers that it may know of.
 func partsOf(trees []*host.Tree, p *policy.Policy, boundary string) (parts []notify.Part) {
 	for _, t := range trees {
-		h := t.Hierarchy
-		if h.Version == hierarchy.V2 {
-			h = notify.Legacy(h, notify.KernelHas, p.Permits)
-		}
-		parts = append(parts, notify.Part{Hierarchy: h, Boundary: boundary})
+		parts = append(parts, notify.PartOf(t.Hierarchy, boundary, p.Permits))
 	}
 	return parts
 }

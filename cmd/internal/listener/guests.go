@@ -9,17 +9,21 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // record is what is read of a guest's record (package daemon), which the worker keeps in the arena.
 type record struct {
 	Name string `json:"name"`
 	Spec struct {
-		Pid    int    `json:"pid"`
-		Target string `json:"target"`
+		Pid         int      `json:"pid"`
+		Target      string   `json:"target"`
+		Policy      string   `json:"policy"`
+		Controllers []string `json:"controllers"`
 	} `json:"spec"`
 	Boundaries []struct {
 		Tree string `json:"tree"`
@@ -42,6 +46,7 @@ type guest struct {
 	record     record       // immutable
 	view       *notify.View // nil where it is not found yet; a guest that find gave has it for good
 	boundaries []*host.Boundary
+	policy     *policy.Policy // immutable
 
 	places chan struct{} // calls that are being answered
 	only   chan struct{} // one place that no other guest can take
@@ -141,6 +146,9 @@ func (gs *guests) read(s state.Sight) *guest {
 	if err != nil || !gs.arena.Sees(s) || g.record.Self {
 		return nil
 	}
+	if g.policy, err = life.PolicyOf(g.record.Spec.Policy, g.record.Spec.Controllers); err != nil {
+		return nil // the worker does not serve it either
+	}
 	for _, id := range g.record.Boundaries {
 		for _, t := range gs.host.Trees() {
 			if t.String() != id.Tree {
@@ -166,7 +174,7 @@ func (g *guest) openView() *notify.View {
 		return nil
 	}
 	for _, b := range g.boundaries {
-		v.Parts = append(v.Parts, notify.Part{Hierarchy: b.Tree().Hierarchy, Boundary: b.Path()})
+		v.Parts = append(v.Parts, notify.PartOf(b.Tree().Hierarchy, b.Path(), g.policy.Permits))
 	}
 	return v
 }

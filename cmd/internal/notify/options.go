@@ -139,6 +139,14 @@ func Legacy(h hierarchy.Hierarchy, has, permits func(controller string) bool) hi
 	return h
 }
 
+// PartOf is a part of the view of a guest that may know of the controllers for which permits holds.
+func PartOf(h hierarchy.Hierarchy, boundary string, permits func(controller string) bool) Part {
+	if h.Version == hierarchy.V2 {
+		h = Legacy(h, KernelHas, permits)
+	}
+	return Part{Hierarchy: h, Boundary: boundary}
+}
+
 // KernelHas asks the kernel whether it has a controller for v1. /proc/cgroups does not tell: 6.12 lists memory without CONFIG_MEMCG_V1. A
 // kernel that cannot be asked has it.
 func KernelHas(controller string) bool {
