@@ -332,3 +332,17 @@ func TestNotifyExecStatus(t *testing.T) {
 	}
 	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
+
+// TestRunNameTaken: a guest whose cgroup is there already is refused in words, and the cgroup stays.
+func TestRunNameTaken(t *testing.T) {
+	tree := need(t, openHost(t), "pids")
+	name := "taken-" + itoa(os.Getpid())
+	if err := tree.Create("/vcgroupfs/"+name, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer tree.RemoveAll("/vcgroupfs/" + name)
+	got := runCommand(t, "run", "--name", name, "--controllers", "pids", "--", "true")
+	if got.status != 125 || !strings.Contains(got.err, "choose another --name") || !tree.Exists("/vcgroupfs/"+name) {
+		t.Errorf("status %d, %q, still there: %v", got.status, got.err, tree.Exists("/vcgroupfs/"+name))
+	}
+}

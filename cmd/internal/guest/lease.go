@@ -72,13 +72,13 @@ func take(h *host.Host, name string, trees []*host.Tree, p *policy.Policy, log *
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	l = &lease{path: parentPath + "/" + name, log: log}
-	if l.file, err = lockFile(name); err != nil {
+	made := &lease{path: parentPath + "/" + name, log: log}
+	if made.file, err = lockFile(name); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			l.release()
+			made.release()
 		}
 	}()
 	r := record{Name: name, Pid: os.Getpid(), Root: rootOf(h)}
@@ -89,15 +89,15 @@ func take(h *host.Host, name string, trees []*host.Tree, p *policy.Policy, log *
 	if err != nil {
 		return nil, err
 	}
-	if _, err := l.file.WriteAt(text, 0); err != nil {
+	if _, err := made.file.WriteAt(text, 0); err != nil {
 		return nil, fmt.Errorf("cannot note the guest: %w", err)
 	}
 	for _, t := range trees {
-		if err := l.create(t, p); err != nil {
+		if err := made.create(t, p); err != nil {
 			return nil, err
 		}
 	}
-	return l, nil
+	return made, nil
 }
 
 func (l *lease) create(t *host.Tree, p *policy.Policy) error {
