@@ -325,6 +325,11 @@ func TestNotifyExecStatus(t *testing.T) {
 	if got := cmd.ProcessState.ExitCode(); got != 9 {
 		t.Errorf("after a signal: status %d", got)
 	}
+	// Whoever reads its standard error waits for no process that it has left behind.
+	parent := runCommand(t, "notify-exec", "--", "sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!")
+	if pid, err := strconv.Atoi(strings.TrimSpace(parent.out)); err != nil || unix.Kill(pid, unix.SIGKILL) != nil {
+		t.Errorf("%q: standard error was held until the command's child had ended", parent.out)
+	}
 	// Under a filter with a listener it does nothing but execute the command.
 	nested := runGuest(t, []string{"--privileged", "--controllers", "pids"}, absProgram(t)+" notify-exec -- stat -f -c %t /sys/fs/cgroup")
 	if nested.status != 0 || strings.Contains(nested.out, "65735546") || nested.err != "" {

@@ -305,16 +305,20 @@ func receiveListener(socket *os.File) (int, error) {
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(messages) != 1 {
-		return -1, errNoListener
+		return -1, errLostListener
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return -1, errNoListener
+		return -1, errLostListener
 	}
 	return fds[0], nil
 }
 
-var errNoListener = errors.New("the guest's filter has no listener")
+var (
+	errNoListener = errors.New("the guest's filter has no listener")
+	// The kernel drops a descriptor for which there is no room (scm_detach_fds).
+	errLostListener = errors.New("cannot take the listener of the guest's filter: this process may have no more descriptors (ulimit -n)")
+)
 
 // socketPair is two ends of a socket that are closed on exec.
 func socketPair() (a, b *os.File, err error) {

@@ -119,6 +119,16 @@ func StartKeeper() int {
 	return exitcode.OK
 }
 
+// dropStderr lets go of the command's standard error: who reads that to its end waits for the command, not for the keeper.
+func dropStderr() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	return os.NewSyscallError("dup3", unix.Dup3(int(null.Fd()), 2, 0))
+}
+
 // Keep has the calls of a command's filter answered, until the last process under it has ended, and answers with the exit status. A
 // process that is killed while it answers is followed by another.
 func Keep() int {
@@ -131,6 +141,9 @@ func Keep() int {
 	n := &notifier{setup: supervisorSetup{Inside: true, Level: logrus.GetLevel()}, log: logrus.NewEntry(logrus.StandardLogger())}
 	if err == nil {
 		err = n.start(listener)
+	}
+	if err == nil {
+		err = dropStderr()
 	}
 	if err == nil {
 		_, err = socket.Write([]byte{0})

@@ -280,10 +280,12 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, setup initSetup, show func
 	if err := first.becomes(l, setup, show); err != nil {
 		return first.abandon(err)
 	}
-	if listener, err := receiveListener(first.listener); err == nil {
-		if err := n.start(listener); err != nil {
-			return first.abandon(err)
-		}
+	listener, err := receiveListener(first.listener)
+	if err == nil {
+		err = n.start(listener)
+	}
+	if err != nil && !errors.Is(err, errNoListener) { // its calls would be ENOSYS
+		return first.abandon(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
