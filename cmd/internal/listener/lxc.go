@@ -111,9 +111,11 @@ func (e *entry) answerLXC(c *net.UnixConn, again bool) {
 	}
 	e.of.opened(e, c)
 	raw, err := c.SyscallConn()
+	var p notify.Pace
 	for err == nil {
 		if err = e.nextLXC(c, raw.Read, again); err == nil {
 			again = false
+			time.Sleep(p.Next(time.Now()))
 		}
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {

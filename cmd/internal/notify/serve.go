@@ -123,10 +123,12 @@ func NewListener(fd int) (*os.File, error) {
 // serve receives. The slot that it receives into is never one of a call that waits, so there is always one to pass a call on from.
 func (x *server) serve() error {
 	slot := <-x.free
+	var p Pace
 	for {
 		if err := receive(x.listener, slot); err != nil {
 			return ended(err)
 		}
+		wait := p.Next(time.Now())
 		select {
 		case next := <-x.free:
 			x.begin(slot, false)
@@ -135,6 +137,9 @@ func (x *server) serve() error {
 			x.send(slot.ID, pass)
 			x.observe(true)
 			*slot = Request{}
+		}
+		if wait > 0 {
+			time.Sleep(wait)
 		}
 	}
 }
