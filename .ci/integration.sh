@@ -67,7 +67,7 @@ in_vm() {
 	set -- -dir /vcgroupfs/integration -env VCGROUPFS=/vcgroupfs/bin/vcgroupfs \
 		-env VCGROUPFS_FAILPOINTS=/vcgroupfs/bin/vcgroupfs-failpoints -env VCGROUPFS_SCALE=$vm_scale -- \
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" "$@"
-	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test bin/caller32 bin/parallelism testdata integration/testdata; do
+	for path in bin/vcgroupfs bin/vcgroupfs-failpoints bin/integration.test bin/caller32 bin/parallelism testdata integration/testdata packaging/seccomp; do
 		[ ! -e "$path" ] || set -- -file "$path=/vcgroupfs/$path" "$@"
 	done
 	for path in $($lister | sort -u); do
