@@ -54,7 +54,7 @@ func TestNotifyHang(t *testing.T) {
 		}
 		for line := range strings.Lines(out) {
 			var ms int
-			if n, _ := fmt.Sscanf(line, "slowest %d ms", &ms); n != 1 || ms > int(scaled(t, 10000, 1000)) {
+			if n, _ := fmt.Sscanf(line, "slowest %d ms", &ms); n != 1 || ms > 10_000 { // another supervisor goes on after a second
 				t.Errorf("%s: beside a path that hangs: %q", role, line)
 			}
 		}
