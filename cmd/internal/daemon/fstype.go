@@ -5,14 +5,14 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 )
 
 // typesOf is what is done with the new mount of a guest's view, before anybody sees it: statfs is to say the type that
 // the view stands for, and a worker that takes over in the middle is to know the mount by its device.
 func (d *Daemon) typesOf(g *guest, about fstype.View) func(mountFD int) {
 	return func(mountFD int) {
-		if device, err := life.DeviceOf(mountFD); err == nil {
+		if device, err := notify.DeviceOf(mountFD); err == nil {
 			g.region.SetDevice(device)
 		}
 		d.showType(g, mountFD, about)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -189,20 +190,11 @@ func (m *Mountpoint) look() (fd int, device uint64, err error) {
 	if err != nil {
 		return -1, 0, err
 	}
-	if device, err = DeviceOf(fd); err != nil {
+	if device, err = notify.DeviceOf(fd); err != nil {
 		unix.Close(fd)
 		return -1, 0, err
 	}
 	return fd, device, nil
-}
-
-// DeviceOf tells which file system a descriptor is of. That one's server is not asked.
-func DeviceOf(fd int) (uint64, error) {
-	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
-		return 0, err
-	}
-	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // Open opens the view's root, if it is still what is mounted there.
