@@ -71,7 +71,7 @@ type eventQueue struct {
 // queueLength bounds the jobs that wait; more are dropped, and the caches' timeout covers them.
 const queueLength = 1024
 
-// invalidationWait is how long a guest's write waits for the caches that it made stale.
+// invalidationWait is how long the end of a view waits for a job that is being done.
 const invalidationWait = 100 * time.Millisecond
 
 func newEventQueue(v *View) *eventQueue { return &eventQueue{view: v} }
@@ -186,7 +186,7 @@ func (v *View) changed(t *tree, e host.Event) {
 }
 
 // forgetFiles drops what the kernel knows of the control files of d's children, after a guest changed which there are. It
-// waits for that a short while only.
+// waits for that at most until the kernel forgets by itself, so the guest never finds what it has switched off.
 func (v *View) forgetFiles(cancel <-chan struct{}, t *tree, d *host.Dir) {
 	done := make(chan struct{})
 	id := d.ID()
@@ -202,7 +202,7 @@ func (v *View) forgetFiles(cancel <-chan struct{}, t *tree, d *host.Dir) {
 	select {
 	case <-done:
 	case <-cancel:
-	case <-time.After(invalidationWait):
+	case <-time.After(cacheTimeout):
 	}
 }
 
