@@ -74,7 +74,7 @@ func TestListenerMount(t *testing.T) {
 func mountNested(t *testing.T, c *listening, kind, options string) {
 	t.Helper()
 	steps := [][]string{
-		{"write", "/tmp/m/kid/pids.max", "5"}, {"write", "/tmp/m/kid/cgroup.procs", "0"}, {"unshare-cgroup"}, {"mkdir", "/tmp/n"},
+		{"write", "/tmp/m/kid/pids.max", "50"}, {"write", "/tmp/m/kid/cgroup.procs", "0"}, {"unshare-cgroup"}, {"mkdir", "/tmp/n"},
 		{"mount", "/tmp/n", kind, options},
 	}
 	if c.tree.Version == hierarchy.V2 {
@@ -85,7 +85,7 @@ func mountNested(t *testing.T, c *listening, kind, options string) {
 			t.Fatalf("%q: %s", step, got)
 		}
 	}
-	if got := c.ask(t, "read", "/tmp/n/pids.max"); got != "5\n" {
+	if got := c.ask(t, "read", "/tmp/n/pids.max"); got != "50\n" {
 		t.Errorf("the mount of a nested namespace has pids.max %q, want that of its root", got)
 	}
 	if got := c.ask(t, "mkdir", "/tmp/n/grandkid"); got != "ok" || !c.tree.Exists(c.bundle.cgroup+"/kid/grandkid") {

@@ -38,7 +38,7 @@ func viewScript(dir string, v2 bool) scripted {
 	add(at("read", "pids.max"), `="64\n"`)
 	add(at("write", "pids.max", "max"), "=EPERM")
 	add(at("mkdir", "child"), "=ok")
-	add(at("write", "child/pids.max", "5"), "=ok")
+	add(at("write", "child/pids.max", "50"), "=ok")
 	add(at("write", "child/cgroup.procs", "0"), "=ok")
 	return s
 }

@@ -161,7 +161,7 @@ func TestNested(t *testing.T) {
 		}
 	}
 	child := paths[2] + "/child"
-	if got, _ := tree.ReadFile(child, "pids.max"); got != "5\n" {
+	if got, _ := tree.ReadFile(child, "pids.max"); got != "50\n" {
 		t.Errorf("the host finds the child's limit %q", got)
 	}
 	if memory.Version == hierarchy.V2 {

@@ -130,7 +130,7 @@ func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 	d.wantTry(t, 0, "its cgroup matches /"+testPrefix+"*", "guest", "show", g.Name)
 	emptySelf(t, d.self())
 	d.signal(t, unix.SIGKILL, 0)
-	if got := x.ask(t, "read", top+"/child/pids.max"); got != "5\n" {
+	if got := x.ask(t, "read", top+"/child/pids.max"); got != "50\n" {
 		t.Errorf("after the worker was killed: %q", got)
 	}
 	x.in.Close()

@@ -78,7 +78,7 @@ func TestStackDefault(t *testing.T) {
 	}
 	d.wantTry(t, 0, "", "guest", "attach", b.id)
 	check("when it is back")
-	if got := x.ask(t, "read", top+"/child/pids.max"); got != "5\n" {
+	if got := x.ask(t, "read", top+"/child/pids.max"); got != "50\n" {
 		t.Errorf("the view that is back: %q", got)
 	}
 	x.in.Close()
