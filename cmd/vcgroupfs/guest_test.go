@@ -1,18 +1,22 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 )
@@ -247,8 +251,77 @@ func TestGuestTop(t *testing.T) {
 		}
 	}
 	code, out, _ := try("guest", "top", "--interval", "100ms", "--count", "2")
-	if code != 0 || strings.Count(out, "NAME\n") != 2 || !strings.Contains(out, "5G      -      2") || strings.Contains(out, "\x1b") {
+	if code != 0 || strings.Count(out, "NAME\n") != 2 || !strings.Contains(out, "      5G      2 ") || !strings.Contains(out, " 100B/200B    1/4 ") || strings.Contains(out, "\x1b") {
 		t.Error(code, out)
+	}
+}
+
+// TestGuestTopScreen: on a terminal the first table is there at once, keys sort it and end it, and the terminal is as it was.
+func TestGuestTopScreen(t *testing.T) {
+	d := &fakeDaemon{}
+	d.run(t)
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	screen, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer screen.Close()
+	before, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	app := newApp(screen, io.Discard)
+	app.Reader = screen
+	go func() { ended <- app.Run([]string{"vcgroupfs", "guest", "top", "--interval", "1h"}) }()
+	out := bufio.NewReader(master)
+	until := func(parts ...string) {
+		t.Helper()
+		for i := 0; i < len(parts); {
+			line, err := out.ReadString('\n')
+			if err != nil {
+				t.Fatalf("no %q: %v", parts[i], err)
+			}
+			if strings.Contains(line, parts[i]) {
+				i++
+			}
+		}
+	}
+	until("  NAME", "  idle", "  web")
+	io.WriteString(master, "r")
+	until("  NAME", "  web", "  idle")
+	io.WriteString(master, "q")
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if after, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS); err != nil || *after != *before {
+		t.Errorf("the terminal's settings: %+v, before %+v, %v", after, before, err)
+	}
+}
+
+func TestFoldTop(t *testing.T) {
+	for _, c := range []struct {
+		line string
+		want []string
+	}{
+		{"12.0  1K  web", []string{"12.0  1K  web"}},
+		{"12.0  1K  a-long-name", []string{"12.0  1K", "  a-long-name"}},
+		{"12.0  1K  a-name-longer-than-it", []string{"12.0  1K", "  a-name-longer", "-than-it"}},
+	} {
+		if got := foldTop(c.line, 15); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q", c.line, got)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -21,7 +22,9 @@ func guestTopCommand() *cli.Command {
 	return &cli.Command{
 		Name: "top", Usage: "what each guest uses, busiest first",
 		Description: "A table of the guests that is drawn anew on a terminal until it is interrupted, and printed once elsewhere. CPU% is of one\n" +
-			"processor and REQ/S the requests to the view, both between two looks; DENIED counts since the daemon's worker started.",
+			"processor and REQ/S the requests to the view, both between two looks; DENIED counts since the daemon's worker started.\n" +
+			"On a terminal q ends it, and the first letter of a column's name sorts by it: n, c, m, p, r or d. A name that does not fit\n" +
+			"has a line of its own below the figures.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "sort", Value: "cpu", Usage: "by `COLUMN`: " + strings.Join(topColumns(), ", ")},
 			&cli.DurationFlag{Name: "interval", Value: 2 * time.Second, Usage: "`TIME` between two looks"},
@@ -62,8 +65,8 @@ func topColumns() (names []string) {
 }
 
 func top(c *cli.Context, daemon *api.Client, _ []string) error {
-	i := slices.Index(topColumns(), c.String("sort"))
-	if i < 0 {
+	sorted := slices.Index(topColumns(), c.String("sort"))
+	if sorted < 0 {
 		return usagef("cannot sort by %q; allowed: %s", c.String("sort"), strings.Join(topColumns(), ", "))
 	}
 	interval, count := c.Duration("interval"), c.Int("count")
@@ -77,14 +80,14 @@ func top(c *cli.Context, daemon *api.Client, _ []string) error {
 	if c.Bool("json") {
 		screen = nil
 	}
-	if count == 0 && screen == nil {
-		count = 1
+	if screen != nil {
+		return topOnScreen(c, daemon, screen, sorted, interval, count)
 	}
 	before, err := daemon.Top(c.Context)
 	if err != nil {
 		return err
 	}
-	for at, n := time.Now(), 0; count == 0 || n < count; n++ {
+	for at, n := time.Now(), 0; n < max(count, 1); n++ {
 		select {
 		case <-c.Context.Done():
 			return nil
@@ -96,23 +99,93 @@ func top(c *cli.Context, daemon *api.Client, _ []string) error {
 		}
 		rows := topRows(before, now, time.Since(at))
 		at, before = time.Now(), now
-		slices.SortFunc(rows, func(a, b topRow) int { return cmp.Or(topSorts[i].compare(a, b), strings.Compare(a.Name, b.Name)) })
-		switch {
-		case c.Bool("json"):
+		sortTop(rows, sorted)
+		if c.Bool("json") {
 			err = printJSON(c, rows)
-		case screen != nil:
-			err = drawTop(screen, rows)
-		default:
+		} else {
 			err = printTop(c.App.Writer, rows)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if screen != nil {
-		fmt.Fprintln(screen)
-	}
 	return nil
+}
+
+// topOnScreen draws the first table at once, with no rates yet, and then one after each interval and each key.
+func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int, interval time.Duration, count int) error {
+	ctx, stop := signal.NotifyContext(c.Context, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer stop()
+	keys, restore, err := readKeys(c.App.Reader)
+	if err != nil {
+		return err
+	}
+	defer restore()
+	before, err := daemon.Top(ctx)
+	if err != nil {
+		return err
+	}
+	defer fmt.Fprintln(screen)
+	looks := time.NewTicker(interval)
+	defer looks.Stop()
+	rows := topRows(nil, before, interval)
+	for at, n := time.Now(), 0; ; {
+		sortTop(rows, sorted)
+		if err := drawTop(screen, rows); err != nil || n > 0 && n == count {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case key := <-keys:
+			if key == 'q' {
+				return nil
+			}
+			if i := slices.IndexFunc(topColumns(), func(column string) bool { return column[0] == key }); i >= 0 {
+				sorted = i
+			}
+		case <-looks.C:
+			now, err := daemon.Top(ctx)
+			if err != nil {
+				return err
+			}
+			rows = topRows(before, now, time.Since(at))
+			at, before = time.Now(), now
+			n++
+		}
+	}
+}
+
+// readKeys has a terminal pass each key on at once, and none shown, until restore. What is no terminal gives no keys.
+func readKeys(in io.Reader) (keys <-chan byte, restore func(), err error) {
+	f := terminal(in)
+	if f == nil {
+		return nil, func() {}, nil
+	}
+	fd := int(f.Fd())
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := *old
+	now.Lflag &^= unix.ICANON | unix.ECHO
+	now.Cc[unix.VMIN], now.Cc[unix.VTIME] = 1, 0
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &now); err != nil {
+		return nil, nil, err
+	}
+	pressed := make(chan byte)
+	go func() { // until the program ends
+		for key := make([]byte, 1); ; pressed <- key[0] {
+			if n, err := f.Read(key); n == 0 || err != nil {
+				return
+			}
+		}
+	}()
+	return pressed, func() { unix.IoctlSetTermios(fd, unix.TCSETS, old) }, nil
+}
+
+func sortTop(rows []topRow, by int) {
+	slices.SortFunc(rows, func(a, b topRow) int { return cmp.Or(topSorts[by].compare(a, b), strings.Compare(a.Name, b.Name)) })
 }
 
 // topRows makes lines out of two looks. A guest that was not there at the first one, or that was made anew, has no rates yet.
@@ -138,21 +211,21 @@ func topRows(before, now []api.Usage, between time.Duration) []topRow {
 
 func printTop(w io.Writer, rows []topRow) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "CPU%\tMEMORY\tLIMIT\tTASKS\tLIMIT\tPROCESSES\tCGROUPS\tREQ/S\tDENIED\tSTATE\t  NAME")
+	fmt.Fprintln(t, "CPU%\tMEMORY\tTASKS\tCGROUPS\tREQ/S\tDENIED\tSTATE\t  NAME")
 	for _, r := range rows {
 		percent := "-"
 		if r.CPUPercent >= 0 {
 			percent = fmt.Sprintf("%.1f", r.CPUPercent)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%d\t%s\t  %s\n", percent, bytesText(r.MemoryBytes), bytesText(r.MemoryLimit), countText(r.Pids),
-			countText(r.PidsLimit), countText(r.Processes), countText(r.Cgroups), r.RequestsPerSecond, r.Denials, state(r.Figures), r.Name)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.1f\t%d\t%s\t  %s\n", percent, ofLimit(bytesText(r.MemoryBytes), bytesText(r.MemoryLimit)),
+			ofLimit(countText(r.Pids), countText(r.PidsLimit)), countText(r.Cgroups), r.RequestsPerSecond, r.Denials, state(r.Figures), r.Name)
 	}
 	return t.Flush()
 }
 
-// terminal is w when it is one.
-func terminal(w io.Writer) *os.File {
-	f, ok := w.(*os.File)
+// terminal is what somebody reads from or writes to, when it is one.
+func terminal(x any) *os.File {
+	f, ok := x.(*os.File)
 	if !ok {
 		return nil
 	}
@@ -169,17 +242,34 @@ func drawTop(screen *os.File, rows []topRow) error {
 		height, width = int(size.Row), int(size.Col)
 	}
 	var table bytes.Buffer
-	shown := rows[:min(len(rows), height-3)]
-	if err := printTop(&table, shown); err != nil {
+	if err := printTop(&table, rows); err != nil {
 		return err
 	}
 	var b strings.Builder
 	b.WriteString("\x1b[H")
+	lines, shown := 0, -1 // the first line is no guest
 	for line := range strings.Lines(table.String()) {
-		line = strings.TrimSuffix(line, "\n")
-		b.WriteString(line[:min(len(line), width)] + "\x1b[K\n") // all of it is ASCII
+		parts := foldTop(strings.TrimSuffix(line, "\n"), width)
+		if lines += len(parts); lines > height-1 {
+			break
+		}
+		shown++
+		for _, part := range parts {
+			b.WriteString(part + "\x1b[K\n") // all of it is ASCII
+		}
 	}
-	fmt.Fprintf(&b, "%d of %d guests, %s\x1b[K\x1b[J", len(shown), len(rows), time.Now().Format(time.TimeOnly))
+	fmt.Fprintf(&b, "%d of %d guests, %s\x1b[K\x1b[J", shown, len(rows), time.Now().Format(time.TimeOnly))
 	_, err := io.WriteString(screen, b.String())
 	return err
+}
+
+// foldTop divides a line of the table that is wider than the screen: the name begins a new one.
+func foldTop(line string, width int) (lines []string) {
+	if name := strings.LastIndexByte(line, ' ') + 1; len(line) > width {
+		lines, line = []string{strings.TrimRight(line[:min(name, width)], " ")}, "  "+line[name:]
+	}
+	for ; len(line) > width; line = line[width:] {
+		lines = append(lines, line[:width])
+	}
+	return append(lines, line)
 }
