@@ -104,9 +104,9 @@ func TestInside(t *testing.T) {
 		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
 	}
 
-	sight := "dirs"
+	sight := "a view with a directory for each hierarchy"
 	if x.place.tree.Version == hierarchy.V2 {
-		sight = "view"
+		sight = "a view of v2"
 	}
 	d.wantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", itoa(x.pid()))
 
@@ -153,7 +153,7 @@ func TestInsideStack(t *testing.T) {
 		t.Errorf("lifting its own limit: %s", got)
 	}
 	if x.place.tree.Version == hierarchy.V2 { // what is below is no mount of the insider's own cgroup namespace, as those of a runtime are
-		d.wantTry(t, 0, "finds at /sys/fs/cgroup: view\n", "doctor", "--pid", itoa(x.pid()))
+		d.wantTry(t, 0, "finds at /sys/fs/cgroup: a view of v2\n", "doctor", "--pid", itoa(x.pid()))
 	}
 	d.stop(t)
 }
@@ -168,7 +168,7 @@ func TestInsideTmpfs(t *testing.T) {
 		return
 	}
 	x.add(t, "in", "--tmpfs")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: tmpfs\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", itoa(x.pid()))
 	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
 		t.Errorf("lifting its own limit: %s", got)
 	}
@@ -181,7 +181,7 @@ func TestInsideTmpfs(t *testing.T) {
 	x.ask(t, "umount", "/sys/fs/cgroup")
 	d.wantTry(t, 0, "", "guest", "attach", "in")
 	d.wantTry(t, 0, "", "guest", "attach", "in")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: tmpfs\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", itoa(x.pid()))
 	d.wantTry(t, 0, "", "guest", "rm", "in")
 	d.wantTry(t, 0, "finds at /sys/fs/cgroup: nothing\n", "doctor", "--pid", itoa(x.pid()))
 	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
@@ -78,9 +80,9 @@ func runDoctor(c *cli.Context) error {
 func (d diagnosis) print(c *cli.Context) {
 	out := c.App.Writer
 	for _, check := range d.Checks {
-		fmt.Fprintf(out, "%-4s  %s: %s\n", check.State, check.Name, check.Found)
+		printFolded(out, fmt.Sprintf("%-4s  ", check.State), check.Name+": "+check.Found)
 		if check.Do != "" {
-			fmt.Fprintf(out, "      -> %s\n", check.Do)
+			printFolded(out, "      -> ", check.Do)
 		}
 	}
 	fmt.Fprintln(out)
@@ -88,9 +90,9 @@ func (d diagnosis) print(c *cli.Context) {
 		printClients(out, d.Clients)
 		return
 	}
-	fmt.Fprintf(out, "process %d finds at /sys/fs/cgroup: %s\n\n", c.Int("pid"), d.Sight)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	defer w.Flush()
+	fmt.Fprintf(out, "process %d finds at /sys/fs/cgroup: %s\n\n", c.Int("pid"), d.Sight.Text())
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "PROGRAM\tACCEPTS IT\tASKS\tWAS\tELSE GIVE IT, OR IT NEEDS")
 	for _, client := range d.Clients {
 		verdict := string(client.On(d.Sight, d.Right == doctor.RightYes))
@@ -103,9 +105,35 @@ func (d diagnosis) print(c *cli.Context) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", client.Name, verdict, client.Asks, client.How(), also)
 	}
-	if d.Right == doctor.RightUnknown {
-		fmt.Fprintln(w, "\nof two the second is where its seccomp filter notifies of statfs")
+	w.Flush()
+	last := bytes.Index(table.Bytes(), []byte("ELSE"))
+	for line := range strings.Lines(table.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		printFolded(out, line[:last], line[last:])
 	}
+	if d.Right == doctor.RightUnknown {
+		fmt.Fprintln(out, "\nof two the second is where its seccomp filter notifies of statfs")
+	}
+}
+
+// columns are those of a screen that what doctor prints is read on.
+const columns = 100
+
+// printFolded prints a text behind what its first line begins with, and the lines that follow as far to the right.
+func printFolded(out io.Writer, head, text string) {
+	line := head
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i == 0:
+			line += word
+		case len(line)+1+len(word) > columns:
+			fmt.Fprintln(out, line)
+			line = strings.Repeat(" ", len(head)) + word
+		default:
+			line += " " + word
+		}
+	}
+	fmt.Fprintln(out, strings.TrimRight(line, " "))
 }
 
 // printClients prints the table of the clients in 100 columns.

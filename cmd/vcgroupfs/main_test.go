@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -56,5 +58,29 @@ func TestHelperArgs(t *testing.T) {
 		if got := helperArgs(strings.Fields(in)); !slices.Equal(got, want) {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestDoctorColumns: what doctor prints fits a screen, whatever the process finds.
+func TestDoctorColumns(t *testing.T) {
+	for _, args := range [][]string{{"doctor", "--socket", "/nowhere"}, {"doctor", "--socket", "/nowhere", "--pid", strconv.Itoa(os.Getpid())}} {
+		_, out, _ := try(args...)
+		for line := range strings.Lines(out) {
+			if len(line) > columns+1 {
+				t.Errorf("%q: a line of %d columns: %q", args, len(line)-1, line)
+			}
+		}
+		if !strings.Contains(out, "/dev/fuse: ") || !strings.Contains(out, "PROGRAM ") {
+			t.Errorf("%q printed %q", args, out)
+		}
+	}
+}
+
+// TestPrintFolded: long texts go on below where they began.
+func TestPrintFolded(t *testing.T) {
+	var out strings.Builder
+	printFolded(&out, "ok    ", strings.Repeat("word ", 20)+"end")
+	if want := "ok    " + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n      word end\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

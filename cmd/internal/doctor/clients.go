@@ -15,6 +15,16 @@ const (
 	StackedTmpfs Sight = "stacked-tmpfs" // such a tmpfs over the kernel's own mounts
 )
 
+var sightTexts = map[Sight]string{
+	None: "nothing", V2: "the kernel's own cgroup2", V1: "the kernel's own v1 hierarchies",
+	View: "a view of v2", Stacked: "a view of v2, over the kernel's own cgroup2",
+	Dirs: "a view with a directory for each hierarchy", StackedDirs: "a view with a directory for each hierarchy, over the kernel's own mounts",
+	Tmpfs: "a tmpfs with a view for each hierarchy", StackedTmpfs: "a tmpfs with a view for each hierarchy, over the kernel's own mounts",
+}
+
+// Text is for readers.
+func (s Sight) Text() string { return sightTexts[s] }
+
 // Sights are those that a view can give, with the options that give them.
 var Sights = []struct {
 	Sight Sight

@@ -117,6 +117,22 @@ func TestRightOf(t *testing.T) {
 	}
 }
 
+// Every sight has words for readers.
+func TestSightText(t *testing.T) {
+	sights := []Sight{None, V2, V1}
+	for _, s := range Sights {
+		sights = append(sights, s.Sight)
+	}
+	for _, s := range sights {
+		if s.Text() == "" {
+			t.Errorf("%q has no text", s)
+		}
+	}
+	if len(sights) != len(sightTexts) {
+		t.Errorf("%d sights, %d texts", len(sights), len(sightTexts))
+	}
+}
+
 func TestHost(t *testing.T) {
 	checks := Host(context.Background(), filepath.Join(t.TempDir(), "none"))
 	for _, c := range checks {
