@@ -100,7 +100,7 @@ func TestPodman(t *testing.T) {
 		testPodman(t, podman, func(d *daemon) (before, of []string) {
 			dir := t.TempDir()
 			ours(t, d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(dir, "vcgroupfs.json"), "")
-			return []string{"--hooks-dir", dir}, []string{"--annotation", "dev.vcgroupfs=true"}
+			return []string{"--hooks-dir", dir}, []string{"--annotation", "dev.vcgroupfs=true", "--annotation", "dev.vcgroupfs.controllers=memory+pids"}
 		})
 	})
 	t.Run("cdi", func(t *testing.T) {

@@ -1,0 +1,150 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// docsBlock is the one block of commands in a file of the docs that has a line which begins so.
+func docsBlock(t *testing.T, file, begins string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", file))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("machine: the docs are not there")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for i, part := range strings.Split(string(text), "\n```") {
+		if block, is := strings.CutPrefix(part, "sh\n"); i%2 == 1 && is && strings.Contains("\n"+block, "\n"+begins) {
+			found = append(found, block)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%s has %d blocks with a line that begins %q", file, len(found), begins)
+	}
+	return found[0]
+}
+
+// paste runs commands of the docs as if they were pasted into a shell in namespaces of its own, with /run and /srv empty,
+// the program in the path, and names of this test instead of those in the docs.
+func paste(t *testing.T, commands string, names ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	script := filepath.Join(t.TempDir(), "commands")
+	commands = strings.NewReplacer(names...).Replace(commands)
+	start := "mount -t tmpfs tmpfs /run\nmount -t tmpfs tmpfs /srv\nmkdir -p /srv/web/rootfs/sys/fs/cgroup\n"
+	if err := os.WriteFile(script, []byte(start+commands), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-e", script)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(absProgram(t))+":"+os.Getenv("PATH"))
+	cmd.Dir = ".."
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v, it printed:\n%s\nthe commands:\n%s", err, out, commands)
+	}
+	return string(out)
+}
+
+// waited has a daemon that a line starts in the background be there before the next line.
+const waited = "serve &\nuntil vcgroupfs guest ls >/dev/null 2>&1; do sleep 0.1; done\n#"
+
+// docsHost are the hierarchies that the docs' examples name: the README's host has them with v1.
+func docsHost(t *testing.T) (trees []*host.Tree) {
+	t.Helper()
+	h := openHost(t)
+	for _, c := range []string{"memory", "pids", "cpu"} {
+		tree := need(t, h, c)
+		if tree.Version == hierarchy.V2 {
+			t.Skip("kernel: the examples name files of v1, and this controller is on v2")
+		}
+		if !slices.Contains(trees, tree) {
+			trees = append(trees, tree)
+		}
+	}
+	return trees
+}
+
+// TestReadmeRun: the README's first guest does what the comments beside its commands say.
+func TestReadmeRun(t *testing.T) {
+	docsHost(t)
+	inside := docsBlock(t, "README.md", "ls /sys/fs/cgroup")
+	start := docsBlock(t, "README.md", "bin/vcgroupfs run")
+	out := paste(t, strings.TrimSpace(start)+" <<'END'\n"+inside+"\nEND\n", "make build\n", "")
+	if !strings.HasPrefix(out, "memory\npids\n") || !strings.Contains(out, "pids.max: Operation not permitted\n") {
+		t.Errorf("it printed:\n%s", out)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if last := lines[len(lines)-1]; strings.Trim(last, "0123456789") != "" {
+		t.Errorf("no process is in its child cgroup: %q", out)
+	}
+}
+
+// TestReadmeServe: one daemon, a guest, and its worker killed.
+func TestReadmeServe(t *testing.T) {
+	path := boundary(t, "readme", docsHost(t)...)
+	names := []string{"/machines/web", path, "serve &", waited}
+	out := paste(t, docsBlock(t, "README.md", "vcgroupfs guest add web"), names...)
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); !strings.Contains(out, "web") || lines[len(lines)-1] != "0" {
+		t.Errorf("it printed:\n%s", out)
+	}
+	mount := strings.TrimSpace(docsBlock(t, "README.md", "vcgroupfs mount"))
+	out = paste(t, mount+" &\nuntil cat /srv/web/rootfs/sys/fs/cgroup/pids/pids.current 2>/dev/null; do sleep 0.1; done\nkill $!\nwait $!\n", names...)
+	if !strings.HasPrefix(out, "0\n") {
+		t.Errorf("it printed:\n%s", out)
+	}
+}
+
+// TestDocsGuests: guests by hand, one of them of a process that runs; and what asks whether the daemon is well.
+func TestDocsGuests(t *testing.T) {
+	trees := openHost(t).Trees() // a container has a cgroup in each
+	path, other := boundary(t, "docs", docsHost(t)...), boundary(t, "docs-ci7", trees...)
+	var enter strings.Builder
+	for _, tree := range trees {
+		enter.WriteString("echo $BASHPID >" + filepath.Join(hostDir(tree, other), procs) + "\n")
+	}
+	ci7 := "(" + enter.String() + "exec unshare --mount --cgroup sleep 1000) &\nuntil grep -q sleep /proc/$!/comm; do sleep 0.1; done\n"
+	out := paste(t, "vcgroupfs serve &\n"+ci7+docsBlock(t, "docs/operations.md", "vcgroupfs guest add web"),
+		"/machines/web", path, "serve &", waited, "4242", "$!")
+	if !strings.Contains(out, "\nci7 ") || !strings.Contains(out, "\nweb ") {
+		t.Errorf("it printed:\n%s", out)
+	}
+	out = paste(t, "vcgroupfs serve &\n"+docsBlock(t, "docs/operations.md", "curl --unix-socket"), "serve &", waited)
+	if !strings.HasSuffix(out, "{\"status\":\"ok\"}\n") {
+		t.Errorf("the health is %q", out)
+	}
+}
+
+// TestDocsPolicy: the tools for policies, and a guest with one.
+func TestDocsPolicy(t *testing.T) {
+	docsHost(t)
+	out := paste(t, "cd /srv\n"+docsBlock(t, "docs/policy.md", "vcgroupfs policy default"), "run --policy policy.yaml -- sh", "run --policy policy.yaml -- ls /sys/fs/cgroup")
+	if !strings.Contains(out, "memory.max") || !strings.Contains(out, "\npids\n") {
+		t.Errorf("it printed:\n%s", out)
+	}
+}
+
+// TestDocsNesting: a guest of a guest.
+func TestDocsNesting(t *testing.T) {
+	docsHost(t)
+	lines := strings.Split(strings.TrimSpace(docsBlock(t, "docs/nesting.md", "vcgroupfs run --userns --privileged")), "\n")
+	first, _, _ := strings.Cut(lines[0], "#")
+	out := paste(t, first+" -ec '"+strings.Join(lines[1:], "\n")+"'", "run --limit pids.max=50 -- sh", "run --limit pids.max=50 -- cat /sys/fs/cgroup/pids/pids.max")
+	if out != "50\n" {
+		t.Errorf("it printed:\n%s", out)
+	}
+}
