@@ -46,7 +46,7 @@ in_vm() {
 	built "$kernel"
 	printf '127.0.0.1 localhost\n' >bin/hosts
 	# shellcheck disable=SC2016 # the machine's shell expands it
-	set -- -memory 2048 -smp 1 -modules fuse,virtio_pci,virtio_blk,loop,overlay,ext4,zram \
+	set -- -memory 2048 -smp 1 -clock instructions -modules fuse,virtio_pci,virtio_blk,loop,overlay,ext4,zram \
 		-env VCGROUPFS=/vcgroupfs/bin/vcgroupfs -env VCGROUPFS_SELFTESTS=/selftests -- /bin/sh -c '
 		dd if=/dev/zero of=/disk.img bs=1M count=0 seek=512 && mke2fs -F /disk.img && mkdir /disk &&
 		mount -t ext4 -o loop /disk.img /disk && chmod 1777 /disk &&

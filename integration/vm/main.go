@@ -46,6 +46,7 @@ func main() {
 	flag.StringVar(&m.qemu, "qemu", "qemu-system-x86_64", "the emulator")
 	flag.IntVar(&m.memoryMiB, "memory", 1024, "the guest's memory in MiB")
 	flag.IntVar(&m.cpus, "smp", 2, "the guest's processors")
+	flag.StringVar(&m.clock, "clock", clockHost, "what the guest's clock follows: the "+clockHost+"'s, or the "+clockInstructions+" of its processors")
 	flag.DurationVar(&m.timeout, "timeout", 10*time.Minute, "how long the guest may take")
 	flag.DurationVar(&m.bootTime, "boot-time", 2*time.Minute, "how long it may take until the guest says something; then it is started again")
 	flag.StringVar(&m.console, "console", "", "file to keep the kernel's console in (default: kept only while it runs)")
@@ -54,7 +55,7 @@ func main() {
 	flag.Var(&env, "env", "NAME=VALUE for the command (may be repeated)")
 	dir := flag.String("dir", "/", "directory in the guest that the command starts in, made when it is not there")
 	flag.Parse()
-	if *kernel == "" || flag.NArg() == 0 {
+	if *kernel == "" || flag.NArg() == 0 || m.clock != clockHost && m.clock != clockInstructions {
 		fmt.Fprintln(os.Stderr, "usage: vm -kernel DIR [OPTION...] -- COMMAND [ARG...]")
 		os.Exit(exitUsage)
 	}
