@@ -3,6 +3,7 @@
 #	make demo     a small guest, and what it can and cannot do
 #	make test     every test: on this kernel and in five virtual machines
 #	make soak     the daemon under load for twenty minutes
+#	make install  the program, its manual page and the systemd unit, below PREFIX (/usr/local)
 #	make selftests   the kernel's own tests of cgroups, in guests
 #
 # Everything that is built goes to bin/; packages that are only looked into go to ~/.cache/vcgroupfs.
@@ -15,6 +16,7 @@ HELM ?= v3.22.0
 NFPM ?= v2.45.0
 KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type
 SELFTESTS ?= 6.12
+PREFIX ?= /usr/local
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
 TESTFLAGS ?=
 BENCHFLAGS ?=
@@ -22,7 +24,7 @@ SOAK ?= 20m
 
 export GO VERSION STATICCHECK HELM NFPM
 
-.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests lint ci man seccomp package clean
+.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests lint ci man install seccomp package clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -76,6 +78,15 @@ ci: lint test demo package
 
 man: build
 	bin/vcgroupfs man >bin/vcgroupfs.8
+
+# mount(8) looks for mount.TYPE in /sbin.
+install: build man
+	install -D -m 755 bin/vcgroupfs $(DESTDIR)$(PREFIX)/bin/vcgroupfs
+	install -d $(DESTDIR)/sbin
+	ln -sf $(PREFIX)/bin/vcgroupfs $(DESTDIR)/sbin/mount.vcgroupfs
+	install -D -m 644 bin/vcgroupfs.8 $(DESTDIR)$(PREFIX)/share/man/man8/vcgroupfs.8
+	sed 's,/usr/bin/vcgroupfs,$(PREFIX)/bin/vcgroupfs,g' packaging/systemd/vcgroupfs.service >bin/vcgroupfs.service
+	install -D -m 644 bin/vcgroupfs.service $(DESTDIR)$(PREFIX)/lib/systemd/system/vcgroupfs.service
 
 # The seccomp profiles, from the runtimes' own defaults.
 PODMAN_DEFAULT = github.com/containers/common@v0.64.2 pkg/seccomp/seccomp.json
