@@ -115,8 +115,8 @@ func breaking(t *testing.T, backend *fake, breaks int, half string) (socket stri
 			}
 			c.Read(make([]byte, 16<<10))
 			io.WriteString(c, half)
+			broken.Add(1) // before the client can see it
 			c.Close()
-			broken.Add(1)
 		}
 		l.SetUnlinkOnClose(false)
 		l.Close()
@@ -163,7 +163,7 @@ func TestRetry(t *testing.T) {
 	backend := &fake{}
 	socket, broken := breaking(t, backend, 1, "")
 	if err := NewClient(socket).Kill(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "look before you ask again") || broken.Load() != 1 {
-		t.Error(err)
+		t.Errorf("kill: %v after %d", err, broken.Load())
 	}
 }
 
