@@ -24,21 +24,11 @@ func TestNotifyExecSystemd(t *testing.T) {
 	}
 	d := startDaemon(t, "--no-bpf")
 	b := newBundle(t, d, runtime, "exec-systemd", "", "--controllers", controllers, "--layout", "v2", "--no-stack")
-	b.overHost(t, map[string]string{
-		"etc/systemd/system/vcgroupfs-test.target":  "[Unit]\nDefaultDependencies=no\n",
-		"etc/systemd/system/vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n[Service]\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
-	})
-	process := b.config["process"].(map[string]any)
-	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
+	b.overHost(t, systemdUnits)
 	const here = "/vcgroupfs"
 	b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": here, "type": "bind", "source": absProgram(t), "options": []string{"bind", "ro"}})
-	process["args"] = []string{here, "notify-exec", "--", systemdProgram, "systemd.unified_cgroup_hierarchy=1", "--unit=vcgroupfs-test.target",
-		"--log-target=console", "--show-status=yes"}
-	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
-	b.allow([]string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"})
-	for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
-		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": dir, "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "nodev", "mode=755"}})
-	}
+	b.bootSystemd(true, here, "notify-exec", "--", systemdProgram)
+	b.tmpfs("/run", "/run/lock", "/tmp")
 	b.with("cgroup")
 	b.write(t)
 	cmd := b.command(runtime)

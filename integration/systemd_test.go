@@ -13,6 +13,34 @@ import (
 
 const systemdProgram = "/lib/systemd/systemd"
 
+// systemdUnits are a target to boot to, and a service with limits.
+var systemdUnits = map[string]string{
+	"etc/systemd/system/vcgroupfs-test.target": "[Unit]\nDefaultDependencies=no\n",
+	"etc/systemd/system/vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n" +
+		"[Service]\nType=exec\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
+}
+
+// bootSystemd has a bundle's container boot to that target, unified or legacy. args are the program, what it is started by, and more
+// arguments of its own.
+func (b *bundle) bootSystemd(unified bool, args ...string) {
+	process := b.config["process"].(map[string]any)
+	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
+	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
+	mode := "systemd.unified_cgroup_hierarchy=0"
+	if unified {
+		mode = "systemd.unified_cgroup_hierarchy=1"
+	}
+	process["args"] = append(args, mode, "--unit=vcgroupfs-test.target", "--log-target=console", "--show-status=yes")
+	b.allow([]string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"})
+}
+
+// tmpfs gives a bundle's container some of them.
+func (b *bundle) tmpfs(dirs ...string) {
+	for _, dir := range dirs {
+		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": dir, "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "nodev", "mode=755"}})
+	}
+}
+
 // TestSystemd boots the host's own systemd as process 1 of a container, in legacy mode on a view: a tmpfs with a mount for each
 // hierarchy. It starts a unit with limits, which hold on the host, and stops it.
 func TestSystemd(t *testing.T) {
@@ -28,18 +56,9 @@ func TestSystemd(t *testing.T) {
 	d := startDaemon(t)
 	b := newBundle(t, d, runtime, "systemd", "", "--tmpfs", "--controllers", "name=systemd,memory,pids,cpu")
 	first := readFile("/proc/1/cgroup")
-	b.overHost(t, map[string]string{
-		"etc/systemd/system/vcgroupfs-test.target":  "[Unit]\nDefaultDependencies=no\n",
-		"etc/systemd/system/vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n[Service]\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
-	})
-	process := b.config["process"].(map[string]any)
-	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
-	process["args"] = []string{systemdProgram, "systemd.unified_cgroup_hierarchy=0", "--unit=vcgroupfs-test.target", "--log-target=console", "--show-status=yes"}
-	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
-	b.allow([]string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"})
-	for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
-		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": dir, "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "nodev", "mode=755"}})
-	}
+	b.overHost(t, systemdUnits)
+	b.bootSystemd(false, systemdProgram)
+	b.tmpfs("/run", "/run/lock", "/tmp")
 	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
 	b.with("cgroup")
 	b.write(t)

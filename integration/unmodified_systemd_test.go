@@ -13,13 +13,6 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// systemdUnits are a target to boot to, and a service with limits.
-var systemdUnits = map[string]string{
-	"etc/systemd/system/vcgroupfs-test.target": "[Unit]\nDefaultDependencies=no\n",
-	"etc/systemd/system/vcgroupfs-test.service": "[Unit]\nDefaultDependencies=no\n" +
-		"[Service]\nType=exec\nMemoryMax=100M\nTasksMax=20\nExecStart=/bin/sleep infinity\n",
-}
-
 // systemdSuite is a suite's systemd, and what it says last where it does not know the file system.
 type systemdSuite struct {
 	name       string
@@ -92,21 +85,14 @@ func systemdBundle(t *testing.T, d *daemon, runtime, suite string, f guestForm) 
 	t.Helper()
 	b := newBundle(t, d, runtime, "systemd", "", f.hook...)
 	b.overTree(t, suite, systemdUnits)
-	process := b.config["process"].(map[string]any)
-	process["terminal"], process["noNewPrivileges"], process["rlimits"] = true, false, []any{}
-	process["env"] = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "container=lxc", "TERM=dumb"}
-	args := []string{"/usr/lib/systemd/systemd", "--unit=vcgroupfs-test.target", "--log-target=console",
-		"--show-status=yes"}
+	const program = "/usr/lib/systemd/systemd"
 	if f.name == "hybrid" {
-		args = append(args, "systemd.unified_cgroup_hierarchy=0", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+		b.bootSystemd(false, program, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
 		b.with("user")
 		b.allow(allCapabilities(t))
 	} else {
-		args = append(args, "systemd.unified_cgroup_hierarchy=1")
-		b.allow([]string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-			"CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT"})
+		b.bootSystemd(true, program)
 	}
-	process["args"] = args
 	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
 	b.withoutClone3()
 	b.with("cgroup")
