@@ -42,7 +42,7 @@ func mountPoints() (all []string) {
 // TestNotifyHang: a file system of the guest's own that never answers keeps neither the guest's other calls nor anybody else's waiting.
 func TestNotifyHang(t *testing.T) {
 	need(t, openHost(t), "pids")
-	for _, role := range []string{"notify-hang", "notify-stuck"} {
+	for _, role := range []string{"notify-hang", "notify-stuck", "notify-hang-proc"} {
 		binary, at := publicProgram(t), publicDir(t)
 		cmd := roleCommand(t, binary, role+" "+at, "--privileged", "--controllers", "pids")
 		out, err := outputWithin(t, cmd, 60*time.Second)

@@ -23,8 +23,8 @@ import (
 // notifyRoles are those roles, by name.
 var notifyRoles = map[string]func(arg string) error{
 	"notify-types": playTypes, "notify-mounts": playMounts, "notify-part": playPart, "notify-races": playRaces, "notify-hang": playHang,
-	"notify-stuck": playStuck,
-	"notify-loop":  playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
+	"notify-stuck": playStuck, "notify-hang-proc": playHangProc,
+	"notify-loop": playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
 	"notify-limit": playLimit, "notify-nested": playNestedMounts,
 }
 
@@ -284,6 +284,25 @@ func playHang(dir string) error {
 		}()
 	}
 	time.Sleep(time.Second)
+	return slowestStatfs()
+}
+
+// playHangProc has that file system in the place of /proc, and more threads, which ask for what they have open.
+func playHangProc(string) error {
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR, 0)
+	if err == nil {
+		err = unix.Mount("dead", "/proc", "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", dev))
+	}
+	if err != nil {
+		return fmt.Errorf("a file system that hangs: %w", err)
+	}
+	for i := range 100 {
+		go func() {
+			var st unix.Statfs_t
+			_ = unix.Statfs(fmt.Sprintf("/proc/self/fd/%d", i%20), &st)
+		}()
+	}
+	time.Sleep(3 * time.Second) // so many are passed on when they have waited a second for room
 	return slowestStatfs()
 }
 

@@ -128,21 +128,28 @@ func (c *Caller) text(at uint64, max int) (string, error) {
 }
 
 func (c *Caller) readMemory(at uint64, into []byte) error {
-	local := []unix.Iovec{{Base: &into[0]}}
-	local[0].SetLen(len(into))
-	remote := []unix.RemoteIovec{{Base: uintptr(at), Len: len(into)}}
-	return whole(unix.ProcessVMReadv(int(c.Tid), local, remote, 0))(len(into))
+	return c.memory(unix.ProcessVMReadv, at, into)
 }
 
 // writeMemory writes into a caller that waits. It is not done by /proc/<pid>/mem, which writes to pages that are read-only.
 func (c *Caller) writeMemory(at uint64, from []byte) error {
-	local := []unix.Iovec{{Base: &from[0]}}
-	local[0].SetLen(len(from))
-	remote := []unix.RemoteIovec{{Base: uintptr(at), Len: len(from)}}
-	if !c.Waits() {
-		return unix.ESRCH
+	write := func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) {
+		if !c.Waits() {
+			return 0, unix.ESRCH
+		}
+		return unix.ProcessVMWritev(pid, local, remote, flags)
 	}
-	return whole(unix.ProcessVMWritev(int(c.Tid), local, remote, 0))(len(from))
+	return c.memory(write, at, from)
+}
+
+// memory copies between a caller's memory and a buffer. The memory may be a file of the guest's own file system, which keeps who touches
+// it waiting.
+func (c *Caller) memory(move func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error), at uint64, buffer []byte) (err error) {
+	local := []unix.Iovec{{Base: &buffer[0]}}
+	local[0].SetLen(len(buffer))
+	remote := []unix.RemoteIovec{{Base: uintptr(at), Len: len(buffer)}}
+	c.server.watched(c, "", func() { err = whole(move(int(c.Tid), local, remote, 0))(len(buffer)) })
+	return err
 }
 
 // whole makes an error of what was done in part.

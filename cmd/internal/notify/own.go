@@ -2,6 +2,8 @@ package notify
 
 import (
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,8 +14,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Own is the guest that this process is in, with what it can see and do itself. Its views are those that the mount table calls so. A file
-// system of the guest's own may claim to be one: whoever can mount such a thing there lies to this guest alone, which asks nobody else.
+// Own is the guest that this process is in, with what it can see and do itself. Its views are those that root has mounted and the mount
+// table calls so. Root in the guest can make a file system that claims to be one, and lies to this guest alone, which asks nobody else.
 type Own struct {
 	mu    sync.Mutex
 	known map[uint64]kind // guarded by mu; file systems by device
@@ -76,7 +78,8 @@ func viewType(device uint64) (fstype string) {
 		if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) != device {
 			return true, false
 		}
-		if m.FSType == "fuse.cgroup" || m.FSType == "fuse.cgroup2" {
+		rooted := slices.Contains(strings.Split(m.VFSOptions, ","), "user_id=0") // anybody may mount one with fusermount
+		if rooted && (m.FSType == "fuse.cgroup" || m.FSType == "fuse.cgroup2") {
 			fstype = m.FSType
 		}
 		return true, true

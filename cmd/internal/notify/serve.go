@@ -315,6 +315,12 @@ func (x *server) look(c *Caller, path string, do func()) bool {
 		return false
 	}
 	defer func() { <-room }()
+	x.watched(c, path, do)
+	return true
+}
+
+// watched does what may wait for somebody, at a path or at none (""), with an eye on it.
+func (x *server) watched(c *Caller, path string, do func()) {
 	done, over := make(chan struct{}), make(chan struct{})
 	timer := time.AfterFunc(watchEvery, func() {
 		defer close(over)
@@ -325,15 +331,14 @@ func (x *server) look(c *Caller, path string, do func()) bool {
 	if !timer.Stop() {
 		<-over
 	}
-	return true
 }
 
 // watch keeps others from a path that takes long to be looked up, and says when nobody waits for it any more: the thread that looks it up
-// may hold locks of the guest's file system, for which the guest's own threads wait even when they are killed.
+// may hold the caller's memory, and locks of the guest's file system, for which the guest's own threads wait even when they are killed.
 func (x *server) watch(c *Caller, path string, done <-chan struct{}) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	began, slow := time.Now(), false
+	began, slow := time.Now(), path == ""
 	for abandoned := 0; ; {
 		select {
 		case <-done:

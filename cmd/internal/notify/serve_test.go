@@ -2,10 +2,12 @@ package notify
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -286,5 +288,69 @@ func TestClose(t *testing.T) {
 func TestRequestSize(t *testing.T) {
 	if n := unsafe.Sizeof(Request{}); n != 80 {
 		t.Errorf("a request has %d bytes", n)
+	}
+}
+
+// TestStuck: a thread that is kept by a caller's memory, or by a view, is told of when nobody waits for its call any more.
+func TestStuck(t *testing.T) {
+	for what, do := range map[string]func(c *Caller, until chan struct{}){
+		"memory": func(c *Caller, until chan struct{}) {
+			_ = c.memory(func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) {
+				<-until
+				return 0, unix.EFAULT
+			}, 0, make([]byte, 1))
+		},
+		"view": func(c *Caller, until chan struct{}) {
+			c.server.Guest.(*fake).hang = until
+			c.ask(-1, &unix.Statfs_t{})
+		},
+	} {
+		until := make(chan struct{})
+		s := &Supervisor{Guest: &fake{}, Stuck: sync.OnceFunc(func() { close(until) })}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			do(&Caller{server: s.at(nil, -1)}, until) // at no listener nobody waits
+		}()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: nothing was said of the thread", what)
+		}
+	}
+}
+
+// TestOwnForeign: a file system that a user has mounted by fusermount is no view, whatever it is called.
+func TestOwnForeign(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("machine: not root")
+	}
+	for user, want := range map[string]string{"0": "fuse.cgroup2", "1000": ""} {
+		err := host.OnThread(func() error {
+			dir := t.TempDir()
+			dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(dev)
+			options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%s,group_id=0", dev, user)
+			if err := unix.Mount("vcgroupfs", dir, "fuse.cgroup2", 0, options); err != nil {
+				return err
+			}
+			defer unix.Unmount(dir, unix.MNT_DETACH)
+			at, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(at)
+			device, err := DeviceOf(at)
+			if got := (&Own{}).fstype(device); err == nil && got != want {
+				t.Errorf("mounted by user %s: %q, want %q", user, got, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }

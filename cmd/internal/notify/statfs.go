@@ -41,17 +41,18 @@ func (c *Caller) statfs(a *arch, what call) answer {
 }
 
 // ask asks a view what it is; false for what is none, and where too many ask.
-func (c *Caller) ask(fd int, st *unix.Statfs_t) bool {
+func (c *Caller) ask(fd int, st *unix.Statfs_t) (ok bool) {
 	if !c.server.enter(c.server.asking) {
 		return false
 	}
 	defer func() { <-c.server.asking }()
-	kind := c.server.Guest.Type(fd)
-	if kind == 0 || fstatfs(fd, st) != nil {
-		return false
-	}
+	var kind uint32
+	c.server.watched(c, "", func() {
+		kind = c.server.Guest.Type(fd)
+		ok = kind != 0 && fstatfs(fd, st) == nil
+	})
 	st.Type = int64(kind)
-	return true
+	return ok
 }
 
 // lookUp opens what a path in the caller's memory leads to. What the kernel's cache knows, no file system can keep waiting.
