@@ -17,7 +17,8 @@ NFPM ?= v2.45.0
 KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type
 SELFTESTS ?= 6.12
 PREFIX ?= /usr/local
-# Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'
+# Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'. With VCGROUPFS_HOSTILE=all in the environment
+# the hostile suite is tried in every runtime whose calls can be answered, not in one and a sandbox.
 TESTFLAGS ?=
 BENCHFLAGS ?=
 SOAK ?= 20m

@@ -127,7 +127,11 @@ func testDocker(t *testing.T, userns bool) {
 func hostileDocker(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
 	cdi := t.TempDir()
 	kind := ourDevices(t, b.d, cdi, "--policy", b.policy)
+	profile := "unconfined"
+	if b.answered {
+		profile = ourProfile(t, b.d, "docker.json")
+	}
 	options := []string{"--cgroupns", "private", "--pids-limit", "1000", "--memory", "512m", "--device", kind + "=view", "--cap-add", "ALL",
-		"--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined", "--security-opt", "apparmor=unconfined"}
+		"--security-opt", "seccomp=" + profile, "--security-opt", "systempaths=unconfined", "--security-opt", "apparmor=unconfined"}
 	return startDocker(t, b.h, cdi, b.userns).run(b.role, options...)
 }

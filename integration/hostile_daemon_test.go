@@ -141,7 +141,7 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 		}
 	}
 	last := 0
-	n := judgeHostile(t, guest, dirs, func(n int) {
+	n := judgeHostile(t, guest, dirs, "", func(n int) {
 		if n%25 == 0 {
 			if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
 				last = pid

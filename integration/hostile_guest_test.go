@@ -20,20 +20,30 @@ const guestView = "/sys/fs/cgroup"
 // hostilePolicy gives the guest of the suite small quotas, so that bombs are quick.
 const hostilePolicy = "version: 1\nquota: {cgroups: 40, depth: 4}\n"
 
-// playHostile does attempt after attempt. For each it prints the name, what it wants and what it got, and waits for a line:
-// outside, the host's state is looked at meanwhile. The form is how it runs: privileged, userns, and either by the daemon.
+// playHostile does attempt after attempt. For each it prints the name, what it wants and what it got, and what the type of its view is
+// ("right", or digits), and waits for a line: outside, the host's state is looked at meanwhile. The form is how it runs: privileged,
+// userns, and either by the daemon, or answered.
 func playHostile(arg string) {
 	form, stranger, _ := strings.Cut(arg, " ")
 	runtime.LockOSThread()
 	in := bufio.NewReader(os.Stdin)
 	byDaemon, userns := strings.HasPrefix(form, "daemon-"), strings.HasSuffix(form, "userns")
 	kept := keptAttempts(byDaemon, stranger) // whose descriptors are opened before all else happens
+	part := answeredPart()
+	view, err := unix.Open(part.root, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		panic(err)
+	}
 	list := append(guestAttempts(userns, stranger), kept...)
+	if strings.HasPrefix(form, "answered-") {
+		list = append(list, answeredAttempts(userns, stranger)...)
+	}
 	if userns {
 		list = append(list, mountAttempts()...) // last: they may take the view away
 	}
 	for _, a := range list {
-		fmt.Printf("%s\t%s\t%s\t.\n", a.name, a.want, errnoName(a.do()))
+		got := strings.ReplaceAll(errnoName(a.do()), "\n", "; ")
+		fmt.Printf("%s\t%s\t%s\t%s\n", a.name, a.want, got, part.typeNow(view))
 		if _, err := in.ReadString('\n'); err != nil {
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -58,8 +59,20 @@ func testHostile(t *testing.T, binary, form string) {
 		args = append(args, "--userns")
 	}
 	cmd := exec.Command(program(t), append(args, "--", binary)...)
-	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+form+" "+itoa(stranger))
+	role, kind := "answered-"+form, typeRight // by default run answers
+	if inGuest(h) {
+		role, kind = form, "" // under a listener that is there already
+	}
+	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+role+" "+itoa(stranger))
 	cmd.Stderr = os.Stderr
+	if form == "privileged" { // it has a directory of the host there, and what is wrong with run itself is said in the other form
+		outside, err := os.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer outside.Close()
+		cmd.Stderr = outside
+	}
 	helper := startProcess(t, cmd)
 	var dirs []string
 	for _, tree := range h.Trees() {
@@ -67,7 +80,7 @@ func testHostile(t *testing.T, binary, form string) {
 			dirs = append(dirs, dir, hostDir(tree, "/vcgroupfs"))
 		}
 	}
-	n := judgeHostile(t, helper, dirs, func(int) {})
+	n := judgeHostile(t, helper, dirs, kind, func(int) {})
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the guest ended with %v", err)
 	}
@@ -77,11 +90,17 @@ func testHostile(t *testing.T, binary, form string) {
 	t.Logf("%d attempts", n)
 }
 
+// inGuest says whether the tests run in a guest.
+func inGuest(h *host.Host) bool {
+	return slices.ContainsFunc(h.Trees(), func(t *host.Tree) bool { return t.View })
+}
+
 // judgeHostile follows what the guest tries, with the host's state after each attempt, and says how many there were. between is
-// called before each.
-func judgeHostile(t *testing.T, helper *helper, dirs []string, between func(n int)) (n int) {
+// called before each. kind is the type that statfs must say of the view all the time; "" is any.
+func judgeHostile(t *testing.T, helper *helper, dirs []string, kind string, between func(n int)) (n int) {
 	t.Helper()
 	var before string
+	mounts := cgroupMounts()
 	for {
 		line := helper.line(t)
 		if line == "end" {
@@ -94,17 +113,34 @@ func judgeHostile(t *testing.T, helper *helper, dirs []string, between func(n in
 		if !oneOf(f[2], f[1]) {
 			t.Errorf("%s: got %q, want %q", f[0], f[2], f[1])
 		}
+		if kind != "" && f[3] != kind {
+			t.Errorf("%s: the type of the view is %s, want %s", f[0], f[3], kind)
+		}
 		state := hostState(dirs...)
 		if before != "" && state != before && !strings.Contains(f[0], "evil") {
 			t.Errorf("%s changed the host:\nbefore %s\nafter  %s", f[0], before, state)
 		}
 		before = state
+		if now := cgroupMounts(); !slices.Equal(now, mounts) {
+			t.Errorf("%s changed the host's mounts:\nbefore %q\nafter  %q", f[0], mounts, now)
+			mounts = now
+		}
 		n++
 		between(n)
 		fmt.Fprintln(helper.in)
 	}
 	helper.in.Close()
 	return n
+}
+
+// cgroupMounts are the lines of the mount table of this process that are about cgroups and views, with their options.
+func cgroupMounts() (lines []string) {
+	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+		if _, of, _ := strings.Cut(line, " - "); strings.HasPrefix(of, "cgroup") || strings.HasPrefix(of, "fuse.cgroup") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // startProcess starts a command whose input and output are pipes.

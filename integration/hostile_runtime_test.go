@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,86 +20,130 @@ import (
 // hostileBox is a container to be made, whose program plays the hostile role as root with every capability: over the host in the
 // form "privileged", over a user namespace in the form "userns".
 type hostileBox struct {
-	h      *host.Host
-	d      *daemon
-	userns bool
-	policy string // a file
-	role   string
+	h        *host.Host
+	d        *daemon
+	userns   bool
+	answered bool   // its statfs and mount are answered by seccomp notification
+	policy   string // a file
+	role     string
 }
 
-// hostileRuntimes make the command that runs a container in the foreground, with the program's input and output as its own.
-var hostileRuntimes = []struct {
+// hostileRuntime makes the command that runs a container in the foreground, with the program's input and output as its own.
+type hostileRuntime struct {
 	name, program string
 	command       func(t *testing.T, b *hostileBox, program string) *exec.Cmd
 	bound         bool   // the view is bound into it: the guest is the test's to remove
 	self          string // self is bound into it; the pattern of its cgroup
-}{
-	{"runc", "runc", hostileOCI, false, ""},
-	{"crun", "crun", hostileOCI, false, ""},
-	{"podman", "podman", hostilePodman, false, ""},
-	{"docker", "runc", hostileDocker, false, ""},
-	{"lxc", "lxc-start", hostileLXC, false, ""},
-	{"lxc-self", "lxc-start", hostileLXCSelf, false, "/lxc.payload." + testPrefix + "*"},
-	{"bwrap", "bwrap", hostileBwrap, true, ""},
-	{"systemd-nspawn", "systemd-nspawn", hostileNspawn, true, ""},
+	answers       string // who can answer for it: "daemon" at a listener, "exec" (notify-exec), "" nobody
+}
+
+var hostileRuntimes = []hostileRuntime{
+	{"runc", "runc", hostileOCI, false, "", "daemon"},
+	{"crun", "crun", hostileOCI, false, "", "daemon"},
+	{"podman", "podman", hostilePodman, false, "", "daemon"},
+	{"docker", "runc", hostileDocker, false, "", "daemon"},
+	{"lxc", "lxc-start", hostileLXC, false, "", "daemon"},
+	{"lxc-self", "lxc-start", hostileLXCSelf, false, "/lxc.payload." + testPrefix + "*", ""},
+	{"bwrap", "bwrap", hostileBwrap, true, "", "exec"},
+	{"systemd-nspawn", "systemd-nspawn", hostileNspawn, true, "", ""},
 }
 
 // TestRuntimeHostile: root in a container of each runtime tries what it can against its view and around it.
 func TestRuntimeHostile(t *testing.T) {
 	for _, r := range hostileRuntimes {
 		for _, form := range []string{"privileged", "userns"} {
+			t.Run(r.name+"-"+form, func(t *testing.T) { r.test(t, form, false) })
+		}
+	}
+}
+
+// TestHostileAnswered: the same where the container's statfs and mount are answered by seccomp notification: by the daemon, and by
+// notify-exec in a sandbox. TestHostile has what "run" answers. With VCGROUPFS_HOSTILE=all it is every runtime.
+func TestHostileAnswered(t *testing.T) {
+	for _, r := range hostileRuntimes {
+		for _, form := range []string{"privileged", "userns"} {
+			if r.answers == "" {
+				continue
+			}
 			t.Run(r.name+"-"+form, func(t *testing.T) {
-				path, err := exec.LookPath(r.program)
-				if err != nil {
-					t.Skipf("machine: %s is not installed", r.program)
+				if os.Getenv("VCGROUPFS_HOSTILE") != "all" && r.name != ociRuntimes(t)[0] && r.name != "bwrap" {
+					t.Skip("machine: VCGROUPFS_HOSTILE is not \"all\", so only one runtime and a sandbox are tried")
 				}
-				h := openHost(t)
-				need(t, h, "pids")
-				needPlainCrun(t, h, path)
-				if r.name == "runc" && scale(t) < 1 {
-					t.Skip("machine: its processor is emulated, which takes minutes for one runtime, and crun runs only there")
+				if form == "privileged" && scale(t) < 1 {
+					t.Skip("machine: its processor is emulated, which takes minutes for one form")
 				}
-				b := &hostileBox{h: h, userns: form == "userns", policy: filepath.Join(t.TempDir(), "policy.yaml")}
-				if err := os.WriteFile(b.policy, []byte(hostilePolicy), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				if r.self != "" {
-					shown := slices.DeleteFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return h.Tree(c) == nil })
-					b.d = startSelf(t, "--container", r.self, "--self-policy", b.policy, "--self-controllers", strings.Join(shown, ","))
-				} else {
-					b.d = startDaemon(t)
-				}
-				b.role = "hostile " + form + " " + itoa(sleeper(t))
-				cgroup := b.judge(t, r.command(t, b, path))
-				if r.bound {
-					b.d.wantTry(t, 0, "", "guest", "rm", "box")
-					cgroup = "/no-cgroup-of-ours"
-				}
-				if r.self != "" {
-					b.d.wantNone(t)
-				}
-				nothingLeft(t, b.d, h, cgroup)
-				b.d.stop(t)
+				r.test(t, form, true)
 			})
 		}
 	}
 }
 
+func (r hostileRuntime) test(t *testing.T, form string, answered bool) {
+	path, err := exec.LookPath(r.program)
+	if err != nil {
+		t.Skipf("machine: %s is not installed", r.program)
+	}
+	h := openHost(t)
+	need(t, h, "pids")
+	needPlainCrun(t, h, path)
+	if r.name == "runc" && scale(t) < 1 {
+		t.Skip("machine: its processor is emulated, which takes minutes for one runtime, and crun runs only there")
+	}
+	b := &hostileBox{h: h, userns: form == "userns", answered: answered, policy: filepath.Join(t.TempDir(), "policy.yaml")}
+	if err := os.WriteFile(b.policy, []byte(hostilePolicy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.role = form + " " + itoa(sleeper(t))
+	if answered {
+		b.role = "answered-" + b.role
+	}
+	b.role = "hostile " + b.role
+	switch {
+	case r.self != "":
+		shown := slices.DeleteFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return h.Tree(c) == nil })
+		b.d = startSelf(t, "--container", r.self, "--self-policy", b.policy, "--self-controllers", strings.Join(shown, ","))
+	case r.answers == "exec" && answered:
+		b.d = startUnaided(t) // with the type right notify-exec would ask for less
+	default:
+		b.d = startDaemon(t) // with BPF, where there is that: both may answer
+	}
+	cgroup := b.judge(t, r.command(t, b, path), r.answers == "daemon")
+	if r.bound {
+		b.d.wantTry(t, 0, "", "guest", "rm", "box")
+		cgroup = "/no-cgroup-of-ours"
+	}
+	if r.self != "" {
+		b.d.wantNone(t)
+	}
+	nothingLeft(t, b.d, h, cgroup)
+	b.d.stop(t)
+}
+
+// viewType is what judgeHostile is to find.
+func (b *hostileBox) viewType() string {
+	if b.answered || typeRefusal() == "" {
+		return typeRight
+	}
+	return fuseType
+}
+
 // judge runs the container, and says what its cgroup was.
-func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd) (cgroup string) {
+func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup string) {
 	t.Helper()
 	cmd.Stderr = os.Stderr
 	x := startProcess(t, cmd)
 	if _, err := x.out.Peek(1); err != nil { // its first attempt is made
 		t.Fatalf("the container says nothing: %v: %s", err, b.d.log())
 	}
-	var guests []struct {
+	type guest struct {
 		Spec struct {
 			Boundary string
 			Pid      int
 		}
 		Hierarchies []string
+		Calls       struct{ Answered uint64 }
 	}
+	var guests []guest
 	if err := b.d.call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 {
 		t.Fatalf("guests: %+v, %v", guests, err)
 	}
@@ -115,7 +160,14 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd) (cgroup string) {
 		}
 		dirs = append(dirs, hostDir(tree, cgroup))
 	}
-	n := judgeHostile(t, x, dirs, func(int) {})
+	n := judgeHostile(t, x, dirs, b.viewType(), func(n int) {
+		if !b.answered || !byDaemon || n%100 != 0 {
+			return
+		}
+		if err := b.d.call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 || guests[0].Calls.Answered < uint64(n) {
+			t.Errorf("after %d attempts: guests %+v, %v", n, guests, err)
+		}
+	})
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
@@ -135,8 +187,30 @@ func hostileOCI(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 		o.with("user")
 		o.delegate()
 	}
+	if b.answered {
+		o.linux()["seccomp"] = listened(b.d)
+		o.share(t)
+	}
 	o.write(t)
 	return o.command(program)
+}
+
+// share gives a container a volume in which the host sees what it mounts, unless a user namespace keeps it from that.
+func (b *bundle) share(t *testing.T) {
+	t.Helper()
+	dir := publicDir(t)
+	if err := errors.Join(os.Mkdir(filepath.Join(b.dir, "rootfs", "shared"), 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"), unix.Mount("", dir, "", unix.MS_SHARED, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{
+		"destination": "/shared", "type": "bind", "source": dir, "options": []string{"bind", "shared"},
+	})
+	b.linux()["rootfsPropagation"] = "shared"
 }
 
 func hostilePodman(t *testing.T, b *hostileBox, program string) *exec.Cmd {
@@ -145,6 +219,9 @@ func hostilePodman(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 	hooks := t.TempDir()
 	ours(t, b.d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "", "--policy", b.policy)
 	of := []string{"--interactive", "--privileged", "--annotation", "dev.vcgroupfs=true", "--pids-limit", "1000", "--memory", "512m", "--cgroupns", "private"}
+	if b.answered {
+		of = append(of, "--security-opt", "seccomp="+ourProfile(t, b.d, "podman.json"))
+	}
 	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
 	if b.userns {
 		for _, dir := range []string{"etc", "run"} { // podman makes files there
@@ -169,6 +246,9 @@ func (b *hostileBox) lxc(t *testing.T, how string) *exec.Cmd {
 	more := "lxc.console.path = none\n"
 	if b.userns {
 		more += lxcIDs
+	}
+	if b.answered {
+		more += ourLXC(t, b.d)
 	}
 	return newLXC(t, b.h, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more+how)
 }
@@ -212,10 +292,15 @@ func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 		}
 	}
 	cgroup, view := b.bind(t, trees)
-	args := []string{program, "--bind", newRootfs(t, filepath.Join(publicDir(t), "rootfs")), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/sys", "--dir", "/sys/fs",
+	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	args := []string{program, "--bind", rootfs, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/sys", "--dir", "/sys/fs",
 		"--bind", view, "/sys/fs/cgroup", "--unshare-pid", "--unshare-cgroup", "--cap-add", "ALL", "--setenv", roleVariable, b.role}
 	if b.userns {
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
+	}
+	if b.answered {
+		copyProgram(t, absProgram(t), filepath.Join(rootfs, "vcgroupfs"))
+		args = append(args, "/vcgroupfs", "notify-exec", "--")
 	}
 	if args = append(args, "/program"); !b.userns {
 		return within(cgroup, trees, args...)
