@@ -50,6 +50,7 @@ var selftestDifferences = []selftestDifference{
 		"v2: threaded cgroups directly below the root"},
 	{"test_cgcore_lesser_ns_open", "privileged plain userns", "v2: a cgroup namespace that a guest makes"},
 	{"test_kmem_proc_kpagecgroup", "userns", "files of the host's root"},
+	{"test_memcg_oom_group_score_events", "plain userns", "a guest that is not privileged lowers `/proc/PID/oom_score_adj`"},
 }
 
 func selftestDiffers(test, form string) bool {
