@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 )
 
 // docs are the files that users read.
@@ -29,16 +30,16 @@ var commandLine = regexp.MustCompile("(^|`|[^-\\w.])(?:bin/|/usr/bin/|/)?vcgroup
 
 // TestDocumentedCommands: every command line in the docs has commands and options that there are.
 func TestDocumentedCommands(t *testing.T) {
+	app := newApp(io.Discard, io.Discard)
+	app.Setup()
 	seen := 0
 	for _, file := range docs(t) {
-		f, err := os.Open(file)
+		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		lines := bufio.NewScanner(f)
-		for code, n := false, 1; lines.Scan(); n++ {
-			line := lines.Text()
+		code := false
+		for i, line := range strings.Split(string(text), "\n") {
 			if strings.HasPrefix(line, "```") {
 				code = !code
 			}
@@ -47,17 +48,14 @@ func TestDocumentedCommands(t *testing.T) {
 			}
 			for _, m := range commandLine.FindAllStringSubmatch(line, -1) {
 				words := strings.Fields(strings.NewReplacer("'", "", `"`, "").Replace(m[2]))
-				if len(words) == 0 || m[1] != "" && m[1] != "`" && !known(words[0]) {
+				if len(words) == 0 || m[1] != "" && m[1] != "`" && commandOf(app.Commands, words[0]) == nil {
 					continue
 				}
 				seen++
-				for _, wrong := range unknownWords(words) {
-					t.Errorf("%s:%d: vcgroupfs%s: there is no %s", filepath.Base(file), n, m[2], wrong)
+				for _, wrong := range unknownWords(app, words) {
+					t.Errorf("%s:%d: vcgroupfs%s: there is no %s", filepath.Base(file), i+1, m[2], wrong)
 				}
 			}
-		}
-		if err := lines.Err(); err != nil {
-			t.Error(file, err)
 		}
 	}
 	if seen < 30 {
@@ -65,15 +63,16 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// known says whether a word begins a command line.
-func known(word string) bool {
-	return slices.ContainsFunc(newApp(io.Discard, io.Discard).Commands, func(c *cli.Command) bool { return c.HasName(word) })
+// commandOf is the command of this name, nil for none.
+func commandOf(commands []*cli.Command, name string) *cli.Command {
+	if i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(name) }); i >= 0 {
+		return commands[i]
+	}
+	return nil
 }
 
 // unknownWords are those of a command line that name no command and no option. What follows -- is another program's.
-func unknownWords(words []string) (wrong []string) {
-	app := newApp(io.Discard, io.Discard)
-	app.Setup()
+func unknownWords(app *cli.App, words []string) (wrong []string) {
 	commands, flags := app.Commands, app.Flags
 	for i := 0; i < len(words) && words[i] != "--"; i++ {
 		name, value, _ := strings.Cut(words[i], "=")
@@ -85,16 +84,16 @@ func unknownWords(words []string) (wrong []string) {
 			} else if _, alone := flags[at].(*cli.BoolFlag); !alone && value == "" {
 				i++
 			}
-		case len(commands) > 0 && name != "COMMAND" && !processes[name]:
-			at := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(name) })
-			if at < 0 {
+		case len(commands) > 0 && name != "COMMAND" && !slices.Contains(processes, name):
+			c := commandOf(commands, name)
+			if c == nil {
 				return append(wrong, "command "+strings.Join(words[:i+1], " "))
 			}
-			flags, commands = append(flags, commands[at].Flags...), commands[at].Subcommands
+			flags, commands = slices.Concat(flags, c.Flags), c.Subcommands
 		}
 	}
 	return wrong
 }
 
 // processes are names of the daemon's own processes, as ps shows them.
-var processes = map[string]bool{"serve-worker": true, "serve-notify": true}
+var processes = []string{holder.WorkerCommand, holder.AnswererCommand}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -83,22 +84,20 @@ func top(c *cli.Context, daemon *api.Client, _ []string) error {
 	if screen != nil {
 		return topOnScreen(c, daemon, screen, sorted, interval, count)
 	}
-	before, err := daemon.Top(c.Context)
-	if err != nil {
+	look := looks(c.Context, daemon)
+	if _, err := look(); err != nil {
 		return err
 	}
-	for at, n := time.Now(), 0; n < max(count, 1); n++ {
+	for n := 0; n < max(count, 1); n++ {
 		select {
 		case <-c.Context.Done():
 			return nil
 		case <-time.After(interval):
 		}
-		now, err := daemon.Top(c.Context)
+		rows, err := look()
 		if err != nil {
 			return err
 		}
-		rows := topRows(before, now, time.Since(at))
-		at, before = time.Now(), now
 		sortTop(rows, sorted)
 		if c.Bool("json") {
 			err = printJSON(c, rows)
@@ -121,15 +120,15 @@ func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int
 		return err
 	}
 	defer restore()
-	before, err := daemon.Top(ctx)
+	look := looks(ctx, daemon)
+	rows, err := look()
 	if err != nil {
 		return err
 	}
 	defer fmt.Fprintln(screen)
-	looks := time.NewTicker(interval)
-	defer looks.Stop()
-	rows := topRows(nil, before, interval)
-	for at, n := time.Now(), 0; ; {
+	ticks := time.NewTicker(interval)
+	defer ticks.Stop()
+	for n := 0; ; {
 		sortTop(rows, sorted)
 		if err := drawTop(screen, rows); err != nil || n > 0 && n == count {
 			return err
@@ -144,15 +143,27 @@ func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int
 			if i := slices.IndexFunc(topColumns(), func(column string) bool { return column[0] == key }); i >= 0 {
 				sorted = i
 			}
-		case <-looks.C:
-			now, err := daemon.Top(ctx)
-			if err != nil {
+		case <-ticks.C:
+			if rows, err = look(); err != nil {
 				return err
 			}
-			rows = topRows(before, now, time.Since(at))
-			at, before = time.Now(), now
 			n++
 		}
+	}
+}
+
+// looks asks the daemon at each call, and makes lines out of what it says and said before.
+func looks(ctx context.Context, daemon *api.Client) func() ([]topRow, error) {
+	var before []api.Usage
+	at := time.Now()
+	return func() ([]topRow, error) {
+		now, err := daemon.Top(ctx)
+		if err != nil {
+			return nil, err
+		}
+		rows := topRows(before, now, time.Since(at))
+		at, before = time.Now(), now
+		return rows, nil
 	}
 }
 
@@ -242,7 +253,7 @@ func drawTop(screen *os.File, rows []topRow) error {
 		height, width = int(size.Row), int(size.Col)
 	}
 	var table bytes.Buffer
-	if err := printTop(&table, rows); err != nil {
+	if err := printTop(&table, rows[:min(len(rows), height-2)]); err != nil { // each has a line at least
 		return err
 	}
 	var b strings.Builder
