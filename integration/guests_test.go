@@ -62,7 +62,11 @@ var folded = regexp.MustCompile(`\n +`)
 func (d *daemon) wantTry(t *testing.T, status int, word string, args ...string) {
 	t.Helper()
 	got, out := d.try(t, args...)
-	if got != status || !strings.Contains(folded.ReplaceAllString(out, " "), word) {
+	said := out
+	if args[0] == "doctor" {
+		said = folded.ReplaceAllString(out, " ")
+	}
+	if got != status || !strings.Contains(said, word) {
 		t.Errorf("%s: status %d, %q; want %d and %q", strings.Join(args, " "), got, out, status, word)
 	}
 }

@@ -132,7 +132,7 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 		args = append(args, "--owner", fmt.Sprintf("%d:%d", guestID, guestID))
 	}
 	d.run(t, append(args, guestLimits(h)...)...)
-	stranger := sleeper(t)
+	stranger := stranger(t)
 	guest := hostileGuest(t, h, path, dir, binary, userns, stranger)
 	var dirs []string
 	for _, tree := range h.Trees() {

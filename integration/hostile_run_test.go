@@ -53,7 +53,7 @@ func testHostile(t *testing.T, binary, form string) {
 		t.Fatal(err)
 	}
 	name := "hostile-" + form + "-" + itoa(os.Getpid())
-	stranger := sleeper(t)
+	stranger := stranger(t)
 	args := append([]string{"run", "--name", name, "--policy", policyFile, "--privileged"}, guestLimits(h)...)
 	if form == "userns" {
 		args = append(args, "--userns")
@@ -93,6 +93,20 @@ func testHostile(t *testing.T, binary, form string) {
 // inGuest says whether the tests run in a guest.
 func inGuest(h *host.Host) bool {
 	return slices.ContainsFunc(h.Trees(), func(t *host.Tree) bool { return t.View })
+}
+
+// stranger starts a process outside, whose number no process in a guest's own pid namespace has: in a machine that has just
+// booted numbers are small, and a guest comes to the same ones.
+func stranger(t testing.TB) int {
+	t.Helper()
+	pid := sleeper(t)
+	if pid < 5000 {
+		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte("20000"), 0); err != nil {
+			t.Fatal(err)
+		}
+		pid = sleeper(t)
+	}
+	return pid
 }
 
 // judgeHostile follows what the guest tries, with the host's state after each attempt, and says how many there were. between is

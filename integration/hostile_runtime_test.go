@@ -339,17 +339,3 @@ func hostileNspawn(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	return cmd
 }
-
-// stranger starts a process outside, whose number no process in a guest's own pid namespace has: in a machine that has just
-// booted numbers are small, and a guest comes to the same ones.
-func stranger(t *testing.T) int {
-	t.Helper()
-	pid := sleeper(t)
-	if pid < 5000 {
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte("20000"), 0); err != nil {
-			t.Fatal(err)
-		}
-		pid = sleeper(t)
-	}
-	return pid
-}

@@ -262,7 +262,6 @@ func (x *helper) useView(t *testing.T, tree *host.Tree, limit, cgroup string) {
 		t.Errorf("mkdir: %s", got)
 	}
 	if got := x.ask(t, "write", top+"/child/pids.max", "50"); got != "ok" { // Go's runtime needs some for itself
-
 		t.Errorf("a limit of a child: %s", got)
 	}
 	if got := x.ask(t, "write", top+"/child/cgroup.procs", "0"); got != "ok" {
