@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -97,3 +98,50 @@ func unknownWords(app *cli.App, words []string) (wrong []string) {
 
 // processes are names of the daemon's own processes, as ps shows them.
 var processes = []string{holder.WorkerCommand, holder.AnswererCommand}
+
+// TestDocumentedBounds: the table of bounds has each number that serve takes, with its default.
+func TestDocumentedBounds(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\| ([^ :|]+)").FindAllStringSubmatch(string(text), -1) {
+		defaults[m[1]] = m[2]
+	}
+	for _, f := range serveCommand().Flags {
+		name := f.Names()[0]
+		want := ""
+		switch f := f.(type) {
+		case *cli.IntFlag:
+			want = strconv.Itoa(f.Value)
+		case *cli.DurationFlag:
+			want = f.Value.String()
+		default:
+			continue
+		}
+		if defaults[name] != want {
+			t.Errorf("--%s is %s by default, and %q in the table", name, want, defaults[name])
+		}
+		delete(defaults, name)
+	}
+	if len(defaults) > 0 {
+		t.Errorf("the table has options that serve does not have: %v", defaults)
+	}
+}
+
+// TestOnePort: whoever copies an address for metrics from one place finds them there with what he copies from another.
+func TestOnePort(t *testing.T) {
+	files := append(docs(t), "serve.go", "../internal/api/listen.go", "../internal/api/server.go")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range regexp.MustCompile(`127\.0\.0\.1:[0-9]+`).FindAllString(string(text), -1) {
+			if address != "127.0.0.1:9750" {
+				t.Errorf("%s has the address %s", filepath.Base(file), address)
+			}
+		}
+	}
+}

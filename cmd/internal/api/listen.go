@@ -25,7 +25,7 @@ func ListenLoopback(address string) (net.Listener, error) {
 	}
 	ip, ipErr := netip.ParseAddr(host)
 	if err != nil || ipErr != nil || !ip.Unmap().IsLoopback() {
-		return nil, fmt.Errorf("cannot listen at %q: give an address of the loopback interface with a port, as in 127.0.0.1:9200 or [::1]:9200", address)
+		return nil, fmt.Errorf("cannot listen at %q: give an address of the loopback interface with a port, as in 127.0.0.1:9750 or [::1]:9750", address)
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if err != nil {

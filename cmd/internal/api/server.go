@@ -51,7 +51,7 @@ func Serve(ctx context.Context, cfg Config, socket, loopback net.Listener) error
 	listeners := []net.Listener{newPeerListener(unixSocket, peers)}
 	if loopback != nil {
 		if a, ok := loopback.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-			return fmt.Errorf("cannot serve probes at %s: it is no address of the loopback interface, as 127.0.0.1:9200 is", loopback.Addr())
+			return fmt.Errorf("cannot serve probes at %s: it is no address of the loopback interface, as 127.0.0.1:9750 is", loopback.Addr())
 		}
 		servers = append(servers, h.server(probes()))
 		listeners = append(listeners, &loopbackListener{Listener: loopback, pool: newPool(loopbackConns)})

@@ -201,7 +201,7 @@ func (panicError) Error() string { return "panic" }
 // TestLoopback: probes and nothing else, on the loopback interface and no other.
 func TestLoopback(t *testing.T) {
 	for _, address := range []string{"", "0.0.0.0:0", ":0", "192.0.2.1:0", "[::]:0", "example.org:80", "127.0.0.1", "unix:/x"} {
-		if l, err := ListenLoopback(address); err == nil || !strings.Contains(err.Error(), "127.0.0.1:9200") {
+		if l, err := ListenLoopback(address); err == nil || !strings.Contains(err.Error(), "127.0.0.1:9750") {
 			t.Error(address, l, err)
 		}
 	}
