@@ -117,20 +117,20 @@ func (v *View) reopened(unique uint64) uint64 {
 // the opener and cannot ask of the server (rule 9).
 func (v *View) authorise(h *handle, access int) fuse.Status {
 	d := h.decision
-	if d.Verdict == hierarchy.Hidden {
+	switch d.Verdict {
+	case hierarchy.ReadOnly, hierarchy.ReadWrite, hierarchy.Guarded:
+	default:
 		return errHidden
+	}
+	if _, known := filters[d.File.Filter]; !known && access != unix.O_WRONLY {
+		return errDenied
 	}
 	if access == unix.O_RDONLY {
 		return fuse.OK
 	}
-	if d.Verdict != hierarchy.ReadWrite && d.Verdict != hierarchy.Guarded {
+	c, known := constraints[d.File.Constraint]
+	if d.Verdict == hierarchy.ReadOnly || d.Verdict == hierarchy.Guarded && !known || c.allows != nil && !c.allows(h) {
 		return errDenied
-	}
-	if d.File.Constraint == hierarchy.DeviceRule {
-		h.opener.admin = host.HasHostAdmin(h.opener.tid)
-		if !h.opener.admin {
-			return errDenied // devcgroup_access_write: capable(CAP_SYS_ADMIN)
-		}
 	}
 	return fuse.OK
 }

@@ -5,7 +5,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // Read reads a control file: the host's bytes, or what a filter makes of them. A filtered file is made anew at offset 0
@@ -51,37 +50,6 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	}
 	n := copy(buf, content[in.Offset:])
 	return fuse.ReadResultData(buf[:n]), fuse.OK
-}
-
-// filtered is the whole content of a control file as the guest sees it.
-func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
-	if h.decision.File.Filter == hierarchy.FilterMembers {
-		return v.members(h, tid)
-	}
-	fd, err := h.host()
-	if err != nil {
-		return nil, err
-	}
-	raw, err := host.ReadAll(fd)
-	if err != nil {
-		return nil, err
-	}
-	return v.filter(h, raw)
-}
-
-// filter is what the guest sees of a file's bytes.
-func (v *View) filter(h *handle, raw []byte) ([]byte, error) {
-	switch h.decision.File.Filter {
-	case hierarchy.FilterFake:
-		return h.tree.readFake(h.dir)
-	case hierarchy.FilterControllers:
-		return v.filterControllers(raw), nil
-	case hierarchy.FilterStat:
-		return v.filterStat(h.tree, h.dir, raw), nil
-	case hierarchy.FilterMemoryStat:
-		return h.tree.filterMemoryStat(h.dir, raw)
-	}
-	return raw, nil
 }
 
 // Lseek answers SEEK_DATA and SEEK_HOLE by the size alone (generic_file_llseek): all is data up to there.

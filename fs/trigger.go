@@ -54,7 +54,7 @@ func (b *triggerBound) release(h *handle) {
 
 // writeTrigger answers a write to a pressure file: "some|full THRESHOLD WINDOW" in microseconds. EINVAL for what the kernel
 // would refuse an unprivileged opener, EBUSY for a second trigger on one descriptor, ENOSPC over the guest's bound.
-func (v *View) writeTrigger(h *handle, data []byte) error {
+func (v *View) writeTrigger(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	command, err := parseTrigger(untilNUL(data))
 	if err != nil {
 		return err
@@ -86,6 +86,13 @@ func (v *View) keepTrigger(h *handle) {
 	h.trigger = true
 	h.mu.Unlock()
 	v.state.Update(h.fh, func(rec *state.Handle) { rec.Flags |= state.Trigger })
+}
+
+// takeTrigger counts the trigger that an earlier server's write left on the descriptor.
+func (v *View) takeTrigger(h *handle) {
+	if !h.hasTrigger() && v.triggers.take() {
+		v.keepTrigger(h)
+	}
 }
 
 // parseTrigger returns the canonical form of a trigger.

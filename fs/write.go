@@ -3,7 +3,6 @@ package fs
 import (
 	"bytes"
 	"errors"
-	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -49,8 +48,8 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
 	own, leaf := h.positions()
 	if uint64(own) != ch.entry.A || uint64(leaf) != ch.entry.B {
-		if h.decision.File.Constraint == hierarchy.Trigger && !h.hasTrigger() && v.triggers.take() {
-			v.keepTrigger(h)
+		if c := constraints[h.decision.File.Constraint]; c.wrote != nil {
+			c.wrote(v, h)
 		}
 		return fuse.OK
 	}
@@ -83,7 +82,7 @@ func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 	return r.Write(cancel, in, bytes.Join(data, nil))
 }
 
-// write applies the verdict's constraint. tid is the writer's thread, for pids and for nothing else.
+// write carries out what the verdict allows. tid is the writer's thread, for pids and for nothing else.
 func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte, ch *change) error {
 	defer ch.made()
 	d := h.decision
@@ -93,40 +92,11 @@ func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte,
 	if d.Verdict != hierarchy.Guarded {
 		return unix.EPERM
 	}
-	if d.Check != nil {
-		canonical, err := d.Check(data)
-		if err != nil {
-			return err
-		}
-		return v.pass(cancel, h, canonical)
+	c, known := constraints[d.File.Constraint]
+	if !known || (d.Check != nil) != (d.File.Constraint == hierarchy.ByPolicy) {
+		return unix.EPERM
 	}
-	switch d.File.Constraint {
-	case hierarchy.Members:
-		return v.move(h, tid, data)
-	case hierarchy.Subtree:
-		return v.delegate(cancel, h, data)
-	case hierarchy.Fake:
-		on, err := parseBool(data)
-		if err != nil {
-			return err
-		}
-		return h.tree.writeFake(h.dir, on)
-	case hierarchy.Trigger:
-		return v.writeTrigger(h, data)
-	case hierarchy.Reclaim, hierarchy.Action:
-		return v.reclaim(cancel, h, data)
-	case hierarchy.PerOpen:
-		return v.pass(cancel, h, data)
-	case hierarchy.DeviceRule:
-		return v.writeDeviceRule(cancel, h, data)
-	case hierarchy.PriorityClass:
-		return v.writePriority(cancel, h, data)
-	}
-	value, err := d.File.Grammar.Parse(data)
-	if err != nil {
-		return err
-	}
-	return v.pass(cancel, h, value.Canonical())
+	return c.write(v, cancel, h, tid, data)
 }
 
 // pass writes bytes to the host's file. While it runs an interrupt of the guest's request interrupts the host call too, so
@@ -158,58 +128,10 @@ func (h *handle) command(data []byte) error {
 	return err
 }
 
-// reclaim runs one reclaim of the guest at a time; another meanwhile gets what the kernel answers when it cannot reclaim
-// more.
-func (v *View) reclaim(cancel <-chan struct{}, h *handle, data []byte) error {
-	value, err := h.decision.File.Grammar.Parse(data)
-	if err != nil {
-		return err
-	}
-	select {
-	case v.reclaims <- struct{}{}:
-	default:
-		return unix.EAGAIN
-	}
-	defer func() { <-v.reclaims }()
-	return v.pass(cancel, h, value.Canonical())
-}
-
-// writeDeviceRule passes one rule. The kernel applies the first line and drops the rest in silence
-// (devcgroup_update_access), so more than one is refused.
-func (v *View) writeDeviceRule(cancel <-chan struct{}, h *handle, data []byte) error {
-	rule := strings.TrimSpace(untilNUL(data))
-	if strings.Contains(rule, "\n") {
-		return unix.EINVAL
-	}
-	if !h.opener.admin {
-		return unix.EPERM
-	}
-	return v.pass(cancel, h, []byte(rule))
-}
-
-// writePriority passes the I/O priority classes that lower a priority; raising it above what the host gave is refused
-// (Documentation/admin-guide/cgroup-v2.rst, io.prio.class: it does not nest).
-func (v *View) writePriority(cancel <-chan struct{}, h *handle, data []byte) error {
-	switch class := strings.TrimSpace(untilNUL(data)); class {
-	case "no-change", "restrict-to-be", "idle":
-		return v.pass(cancel, h, []byte(class))
-	case "promote-to-rt", "none-to-rt":
-		return unix.EPERM
-	}
-	return unix.EINVAL
-}
-
 // untilNUL is the text that a kernel parser sees: kernfs ends the buffer with a NUL and the guest may have sent one.
 func untilNUL(data []byte) string {
 	if i := bytes.IndexByte(data, 0); i >= 0 {
 		data = data[:i]
 	}
 	return string(data)
-}
-
-// parseBool reads an unsigned number as kstrtoull with base 0 does, for files where all that counts is that it is not 0.
-func parseBool(data []byte) (bool, error) {
-	s := strings.TrimSuffix(untilNUL(data), "\n")
-	n, err := hierarchy.ParseUint(s)
-	return n != 0, err
 }

@@ -1,0 +1,135 @@
+package fs
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// constraint is how the view keeps one constraint of hierarchy's table.
+type constraint struct {
+	// write carries out a write to a guarded file. What it passes to the host is what it parsed, never the guest's bytes.
+	write func(v *View, cancel <-chan struct{}, h *handle, tid uint32, data []byte) error
+	// allows is asked at an open for writing: what the kernel would ask of the opener. Nil: nothing beyond the verdict.
+	allows func(h *handle) bool
+	// wrote keeps what a write leaves in this server, for a write that an earlier server carried out. Nil: nothing.
+	wrote func(v *View, h *handle)
+}
+
+// constraints has a row for each constraint. What has none is denied, at open and at write: a constraint that nobody
+// keeps is no reason to let bytes through (rule 13).
+var constraints = map[hierarchy.Constraint]constraint{
+	hierarchy.Members:       {write: (*View).writeMember},
+	hierarchy.Subtree:       {write: (*View).writeSubtree},
+	hierarchy.Trigger:       {write: (*View).writeTrigger, wrote: (*View).takeTrigger},
+	hierarchy.Reclaim:       {write: (*View).writeReclaim},
+	hierarchy.PerOpen:       {write: (*View).writePerOpen},
+	hierarchy.Fake:          {write: (*View).writeFake},
+	hierarchy.PriorityClass: {write: (*View).writePriority},
+	hierarchy.DeviceRule:    {write: (*View).writeDeviceRule, allows: (*handle).byAdmin},
+	hierarchy.StrictTree:    {write: (*View).writeCanonical},
+	hierarchy.Action:        {write: (*View).writeReclaim},
+	hierarchy.ByPolicy:      {write: (*View).writeChecked},
+}
+
+// writeMember moves a task.
+func (v *View) writeMember(_ <-chan struct{}, h *handle, tid uint32, data []byte) error {
+	return v.move(h, tid, data)
+}
+
+// writeSubtree enables and disables controllers.
+func (v *View) writeSubtree(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	return v.delegate(cancel, h, data)
+}
+
+// writeFake sets a file that the view keeps.
+func (v *View) writeFake(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	on, err := parseBool(data)
+	if err != nil {
+		return err
+	}
+	return h.tree.writeFake(h.dir, on)
+}
+
+// writePerOpen passes any text: the kernel reads none of it and resets what the open file shows.
+func (v *View) writePerOpen(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	return v.pass(cancel, h, data)
+}
+
+// writeCanonical passes the canonical form of what the file's grammar parsed.
+func (v *View) writeCanonical(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	value, err := h.decision.File.Grammar.Parse(data)
+	if err != nil {
+		return err
+	}
+	return v.pass(cancel, h, value.Canonical())
+}
+
+// writeChecked passes the canonical form of what the policy's check parsed.
+func (v *View) writeChecked(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	if h.decision.Check == nil {
+		return unix.EPERM
+	}
+	canonical, err := h.decision.Check(data)
+	if err != nil {
+		return err
+	}
+	return v.pass(cancel, h, canonical)
+}
+
+// writeReclaim runs one reclaim of the guest at a time; another meanwhile gets what the kernel answers when it cannot
+// reclaim more.
+func (v *View) writeReclaim(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	value, err := h.decision.File.Grammar.Parse(data)
+	if err != nil {
+		return err
+	}
+	select {
+	case v.reclaims <- struct{}{}:
+	default:
+		return unix.EAGAIN
+	}
+	defer func() { <-v.reclaims }()
+	return v.pass(cancel, h, value.Canonical())
+}
+
+// byAdmin reports that the opener has CAP_SYS_ADMIN over the host, and keeps that (devcgroup_access_write).
+func (h *handle) byAdmin() bool {
+	h.opener.admin = host.HasHostAdmin(h.opener.tid)
+	return h.opener.admin
+}
+
+// writeDeviceRule passes one rule. The kernel applies the first line and drops the rest in silence
+// (devcgroup_update_access), so more than one is refused.
+func (v *View) writeDeviceRule(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	rule := strings.TrimSpace(untilNUL(data))
+	if strings.Contains(rule, "\n") {
+		return unix.EINVAL
+	}
+	if !h.opener.admin {
+		return unix.EPERM
+	}
+	return v.pass(cancel, h, []byte(rule))
+}
+
+// writePriority passes the I/O priority classes that lower a priority; raising it above what the host gave is refused
+// (Documentation/admin-guide/cgroup-v2.rst, io.prio.class: it does not nest).
+func (v *View) writePriority(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	switch class := strings.TrimSpace(untilNUL(data)); class {
+	case "no-change", "restrict-to-be", "idle":
+		return v.pass(cancel, h, []byte(class))
+	case "promote-to-rt", "none-to-rt":
+		return unix.EPERM
+	}
+	return unix.EINVAL
+}
+
+// parseBool reads an unsigned number as kstrtoull with base 0 does, for files where all that counts is that it is not 0.
+func parseBool(data []byte) (bool, error) {
+	s := strings.TrimSuffix(untilNUL(data), "\n")
+	n, err := hierarchy.ParseUint(s)
+	return n != 0, err
+}
