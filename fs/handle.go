@@ -35,6 +35,7 @@ type handle struct {
 	content []byte     // guarded by mu: what a filtered read at offset 0 made, for the reads that follow
 	entries []dirEntry // guarded by mu: a directory's listing, made at offset 0
 	trigger bool       // guarded by mu: the descriptor carries a PSI trigger
+	rest    rest       // guarded by mu: what is yet to come of a write in parts
 	held    bool       // guarded by mu: the holder has the descriptor too
 	kh      uint64     // guarded by mu: what the kernel's polls know it by, 0 before the first poll
 }

@@ -17,8 +17,8 @@ import (
 const maxCommand = 4096
 
 // Write passes one command to the control file that was opened: its bytes untouched where nothing is checked, otherwise
-// the canonical form of what was parsed (rule 10). The offset means nothing, as on kernfs. It returns the whole length or
-// an error, never less.
+// the canonical form of what was parsed (rule 10). The offset means nothing, as on kernfs. It returns the request's whole
+// length or an error, never less.
 func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
@@ -27,6 +27,11 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	}
 	if _, err := h.host(); err != nil {
 		return 0, status(err)
+	}
+	n := uint32(len(data))
+	data, done, st := h.whole(in, data)
+	if done || !st.Ok() {
+		return n, st
 	}
 	if len(data) > maxCommand && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
@@ -39,9 +44,10 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		ch.finish(v.writeAgain(cancel, h, in, data, ch))
 	}
 	if st := ch.outcome(); !st.Ok() {
+		h.noRest()
 		return 0, st
 	}
-	return uint32(len(data)), fuse.OK
+	return n, fuse.OK
 }
 
 // writeAgain answers a write of which it is not known whether it reached the host: it did if a descriptor's position moved.

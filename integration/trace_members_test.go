@@ -98,7 +98,7 @@ func memberSteps(tree *host.Tree) []step {
 	for _, text := range []string{"", "\n", " ", "-1", "x", "99999999999999999999", "2147483648", "4294967296", "0x", "--1"} {
 		steps = append(steps, step{fmt.Sprintf("move: written as %q", text), func(x *traceEnv) string { return writeFile(x.at(procs), text) }})
 	}
-	return append(append(steps, threadSteps(tree)...), userSteps()...)
+	return slices.Concat(steps, threadSteps(tree), userSteps(), pieceSteps(), limitSteps())
 }
 
 // realPath is the host's own path of the boundary.

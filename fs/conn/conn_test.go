@@ -301,7 +301,7 @@ func TestLongWrites(t *testing.T) {
 		}
 	}
 	slices.Sort(f.writes)
-	if most := f.writes[len(f.writes)-1]; most > maxWrite {
+	if most := f.writes[len(f.writes)-1]; most > MaxWrite {
 		t.Errorf("a write of %d bytes", most)
 	}
 }

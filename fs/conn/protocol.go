@@ -2,6 +2,7 @@ package conn
 
 import (
 	"log"
+	"os"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -15,19 +16,24 @@ import (
 // RawFileSystem and encodes the reply. INIT, POLL, the two names it keeps for itself and replies that it does not write are
 // seen to here and in poll.go.
 
-// maxWrite is the longest WRITE and READ in one request. A control file refuses what is longer than its own bound with
+// MaxWrite is the longest WRITE and READ in one request. A control file refuses what is longer than its own bound with
 // E2BIG (kernfs_fop_write_iter, atomic_write_len), so the first chunk of a long write must be longer than any bound: 4096
 // for nearly all, 100 + 6*NR_CPUS for cpuset.cpus, which is 49252 where NR_CPUS is the largest of x86, 8192.
-const maxWrite = 64 << 10
+const MaxWrite = 64 << 10
+
+// MaxPages is how many pages one request may touch, the most that a kernel takes by itself (FUSE_MAX_MAX_PAGES, or
+// fs.fuse.max_pages_limit since Linux 6.13). Each piece of a writev takes a page of it, however short it is
+// (fuse_get_user_pages), and what does not fit comes as another command. Bytes stay bounded by MaxWrite, so it costs no memory.
+const MaxPages = 256
 
 const (
 	headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))
 	inHeader   = int(unsafe.Sizeof(fuse.InHeader{}))
 	// requestSize holds the longest request: WRITE, or SETXATTR with a value of 64 KiB (XATTR_SIZE_MAX) and its name. The
 	// kernel wants room for max_write and a header at least, and never less than 8192 (FUSE_MIN_READ_BUFFER).
-	requestSize = maxWrite + 8<<10
-	// replySize holds the longest reply: READ or READDIR of max_pages, which is maxWrite, or a value of 64 KiB.
-	replySize = maxWrite + 8<<10
+	requestSize = MaxWrite + 8<<10
+	// replySize holds the longest reply: READ or READDIR of MaxWrite (shorten), or a value of 64 KiB.
+	replySize = MaxWrite + 8<<10
 	// shortReply holds every reply but those whose length the request asks for. The longest is READLINK's, of a page.
 	shortReply = 8 << 10
 )
@@ -100,7 +106,7 @@ func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, p
 	}
 	return &protocol{passthrough: passthrough, server: fuse.NewProtocolServer(fs, &fuse.MountOptions{
 		Name:     "conn",
-		MaxWrite: maxWrite,
+		MaxWrite: MaxWrite,
 		// Only RELEASE and interrupted requests are background requests here: enough for a flood of closes, and bounded.
 		MaxBackground: 64,
 		// NO_EXPORT_SUPPORT (Linux 6.9): no file handles for guests. ABORT_ERROR (4.17): a read tells an abort by the
@@ -128,6 +134,7 @@ func (p *protocol) handle(m *message, n int) []byte {
 	if st := kept(h, in[inHeader:]); st != fuse.OK {
 		return errorReply(in, m.out, st)
 	}
+	shorten(h, in)
 	if h.Opcode == opIoctl {
 		clear(m.out) // go-fuse replies with the whole buffer, whatever of it was filled
 	}
@@ -147,18 +154,33 @@ func (p *protocol) handle(m *message, n int) []byte {
 }
 
 // negotiated corrects the reply to INIT where go-fuse's options cannot say it, and keeps what was agreed: no readahead,
-// for which 0 means the kernel's own to go-fuse, and no stacking without passthrough, for which 0 means 1.
+// for which 0 means the kernel's own to go-fuse, no stacking without passthrough, for which 0 means 1, and more pages than
+// the longest write has.
 func (p *protocol) negotiated(reply []byte) {
 	if len(reply) < headerSize+int(unsafe.Sizeof(fuse.InitOut{})) {
 		return // refused, or a kernel so old that it has neither
 	}
 	out := (*fuse.InitOut)(unsafe.Pointer(&reply[headerSize]))
 	out.MaxReadAhead = 0
+	if out.Flags64()&fuse.CAP_MAX_PAGES != 0 {
+		out.MaxPages = MaxPages
+	}
 	if out.Flags64()&fuse.CAP_PASSTHROUGH == 0 {
 		out.MaxStackDepth = 0
 	}
 	p.flags.Store(out.Flags64())
 	p.ready.Store(true)
+}
+
+// shorten has READ and READDIR ask for no more than a reply holds. The kernel asks for as much as max_pages hold
+// (fuse_direct_io, fuse_readdir_uncached since Linux 6.15) and takes a shorter answer for what there is now.
+func shorten(h *fuse.InHeader, in []byte) {
+	if h.Opcode != opRead && h.Opcode != opReaddir && h.Opcode != opReaddirplus || len(in) < int(unsafe.Sizeof(fuse.ReadIn{})) {
+		return
+	}
+	if r := (*fuse.ReadIn)(pointer(in, 0)); int64(r.Size) <= MaxPages*int64(os.Getpagesize()) {
+		r.Size = min(r.Size, MaxWrite)
+	}
 }
 
 // names says where the name starts in the bodies of the requests that carry one, and that go-fuse compares.
