@@ -18,6 +18,12 @@ import (
 // docsBlock is the one block of commands in a file of the docs that has a line which begins so.
 func docsBlock(t *testing.T, file, begins string) string {
 	t.Helper()
+	return docsText(t, file, "sh", begins)
+}
+
+// docsText is the one block of a language in a file of the docs that has a line which begins so.
+func docsText(t *testing.T, file, language, begins string) string {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", file))
 	if errors.Is(err, os.ErrNotExist) {
 		t.Skip("machine: the docs are not there")
@@ -27,12 +33,12 @@ func docsBlock(t *testing.T, file, begins string) string {
 	}
 	var found []string
 	for i, part := range strings.Split(string(text), "\n```") {
-		if block, is := strings.CutPrefix(part, "sh\n"); i%2 == 1 && is && strings.Contains("\n"+block, "\n"+begins) {
+		if block, is := strings.CutPrefix(part, language+"\n"); i%2 == 1 && is && strings.Contains("\n"+block, "\n"+begins) {
 			found = append(found, block)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%s has %d blocks with a line that begins %q", file, len(found), begins)
+		t.Fatalf("%s has %d blocks of %s with a line that begins %q", file, len(found), language, begins)
 	}
 	return found[0]
 }
