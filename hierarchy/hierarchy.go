@@ -93,7 +93,7 @@ type Mount struct {
 
 // ParseMounts finds the cgroup mounts and views in the text of /proc/<pid>/mountinfo. The error says which line is none.
 func ParseMounts(text []byte) ([]Mount, error) {
-	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(text), func(i *mountinfo.Info) (skip, stop bool) {
+	infos, err := ReadMounts(bytes.NewReader(text), func(i *mountinfo.Info) (skip, stop bool) {
 		return strings.TrimPrefix(i.FSType, viewType) != "cgroup" && strings.TrimPrefix(i.FSType, viewType) != "cgroup2", false
 	})
 	if err != nil {

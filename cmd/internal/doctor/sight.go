@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -32,7 +33,7 @@ func SightOf(pid int) (Sight, error) {
 			return err
 		}
 		defer f.Close()
-		mounts, err = mountinfo.GetMountsFromReader(f, nil)
+		mounts, err = hierarchy.ReadMounts(f, nil)
 		return err
 	})
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {

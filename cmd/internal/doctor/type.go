@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -60,7 +61,7 @@ func listens(ctx context.Context, socket string, pid int) bool {
 		return false
 	}
 	defer f.Close()
-	views, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
+	views, err := hierarchy.ReadMounts(f, func(m *mountinfo.Info) (skip, stop bool) {
 		return !strings.HasPrefix(m.Mountpoint, place) || !strings.HasPrefix(m.FSType, "fuse.cgroup"), false
 	})
 	if err != nil {
@@ -123,7 +124,7 @@ func statfsIn(pid int, sight Sight) (int64, error) {
 			return 0, err
 		}
 		defer f.Close()
-		mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.PrefixFilter(place))
+		mounts, err := hierarchy.ReadMounts(f, mountinfo.PrefixFilter(place))
 		if err != nil {
 			return 0, err
 		}

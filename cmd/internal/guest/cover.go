@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // Cover is a file system, to be covered by a guest's view in the mount namespace of a task that has it there.
@@ -81,7 +83,7 @@ func (c Cover) all(p *place, clone int) (done bool, err error) {
 	}
 	p.mounts.Close()
 	p.mounts = os.NewFile(uintptr(fd), "mountinfo")
-	mounts, err := mountinfo.GetMountsFromReader(p.mounts, nil)
+	mounts, err := hierarchy.ReadMounts(p.mounts, nil)
 	if err != nil {
 		return false, err
 	}

@@ -278,7 +278,7 @@ func (p *place) mount() (id int, covered bool, table []*mountinfo.Info, err erro
 	if _, err := p.mounts.Seek(0, io.SeekStart); err != nil {
 		return 0, false, nil, err
 	}
-	table, err = mountinfo.GetMountsFromReader(p.mounts, nil)
+	table, err = hierarchy.ReadMounts(p.mounts, nil)
 	return int(st.Mnt_id), st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, table, err
 }
 

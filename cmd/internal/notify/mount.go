@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -200,7 +201,7 @@ func (c *Caller) staysInside(at int) error {
 	}
 	f := os.NewFile(uintptr(fd), "mountinfo")
 	defer f.Close()
-	table, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) { return uint64(m.ID) != st.Mnt_id, false })
+	table, err := hierarchy.ReadMounts(f, func(m *mountinfo.Info) (skip, stop bool) { return uint64(m.ID) != st.Mnt_id, false })
 	if err != nil {
 		return err
 	}
@@ -236,7 +237,7 @@ func Reaches(m *mountinfo.Info, table io.Reader) (found bool, err error) {
 		return false, nil
 	}
 	group, _, _ = strings.Cut(group, " ")
-	_, err = mountinfo.GetMountsFromReader(table, func(m *mountinfo.Info) (skip, stop bool) {
+	_, err = hierarchy.ReadMounts(table, func(m *mountinfo.Info) (skip, stop bool) {
 		of := strings.Fields(m.Optional)
 		found = found || slices.Contains(of, "shared:"+group) || slices.Contains(of, "master:"+group)
 		return true, found

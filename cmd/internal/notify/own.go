@@ -74,7 +74,7 @@ func viewType(device uint64) (fstype string) {
 		return ""
 	}
 	defer f.Close()
-	_, err = mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) {
+	_, err = hierarchy.ReadMounts(f, func(m *mountinfo.Info) (skip, stop bool) {
 		if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) != device {
 			return true, false
 		}
