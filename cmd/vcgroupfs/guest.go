@@ -295,8 +295,11 @@ func limitArgs(texts []string) (limits []api.Limit, err error) {
 func guestRemoveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "rm", Usage: "remove guests: unmount their views", ArgsUsage: "NAME...",
-		Description: "Unmounts the views. The boundaries, what is in them and their limits stay: they are whose made them.",
-		Flags:       []cli.Flag{socketFlag()},
+		Description: "Unmounts the views. The boundaries, what is in them and their limits stay: they are whose made them. A guest that a runtime's\n" +
+			"hook, NRI or self made is removed by whoever made it (\"guest ls\", BY), and a frozen guest is thawed first: else give --force.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Usage: "remove guests that somebody else made, too, and frozen ones, which are thawed"}, socketFlag(),
+		},
 		Action: guestAction(1, -1, "the names of the guests to remove", func(c *cli.Context, daemon *api.Client, args []string) error {
 			var errs []error
 			for _, name := range args {
@@ -305,7 +308,7 @@ func guestRemoveCommand() *cli.Command {
 				}
 			}
 			for _, name := range args {
-				err := daemon.Remove(c.Context, name)
+				err := daemon.Remove(c.Context, name, c.Bool("force"))
 				if errors.Is(err, api.ErrNotRunning) {
 					return err
 				}

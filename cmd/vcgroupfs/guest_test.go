@@ -60,14 +60,17 @@ func (d *fakeDaemon) Guest(name string) (api.Guest, error) {
 	return d.web(), nil
 }
 
-func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec) (api.Guest, bool, error) {
+func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec, _ api.Maker) (api.Guest, bool, error) {
 	raw, _ := json.Marshal(spec)
 	return api.Guest{Name: name, Spec: spec}, name != "web", d.note("add", name, string(raw))
 }
 
-func (d *fakeDaemon) Remove(_ context.Context, name string) error {
+func (d *fakeDaemon) Remove(_ context.Context, name string, by api.Maker, force bool) error {
 	if _, err := d.Guest(name); err != nil {
 		return err
+	}
+	if force {
+		return d.note("rm", name, "by force")
 	}
 	return d.note("rm", name)
 }

@@ -42,8 +42,8 @@ func visible(s string) string {
 func guestListCommand() *cli.Command {
 	return &cli.Command{
 		Name: "ls", Usage: "list the guests", Flags: []cli.Flag{jsonFlag(), socketFlag()},
-		Description: "Lists the guests with their boundaries and views. OPEN is how many descriptors a guest has open in its view; DECLARED are\n" +
-			"those that a file of the guests' directory made, or that came by self.",
+		Description: "Lists the guests with their boundaries and views. OPEN is how many descriptors a guest has open in its view; BY is who\n" +
+			"made it and alone removes it by its name: hand, hook (a runtime's), nri, declared (a file of the guests' directory) or self.",
 		Action: guestAction(0, 0, "no argument", func(c *cli.Context, daemon *api.Client, _ []string) error {
 			all, err := daemon.Guests(c.Context)
 			if err != nil {
@@ -53,10 +53,10 @@ func guestListCommand() *cli.Command {
 				return printJSON(c, all)
 			}
 			w := newTable(c)
-			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tDECLARED")
+			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tBY")
 			for _, g := range all {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)), visible(g.Spec.Target), dash(strings.Join(g.Hierarchies, " ")),
-					g.Open, stamp(g.Since), madeBy(g))
+					g.Open, stamp(g.Since), makerOf(g).By)
 			}
 			return w.Flush()
 		}),
@@ -106,12 +106,17 @@ func callsText(c api.Calls) string {
 	return fmt.Sprintf("%d answered, %d passed on, by %d listeners", c.Answered, c.PassedOn, c.Listeners)
 }
 
-// madeBy says who made a guest if nobody did by hand.
-func madeBy(g api.Guest) string {
-	if g.Rule != "" {
-		return "self"
+// makerOf is who made a guest, also where a daemon of a version without makers says it.
+func makerOf(g api.Guest) api.Maker {
+	switch {
+	case g.Maker.By != "":
+		return g.Maker
+	case g.Rule != "":
+		return api.Maker{By: api.BySelf, Of: g.Rule}
+	case g.Declared:
+		return api.Maker{By: api.ByDeclared}
 	}
-	return yesNo(g.Declared)
+	return api.Maker{By: api.ByHand}
 }
 
 func showGuest(c *cli.Context, g api.Guest) error {
@@ -132,7 +137,7 @@ func showGuest(c *cli.Context, g api.Guest) error {
 		line("limit", visible(file+"="+g.Spec.Limits[file]))
 	}
 	line("since", stamp(g.Since))
-	line("declared", yesNo(g.Declared))
+	line("made by", visible(makerOf(g).String()))
 	if g.Rule != "" {
 		line("by self", "its cgroup matches "+visible(g.Rule))
 	}

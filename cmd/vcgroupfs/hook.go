@@ -74,8 +74,12 @@ func hookFlags() []cli.Flag {
 	return append(policyFlags(),
 		&cli.StringFlag{Name: "into", Value: "/sys/fs/cgroup", Usage: "attach the view at `DIR` in the container"},
 		stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
+		&cli.StringFlag{Name: madeByFlag, Value: api.ByHook, Hidden: true},
 	)
 }
+
+// madeByFlag is what the NRI plugin gives the hooks that it adds, so that the guests are known as its own.
+const madeByFlag = "made-by"
 
 // container is what a runtime says of one.
 type container struct {
@@ -83,6 +87,7 @@ type container struct {
 	pid         int // of its first process; 0 when it has ended
 	rootfs      string
 	annotations map[string]string
+	of          string // what tells it from another of the same name: its bundle, or its configuration's file
 }
 
 // hookAction gives a container its view, or takes it away.
@@ -92,17 +97,13 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		daemon := api.NewClient(c.String("socket"))
+		daemon := api.NewClient(c.String("socket")).As(api.Maker{By: c.String(madeByFlag), Of: box.of})
 		defer daemon.Close()
 		ctx, cancel := context.WithTimeout(c.Context, hookTimeout)
 		defer cancel()
 		name := guest.NameOf(box.id)
 		if box.pid == 0 {
-			var said *api.Error
-			if err := daemon.Remove(ctx, name); err != nil && !(errors.As(err, &said) && said.Code == api.CodeNotFound) {
-				return daemonError(err)
-			}
-			return nil
+			return removeContainer(ctx, daemon, name, c.App.ErrWriter)
 		}
 		p, text, err := readPolicy(c.String("policy"))
 		if err != nil {
@@ -127,6 +128,21 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		_, _, err = daemon.Add(ctx, name, spec)
 		return daemonError(err)
 	}
+}
+
+// removeContainer removes the guest of a container that has ended. One that is gone, or is another container's of the same name, leaves
+// nothing to do.
+func removeContainer(ctx context.Context, daemon *api.Client, name string, stderr io.Writer) error {
+	err := daemon.Remove(ctx, name, false)
+	var said *api.Error
+	switch {
+	case errors.As(err, &said) && said.Code == api.CodeNotFound:
+		return nil
+	case errors.As(err, &said) && said.Code == api.CodeConflict:
+		fmt.Fprintf(stderr, "vcgroupfs: nothing to remove: %v\n", err)
+		return nil
+	}
+	return daemonError(err)
 }
 
 // ownControllers are those that a container can be shown: of the ones that are given, or else that the policy permits, those in
@@ -200,6 +216,9 @@ func ociHook() (container, error) {
 
 func (s ociState) container(readFile func(string) ([]byte, error)) (container, error) {
 	box := container{id: s.ID, pid: s.Pid, annotations: s.Annotations}
+	if s.Bundle != "" {
+		box.of = filepath.Clean(s.Bundle) // crun gives poststop another spelling than createRuntime
+	}
 	switch {
 	case s.ID == "":
 		return box, usagef("the container's state has no id")
@@ -238,7 +257,7 @@ func (s ociState) container(readFile func(string) ([]byte, error)) (container, e
 
 // lxcHook reads what LXC tells its hooks (lxc.container.conf(5), "CONTAINER HOOKS ENVIRONMENT VARIABLES").
 func lxcHook() (container, error) {
-	box := container{id: os.Getenv("LXC_NAME")}
+	box := container{id: os.Getenv("LXC_NAME"), of: os.Getenv("LXC_CONFIG_FILE")}
 	if box.id == "" {
 		return box, usagef("LXC_NAME is not set: this is run by LXC, as lxc.hook.start-host and lxc.hook.post-stop with lxc.hook.version = 1")
 	}

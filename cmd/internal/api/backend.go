@@ -8,10 +8,11 @@ type Backend interface {
 	Info() Info
 	Guests() []Guest
 	Guest(name string) (Guest, error)
-	// Add makes a guest. One that is there with the same spec is no error, and made is false.
-	Add(ctx context.Context, name string, spec GuestSpec) (g Guest, made bool, err error)
-	// Remove takes a guest away, CodeNotFound when there is none.
-	Remove(ctx context.Context, name string) error
+	// Add makes a guest for its maker. One that is there with the same spec is no error, and made is false.
+	Add(ctx context.Context, name string, spec GuestSpec, by Maker) (g Guest, made bool, err error)
+	// Remove takes a guest away: CodeNotFound when there is none, CodeConflict when it is another maker's or frozen. By force it is taken
+	// away all the same, and its processes go on.
+	Remove(ctx context.Context, name string, by Maker, force bool) error
 	Tree(name string) (Cgroup, error)
 	Top() []Usage
 	Set(name string, limits []Limit) ([]Change, error)

@@ -32,6 +32,7 @@ const (
 type Client struct {
 	socket string
 	http   *http.Client
+	maker  Maker // of the guests that it adds; none: by hand
 }
 
 // NewClient makes a client of the daemon on a socket. It connects when it is asked to do something.
@@ -40,7 +41,7 @@ func NewClient(socket string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket, &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true, IdleConnTimeout: idleTimeout / 2}}}
+	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true, IdleConnTimeout: idleTimeout / 2}}}
 }
 
 // Close closes the connections that are kept for the next call.
@@ -61,15 +62,26 @@ func (c *Client) Guest(ctx context.Context, name string) (g Guest, err error) {
 	return g, c.call(ctx, "GET", guestPath(name, ""), nil, &g)
 }
 
+// As is the same client, whose guests another maker makes and removes.
+func (c *Client) As(by Maker) *Client {
+	as := *c
+	as.maker = by
+	return &as
+}
+
 // Add makes a guest. Made is false for one that was there with the same spec; CodeConflict when there is another.
 func (c *Client) Add(ctx context.Context, name string, spec GuestSpec) (g Guest, made bool, err error) {
 	status, _, err := c.try(ctx, "PUT", guestPath(name, ""), spec, &g)
 	return g, status == http.StatusCreated, err
 }
 
-// Remove takes a guest away; CodeNotFound when there is none.
-func (c *Client) Remove(ctx context.Context, name string) error {
-	_, again, err := c.try(ctx, "DELETE", guestPath(name, ""), nil, nil)
+// Remove takes a guest away; CodeNotFound when there is none, CodeConflict when it is another maker's or frozen, unless by force.
+func (c *Client) Remove(ctx context.Context, name string, force bool) error {
+	path := guestPath(name, "")
+	if force {
+		path += "?" + forceParameter + "=true"
+	}
+	_, again, err := c.try(ctx, "DELETE", path, nil, nil)
 	var e *Error
 	if again && errors.As(err, &e) && e.Code == CodeNotFound {
 		return nil // a try before this one has done it
@@ -221,6 +233,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	if err != nil {
 		return nil, permanently(err)
 	}
+	c.maker.put(r.Header)
 	answer, err := c.http.Do(r)
 	if err != nil || answer.StatusCode < 300 {
 		return answer, err

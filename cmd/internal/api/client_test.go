@@ -51,9 +51,9 @@ func TestClient(t *testing.T) {
 	var text strings.Builder
 	check("metrics", true, c.Metrics(ctx, &text))
 	check("metrics", strings.Contains(text.String(), "vcgroupfs_guests"), nil)
-	check("remove", true, c.Remove(ctx, "web"))
+	check("remove", true, c.Remove(ctx, "web", false))
 	var e *Error
-	if err := c.Remove(ctx, "web"); !errors.As(err, &e) || e.Code != CodeNotFound {
+	if err := c.Remove(ctx, "web", false); !errors.As(err, &e) || e.Code != CodeNotFound {
 		t.Error(err)
 	}
 	if _, _, err := c.Add(ctx, "../x", spec); !errors.As(err, &e) || e.Code != CodeInvalid {
@@ -150,7 +150,7 @@ func TestRetry(t *testing.T) {
 				return err
 			},
 			"set":    func(c *Client) error { _, err := c.Set(t.Context(), "web", []Limit{{"pids.max", "1"}}); return err },
-			"remove": func(c *Client) error { return c.Remove(t.Context(), "nobody") }, // may have been done by a try that broke
+			"remove": func(c *Client) error { return c.Remove(t.Context(), "nobody", false) }, // may have been done by a try that broke
 		} {
 			socket, broken := breaking(t, backend, 3, half)
 			c := NewClient(socket)

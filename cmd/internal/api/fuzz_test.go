@@ -28,12 +28,12 @@ func (s *strictBackend) Guest(name string) (Guest, error) {
 	return Guest{Name: name}, nil
 }
 
-func (s *strictBackend) Add(ctx context.Context, name string, spec GuestSpec) (Guest, bool, error) {
+func (s *strictBackend) Add(ctx context.Context, name string, spec GuestSpec, by Maker) (Guest, bool, error) {
 	s.name(name)
 	if err := spec.Check(); err != nil {
 		s.t.Errorf("a wrong spec reached the backend: %v", err)
 	}
-	return s.fake.Add(ctx, name, spec)
+	return s.fake.Add(ctx, name, spec, by)
 }
 
 func (s *strictBackend) Set(name string, limits []Limit) ([]Change, error) {

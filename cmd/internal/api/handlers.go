@@ -33,7 +33,11 @@ func (h *handler) add(q *request) (any, error) {
 	if err := spec.Check(); err != nil {
 		return nil, invalid(err)
 	}
-	g, made, err := h.cfg.Backend.Add(q.ctx(), q.name, spec)
+	by, err := makerOf(q.r.Header)
+	if err != nil {
+		return nil, err
+	}
+	g, made, err := h.cfg.Backend.Add(q.ctx(), q.name, spec, by)
 	g.Hierarchies = list(g.Hierarchies)
 	if made {
 		return created{g}, err
@@ -41,7 +45,17 @@ func (h *handler) add(q *request) (any, error) {
 	return g, err
 }
 
-func (h *handler) remove(q *request) (any, error) { return nil, h.cfg.Backend.Remove(q.ctx(), q.name) }
+func (h *handler) remove(q *request) (any, error) {
+	by, err := makerOf(q.r.Header)
+	if err != nil {
+		return nil, err
+	}
+	force, err := parseForce(q.r.URL.Query()[forceParameter])
+	if err != nil {
+		return nil, invalid(err)
+	}
+	return nil, h.cfg.Backend.Remove(q.ctx(), q.name, by, force)
+}
 
 func (h *handler) tree(q *request) (any, error) {
 	c, err := h.cfg.Backend.Tree(q.name)

@@ -136,8 +136,8 @@ func (f *fake) Guest(name string) (Guest, error) {
 	return Guest{}, &Error{CodeNotFound, "no guest " + name}
 }
 
-func (f *fake) Add(_ context.Context, name string, spec GuestSpec) (Guest, bool, error) {
-	if err := f.call("add " + name); err != nil {
+func (f *fake) Add(_ context.Context, name string, spec GuestSpec, by Maker) (Guest, bool, error) {
+	if err := f.call(fmt.Sprint("add ", name, made(by))); err != nil {
 		return Guest{}, false, err
 	}
 	f.mu.Lock()
@@ -150,8 +150,8 @@ func (f *fake) Add(_ context.Context, name string, spec GuestSpec) (Guest, bool,
 	return Guest{Name: name, Spec: spec}, !there, nil
 }
 
-func (f *fake) Remove(_ context.Context, name string) error {
-	if err := f.call("remove " + name); err != nil {
+func (f *fake) Remove(_ context.Context, name string, by Maker, force bool) error {
+	if err := f.call(fmt.Sprint("remove ", name, made(by), map[bool]string{true: " by force"}[force])); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -161,6 +161,14 @@ func (f *fake) Remove(_ context.Context, name string) error {
 	}
 	delete(f.guests, name)
 	return nil
+}
+
+// made is what a call says of a maker that is not the hand.
+func made(by Maker) string {
+	if by == (Maker{By: ByHand}) {
+		return ""
+	}
+	return " as " + by.String()
 }
 
 func (f *fake) Tree(name string) (Cgroup, error) {

@@ -163,14 +163,25 @@ func (q *request) check(r route) error {
 		return invalidf("cannot read the query: %v", err)
 	}
 	for key, values := range query {
-		if r.pattern != "/v1/events" {
+		switch allowed := parameterOf(r); {
+		case allowed == "":
 			return invalidf("unknown parameter %q; %s takes none", key, r.pattern)
-		}
-		if key != "guest" || len(values) != 1 {
-			return invalidf("parameter %q is unknown or given twice; allowed: guest=NAME", key)
+		case key != allowed || len(values) != 1:
+			return invalidf("parameter %q is unknown or given twice; allowed: %s", key, allowed)
 		}
 	}
 	return nil
+}
+
+// parameterOf is the one parameter that a route takes, "" for none.
+func parameterOf(r route) string {
+	switch {
+	case r.pattern == "/v1/events":
+		return "guest"
+	case r.method == "DELETE":
+		return forceParameter
+	}
+	return ""
 }
 
 // statusOf is the status of each code.

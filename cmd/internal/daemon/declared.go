@@ -116,11 +116,11 @@ func (x *declarations) apply(name string, st os.FileInfo) error {
 		case reflect.DeepEqual(old.record.Spec, spec):
 			return nil
 		case !old.record.Declared:
-			return fmt.Errorf("there is a guest %s that was added by hand; remove it first (vcgroupfs guest rm %s)", name, name)
+			return fmt.Errorf("there is a guest %s, made by %s; remove it first (vcgroupfs guest rm %s)", name, old.record.maker(), name)
 		}
 		x.d.take(old, api.EventRemoved, "its file was changed")
 	}
-	_, _, err = x.d.add(name, spec, true)
+	_, _, err = x.d.addRecord(record{Name: name, Spec: spec, Declared: true})
 	return err
 }
 

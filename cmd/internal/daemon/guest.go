@@ -41,6 +41,7 @@ type record struct {
 	PidStart   uint64        `json:"pidStart,omitempty"` // of Spec.Pid, so that its number is no other's
 	Rule       string        `json:"rule,omitempty"`     // of a guest that touched self: the pattern that its cgroup matches
 	Self       bool          `json:"self,omitempty"`     // it is no guest but self, mounted at Spec.Target
+	Maker      *api.Maker    `json:"maker,omitempty"`    // nil of versions before, and where Declared or Rule say it: see maker
 
 	// StacksOwn is how a view is attached whose spec does not say whether to stack it. Records of versions before have it not: they
 	// took away what was there.
@@ -98,7 +99,7 @@ func (g *guest) cgroups() int {
 
 // info is the guest as the control interface shows it.
 func (g *guest) info() api.Guest {
-	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Rule: g.record.Rule, Hierarchies: []string{}}
+	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Rule: g.record.Rule, Hierarchies: []string{}, Maker: g.record.maker()}
 	for _, b := range g.record.Boundaries {
 		out.Hierarchies = append(out.Hierarchies, b.Tree)
 	}
@@ -120,16 +121,12 @@ func failf(code, format string, args ...any) error {
 }
 
 // Add makes a guest. What is there already with the same spec is no error.
-func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec) (api.Guest, bool, error) {
-	g, made, err := d.add(name, spec, false)
+func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, by api.Maker) (api.Guest, bool, error) {
+	g, made, err := d.addRecord(record{Name: name, Spec: spec, Maker: &by})
 	if err != nil {
 		return api.Guest{}, false, err
 	}
 	return g.info(), made, nil
-}
-
-func (d *Daemon) add(name string, spec api.GuestSpec, declared bool) (*guest, bool, error) {
-	return d.addRecord(record{Name: name, Spec: spec, Declared: declared})
 }
 
 // addRecord makes the guest of a record. Its boundaries are those that the record has, or else that its spec says.
@@ -171,7 +168,7 @@ func (d *Daemon) reserve(r record) (g *guest, mine bool, err error) {
 			continue
 		}
 		if !reflect.DeepEqual(old.guest.record.Spec, r.Spec) || old.guest.record.Rule != r.Rule {
-			return nil, false, failf(api.CodeConflict, "cannot add guest %s: there is one of that name with another configuration; remove it first (vcgroupfs guest rm %s)", r.Name, r.Name)
+			return nil, false, failf(api.CodeConflict, "cannot add guest %s: there is one of that name with another configuration, made by %s; remove it first (vcgroupfs guest rm %s)", r.Name, old.guest.record.maker(), r.Name)
 		}
 		return old.guest, false, nil
 	}
@@ -475,24 +472,6 @@ func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
 
 // maxPolicies bounds the policies that are kept for the next guest.
 const maxPolicies = 256
-
-// Remove takes a guest away. When it answers nothing is left of the guest, also where that is being made or taken away already: a
-// container's last hook comes at the moment at which its process has ended.
-func (d *Daemon) Remove(ctx context.Context, name string) error {
-	d.mu.Lock()
-	g := d.guests[name]
-	d.mu.Unlock()
-	if g == nil {
-		return notFound(name)
-	}
-	if g.record.Declared {
-		return failf(api.CodeConflict, "cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
-	}
-	if !d.take(g, api.EventRemoved, "") {
-		return notFound(name)
-	}
-	return nil
-}
 
 // take takes a guest away, and tells of it by an event of this kind, "" for none. False when it was gone already.
 func (d *Daemon) take(g *guest, kind, reason string) bool {

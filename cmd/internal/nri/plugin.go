@@ -170,7 +170,7 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 		return nil, err
 	}
 
-	args := []string{"vcgroupfs", "hook", "oci", "--socket", p.Socket}
+	args := []string{"vcgroupfs", "hook", "oci", "--made-by", "nri", "--socket", p.Socket}
 	poststop := slices.Clone(args) // what is shown is nothing to it, and a policy that is gone must not keep the guest
 	if len(controllers) > 0 {
 		args = append(args, "--controllers", strings.Join(controllers, ","))

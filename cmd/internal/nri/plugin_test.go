@@ -138,7 +138,7 @@ func connect(t *testing.T, p Plugin) *runtime {
 }
 
 func hooks(args string) *api.Hooks {
-	base := "vcgroupfs hook oci --socket /run/api.sock"
+	base := "vcgroupfs hook oci --made-by nri --socket /run/api.sock"
 	return &api.Hooks{
 		CreateRuntime: []*api.Hook{{Path: "/opt/vcgroupfs", Args: strings.Fields(base + " " + args)}},
 		Poststop:      []*api.Hook{{Path: "/opt/vcgroupfs", Args: strings.Fields(base)}},

@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
+)
+
+// A guest's name belongs to its maker: the hook of another container, whose creation failed for that very name, must not end this one's
+// view. A guest whose process has ended is about to go by itself, so anybody may be told that it is gone.
+
+// endedWait bounds the wait for the process of a container whose last hook runs: its runtime has killed it by then.
+const endedWait = 2 * time.Second
+
+// maker is who made the guest of a record. Records of a version without makers say it by what they have.
+func (r record) maker() api.Maker {
+	switch {
+	case r.Maker != nil:
+		return *r.Maker
+	case r.Declared:
+		return api.Maker{By: api.ByDeclared}
+	case r.Rule != "":
+		return api.Maker{By: api.BySelf, Of: r.Rule}
+	}
+	return api.Maker{By: api.ByHand}
+}
+
+// makerless says that a version without makers made the guest: by hand, or for a container whose last hook is still to come.
+func (r record) makerless() bool { return r.Maker == nil && !r.Declared && r.Rule == "" }
+
+// Remove takes a guest away. When it answers nothing is left of the guest, also where that is being made or taken away already: a
+// container's last hook comes at the moment at which its process has ended.
+func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bool) error {
+	d.mu.Lock()
+	g := d.guests[name]
+	d.mu.Unlock()
+	if g == nil {
+		return notFound(name)
+	}
+	if err := d.mayRemove(ctx, g, by, force); err != nil {
+		return err
+	}
+	if force {
+		g.thaw(ctx)
+	}
+	if !d.take(g, api.EventRemoved, "") {
+		return notFound(name)
+	}
+	return nil
+}
+
+// mayRemove says why a guest is not to be removed by whoever asks.
+func (d *Daemon) mayRemove(ctx context.Context, g *guest, by api.Maker, force bool) error {
+	name, maker := g.record.Name, g.record.maker()
+	switch {
+	case maker.By == api.ByDeclared:
+		return failf(api.CodeConflict, "cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
+	case force, g.record.Spec.Pid != 0 && ended(g.record):
+		return nil
+	case by.By != api.ByHand && by != maker && !g.record.makerless():
+		return failf(api.CodeConflict, "cannot remove guest %s: it is not the one of this container; it was made by %s", name, maker)
+	case by.By != api.ByHand:
+		return g.awaitEnd(ctx)
+	case by.By != maker.By:
+		return failf(api.CodeConflict, "cannot remove guest %s: it was made by %s, which removes it; to end its view all the same give --force", name, maker)
+	case g.frozen():
+		return failf(api.CodeConflict, "cannot remove guest %s: it is frozen, and would stay so; thaw it first (vcgroupfs guest thaw %s), or give --force", name, name)
+	}
+	return nil
+}
+
+// awaitEnd waits for the end of a container's process. Where that lives on, the container whose last hook runs is another of the same
+// name and bundle.
+func (g *guest) awaitEnd(ctx context.Context) error {
+	if g.record.Spec.Pid == 0 {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(g.record.Spec.Pid, 0)
+	if err != nil {
+		return nil
+	}
+	process := os.NewFile(uintptr(fd), "pidfd")
+	defer process.Close()
+	for until := time.Now().Add(endedWait); !hasEnded(process.Fd()) && !ended(g.record); time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil || time.Now().After(until) {
+			return failf(api.CodeConflict, "cannot remove guest %s: its process %d lives; the guest goes when that ends", g.record.Name, g.record.Spec.Pid)
+		}
+	}
+	return nil
+}
+
+// frozen says whether a guest's processes are stopped.
+func (g *guest) frozen() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b := g.boundaries()
+	return !g.gone && b != nil && inspect.FiguresOf(b).Frozen
+}
+
+// thaw lets the processes of a guest go on that is removed by force: nobody could name it to thaw it later.
+func (g *guest) thaw(ctx context.Context) {
+	if !g.frozen() {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if b := g.boundaries(); b != nil {
+		if err := inspect.Thaw(ctx, b); err != nil {
+			g.log.WithError(err).Warn("the guest is removed by force, and its processes stay frozen")
+		}
+	}
+}
