@@ -66,6 +66,8 @@ func playRole(role string) {
 		playClient(strings.Join(os.Args[1:], " "))
 	case "hostile": // tries to get at the host from inside a guest
 		playHostile(arg)
+	case "guards": // tries what "run" keeps from its command
+		playGuards(arg)
 	case "forge": // hands over a listener that it has not
 		fmt.Println(forgeAt(arg, "{}"))
 	case "pause": // does nothing until it is told to end

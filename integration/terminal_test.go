@@ -14,12 +14,25 @@ import (
 // terminal is one on which a program runs that wants one, and what was written to it.
 type terminal struct {
 	master *os.File
+	slave  *os.File
 	mu     sync.Mutex
 	out    strings.Builder
 }
 
 // startOnTerminal starts a command on a terminal of its own.
 func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
+	c := openTerminal(t)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.slave, c.slave, c.slave
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(c, c.master)
+	return c
+}
+
+// openTerminal makes a terminal for as long as the test runs.
+func openTerminal(t *testing.T) *terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -42,13 +55,7 @@ func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { slave.Close() })
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	c := &terminal{master: master}
-	go io.Copy(c, master)
-	return c
+	return &terminal{master: master, slave: slave}
 }
 
 // Write is what the program does.

@@ -14,10 +14,10 @@ func runCommand() *cli.Command {
 		Usage:     "start a command in a guest of its own",
 		ArgsUsage: "-- COMMAND [ARGUMENT...]",
 		Description: "Makes a boundary /vcgroupfs/NAME in every hierarchy that holds a permitted controller, sets its limits, and starts\n" +
-			"COMMAND there in new mount, pid and cgroup namespaces, with the view at /sys/fs/cgroup and the capabilities of a\n" +
+			"COMMAND there in new mount, pid, cgroup and IPC namespaces, with the view at /sys/fs/cgroup and the capabilities of a\n" +
 			"container. Signals are passed on. When COMMAND ends, everything is removed; what a killed vcgroupfs left behind is\n" +
 			"removed by the next run.\n\n" +
-			"COMMAND shares the host's files. As the host's root it could edit those; with --userns its root is nobody on the host.\n\n" +
+			"COMMAND shares the host's files and network (docs/run.md says what each form keeps apart). As the host's root it could edit those; with --userns its root is nobody on the host.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 --limit memory.max=256M -- sh\n\n" +
 			"To COMMAND statfs says of the view what it says of the kernel's own mounts, by BPF or by seccomp notification. Where it\n" +
 			"may mount, as root of a user namespace that it makes with --userns or with --privileged, mount -t cgroup and cgroup2 give\n" +

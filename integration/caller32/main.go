@@ -1,7 +1,7 @@
 //go:build 386 || arm
 
 // Command caller32 is built for 32 bits, and prints for each of its arguments the type of the file system by statfs, fstatfs, statfs64 and
-// fstatfs64.
+// fstatfs64. With --input it tries to type into its terminal.
 package main
 
 import (
@@ -13,6 +13,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--input" {
+		input()
+		return
+	}
 	for _, path := range os.Args[1:] {
 		name, err := unix.BytePtrFromString(path)
 		if err != nil {
@@ -27,6 +31,18 @@ func main() {
 		fmt.Println(path, small(unix.SYS_STATFS, uintptr(unsafe.Pointer(name))), small(unix.SYS_FSTATFS, uintptr(fd)),
 			large(unix.SYS_STATFS64, uintptr(unsafe.Pointer(name))), large(unix.SYS_FSTATFS64, uintptr(fd)))
 		unix.Close(fd)
+	}
+}
+
+// input is by the two ioctls that do it.
+func input() {
+	letter := []byte("x")
+	for name, command := range map[string]uintptr{"TIOCSTI": unix.TIOCSTI, "TIOCLINUX": unix.TIOCLINUX} {
+		said := "ok"
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, 0, command, uintptr(unsafe.Pointer(&letter[0]))); errno != 0 {
+			said = unix.ErrnoName(errno)
+		}
+		fmt.Println(name + "=" + said)
 	}
 }
 

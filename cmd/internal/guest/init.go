@@ -85,6 +85,9 @@ func becomeCommand() error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("cannot make a cgroup namespace: %w", err)
 	}
+	if err := leaveKeys(); err != nil {
+		return err
+	}
 	cwd, err := os.Getwd()
 	if err != nil {
 		cwd = "/"
@@ -145,6 +148,9 @@ func setMounts(s initSetup) error {
 	if err := overmountCgroups(s.Cgroups); err != nil {
 		return err
 	}
+	if err := ownQueues(); err != nil {
+		return err
+	}
 	mountBelow(s.Below)
 	if s.Userns {
 		if err := keepWholeProc(); err != nil {
@@ -158,6 +164,23 @@ func setMounts(s initSetup) error {
 		return nil
 	}
 	return protectKernelFiles()
+}
+
+// queuesPath is where a host has its POSIX message queues, if it has them mounted.
+const queuesPath = "/dev/mqueue"
+
+// ownQueues mounts the message queues of the guest's own IPC namespace over the host's.
+func ownQueues() error {
+	var st unix.Statfs_t
+	const mqueueMagic = 0x19800202 // MQUEUE_MAGIC of ipc/mqueue.c
+	if unix.Statfs(queuesPath, &st) != nil || st.Type != mqueueMagic {
+		return nil
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("mqueue", queuesPath, "mqueue", flags, ""); err != nil {
+		return fmt.Errorf("cannot mount the guest's message queues: %w", pathError("mount", queuesPath, err))
+	}
+	return nil
 }
 
 // keepWholeProc mounts a /proc with nothing over parts of it where the view will cover it. The guest can make user namespaces, and in

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
@@ -43,11 +44,14 @@ func dropPrivileges() error {
 	return nil
 }
 
-// rules are those of the guest's filter. Without a user namespace of its own it may make none: in one, the host's root would have all
-// capabilities again, and be the owner of the real cgroups. It can mount nothing then.
+// rules are those of the guest's filter. Without a user namespace of its own it may make or join none: in one, the host's root would have
+// all capabilities again, and be the owner of the real cgroups. It can mount nothing then, and the host's root has keys that are not the
+// guest's. Whatever the form, its terminal is the caller's, who goes on to read from it.
 func (s initSetup) rules() notify.Rules {
 	mounts := s.Userns || s.Privileged
-	return notify.Rules{Type: !s.TypeGiven && !s.NoNotify, Mounts: mounts && !s.NoNotify, NoUserNamespaces: !mounts}
+	return notify.Rules{
+		Type: !s.TypeGiven && !s.NoNotify, Mounts: mounts && !s.NoNotify, NoUserNamespaces: !mounts, NoInput: true, NoKeys: !mounts,
+	}
 }
 
 // filterCalls puts the guest's filter on this thread and all that come of it, and hands its listener over. With CAP_SYS_ADMIN, which
@@ -63,9 +67,16 @@ func filterCalls(s initSetup) error {
 		}
 		rules.Type, rules.Mounts = false, false
 	}
-	err := notify.InstallPlain(notify.Filter(rules))
-	if err != nil && !rules.NoUserNamespaces {
-		return nil // the kernel has no filters, and none is needed to keep the guest in
+	return notify.InstallPlain(notify.Filter(rules))
+}
+
+// leaveKeys gives this thread, and all that come of it, a session keyring of their own: that of the caller would be in their possession,
+// whoever they are. A kernel without keys has none to leave, and where an outer filter refuses keyctl nobody in the guest gets at them.
+func leaveKeys() error {
+	const noName = 0 // a keyring with a name, if only an empty one, is the same for all who join it
+	_, _, errno := unix.Syscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, noName, 0)
+	if errno == 0 || errno == unix.ENOSYS || errno == unix.EPERM {
+		return nil
 	}
-	return err
+	return fmt.Errorf("cannot leave the caller's session keyring: %w", os.NewSyscallError("keyctl", errno))
 }

@@ -15,6 +15,11 @@ const (
 	callClone
 	callUnshare
 	callClone3
+	callSetns
+	callIoctl
+	callAddKey
+	callRequestKey
+	callKeyctl
 )
 
 // arch is an architecture whose programs a kernel runs.

@@ -14,8 +14,13 @@ import (
 type Rules struct {
 	Type   bool // statfs and fstatfs ask the listener
 	Mounts bool // mount, where it is to make a new mount, and fsopen ask the listener
-	// NoUserNamespaces makes clone and unshare with CLONE_NEWUSER EPERM, and all calls by another architecture's numbers ENOSYS.
+	// NoUserNamespaces makes setns EPERM, and clone and unshare with CLONE_NEWUSER, and all calls by another architecture's numbers ENOSYS.
+	// setns without a type joins a user namespace, too, and what is joined is known by a descriptor only.
 	NoUserNamespaces bool
+	// NoInput makes EPERM the two ioctls by which a program types into its terminal, for whoever reads from it next: TIOCSTI, and TIOCLINUX,
+	// which pastes. The kernel looks at the low half of the command only.
+	NoInput bool
+	NoKeys  bool // add_key, request_key and keyctl are EPERM: no namespace bounds keyrings, and a user has the same ones everywhere
 }
 
 // Listens says whether a filter by these rules wants a listener.
@@ -47,7 +52,7 @@ func Filter(r Rules) []unix.SockFilter {
 		}
 		f.here(next)
 	}
-	if r.NoUserNamespaces {
+	if r.NoUserNamespaces || r.NoInput {
 		f.refuse(unix.ENOSYS)
 	} else {
 		f.ret(unix.SECCOMP_RET_ALLOW)
@@ -90,6 +95,7 @@ func (f *program) arch(a arch, r Rules) {
 		}
 	}
 	ask := func() { f.ret(unix.SECCOMP_RET_USER_NOTIF) }
+	deny := func() { f.refuse(unix.EPERM) }
 	when(callClone3, func() { f.refuse(unix.ENOSYS) })
 	if r.Type {
 		for _, c := range []call{callStatfs, callFstatfs, callStatfs64, callFstatfs64} {
@@ -103,6 +109,15 @@ func (f *program) arch(a arch, r Rules) {
 	if r.NoUserNamespaces {
 		for _, c := range []call{callClone, callUnshare} {
 			when(c, f.userNamespaces)
+		}
+		when(callSetns, deny)
+	}
+	if r.NoInput {
+		when(callIoctl, f.input)
+	}
+	if r.NoKeys {
+		for _, c := range []call{callAddKey, callRequestKey, callKeyctl} {
+			when(c, deny)
 		}
 	}
 	f.ret(unix.SECCOMP_RET_ALLOW)
@@ -129,6 +144,22 @@ func (f *program) userNamespaces() {
 	f.load(dataArgs)
 	f.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, unix.CLONE_NEWUSER, 0, 1)
 	f.refuse(unix.EPERM)
+	f.ret(unix.SECCOMP_RET_ALLOW)
+}
+
+// The commands of NoInput (include/uapi/asm-generic/ioctls.h).
+const (
+	tiocsti   = 0x5412
+	tioclinux = 0x541c
+)
+
+func (f *program) input() {
+	f.load(dataArgs + argSize)
+	for _, command := range []uint32{tiocsti, tioclinux} {
+		other := f.unless(command)
+		f.refuse(unix.EPERM)
+		f.here(other)
+	}
 	f.ret(unix.SECCOMP_RET_ALLOW)
 }
 

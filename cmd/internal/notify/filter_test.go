@@ -55,11 +55,12 @@ func run(t *testing.T, filter []unix.SockFilter, audit uint32, nr uint32, args .
 func TestFilter(t *testing.T) {
 	const allow, ask = unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_USER_NOTIF
 	refused := func(e unix.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(e) }
-	if n := len(Filter(Rules{true, true, true})); n > 200 {
+	if n := len(Filter(Rules{true, true, true, true, true})); n > 200 {
 		t.Errorf("%d instructions: jumps have 8 bits", n)
 	}
 	for i, a := range arches {
-		for _, r := range []Rules{{}, {Type: true}, {Mounts: true}, {Type: true, Mounts: true}, {Type: true, NoUserNamespaces: true}} {
+		for _, r := range []Rules{{}, {Type: true}, {Mounts: true}, {Type: true, Mounts: true}, {Type: true, NoUserNamespaces: true}, {NoInput: true, NoKeys: true},
+			{Type: true, Mounts: true, NoInput: true}, {Type: true, NoUserNamespaces: true, NoInput: true, NoKeys: true}} {
 			f := Filter(r)
 			expect := func(want uint32, nr uint32, args ...uint64) {
 				t.Helper()
@@ -91,6 +92,14 @@ func TestFilter(t *testing.T) {
 				expect(byRule(r.NoUserNamespaces, refused(unix.EPERM)), a.numbers[c], unix.CLONE_NEWUSER|unix.CLONE_NEWNS)
 				expect(allow, a.numbers[c], unix.CLONE_NEWNS)
 			}
+			expect(byRule(r.NoUserNamespaces, refused(unix.EPERM)), a.numbers[callSetns], 3, 0)
+			for _, c := range []call{callAddKey, callRequestKey, callKeyctl} {
+				expect(byRule(r.NoKeys, refused(unix.EPERM)), a.numbers[c])
+			}
+			for _, command := range []uint64{unix.TIOCSTI, unix.TIOCLINUX, unix.TIOCSTI | 1<<32, unix.TIOCLINUX | 1<<63} {
+				expect(byRule(r.NoInput, refused(unix.EPERM)), a.numbers[callIoctl], 0, command)
+			}
+			expect(allow, a.numbers[callIoctl], unix.TIOCSTI, unix.TIOCGWINSZ, unix.TIOCSTI)
 			for _, flags := range mountFlags {
 				expect(byRule(r.Mounts && newMount(uint32(flags)), ask), a.numbers[callMount], 1, 2, 3, flags)
 			}
@@ -99,8 +108,10 @@ func TestFilter(t *testing.T) {
 	if got := run(t, Filter(Rules{Type: true}), 0x1234, 137); got != allow {
 		t.Errorf("an unknown architecture: %#x", got)
 	}
-	if got := run(t, Filter(Rules{NoUserNamespaces: true}), 0x1234, 137); got != refused(unix.ENOSYS) {
-		t.Errorf("an unknown architecture, without user namespaces: %#x", got)
+	for _, r := range []Rules{{NoUserNamespaces: true}, {NoInput: true}} {
+		if got := run(t, Filter(r), 0x1234, 137); got != refused(unix.ENOSYS) {
+			t.Errorf("an unknown architecture, %+v: %#x", r, got)
+		}
 	}
 }
 
