@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ var constraints = map[hierarchy.Constraint]constraint{
 	hierarchy.DeviceRule:    {write: (*View).writeDeviceRule, allows: (*handle).byAdmin},
 	hierarchy.StrictTree:    {write: (*View).writeCanonical},
 	hierarchy.Action:        {write: (*View).writeReclaim},
+	hierarchy.Unchanged:     {write: (*View).writeUnchanged},
 	hierarchy.ByPolicy:      {write: (*View).writeChecked},
 }
 
@@ -78,6 +80,29 @@ func (v *View) writeChecked(cancel <-chan struct{}, h *handle, _ uint32, data []
 		return err
 	}
 	return v.pass(cancel, h, canonical)
+}
+
+// writeUnchanged accepts the value that the file has, as programs write back what they read or what every host has, and
+// passes nothing on. EPERM for any other.
+func (v *View) writeUnchanged(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	grammar := h.decision.File.Grammar
+	want, err := grammar.Parse(data)
+	if err != nil {
+		return err
+	}
+	d, err := h.tree.acquire(h.dir)
+	if err != nil {
+		return unix.ENODEV
+	}
+	defer d.Release()
+	raw, err := d.ReadFile(h.file)
+	if err != nil {
+		return unix.ENODEV
+	}
+	if have, err := grammar.Parse(raw); err != nil || !bytes.Equal(have.Canonical(), want.Canonical()) {
+		return unix.EPERM
+	}
+	return nil
 }
 
 // writeReclaim runs one reclaim of the guest at a time; another meanwhile gets what the kernel answers when it cannot

@@ -16,6 +16,7 @@ const (
 	DeviceRule               // one rule, of an opener with CAP_SYS_ADMIN over the host
 	StrictTree               // parsed and written in canonical form: the kernel holds it against parent and children
 	Action                   // one at a time
+	Unchanged                // the value that the file has, which is no change
 	ByPolicy                 // the policy's own check
 )
 

@@ -49,6 +49,7 @@ var (
 	deviceNum = Grammar{"MAJOR:MINOR number", stripped(parseDeviceNumber)}
 	frozen    = words("FROZEN", "THAWED")
 	threaded  = words("threaded")
+	partition = words("member", "root", "isolated")
 	pressure  = Grammar{text: "some|full threshold window, in microseconds"}
 	members   = Grammar{text: "one pid, 0 for the writer"}
 	subtree   = Grammar{text: "+CONTROLLER -CONTROLLER ..."}

@@ -40,6 +40,10 @@ func fileSteps(t *testing.T, tree *host.Tree) []step {
 			steps = append(steps, step{"file " + name + ": open for writing", func(x *traceEnv) string { return tryView(x, name) }})
 			continue
 		}
+		if row.Constraint == hierarchy.Unchanged {
+			steps = append(steps, unchangedSteps(name)...)
+			continue
+		}
 		for _, value := range values {
 			if row.Constraint == hierarchy.StrictTree && looser(value) || row.Constraint == hierarchy.Trigger || row.Constraint == hierarchy.DeviceRule {
 				continue
@@ -50,6 +54,35 @@ func fileSteps(t *testing.T, tree *host.Tree) []step {
 		}
 	}
 	return append(steps, step{"files: clean-up", func(x *traceEnv) string { return rm(x.at("f")) }})
+}
+
+// unchangedSteps write the value that a file has, which changes nothing, and on the view alone another: some change the
+// whole host.
+func unchangedSteps(name string) []step {
+	write := func(what, format string) step {
+		return step{fmt.Sprintf("unchanged: %s: %s", name, what), func(x *traceEnv) string {
+			value := strings.TrimSpace(readFile(x.at("f/" + name)))
+			return writeFile(x.at("f/"+name), fmt.Sprintf(format, value)) + " " + readFile(x.at("f/"+name))
+		}}
+	}
+	steps := []step{write("as it is", "%s"), write("with a newline", "%s\n"), write("and more", "%s x"), write("in quotes", "'%s'")}
+	for _, other := range []string{"0", "1", "3", "0-1", "root", "garbage", "\n"} {
+		steps = append(steps, step{fmt.Sprintf("unchanged: %s: another value", name), func(x *traceEnv) string {
+			before := readFile(x.at("f/" + name))
+			if !isFUSE(x.w) || strings.TrimSpace(other) == strings.TrimSpace(before) {
+				return "EPERM"
+			}
+			answer := writeFile(x.at("f/"+name), other)
+			if after := readFile(x.at("f/" + name)); after != before {
+				return fmt.Sprintf("%q: %s, and %q is %q", other, answer, before, after)
+			}
+			if answer == "EINVAL" {
+				return "EPERM" // no value of this file
+			}
+			return answer
+		}})
+	}
+	return steps
 }
 
 // looser says whether the kernel takes a value that the view does not, in a file where the view parses.

@@ -46,7 +46,7 @@ func grant(f hierarchy.ControlFile, place hierarchy.Place, x rule) (hierarchy.Ve
 		return 0, fmt.Errorf("never writable at the boundary%s; %s", because(f.Reason), oneOf(boundaryWritable()))
 	case place == hierarchy.Boundary:
 		return table, nil
-	case !writable(table):
+	case !writable(table), f.Constraint == hierarchy.Unchanged:
 		return grantOptIn(f, x)
 	case x.verdict == hierarchy.ReadWrite:
 		return table, nil // guarded by the table stays guarded
@@ -137,6 +137,8 @@ func constraintText(f hierarchy.ControlFile) string {
 		return "the canonical value of what was written"
 	case hierarchy.Action:
 		return "one at a time"
+	case hierarchy.Unchanged:
+		return "only the value that it has"
 	}
 	return ""
 }
