@@ -25,7 +25,7 @@ SOAK ?= 20m
 
 export GO VERSION STATICCHECK HELM NFPM
 
-.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests lint ci man install seccomp package clean
+.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests reader lint ci man install seccomp package clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -71,6 +71,11 @@ bench: build test-binary
 # What the BPF programs of statfs cost, in a virtual machine with Linux 6.12.
 bench-type: build test-binary
 	.ci/bench-type.sh
+
+# What a guest's reader notices of the death of the process that serves it, as docs/reader.svg.
+reader: build
+	.ci/reader.sh >bin/reader.svg
+	mv bin/reader.svg docs/reader.svg
 
 lint:
 	.ci/lint.sh

@@ -103,14 +103,14 @@ func TestDocsBind(t *testing.T) {
 	lines := strings.Split(block, "\n")
 	out := paste(t, "vcgroupfs serve &\n"+lines[0]+"\n"+enter.String()+lines[2]+" -c 'ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/pids.max'\n",
 		"/machines/box", path, "serve &", waited, "bwrap", sandbox)
-	if !strings.HasSuffix(out, "\nmemory\npids\nmax\n") {
+	if !strings.Contains(out, "\nmemory\npids\nmax\n") {
 		t.Errorf("it printed:\n%s", out)
 	}
 	lines = strings.Split(docsText(t, "docs/runtimes.md", "sh", "vcgroupfs serve --self"), "\n")
 	serve, _, _ := strings.Cut(lines[0], "#")
 	bind := strings.NewReplacer("bwrap …", sandbox+" --bind / / --proc /proc", " …", " --unshare-pid cat /sys/fs/cgroup/pids/pids.max").Replace(lines[3])
 	out = paste(t, serve+"--container '"+path+"' "+strings.TrimPrefix(waited, "serve ")+"\n"+enter.String()+bind+"\n")
-	if !strings.HasSuffix(out, "max\n") { // the daemon may have said that statfs says FUSE
+	if !strings.Contains("\n"+out, "\nmax\n") { // among what the daemon has to say
 		t.Errorf("it printed:\n%s", out)
 	}
 }
@@ -123,7 +123,7 @@ func TestDocsDeclared(t *testing.T) {
 	out := paste(t, "mkdir /srv/guests\ncat >/srv/guests/web.yaml <<'END'\n"+text+"\nEND\nvcgroupfs serve --guests /srv/guests &\n"+
 		"until vcgroupfs guest show web 2>/dev/null; do sleep 0.1; done\ncat /srv/web/rootfs/sys/fs/cgroup/pids/pids.max\n",
 		"/machines/web", path, "memory.max: 512M", "memory.limit_in_bytes: 512M")
-	if !strings.HasSuffix(out, "\n200\n") {
+	if !strings.Contains(out, "\n200\n") {
 		t.Errorf("it printed:\n%s", out)
 	}
 }
