@@ -63,11 +63,17 @@ func startDaemonOf(t testing.TB, program string, env ...string) *daemon {
 // startDaemonWith starts it with more options.
 func startDaemonWith(t testing.TB, program string, options []string, env ...string) *daemon {
 	t.Helper()
+	return startDaemonSaying(t, nil, program, options, env...)
+}
+
+// startDaemonSaying starts it with a standard error of the caller's; nil for a file.
+func startDaemonSaying(t testing.TB, said *os.File, program string, options []string, env ...string) *daemon {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "vcgroupfs-test-") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{dir: dir, socket: filepath.Join(dir, "api.sock"), ended: make(chan struct{}), mounts: map[string]bool{}}
+	d := &daemon{dir: dir, socket: filepath.Join(dir, "api.sock"), said: said, ended: make(chan struct{}), mounts: map[string]bool{}}
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
@@ -76,8 +82,10 @@ func startDaemonWith(t testing.TB, program string, options []string, env ...stri
 	if err := os.Mkdir(filepath.Join(dir, "guests"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if d.said, err = os.Create(filepath.Join(dir, "stderr")); err != nil {
-		t.Fatal(err)
+	if said == nil {
+		if d.said, err = os.Create(filepath.Join(dir, "stderr")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)

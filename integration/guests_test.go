@@ -442,6 +442,28 @@ func TestProbes(t *testing.T) {
 	d.stop(t)
 }
 
+// withoutWorkers has no worker serve until the daemon has given up. Each is stopped before it can do anything: the watchdog kills it, and
+// another one comes. Only what has become a worker is stopped: until its child has called execve, os/exec of the holder waits for it
+// (CLONE_VFORK, vfork(2)).
+func (d *daemon) withoutWorkers(t *testing.T) {
+	t.Helper()
+	last := process(0)
+	for end := time.Now().Add(25 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for _, p := range children(d.cmd.Process.Pid) {
+			if p != last && p.isWorker(d.cmd.Process.Pid) {
+				syscall.Kill(int(p), unix.SIGSTOP)
+				last = p
+			}
+		}
+		select {
+		case <-d.ended:
+			return
+		default:
+		}
+	}
+	t.Fatal("serve has not given up")
+}
+
 // TestGiveUp: when no worker comes back, guests are not kept waiting, and serve says why it ends.
 func TestGiveUp(t *testing.T) {
 	d := startDaemonWith(t, program(t), []string{"--give-up", "2s"})
@@ -452,27 +474,7 @@ func TestGiveUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(kept)
-	// Each worker is stopped before it can do anything: the watchdog kills it, and another one comes. Only what has become a
-	// worker is stopped: until its child has called execve, os/exec of the holder waits for it (CLONE_VFORK, vfork(2)).
-	end := time.Now().Add(25 * time.Second)
-	for last := process(0); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		for _, p := range children(d.cmd.Process.Pid) {
-			if p != last && p.isWorker(d.cmd.Process.Pid) {
-				syscall.Kill(int(p), unix.SIGSTOP)
-				last = p
-			}
-		}
-		select {
-		case <-d.ended:
-			end = time.Now()
-		default:
-		}
-	}
-	select {
-	case <-d.ended:
-	default:
-		t.Fatal("serve has not given up")
-	}
+	d.withoutWorkers(t)
 	if d.err == nil || mounted(p.dir) || !strings.Contains(d.log(), "cannot keep a worker alive") {
 		t.Errorf("ended with %v, mounted %t: %s", d.err, mounted(p.dir), d.log())
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
@@ -15,6 +16,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
 )
 
 // version is set when the program is built.
@@ -23,17 +25,17 @@ var version = "unknown"
 func main() {
 	if len(os.Args) == 2 && strings.TrimPrefix(os.Args[0], "@") == "vcgroupfs" {
 		if role, ok := roles()[os.Args[1]]; ok {
-			os.Exit(role())
+			logrus.Exit(role())
 		}
 	}
 	if len(os.Args) == 2 && os.Args[1] == holder.AnswererCommand && os.Args[0] == "vcgroupfs" {
-		os.Exit(serveNotify())
+		logrus.Exit(serveNotify())
 	}
 	args := os.Args
 	if filepath.Base(args[0]) == mountHelper {
 		args = helperArgs(args)
 	}
-	os.Exit(execute(args, os.Stdout, os.Stderr))
+	logrus.Exit(execute(args, os.Stdout, os.Stderr)) // os.Exit, after the last words of neverWait
 }
 
 // roles are what this program starts itself as, by the argument; each ends with the status to exit with.
@@ -57,9 +59,22 @@ func execute(args []string, stdout, stderr io.Writer) int {
 		return int(status)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "vcgroupfs: %v\n", err)
+		fmt.Fprintf(app.ErrWriter, "vcgroupfs: %v\n", err)
 	}
 	return exitcode.Of(err)
+}
+
+// How long a process that ends waits for the reader of its log. Guests wait for the worker after this one meanwhile.
+const (
+	lastWords       = time.Second
+	workerLastWords = 20 * time.Millisecond
+)
+
+// neverWait has a command that serves somebody write its log without waiting for whoever reads that, its last word too.
+func neverWait(c *cli.Context) {
+	if c.App.ErrWriter == io.Writer(os.Stderr) {
+		c.App.ErrWriter = logs.ToStderr(lastWords)
+	}
 }
 
 // exitStatus is the status of a guest's command, to end with in silence.

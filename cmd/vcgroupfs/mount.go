@@ -77,6 +77,7 @@ func mount(c *cli.Context) error {
 	if err := checkRoot("mount a view"); err != nil {
 		return err
 	}
+	neverWait(c)
 	if fd := c.Int("ready-fd"); fd > 0 {
 		cfg.Ready = func() {
 			ready := os.NewFile(uintptr(fd), "ready")

@@ -71,6 +71,7 @@ func runNRI(c *cli.Context) error {
 			return exitcode.With(exitcode.Usage, err)
 		}
 	}
+	neverWait(c)
 	ctx, stop := signal.NotifyContext(c.Context, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	return plugin.Run(ctx, c.String("nri-socket"))

@@ -86,6 +86,7 @@ func runGuest(c *cli.Context) (int, error) {
 	if err := checkRoot("run a guest"); err != nil {
 		return 0, err
 	}
+	neverWait(c)
 	if !c.Bool("no-bpf") {
 		types := newTyper(cfg.Log)
 		defer types.close()

@@ -19,6 +19,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/listener"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -95,6 +96,7 @@ func serve(c *cli.Context) error {
 	if err := checkRoot("serve guests"); err != nil {
 		return err
 	}
+	neverWait(c)
 	h, err := holder.New(settings, logrus.NewEntry(logrus.StandardLogger()))
 	if err != nil {
 		return err
@@ -292,7 +294,7 @@ func serveNotify() int {
 }
 
 func serveChild(command string, run func(log *logrus.Entry) error, ends string) int {
-	app := newApp(os.Stdout, os.Stderr)
+	app := newApp(os.Stdout, logs.ToStderr(workerLastWords))
 	app.Commands = []*cli.Command{{Name: command, Action: func(c *cli.Context) error {
 		return run(logrus.NewEntry(logrus.StandardLogger()))
 	}}}

@@ -21,7 +21,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -197,7 +196,7 @@ func (d *Daemon) serveAPI() error {
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")
-			os.Exit(exitcode.Failure) // another worker does better
+			logrus.Exit(exitcode.Failure) // another worker does better
 		}
 		close(stopped)
 	}()
@@ -276,7 +275,7 @@ func (d *Daemon) all() []*guest {
 // panicked ends the worker: a handler that panicked may have left anything behind. The request is answered EIO by then, and
 // all others are served by the next worker.
 func (d *Daemon) panicked() {
-	time.AfterFunc(10*time.Millisecond, func() { os.Exit(panicStatus) })
+	time.AfterFunc(10*time.Millisecond, func() { logrus.Exit(panicStatus) })
 }
 
 // panicStatus is that of a Go program that panicked.

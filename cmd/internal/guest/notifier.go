@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -51,6 +52,7 @@ type supervisorSetup struct {
 // it looks paths up in the view, and a process that waits for an answer of its own view cannot be killed.
 func Supervise() int {
 	ignoreSignals()
+	logs.ToStderr(0)
 	var s supervisorSetup
 	err := json.NewDecoder(os.Stdin).Decode(&s)
 	var slots []*notify.Request

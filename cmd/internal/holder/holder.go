@@ -155,7 +155,9 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 	raiseLimits()
 	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, words: map[uint64]string{},
 		events: make(chan event, 64), keptTypes: map[string]int{}}
-	h.manager = findManager(log)
+	h.manager = findManager(log, func() {
+		time.AfterFunc(managerRetry, func() { h.events <- event{do: h.manager.retry} })
+	})
 	if err := h.takeOver(); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,10 +58,14 @@ type message struct {
 // link is one end of the socket between holder and worker. Sending may be done by many goroutines.
 type link struct {
 	conn *net.UnixConn
+	wait time.Duration // immutable; how long a message may wait for the receiver, 0 for ever
 
 	mu  sync.Mutex
 	buf []byte // guarded by mu
 }
+
+// childWait is how long the holder waits for a child that does not read: one that is stopped, or hangs.
+const childWait = 5 * time.Second
 
 // newLinks makes a connected pair: one end for this process, the other for the worker.
 func newLinks() (*link, *os.File, error) {
@@ -74,6 +79,7 @@ func newLinks() (*link, *os.File, error) {
 		theirs.Close()
 		return nil, nil, err
 	}
+	l.wait = childWait
 	return l, theirs, nil
 }
 
@@ -112,6 +118,9 @@ func (l *link) send(m message) error {
 	var oob []byte
 	if len(m.fds) > 0 {
 		oob = unix.UnixRights(m.fds...)
+	}
+	if l.wait > 0 {
+		l.conn.SetWriteDeadline(time.Now().Add(l.wait))
 	}
 	_, _, err := l.conn.WriteMsgUnix(b, oob, nil)
 	return err

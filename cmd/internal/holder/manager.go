@@ -1,6 +1,7 @@
 package holder
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -11,19 +12,35 @@ import (
 )
 
 // manager is the service manager that started us, as systemd has it (sd_notify(3), systemd.io/FILE_DESCRIPTOR_STORE): it is
-// told of our state, and keeps descriptors over our own death. The zero value is none.
+// told of our state, and keeps descriptors over our own death. The holder does not wait for it: what its socket has no room for is sent
+// again later, in order. Without an address there is none. Its methods are for the deciding goroutine.
 type manager struct {
 	address *unix.SockaddrUnix
 	every   time.Duration // between two signs of life, 0 for none wanted
-	last    *time.Time
+	last    time.Time     // the last one
 	log     *logrus.Entry
+	later   func()   // has retry called soon
+	waiting []notice // what is to be sent again
+	refused bool     // too much waits; said once until nothing waits
 }
+
+// notice is a message to the service manager.
+type notice struct {
+	state string
+	fd    int // -1 for none; of a message that waits it is the message's own
+}
+
+// managerRetry is how long a message waits before it is sent again; maxWaiting is how many may wait. A guest needs two or three.
+const (
+	managerRetry = 50 * time.Millisecond
+	maxWaiting   = 4096
+)
 
 // firstFD is where descriptors that a service manager gives begin (SD_LISTEN_FDS_START).
 const firstFD = 3
 
-func findManager(log *logrus.Entry) manager {
-	m := manager{log: log, last: &time.Time{}}
+func findManager(log *logrus.Entry, later func()) manager {
+	m := manager{log: log, later: later}
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return m
@@ -38,47 +55,106 @@ func findManager(log *logrus.Entry) manager {
 }
 
 // tell sends a state, with a descriptor where fd is not negative. A manager that does not listen is none of our trouble.
-func (m manager) tell(state string, fd int) {
+func (m *manager) tell(state string, fd int) {
 	if m.address == nil {
 		return
 	}
+	if len(m.waiting) == 0 {
+		err := m.send(state, fd)
+		if err == nil {
+			return
+		}
+		if !isFull(err) {
+			m.log.WithError(err).Warn("cannot tell the service manager")
+			return
+		}
+	}
+	m.wait(state, fd)
+}
+
+// send sends a message at once, or says that there is no room for it.
+func (m *manager) send(state string, fd int) error {
 	var rights []byte
 	if fd >= 0 {
 		rights = unix.UnixRights(fd)
 	}
-	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = unix.Sendmsg(s, []byte(state), rights, m.address, unix.MSG_NOSIGNAL)
-		unix.Close(s)
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	return unix.Sendmsg(s, []byte(state), rights, m.address, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+}
+
+// isFull says whether a message may be taken later: the socket's queue is full, or too many descriptors are in flight
+// (too_many_unix_fds, net/core/scm.c).
+func isFull(err error) bool {
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ETOOMANYREFS)
+}
+
+// wait keeps a message for later, with a descriptor of its own: the one that is kept may be closed until then.
+func (m *manager) wait(state string, fd int) {
+	err := error(nil)
+	if len(m.waiting) >= maxWaiting {
+		err = errors.New("it does not listen, and too much waits for it")
+	} else if fd >= 0 {
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFD)
 	}
 	if err != nil {
-		m.log.WithError(err).Warn("cannot tell the service manager")
+		if !m.refused {
+			m.log.WithError(err).Warn("cannot tell the service manager")
+		}
+		m.refused = true
+		return
+	}
+	if m.waiting = append(m.waiting, notice{state, fd}); len(m.waiting) == 1 {
+		m.later()
 	}
 }
 
-func (m manager) ready() { m.tell("READY=1\nSTATUS=serving", -1) }
+// retry sends what waits, as far as there is room.
+func (m *manager) retry() {
+	for len(m.waiting) > 0 {
+		w := m.waiting[0]
+		err := m.send(w.state, w.fd)
+		if isFull(err) {
+			m.later()
+			return
+		}
+		if err != nil {
+			m.log.WithError(err).Warn("cannot tell the service manager")
+		}
+		if w.fd >= 0 {
+			unix.Close(w.fd)
+		}
+		m.waiting = m.waiting[1:]
+	}
+	m.waiting, m.refused = nil, false
+}
 
-func (m manager) reloading() { m.tell("STATUS=upgrading", -1) }
+func (m *manager) ready() { m.tell("READY=1\nSTATUS=serving", -1) }
 
-func (m manager) stopping() { m.tell("STOPPING=1", -1) }
+func (m *manager) reloading() { m.tell("STATUS=upgrading", -1) }
+
+func (m *manager) stopping() { m.tell("STOPPING=1", -1) }
 
 // alive says that we live, as often as the manager wants.
-func (m manager) alive() {
-	if m.every > 0 && time.Since(*m.last) >= m.every {
-		*m.last = time.Now()
+func (m *manager) alive() {
+	if m.every > 0 && time.Since(m.last) >= m.every && len(m.waiting) == 0 { // else it is due when nothing waits any more
+		m.last = time.Now()
 		m.tell("WATCHDOG=1", -1)
 	}
 }
 
-func (m manager) store(name string, file *os.File) { m.storeFD(name, int(file.Fd())) }
+func (m *manager) store(name string, file *os.File) { m.storeFD(name, int(file.Fd())) }
 
 // storeFD has the manager keep a descriptor. FDPOLL=0: a poll of /dev/fuse would wake it for each request.
-func (m manager) storeFD(name string, fd int) { m.tell("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fd) }
+func (m *manager) storeFD(name string, fd int) { m.tell("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, fd) }
 
-func (m manager) unstore(name string) { m.tell("FDSTOREREMOVE=1\nFDNAME="+name, -1) }
+func (m *manager) unstore(name string) { m.tell("FDSTOREREMOVE=1\nFDNAME="+name, -1) }
 
 // kept are the descriptors that the manager gives back, by name (sd_listen_fds_with_names(3)).
-func (m manager) kept() map[string]int {
+func (m *manager) kept() map[string]int {
 	defer os.Unsetenv("LISTEN_PID")
 	defer os.Unsetenv("LISTEN_FDS")
 	defer os.Unsetenv("LISTEN_FDNAMES")

@@ -1,0 +1,245 @@
+package integration
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pipeTo makes a pipe for a daemon's standard error. The writing end is the daemon's; it blocks, as a shell's does.
+func pipeTo(t *testing.T) (reader, writer *os.File) {
+	t.Helper()
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	reader, writer = os.NewFile(uintptr(fds[0]), "reader"), os.NewFile(uintptr(fds[1]), "writer")
+	t.Cleanup(func() { reader.Close(); writer.Close() })
+	return reader, writer
+}
+
+// fill writes to a pipe until it takes no more, by an open file of its own: the daemon's goes on blocking.
+func fill(t *testing.T, pipe *os.File) {
+	t.Helper()
+	fd, err := unix.Open("/proc/self/fd/"+itoa(int(pipe.Fd())), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for line := []byte(strings.Repeat("x", 4095) + "\n"); err == nil; {
+		_, err = unix.Write(fd, line)
+	}
+	if err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+}
+
+// deny has a guest make denied writes until end is called.
+func deny(t *testing.T, p *place) (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				if err := withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max")); !errors.Is(err, unix.EPERM) {
+					t.Errorf("a write of the boundary's limit: %v", err)
+					return
+				}
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { close(stop); <-stopped })
+}
+
+// replacements kills workers and says how long each was missed, sorted.
+func (d *daemon) replacements(t *testing.T, times int) (took []time.Duration) {
+	t.Helper()
+	for range times {
+		before := d.ready(t)
+		began := time.Now()
+		d.signal(t, unix.SIGKILL, 0)
+		eventually(t, "another worker", func() bool {
+			now, err := d.info()
+			return err == nil && now.Pid != before.Pid
+		})
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took
+}
+
+// TestLogWithoutReader: whoever reads the daemon's standard error goes, or does not read. Holder and worker live, worker after worker is
+// replaced as fast as ever, and the daemon ends as it should. What is lost is counted.
+func TestLogWithoutReader(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		gone bool
+	}{{"gone", true}, {"does not read", false}} {
+		t.Run(c.name, func(t *testing.T) {
+			reader, writer := pipeTo(t)
+			d := startDaemonSaying(t, writer, program(t), nil)
+			p := newPlace(t, d, "log")
+			d.wantTry(t, 0, "", p.add("web")...)
+			quiet := d.replacements(t, 10)
+			in := bufio.NewReader(reader)
+			holder := d.ready(t).Holder
+			if c.gone {
+				reader.Close()
+			} else {
+				fill(t, writer)
+			}
+			end := deny(t, p)
+			defer end()
+			loud := d.replacements(t, 20)
+			t.Logf("a worker is replaced in %v, %v at most; quietly in %v, %v at most",
+				loud[len(loud)/2], loud[len(loud)-1], quiet[len(quiet)/2], quiet[len(quiet)-1])
+			if loud[len(loud)/2] > 5*quiet[len(quiet)/2]+time.Second/4 {
+				t.Errorf("a worker is replaced in %v, quietly in %v", loud, quiet)
+			}
+			if now := d.ready(t).Holder; now != holder {
+				t.Errorf("the holder is %d, was %d", now, holder)
+			}
+			if !c.gone {
+				wantLost(t, in)
+				fill(t, writer)
+			}
+			end()
+			d.stop(t)
+		})
+	}
+}
+
+// wantLost reads a log until it has the line of a denial, after all that filled the pipe.
+func wantLost(t *testing.T, in *bufio.Reader) {
+	t.Helper()
+	found := make(chan error, 1)
+	go func() {
+		for {
+			line, err := in.ReadString('\n')
+			if err != nil || strings.Contains(line, "denied") {
+				found <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-found:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("nothing of what the worker logged arrives when the log is read again")
+	}
+}
+
+// TestGiveUpUnread: the holder gives up in time, also when nobody reads its log.
+func TestGiveUpUnread(t *testing.T) {
+	_, writer := pipeTo(t)
+	d := startDaemonSaying(t, writer, program(t), []string{"--give-up", "2s"})
+	p := newPlace(t, d, "log")
+	d.wantTry(t, 0, "", p.add("web")...)
+	fill(t, writer)
+	d.withoutWorkers(t)
+	if d.cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("the daemon ended with %v, want status 1", d.err)
+	}
+}
+
+// TestManagerDeaf: a service manager that does not read keeps nobody waiting. When it reads again it is told all of it, in order.
+func TestManagerDeaf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	filler, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filler.Close()
+	for err == nil {
+		filler.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+		_, err = filler.Write([]byte("full"))
+	}
+	d := startDaemonWith(t, program(t), nil, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=600000")
+	p := newPlace(t, d, "deaf")
+	d.wantTry(t, 0, "", p.add("web")...)
+	took := d.replacements(t, 10)
+	t.Logf("a worker is replaced in %v, %v at most", took[len(took)/2], took[len(took)-1])
+	var states []string
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*8))
+	c.SetReadDeadline(time.Now().Add(patience))
+	for !slices.Contains(states, "WATCHDOG=1") {
+		n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
+		if err != nil {
+			t.Fatalf("%v; told: %q", err, states)
+		}
+		closeRights(oob[:oobn])
+		if s := string(buf[:n]); s != "full" {
+			states = append(states, s)
+		}
+	}
+	arena, ready := slices.Index(states, "FDSTORE=1\nFDPOLL=0\nFDNAME=arena"), slices.Index(states, "READY=1\nSTATUS=serving")
+	device := slices.Index(states, "FDSTORE=1\nFDPOLL=0\nFDNAME=device-0")
+	if arena != 0 || ready < arena || device < ready {
+		t.Errorf("the manager was told %q", states)
+	}
+}
+
+// closeRights closes descriptors that came by a socket.
+func closeRights(oob []byte) {
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for _, m := range messages {
+		fds, _ := unix.ParseUnixRights(&m)
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}
+}
+
+// TestMountUnread: a mount that has something to log, and nobody who reads it, takes its view away when it ends.
+func TestMountUnread(t *testing.T) {
+	h := openHost(t)
+	pids := need(t, h, "pids")
+	path := boundary(t, "unread", pids)
+	for _, gone := range []bool{true, false} {
+		reader, writer := pipeTo(t)
+		dir := publicDir(t)
+		cmd := exec.Command(program(t), "--log-level", "debug", "mount", "--boundary", path, "--controllers", "pids", dir)
+		cmd.Stderr = writer
+		if gone {
+			reader.Close()
+		} else {
+			fill(t, writer)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		eventually(t, "the view", func() bool { return mounted(dir) && cmd.Process.Signal(unix.SIGTERM) == nil })
+		select {
+		case err := <-ended:
+			if err != nil || mounted(dir) {
+				t.Errorf("reader gone %t: it ended with %v, mounted %t", gone, err, mounted(dir))
+			}
+		case <-time.After(patience):
+			cmd.Process.Kill()
+			t.Fatalf("reader gone %t: it does not end", gone)
+		}
+	}
+}
