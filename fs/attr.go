@@ -7,6 +7,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -264,9 +265,17 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 		return code
 	}
 	if err := v.changeOwner(n.tree, d, n.file, st.Mode, in); err != nil {
-		return status(err)
+		return v.noRoom(n, in, err)
 	}
-	return status(changeTimes(d, n.file, in))
+	return v.noRoom(n, in, v.changeTimes(d, n.file, in))
+}
+
+// noRoom is the errno of a change of attributes, and reports that the guest's budget did not allow for it.
+func (v *View) noRoom(n node, in *fuse.SetAttrIn, err error) fuse.Status {
+	if isQuota(err) {
+		v.exceeded(&in.InHeader, "setattr", n, "", boundAttributes)
+	}
+	return status(err)
 }
 
 // truncate is accepted without effect where the file can be written, as kernfs does; the server's own is how a guest's
@@ -304,15 +313,23 @@ func (v *View) changeOwner(t *tree, d *host.Dir, file string, hostMode uint32, i
 	if setMode {
 		r.mode = mode & permMask
 	}
-	return d.SetXattr(file, attrOwn, []byte(r.String()), 0)
+	_, again := conn.Resent(in.Unique)
+	return v.setAttrs(d, viewsAttr, again, attrChange{file: file, stored: attrOwn, data: []byte(r.String())})
 }
 
-// changeTimes sets times on the real file or directory: they mean nothing to the host and natively persist.
-func changeTimes(d *host.Dir, file string, in *fuse.SetAttrIn) error {
+// changeTimes sets times on the real file or directory: they mean nothing to the host and natively persist. The first time
+// a mark is set beside them, which counts what the kernel keeps them in.
+func (v *View) changeTimes(d *host.Dir, file string, in *fuse.SetAttrIn) error {
 	atime, setA := in.GetATime()
 	mtime, setM := in.GetMTime()
 	if !setA && !setM {
 		return nil
+	}
+	if _, err := d.GetXattr(file, attrTimes, nil); err != nil {
+		_, again := conn.Resent(in.Unique)
+		if err := v.setAttrs(d, guestsAttr, again, attrChange{file: file, stored: attrTimes}); err != nil {
+			return err
+		}
 	}
 	return d.SetTimes(file, timespec(atime, setA), timespec(mtime, setM))
 }

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"path"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -31,6 +32,16 @@ func (r *refusal) Error() string { return r.errno.Error() + ": " + r.rule }
 func (r *refusal) Unwrap() error { return r.errno }
 
 func refuse(errno unix.Errno, rule string) error { return &refusal{errno: errno, rule: rule} }
+
+func refuseQuota(errno unix.Errno, bound string) error {
+	return &refusal{errno: errno, rule: bound, quota: true}
+}
+
+// isQuota says whether an error is that a bound was reached.
+func isQuota(err error) bool {
+	var refused *refusal
+	return errors.As(err, &refused) && refused.quota
+}
 
 // deny reports what a rule refused. name is in the directory n, "" for n itself.
 func (v *View) deny(in *fuse.InHeader, operation string, n node, name, rule string) {

@@ -53,7 +53,7 @@ func (v *View) writeFake(_ <-chan struct{}, h *handle, _ uint32, data []byte) er
 	if err != nil {
 		return err
 	}
-	return h.tree.writeFake(h.dir, on)
+	return v.setFake(h.tree, h.dir, on)
 }
 
 // writePerOpen passes any text: the kernel reads none of it and resets what the open file shows.

@@ -128,17 +128,17 @@ func fakeSet(d xattrDir) bool {
 	return err == nil && n == 1 && buf[0] == '1'
 }
 
-// writeFake sets a faked file.
-func (t *tree) writeFake(dir uint64, on bool) error {
+// setFake sets a faked file.
+func (v *View) setFake(t *tree, dir uint64, on bool) error {
 	d, err := t.acquire(dir)
 	if err != nil {
 		return unix.ENODEV
 	}
 	defer d.Release()
 	if on {
-		return d.SetXattr("", attrFake, []byte("1"), 0)
+		return v.setAttrs(d, viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	if err := d.RemoveXattr("", attrFake); err != nil && status(err) != fuseNoData {
+	if err := v.removeAttr(d, "", attrFake, false); err != nil && status(err) != fuseNoData {
 		return err
 	}
 	return nil

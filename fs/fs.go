@@ -11,7 +11,8 @@
 // boundary's descriptor.
 //
 // Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu and eventQueue.mu are leaves; none
-// is taken under another. Package state has its own, below them.
+// is taken under another. Package state has its own, below them. attrs.slot is held across calls into the host, and nothing
+// but those leaves is taken under it.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs
@@ -123,6 +124,7 @@ type View struct {
 	handles  handleTable
 	backings backingTable
 	triggers triggerBound
+	attrs    attrAccount
 	reclaims chan struct{} // one slot: memory.reclaim and memory.force_empty run one at a time in a guest
 
 	poller *host.Poller // immutable; the host's, for all views
@@ -164,6 +166,7 @@ func New(cfg Config) (*View, error) {
 	}
 	v.names = v.state.Arena()
 	v.handles.state, v.backings.state = v.state, v.state
+	v.attrs.init(v.state)
 	if err := v.start(cfg); err != nil {
 		return nil, err
 	}

@@ -113,11 +113,14 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	if err = d.Lookup(name, &st); err == nil {
 		ch.entry.B = st.Ino
-		err = v.own(n.tree, d, name, in)
+		err = v.own(n.tree, d, name, in, own)
 	}
 	if err != nil {
-		d.Rmdir(name)
+		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
 		n.tree.quota.give()
+		if isQuota(err) {
+			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
+		}
 		return status(err)
 	}
 	return fuse.OK
@@ -171,8 +174,8 @@ func (t *tree) takeQuota(d *host.Dir, there bool) (bound string, st fuse.Status)
 }
 
 // own records who made a cgroup. kernfs gives a child the maker's fsuid and fsgid, or the parent's gid below a setgid
-// directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode).
-func (v *View) own(t *tree, d *host.Dir, name string, in *fuse.MkdirIn) error {
+// directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again says that the server before may have begun to.
+func (v *View) own(t *tree, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
 	rec := record{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
 	parent := v.ownerOf(t, d, "", 0o755)
 	if parent.mode&unix.S_ISGID != 0 {
@@ -188,15 +191,14 @@ func (v *View) own(t *tree, d *host.Dir, name string, in *fuse.MkdirIn) error {
 		return err
 	}
 	defer child.Release()
+	changes := []attrChange{
+		{stored: attrMade, data: []byte(record{uid: rec.uid, gid: rec.gid, mode: noMode}.String())},
+		{stored: attrOwn, data: []byte(rec.String())},
+	}
 	if inherit {
-		if err := child.SetXattr("", attrFake, []byte("1"), 0); err != nil {
-			return err
-		}
+		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	if err := child.SetXattr("", attrMade, []byte(record{uid: rec.uid, gid: rec.gid, mode: noMode}.String()), 0); err != nil {
-		return err
-	}
-	return child.SetXattr("", attrOwn, []byte(rec.String()), 0)
+	return v.setAttrs(child, viewsAttr, again, changes...)
 }
 
 // Rmdir removes a cgroup: EBUSY while it has children or processes, as the host says.
@@ -233,8 +235,10 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 
 func (v *View) rmdir(t *tree, d *host.Dir, name string, ch *change) fuse.Status {
 	t.expected.add(d.ID(), name)
-	err := d.Rmdir(name)
-	ch.made()
+	err := v.removeCounted(d, name, func() error {
+		defer ch.made()
+		return d.Rmdir(name)
+	})
 	if err != nil {
 		t.expected.take(d.ID(), name)
 		return status(err)

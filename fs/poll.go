@@ -140,3 +140,11 @@ func writeHandle(body []byte) uint64 {
 	}
 	return binary.NativeEndian.Uint64(body)
 }
+
+// setattrValid is what a SETATTR request is to change (struct fuse_setattr_in begins with valid).
+func setattrValid(body []byte) uint32 {
+	if len(body) < 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(body)
+}

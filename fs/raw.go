@@ -3,6 +3,8 @@ package fs
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // rawFS is a View as go-fuse sees it. All operations that the view implements stand in this package as methods of
@@ -13,23 +15,29 @@ func (r *rawFS) view() *View { return (*View)(r) }
 
 // The FUSE opcodes that slow looks at (include/uapi/linux/fuse.h).
 const (
-	opMkdir    = 9
-	opRmdir    = 11
-	opRename   = 12
-	opWrite    = 16
-	opSetxattr = 21
-	opRename2  = 45
+	opSetattr     = 4
+	opMkdir       = 9
+	opRmdir       = 11
+	opRename      = 12
+	opWrite       = 16
+	opSetxattr    = 21
+	opRemovexattr = 24
+	opRename2     = 45
 )
 
 // slow says whether a request may block in the host and must run off the serving goroutine: what makes or removes cgroups,
-// and writes that reclaim, migrate or take the host's cgroup lock for long.
+// writes that reclaim, migrate or take the host's cgroup lock for long, and changes of attributes, which are made one at a
+// time in a guest and may count what there is of them (attrbudget.go).
 func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 	switch in.Opcode {
-	case opMkdir, opRmdir, opRename, opRename2, opSetxattr:
+	case opMkdir, opRmdir, opRename, opRename2, opSetxattr, opRemovexattr:
 		return true
+	case opSetattr:
+		valid := setattrValid(body)
+		return valid&attrChanges != 0 && valid&fuse.FATTR_SIZE == 0
 	case opWrite:
 		h := v.handles.get(writeHandle(body))
-		return h != nil && h.decision.File.Blocks
+		return h != nil && (h.decision.File.Blocks || h.decision.File.Constraint == hierarchy.Fake)
 	}
 	return false
 }

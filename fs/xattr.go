@@ -115,7 +115,7 @@ func guestAttrs(d *host.Dir, file string) ([]string, error) {
 	return names, nil
 }
 
-// SetXAttr sets an attribute. EPERM at the boundary; ENOSPC over what a cgroup takes of user.*; EOPNOTSUPP for security.*
+// SetXAttr sets an attribute. EPERM at the boundary; ENOSPC over what a cgroup takes of user.*, and over the guest's budget; EOPNOTSUPP for security.*
 // and ACLs, which would speak to the host's security modules.
 func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
 	if !guestAttr(attr) {
@@ -128,13 +128,17 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 	defer d.Release()
 	ch := r.view().begin("setxattr", &in.InHeader, isSet(d, n.file, attrGuest+attr), 0, 0)
 	if !ch.done {
-		ch.finish(setAttribute(d, n.file, attrGuest+attr, data, int(in.Flags), ch))
+		st := r.view().setAttribute(d, n.file, attrGuest+attr, data, int(in.Flags), ch)
+		if st == fuse.Status(unix.ENOSPC) {
+			r.view().exceeded(&in.InHeader, "setxattr", n, "", boundAttributes)
+		}
+		ch.finish(st)
 	}
 	return ch.outcome()
 }
 
 // setAttribute sets an attribute. One that was to be made new and is there now, with this value, was made by the server before.
-func setAttribute(d *host.Dir, file, stored string, data []byte, flags int, ch *change) fuse.Status {
+func (v *View) setAttribute(d *host.Dir, file, stored string, data []byte, flags int, ch *change) fuse.Status {
 	defer ch.made()
 	if ch.again && flags&unix.XATTR_CREATE != 0 && ch.entry.A == 0 {
 		have := make([]byte, len(data)+1)
@@ -145,7 +149,8 @@ func setAttribute(d *host.Dir, file, stored string, data []byte, flags int, ch *
 	if st := hasRoom(d, file, stored, len(data)); !st.Ok() {
 		return st
 	}
-	return status(d.SetXattr(file, stored, data, flags))
+	change := attrChange{file: file, stored: stored, data: data, flags: flags}
+	return status(v.setAttrs(d, guestsAttr, ch.again, change))
 }
 
 // isSet is 1 where an attribute is set.
@@ -193,7 +198,7 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	if ch.done {
 		return ch.outcome()
 	}
-	err := d.RemoveXattr(n.file, attrGuest+attr)
+	err := r.view().removeAttr(d, n.file, attrGuest+attr, ch.again)
 	ch.made()
 	st = status(err)
 	if ch.again && ch.entry.A == 1 && st == fuseNoData {

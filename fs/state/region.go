@@ -25,12 +25,15 @@ type regionHead struct {
 	device      uint64 // atomic; of the mounted view, 0 before
 	suspects    [maxSuspects]suspect
 	init        [maxInit]byte
+	attrs       uint64 // atomic; one more than the sum of SetAttrs, 0: not known
+	_           [56]byte
 }
 
 const (
 	headSize = int(unsafe.Sizeof(regionHead{}))
-	// maxInit is room for FUSE_INIT: a header of 40 bytes and struct fuse_init_in of 64.
-	maxInit     = 192
+	// maxInit is room for FUSE_INIT: a header of 40 bytes and struct fuse_init_in of 64. What follows init was once room for
+	// more, and is zero where an older program has written the head.
+	maxInit     = 128
 	maxSuspects = 4
 )
 
@@ -132,6 +135,15 @@ func (r *Region) SetPassthrough(ok bool) {
 
 // Passthrough says whether opens may be passed through.
 func (r *Region) Passthrough() bool { return r.head.passthrough == 1 }
+
+// SetAttrs keeps what the guest's extended attributes cost, in bytes.
+func (r *Region) SetAttrs(bytes uint64) { atomic.StoreUint64(&r.head.attrs, bytes+1) }
+
+// Attrs is what SetAttrs was given last, by this server or one before; not known when there was none.
+func (r *Region) Attrs() (bytes uint64, known bool) {
+	n := atomic.LoadUint64(&r.head.attrs)
+	return n - min(n, 1), n != 0
+}
 
 // MaxCrashes is how often servers may crash during a request before it is refused.
 const MaxCrashes = 3

@@ -105,6 +105,26 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// TestHead: the head has the size that it had in programs before, and what attributes cost is known to the next server only
+// when somebody has counted it, be it 0.
+func TestHead(t *testing.T) {
+	if headSize != 296 {
+		t.Errorf("the head of a region has %d bytes; the configuration behind it, of older programs, begins at 296", headSize)
+	}
+	a := newArena(t, 1, 1)
+	r := take(t, a, "")
+	r.SetInit(bytes.Repeat([]byte{0xff}, maxInit))
+	if n, known := r.Attrs(); n != 0 || known {
+		t.Errorf("before it was counted: %d, %v", n, known)
+	}
+	for _, sum := range []uint64{0, 4096} {
+		r.SetAttrs(sum)
+		if n, known := next(t, a).Regions()[0].Attrs(); n != sum || !known {
+			t.Errorf("kept %d, found %d, %v", sum, n, known)
+		}
+	}
+}
+
 // TestBounds: what does not fit is refused, and a place that was given back is there again.
 func TestBounds(t *testing.T) {
 	a := newArena(t, 1, 4)

@@ -17,6 +17,44 @@ func (b *Boundary) Walk(f func(d *Dir, name string, st *unix.Stat_t) error) erro
 	return root.walk(f)
 }
 
+// WalkCgroups calls f for the boundary and for each cgroup below it, as Walk does, with no look at the files.
+func (b *Boundary) WalkCgroups(f func(d *Dir) error) error {
+	root, err := b.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Release()
+	return root.walkCgroups(f)
+}
+
+func (d *Dir) walkCgroups(f func(d *Dir) error) error {
+	if err := f(d); err != nil {
+		return unlessGone(err)
+	}
+	var st unix.Stat_t
+	if err := d.Stat(&st); err != nil || st.Nlink <= 2 {
+		return err // kernfs counts subdirectories in the link count
+	}
+	entries, err := d.ReadDir()
+	if err != nil {
+		return unlessGone(err)
+	}
+	for _, e := range entries {
+		if !e.IsDir {
+			continue
+		}
+		child, err := d.OpenDir(e.Name)
+		if err == nil {
+			err = child.walkCgroups(f)
+			child.Release()
+		}
+		if unlessGone(err) != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (d *Dir) walk(f func(d *Dir, name string, st *unix.Stat_t) error) error {
 	var st unix.Stat_t
 	if err := d.Stat(&st); err != nil {
