@@ -89,6 +89,37 @@ func TestStackDefault(t *testing.T) {
 	d.stop(t)
 }
 
+// TestStackShown: with --stack, too, of the kernel's own mounts those stay that the view shows: a manager that takes its controllers from
+// mountinfo, as runc's does, wants each of them in the view.
+func TestStackShown(t *testing.T) {
+	runtime := needRuntime(t, ociRuntimes(t)[0])
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	needPlainCrun(t, h, runtime)
+	d := startDaemon(t)
+	forms := map[string][]string{"view": {"--stack", "--controllers", "pids"}}
+	if tree.Version == hierarchy.V1 {
+		forms["tmpfs"] = []string{"--stack", "--tmpfs", "--controllers", "pids"}
+	}
+	for name, args := range forms {
+		t.Run(name, func(t *testing.T) {
+			b := stackedBundle(t, d, runtime, args...)
+			x := startProcess(t, b.command(runtime))
+			top := topOf(guestView, tree)
+			mounts := kernelMounts(x.ask(t, "read", "/proc/self/mountinfo"))
+			if len(mounts) != 1 || mounts[0].at != top || mounts[0].root != "/" {
+				t.Errorf("in mountinfo are %+v; want one mount, at %s", mounts, top)
+			}
+			x.in.Close()
+			if err := x.cmd.Wait(); err != nil {
+				t.Errorf("the container ended with %v", err)
+			}
+			nothingLeft(t, d, h, b.cgroup)
+		})
+	}
+	d.stop(t)
+}
+
 // TestStackNone: with --no-stack nothing stays, where the kernel can do that.
 func TestStackNone(t *testing.T) {
 	if !conn.KernelAtLeast(6, 5) {

@@ -182,8 +182,8 @@ func guestAddCommand() *cli.Command {
 }
 
 func stackFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "stack", Usage: "leave something below the view in any case, and writable (default: the kernel's own mounts of the guest's " +
-		"cgroups, read-only, which programs look for in mountinfo)"}
+	return &cli.BoolFlag{Name: "stack", Usage: "leave mounts of what the view shows below it, writable and of any cgroups (default: the kernel's own " +
+		"mounts of the guest's cgroups, read-only, which programs look for in mountinfo)"}
 }
 
 func noStackFlag() cli.Flag {

@@ -21,7 +21,7 @@ type Stack int
 const (
 	StackNone Stack = iota // it goes
 	StackOwn               // the kernel's own mounts of what is shown stay, read-only; without such a mount it goes
-	StackAll               // it stays, but for mounts of what the view does not show beside some of what it does
+	StackAll               // it stays, but for the kernel's own mounts of what the view does not show
 )
 
 // OwnMounts are the cgroups whose mounts may stay below a view, by the directory of the view that shows them; "" for
@@ -56,8 +56,10 @@ func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts
 
 // below is a mount of the kernel's cgroups at a place or under it.
 type below struct {
-	fd  int // O_PATH, its root
-	own bool
+	fd    int // O_PATH, its root
+	own   bool
+	shown bool // the view has a directory there
+	goes  bool // it is of no use below the view
 }
 
 // maxBelow is more mounts of cgroups than any runtime makes: a guest may have made any number.
@@ -65,7 +67,9 @@ const maxBelow = 64
 
 var errNotTidy = errors.New("a mount of cgroups there cannot be taken away by itself")
 
-// cgroups opens the kernel's cgroup mounts at the place and under it. The error says that not all can be dealt with.
+// cgroups opens the kernel's cgroup mounts at the place and under it, and says which are to go: where some are the view's own all others,
+// else those that the view has no directory for, which a program that reads mountinfo would not find. The error says that not all can
+// be dealt with.
 func (p *place) cgroups(own OwnMounts) (all []below, err error) {
 	id, covered, table, err := p.mount()
 	if err != nil || !covered {
@@ -75,7 +79,8 @@ func (p *place) cgroups(own OwnMounts) (all []below, err error) {
 	if top < 0 {
 		return nil, nil
 	}
-	for _, m := range cgroupsUnder(table, table[top]) {
+	mounts := cgroupsUnder(table, table[top])
+	for _, m := range mounts {
 		if len(all) == maxBelow {
 			return all, errNotTidy
 		}
@@ -85,7 +90,11 @@ func (p *place) cgroups(own OwnMounts) (all []below, err error) {
 			return all, err
 		}
 		all = append(all, b)
-		if b.own || m == table[top] {
+	}
+	useful := slices.ContainsFunc(all, func(b below) bool { return b.own })
+	for i, m := range mounts {
+		all[i].goes = m != table[top] && !all[i].own && (useful || !all[i].shown)
+		if !all[i].goes {
 			continue
 		}
 		if ours, err := p.reachesOurs(parentOf(table, m)); err != nil || ours {
@@ -141,20 +150,21 @@ func (p *place) openBelow(m *mountinfo.Info, dir string, own OwnMounts) (b below
 		return b, fmt.Errorf("cannot look at the mount at %s: %w", m.Mountpoint, err)
 	}
 	want, shown := own[dir]
+	b.shown = shown
 	b.own = shown && want == nodeID{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}
 	return b, nil
 }
 
-// tidy leaves of some mounts those that are of use below a view, read-only: whoever loses the view, as when the
-// daemon stops, is not to write to the real cgroups with the rights of the host's root. The error says that the rest
-// cannot be taken away.
+// tidy takes away those of some mounts that are to go. The view's own it makes read-only where that is asked for: whoever loses the view,
+// as when the daemon stops, is not to write to the real cgroups with the rights of the host's root. The error says that not all
+// can be taken away.
 func (p *place) tidy(all []below, readOnly bool) error {
 	for _, b := range all {
 		var err error
 		switch {
-		case !b.own:
+		case b.goes:
 			err = p.unmountFD(b.fd)
-		case readOnly: // Linux 5.12
+		case readOnly && b.own: // Linux 5.12
 			err = unix.MountSetattr(b.fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 		}
 		if err != nil {

@@ -187,7 +187,7 @@ func (in Inside) below(p *place) (stacks func() bool, done func()) {
 	all, err := p.cgroups(in.Own)
 	useful := slices.ContainsFunc(all, func(b below) bool { return b.own })
 	stacks = func() bool {
-		if err == nil && useful {
+		if err == nil && (useful || in.Stack == StackAll) {
 			err = p.tidy(all, in.Stack == StackOwn)
 		}
 		return in.Stack == StackAll || err == nil && useful
