@@ -64,14 +64,6 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 }
 
-// commandOf is the command of this name, nil for none.
-func commandOf(commands []*cli.Command, name string) *cli.Command {
-	if i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(name) }); i >= 0 {
-		return commands[i]
-	}
-	return nil
-}
-
 // unknownWords are those of a command line that name no command and no option. What follows -- is another program's.
 func unknownWords(app *cli.App, words []string) (wrong []string) {
 	commands, flags := app.Commands, app.Flags

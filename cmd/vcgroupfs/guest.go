@@ -24,13 +24,7 @@ func guestCommand() *cli.Command {
 			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --controllers memory,pids\n" +
 			"   vcgroupfs guest set web memory.max=512M\n" +
 			"   vcgroupfs guest top --sort memory",
-		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return usagef("no such command: guest %q; allowed: add, rm, ls, show, tree, top, events, set, attach, freeze, thaw, kill", c.Args().First())
-			}
-			cli.ShowSubcommandHelp(c)
-			return exitStatus(exitcode.Usage)
-		},
+		Action: group,
 		Subcommands: []*cli.Command{
 			guestAddCommand(), guestRemoveCommand(), guestListCommand(), guestShowCommand(), guestTreeCommand(), guestTopCommand(), guestEventsCommand(),
 			guestSetCommand(),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -38,12 +40,7 @@ func hookCommand() *cli.Command {
 		Description: "Runtimes run these with the container's state; docs/runtimes.md has the configuration for each. The daemon (vcgroupfs serve)\n" +
 			"must run. A hook that fails makes the container fail: it never starts without its view. Cgroups that the runtime has given to the\n" +
 			"root of the container's user namespace are the host's root's from then on.",
-		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return usagef("no such hook: %q; allowed: oci, lxc", c.Args().First())
-			}
-			return cli.ShowSubcommandHelp(c)
-		},
+		Action: group,
 		Subcommands: []*cli.Command{
 			{
 				Name: "oci", Usage: "for runc, crun and what uses them: createRuntime and poststop",
@@ -93,6 +90,9 @@ type container struct {
 // hookAction gives a container its view, or takes it away.
 func hookAction(read func() (container, error)) cli.ActionFunc {
 	return func(c *cli.Context) error {
+		if c.NArg() > 0 {
+			return usagef("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "), c.Args().First())
+		}
 		box, err := read()
 		if err != nil {
 			return err
@@ -207,6 +207,9 @@ func ociHook() (container, error) {
 	if err != nil {
 		return container{}, fmt.Errorf("cannot read the container's state: %w", err)
 	}
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return container{}, usagef("standard input should have the container's state, and it is empty: a runtime gives it to its hooks")
+	}
 	var s ociState
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return container{}, usagef("cannot read the container's state from standard input: %v; a runtime gives it to its hooks", err)
@@ -222,6 +225,8 @@ func (s ociState) container(readFile func(string) ([]byte, error)) (container, e
 	switch {
 	case s.ID == "":
 		return box, usagef("the container's state has no id")
+	case s.Status == "stopped" && s.Pid > 0 && !endedIn(s.Pid, stoppedWait):
+		return box, fmt.Errorf("the state says that container %s is stopped, but its process %d lives", s.ID, s.Pid)
 	case s.Status == "stopped":
 		box.pid = 0
 		return box, nil
@@ -253,6 +258,21 @@ func (s ociState) container(readFile func(string) ([]byte, error)) (container, e
 	}
 	box.rootfs = filepath.Clean(box.rootfs)
 	return box, nil
+}
+
+// stoppedWait is how long a process may still be ending of which the runtime says that it has stopped: it was just killed.
+const stoppedWait = 5 * time.Second
+
+// endedIn says whether a process ends in time: its number is nobody's or a zombie's.
+func endedIn(pid int, wait time.Duration) bool {
+	for until := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		if _, err := host.StartOf(pid); err != nil {
+			return true
+		}
+		if time.Now().After(until) {
+			return false
+		}
+	}
 }
 
 // lxcHook reads what LXC tells its hooks (lxc.container.conf(5), "CONTAINER HOOKS ENVIRONMENT VARIABLES").

@@ -31,7 +31,9 @@ func TestOCIState(t *testing.T) {
 	}{
 		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/b"}, container{id: "a", pid: 7, rootfs: "/b/rootfs"}, ""},
 		{ociState{ID: "a", Status: "created", Pid: 7, Bundle: "/abs"}, container{id: "a", pid: 7, rootfs: "/var/lib/x"}, ""},
-		{ociState{ID: "a", Status: "stopped", Pid: 7}, container{id: "a"}, ""},
+		{ociState{ID: "a", Status: "stopped", Pid: 1 << 30}, container{id: "a"}, ""},
+		{ociState{ID: "a", Status: "stopped", Pid: os.Getpid()}, container{}, "lives"},
+		{ociState{ID: "a", Pid: 7, Bundle: "/b"}, container{}, "createRuntime and poststop"},
 		{ociState{Status: "creating", Pid: 7, Bundle: "/b"}, container{}, "no id"},
 		{ociState{ID: "a", Status: "running", Pid: 7, Bundle: "/b"}, container{}, "createRuntime and poststop"},
 		{ociState{ID: "a", Status: "creating", Bundle: "/b"}, container{}, "no pid"},
@@ -69,11 +71,34 @@ func TestHookUsage(t *testing.T) {
 		args string
 		says string
 	}{
-		{"hook nonsense", "no such hook"}, {"hook lxc", "LXC_NAME"}, {"hook oci --nonsense", "vcgroupfs hook oci --help"}, {"hook oci", "state"},
+		{"hook nonsense", "allowed: oci, lxc"}, {"hook help", "allowed: oci, lxc"}, {"hook h", "allowed: oci, lxc"}, {"hook lxc", "LXC_NAME"},
+		{"hook oci poststop", "no argument"}, {"hook oci help", "no argument"}, {"hook lxc h", "no argument"}, {"hook oci", "it is empty"}, {"hook oci --nonsense", "vcgroupfs hook oci --help"},
 	} {
 		var out, said strings.Builder
 		if got := execute(append([]string{"vcgroupfs"}, strings.Fields(c.args)...), &out, &said); got != 2 || !strings.Contains(said.String(), c.says) {
 			t.Errorf("%s: %d, %q; want 2 and %q", c.args, got, said.String(), c.says)
+		}
+	}
+	for _, group := range []string{"hook", "guest", "policy"} {
+		if got, out, _ := try(group); got != 2 || !strings.Contains(out, "COMMANDS:") {
+			t.Errorf("%s alone: %d, %q; want 2 and its commands", group, got, out)
+		}
+	}
+}
+
+// TestHelp: help is told by one command alone, so that no other takes a word of its user's for it.
+func TestHelp(t *testing.T) {
+	for args, want := range map[string]string{
+		"help": "Exit codes:", "help guest": "COMMANDS:", "help guest add": "--boundary PATH", "guest add --help": "--boundary PATH", "help hook oci": "--into DIR",
+	} {
+		got, out, _ := try(strings.Fields(args)...)
+		if got != 0 || !strings.Contains(out, want) || strings.Contains(out, "help, h") {
+			t.Errorf("%s: %d, %q; want %q", args, got, out, want)
+		}
+	}
+	for args, want := range map[string]string{"help nonsense": `"nonsense"; allowed: run,`, "help guest nonsense": `guest "nonsense"; allowed: add,`, "guest rm h": "daemon", "guest ls help": "no argument"} {
+		if got, out, said := try(append(strings.Fields(args), "--socket", "/nowhere")...); got == 0 || out != "" || !strings.Contains(said, want) {
+			t.Errorf("%s: %d, %q, %q; want a failure that says %q", args, got, out, said, want)
 		}
 	}
 }

@@ -95,6 +95,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
 		Version:              version,
 		HideVersion:          true,
+		HideHelpCommand:      true, // helpCommand is ours
 		EnableBashCompletion: true,
 		Writer:               stdout,
 		ErrWriter:            stderr,
@@ -103,17 +104,13 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug", EnvVars: []string{"VCGROUPFS_LOG_LEVEL"}},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json", EnvVars: []string{"VCGROUPFS_LOG_FORMAT"}},
+			cli.HelpFlag, // which the library leaves out where there is a command of that name
 		},
 		Before:   setUpLog,
 		Action:   noCommand,
-		Commands: []*cli.Command{runCommand(), notifyExecCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand()},
+		Commands: []*cli.Command{runCommand(), notifyExecCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand(), helpCommand()},
 	}
-	for _, c := range app.Commands {
-		c.OnUsageError = usageError
-		for _, sub := range c.Subcommands {
-			sub.OnUsageError = usageError
-		}
-	}
+	prepare(app.Commands)
 	return app
 }
 
@@ -138,7 +135,7 @@ func setUpLog(c *cli.Context) error {
 // noCommand answers a command line without a command, or with one that there is not.
 func noCommand(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usagef("no such command: %q; vcgroupfs --help lists them", c.Args().First())
+		return noSuchCommand("", c.Args().First(), c.App.Commands)
 	}
 	if err := cli.ShowAppHelp(c); err != nil {
 		return err

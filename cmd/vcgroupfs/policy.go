@@ -19,13 +19,7 @@ func policyCommand() *cli.Command {
 		Usage: "the policy tools",
 		Description: "A policy says which controllers a guest sees and what it may do with each control file. None is needed: the built-in\n" +
 			"default covers every control file known, and a policy only says where it differs.",
-		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return usagef("no such command: policy %q; allowed: default, check, explain", c.Args().First())
-			}
-			cli.ShowSubcommandHelp(c)
-			return exitStatus(exitcode.Usage)
-		},
+		Action: group,
 		Subcommands: []*cli.Command{
 			{
 				Name: "default", Usage: "print the built-in policy",

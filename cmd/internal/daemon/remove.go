@@ -88,7 +88,7 @@ func (g *guest) awaitEnd(ctx context.Context) error {
 	defer process.Close()
 	for until := time.Now().Add(endedWait); !hasEnded(process.Fd()) && !ended(g.record); time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil || time.Now().After(until) {
-			return failf(api.CodeConflict, "cannot remove guest %s: its process %d lives; the guest goes when that ends", g.record.Name, g.record.Spec.Pid)
+			return failf(api.CodeBusy, "cannot remove guest %s: its process %d lives; the guest goes when that ends", g.record.Name, g.record.Spec.Pid)
 		}
 	}
 	return nil
