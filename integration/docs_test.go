@@ -116,6 +116,14 @@ func TestReadmeServe(t *testing.T) {
 	}
 }
 
+// TestDocsReady: a script that waits for the daemon.
+func TestDocsReady(t *testing.T) {
+	openHost(t)
+	if out := paste(t, docsBlock(t, "docs/operations.md", "mkfifo")); !strings.Contains(out, "NAME") {
+		t.Errorf("guest ls printed:\n%s", out)
+	}
+}
+
 // TestDocsGuests: guests by hand, one of them of a process that runs; and what asks whether the daemon is well.
 func TestDocsGuests(t *testing.T) {
 	trees := openHost(t).Trees() // a container has a cgroup in each

@@ -152,7 +152,7 @@ func TestGuestLife(t *testing.T) {
 	d.stop(t)
 }
 
-// TestGuestEnds: a guest whose boundary, process or view is gone is taken away by itself.
+// TestGuestEnds: a guest whose boundary, process or view is gone is taken away by itself, and the log says so.
 func TestGuestEnds(t *testing.T) {
 	d := startDaemon(t)
 	gone := func(name string) func() bool {
@@ -198,6 +198,11 @@ func TestGuestEnds(t *testing.T) {
 	}
 	eventually(t, "a guest whose boundary went while nobody served to go", gone("d"))
 	d.stop(t)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		if !regexp.MustCompile(`(?m)level=warning msg="the guest is gone" guest=` + name + " reason=.+$").MatchString(d.log()) {
+			t.Errorf("the log does not say that %s is gone, and why: %s", name, d.log())
+		}
+	}
 }
 
 // TestGuestRefused: what cannot be added leaves nothing behind, and says what is wrong.

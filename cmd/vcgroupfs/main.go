@@ -82,6 +82,12 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
+// What --log-level and --log-format are without the flags.
+const (
+	logLevelVariable  = "VCGROUPFS_LOG_LEVEL"
+	logFormatVariable = "VCGROUPFS_LOG_FORMAT"
+)
+
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "vcgroupfs",
@@ -102,8 +108,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ExitErrHandler:       func(*cli.Context, error) {}, // execute sees to it
 		OnUsageError:         usageError,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug", EnvVars: []string{"VCGROUPFS_LOG_LEVEL"}},
-			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json", EnvVars: []string{"VCGROUPFS_LOG_FORMAT"}},
+			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug", EnvVars: []string{logLevelVariable}},
+			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json", EnvVars: []string{logFormatVariable}},
 			cli.HelpFlag, // which the library leaves out where there is a command of that name
 		},
 		Before:   setUpLog,

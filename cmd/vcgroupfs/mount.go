@@ -24,7 +24,7 @@ func mountCommand() *cli.Command {
 		Usage:     "serve one view at a directory",
 		ArgsUsage: "MOUNTPOINT",
 		Description: "Mounts a view at a directory, as a rule <rootfs>/sys/fs/cgroup of a guest that something else starts, and serves it in\n" +
-			"the foreground. SIGTERM, SIGINT and umount end it, with status 0.\n\n" +
+			"the foreground. It says on standard output when the view is there. SIGTERM, SIGINT and umount end it, with status 0.\n\n" +
 			"The boundary must exist in each hierarchy that holds a permitted controller, and in no other. With --pid it is\n" +
 			"where the cgroup namespace of a process begins, whatever cgroup below that the process is in now.\n\n" +
 			"   vcgroupfs mount --boundary /machines/web --controllers memory,pids /srv/web/rootfs/sys/fs/cgroup\n\n" +
@@ -36,7 +36,8 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			noBPFFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
-			&cli.IntFlag{Name: "ready-fd", Hidden: true},
+			readyFlag("when the view is mounted"),
+			&cli.BoolFlag{Name: "background", Hidden: true},
 		),
 		Action: mount,
 	}
@@ -78,11 +79,13 @@ func mount(c *cli.Context) error {
 		return err
 	}
 	neverWait(c)
-	if fd := c.Int("ready-fd"); fd > 0 {
-		cfg.Ready = func() {
-			ready := os.NewFile(uintptr(fd), "ready")
-			ready.WriteString(readyWord)
-			ready.Close()
+	ready, err := readyTeller(c, "the view is mounted at "+mountpoint)
+	if err != nil {
+		return err
+	}
+	cfg.Ready = func() {
+		ready()
+		if c.Bool("background") {
 			letGo()
 		}
 	}
@@ -183,8 +186,6 @@ func letGo() {
 	}
 }
 
-const readyWord = "ready"
-
 // background starts the server in a session of its own and waits until the view is mounted: mount(8) waits for its helper.
 func background(args []string) int {
 	r, w, err := os.Pipe()
@@ -192,7 +193,7 @@ func background(args []string) int {
 		fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
 		return exitcode.Failure
 	}
-	cmd := exec.Command("/proc/self/exe", append(args[:1:1], append([]string{"--ready-fd", strconv.Itoa(3)}, args[1:]...)...)...)
+	cmd := exec.Command("/proc/self/exe", append(args[:1:1], append([]string{"--background", "--ready-fd", strconv.Itoa(3)}, args[1:]...)...)...)
 	cmd.Args[0] = "vcgroupfs"
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{w}

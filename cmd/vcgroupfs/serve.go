@@ -30,7 +30,8 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "serve many guests: the daemon",
-		Description: "Serves every guest's view from one process, in the foreground, and takes orders on a socket (vcgroupfs guest --help).\n\n" +
+		Description: "Serves every guest's view from one process, in the foreground, and takes orders on a socket (vcgroupfs guest --help).\n" +
+			"It says on standard output when it does; --ready-fd is for programs that wait for that, NOTIFY_SOCKET for a service manager.\n\n" +
 			"A second, small process keeps what guests need while the one that serves is replaced: that one can be killed, crash or\n" +
 			"be upgraded, and guests notice a pause of some milliseconds. (Before Linux 6.9 requests that are in flight at that\n" +
 			"moment fail with ECONNABORTED.)\n\n" +
@@ -68,6 +69,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "self-policy", Usage: "read the policy of those containers from `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "self-controllers", Usage: "show them these only: `LIST` such as memory,pids,name=systemd"},
 			noBPFFlag(),
+			readyFlag("when guests are served and orders are taken"),
 			&cli.StringFlag{Name: "notify", Usage: "take seccomp listeners of containers on the unix socket `PATH`, and LXC's calls on PATH-lxc; \"\": nowhere",
 				DefaultText: "notify beside the socket"},
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
@@ -97,12 +99,25 @@ func serve(c *cli.Context) error {
 		return err
 	}
 	neverWait(c)
+	ready, err := readyTeller(c, "guests are served; orders are taken at "+settings.Socket)
+	if err != nil {
+		return err
+	}
+	if err := passLog(c); err != nil {
+		return err
+	}
 	h, err := holder.New(settings, logrus.NewEntry(logrus.StandardLogger()))
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	return h.Run()
+	return h.Run(ready)
+}
+
+// passLog has the holder's children log as it does. It is by the environment that they are told: so is a worker of an older or newer
+// program, whatever that takes for arguments.
+func passLog(c *cli.Context) error {
+	return errors.Join(os.Setenv(logLevelVariable, c.String("log-level")), os.Setenv(logFormatVariable, c.String("log-format")))
 }
 
 // serveSettings reads the flags.

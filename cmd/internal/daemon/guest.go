@@ -501,7 +501,11 @@ func (d *Daemon) take(g *guest, kind, reason string) bool {
 	}
 	d.forget(g)
 	if kind != "" {
-		g.log.WithField("reason", reason).Infof("the guest is %s", kind)
+		say := g.log.WithField("reason", reason).Infof
+		if kind == api.EventGone { // nobody has asked for it
+			say = g.log.WithField("reason", reason).Warnf
+		}
+		say("the guest is %s", kind)
 		d.hub.Publish(api.Event{Time: time.Now(), Kind: kind, Guest: g.record.Name, Reason: reason})
 	}
 	return true

@@ -169,7 +169,9 @@ func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 	}
 	g.region.Release()
 	if g.record.Name != "" {
-		d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventGone, Guest: g.record.Name, Reason: "its boundary is gone, or it was not set up yet"})
+		const reason = "its boundary is gone, or it was not set up yet"
+		g.log.WithField("reason", reason).Warn("the guest is gone")
+		d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventGone, Guest: g.record.Name, Reason: reason})
 	}
 }
 

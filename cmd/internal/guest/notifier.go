@@ -42,6 +42,7 @@ type supervisorSetup struct {
 	Inside bool // the process is one of the guest's; of the view nothing is said then
 	Stay   bool // it does not end for threads that are kept
 	Level  logrus.Level
+	JSON   bool // the log's format
 
 	Device  uint64
 	Several bool
@@ -65,6 +66,10 @@ func Supervise() int {
 	}
 	if err == nil {
 		logrus.SetLevel(s.Level)
+		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
+		if s.JSON {
+			logrus.SetFormatter(&logrus.JSONFormatter{})
+		}
 		x := notify.Supervisor{Guest: &notify.Own{}, Inside: s.Inside, Log: logrus.NewEntry(logrus.StandardLogger())}
 		if !s.Stay {
 			x.Stuck = endStuck
@@ -212,6 +217,7 @@ func (n *notifier) isClosed() bool {
 func (n *notifier) supervise(arena *os.File) error {
 	setup := n.setup
 	setup.Stay = n.left.Load() >= maxLeft
+	_, setup.JSON = logrus.StandardLogger().Formatter.(*logrus.JSONFormatter)
 	said, err := json.Marshal(setup)
 	if err != nil {
 		return err

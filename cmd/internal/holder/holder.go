@@ -96,6 +96,7 @@ type Holder struct {
 	left           bool         // the answerer goes on without us
 
 	events   chan event
+	ready    func()  // what to do when guests are served for the first time; nil when that is done
 	current  *worker // that serves or is to; nil while there is none
 	next     *worker // prepared by an upgrade; nil for none
 	upgrade  string  // its program
@@ -242,8 +243,10 @@ func (h *Holder) takeOver() error {
 	return nil
 }
 
-// Run starts a worker, and another for each that dies, until SIGTERM or SIGINT ends all. The error says why it gave up.
-func (h *Holder) Run() error {
+// Run starts a worker, and another for each that dies, until SIGTERM or SIGINT ends all. It calls ready, which must not wait, when the
+// first one serves. The error says why it gave up.
+func (h *Holder) Run(ready func()) error {
+	h.ready = ready
 	defer h.removeSocket()
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
@@ -485,6 +488,10 @@ func (h *Holder) served(w *worker) {
 	}
 	h.deaths, h.died, h.crashed = 0, time.Time{}, false
 	h.manager.ready()
+	if h.ready != nil {
+		h.ready()
+		h.ready = nil
+	}
 	if h.upgrade != "" {
 		h.log.Infof("the worker of %s serves (process %d)", h.upgrade, w.cmd.Process.Pid)
 		h.upgrade = ""

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
+)
+
+// readyWord is what a ready descriptor is told. An end of file without it means that the program has failed.
+const readyWord = "ready\n"
+
+func readyFlag(when string) cli.Flag {
+	return &cli.UintFlag{Name: "ready-fd", Usage: "write the line \"ready\" to the descriptor `N` " + when + ", and close it", DefaultText: "none"}
+}
+
+// readyTeller makes what tells that a command serves: a line on standard output, unless the log is for errors alone, and the
+// descriptor of --ready-fd, which no child inherits.
+func readyTeller(c *cli.Context, what string) (func(), error) {
+	out, fd := c.App.Writer, c.Uint("ready-fd")
+	if out == io.Writer(os.Stdout) {
+		out = logs.New(unix.Stdout, func(uint64) []byte { return nil }) // which is not waited for
+	}
+	if c.IsSet("ready-fd") {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || int(fd) <= unix.Stderr {
+			return nil, usagef("--ready-fd %d: give a descriptor above 2 that is open, as in: --ready-fd 3 3>FIFO", fd)
+		}
+		unix.CloseOnExec(int(fd))
+	}
+	return func() {
+		if logrus.IsLevelEnabled(logrus.WarnLevel) {
+			announce(out, what)
+		}
+		if fd > 0 {
+			go func() { // whoever has it may not read it
+				f := os.NewFile(uintptr(fd), "ready-fd")
+				f.WriteString(readyWord)
+				f.Close()
+			}()
+		}
+	}, nil
+}
+
+// announce writes a line that is no warning, and yet for all to see: JSON where the log is JSON.
+func announce(out io.Writer, what string) {
+	format, json := logrus.StandardLogger().Formatter.(*logrus.JSONFormatter)
+	if !json {
+		fmt.Fprintf(out, "vcgroupfs: %s\n", what)
+		return
+	}
+	e := logrus.NewEntry(logrus.StandardLogger()).WithTime(time.Now())
+	e.Level, e.Message = logrus.InfoLevel, what
+	if line, err := format.Format(e); err == nil {
+		out.Write(line)
+	}
+}
