@@ -131,11 +131,11 @@ func (h *handle) byAdmin() bool {
 // (devcgroup_update_access), so more than one is refused.
 func (v *View) writeDeviceRule(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	rule := strings.TrimSpace(untilNUL(data))
-	if strings.Contains(rule, "\n") {
-		return unix.EINVAL
-	}
 	if !h.opener.admin {
 		return unix.EPERM
+	}
+	if rule == "" || strings.Contains(rule, "\n") {
+		return unix.EINVAL // an empty one would not reach the kernel, which says so
 	}
 	return v.pass(cancel, h, []byte(rule))
 }

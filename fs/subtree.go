@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -9,12 +10,26 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// delegate answers a write to cgroup.subtree_control. A hidden controller does not exist for the guest: enabling it is
-// what the kernel says of one that is not available, ENOENT, and disabling it has no effect.
+// delegate answers a write to cgroup.subtree_control, its refusals in the kernel's order: a text that is none, a cgroup that
+// is gone, a controller that is not available, and then what the host says. A hidden controller does not exist for the
+// guest: enabling it is ENOENT, and disabling it has no effect.
 func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
-	tokens, err := v.parseSubtree(data)
+	changes, err := parseSubtree(data)
+	if err != nil || slices.ContainsFunc(changes, func(word string) bool { return !v.host.Knows(word[1:]) }) {
+		return cmp.Or[error](err, unix.EINVAL)
+	}
+	d, err := h.tree.acquire(h.dir)
 	if err != nil {
-		return err
+		return unix.ENODEV
+	}
+	defer d.Release()
+	var tokens []string
+	for _, word := range changes {
+		if v.policy.Permits(word[1:]) {
+			tokens = append(tokens, word)
+		} else if word[0] == '+' {
+			return refuse(unix.ENOENT, "hidden controller")
+		}
 	}
 	if len(tokens) == 0 {
 		return nil
@@ -25,11 +40,6 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 			return err
 		}
 	}
-	d, err := h.tree.acquire(h.dir)
-	if err != nil {
-		return unix.ENODEV
-	}
-	defer d.Release()
 	h.tree.expected.add(d.ID(), subtreeFile)
 	if err = h.command([]byte(strings.Join(tokens, " "))); err != nil {
 		h.tree.expected.take(d.ID(), subtreeFile)
@@ -40,8 +50,8 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 }
 
 // parseSubtree reads "+a -b" as cgroup_subtree_control_write does: only blanks separate, EINVAL for a word without a sign
-// or with a name that no controller of the kernel has. It returns the words that concern permitted controllers.
-func (v *View) parseSubtree(data []byte) ([]string, error) {
+// or with a name that no controller of the kernel has. Of several words for one controller the last counts.
+func parseSubtree(data []byte) ([]string, error) {
 	var out []string
 	for word := range strings.SplitSeq(strings.TrimSpace(untilNUL(data)), " ") {
 		if word == "" {
@@ -51,11 +61,7 @@ func (v *View) parseSubtree(data []byte) ([]string, error) {
 		if (word[0] != '+' && word[0] != '-') || !hierarchy.UnifiedController(name) {
 			return nil, unix.EINVAL
 		}
-		if v.policy.Permits(name) {
-			out = append(out, word)
-		} else if word[0] == '+' {
-			return nil, refuse(unix.ENOENT, "hidden controller")
-		}
+		out = append(slices.DeleteFunc(out, func(s string) bool { return s[1:] == name }), word)
 	}
 	return out, nil
 }

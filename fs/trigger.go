@@ -2,13 +2,13 @@ package fs
 
 import (
 	"fmt"
-	"strings"
+	"regexp"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // What a guest may ask of a pressure trigger. The kernel lets an unprivileged opener have windows of multiples of 2 s only
@@ -55,12 +55,12 @@ func (b *triggerBound) release(h *handle) {
 // writeTrigger answers a write to a pressure file: "some|full THRESHOLD WINDOW" in microseconds. EINVAL for what the kernel
 // would refuse an unprivileged opener, EBUSY for a second trigger on one descriptor, ENOSPC over the guest's bound.
 func (v *View) writeTrigger(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	if h.hasTrigger() {
+		return unix.EBUSY // before the text is looked at: pressure_write
+	}
 	command, err := parseTrigger(untilNUL(data))
 	if err != nil {
 		return err
-	}
-	if h.hasTrigger() {
-		return unix.EBUSY
 	}
 	if !v.triggers.take() {
 		return &refusal{unix.ENOSPC, "pressure triggers", true}
@@ -95,19 +95,23 @@ func (v *View) takeTrigger(h *handle) {
 	}
 }
 
+// triggerForm is what the kernel's sscanf takes of a trigger (psi_trigger_create): decimal numbers without a sign, nothing
+// before the first word, and anything behind the last number.
+var triggerForm = regexp.MustCompile(`^(some|full)[ \t\n\v\f\r]*([0-9]+)[ \t\n\v\f\r]+([0-9]+)`)
+
 // parseTrigger returns the canonical form of a trigger.
 func parseTrigger(s string) (string, error) {
-	f := strings.Fields(s)
-	if len(f) != 3 || (f[0] != "some" && f[0] != "full") {
+	f := triggerForm.FindStringSubmatch(s)
+	if f == nil {
 		return "", unix.EINVAL
 	}
-	threshold, err := hierarchy.ParseUint(f[1])
+	threshold, err := strconv.ParseUint(f[2], 10, 32)
 	if err != nil {
 		return "", unix.EINVAL
 	}
-	window, err := hierarchy.ParseUint(f[2])
+	window, err := strconv.ParseUint(f[3], 10, 32)
 	if err != nil || window == 0 || window > triggerMaxUsec || window%triggerStepUsec != 0 || threshold == 0 || threshold > window {
 		return "", unix.EINVAL
 	}
-	return fmt.Sprintf("%s %d %d", f[0], threshold, window), nil
+	return fmt.Sprintf("%s %d %d", f[1], threshold, window), nil
 }

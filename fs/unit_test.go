@@ -25,17 +25,16 @@ func viewOf(t *testing.T, controllers ...string) *View {
 }
 
 func TestParseSubtree(t *testing.T) {
-	v := viewOf(t, "memory", "pids")
 	for _, c := range []struct {
 		in   string
 		want string
 		err  error
 	}{
-		{"+memory -pids\n", "[+memory -pids]", nil}, {"", "[]", nil}, {"  +memory  ", "[+memory]", nil}, {"-io", "[]", nil},
-		{"+io", "[]", unix.ENOENT}, {"memory", "[]", unix.EINVAL}, {"+", "[]", unix.EINVAL}, {"+freezer", "[]", unix.EINVAL},
+		{"+memory -pids\n", "[+memory -pids]", nil}, {"", "[]", nil}, {"  +memory  ", "[+memory]", nil}, {"-io", "[-io]", nil},
+		{"+memory +pids -memory", "[+pids -memory]", nil}, {"-io +io", "[+io]", nil}, {"memory", "[]", unix.EINVAL}, {"+", "[]", unix.EINVAL}, {"+freezer", "[]", unix.EINVAL},
 		{"+memory\t+pids", "[]", unix.EINVAL}, {"+memory\x00+io", "[+memory]", nil}, {"+memory +bogus", "[]", unix.EINVAL},
 	} {
-		got, err := v.parseSubtree([]byte(c.in))
+		got, err := parseSubtree([]byte(c.in))
 		text := "["
 		for i, w := range got {
 			if i > 0 {
@@ -79,12 +78,14 @@ func TestParsePid(t *testing.T) {
 }
 
 func TestParseTrigger(t *testing.T) {
-	for in, want := range map[string]string{"some 150000 2000000\n": "some 150000 2000000", "full 1 10000000": "full 1 10000000"} {
+	for in, want := range map[string]string{"some 150000 2000000\n": "some 150000 2000000", "full 1 10000000": "full 1 10000000",
+		"some150000\t02000000x": "some 150000 2000000", "some 1 2000000 1": "some 1 2000000"} {
 		if got, err := parseTrigger(in); got != want || err != nil {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"", "some", "some 1 500000", "some 0 2000000", "some 3000000 2000000", "any 1 2000000", "some 1 12000000", "some 1 2000000 1"} {
+	for _, in := range []string{"", "some", "some 1 500000", "some 0 2000000", "some 3000000 2000000", "any 1 2000000", "some 1 12000000",
+		" some 1 2000000", "some 0x1 2000000", "some +1 2000000", "some 4294967297 2000000", "some 1 -2000000"} {
 		if got, err := parseTrigger(in); err == nil {
 			t.Errorf("%q is taken as %q", in, got)
 		}

@@ -205,22 +205,36 @@ func parsePercent(s string) (Value, error) {
 	return textValue(s), nil
 }
 
-// listRange is one part of a list as bitmap_parselist takes it (lib/bitmap-str.c).
-var listRange = regexp.MustCompile(`^(all|(N|[0-9]+)(-(N|[0-9]+))?)(:[0-9]+/[0-9]+)?$`)
+// listRegion is the region at the beginning of a list as bitmap_parse_region takes it (lib/bitmap-str.c).
+var listRegion = regexp.MustCompile(`^((?i:all)|(N|[0-9]+)(-(N|[0-9]+))?)(:[0-9]+/[0-9]+)?`)
 
-// parseList reads a list of processors or memory nodes. An empty one is written as a newline: a write of nothing would not
-// reach the kernel's handler.
+// listSeparators part regions (__end_of_region).
+const listSeparators = ", \t\n\v\f\r"
+
+// parseList reads a list of processors or memory nodes as bitmap_parselist does: a newline directly behind a region without
+// a pattern ends the list, whatever follows. An empty one is written as a newline: a write of nothing would not reach the
+// kernel's handler.
 func parseList(s string) (Value, error) {
-	parts := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' })
-	for _, part := range parts {
-		if !listRange.MatchString(part) {
+	var regions []string
+	for s = strings.TrimLeft(s, listSeparators); s != ""; s = strings.TrimLeft(s, listSeparators) {
+		region := listRegion.FindString(s)
+		s = s[len(region):]
+		pattern := strings.Contains(region, ":")
+		if region == "" || s != "" && !pattern && !strings.ContainsRune(listSeparators, rune(s[0])) {
 			return Value{}, unix.EINVAL
 		}
+		if len(region) > 2 && region[0]|0x20 == 'a' {
+			region = "all" + region[3:]
+		}
+		regions = append(regions, region)
+		if strings.HasPrefix(s, "\n") && !pattern {
+			break
+		}
 	}
-	if len(parts) == 0 {
+	if len(regions) == 0 {
 		return textValue("\n"), nil
 	}
-	return textValue(strings.Join(parts, ",")), nil
+	return textValue(strings.Join(regions, ",")), nil
 }
 
 // parseDeviceNumber reads "MAJOR:MINOR N" with nothing behind it: blkg_conf_prep and sscanf take "8:0 1M" as 1.

@@ -44,7 +44,7 @@ func fileSteps(t *testing.T, tree *host.Tree) []step {
 			steps = append(steps, unchangedSteps(name)...)
 			continue
 		}
-		for _, value := range values {
+		for _, value := range slices.Concat(values, valuesOf(row)) {
 			if row.Constraint == hierarchy.StrictTree && looser(value) || row.Constraint == hierarchy.Trigger || row.Constraint == hierarchy.DeviceRule {
 				continue
 			}
@@ -83,6 +83,14 @@ func unchangedSteps(name string) []step {
 		}})
 	}
 	return steps
+}
+
+// valuesOf are values that mean something to some files alone.
+func valuesOf(row hierarchy.ControlFile) []string {
+	if row.Controller == "cpuset" && row.Class == "limit" {
+		return []string{"0\n1", "0\ngarbage", "0,\n1", "0 \n1", "ALL", "All", "all\n", "0-0:1/1", "0-1:1/2\n1", ",0,", "0,,0", "0-", "1-0", "N", "0-N", "n", "0:1/2", "0\t1", "0x0", "99999999999"}
+	}
+	return nil
 }
 
 // looser says whether the kernel takes a value that the view does not, in a file where the view parses.
@@ -195,11 +203,16 @@ func unifiedSteps() []step {
 			return s + readFile(x.at("th/"+procs)) + readFile(x.at("th/cgroup.threads")) + mk(x.at("th/x"), 0o755) + readFile(x.at("th/x/cgroup.type")) + rm(x.at("th/x")) + rm(x.at("th"))
 		}},
 	}
-	for _, text := range []string{"+bogus", "+", "hugetlb", "-hugetlb", " ", "\n", "+hugetlb -hugetlb", "+hugetlb\t", "+freezer", "+hugetlb,+pids", "-bogus"} {
+	for _, text := range []string{"+bogus", "+", "hugetlb", "-hugetlb", " ", "\n", "+hugetlb -hugetlb", "+hugetlb\t", "+freezer", "+hugetlb,+pids", "-bogus",
+		"+memory +bogus", "+bogus +memory", "-memory +bogus", "+memory -memory", "-memory +memory -memory", "+rdma -rdma", "+hugetlb +bogus",
+		"+hugetlb -bogus", "-hugetlb +hugetlb -hugetlb", "+perf_event", "-perf_event", "+cpu -cpu +", "+misc -misc -", "+HUGETLB"} {
 		steps = append(steps, step{fmt.Sprintf("v2: subtree_control %q", text), func(x *traceEnv) string { return at(x, "cgroup.subtree_control", text) }})
 	}
-	for _, text := range []string{"some 150000 2000000", "full 150000 2000000", "garbage", "some 0 2000000", "some 3000000 2000000", "some 150000 20000000", "", "some"} {
-		for _, c := range []string{"cpu", "memory", "io"} {
+	for _, text := range []string{"some 150000 2000000", "full 150000 2000000", "garbage", "some 0 2000000", "some 3000000 2000000", "some 150000 20000000", "", "some",
+		" some 150000 2000000", "some  150000\t2000000", "some150000 2000000", "some 150000 2000000\n", "some 150000 2000000 x", "some 150000 2000000x",
+		"some 0x249f0 2000000", "some 150000 0x1e8480", "some +150000 2000000", "some 150000 +2000000", "some -1 2000000", "some 0150000 02000000",
+		"SOME 150000 2000000", "some 150000", "some\x00", "some 150000.5 2000000"} {
+		for _, c := range []string{"cpu", "memory", "io"} { // each is written twice: one trigger to a descriptor
 			steps = append(steps, step{fmt.Sprintf("v2: %s trigger %q", c, text), func(x *traceEnv) string {
 				if !exists(x.at(c + ".pressure")) {
 					return ""
@@ -207,7 +220,8 @@ func unifiedSteps() []step {
 				return with(x.at(c+".pressure"), unix.O_RDWR, func(fd int) string {
 					_, first := unix.Write(fd, []byte(text))
 					_, second := unix.Write(fd, []byte(text))
-					return word(first) + " " + word(second)
+					_, third := unix.Write(fd, []byte("garbage"))
+					return word(first) + " " + word(second) + " " + word(third)
 				})
 			}})
 		}

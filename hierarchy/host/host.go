@@ -22,6 +22,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +40,7 @@ type Features struct {
 type Host struct {
 	trees    []*Tree
 	features Features
+	listed   []byte // immutable: /proc/cgroups
 	pidns    pidNamespaces
 	watches  watchHub
 	polling  polling
@@ -100,6 +103,7 @@ func discover() ([]hierarchy.Hierarchy, error) {
 
 // probe asks the kernel what it can do.
 func (h *Host) probe() {
+	h.listed, _ = os.ReadFile("/proc/cgroups")
 	h.features.Handles = true
 	for _, t := range h.trees {
 		if !t.handlesWork() {
@@ -116,6 +120,21 @@ func (h *Host) probe() {
 
 // Features says what the kernel of the host offers.
 func (h *Host) Features() Features { return h.features }
+
+// Knows says whether the kernel has a controller of v2, in whatever hierarchy. One that it was built or started without is
+// no controller to cgroup.subtree_control. True where /proc/cgroups cannot be read.
+func (h *Host) Knows(controller string) bool {
+	if h.Tree(controller) != nil || len(h.listed) == 0 {
+		return true
+	}
+	for line := range strings.Lines(string(h.listed)) {
+		f := strings.Fields(line) // name, hierarchy, number of cgroups, enabled
+		if len(f) == 4 && f[3] == "1" && slices.Contains(hierarchy.LegacyNames(controller), f[0]) {
+			return true
+		}
+	}
+	return false
+}
 
 // Trees lists the hierarchies, v1 before v2.
 func (h *Host) Trees() []*Tree { return h.trees }
