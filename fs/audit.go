@@ -17,6 +17,8 @@ type Denial struct {
 	Rule      string // which rule refused
 	// Path is the path in the view, found when it is asked for: that costs a look at the host.
 	Path func() string
+	// Stranger says whether the caller is outside the guest's boundary. It costs a look at /proc.
+	Stranger func() bool
 }
 
 // refusal is an errno together with the rule that made it.
@@ -45,16 +47,22 @@ func isQuota(err error) bool {
 
 // deny reports what a rule refused. name is in the directory n, "" for n itself.
 func (v *View) deny(in *fuse.InHeader, operation string, n node, name, rule string) {
-	if v.denied != nil {
-		v.denied(Denial{UID: in.Uid, Tid: in.Pid, Operation: operation, Rule: rule, Path: func() string { return v.pathIn(n, name) }})
-	}
+	v.tell(Denial{UID: in.Uid, Tid: in.Pid, Operation: operation, Rule: rule}, n, name)
 }
 
 // exceeded reports that a bound was reached.
 func (v *View) exceeded(in *fuse.InHeader, operation string, n node, name, bound string) {
-	if v.denied != nil {
-		v.denied(Denial{Quota: true, UID: in.Uid, Tid: in.Pid, Operation: operation, Rule: bound, Path: func() string { return v.pathIn(n, name) }})
+	v.tell(Denial{Quota: true, UID: in.Uid, Tid: in.Pid, Operation: operation, Rule: bound}, n, name)
+}
+
+// tell reports a denial of something in, or at, n.
+func (v *View) tell(x Denial, n node, name string) {
+	if v.denied == nil {
+		return
 	}
+	x.Path = func() string { return v.pathIn(n, name) }
+	x.Stranger = func() bool { return v.stranger(x.Tid) }
+	v.denied(x)
 }
 
 // pathIn is a path in the view, for messages.

@@ -125,6 +125,7 @@ type View struct {
 	backings backingTable
 	triggers triggerBound
 	attrs    attrAccount
+	others   strangers
 	reclaims chan struct{} // one slot: memory.reclaim and memory.force_empty run one at a time in a guest
 
 	poller *host.Poller // immutable; the host's, for all views

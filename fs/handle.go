@@ -24,6 +24,7 @@ type handle struct {
 	flags    int             // immutable: for the host's open
 	backing  *backing        // immutable: not nil when the kernel reads the host's file itself, or does for others
 	inode    uint64          // immutable: of the host's file, 0 where nothing of the open comes here
+	counted  uint32          // immutable: state.Stranger where the open is counted as a stranger's
 
 	fired atomic.Uint32 // what a PSI trigger has told the poller, and the guest not yet
 

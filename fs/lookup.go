@@ -34,26 +34,25 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 		return status(err)
 	}
 	defer d.Release()
-	return v.lookup(n.tree, d, name, out)
+	return v.lookup(n.tree, d, name, in.Pid, out)
 }
 
-// lookup fills in the entry of name in a directory of a tree.
-func (v *View) lookup(t *tree, d *host.Dir, name string, out *fuse.EntryOut) fuse.Status {
+// lookup fills in the entry of name in a directory of a tree, for a caller.
+func (v *View) lookup(t *tree, d *host.Dir, name string, tid uint32, out *fuse.EntryOut) fuse.Status {
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil {
 		return status(err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return v.enterDir(t, d, name, &st, out)
+		return v.enterDir(t, d, name, tid, &st, out)
 	case unix.S_IFREG:
 		decision := v.decide(t, d.ID(), name)
 		if decision.Verdict == hierarchy.Hidden {
 			return errHidden
 		}
 		if decision.File.Pollable {
-			v.watchFile(t, d, name)
-			v.state.AddWatched(v.fileNode(t, d.ID(), name))
+			v.watchFileFor(t, d, name, tid)
 		}
 		out.NodeId = v.fileNode(t, d.ID(), name)
 		out.Generation = st.Ino // a controller that is taken away and given back makes a new file
@@ -61,14 +60,14 @@ func (v *View) lookup(t *tree, d *host.Dir, name string, out *fuse.EntryOut) fus
 	if out.NodeId == 0 {
 		return errHidden
 	}
-	v.watch(t, d)
+	v.watchFor(t, d, tid)
 	v.fillAttr(t, d, name, &st, &out.Attr)
 	v.cacheEntry(out)
 	return fuse.OK
 }
 
 // enterDir fills in the entry of a child cgroup.
-func (v *View) enterDir(t *tree, d *host.Dir, name string, st *unix.Stat_t, out *fuse.EntryOut) fuse.Status {
+func (v *View) enterDir(t *tree, d *host.Dir, name string, tid uint32, st *unix.Stat_t, out *fuse.EntryOut) fuse.Status {
 	if st.Ino > dirMask {
 		return fuse.Status(unix.EOVERFLOW)
 	}
@@ -78,7 +77,7 @@ func (v *View) enterDir(t *tree, d *host.Dir, name string, st *unix.Stat_t, out 
 		return status(err)
 	}
 	defer child.Release()
-	v.watch(t, d)
+	v.watchFor(t, d, tid)
 	if child.IsBoundary() { // the leaf: an alias of the root, with an inode number of its own
 		var root unix.Stat_t
 		if err := child.Stat(&root); err != nil {

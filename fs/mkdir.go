@@ -42,7 +42,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if err := settle(d, name); err != nil {
 		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
 	}
-	if st := v.lookup(n.tree, d, name, out); st.Ok() {
+	if st := v.lookup(n.tree, d, name, in.Pid, out); st.Ok() {
 		return st
 	}
 	// The host was quick to remove it again, or another has taken its place: made it was.

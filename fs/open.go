@@ -51,9 +51,8 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		out.OpenFlags = v.ioMode(in.NodeId, h, d, out)
 	}
 	failpoint("open-made")
-	fh, ok := v.handles.add(h, h.record(in.NodeId, unique))
+	fh, ok := v.keepOpen(h, &in.InHeader, unique)
 	if !ok {
-		v.endOpen(h)
 		v.exceeded(&in.InHeader, "open", n, "", "open descriptors")
 		return errTooMany
 	}
@@ -81,6 +80,17 @@ func (h *handle) open(d *host.Dir) fuse.Status {
 	return fuse.OK
 }
 
+// keepOpen gives a new open its handle. When the guest, or a stranger, has as many as it may the open is ended.
+func (v *View) keepOpen(h *handle, in *fuse.InHeader, unique uint64) (fh uint64, ok bool) {
+	if h.counted, ok = v.admits(in.Pid); ok {
+		fh, ok = v.handles.add(h, h.record(in.NodeId, unique))
+	}
+	if !ok {
+		v.endOpen(h)
+	}
+	return fh, ok
+}
+
 // record is what is kept of a new open.
 func (h *handle) record(node, unique uint64) state.Handle {
 	rec := state.Handle{Node: node, Inode: h.inode, Unique: unique, UID: h.opener.uid, GID: h.opener.gid}
@@ -95,6 +105,7 @@ func (h *handle) record(node, unique uint64) state.Handle {
 	set(h.flags&unix.O_NONBLOCK != 0, state.NonBlock)
 	set(h.file == "", state.Dir)
 	set(h.opener.admin, state.Admin)
+	set(h.counted&state.Stranger != 0, state.Stranger)
 	if h.backing != nil {
 		rec.Backing, rec.File = h.backing.id, h.backing.file
 	}
@@ -181,6 +192,7 @@ func (v *View) endOpen(h *handle) {
 		v.holder.Drop(h.fh | leafKey)
 	}
 	v.triggers.release(h)
+	v.admitted(h.counted)
 }
 
 // OpenDir opens a directory for listing.
@@ -195,7 +207,7 @@ func (r *rawFS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 		return errNotDir
 	}
 	h := &handle{tree: n.tree, dir: n.dir, fd: -1, leaf: -1}
-	fh, ok := v.handles.add(h, h.record(in.NodeId, unique))
+	fh, ok := v.keepOpen(h, &in.InHeader, unique)
 	if !ok {
 		v.exceeded(&in.InHeader, "opendir", n, "", "open descriptors")
 		return errTooMany

@@ -32,6 +32,9 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 		return nil, false
 	}
 	h := &handle{fh: rec.FH, tree: n.tree, dir: n.dir, file: n.file, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
+	if h.counted = rec.Flags & state.Stranger; h.counted != 0 {
+		v.others.open.Add(1)
+	}
 	h.opener = credentials{uid: rec.UID, gid: rec.GID, admin: rec.Flags&state.Admin != 0}
 	if n.file == "" {
 		return h, true

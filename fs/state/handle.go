@@ -15,6 +15,7 @@ const (
 	Trigger              // the host's descriptor carries a pressure trigger
 	HostFile             // the server has a host descriptor for it
 	Held                 // and the holder has it too
+	Stranger             // the opener was not in the guest, and is counted apart
 )
 
 // Handle is one open of the guest's, as the next server is to find it.

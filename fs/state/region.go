@@ -217,21 +217,19 @@ func (r *Region) SetLastBacking(id int32) { atomic.StoreInt32(&r.head.lastBackin
 // LastBacking is the newest id that is known.
 func (r *Region) LastBacking() int32 { return atomic.LoadInt32(&r.head.lastBacking) }
 
+// CrowdedWatched says whether a file's node is not kept and half of what is kept would be forgotten for more like it.
+func (r *Region) CrowdedWatched(node uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loadWatched()
+	return !r.watched[node] && len(r.watched) >= maxWatched/2
+}
+
 // AddWatched keeps a file's node that the guest may be watching. Of more than 128 the oldest is forgotten.
 func (r *Region) AddWatched(node uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.watched == nil {
-		r.watched = map[uint64]bool{}
-		r.nextWatched = int(node % maxWatched) // which is the oldest, the server before knew
-		for i := range maxWatched {
-			if n := r.watchedAt(i); *n != 0 {
-				r.watched[*n] = true
-			} else if len(r.watched) == i {
-				r.nextWatched = i // they were filled in turn: the rest is free
-			}
-		}
-	}
+	r.loadWatched()
 	if r.watched[node] {
 		return
 	}
@@ -240,6 +238,21 @@ func (r *Region) AddWatched(node uint64) {
 	atomic.StoreUint64(at, node)
 	r.watched[node] = true
 	r.nextWatched = (r.nextWatched + 1) % maxWatched
+}
+
+// loadWatched finds what the server before kept. Called with mu held.
+func (r *Region) loadWatched() {
+	if r.watched == nil {
+		r.watched = map[uint64]bool{}
+		r.nextWatched = int(r.head.generation % maxWatched) // which is the oldest, the server before knew
+		for i := range maxWatched {
+			if n := r.watchedAt(i); *n != 0 {
+				r.watched[*n] = true
+			} else if len(r.watched) == i {
+				r.nextWatched = i // they were filled in turn: the rest is free
+			}
+		}
+	}
 }
 
 func (r *Region) watchedAt(i int) *uint64 {

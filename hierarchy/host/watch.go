@@ -81,6 +81,14 @@ func (w *Watcher) WatchFile(d *Dir, name string) error {
 	return w.pin(d.ID(), d.FD(), name)
 }
 
+// Crowded says whether a directory is not watched and half of the limit is taken: what is watched on from there will put an
+// end to other watches.
+func (w *Watcher) Crowded(d *Dir) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.byID[d.ID()] == nil && len(w.byID) >= w.limit/2
+}
+
 // watch is Watch, and holds the inode of a file when there is one.
 func (w *Watcher) watch(id uint64, dir int, file string) error {
 	if again, err := w.addDir(id, dir); again || err != nil {

@@ -81,9 +81,14 @@ func (a *Auditor) Guest(name string) *GuestAudit {
 // Tell takes an event of kind EventDenied or EventQuota; guest and time need not be set. It is for the serving threads: it
 // takes no lock while denials are let through, and never waits for who writes the log.
 // path is asked for e.Path once the event is let through, for it costs something; nil where e has it.
-func (g *GuestAudit) Tell(e Event, path func() string) {
+func (g *GuestAudit) Tell(e Event, path func() string) { g.TellOf(e, path, nil) }
+
+// TellOf is Tell of what a stranger may have done: half of the guest's burst is for the guest alone. stranger is asked only
+// when the other half is used up; nil: it was the guest.
+func (g *GuestAudit) TellOf(e Event, path func() string, stranger func() bool) {
 	now := time.Now()
-	if !g.bucket.take(now.Sub(g.auditor.start)) {
+	at := now.Sub(g.auditor.start)
+	if !g.bucket.take(at, g.bucket.depth/2) && (!g.bucket.has(at) || stranger != nil && stranger() || !g.bucket.take(at, 0)) {
 		g.drop()
 		return
 	}
@@ -188,12 +193,17 @@ func (b *bucket) init(perSecond, burst int) {
 	b.depth = b.price * time.Duration(burst)
 }
 
-// take takes a token, if there is one. Now counts from the owner's start.
-func (b *bucket) take(now time.Duration) bool {
+// has says whether there is a token. Now counts from the owner's start.
+func (b *bucket) has(now time.Duration) bool {
+	return max(time.Duration(b.full.Load()), now)+b.price-now <= b.depth
+}
+
+// take takes a token, if there is one and more are left than what keep costs.
+func (b *bucket) take(now, keep time.Duration) bool {
 	for {
 		full := b.full.Load()
 		next := max(time.Duration(full), now) + b.price
-		if next-now > b.depth {
+		if next-now > b.depth-keep {
 			return false
 		}
 		if b.full.CompareAndSwap(full, int64(next)) {

@@ -221,6 +221,34 @@ func TestAuditor(t *testing.T) {
 	})
 }
 
+// TestAuditorStrangers: who is not in the guest uses up half of what is told of it at once, and the guest has the rest.
+func TestAuditorStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var hub Hub
+		l := logrus.New()
+		l.SetOutput(io.Discard)
+		a := NewAuditor(AuditConfig{Log: logrus.NewEntry(l), Hub: &hub, PerSecond: 10, Burst: 20})
+		defer a.Close()
+		read, cancel := collect(t, &hub)
+		defer cancel()
+		g := a.Guest("web")
+		asked := 0
+		for range 1000 {
+			g.TellOf(Event{Kind: EventDenied}, nil, func() bool { asked++; return true })
+		}
+		if got := read()["web"]; got.told != 10 || asked != 990 {
+			t.Errorf("of strangers: %+v, asked %d times", got, asked)
+		}
+		asked = 0
+		for range 1000 {
+			g.TellOf(Event{Kind: EventDenied}, nil, func() bool { asked++; return false })
+		}
+		if got := read()["web"]; got.told != 20 || asked != 10 {
+			t.Errorf("with the guest's own: %+v, asked %d times", got, asked)
+		}
+	})
+}
+
 // TestAuditorStuckLog: a log that nobody reads keeps no guest, and loses no count.
 func TestAuditorStuckLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

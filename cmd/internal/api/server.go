@@ -197,7 +197,7 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	case err != nil:
 		e := asError(err)
 		if e.Code == CodeForbidden {
-			if h.refusals.take(time.Since(h.start)) {
+			if h.refusals.take(time.Since(h.start), 0) {
 				log.Warn("refused: " + e.Message)
 			}
 		} else if r.Method != http.MethodGet {

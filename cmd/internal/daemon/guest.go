@@ -221,7 +221,7 @@ func (d *Daemon) forget(g *guest) {
 func (d *Daemon) makeGuest(g *guest) (err error) {
 	spec := g.record.Spec
 	if d.ownTarget(spec.Target) {
-		if err := os.MkdirAll(spec.Target, 0o755); err != nil {
+		if err := d.makeTarget(spec.Target); err != nil {
 			return asError(api.CodeFailed, fmt.Errorf("cannot make a place for the view: %w", err))
 		}
 		defer func() {
@@ -445,7 +445,7 @@ func (d *Daemon) denied(g *guest, x fs.Denial) {
 	if x.Quota {
 		kind = api.EventQuota
 	}
-	g.audit.Tell(api.Event{Kind: kind, UID: x.UID, Pid: int(x.Tid), Operation: x.Operation, Rule: x.Rule}, x.Path)
+	g.audit.TellOf(api.Event{Kind: kind, UID: x.UID, Pid: int(x.Tid), Operation: x.Operation, Rule: x.Rule}, x.Path, x.Stranger)
 }
 
 // policy is the policy of a spec. Guests with the same one share it.

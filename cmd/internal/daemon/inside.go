@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -23,6 +24,16 @@ func (d *Daemon) targetOf(guest string) string { return d.viewsDir() + "/" + gue
 
 // ownTarget says whether a view is mounted where we make the directory ourselves.
 func (d *Daemon) ownTarget(target string) bool { return filepath.Dir(target) == d.viewsDir() }
+
+// makeTarget makes the directory for a view. The one above it can be passed through and not be read: who is told a guest's
+// name can bind its view, as a user with bubblewrap does, and nobody else finds it.
+func (d *Daemon) makeTarget(target string) error {
+	const passOnly = 0o711
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(d.viewsDir(), passOnly) // also where a daemon before has made it
+}
 
 // inside is where the view of a guest is attached. What is served may be nil: the guest's boundaries are not known then.
 func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
