@@ -5,6 +5,7 @@
 #	make soak     the daemon under load for twenty minutes
 #	make install  the program, its manual page and the systemd unit, below PREFIX (/usr/local)
 #	make selftests   the kernel's own tests of cgroups, in guests
+#	make clients     what public programs make of a view, compared with doctor's table; UPDATE=1 writes that
 #
 # Everything that is built goes to bin/; packages that are only looked into go to ~/.cache/vcgroupfs.
 
@@ -16,6 +17,7 @@ HELM ?= v3.22.0
 NFPM ?= v2.45.0
 KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type
 SELFTESTS ?= 6.12
+CLIENTS ?= here 6.12
 PREFIX ?= /usr/local
 # Options for the integration tests' binary: make integration TESTFLAGS='-test.run TestHostile'. With VCGROUPFS_HOSTILE=all in the environment
 # the hostile suite is tried in every runtime whose calls can be answered, not in one and a sandbox.
@@ -23,9 +25,9 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 SOAK ?= 20m
 
-export GO VERSION STATICCHECK HELM NFPM
+export GO VERSION STATICCHECK HELM NFPM UPDATE
 
-.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests reader lint ci man install seccomp package clean
+.PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests clients reader lint ci man install seccomp package clean
 all: build
 
 # Static, so that the same file runs in any guest or virtual machine.
@@ -64,6 +66,10 @@ soak: build
 # Ten minutes, so no part of "test": SELFTESTS="6.12 6.1" for other kernels.
 selftests: build test-binary
 	.ci/selftests.sh $(SELFTESTS) -- $(TESTFLAGS)
+
+# Programs of Debian, npm and Go modules, fetched into the cache; most of an hour in the virtual machine.
+clients: build test-binary
+	.ci/clients.sh $(CLIENTS) -- $(TESTFLAGS)
 
 bench: build test-binary
 	.ci/bench.sh $(BENCHFLAGS)

@@ -1,17 +1,28 @@
 #!/bin/sh
 # Prints the directory of a root file system of a Debian suite with the programs that the tests run as they are: systemd, runc, crun and
-# podman; in trixie Docker, containerd and a JDK, too. Beside it is an image of it, DIRECTORY.ext4. What is not cached is downloaded;
-# nothing is installed, and no package's script runs.
+# podman; in trixie Docker, containerd and a JDK, too. The tree called clients is of forky, with programs that look for their limits.
+# Beside it is an image of it, DIRECTORY.ext4. What is not cached is downloaded; nothing is installed, and no package's script runs.
 #
-#	.ci/tree.sh bookworm|trixie|forky
+#	.ci/tree.sh bookworm|trixie|forky|clients
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
-suite=${1:?a suite}
+tree=${1:?a suite, or clients}
+suite=$tree
+npm= # of npm's packages, those that bring a program along
 packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc crun podman"
-[ "$suite" != trixie ] || packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless"
-dir=$cache/trees/$suite
+case $tree in
+trixie) packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless" ;;
+clients)
+	suite=forky
+	packages="base-files base-passwd dash bash tar coreutils grep sed mawk libc-bin prometheus ninja-build rust-coreutils python3-loky
+		python3-distributed erlang-base r-cran-parallelly hwloc-nox openmpi-bin slurmd ruby ruby-concurrent victoria-metrics duckdb postgresql-18-pgnodemx"
+	npm="@oven/bun-linux-x64-baseline@1.4.5 @deno/linux-x64-glibc@2.9.6"
+	;;
+esac
+wanted=$packages${npm:+ $npm}
+dir=$cache/trees/$tree
 mkdir -p "${dir%/*}"
 exec 9>"$dir.lock"
 flock 9
@@ -31,14 +42,24 @@ accounts() {
 	echo 00000000000000000000000000000001 >"$1/etc/machine-id"
 }
 
-[ "$(cat "$dir.packages" 2>/dev/null)" = "$packages" ] || {
+# noted writes the versions of what the tree consists of into it, a line for each package.
+noted() {
+	for package in "$work"/archives/*.deb; do
+		dpkg-deb -W --showformat '${Package} ${Version}\n' "$package"
+	done >"$1/packages"
+	for package in $npm; do
+		echo "${package%@*} ${package##*@}"
+	done >>"$1/packages"
+}
+
+[ "$(cat "$dir.packages" 2>/dev/null)" = "$wanted" ] || {
 	update_lists
 	private_lists "$suite" || die "this machine's mirror has no suite $suite"
 	work=$(mktemp -d "$dir.XXXXXX")
 	trap 'rm -rf "$work"' EXIT
 	mkdir -p "$work/archives/partial" "$work/root"
 	: >"$work/status" # nothing is there: all that is needed is downloaded
-	say "downloading a tree of $suite"
+	say "downloading a tree of $suite: $tree"
 	# shellcheck disable=SC2086 # words
 	quiet apt-get -c "$private/apt.conf" -o "Dir::State::status=$work/status" -o "Dir::Cache::archives=$work/archives" \
 		install --download-only -y --no-install-recommends $packages
@@ -46,15 +67,25 @@ accounts() {
 	for package in "$work"/archives/*.deb; do
 		dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$work/root"
 	done
+	noted "$work/root"
+	if [ -n "$npm" ]; then
+		install_missing npm=npm
+		# shellcheck disable=SC2086 # words
+		quiet npm install --prefix "$work/root/opt" --ignore-scripts --no-audit --no-fund --cache "$work/npm" $npm
+	fi
 	rm -rf "$work/root/usr/share/doc" "$work/root/usr/share/man" "$work/root/usr/share/locale"
 	accounts "$work/root"
-	chroot "$work/root" /usr/bin/systemctl --version >&2
+	if [ "$tree" = clients ]; then
+		cp "$work/root/usr/lib/R/etc/Renviron.ucf" "$work/root/etc/R/Renviron" # as r-base-core's script does
+	else
+		chroot "$work/root" /usr/bin/systemctl --version >&2
+	fi
 	chmod 755 "$work/root"
 	kib=$(du -sk "$work/root" | cut -f1)
 	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$work/root" "$work/image" $((kib * 5 / 4 + 16384))k
 	rm -rf "$dir" "$dir.packages"
 	mv "$work/image" "$dir.ext4"
 	mv "$work/root" "$dir"
-	echo "$packages" >"$dir.packages"
+	echo "$wanted" >"$dir.packages"
 }
 echo "$dir"

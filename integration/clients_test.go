@@ -229,7 +229,7 @@ type diagnosis struct {
 	Sight     string
 	TypeRight string
 	Clients   []struct {
-		Name            string
+		Name, Asks      string
 		Verdicts, Typed map[string]string
 	}
 }
@@ -240,6 +240,16 @@ func (d *daemon) doctorOf(t *testing.T, pid int) (says diagnosis) {
 		t.Fatalf("doctor: %d: %s", status, out)
 	}
 	return says
+}
+
+// asksType says whether the client of a row may tell a view by its type.
+func (says diagnosis) asksType(row string) bool {
+	for _, c := range says.Clients {
+		if c.Name == row {
+			return c.Asks != "path" && c.Asks != "mounts"
+		}
+	}
+	return true
 }
 
 // of is the verdict on the client whose row begins so.

@@ -55,11 +55,12 @@ const (
 	AsksBoth   Asks = "both"
 )
 
-// Type says what statfs of a view says.
+// Type says what statfs says of what is at the place.
 type Type string
 
 const (
 	Fuse         Type = "fuse"         // FUSE's own number
+	Kernel       Type = "kernel"       // the kernel's own number, of its own mounts, where no view is
 	ByBPF        Type = "bpf"          // the kernel's number for what is shown, by BPF
 	Notification Type = "notification" // the same, by seccomp's user notification
 )

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -53,11 +54,12 @@ func (c Client) cell(s Sight) string {
 func hows(on []Sight) string {
 	var names []string
 	for _, s := range Sights {
-		for _, o := range on {
-			if o == s.Sight {
-				names = append(names, s.How)
-			}
+		if slices.Contains(on, s.Sight) {
+			names = append(names, s.How)
 		}
+	}
+	if slices.Contains(on, V1) || slices.Contains(on, V2) {
+		names = append(names, "no view")
 	}
 	return strings.Join(names, ", ")
 }

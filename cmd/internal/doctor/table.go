@@ -1,5 +1,7 @@
 package doctor
 
+import "slices"
+
 const (
 	byPath  = "opens files by path"
 	byMagic = "statfs: the kernel's number of cgroup2"
@@ -31,6 +33,9 @@ const (
 const (
 	clone3  = "to start services, that clone3 answers ENOSYS, as runtimes' default seccomp profiles do"
 	theType = "the type right"
+
+	noStack  = "no --no-stack"
+	viewOfV2 = "a view of v2"
 )
 
 var (
@@ -38,9 +43,12 @@ var (
 	sightsV1 = []Sight{StackedDirs, Dirs, StackedTmpfs, Tmpfs}
 )
 
-// Clients are the programs that are known. What was not run was read in the projects' own sources of August to
-// November 2026.
-var Clients = []Client{
+// Clients are the programs that are known.
+var Clients = slices.Concat(notedClients, askedClients)
+
+// notedClients are those that TestClients, other tests and people ran. What was not run was read in the projects' own sources of August
+// to November 2026.
+var notedClients = []Client{
 	client("systemd 236 to 256 as process 1", AsksType, byMagic+", or a tmpfs", tmpfs, all).
 		instead(theType+", or --tmpfs on a host with v1").
 		run("systemd 252.39", hybrid, Fuse, "TestSystemd", StackedTmpfs).
@@ -51,10 +59,10 @@ var Clients = []Client{
 		instead(theType+", or --tmpfs on a host with v1").
 		run("systemd 257.13", "", Notification, "", View),
 	client("systemd 258 and newer as process 1", AsksType, byMagic, none, v2).onlyV2().needs(clone3).
-		instead(theType+", and a view of v2").
+		instead(theType+", and "+viewOfV2).
 		run("systemd 262", "", Fuse, "", View).
 		run("systemd 262", "", Notification, "", View),
-	client("systemd-nspawn", AsksPath, "access of cgroup.procs", v2, v2).instead("a view of v2").
+	client("systemd-nspawn", AsksPath, "access of cgroup.procs", v2, v2).instead(viewOfV2).
 		run("systemd-nspawn 252.39", hybrid, Fuse, "TestBind", View),
 	client("runc in the guest", AsksBoth, byMagic+", else "+byMount, stackedV1, v2Stacks).
 		needs("a user namespace of the guest").instead(theType+"; on v1 no --no-stack").
@@ -65,13 +73,13 @@ var Clients = []Client{
 		tested("crun 1.8.1").
 		run("crun 1.8.1, 1.21, 1.28", "", Notification, "", View),
 	client("Docker, podman, containerd in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).
-		instead(theType+", and a view of v2").
+		instead(theType+", and "+viewOfV2).
 		run("podman 4.3.1, 5.8.6; Docker 26.1.5 on containerd 1.7.24", "", Fuse, "", View).
 		run("podman 4.3.1, 5.8.6; Docker 26.1.5 on containerd 1.7.24", "", Notification, "", View),
-	client("kubelet, cAdvisor in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).instead(theType + ", and a view of v2"),
-	client("Go 1.25 and newer, automaxprocs", AsksMounts, byMount+", then by path", stacked, stacked).instead("no --no-stack").
+	client("kubelet, cAdvisor in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).instead(theType + ", and " + viewOfV2),
+	client("Go 1.25 and newer, automaxprocs", AsksMounts, byMount+", then by path", stacked, stacked).instead(noStack).
 		tested("Go 1.26.8, automaxprocs 1.6.0"),
-	client("JDK 11 to 24, until June 2026", AsksMounts, "/proc/cgroups, then "+byMount, stacked, stacked).instead("no --no-stack").
+	client("JDK 11 to 24, until June 2026", AsksMounts, "/proc/cgroups, then "+byMount, stacked, stacked).instead(noStack).
 		tested("OpenJDK 17.0.15").
 		run("OpenJDK 17.0.19", "", Fuse, "", Stacked, StackedDirs),
 	client("JDK 25 and newer, others since July 2026", AsksBoth, byMagic+", else /proc/cgroups, then "+byMount, mountsV1, stacked).
@@ -89,9 +97,9 @@ var Clients = []Client{
 		run("telegraf 1.37.2 (inputs.cgroup)", hybrid, Fuse, "", Dirs).
 		tested("the tests' own reader, like telegraf's"),
 	client("btop 1.4.6 and newer", AsksPath, byPath, v2Ignores, v2Ignores).
-		instead("a view of v2").
+		instead(viewOfV2).
 		run("btop 1.4.7", hybrid, Fuse, "TestClientsCpuset", StackedDirs).
 		run("btop 1.4.7", onlyV2, Fuse, "TestClientsCpuset", Stacked),
-	client("libcgroup (cgcreate, cgget)", AsksMounts, byMount, found, found).instead("no --no-stack, or the files themselves").
+	client("libcgroup (cgcreate, cgget)", AsksMounts, byMount, found, found).instead(noStack + ", or the files themselves").
 		tested("libcgroup 2.0.2"),
 }

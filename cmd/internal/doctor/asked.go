@@ -1,0 +1,24 @@
+package doctor
+
+// askedClients are the programs that "make clients" runs: ran.tsv has what each made of what it found.
+var askedClients = []Client{
+	asked("Prometheus 3 (its memory limit)", AsksMounts, byMount+", then by path").instead(noStack),
+	asked("VictoriaMetrics", AsksPath, byPath),
+	asked("ninja 1.13 and newer", AsksMounts, byMount+", then by path").instead(noStack + ", or -j"),
+	asked("GNU nproc (coreutils 9.8 and newer)", AsksPath, byPath+" (cpu.max)").instead(viewOfV2),
+	asked("uutils nproc", AsksPath, byPath+" (cpu.max)").instead(viewOfV2),
+	asked("DuckDB", AsksPath, byPath),
+	asked("loky, joblib", AsksPath, byPath),
+	asked("dask (its memory limit)", AsksPath, byPath),
+	asked("Erlang/OTP", AsksMounts, byMount+", then by path").instead(noStack + ", or +S"),
+	asked("R parallelly", AsksMounts, byMount+"; v2 by path").instead(noStack + ", or R_PARALLELLY_AVAILABLECORES_SYSTEM"),
+	asked("concurrent-ruby", AsksPath, byPath+" (cpu.max)").instead(viewOfV2),
+	asked("Bun", AsksPath, byPath),
+	asked("Deno", AsksPath, byPath),
+	asked("gopsutil (docker.CgroupMemOwn)", AsksPath, byPath),
+	asked("go-zero (core/stat)", AsksType, byMagic+", then by path").instead(theType),
+	asked("opencontainers/cgroups", AsksBoth, byMagic+", else "+byMount).instead(theType + "; on v1 " + noStack),
+	asked("containerd/cgroups", AsksBoth, byMagic+", else "+byMount).instead(theType + "; on v1 " + noStack),
+	asked("Docker's pkg/sysinfo", AsksBoth, byMagic+", else "+byMount).instead(theType + "; on v1 " + noStack),
+	asked("Datadog agent (util/cgroups)", AsksMounts, byMount).instead(noStack),
+}
