@@ -165,8 +165,12 @@ func (n *CgroupNamespace) Root(h hierarchy.Hierarchy) (string, error) {
 	return namespaceRoot(at, below)
 }
 
-// namespaceRoot takes from a cgroup's path what its namespace sees of it.
+// namespaceRoot takes from a cgroup's path what its namespace sees of it. A path that is not as the kernel writes one is refused: what is
+// cut off it, and cleaned afterwards, could be above it.
 func namespaceRoot(at, below string) (string, error) {
+	if path.Clean(at) != at || path.Clean(below) != below {
+		return "", unix.ENOENT
+	}
 	if _, ok := pathBelow("/", at); !ok {
 		return "", unix.ENOENT
 	}
