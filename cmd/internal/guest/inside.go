@@ -410,10 +410,7 @@ func reach(pid int, start uint64) (p *place, err error) {
 		err = fmt.Errorf("no such process %d", pid)
 	}
 	if err == nil {
-		var own bool
-		if own, err = host.OwnNamespace(p.ns, "mnt"); own {
-			err = errHostMounts
-		}
+		err = p.notHosts()
 	}
 	if err != nil {
 		p.close()
