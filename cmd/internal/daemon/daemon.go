@@ -24,6 +24,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -56,6 +57,8 @@ type Daemon struct {
 	settled  chan struct{} // closed when no worker before this one makes a call of the host's any more
 	sweepNow chan struct{} // one slot
 	garbage  garbage       // of the sweeping goroutine alone
+	swept    atomic.Int64  // when the sweep last began, in ns since 1970
+	orphan   atomic.Bool   // the holder has ended
 
 	selfMu    sync.Mutex // held while self is set up or taken away
 	self      *selfDir   // guarded by selfMu; nil for none
@@ -136,12 +139,14 @@ func Run(version string, log *logrus.Entry) error {
 	if err := w.Ready(); err != nil {
 		return err
 	}
+	d.swept.Store(time.Now().UnixNano())
 	if err := d.serveAPI(); err != nil {
 		return err
 	}
 	go d.sweep()
 	go func() {
 		err := w.Follow(d.drain, d.stop)
+		d.orphan.Store(true)
 		log.WithError(err).Error("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}()
 	go d.showAll()
@@ -192,7 +197,7 @@ func (d *Daemon) serveAPI() error {
 		cancel()
 		<-stopped
 	}
-	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Observers: max(d.settings.Group, 0), Log: d.log}
+	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Healthy: d.healthy, Observers: max(d.settings.Group, 0), Log: d.log}
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
@@ -32,6 +33,7 @@ type declarations struct {
 	dir   string
 	files map[string]fileMark // as they were when they were last read
 	retry map[string]time.Time
+	said  string // of the directory, since it could be read
 }
 
 // fileMark tells whether a file has changed.
@@ -53,11 +55,15 @@ func (x *declarations) follow() {
 	if x == nil || x.dir == "" {
 		return
 	}
-	entries, err := os.ReadDir(x.dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		x.d.log.WithError(err).Warn("cannot read the directory of guests; they stay as they are")
+	entries, err := x.entries()
+	if err != nil {
+		if said := err.Error(); said != x.said { // once, not each second
+			x.said = said
+			x.d.log.WithError(err).Warn("cannot read the directory of guests; they stay as they are")
+		}
 		return
 	}
+	x.said = ""
 	there := map[string]bool{}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), declaredSuffix)
@@ -76,7 +82,7 @@ func (x *declarations) follow() {
 		again := x.files[name].same(st)
 		x.files[name] = fileMark{st.Size(), st.ModTime(), st}
 		delete(x.retry, name)
-		if err := x.apply(name, st); err != nil {
+		if err := x.apply(name); err != nil {
 			if !again { // said once for each change
 				x.d.log.WithError(err).Errorf("cannot make the guest that %s declares", filepath.Join(x.dir, e.Name()))
 			}
@@ -97,11 +103,11 @@ func (x *declarations) follow() {
 }
 
 // apply makes the guest of a file.
-func (x *declarations) apply(name string, st os.FileInfo) error {
+func (x *declarations) apply(name string) error {
 	if err := life.CheckName(name); err != nil {
 		return err
 	}
-	spec, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix), st)
+	spec, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix))
 	if err != nil {
 		return err
 	}
@@ -125,11 +131,8 @@ func (x *declarations) apply(name string, st os.FileInfo) error {
 }
 
 // readDeclared reads a guest's file. Every key must be known, and all faults are said at once.
-func readDeclared(path string, st os.FileInfo) (spec api.GuestSpec, err error) {
-	if !st.Mode().IsRegular() || st.Size() > maxDeclared {
-		return spec, fmt.Errorf("it is no file of at most %d bytes", maxDeclared)
-	}
-	text, err := os.ReadFile(path)
+func readDeclared(path string) (spec api.GuestSpec, err error) {
+	text, err := readTrusted(path)
 	if err != nil {
 		return spec, err
 	}
@@ -146,11 +149,62 @@ func readDeclared(path string, st os.FileInfo) (spec api.GuestSpec, err error) {
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(path), file)
 		}
-		policy, err := os.ReadFile(file)
+		policy, err := readTrusted(file)
 		if err != nil {
 			return spec, fmt.Errorf("cannot read its policy: %w", err)
 		}
 		spec.Policy = string(policy)
 	}
 	return spec, spec.Check()
+}
+
+// entries are those of the directory, none where there is no directory.
+func (x *declarations) entries() ([]os.DirEntry, error) {
+	dir, err := os.Open(x.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	if err := trusted(dir); err != nil {
+		return nil, err
+	}
+	return dir.ReadDir(-1)
+}
+
+// readTrusted reads a file that nobody but root can have written: a guest's file says which limits are set, and what is mounted where.
+func readTrusted(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO is not waited for
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxDeclared {
+		return nil, fmt.Errorf("%s is no file of at most %d bytes", path, maxDeclared)
+	}
+	if err := trusted(f); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxDeclared))
+}
+
+// trusted is nil where a file or a directory is root's, and only root may write to it.
+func trusted(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	switch {
+	case st.Uid != 0:
+		return fmt.Errorf("%s belongs to user %d; only what root owns is read (chown root %s)", f.Name(), st.Uid, f.Name())
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("%s has mode %04o, so others than root may write to it; allowed: no write by group and others (chmod go-w %s)", f.Name(), st.Mode&0o7777, f.Name())
+	}
+	return nil
 }

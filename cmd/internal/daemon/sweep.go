@@ -21,6 +21,7 @@ func (d *Daemon) sweep() {
 	defer tick.Stop()
 	before, settled := 0, 0
 	for {
+		d.swept.Store(time.Now().UnixNano())
 		d.garbage.tune()
 		d.declared.follow()
 		d.followSelf()

@@ -41,6 +41,9 @@ func (h *Holder) beginUpgrade(program string) {
 		w, err = h.spawn(file)
 	}
 	if err != nil {
+		if file != nil {
+			file.Close() // it is no program, and nobody else knows of it
+		}
 		h.refuseUpgrade(fmt.Sprintf("cannot go on with %s: %v; the old worker stays", program, err))
 		return
 	}
