@@ -45,6 +45,7 @@ type daemonInfo struct {
 type guestSpec struct {
 	Boundary    string   `json:"boundary"`
 	Target      string   `json:"target"`
+	Rootfs      string   `json:"rootfs,omitempty"`
 	Controllers []string `json:"controllers,omitempty"`
 	Policy      string   `json:"policy,omitempty"`
 }
@@ -122,6 +123,14 @@ func (d *daemon) ready(t testing.TB) daemonInfo {
 		if time.Now().After(deadline) {
 			t.Fatalf("serve does not answer: %v: %s", err, d.log())
 		}
+	}
+}
+
+// declare writes the file that declares a guest.
+func (d *daemon) declare(t testing.TB, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(d.dir, "guests", name+".yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -111,7 +111,7 @@ func TestReadmeServe(t *testing.T) {
 	}
 	mount := strings.TrimSpace(docsBlock(t, "README.md", "vcgroupfs mount"))
 	out = paste(t, mount+" &\nuntil cat /srv/web/rootfs/sys/fs/cgroup/pids/pids.current 2>/dev/null; do sleep 0.1; done\nkill $!\nwait $!\n", names...)
-	if !strings.Contains("\n"+out, "\n0\n") {
+	if !strings.Contains("\n"+out, "\n0\n") || !strings.Contains(out, "the view is mounted at /srv/web/rootfs/sys/fs/cgroup\n") {
 		t.Errorf("it printed:\n%s", out)
 	}
 }

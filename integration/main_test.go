@@ -157,8 +157,15 @@ type view struct {
 // mountView starts "mount" and waits until it is there. It ends with the test, and must then have ended with status 0.
 func mountView(t testing.TB, args ...string) *view {
 	t.Helper()
-	v := &view{dir: publicDir(t), err: &strings.Builder{}}
-	v.cmd = exec.Command(program(t), append(append([]string{"mount"}, args...), v.dir)...)
+	dir := publicDir(t)
+	return mountAt(t, dir, append(args, dir)...)
+}
+
+// mountAt does so with all arguments as they are; they say to mount at a directory.
+func mountAt(t testing.TB, dir string, args ...string) *view {
+	t.Helper()
+	v := &view{dir: dir, err: &strings.Builder{}}
+	v.cmd = exec.Command(program(t), append([]string{"mount"}, args...)...)
 	v.cmd.Stderr = v.err
 	if err := v.cmd.Start(); err != nil {
 		t.Fatal(err)

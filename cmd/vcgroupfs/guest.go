@@ -21,7 +21,7 @@ func guestCommand() *cli.Command {
 		Usage: "the guests of the daemon",
 		Description: "Asks the daemon that \"vcgroupfs serve\" started to add, show, limit, stop and remove guests. Options may stand before or\n" +
 			"after the guest's name.\n\n" +
-			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --controllers memory,pids\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --rootfs /srv/web/rootfs --target /sys/fs/cgroup --controllers memory,pids\n" +
 			"   vcgroupfs guest set web memory.max=512M\n" +
 			"   vcgroupfs guest top --sort memory",
 		Action: group,
@@ -138,7 +138,9 @@ func guestAddCommand() *cli.Command {
 		Description: "Mounts a view of the boundary at the directory given with --target, or at one that the daemon makes, and serves it until\n" +
 			"\"guest rm\"; it says where. The boundary must exist in each hierarchy that is shown. With --pid it is where the cgroup namespace of a process begins, and the guest is removed\n" +
 			"by itself when that process ends. Adding the same guest again changes nothing.\n\n" +
-			"   vcgroupfs guest add web --boundary /machines/web --target /srv/web/rootfs/sys/fs/cgroup --limit pids.max=512\n\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --rootfs /srv/web/rootfs --target /sys/fs/cgroup --limit pids.max=512\n\n" +
+			"With --rootfs the target is a path in the guest's root, and the guest's symbolic links are followed inside that root; without it no\n" +
+			"part of the path may be a symbolic link. The view is unmounted wherever the guest has moved it by then.\n\n" +
 			"With --into the view is attached in the mount namespace of that process, too, be it a guest that runs or one that a\n" +
 			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it. Cgroups of the guest that belong to\n" +
 			"the root of its user namespace are the host's root's until \"guest rm\" gives them back.\n\n" +
@@ -148,7 +150,7 @@ func guestAddCommand() *cli.Command {
 			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)", TakesFile: true},
 			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), over what is mounted there"},
-			&cli.StringFlag{Name: "rootfs", Usage: "with --into: the guest's root will be `DIR`, as the process sees it now (a runtime's rootfs, before it pivots)"},
+			&cli.StringFlag{Name: "rootfs", Usage: "count --target from `DIR`, the guest's root on the host; with --into: the guest's root will be DIR, as the process sees it now (a runtime's rootfs, before it pivots)"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
 			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
@@ -166,9 +168,9 @@ func guestAddCommand() *cli.Command {
 				return err
 			}
 			if made {
-				fmt.Fprintf(c.App.Writer, "added %s at %s\n", args[0], g.Spec.Target)
+				fmt.Fprintf(c.App.Writer, "added %s at %s\n", args[0], g.Spec.Place())
 			} else {
-				fmt.Fprintf(c.App.Writer, "%s is there already, at %s\n", args[0], g.Spec.Target)
+				fmt.Fprintf(c.App.Writer, "%s is there already, at %s\n", args[0], g.Spec.Place())
 			}
 			return nil
 		}),
@@ -207,8 +209,8 @@ func procCgroupsFlag() cli.Flag {
 // intoFlags is where in the guest the view is to be attached; nil for nowhere.
 func intoFlags(c *cli.Context) (*api.Into, error) {
 	switch {
-	case c.String("into") == "" && (c.IsSet("rootfs") || c.Bool("stack") || c.Bool("no-stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
-		return nil, usagef("--rootfs, --stack, --no-stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
+	case c.String("into") == "" && (c.Bool("stack") || c.Bool("no-stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
+		return nil, usagef("--stack, --no-stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
 	case c.String("into") == "":
 		return nil, nil
 	case c.Int("pid") == 0:
@@ -248,10 +250,8 @@ func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 	if spec.Into, err = intoFlags(c); err != nil {
 		return spec, err
 	}
-	if c.String("target") != "" {
-		if spec.Target, err = filepath.Abs(c.String("target")); err != nil {
-			return spec, err
-		}
+	if spec.Rootfs, spec.Target, err = targetFlags(c.String("rootfs"), c.String("target"), spec.Into == nil); err != nil {
+		return spec, err
 	}
 	limits, err := limitArgs(c.StringSlice("limit"))
 	if err != nil {
@@ -273,6 +273,35 @@ func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 		return spec, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return spec, nil
+}
+
+// targetFlags are the guest's root and the target. The root is another one's matter where the view is to be attached in a process.
+func targetFlags(rootfs, target string, counts bool) (root, path string, err error) {
+	switch {
+	case rootfs == "" || !counts:
+		path, err = hostPath(target)
+	case target == "" || !filepath.IsAbs(target):
+		err = usagef("--rootfs DIR is the guest's root: give --target beside it, an absolute path from there, such as /sys/fs/cgroup")
+	default:
+		path = filepath.Clean(target)
+		root, err = hostPath(rootfs)
+	}
+	return root, path, err
+}
+
+// hostPath makes a path absolute; "" stays. The shell's name of the directory that it begins in may have links.
+func hostPath(path string) (string, error) {
+	switch {
+	case path == "":
+		return "", nil
+	case filepath.IsAbs(path):
+		return filepath.Clean(path), nil
+	}
+	cwd, err := filepath.EvalSymlinks(".")
+	if err == nil {
+		cwd, err = filepath.Abs(cwd)
+	}
+	return filepath.Join(cwd, path), err
 }
 
 func limitArgs(texts []string) (limits []api.Limit, err error) {

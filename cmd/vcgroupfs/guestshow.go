@@ -55,7 +55,7 @@ func guestListCommand() *cli.Command {
 			w := newTable(c)
 			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tBY")
 			for _, g := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)), visible(g.Spec.Target), dash(strings.Join(g.Hierarchies, " ")),
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)), visible(g.Spec.Place().String()), dash(strings.Join(g.Hierarchies, " ")),
 					g.Open, stamp(g.Since), makerOf(g).By)
 			}
 			return w.Flush()
@@ -124,7 +124,7 @@ func showGuest(c *cli.Context, g api.Guest) error {
 	line := func(key, value string) { fmt.Fprintf(w, "%s\t%s\n", key, value) }
 	line("name", g.Name)
 	line("boundary", visible(boundaryOf(g.Spec)))
-	line("target", visible(g.Spec.Target))
+	line("target", visible(g.Spec.Place().String()))
 	line("hierarchies", dash(strings.Join(g.Hierarchies, " ")))
 	controllers := strings.Join(g.Spec.Controllers, ",")
 	if controllers == "" {

@@ -96,7 +96,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Description: "A guest (a container, a build sandbox, a tenant) gets a view: its own boundary cgroup as the root, only the\n" +
 			"permitted controllers, the boundary's limits read-only, everything else live on the host's real cgroups.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 -- sh\n" +
-			"   vcgroupfs mount --boundary /machines/web /srv/web/rootfs/sys/fs/cgroup\n\n" +
+			"   vcgroupfs mount --boundary /machines/web --rootfs /srv/web/rootfs /sys/fs/cgroup\n\n" +
 			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot, 5 no daemon,\n" +
 			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
 		Version:              version,

@@ -61,6 +61,24 @@ func TestHelperArgs(t *testing.T) {
 	}
 }
 
+// TestInRoot: mount(8) names a directory of the host, which the option rootfs makes one of the guest.
+func TestInRoot(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Symlink(root, root+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ dir, options, want, says string }{
+		{"/x/sys", "rw", "/x/sys", ""}, {root + "/sys/fs", "rw,rootfs=" + root, "/sys/fs", ""}, {root + "/sys/fs", "rootfs=" + root + "/link/", "/sys/fs", ""},
+		{root, "rootfs=" + root, "", "is not below rootfs"}, {root + "x/sys", "rootfs=" + root, "", "is not below rootfs"},
+		{"/etc", "rootfs=" + root, "", "lead out of it"}, {root + "/../etc", "rootfs=" + root, "", "lead out of it"}, {"/etc", "rootfs=/nonexistent", "", "no such file"},
+	} {
+		got, err := inRoot(c.dir, c.options)
+		if got != c.want || (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s, %s: %q, %v; want %q, %q", c.dir, c.options, got, err, c.want, c.says)
+		}
+	}
+}
+
 // TestDoctorColumns: what doctor prints fits a screen, whatever the process finds.
 func TestDoctorColumns(t *testing.T) {
 	for _, args := range [][]string{{"doctor", "--socket", "/nowhere"}, {"doctor", "--socket", "/nowhere", "--pid", strconv.Itoa(os.Getpid())}} {

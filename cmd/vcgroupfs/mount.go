@@ -16,6 +16,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 )
 
 func mountCommand() *cli.Command {
@@ -23,16 +24,19 @@ func mountCommand() *cli.Command {
 		Name:      "mount",
 		Usage:     "serve one view at a directory",
 		ArgsUsage: "MOUNTPOINT",
-		Description: "Mounts a view at a directory, as a rule <rootfs>/sys/fs/cgroup of a guest that something else starts, and serves it in\n" +
+		Description: "Mounts a view at a directory, as a rule /sys/fs/cgroup below the root of a guest that something else starts, and serves it in\n" +
 			"the foreground. It says on standard output when the view is there. SIGTERM, SIGINT and umount end it, with status 0.\n\n" +
+			"With --rootfs the directory is counted from the guest's root, and the guest's symbolic links are followed inside that root. Without\n" +
+			"it no part of the path may be a symbolic link: below a guest's root it would be the guest that says where to mount.\n\n" +
 			"The boundary must exist in each hierarchy that holds a permitted controller, and in no other. With --pid it is\n" +
 			"where the cgroup namespace of a process begins, whatever cgroup below that the process is in now.\n\n" +
-			"   vcgroupfs mount --boundary /machines/web --controllers memory,pids /srv/web/rootfs/sys/fs/cgroup\n\n" +
+			"   vcgroupfs mount --boundary /machines/web --controllers memory,pids --rootfs /srv/web/rootfs /sys/fs/cgroup\n\n" +
 			"Linked as /sbin/mount.vcgroupfs it serves fstab, and then goes into the background:\n\n" +
-			"   /machines/web  /srv/web/rootfs/sys/fs/cgroup  vcgroupfs  controllers=memory+pids  0 0",
+			"   /machines/web  /srv/web/rootfs/sys/fs/cgroup  vcgroupfs  rootfs=/srv/web/rootfs,controllers=memory+pids  0 0",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
+			&cli.StringFlag{Name: "rootfs", Usage: "count the directory from `DIR`, the guest's root on the host"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			noBPFFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
@@ -48,19 +52,19 @@ func mount(c *cli.Context) error {
 		return err
 	}
 	if c.NArg() != 1 {
-		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web /srv/web/rootfs/sys/fs/cgroup")
+		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web --rootfs /srv/web/rootfs /sys/fs/cgroup")
 	}
 	if err := checkPlace(c); err != nil {
 		return err
 	}
-	mountpoint, err := filepath.Abs(c.Args().First())
+	at, err := mountTarget(c)
 	if err != nil {
 		return err
 	}
 	log := logrus.NewEntry(logrus.StandardLogger())
 	cfg := guest.MountConfig{
-		Boundary:   guest.Place{Path: c.String("boundary"), Pid: c.Int("pid"), Current: c.Bool("current-cgroup")},
-		Mountpoint: mountpoint, Source: "vcgroupfs", Log: log,
+		Boundary: guest.Place{Path: c.String("boundary"), Pid: c.Int("pid"), Current: c.Bool("current-cgroup")},
+		Target:   at, Source: "vcgroupfs", Log: log,
 	}
 	if o := c.String("owner"); o != "" {
 		owner, err := guest.ParseOwner(o)
@@ -79,7 +83,7 @@ func mount(c *cli.Context) error {
 		return err
 	}
 	neverWait(c)
-	ready, err := readyTeller(c, "the view is mounted at "+mountpoint)
+	ready, err := readyTeller(c, "the view is mounted at "+at.String())
 	if err != nil {
 		return err
 	}
@@ -95,6 +99,23 @@ func mount(c *cli.Context) error {
 		cfg.Types = types
 	}
 	return guest.Mount(cfg)
+}
+
+// mountTarget is where the arguments say to mount.
+func mountTarget(c *cli.Context) (at target.Target, err error) {
+	dir := c.Args().First()
+	switch {
+	case dir == "":
+		return at, usagef("give one directory to mount at, not an empty word")
+	case c.String("rootfs") == "":
+		at.Path, err = hostPath(dir)
+	case !filepath.IsAbs(dir):
+		err = usagef("%q: with --rootfs give the directory's absolute path in the guest, such as /sys/fs/cgroup", dir)
+	default:
+		at.Path = filepath.Clean(dir)
+		at.Rootfs, err = hostPath(c.String("rootfs"))
+	}
+	return at, err
 }
 
 func pidFlag() cli.Flag {
@@ -125,7 +146,7 @@ func applyOptions(c *cli.Context) error {
 			if err := c.Set(key, "true"); err != nil || given {
 				return usagef("option %q takes no value", key)
 			}
-		case "boundary", "pid", "controllers", "policy", "layout", "owner":
+		case "boundary", "pid", "controllers", "policy", "layout", "owner", "rootfs":
 			if !given || value == "" {
 				return usagef("option %q needs a value: %s=VALUE", key, key)
 			}
@@ -135,7 +156,7 @@ func applyOptions(c *cli.Context) error {
 		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
-				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, controllers (names joined by +), policy, layout, owner, no-bpf", o)
+				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, controllers (names joined by +), policy, layout, owner, no-bpf", o)
 			}
 		}
 	}
@@ -169,9 +190,37 @@ func helperArgs(args []string) []string {
 		plain = plain[1:]
 	}
 	if len(plain) == 1 {
+		dir, err := inRoot(plain[0], joined)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
+			os.Exit(exitcode.Usage)
+		}
+		plain[0] = dir
 		os.Exit(background(append([]string{"mount", "-o", joined}, plain[0])))
 	}
 	return append([]string{"vcgroupfs", "mount", "-o", joined}, plain...)
+}
+
+// inRoot makes a directory of the host one that is counted from the option rootfs, if that is given. mount(8) has followed the links of
+// fstab's path, the guest's among them. The error says that they led out of the root.
+func inRoot(dir, options string) (string, error) {
+	for option := range strings.SplitSeq(options, ",") {
+		root, is := strings.CutPrefix(option, "rootfs=")
+		if !is {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(root)
+		if err != nil {
+			return "", fmt.Errorf("cannot use the option rootfs: %w", err)
+		}
+		for _, r := range []string{filepath.Clean(root), real} {
+			if inside, below := strings.CutPrefix(filepath.Clean(dir), strings.TrimSuffix(r, "/")+"/"); below {
+				return "/" + inside, nil
+			}
+		}
+		return "", fmt.Errorf("cannot mount at %s: it is not below rootfs=%s, or symbolic links there lead out of it", dir, root)
+	}
+	return dir, nil
 }
 
 // letGo gives up what was inherited from the caller, who may wait for the end of it.

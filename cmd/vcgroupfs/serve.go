@@ -36,9 +36,10 @@ func serveCommand() *cli.Command {
 			"be upgraded, and guests notice a pause of some milliseconds. (Before Linux 6.9 requests that are in flight at that\n" +
 			"moment fail with ECONNABORTED.)\n\n" +
 			"Guests are added by hand or declared: a file NAME.yaml in the directory of guests makes the guest NAME, and its\n" +
-			"removal takes that away. The keys are boundary or pid, target, controllers, policy (a file), owner, layout, limits:\n\n" +
+			"removal takes that away. The keys are boundary or pid, rootfs, target, controllers, policy (a file), owner, layout, limits:\n\n" +
 			"   boundary: /machines/web\n" +
-			"   target: /srv/web/rootfs/sys/fs/cgroup\n" +
+			"   rootfs: /srv/web/rootfs\n" +
+			"   target: /sys/fs/cgroup\n" +
 			"   controllers: [memory, pids]\n" +
 			"   limits: {pids.max: \"64\"}\n\n" +
 			"With --self a container needs no guest of its own to be added: whatever runtime binds the one directory self into it, at\n" +

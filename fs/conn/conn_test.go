@@ -71,7 +71,13 @@ func TestClassicMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := c.classicMount(dir); err != nil {
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.classicMount(at, dir)
+	unix.Close(at)
+	if err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)

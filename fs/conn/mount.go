@@ -43,9 +43,14 @@ func (c *Conn) Mount(dir string, made func(mountFD int)) error {
 		return fmt.Errorf("cannot mount: %w", &os.PathError{Op: "open", Path: dir, Err: err})
 	}
 	defer unix.Close(at)
+	return c.MountAt(at, dir, made)
+}
+
+// MountAt mounts at a directory that is open, wherever that is by now; dir is what messages call it. All else is as with Mount.
+func (c *Conn) MountAt(at int, dir string, made func(mountFD int)) error {
 	fd, err := c.fsmount(0)
 	if errors.Is(err, errNoFsopen) {
-		return c.classicMount(dir)
+		return c.classicMount(at, dir)
 	}
 	if err != nil {
 		return err
@@ -149,7 +154,7 @@ func configError(ctx int, option string, err error) error {
 }
 
 // classicMount is mount(2).
-func (c *Conn) classicMount(dir string) error {
+func (c *Conn) classicMount(at int, dir string) error {
 	dev, err := c.unmounted()
 	if err != nil {
 		return err
@@ -169,7 +174,7 @@ func (c *Conn) classicMount(dir string) error {
 	if c.cfg.ReadOnly {
 		flags |= unix.MS_RDONLY
 	}
-	if err := unix.Mount(c.cfg.FSName, dir, fstype, flags, strings.Join(opts, ",")); err != nil {
+	if err := unix.Mount(c.cfg.FSName, "/proc/self/fd/"+strconv.Itoa(at), fstype, flags, strings.Join(opts, ",")); err != nil {
 		return fmt.Errorf("cannot mount: %w", &os.PathError{Op: "mount", Path: dir, Err: err})
 	}
 	return c.attach()

@@ -25,8 +25,9 @@ type regionHead struct {
 	device      uint64 // atomic; of the mounted view, 0 before
 	suspects    [maxSuspects]suspect
 	init        [maxInit]byte
-	attrs       uint64 // atomic; one more than the sum of SetAttrs, 0: not known
-	_           [56]byte
+	attrs       uint64    // atomic; one more than the sum of SetAttrs, 0: not known
+	mount       [2]uint64 // atomic; numbers of the view's mount, 0: not known
+	_           [40]byte
 }
 
 const (
@@ -124,6 +125,18 @@ func (r *Region) SetDevice(device uint64) { atomic.StoreUint64(&r.head.device, d
 
 // Device is the file system that the view is, 0 before it is mounted.
 func (r *Region) Device() uint64 { return atomic.LoadUint64(&r.head.device) }
+
+// SetMount keeps the numbers by which the mount of the view is found again (package target): as mountinfo has it, and the one that is no
+// other's, 0 for one that is not known.
+func (r *Region) SetMount(id, unique uint64) {
+	atomic.StoreUint64(&r.head.mount[0], id)
+	atomic.StoreUint64(&r.head.mount[1], unique)
+}
+
+// Mount is what SetMount was given; 0 and 0 where an earlier version mounted the view.
+func (r *Region) Mount() (id, unique uint64) {
+	return atomic.LoadUint64(&r.head.mount[0]), atomic.LoadUint64(&r.head.mount[1])
+}
 
 // SetPassthrough keeps whether opens may be passed through.
 func (r *Region) SetPassthrough(ok bool) {

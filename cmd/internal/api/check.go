@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -49,6 +50,12 @@ func (s *GuestSpec) Check() error {
 	if s.Target != "" && !cleanPath(s.Target) {
 		fault("target", "%q is not allowed; give the absolute path of a directory, without . and .., such as "+
 			"/srv/web/rootfs/sys/fs/cgroup", s.Target)
+	}
+	switch {
+	case s.Rootfs != "" && s.Target == "":
+		fault("rootfs", "given without target; it is the guest's root, from which target is counted")
+	case s.Rootfs != "" && !cleanPath(s.Rootfs):
+		fault("rootfs", "%q is not allowed; give the absolute path of the guest's root, without . and .., such as /srv/web/rootfs", s.Rootfs)
 	}
 	s.checkPolicy(fault)
 	if s.Owner != "" {
@@ -110,6 +117,9 @@ func (s *GuestSpec) checkPolicy(fault func(field, format string, args ...any)) {
 		}
 	}
 }
+
+// Place is where on the host the view is mounted.
+func (s *GuestSpec) Place() target.Target { return target.Target{Rootfs: s.Rootfs, Path: s.Target} }
 
 // cleanPath says whether p is absolute, below the root, and written in the one way.
 func cleanPath(p string) bool {

@@ -5,16 +5,13 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 )
 
 // typesOf is what is done with the new mount of a guest's view, before anybody sees it: statfs is to say the type that
 // the view stands for, and a worker that takes over in the middle is to know the mount by its device.
 func (d *Daemon) typesOf(g *guest, about fstype.View) func(mountFD int) {
 	return func(mountFD int) {
-		if device, err := notify.DeviceOf(mountFD); err == nil {
-			g.region.SetDevice(device)
-		}
+		g.remember()
 		d.showType(g, mountFD, about)
 	}
 }

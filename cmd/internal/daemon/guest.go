@@ -192,8 +192,8 @@ func (d *Daemon) enter(r record) (entered, error) {
 		return entered{}, failf(api.CodeBusy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", r.Name, len(d.guests))
 	}
 	for _, g := range d.guests {
-		if g.record.Spec.Target == r.Spec.Target {
-			return entered{}, failf(api.CodeConflict, "cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, r.Spec.Target)
+		if at := d.placeOf(r.Spec); g.at.Target == at {
+			return entered{}, failf(api.CodeConflict, "cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, at)
 		}
 	}
 	r.Since = time.Now().Round(0)
@@ -205,7 +205,7 @@ func (d *Daemon) enter(r record) (entered, error) {
 
 // newGuest makes a guest that is not served yet.
 func (d *Daemon) newGuest(r record) *guest {
-	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: life.Mountpoint{Path: r.Spec.Target}}
+	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: life.Mountpoint{Target: d.placeOf(r.Spec)}}
 }
 
 // forget takes a guest out of the table.
@@ -220,7 +220,7 @@ func (d *Daemon) forget(g *guest) {
 // makeGuest opens the boundaries, sets the limits and mounts the view. What fails undoes what came before.
 func (d *Daemon) makeGuest(g *guest) (err error) {
 	spec := g.record.Spec
-	if d.ownTarget(spec.Target) {
+	if d.ownTarget(spec) {
 		if err := d.makeTarget(spec.Target); err != nil {
 			return asError(api.CodeFailed, fmt.Errorf("cannot make a place for the view: %w", err))
 		}
@@ -230,7 +230,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 			}
 		}()
 	}
-	if err := life.CheckMountpoint(spec.Target); err != nil {
+	if err := g.at.Check(); err != nil {
 		return asError(api.CodeInvalid, err)
 	}
 	p, err := d.policy(spec)
@@ -349,23 +349,20 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		undo()
 		return asError(api.CodeFailed, err)
 	}
-	if err := s.View.Conn().Mount(g.record.Spec.Target, d.typesOf(g, fstype.ViewOf(s.View))); err != nil {
+	if err := g.at.Mount(s.View.Conn(), d.typesOf(g, fstype.ViewOf(s.View))); err != nil {
 		undo()
-		return asError(api.CodeFailed, life.MountError(err))
+		return asError(api.CodeFailed, err)
 	}
 	d.begin(g, s)
 	if err = agreed(s.View.Conn(), s.Done); err != nil {
 		err = fmt.Errorf("cannot serve the view: %w", err)
 	}
 	if err == nil {
-		err = g.at.Learn()
-	}
-	if err == nil {
-		g.region.SetDevice(g.at.Device)
+		g.remember()
 		err = d.attach(g, s)
 	}
 	if err != nil {
-		_ = unix.Unmount(g.record.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		g.at.Leave(g.log)
 		undo()
 		return asError(api.CodeFailed, err)
 	}
@@ -472,44 +469,6 @@ func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
 
 // maxPolicies bounds the policies that are kept for the next guest.
 const maxPolicies = 256
-
-// take takes a guest away, and tells of it by an event of this kind, "" for none. False when it was gone already.
-func (d *Daemon) take(g *guest, kind, reason string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.gone {
-		return false
-	}
-	g.gone = true
-	g.unfollow()
-	if s := g.serving.Swap(nil); s != nil {
-		select {
-		case <-s.Done:
-			g.at.Gone = kind == api.EventGone && s.Err == nil // unmounted
-		default:
-		}
-		d.detach(g, s, kind == api.EventRemoved)
-		g.at.Unmount(g.log)
-		if d.ownTarget(g.record.Spec.Target) {
-			os.Remove(g.record.Spec.Target)
-		}
-		if err := d.keep(g).Forget(); err != nil { // first: nobody else is to keep the connection alive
-			g.log.WithError(err).Debug("cannot tell the holder")
-		}
-		s.Close()
-		g.region.Release()
-	}
-	d.forget(g)
-	if kind != "" {
-		say := g.log.WithField("reason", reason).Infof
-		if kind == api.EventGone { // nobody has asked for it
-			say = g.log.WithField("reason", reason).Warnf
-		}
-		say("the guest is %s", kind)
-		d.hub.Publish(api.Event{Time: time.Now(), Kind: kind, Guest: g.record.Name, Reason: reason})
-	}
-	return true
-}
 
 func notFound(name string) error {
 	return failf(api.CodeNotFound, "there is no guest %s; vcgroupfs guest ls lists them", name)

@@ -11,7 +11,9 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -23,7 +25,29 @@ func (d *Daemon) viewsDir() string { return filepath.Join(filepath.Dir(d.setting
 func (d *Daemon) targetOf(guest string) string { return d.viewsDir() + "/" + guest }
 
 // ownTarget says whether a view is mounted where we make the directory ourselves.
-func (d *Daemon) ownTarget(target string) bool { return filepath.Dir(target) == d.viewsDir() }
+func (d *Daemon) ownTarget(spec api.GuestSpec) bool {
+	return spec.Rootfs == "" && filepath.Dir(spec.Target) == d.viewsDir()
+}
+
+// placeOf is the directory of a spec. The one that we make lies in a directory of ours, with whatever links lead there.
+func (d *Daemon) placeOf(spec api.GuestSpec) target.Target {
+	if d.ownTarget(spec) {
+		return target.Beside(spec.Target)
+	}
+	return spec.Place()
+}
+
+// remember has the guest's region name the mount, for the workers after this one.
+func (g *guest) remember() {
+	g.region.SetDevice(g.at.View.Device)
+	g.region.SetMount(g.at.View.ID, g.at.View.Unique)
+}
+
+// mountOf is the mount that a region names.
+func mountOf(r *state.Region) target.Mount {
+	id, unique := r.Mount()
+	return target.Mount{Device: r.Device(), ID: id, Unique: unique}
+}
 
 // makeTarget makes the directory for a view. The one above it can be passed through and not be read: who is told a guest's
 // name can bind its view, as a user with bubblewrap does, and nobody else finds it.
@@ -38,7 +62,7 @@ func (d *Daemon) makeTarget(target string) error {
 // inside is where the view of a guest is attached. What is served may be nil: the guest's boundaries are not known then.
 func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
 	into := g.record.Spec.Into
-	in = life.Inside{Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
+	in = life.Inside{Work: filepath.Dir(d.settings.Socket), Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
 	if s != nil {
 		in.Own = life.OwnMountsOf(s.Boundaries, s.View.Layout())
 	}
@@ -83,7 +107,12 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 		return failf(api.CodeInvalid, "cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; show a v1 hierarchy")
 	}
 	// What the guest mounts on its view is not for others to see.
-	if err := unix.Mount("", g.at.Path, "", unix.MS_PRIVATE, ""); err != nil {
+	view, release, err := g.at.Open()
+	if err == nil {
+		defer release()
+		err = unix.Mount("", target.Link(view), "", unix.MS_PRIVATE, "")
+	}
+	if err != nil {
 		return fmt.Errorf("cannot keep the mounts on the view apart: %w", err)
 	}
 	if into == nil {
@@ -93,7 +122,7 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 	if err != nil {
 		return err
 	}
-	if err := in.Attach(g.at.Path); err != nil {
+	if err := in.Attach(view); err != nil {
 		return err
 	}
 	if err := d.takeCgroups(g, s.Boundaries); err != nil {
@@ -106,7 +135,7 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 // detach takes the view out of a guest whose process goes on. What was taken from its root is given back where somebody asked for
 // that: a daemon that ends leaves no guest with more than it had.
 func (d *Daemon) detach(g *guest, s *life.Served, giveBack bool) {
-	if g.record.Spec.Into == nil || g.at.Device == 0 || ended(g.record) {
+	if g.record.Spec.Into == nil || g.at.View.Device == 0 || ended(g.record) {
 		return
 	}
 	if giveBack {
@@ -117,7 +146,7 @@ func (d *Daemon) detach(g *guest, s *life.Served, giveBack bool) {
 	}
 	in, err := d.inside(g, s)
 	if in.Later = true; err == nil {
-		err = in.Detach(g.at.Device)
+		err = in.Detach(g.at.View.Device)
 	}
 	if err != nil {
 		g.log.WithError(err).Infof("the view is not taken out of process %d, where it has no server any more", g.record.Spec.Pid)
@@ -236,8 +265,14 @@ func (d *Daemon) Attach(name string) error {
 		return failf(api.CodeInvalid, "cannot attach guest %s anew: its process has ended", name)
 	}
 	in, err := d.inside(g, g.served())
+	var view int
+	var release func()
+	if err == nil {
+		view, release, err = g.at.Open()
+	}
 	if in.Later = true; err == nil {
-		err = in.Mend(g.at.Path, g.at.Device)
+		err = in.Mend(view, g.at.View.Device)
+		release()
 	}
 	if err == nil {
 		err = d.takeCgroups(g, g.boundaries())

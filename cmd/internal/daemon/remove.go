@@ -48,9 +48,16 @@ func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bo
 	if force {
 		g.thaw(ctx)
 	}
-	if !d.take(g, api.EventRemoved, "") {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gone {
 		return notFound(name)
 	}
+	d.noteUnmounted(g, g.served())
+	if err := g.at.Unmount(); err != nil { // first: who asks again finds the guest as it was
+		return failf(api.CodeFailed, "cannot remove guest %s: %v", name, err)
+	}
+	d.takeLocked(g, api.EventRemoved, "")
 	return nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
-	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -69,7 +68,7 @@ func recordOf(r *state.Region) record {
 // resumeGuest goes on with one guest. It takes out of held what it uses.
 func (d *Daemon) resumeGuest(r *state.Region, rec record, held map[uint64]int) (err error) {
 	g := d.newGuest(rec)
-	g.region, g.at.Device = r, r.Device()
+	g.region, g.at.View = r, mountOf(r)
 	device, ok := held[holder.DeviceKey]
 	switch {
 	case rec.Name == "":
@@ -153,19 +152,8 @@ func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 		unix.Close(fd)
 		delete(held, key)
 	}
-	target := g.record.Spec.Target
-	for deadline := time.Now().Add(time.Second); target != "" && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		var st unix.Statfs_t
-		err := unix.Statfs(target, &st)
-		if conn.IsDead(err) {
-			if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-				d.log.WithError(err).Warnf("cannot unmount %s", target)
-			}
-			break
-		}
-		if err != nil || st.Type != unix.FUSE_SUPER_MAGIC && !mounted(g.at) {
-			break // it was not mounted yet, or is no more
-		}
+	if err := g.at.Unmount(); err != nil {
+		d.log.Warn(err)
 	}
 	g.region.Release()
 	if g.record.Name != "" {
@@ -173,13 +161,4 @@ func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 		g.log.WithField("reason", reason).Warn("the guest is gone")
 		d.hub.Publish(api.Event{Time: time.Now(), Kind: api.EventGone, Guest: g.record.Name, Reason: reason})
 	}
-}
-
-// mounted says whether a view is what is mounted there, whatever type statfs gives it.
-func mounted(at life.Mountpoint) bool {
-	_, release, err := at.Open()
-	if err == nil {
-		release()
-	}
-	return err == nil
 }

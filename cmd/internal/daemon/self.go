@@ -14,6 +14,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs/self"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -61,7 +62,7 @@ func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 		return nil, err
 	}
 	s := &selfDir{
-		d: d, rule: rule, spec: spec, at: life.Mountpoint{Path: d.settings.Self.Path},
+		d: d, rule: rule, spec: spec, at: life.Mountpoint{Target: target.Beside(d.settings.Self.Path)},
 		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}), work: make(chan struct{}, maxSelfWork),
 		boxes: boxes{all: map[string]*box{}},
 	}
@@ -100,7 +101,7 @@ func (d *Daemon) followSelf() {
 	if d.self != nil {
 		select {
 		case <-d.self.served:
-			d.log.Errorf("self at %s was unmounted, or its connection aborted; it is mounted anew", d.self.at.Path)
+			d.log.Errorf("self at %s was unmounted, or its connection aborted; it is mounted anew", d.self.at.Target)
 			d.self.end()
 			d.self = nil
 		default:
@@ -127,18 +128,18 @@ func (d *Daemon) followSelf() {
 		return
 	}
 	d.self, d.selfRetry = s, time.Time{}
-	d.log.Infof("self is mounted at %s", s.at.Path)
+	d.log.Infof("self is mounted at %s", s.at.Target)
 }
 
 // own says whether we make the directory ourselves.
 func (s *selfDir) own() bool {
-	return filepath.Dir(s.at.Path) == filepath.Dir(s.d.settings.Socket)
+	return s.at.Target.Rootfs == filepath.Dir(s.d.settings.Socket)
 }
 
 // start mounts a new one.
 func (s *selfDir) start() (err error) {
-	path := s.at.Path
-	if err := life.ClearDead(path, s.d.log); err != nil {
+	path := s.d.settings.Self.Path
+	if err := s.at.ClearDead(s.d.log); err != nil {
 		return err
 	}
 	if s.own() {
@@ -146,7 +147,7 @@ func (s *selfDir) start() (err error) {
 			return err
 		}
 	}
-	if err := life.CheckMountpoint(path); err != nil {
+	if err := s.at.Check(); err != nil {
 		return err
 	}
 	spec := s.spec // as it is now, also for the workers after this one
@@ -167,32 +168,39 @@ func (s *selfDir) start() (err error) {
 		err = s.keep().Hold(holder.DeviceKey, device)
 	}
 	if err == nil {
-		err = life.MountError(s.dir.Conn().Mount(path, nil))
+		err = s.at.Mount(s.dir.Conn(), nil)
 	}
 	if err != nil {
 		close(s.served) // nobody began
-		s.at.Gone = true
 		s.end()
 		return err
 	}
 	s.serve()
 	// What is mounted on it in a container's copy of this mount namespace, nobody else sees.
-	if err = unix.Mount("", path, "", unix.MS_PRIVATE, ""); err != nil {
-		err = fmt.Errorf("cannot keep the mounts on it apart: %w", err)
-	}
-	if err == nil {
-		err = s.at.Learn()
-	}
-	if err == nil {
+	if err = s.keepApart(); err == nil {
 		err = agreed(s.dir.Conn(), s.served)
 	}
 	if err != nil {
 		s.end()
 		return err
 	}
-	s.region.SetDevice(s.at.Device)
+	s.region.SetDevice(s.at.View.Device)
+	s.region.SetMount(s.at.View.ID, s.at.View.Unique)
 	s.region.Finish()
 	close(s.ready)
+	return nil
+}
+
+// keepApart makes the mount one whose own mounts stay in their mount namespace.
+func (s *selfDir) keepApart() error {
+	at, release, err := s.at.Open()
+	if err == nil {
+		err = unix.Mount("", target.Link(at), "", unix.MS_PRIVATE, "")
+		release()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep the mounts on it apart: %w", err)
+	}
 	return nil
 }
 
@@ -208,9 +216,9 @@ func (s *selfDir) serve() {
 // end takes it away. Where it is mounted in containers it is dead.
 func (s *selfDir) end() {
 	close(s.quit)
-	s.at.Unmount(s.d.log)
+	s.at.Leave(s.d.log)
 	if s.own() {
-		os.Remove(s.at.Path)
+		os.Remove(s.d.settings.Self.Path)
 	}
 	if err := s.keep().Forget(); err != nil {
 		s.d.log.WithError(err).Debug("cannot tell the holder")
@@ -259,14 +267,14 @@ func (d *Daemon) resumeSelf(r *state.Region, rec record, held map[uint64]int) (e
 	if err == nil {
 		delete(held, holder.DeviceKey)
 		file := os.NewFile(uintptr(device), "fuse")
-		s.region, s.at.Device = r, r.Device()
+		s.region, s.at.View = r, mountOf(r)
 		close(s.ready)
 		err = s.make(file)
 		file.Close()
 	}
 	if err != nil {
 		g := d.newGuest(rec)
-		g.region = r
+		g.region, g.at.Target, g.at.View = r, target.Beside(rec.Spec.Target), mountOf(r)
 		d.abandon(g, held)
 		return failf(api.CodeFailed, "cannot go on with self at %s: %v", rec.Spec.Target, err)
 	}

@@ -256,13 +256,13 @@ func (s *selfDir) show(t *toucher, b *box) (covered bool, err error) {
 	}
 	view, release, err := g.at.Open()
 	if err != nil {
-		return false, fmt.Errorf("the view of guest %s is not mounted at %s any more: %w", g.record.Name, g.at.Path, err)
+		return false, fmt.Errorf("the view of guest %s is not mounted at %s any more: %w", g.record.Name, g.at.Target, err)
 	}
 	defer release()
 	b.stuck.Store(true)
 	return life.Cover{
-		Tid: t.tid, Start: t.start, Device: s.at.Device, Ended: func() { b.stuck.Store(false) },
-		Foreign: func(device uint64) bool { return device != g.at.Device && s.d.isView(device) },
+		Tid: t.tid, Start: t.start, Device: s.at.View.Device, Ended: func() { b.stuck.Store(false) },
+		Foreign: func(device uint64) bool { return device != g.at.View.Device && s.d.isView(device) },
 	}.With(view)
 }
 

@@ -68,8 +68,11 @@ func listens(ctx context.Context, socket string, pid int) bool {
 		return false
 	}
 	return slices.ContainsFunc(guests, func(g api.Guest) bool {
+		if g.Calls.Listeners == 0 {
+			return false
+		}
 		var st unix.Statx_t
-		if g.Calls.Listeners == 0 || unix.Statx(unix.AT_FDCWD, g.Spec.Target, unix.AT_STATX_DONT_SYNC, 0, &st) != nil {
+		if unix.Statx(unix.AT_FDCWD, g.Spec.Place().String(), unix.AT_STATX_DONT_SYNC, 0, &st) != nil {
 			return false
 		}
 		return slices.ContainsFunc(views, func(m *mountinfo.Info) bool {

@@ -15,12 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // Inside is a place in the mount namespace of a process, where a view that is mounted on the host is attached, too.
 type Inside struct {
+	Work   string // a directory of the host's own, to work in
 	Pid    int
 	Start  uint64 // of Pid (host.StartOf), so that its number is no other's
 	Rootfs string // what will be the guest's root, as a path from the process's root; "" for that root
@@ -59,10 +61,10 @@ const insideTimeout = 10 * time.Second
 // moveMountBeneath is MOVE_MOUNT_BENEATH of include/uapi/linux/mount.h (Linux 6.5).
 const moveMountBeneath = 0x200
 
-// Attach attaches the file system that is mounted at a directory of this mount namespace. What is mounted at the place goes in
-// the same moment, or stays below: nobody in the guest finds the place empty. The error says what is missing.
-func (in Inside) Attach(view string) error {
-	fresh, err := in.attachCgroups(filepath.Dir(view))
+// Attach attaches the view of whose root it is given a descriptor. What is mounted at the place goes in the same moment, or stays below:
+// nobody in the guest finds the place empty. The error says what is missing.
+func (in Inside) Attach(view int) error {
+	fresh, err := in.attachCgroups()
 	if err != nil {
 		return err
 	}
@@ -76,7 +78,7 @@ func (in Inside) Attach(view string) error {
 }
 
 // Mend attaches what the guest has taken away.
-func (in Inside) Mend(view string, device uint64) error {
+func (in Inside) Mend(view int, device uint64) error {
 	has, err := in.Has(device)
 	switch {
 	case err != nil:
@@ -84,11 +86,11 @@ func (in Inside) Mend(view string, device uint64) error {
 	case !has:
 		return in.Attach(view)
 	}
-	_, err = in.attachCgroups(filepath.Dir(view))
+	_, err = in.attachCgroups()
 	return err
 }
 
-func (in Inside) attachView(view string) error {
+func (in Inside) attachView(view int) error {
 	clone, err := in.clone(view)
 	if err != nil {
 		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, forbidden(err))
@@ -111,13 +113,13 @@ func forbidden(err error) error {
 }
 
 // clone makes a mount, attached nowhere, of what the guest is to have.
-func (in Inside) clone(view string) (fd int, err error) {
+func (in Inside) clone(view int) (fd int, err error) {
 	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if len(in.Dirs) == 0 {
-		fd, err = unix.OpenTree(unix.AT_FDCWD, view, flags)
-		return fd, pathError("open_tree", view, err)
+		fd, err = unix.OpenTree(view, "", unix.AT_EMPTY_PATH|flags)
+		return fd, os.NewSyscallError("open_tree", err)
 	}
-	top, err := os.MkdirTemp(filepath.Dir(view), ".tree-")
+	top, err := os.MkdirTemp(in.Work, ".tree-")
 	if err != nil {
 		return -1, err
 	}
@@ -134,7 +136,7 @@ func (in Inside) clone(view string) (fd int, err error) {
 		at := filepath.Join(top, d.Name)
 		err := os.Mkdir(at, 0o755)
 		if err == nil {
-			err = pathError("mount", at, unix.Mount(filepath.Join(view, d.Name), at, "", unix.MS_BIND, ""))
+			err = pathError("mount", at, unix.Mount(filepath.Join(target.Link(view), d.Name), at, "", unix.MS_BIND, ""))
 		}
 		for _, link := range d.Links {
 			err = errors.Join(err, os.Symlink(d.Name, filepath.Join(top, link)))

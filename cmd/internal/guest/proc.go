@@ -72,12 +72,12 @@ func (in Inside) overCgroups() Inside {
 	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Later: in.Later, Path: cgroupsPath, Stack: StackAll, file: true}
 }
 
-// attachCgroups puts a file over /proc/cgroups of the guest, unless it is there. The directory is one to work in.
-func (in Inside) attachCgroups(dir string) (fresh bool, err error) {
+// attachCgroups puts a file over /proc/cgroups of the guest, unless it is there.
+func (in Inside) attachCgroups() (fresh bool, err error) {
 	if in.Cgroups == "" {
 		return false, nil
 	}
-	file, err := cgroupsMount(dir, in.Cgroups)
+	file, err := cgroupsMount(in.Work, in.Cgroups)
 	if err == nil {
 		over := in.overCgroups()
 		fresh, err = over.do(func(p *place) (bool, error) {

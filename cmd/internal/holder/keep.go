@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 )
 
 // deviceName begins the names of guests' connections in the service manager's store.
@@ -101,9 +101,9 @@ func (h *Holder) endViews() {
 		if json.Unmarshal(r.Config(), &guest) != nil || guest.Spec.Target == "" {
 			continue
 		}
-		var st unix.Statfs_t
-		if err := unix.Statfs(guest.Spec.Target, &st); conn.IsDead(err) {
-			unix.Unmount(guest.Spec.Target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		id, unique := r.Mount()
+		if err := (target.Mount{Device: r.Device(), ID: id, Unique: unique}).Unmount(target.Target{}); err != nil {
+			h.log.WithError(err).Errorf("cannot unmount what guest %s has left", guest.Name)
 		}
 		what := "the view of guest " + guest.Name
 		if guest.Name == "" {

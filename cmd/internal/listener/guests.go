@@ -11,6 +11,7 @@ import (
 
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -22,6 +23,7 @@ type record struct {
 	Spec struct {
 		Pid         int      `json:"pid"`
 		Target      string   `json:"target"`
+		Rootfs      string   `json:"rootfs"`
 		Policy      string   `json:"policy"`
 		Controllers []string `json:"controllers"`
 	} `json:"spec"`
@@ -164,15 +166,15 @@ func (gs *guests) read(s state.Sight) *guest {
 
 // openView finds the view where the daemon has mounted it.
 func (g *guest) openView() *notify.View {
-	fd, err := unix.Open(g.record.Spec.Target, unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	at := target.Target{Rootfs: g.record.Spec.Rootfs, Path: g.record.Spec.Target}
+	if at.Rootfs == "" {
+		at = target.Beside(at.Path) // there may be links on the way to the daemon's own directory; what is found is compared
+	}
+	fd, err := target.Mount{Device: g.sight.Device}.At(at)
 	if err != nil {
 		return nil
 	}
 	v := &notify.View{Root: fd, Mounts: -1, Device: g.sight.Device}
-	if device, err := notify.DeviceOf(fd); err != nil || device != g.sight.Device {
-		unix.Close(fd)
-		return nil
-	}
 	for _, b := range g.boundaries {
 		v.Parts = append(v.Parts, notify.PartOf(b.Tree().Hierarchy, b.Path(), g.policy.Permits))
 	}

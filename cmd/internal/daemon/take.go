@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"os"
+	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+)
+
+// take takes a guest away, and tells of it by an event of this kind, "" for none.
+func (d *Daemon) take(g *guest, kind, reason string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.gone {
+		d.takeLocked(g, kind, reason)
+	}
+}
+
+// takeLocked is called with the guest's mu held, once.
+func (d *Daemon) takeLocked(g *guest, kind, reason string) {
+	g.gone = true
+	g.unfollow()
+	if s := g.serving.Swap(nil); s != nil {
+		d.noteUnmounted(g, s)
+		d.detach(g, s, kind == api.EventRemoved)
+		g.at.Leave(g.log)
+		if d.ownTarget(g.record.Spec) {
+			os.Remove(g.record.Spec.Target)
+		}
+		if err := d.keep(g).Forget(); err != nil { // first: nobody else is to keep the connection alive
+			g.log.WithError(err).Debug("cannot tell the holder")
+		}
+		s.Close()
+		g.region.Release()
+	}
+	d.forget(g)
+	if kind != "" {
+		say := g.log.WithField("reason", reason).Infof
+		if kind == api.EventGone { // nobody has asked for it
+			say = g.log.WithField("reason", reason).Warnf
+		}
+		say("the guest is %s", kind)
+		d.hub.Publish(api.Event{Time: time.Now(), Kind: kind, Guest: g.record.Name, Reason: reason})
+	}
+}
+
+// noteUnmounted remembers that a view was unmounted by somebody else: its mount's number may be another's by now.
+func (d *Daemon) noteUnmounted(g *guest, s *life.Served) {
+	if s == nil || d.isClosing() {
+		return
+	}
+	select {
+	case <-s.Done:
+		g.at.Gone = g.at.Gone || s.Err == nil
+	default:
+	}
+}
