@@ -208,8 +208,10 @@ func (r *rawFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 		return st
 	}
 	st = v.attr(n, &out.Attr)
-	if h := v.handles.get(in.Fh()); !st.Ok() && in.Flags()&fuse.FUSE_GETATTR_FH != 0 && h != nil && h.file != "" {
-		st = v.attrOpen(h, &out.Attr)
+	if !st.Ok() && n.file != "" {
+		if h := v.handles.of(n); h != nil { // fstat, whose handle the kernel does not name
+			st = v.attrOpen(h, &out.Attr)
+		}
 	}
 	out.SetTimeout(cacheTimeout)
 	return st

@@ -128,7 +128,7 @@ func FuzzRequests(f *testing.F) {
 	name := func(op uint32, node uint64, n string) []byte {
 		return append(message(op, node, pid), append([]byte(n), 0)...)
 	}
-	file := x.view.fileNode(x.view.trees[0], x.dir, "cgroup.procs")
+	file := x.view.fileNode(x.view.trees[0], x.dir, "cgroup.procs", 0)
 	for _, seed := range [][]byte{
 		name(1, 1, "a"), name(1, 1, ".."), name(1, 1, "../sibling"), name(1, 1, "cgroup.procs"), name(10, 1, "a"), name(10, 1, "../sibling"), name(11, 1, "../sibling"),
 		append(message(9, 1, pid, 0o755, 0), "b\x00"...), append(message(9, 1, pid, 0o755, 0), "../evil\x00"...), append(message(9, 1, pid, 0o755, 0), ".\x00"...),

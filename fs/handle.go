@@ -18,6 +18,7 @@ type handle struct {
 	tree     *tree           // immutable; nil for the top directory
 	dir      uint64          // immutable: kernfs id of the directory
 	file     string          // immutable; "" for a directory
+	life     uint64          // immutable: of the file
 	decision policy.Decision // immutable
 	opener   credentials     // immutable
 	reads    bool            // immutable: opened for reading only
@@ -79,6 +80,18 @@ func (t *handleTable) get(fh uint64) *handle {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.open[fh]
+}
+
+// of finds an open of a control file, nil when there is none.
+func (t *handleTable) of(n node) *handle {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, h := range t.open {
+		if h.tree == n.tree && h.dir == n.dir && h.file == n.file && h.life == n.life {
+			return h
+		}
+	}
+	return nil
 }
 
 // take takes an open out of the table; its state is kept until forget.

@@ -54,8 +54,7 @@ func (v *View) lookup(t *tree, d *host.Dir, name string, tid uint32, out *fuse.E
 		if decision.File.Pollable {
 			v.watchFileFor(t, d, name, tid)
 		}
-		out.NodeId = v.fileNode(t, d.ID(), name)
-		out.Generation = st.Ino // a controller that is taken away and given back makes a new file
+		out.NodeId = v.fileNode(t, d.ID(), name, v.lifeOf(t, d.ID(), name, st.Ino))
 	}
 	if out.NodeId == 0 {
 		return errHidden

@@ -82,8 +82,7 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 		return unix.ENODEV // before all else: cgroup_kn_lock_live
 	}
 	defer dst.Release()
-	var st unix.Stat_t
-	if dst.Lookup(h.file, &st) != nil {
+	if v.removed(dst, h.file) {
 		return unix.ENODEV
 	}
 	nr, err := parsePid(data)
@@ -110,6 +109,17 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 		return v.moveToRoot(h, dst, pid, thread)
 	}
 	return v.moveTo(h, dst, pid, thread)
+}
+
+// removed reports that a directory is no more. In a nested view the kernel's caches find the files of one for a second,
+// but not its path.
+func (v *View) removed(d *host.Dir, file string) bool {
+	if v.nested() {
+		_, err := d.Path()
+		return err != nil
+	}
+	var st unix.Stat_t
+	return d.Lookup(file, &st) != nil
 }
 
 // moveTo moves a task of the guest into dst, the directory of the open.

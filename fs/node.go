@@ -9,14 +9,18 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// A node id, from the top bit down: 6 bits tree (1 and up), 10 bits control file (0: the directory itself), 48 bits kernfs
-// id of the directory. Node 1, which FUSE fixes, is the top. A control file is named through its directory, not by a
+// A node id, from the top bit down: 6 bits tree (1 and up), 10 bits control file (0: the directory itself), 6 bits its life
+// (life.go), 42 bits kernfs id of the directory: 32 bits inode number and 10 bits of its generation, which grows each time
+// that the numbers have been used up. Node 1, which FUSE fixes, is the top. A control file is named through its directory, not by a
 // kernfs id of its own, because an open_by_handle_at of a file whose dentry is gone gives a descriptor that does not
 // know its name or parent, and the verdict needs both.
 const (
 	treeShift = 58
 	fileShift = 48
-	dirMask   = 1<<fileShift - 1
+	lifeBits  = 6
+	lifeShift = fileShift - lifeBits
+	lives     = 1 << lifeBits
+	dirMask   = 1<<lifeShift - 1
 	fileMask  = 1<<(treeShift-fileShift) - 1
 
 	maxTrees = 62
@@ -30,6 +34,7 @@ type node struct {
 	tree *tree  // of a directory or file
 	dir  uint64 // kernfs id of the directory, or of the file's directory
 	file string // "" for a directory
+	life uint64 // of a file
 }
 
 // node takes a node id apart. ESTALE for one that was never given out.
@@ -57,7 +62,7 @@ func (v *View) node(id uint64) (node, fuse.Status) {
 		if !ok {
 			return node{}, fuse.Status(unix.ESTALE)
 		}
-		n.file = name
+		n.file, n.life = name, id>>lifeShift&(lives-1)
 	}
 	return n, fuse.OK
 }
@@ -70,13 +75,13 @@ func (v *View) dirNode(t *tree, dir uint64) uint64 {
 	return uint64(t.index+1)<<treeShift | dir
 }
 
-// fileNode is the node id of a control file; 0 when the name table is full.
-func (v *View) fileNode(t *tree, dir uint64, name string) uint64 {
+// fileNode is the node id of a control file in one of its lives; 0 when the name table is full.
+func (v *View) fileNode(t *tree, dir uint64, name string, life uint64) uint64 {
 	n := v.names.NameNumber(name)
 	if n == 0 || dir > dirMask {
 		return 0
 	}
-	return uint64(t.index+1)<<treeShift | n<<fileShift | dir
+	return uint64(t.index+1)<<treeShift | n<<fileShift | life<<lifeShift | dir
 }
 
 func linkNode(n int) uint64 { return linkTree<<treeShift | uint64(n) }

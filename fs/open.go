@@ -22,7 +22,7 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if n.tree == nil || n.file == "" {
 		return fuse.Status(unix.EISDIR)
 	}
-	h := &handle{tree: n.tree, dir: n.dir, file: n.file, decision: v.decide(n.tree, n.dir, n.file), fd: -1, leaf: -1}
+	h := &handle{tree: n.tree, dir: n.dir, file: n.file, life: n.life, decision: v.decide(n.tree, n.dir, n.file), fd: -1, leaf: -1}
 	h.opener = credentials{uid: in.Uid, gid: in.Gid, tid: int(in.Pid)}
 	access := int(in.Flags) & unix.O_ACCMODE
 	if st := v.authorise(h, access); !st.Ok() {
@@ -36,19 +36,14 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	}
 	d, err := n.tree.acquire(n.dir)
 	if err != nil {
-		return status(err)
+		return v.gone(in, status(err))
 	}
 	defer d.Release()
 	h.reads = access == unix.O_RDONLY
 	h.flags = access | int(in.Flags)&unix.O_NONBLOCK
 	failpoint("open-begun")
-	if v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
-		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
-	} else {
-		if st := h.open(d); !st.Ok() {
-			return st
-		}
-		out.OpenFlags = v.ioMode(in.NodeId, h, d, out)
+	if st := v.openAs(n, h, d, in, out); !st.Ok() {
+		return st
 	}
 	failpoint("open-made")
 	fh, ok := v.keepOpen(h, &in.InHeader, unique)
@@ -63,6 +58,30 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	failpoint("open-done")
 	out.Fh = fh
 	return fuse.OK
+}
+
+// openAs opens the host's file, or leaves that to the kernel.
+func (v *View) openAs(n node, h *handle, d *host.Dir, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
+		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
+		return fuse.OK
+	}
+	if st := h.open(d); !st.Ok() {
+		return v.gone(in, st)
+	}
+	if v.current(n, h.inode) && v.ioMode(in.NodeId, h, d, out) {
+		return fuse.OK
+	}
+	h.close()
+	return v.stale.answer(in.NodeId, in.Pid)
+}
+
+// gone is the errno of an open whose file is not there: it was when the kernel looked it up.
+func (v *View) gone(in *fuse.OpenIn, st fuse.Status) fuse.Status {
+	if st == fuse.ENOENT {
+		return v.stale.answer(in.NodeId, in.Pid)
+	}
+	return st
 }
 
 // open opens the host's file.
@@ -146,6 +165,13 @@ func (v *View) authorise(h *handle, access int) fuse.Status {
 	return fuse.OK
 }
 
+// unuse takes one use of a backing back.
+func (v *View) unuse(b *backing) {
+	if old := v.backings.drop(b); old != nil {
+		v.closeBacking(old.id)
+	}
+}
+
 func (v *View) closeBacking(id int32) {
 	if err := v.conn.CloseBacking(id); err != nil {
 		v.log.WithError(err).Debug("cannot close a backing file")
@@ -180,9 +206,7 @@ func (v *View) endOpen(h *handle) {
 		v.poller.Remove(fd)
 	}
 	if h.backing != nil {
-		if old := v.backings.drop(h.backing); old != nil {
-			v.closeBacking(old.id)
-		}
+		v.unuse(h.backing)
 	}
 	h.close()
 	if v.holder != nil && held {

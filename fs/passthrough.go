@@ -15,16 +15,18 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// ioMode chooses how the kernel does I/O on an open: flags of FOPEN_.
+// ioMode chooses how the kernel does I/O on an open: flags of FOPEN_, and what backs it.
 //
 // A file whose bytes are the host's is read by the kernel itself (passthrough): each open gets a host file of its own, so
 // what that keeps per open is kept. While one such open of a file exists, all must name the same backing
 // (fuse_file_io_open, fs/fuse/iomode.c). Those that can write, and those that the server must answer, name it too, with
 // direct I/O on top, which goes first (fuse_file_read_iter, fuse_file_write_iter, fuse_splice_write): their data comes here.
-func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) uint32 {
-	const served = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+//
+// False when the file's node is that of an earlier file which opens still use.
+func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) bool {
+	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 	if !v.conn.PassthroughOK() || h.decision.File.Mode&0o444 == 0 {
-		return served
+		return true
 	}
 	file, err := v.behind(h, d)
 	if err != nil {
@@ -32,13 +34,18 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) ui
 	}
 	b := v.back(node, file)
 	if b == nil {
-		return served
+		return true
+	}
+	if renewed(h.tree, h.file) && b.file != h.inode {
+		v.unuse(b)
+		return false
 	}
 	h.backing, out.BackingID = b, b.id
+	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
 	if h.reads && file != nil && b.file == file.ino {
-		return fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
+		out.OpenFlags &^= fuse.FOPEN_DIRECT_IO
 	}
-	return served | fuse.FOPEN_PASSTHROUGH
+	return true
 }
 
 // servedSize is the size that a file has which the server answers for. Since Linux 6.5 sendfile and splice look at the size before they
@@ -159,9 +166,7 @@ func (v *View) reopens(node uint64, h *handle, d *host.Dir) bool {
 		h.backing = b
 		return true
 	}
-	if old := v.backings.drop(b); old != nil {
-		v.closeBacking(old.id)
-	}
+	v.unuse(b)
 	return false
 }
 
@@ -308,6 +313,14 @@ func (t *backingTable) forget(b *backing) *backing {
 		b.kept = -1
 	}
 	return b
+}
+
+// conflict reports that opens of a node use another host file than this one.
+func (t *backingTable) conflict(node, file uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	return b != nil && b.uses > 0 && b.file != file
 }
 
 // discard takes out the backing of a node if no open uses it: it is to have another. It answers with what is to be closed.

@@ -31,7 +31,7 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	if !st.Ok() || n.link != 0 {
 		return nil, false
 	}
-	h := &handle{fh: rec.FH, tree: n.tree, dir: n.dir, file: n.file, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
+	h := &handle{fh: rec.FH, tree: n.tree, dir: n.dir, file: n.file, life: n.life, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
 	if h.counted = rec.Flags & state.Stranger; h.counted != 0 {
 		v.others.open.Add(1)
 	}

@@ -57,7 +57,7 @@ func (v *View) watchFor(t *tree, d *host.Dir, tid uint32) {
 
 // watchFileFor is watchFile for a caller, and has the next server watch the file as well.
 func (v *View) watchFileFor(t *tree, d *host.Dir, name string, tid uint32) {
-	id := v.fileNode(t, d.ID(), name)
+	id := v.fileNode(t, d.ID(), name, 0)
 	if (t.watcher.Crowded(d) || v.state.CrowdedWatched(id)) && v.stranger(tid) {
 		return
 	}

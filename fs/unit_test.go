@@ -179,6 +179,59 @@ func TestBackings(t *testing.T) {
 	}
 }
 
+// TestLives: a new file of the same name has another life than the one before it, and than those that are still read.
+func TestLives(t *testing.T) {
+	region := privateState(t)
+	v := &View{state: region, names: region.Arena(), backings: backingTable{state: region}}
+	pids := &tree{version: hierarchy.V2}
+	if v.lifeOf(pids, 7, "cgroup.procs", 5) != 0 || v.lifeOf(&tree{version: hierarchy.V1}, 7, "pids.max", 5) != 0 {
+		t.Error("a file that lives as long as its cgroup has another life than the first")
+	}
+	read := map[uint64]bool{}
+	before := uint64(lives)
+	for ino := range uint64(10 * lives) {
+		life := v.lifeOf(pids, 7, "pids.max", 1000+ino)
+		if life == before || read[life] || life >= lives {
+			t.Fatalf("file %d has life %d, which is in use", ino, life)
+		}
+		if again := v.lifeOf(pids, 7, "pids.max", 1000+ino); again != life {
+			t.Fatalf("file %d has life %d, then %d", ino, life, again)
+		}
+		if before = life; ino%10 == 0 && len(read) < lives-2 {
+			read[life] = true
+			v.backings.put(v.fileNode(pids, 7, "pids.max", life), 1000+ino, int32(ino+1))
+		}
+	}
+	n, st := v.node(v.fileNode(pids, 7, "pids.max", 9))
+	if v.trees = []*tree{pids}; st.Ok() {
+		t.Error("a node of no tree")
+	}
+	if n, st = v.node(v.fileNode(pids, 7, "pids.max", 9)); !st.Ok() || n.life != 9 || n.dir != 7 || n.file != "pids.max" {
+		t.Errorf("%+v, %v", n, st)
+	}
+}
+
+// TestStaleOpens: the first open of what is gone is to be looked up again, the second fails.
+func TestStaleOpens(t *testing.T) {
+	var s staleOpens
+	const first, second = fuse.Status(unix.ESTALE), fuse.Status(unix.ENODEV)
+	for i, c := range []struct {
+		node uint64
+		tid  uint32
+		want fuse.Status
+	}{{1, 1, first}, {1, 2, first}, {2, 1, first}, {1, 1, second}, {1, 1, first}, {1, 1, second}, {2, 1, second}, {1, 2, second}} {
+		if got := s.answer(c.node, c.tid); got != c.want {
+			t.Errorf("%d: node %d, thread %d: %v, want %v", i, c.node, c.tid, got, c.want)
+		}
+	}
+	for i := range uint64(100) {
+		s.answer(i, 9)
+	}
+	if s.answer(0, 9) != first {
+		t.Error("more is remembered than there is room for")
+	}
+}
+
 // privateState is a state of the test's own.
 func privateState(t *testing.T) *state.Region {
 	t.Helper()

@@ -53,6 +53,7 @@ func fileSteps(t *testing.T, tree *host.Tree) []step {
 			}})
 		}
 	}
+	steps = append(steps, renewedSteps(tree)...)
 	return append(steps, step{"files: clean-up", func(x *traceEnv) string { return rm(x.at("f")) }})
 }
 

@@ -456,11 +456,34 @@ func removedSteps() []step {
 		{"removed: set-up", func(x *traceEnv) string {
 			s := mk(x.at("gone"), 0o755)
 			x.fds["file"], _ = unix.Open(x.at("gone/"+procs), unix.O_RDWR|unix.O_CLOEXEC, 0)
+			x.fds["read"], _ = unix.Open(x.at("gone/"+procs), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			x.fds["path"], _ = unix.Open(x.at("gone/"+procs), unix.O_PATH|unix.O_CLOEXEC, 0)
 			x.fds["dir"], _ = unix.Open(x.at("gone"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			return s + rm(x.at("gone"))
 		}},
 		{"removed: read of an open file", func(x *traceEnv) string { _, err := unix.Pread(x.fds["file"], make([]byte, 10), 0); return word(err) }},
 		{"removed: write to an open file", func(x *traceEnv) string { _, err := unix.Write(x.fds["file"], []byte("0")); return word(err) }},
+		{"removed: fstat of an open file", func(x *traceEnv) string {
+			var st unix.Stat_t
+			s := ""
+			for _, name := range []string{"file", "read"} {
+				s += fmt.Sprintf("%s %o %d:%d ", word(unix.Fstat(x.fds[name], &st)), st.Mode, st.Uid, st.Gid)
+			}
+			return s
+		}},
+		{"removed: an open file opened again", func(x *traceEnv) string {
+			return reopened(x.fds["file"]) + " " + reopened(x.fds["read"]) + " " + reopened(x.fds["path"])
+		}},
+		{"removed: directory opened again", func(x *traceEnv) string { return reopened(x.fds["dir"]) }},
+		{"removed: a file that is bound", func(x *traceEnv) string {
+			s := mk(x.at("gone"), 0o755)
+			at := fileWith(x.t, "")
+			if err := unix.Mount(x.at("gone/"+procs), at, "", unix.MS_BIND, ""); err != nil {
+				return errnoName(err)
+			}
+			defer unix.Unmount(at, unix.MNT_DETACH)
+			return s + readFile(at) + rm(x.at("gone")) + readFile(at) + writeFile(at, "0")
+		}},
 		{"removed: readdir", func(x *traceEnv) string {
 			n, err := unix.Getdents(x.fds["dir"], make([]byte, 1000))
 			return fmt.Sprint(n > 60, word(err))
