@@ -2,7 +2,10 @@ package fs
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -13,11 +16,31 @@ import (
 
 // A guest's extended attributes are kept under a prefix of their own on the real cgroup: real ones would speak to the
 // host. systemd-oomd, for one, obeys user.oomd_omit on cgroups that root owns, and all of a guest's are root's there.
-const attrGuest = "x."
+//
+// The prefix makes some names longer than the kernel takes. Those stand under a digest of the name: the value with one
+// prefix, the name itself with another. The name is set first and removed last, and without a value it counts for nothing.
+const (
+	attrGuest    = "x."
+	attrLong     = "l."
+	attrLongName = "n."
+)
+
+// attrKey is where an attribute of the guest is stored: its value, and its name where that is too long for the former.
+type attrKey struct{ value, name string }
+
+// keyOf finds where an attribute is stored.
+func keyOf(d *host.Dir, attr string) attrKey {
+	if d.FitsXattr(attrGuest + attr) {
+		return attrKey{value: attrGuest + attr}
+	}
+	digest := fmt.Sprintf("%x", sha256.Sum256([]byte(attr)))
+	return attrKey{value: attrLong + digest, name: attrLongName + digest}
+}
 
 // What a cgroup takes of user.* attributes (KERNFS_MAX_USER_XATTRS, KERNFS_USER_XATTR_SIZE_LIMIT in fs/kernfs); here it
 // bounds all that a guest stores on one cgroup.
 const (
+	maxXattrName  = 255 // XATTR_NAME_MAX
 	maxXattrs     = 128
 	maxXattrBytes = 128 << 10
 )
@@ -26,6 +49,18 @@ const (
 // host gets through the kernel's own check (xattr_permission).
 func guestAttr(name string) bool {
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
+}
+
+// checkAttr answers for names of no attribute that the view keeps: EINVAL for a prefix with nothing after it
+// (xattr_resolve_name), EOPNOTSUPP for the others.
+func checkAttr(name string) fuse.Status {
+	switch {
+	case name == "user." || name == "trusted." || name == "security.":
+		return fuse.EINVAL
+	case !guestAttr(name):
+		return errNoOp
+	}
+	return fuse.OK
 }
 
 // openNode opens the directory of a directory or file node for its attributes.
@@ -60,22 +95,22 @@ func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string,
 	if attr == typeAttr || attr == openTypeAttr {
 		return r.view().getType(in.NodeId, dest)
 	}
-	if !guestAttr(attr) {
-		if strings.HasPrefix(attr, "security.") {
-			return 0, fuseNoData
+	if st := checkAttr(attr); !st.Ok() {
+		if st == errNoOp && strings.HasPrefix(attr, "security.") {
+			st = fuseNoData
 		}
-		return 0, errNoOp
+		return 0, st
 	}
 	n, d, st := r.view().openNode(in.NodeId)
 	if !st.Ok() {
 		return 0, st
 	}
 	defer d.Release()
-	size, err := d.GetXattr(n.file, attrGuest+attr, dest)
+	size, err := d.GetXattr(n.file, keyOf(d, attr).value, dest)
 	return uint32(size), status(err)
 }
 
-// ListXAttr lists what the guest has set.
+// ListXAttr lists what the guest has set: trusted.* for who has CAP_SYS_ADMIN over the host alone (simple_xattr_list).
 func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	n, d, st := r.view().openNode(in.NodeId)
 	if st == errNoOp {
@@ -85,13 +120,17 @@ func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte
 		return 0, st
 	}
 	defer d.Release()
-	names, err := guestAttrs(d, n.file)
+	attrs, err := guestAttrs(d, n.file)
 	if err != nil {
 		return 0, status(err)
 	}
+	admin := sync.OnceValue(func() bool { return host.HasHostAdmin(int(in.Pid)) })
 	var list bytes.Buffer
-	for _, name := range names {
-		list.WriteString(strings.TrimPrefix(name, attrGuest))
+	for _, a := range attrs {
+		if strings.HasPrefix(a.name, "trusted.") && !admin() {
+			continue
+		}
+		list.WriteString(a.name)
 		list.WriteByte(0)
 	}
 	if list.Len() > len(dest) {
@@ -100,35 +139,45 @@ func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte
 	return uint32(copy(dest, list.Bytes())), fuse.OK
 }
 
-// guestAttrs are the stored names of the attributes that the guest has set on a directory (file "") or a file.
-func guestAttrs(d *host.Dir, file string) ([]string, error) {
+// storedAttr is an attribute of the guest: its name, and where its value is stored.
+type storedAttr struct{ name, value string }
+
+// guestAttrs are the attributes that the guest has set on a directory (file "") or a file.
+func guestAttrs(d *host.Dir, file string) ([]storedAttr, error) {
 	all, err := d.ListXattr(file)
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, name := range all {
-		if strings.HasPrefix(name, attrGuest) {
-			names = append(names, name)
+	var attrs []storedAttr
+	for _, stored := range all {
+		if name, ok := strings.CutPrefix(stored, attrGuest); ok {
+			attrs = append(attrs, storedAttr{name, stored})
+			continue
+		}
+		if digest, ok := strings.CutPrefix(stored, attrLong); ok {
+			var name [maxXattrName]byte
+			if n, err := d.GetXattr(file, attrLongName+digest, name[:]); err == nil {
+				attrs = append(attrs, storedAttr{string(name[:n]), stored})
+			}
 		}
 	}
-	return names, nil
+	return attrs, nil
 }
 
 // SetXAttr sets an attribute. EPERM at the boundary; ENOSPC over what a cgroup takes of user.*, and over the guest's budget; EOPNOTSUPP for security.*
 // and ACLs, which would speak to the host's security modules.
 func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
-	if !guestAttr(attr) {
-		return errNoOp
+	if st := checkAttr(attr); !st.Ok() {
+		return st
 	}
 	n, d, st := r.view().openToChange(&in.InHeader)
 	if !st.Ok() {
 		return st
 	}
 	defer d.Release()
-	ch := r.view().begin("setxattr", &in.InHeader, isSet(d, n.file, attrGuest+attr), 0, 0)
+	ch := r.view().begin("setxattr", &in.InHeader, isSet(d, n.file, keyOf(d, attr).value), 0, 0)
 	if !ch.done {
-		st := r.view().setAttribute(d, n.file, attrGuest+attr, data, int(in.Flags), ch)
+		st := r.view().setAttribute(d, n.file, attr, data, int(in.Flags), ch)
 		if st == fuse.Status(unix.ENOSPC) {
 			r.view().exceeded(&in.InHeader, "setxattr", n, "", boundAttributes)
 		}
@@ -138,19 +187,23 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 }
 
 // setAttribute sets an attribute. One that was to be made new and is there now, with this value, was made by the server before.
-func (v *View) setAttribute(d *host.Dir, file, stored string, data []byte, flags int, ch *change) fuse.Status {
+func (v *View) setAttribute(d *host.Dir, file, attr string, data []byte, flags int, ch *change) fuse.Status {
 	defer ch.made()
+	key := keyOf(d, attr)
 	if ch.again && flags&unix.XATTR_CREATE != 0 && ch.entry.A == 0 {
 		have := make([]byte, len(data)+1)
-		if n, err := d.GetXattr(file, stored, have); err == nil && bytes.Equal(have[:n], data) {
+		if n, err := d.GetXattr(file, key.value, have); err == nil && bytes.Equal(have[:n], data) {
 			return fuse.OK
 		}
 	}
-	if st := hasRoom(d, file, stored, len(data)); !st.Ok() {
+	if st := hasRoom(d, file, key.value, len(data)); !st.Ok() {
 		return st
 	}
-	change := attrChange{file: file, stored: stored, data: data, flags: flags}
-	return status(v.setAttrs(d, guestsAttr, ch.again, change))
+	changes := []attrChange{{file: file, stored: key.value, data: data, flags: flags}}
+	if key.name != "" {
+		changes = []attrChange{{file: file, stored: key.name, data: []byte(attr)}, changes[0]}
+	}
+	return status(v.setAttrs(d, guestsAttr, ch.again, changes...))
 }
 
 // isSet is 1 where an attribute is set.
@@ -163,16 +216,16 @@ func isSet(d *host.Dir, file, stored string) uint64 {
 
 // hasRoom says whether one more attribute of this size may be stored.
 func hasRoom(d *host.Dir, file, stored string, size int) fuse.Status {
-	names, err := guestAttrs(d, file)
+	attrs, err := guestAttrs(d, file)
 	if err != nil {
 		return status(err)
 	}
 	count, bytes := 1, size
-	for _, name := range names {
-		if name == stored {
+	for _, a := range attrs {
+		if a.value == stored {
 			continue
 		}
-		n, err := d.GetXattr(file, name, nil)
+		n, err := d.GetXattr(file, a.value, nil)
 		if err != nil {
 			continue
 		}
@@ -186,23 +239,27 @@ func hasRoom(d *host.Dir, file, stored string, size int) fuse.Status {
 
 // RemoveXAttr removes an attribute that the guest has set.
 func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string) fuse.Status {
-	if !guestAttr(attr) {
-		return errNoOp
+	if st := checkAttr(attr); !st.Ok() {
+		return st
 	}
 	n, d, st := r.view().openToChange(in)
 	if !st.Ok() {
 		return st
 	}
 	defer d.Release()
-	ch := r.view().begin("removexattr", in, isSet(d, n.file, attrGuest+attr), 0, 0)
+	key := keyOf(d, attr)
+	ch := r.view().begin("removexattr", in, isSet(d, n.file, key.value), 0, 0)
 	if ch.done {
 		return ch.outcome()
 	}
-	err := r.view().removeAttr(d, n.file, attrGuest+attr, ch.again)
+	err := r.view().removeAttr(d, n.file, key.value, ch.again)
 	ch.made()
 	st = status(err)
 	if ch.again && ch.entry.A == 1 && st == fuseNoData {
 		st = fuse.OK // the server before has removed it
+	}
+	if st.Ok() && key.name != "" {
+		_ = r.view().removeAttr(d, n.file, key.name, ch.again)
 	}
 	return ch.finish(st)
 }

@@ -439,6 +439,38 @@ func xattrSteps() []step {
 			asUser(1000, func() { s = word(unix.Setxattr(x.w, "user.z", []byte("1"), 0)) + get(x.w, "user.z") })
 			return s
 		}},
+		{"xattr: names with nothing after the prefix", func(x *traceEnv) (s string) {
+			for _, name := range []string{"user.", "trusted.", "security."} {
+				s += name + " " + get(x.w, name) + word(unix.Setxattr(x.w, name, []byte("1"), 0)) + word(unix.Removexattr(x.w, name)) + "; "
+			}
+			asUser(1000, func() { s += get(x.w, "trusted.") + word(unix.Setxattr(x.w, "trusted.", nil, 0)) })
+			return s
+		}},
+		{"xattr: names of up to 256 bytes", func(x *traceEnv) (s string) {
+			for _, size := range []int{230, 235, 236, 254, 255, 256} {
+				for _, prefix := range []string{"user.", "trusted."} {
+					name := prefix + strings.Repeat("n", size-len(prefix))
+					s += fmt.Sprint(size, " ")
+					for _, flags := range []int{unix.XATTR_REPLACE, unix.XATTR_CREATE, unix.XATTR_CREATE, 0} {
+						s += word(unix.Setxattr(x.w, name, []byte("33"), flags)) + " "
+					}
+					s += get(x.w, name) + attrNames(x.w)
+					s += word(unix.Removexattr(x.w, name)) + word(unix.Removexattr(x.w, name)) + attrNames(x.w)
+				}
+			}
+			return s
+		}},
+		{"xattr: trusted names are listed to root alone", func(x *traceEnv) (s string) {
+			for _, name := range []string{"user.open", "trusted.secret", "trusted." + strings.Repeat("n", 247)} {
+				s += word(unix.Setxattr(x.w, name, []byte("1"), 0))
+			}
+			s += attrNames(x.w)
+			asUser(1000, func() { s += attrNames(x.w) + get(x.w, "trusted.secret") })
+			for _, name := range []string{"user.open", "trusted.secret", "trusted." + strings.Repeat("n", 247)} {
+				s += word(unix.Removexattr(x.w, name))
+			}
+			return s + attrNames(x.w)
+		}},
 		{"xattr: more than there is room for", func(x *traceEnv) string {
 			n := 0
 			for ; n < 200; n++ {
@@ -449,6 +481,17 @@ func xattrSteps() []step {
 			return "no end"
 		}},
 	}
+}
+
+// attrNames are the names of a file's attributes, sorted, since the kernel's order is that of its tree; without security.*, which
+// a view does not take.
+func attrNames(path string) string {
+	b := make([]byte, 64<<10)
+	n, err := unix.Listxattr(path, b)
+	names := strings.Split(strings.TrimSuffix(string(b[:max(n, 0)]), "\x00"), "\x00")
+	slices.Sort(names)
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "" || strings.HasPrefix(name, "security.") })
+	return fmt.Sprint(len(names), names, word(err))
 }
 
 func removedSteps() []step {

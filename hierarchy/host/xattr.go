@@ -43,6 +43,12 @@ func (d *Dir) SetXattr(name, attr string, data []byte, flags int) error {
 	return d.at(name, func(path string) error { return unix.Setxattr(path, d.boundary.tree.attrName(attr), data, flags) })
 }
 
+// maxXattrName is XATTR_NAME_MAX (include/uapi/linux/limits.h).
+const maxXattrName = 255
+
+// FitsXattr says whether the kernel takes the full name of an attribute. A longer one is ERANGE.
+func (d *Dir) FitsXattr(attr string) bool { return len(d.boundary.tree.attrName(attr)) <= maxXattrName }
+
 // RemoveXattr removes an attribute. ENODATA when it is not set.
 func (d *Dir) RemoveXattr(name, attr string) error {
 	return d.at(name, func(path string) error { return unix.Removexattr(path, d.boundary.tree.attrName(attr)) })
