@@ -58,6 +58,8 @@ func playRole(role string) {
 		playCommands()
 	case "flood": // does too much of one thing
 		playFlood(arg)
+	case "scrape": // asks for metrics as often as it can
+		playScrape(arg)
 	case "ask": // asks a control socket
 		playAsk(arg)
 	case "nest": // is the host of another guest

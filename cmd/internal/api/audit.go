@@ -193,6 +193,17 @@ func (b *bucket) init(perSecond, burst int) {
 	b.depth = b.price * time.Duration(burst)
 }
 
+// wait takes a token, and says how long to wait for it.
+func (b *bucket) wait(now time.Duration) time.Duration {
+	for {
+		full := b.full.Load()
+		next := max(time.Duration(full), now) + b.price
+		if b.full.CompareAndSwap(full, int64(next)) {
+			return max(0, next-now-b.depth)
+		}
+	}
+}
+
 // has says whether there is a token. Now counts from the owner's start.
 func (b *bucket) has(now time.Duration) bool {
 	return max(time.Duration(b.full.Load()), now)+b.price-now <= b.depth

@@ -116,7 +116,8 @@ func (h *handler) upgrade(q *request) (any, error) {
 }
 
 // events streams until the client goes or the server stops. The header is sent at once: a client that has it misses nothing
-// from then on. A client that does not read is let go after writeTimeout.
+// from then on. A client that does not read is let go after writeTimeout. While nothing happens an empty line is sent from time to time:
+// one that reads no more is found by it.
 func (h *handler) events(q *request) (any, error) {
 	name := q.r.URL.Query().Get("guest")
 	if name != "" {
@@ -124,6 +125,10 @@ func (h *handler) events(q *request) (any, error) {
 			return nil, invalid(err)
 		}
 	}
+	if err := h.streams.begin(q.uid); err != nil {
+		return nil, err
+	}
+	defer h.streams.end(q.uid)
 	events, cancel := h.cfg.Backend.Subscribe(name)
 	defer cancel()
 	control := http.NewResponseController(q.w)
@@ -137,8 +142,14 @@ func (h *handler) events(q *request) (any, error) {
 	if flush() != nil {
 		return answered{}, nil
 	}
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
 	for {
 		select {
+		case <-ping.C:
+			if _, err := q.w.Write([]byte("\n")); err != nil || flush() != nil {
+				return answered{}, nil
+			}
 		case <-q.ctx().Done():
 			return answered{}, nil
 		case <-h.stop:

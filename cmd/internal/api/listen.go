@@ -2,19 +2,29 @@ package api
 
 import (
 	"fmt"
+	"math"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // The bound on connections, 256 in all on the socket. Root has its part to itself, so that nobody can shut it out; those that are only
-// to hear that they may not have a small one. What is over is closed at once.
+// to hear that they may not have a small one. What is over is closed at once, unless a connection without a request makes room.
 const (
 	rootConns     = 112
 	otherConns    = 128
 	refusedConns  = 16
 	loopbackConns = 32
 )
+
+// silentGrace is how long a connection may take to its first request before it makes room for another.
+const silentGrace = time.Second
+
+// refusalPause is how long the loopback listener, to which everybody may connect, rests after each connection that has no place.
+const refusalPause = time.Millisecond
 
 // ListenLoopback listens on an address for probes. The error says what is allowed: the address must be of the loopback
 // interface, since nobody is asked there who he is.
@@ -35,33 +45,81 @@ func ListenLoopback(address string) (net.Listener, error) {
 }
 
 // pool bounds connections.
-type pool chan struct{}
+type pool struct {
+	room int // immutable
 
-func newPool(n int) pool { return make(pool, n) }
+	mu    sync.Mutex
+	conns map[*conn]struct{} // guarded by mu
+}
 
-func (p pool) take() bool {
-	select {
-	case p <- struct{}{}:
-		return true
-	default:
-		return false
+func newPool(n int) *pool { return &pool{room: n, conns: map[*conn]struct{}{}} }
+
+// take gives a connection a place. When there is none, the connection that has been without a request for the longest time is closed:
+// its client loses nothing, and connects again for its next request.
+func (p *pool) take(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conns) >= p.room {
+		idle := p.longestIdle(time.Now())
+		if idle == nil {
+			return false
+		}
+		delete(p.conns, idle)
+		idle.Conn.Close() // its server then closes it as it would if the client had
 	}
+	c.pool = p
+	p.conns[c] = struct{}{}
+	return true
+}
+
+// longestIdle is the connection to close; nil for none. The caller holds mu.
+func (p *pool) longestIdle(now time.Time) (longest *conn) {
+	first := int64(math.MaxInt64)
+	for c := range p.conns {
+		since := c.idle.Load()
+		if since == 0 || since >= first || !c.asked.Load() && now.UnixNano()-since < int64(silentGrace) {
+			continue
+		}
+		longest, first = c, since
+	}
+	return longest
+}
+
+func (p *pool) give(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
 }
 
 // conn is a connection with its peer, which gives its place back when it is closed.
 type conn struct {
 	net.Conn
-	peer peer
-	give func()
+	peer  peer         // immutable
+	pool  *pool        // immutable once it has a place
+	idle  atomic.Int64 // since when it is without a request, in ns since 1970; 0 while there is one
+	asked atomic.Bool  // it has had one
 }
 
-func newConn(c net.Conn, p peer, place pool) *conn {
-	return &conn{c, p, sync.OnceFunc(func() { <-place })}
+func newConn(c net.Conn, p peer) *conn {
+	made := &conn{Conn: c, peer: p}
+	made.idle.Store(time.Now().UnixNano())
+	return made
 }
 
-// Close closes the connection and gives its place back, once.
+// note is told what net/http makes of the connection.
+func (c *conn) note(state http.ConnState) {
+	switch state {
+	case http.StateActive:
+		c.asked.Store(true)
+		c.idle.Store(0)
+	case http.StateIdle:
+		c.idle.Store(time.Now().UnixNano())
+	}
+}
+
+// Close closes the connection and gives its place back.
 func (c *conn) Close() error {
-	c.give()
+	c.pool.give(c)
 	return c.Conn.Close()
 }
 
@@ -77,7 +135,7 @@ func peerOf(c net.Conn) peer {
 type peerListener struct {
 	*net.UnixListener
 	peers                *peers
-	root, other, refused pool
+	root, other, refused *pool
 }
 
 func newPeerListener(l *net.UnixListener, peers *peers) *peerListener {
@@ -98,8 +156,8 @@ func (l *peerListener) Accept() (net.Conn, error) {
 		case p.uid == 0:
 			place = l.root
 		}
-		if place.take() {
-			return newConn(c, p, place), nil
+		if made := newConn(c, p); place.take(made) {
+			return made, nil
 		}
 		c.Close()
 	}
@@ -108,7 +166,7 @@ func (l *peerListener) Accept() (net.Conn, error) {
 // loopbackListener knows nobody.
 type loopbackListener struct {
 	net.Listener
-	pool pool
+	pool *pool
 }
 
 // Accept gives the next connection that has a place.
@@ -118,9 +176,10 @@ func (l *loopbackListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.pool.take() {
-			return newConn(c, peer{loopback: true}, l.pool), nil
+		if made := newConn(c, peer{loopback: true}); l.pool.take(made) {
+			return made, nil
 		}
 		c.Close()
+		time.Sleep(refusalPause)
 	}
 }

@@ -100,9 +100,10 @@ func NewMetrics(version string, totals func() Totals) *Metrics {
 	return m
 }
 
-// Handler answers GET /metrics.
+// Handler answers GET /metrics, in the text format alone: the answer is the same for all who ask within keptFor. To make it costs more
+// than a guest's requests do, and whoever may connect may ask.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return &keptAnswer{made: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true})}
 }
 
 // Observe counts one request: its FUSE opcode, the error number of its reply (0 or more), whether the policy denied it, and

@@ -99,6 +99,7 @@ type request struct {
 	r    *http.Request
 	name string // of the guest in the path; checked
 	pid  int    // of the peer, 0 where nobody is known
+	uid  uint32 // of the peer
 }
 
 // ctx ends when the client goes.
@@ -153,6 +154,7 @@ func (q *request) check(r route) error {
 		q.name = name
 	}
 	if !takesBody(r) && q.r.ContentLength != 0 {
+		http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(bodyTimeout)) // net/http reads what it may be, to its end
 		return invalidf("%s %s takes no body", r.method, r.pattern)
 	}
 	if r.access == accessProbe {

@@ -102,6 +102,9 @@ func (h *handler) closeSilent() {
 
 // noteState keeps silent.
 func (h *handler) noteState(c net.Conn, state http.ConnState) {
+	if c, ok := c.(*conn); ok {
+		c.note(state)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if state == http.StateNew {
@@ -117,6 +120,8 @@ type handler struct {
 	start    time.Time
 	stop     chan struct{} // closed when the server stops
 	refusals bucket        // of log lines: a guest can ask as often as it likes
+	probes   bucket        // of requests on the loopback interface, where everybody may ask
+	streams  streams
 
 	mu     sync.Mutex
 	silent map[net.Conn]struct{} // guarded by mu; connections that have not asked anything
@@ -125,6 +130,7 @@ type handler struct {
 func newHandler(cfg Config) *handler {
 	h := &handler{cfg: cfg, start: time.Now(), stop: make(chan struct{}), silent: map[net.Conn]struct{}{}}
 	h.refusals.init(1, 10)
+	h.probes.init(probeRate, probeRate)
 	return h
 }
 
@@ -192,6 +198,9 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 		}
 		answer(w, http.StatusInternalServerError, &Error{CodeFailed, "the daemon failed at this request; its log says how"})
 	}()
+	if p.loopback {
+		h.pace(w, r)
+	}
 	body, err := h.do(table, w, r, p)
 	switch {
 	case err != nil:
@@ -228,6 +237,19 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	}
 }
 
+// probeRate is how many requests are answered on the loopback interface in a second, from all together.
+const probeRate = 50
+
+// pace has a request of nobody known wait its turn. Its connection then ends, so that the next one is of whoever comes first.
+func (h *handler) pace(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close")
+	select {
+	case <-time.After(h.probes.wait(time.Since(h.start))):
+	case <-r.Context().Done():
+	case <-h.stop:
+	}
+}
+
 // do finds the route, holds the peer against it and calls it.
 func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p peer) (any, error) {
 	if p.refused != "" {
@@ -243,7 +265,7 @@ func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p pe
 	if err := p.may(route.access); err != nil {
 		return nil, &Error{CodeForbidden, err.Error()}
 	}
-	q := &request{w: w, r: r, name: name, pid: p.pid}
+	q := &request{w: w, r: r, name: name, pid: p.pid, uid: p.uid}
 	if err := q.check(route); err != nil {
 		return nil, err
 	}

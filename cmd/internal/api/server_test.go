@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -242,38 +241,6 @@ func TestLoopback(t *testing.T) {
 	defer unixListener.Close()
 	if err := Serve(t.Context(), cfg, unixListener, everywhere); err == nil || !strings.Contains(err.Error(), "no address of the loopback interface") {
 		t.Error(err)
-	}
-}
-
-// TestBounds: refused peers and users take no place of root's, and a connection that does nothing is let go.
-func TestBounds(t *testing.T) {
-	socket, _ := served(t, Config{Backend: &fake{}})
-	var held []net.Conn
-	defer func() {
-		for _, c := range held {
-			c.Close()
-		}
-	}()
-	for range rootConns {
-		c, err := net.Dial("unix", socket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, c)
-	}
-	eventually(t, "the bound holds", func() bool {
-		status, _, err := ask(socket, "GET", "/healthz", "")
-		return status == 0 && err != nil
-	})
-	held[0].Close()
-	eventually(t, "the place is given back", func() bool {
-		status, _, _ := ask(socket, "GET", "/healthz", "")
-		return status == 200
-	})
-	start := time.Now()
-	held[1].SetReadDeadline(start.Add(3 * headerTimeout))
-	if _, err := held[1].Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
-		t.Errorf("an idle connection is kept: %v", err)
 	}
 }
 
