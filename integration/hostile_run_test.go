@@ -147,9 +147,10 @@ func judgeHostile(t *testing.T, helper *helper, dirs []string, kind string, betw
 	return n
 }
 
-// cgroupMounts are the lines of the mount table of this process that are about cgroups and views, with their options.
+// cgroupMounts are the lines of the mount table of this process that are about cgroups and views, with their options, but for those of
+// another run of the tests.
 func cgroupMounts() (lines []string) {
-	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+	for line := range strings.Lines(mountTable()) {
 		if _, of, _ := strings.Cut(line, " - "); strings.HasPrefix(of, "cgroup") || strings.HasPrefix(of, "fuse.cgroup") {
 			lines = append(lines, line)
 		}

@@ -13,7 +13,7 @@ import (
 func TestSelfStranger(t *testing.T) {
 	d := startSelf(t)
 	x, limit := selfInsider(t, d, "self-stranger")
-	before := readFile("/proc/self/mountinfo")
+	before := mountTable()
 	// In the cgroup, but in the host's mounts.
 	h := startHelper(t, "commands")
 	if err := x.place.tree.Attach(x.place.path, h.pid()); err != nil {
@@ -56,7 +56,7 @@ func TestSelfStranger(t *testing.T) {
 		t.Errorf("another container's process in this one's mounts: %q", got)
 	}
 	x.ask(t, "bind", d.self(), "/mnt")
-	if after := readFile("/proc/self/mountinfo"); strings.Count(after, "fuse.cgroup-self") != strings.Count(before, "fuse.cgroup-self") {
+	if after := mountTable(); strings.Count(after, "fuse.cgroup-self") != strings.Count(before, "fuse.cgroup-self") {
 		t.Errorf("the host's mounts were\n%s\nand are\n%s", before, after)
 	}
 	d.stop(t)

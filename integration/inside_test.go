@@ -262,7 +262,7 @@ func TestInsideShared(t *testing.T) {
 	if err := p.tree.Attach(p.path, h.pid()); err != nil {
 		t.Fatal(err)
 	}
-	before := readFile("/proc/self/mountinfo")
+	before := mountTable()
 	for _, c := range []struct{ unshare, says string }{{"unshare-cgroup", "own mount namespace"}, {"unshare-mounts", "shared with the host"}} {
 		if got := h.ask(t, c.unshare); got != "ok" {
 			t.Fatalf("%s: %s", c.unshare, got)
@@ -270,7 +270,7 @@ func TestInsideShared(t *testing.T) {
 		for _, into := range []string{dir, dir + "/below"} {
 			d.wantTry(t, 1, c.says, "guest", "add", "in", "--pid", itoa(h.pid()), "--controllers", "pids", "--into", into)
 		}
-		if after := readFile("/proc/self/mountinfo"); after != before {
+		if after := mountTable(); after != before {
 			t.Errorf("%s: the host's mounts were\n%s\nand are\n%s", c.unshare, before, after)
 		}
 	}

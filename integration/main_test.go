@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -24,16 +25,53 @@ var testPrefix = fmt.Sprintf("vcgroupfs-test-%d-", os.Getpid())
 // TestMain fails the run when anything is left after it: a cgroup, a mount, a descriptor, a file of a guest.
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
+		if !exists(os.TempDir()) { // in a root file system of its own
+			os.Unsetenv("TMPDIR")
+		}
 		playRole(role)
 		return
 	}
+	if err := ownTemp(); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
 	before, views := countFDs(), viewMounts()
 	code := m.Run()
+	os.RemoveAll(os.TempDir())
 	if left := stays(before, views); len(left) > 0 && code == 0 {
 		fmt.Println("left after the tests:\n" + strings.Join(left, "\n"))
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// tempOf is the directory for temporary files of a run, whose paths may be those of sockets, and so are short.
+func tempOf(pid string) string { return filepath.Join("/tmp", "vt-"+pid) }
+
+// ownTemp has this run and what it starts use a directory of their own, by which their mounts are told from those of another run beside it.
+func ownTemp() error {
+	dir := tempOf(itoa(os.Getpid()))
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o1777); err != nil { // umask
+		return err
+	}
+	return os.Setenv("TMPDIR", dir)
+}
+
+// ofAnother matches the mounts of other runs, in their directories for temporary files.
+var ofAnother = regexp.MustCompile(` ` + tempOf("([0-9]+)") + `/`)
+
+// mountTable is the mount table of this process, as mountinfo has it, without the mounts of other runs.
+func mountTable() string {
+	var table strings.Builder
+	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+		if m := ofAnother.FindStringSubmatch(line); m == nil || m[1] == itoa(os.Getpid()) {
+			table.WriteString(line)
+		}
+	}
+	return table.String()
 }
 
 func countFDs() int {
@@ -90,7 +128,7 @@ func leftovers(fdsBefore int, viewsBefore []string) (left []string) {
 
 // viewMounts are the lines of the mount table of views.
 func viewMounts() (views []string) {
-	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+	for line := range strings.Lines(mountTable()) {
 		if strings.Contains(line, " - fuse.cgroup") {
 			views = append(views, line)
 		}
@@ -294,7 +332,7 @@ func asUser(uid int, f func()) {
 // eventually waits for something that takes its own time.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited too long for %s", what)
 		}

@@ -33,7 +33,7 @@ func TestNotifyRaces(t *testing.T) {
 
 // mountPoints are where something is mounted here.
 func mountPoints() (all []string) {
-	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+	for line := range strings.Lines(mountTable()) {
 		all = append(all, strings.Fields(line)[4])
 	}
 	return all

@@ -153,7 +153,7 @@ func TestRunStack(t *testing.T) {
 	if tree.View {
 		t.Skip("machine: this host is a guest itself, and has no cgroups of the kernel's to mount")
 	}
-	before := kernelMounts(readFile("/proc/self/mountinfo"))
+	before := kernelMounts(mountTable())
 	args := []string{"--controllers", "pids", "--limit", "pids.max=64"}
 	top := topOf(guestView, tree)
 	got := runGuest(t, args, "cat /proc/self/mountinfo; cat "+top+"/pids.max; "+
@@ -168,7 +168,7 @@ func TestRunStack(t *testing.T) {
 	if mounts := kernelMounts(runGuest(t, append(args, "--no-stack"), "cat /proc/self/mountinfo").out); len(mounts) > 0 {
 		t.Errorf("with --no-stack the command finds %+v", mounts)
 	}
-	if after := kernelMounts(readFile("/proc/self/mountinfo")); !slices.Equal(before, after) {
+	if after := kernelMounts(mountTable()); !slices.Equal(before, after) {
 		t.Errorf("the host's mounts were %+v and are %+v", before, after)
 	}
 }
