@@ -12,9 +12,12 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Kill kills every process at and below the cgroup at a path, also frozen ones, but for the caller's. It does not wait for
+// killPatience is how long processes may take to go: on a host with some hundred tasks for each processor it takes seconds.
+const killPatience = 5 * time.Second
+
+// Kill kills every process at and below the cgroup at a path, also frozen ones, but for the caller's. On v1 it waits for
 // them to be gone. No error when there is no such cgroup; EBUSY when processes come up as fast as they are killed, or are
-// long in going.
+// there after killPatience.
 func (t *Tree) Kill(dir string) error {
 	fd, err := t.open(dir)
 	if errors.Is(err, unix.ENOENT) {
@@ -42,14 +45,17 @@ func (t *Tree) killAll(dir int) error {
 	if t.Version == hierarchy.V2 && !t.holdsCaller(dir) && writeBelow(dir, "cgroup.kill", []byte("1")) == nil {
 		return nil
 	}
-	for range 100 { // they may fork while they are read
+	wait := time.Millisecond
+	for until := time.Now().Add(killPatience); ; wait = min(2*wait, 50*time.Millisecond) { // they may fork while they are read
 		n, err := t.killBelow(dir)
 		if err != nil || n == 0 {
 			return err
 		}
-		time.Sleep(time.Millisecond)
+		if time.Now().After(until) {
+			return unix.EBUSY
+		}
+		time.Sleep(wait)
 	}
-	return unix.EBUSY
 }
 
 // holdsCaller says whether the calling process is at or below a directory, also when that cannot be told.
