@@ -22,7 +22,7 @@ const hostilePolicy = "version: 1\nquota: {cgroups: 40, depth: 4}\n"
 
 // playHostile does attempt after attempt. For each it prints the name, what it wants and what it got, and what the type of its view is
 // ("right", or digits), and waits for a line: outside, the host's state is looked at meanwhile. The form is how it runs: privileged,
-// userns, and either by the daemon, or answered.
+// userns (a user namespace), plain (the host's root with few capabilities), and by the daemon, confined (with few capabilities) or answered.
 func playHostile(arg string) {
 	form, stranger, _ := strings.Cut(arg, " ")
 	runtime.LockOSThread()
@@ -38,7 +38,8 @@ func playHostile(arg string) {
 	if strings.HasPrefix(form, "answered-") {
 		list = append(list, answeredAttempts(userns, stranger)...)
 	}
-	if userns {
+	if userns || form == "plain" {
+		list = append(list, aroundAttempts(userns)...)
 		list = append(list, mountAttempts()...) // last: they may take the view away
 	}
 	for _, a := range list {
@@ -290,6 +291,43 @@ func mountAttempts() []attempt {
 		{"mknod of a disk", "EPERM", func() error { return unix.Mknod("/tmp/vcgroupfs-test-disk", unix.S_IFBLK|0o600, 8<<8) }},
 		{"/proc/sys/kernel/core_pattern", "EACCES|EPERM|EROFS", func() error { return withFile("/proc/sys/kernel/core_pattern", unix.O_WRONLY, writeFD("|/x")) }},
 	}
+}
+
+// aroundAttempts are ways to the host other than the view.
+func aroundAttempts(userns bool) (list []attempt) {
+	opened := func(path, want string) attempt {
+		return attempt{"open " + path, want, func() error { return withFile(path, unix.O_RDWR, func(int) error { return nil }) }}
+	}
+	none := "ENOENT"
+	if userns {
+		none = "ENOENT|EACCES" // some runtimes leave a host's devices there, which are not for who is nobody
+	}
+	for _, name := range []string{"mem", "kmsg", "vda", "sda", "loop-control", "loop0", "kvm", "vcs"} {
+		list = append(list, opened("/dev/"+name, none))
+	}
+	for _, name := range []string{"/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/profiling", "/proc/sysrq-trigger", "/proc/sys/kernel/panic"} {
+		list = append(list, opened(name, "EROFS|EACCES|ENOENT"))
+	}
+	for _, name := range []string{"/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security", "/sys/kernel/config", "/sys/fs/bpf", "/sys/fs/fuse/connections"} {
+		list = append(list, attempt{"what is in " + name, "", func() error {
+			entries, err := os.ReadDir(name)
+			if len(entries) > 0 {
+				return fmt.Errorf("%d entries", len(entries))
+			}
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+				return nil
+			}
+			return err
+		}})
+	}
+	if !userns {
+		list = append(list,
+			attempt{"setns to a user namespace", "EPERM", func() error {
+				return withFile("/proc/self/ns/user", unix.O_RDONLY, func(fd int) error { return unix.Setns(fd, 0) })
+			}},
+			attempt{"unshare of a user namespace", "EPERM", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }})
+	}
+	return list
 }
 
 // isView says whether what is mounted at a directory is a view, by the mount table.

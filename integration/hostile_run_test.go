@@ -38,15 +38,26 @@ func guestLimits(h *host.Host) (args []string) {
 	return args
 }
 
-// TestHostile: a guest with every capability, through the view; and one in a user namespace, around it too.
+// hostileForms are the forms of "run", and the role of the guest in each. In all but the first it is tried around the view, too.
+var hostileForms = []struct {
+	name, role string
+	args       []string
+}{
+	{"privileged", "answered-privileged", []string{"--privileged"}},
+	{"userns", "answered-userns", []string{"--privileged", "--userns"}},
+	{"plain", "plain", nil},
+	{"confined-userns", "confined-userns", []string{"--userns"}},
+}
+
+// TestHostile: a guest in each form of "run" tries what it can.
 func TestHostile(t *testing.T) {
 	binary := publicProgram(t)
-	for _, form := range []string{"privileged", "userns"} {
-		t.Run(form, func(t *testing.T) { testHostile(t, binary, form) })
+	for _, form := range hostileForms {
+		t.Run(form.name, func(t *testing.T) { testHostile(t, binary, form.name, form.role, form.args) })
 	}
 }
 
-func testHostile(t *testing.T, binary, form string) {
+func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	h := openHost(t)
 	policyFile := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(policyFile, []byte(hostilePolicy), 0o644); err != nil {
@@ -54,14 +65,11 @@ func testHostile(t *testing.T, binary, form string) {
 	}
 	name := "hostile-" + form + "-" + itoa(os.Getpid())
 	stranger := stranger(t)
-	args := append([]string{"run", "--name", name, "--policy", policyFile, "--privileged"}, guestLimits(h)...)
-	if form == "userns" {
-		args = append(args, "--userns")
-	}
+	args := append([]string{"run", "--name", name, "--policy", policyFile}, slices.Concat(formArgs, guestLimits(h))...)
 	cmd := exec.Command(program(t), append(args, "--", binary)...)
-	role, kind := "answered-"+form, typeRight // by default run answers
+	kind := typeRight // by default run answers
 	if inGuest(h) {
-		role, kind = form, "" // under a listener that is there already
+		role, kind = strings.TrimPrefix(role, "answered-"), "" // under a listener that is there already
 	}
 	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+role+" "+itoa(stranger))
 	cmd.Stderr = os.Stderr

@@ -18,8 +18,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// nest is a guest that is the host of others: a directory that all of them see, with the programs and a device node that anybody may
-// open (of the host's own, its owner decides).
+// nest is a guest that is the host of others: a directory that all of them see, with the programs, and a device node that anybody may
+// open, for containers (of the host's own, its owner decides).
 type nest struct {
 	dir, program, tests string
 }
@@ -104,7 +104,7 @@ func playNest(arg string) {
 	}
 }
 
-// furnish gives a guest what a host has: places of its own for what is written, and the device.
+// furnish gives a guest what a host has: places of its own for what is written.
 func furnish(dir string) error {
 	runtime.LockOSThread()
 	kept, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE)
@@ -122,7 +122,7 @@ func furnish(dir string) error {
 	if err := unix.MoveMount(kept, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount: %w", err)
 	}
-	return unix.Mount(filepath.Join(dir, "fuse"), "/dev/fuse", "", unix.MS_BIND, "")
+	return nil
 }
 
 // TestNested: a guest in a guest in a guest. Each is bounded by its own limits and by those of all around it; what the policy of one

@@ -17,7 +17,9 @@ func runCommand() *cli.Command {
 			"COMMAND there in new mount, pid, cgroup and IPC namespaces, with the view at /sys/fs/cgroup and the capabilities of a\n" +
 			"container. Signals are passed on. When COMMAND ends, everything is removed; what a killed vcgroupfs left behind is\n" +
 			"removed by the next run.\n\n" +
-			"COMMAND shares the host's files and network (docs/run.md says what each form keeps apart). As the host's root it could edit those; with --userns its root is nobody on the host.\n\n" +
+			"COMMAND shares the host's files and network; all else that is mounted is as in a container, unless with --privileged\n" +
+			"alone (docs/run.md says what each form keeps apart). As the host's root it could edit those; with --userns its root is\n" +
+			"nobody on the host.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 --limit memory.max=256M -- sh\n\n" +
 			"To COMMAND statfs says of the view what it says of the kernel's own mounts, by BPF or by seccomp notification. Where it\n" +
 			"may mount, as root of a user namespace that it makes with --userns or with --privileged, mount -t cgroup and cgroup2 give\n" +

@@ -50,7 +50,7 @@ func bound(name string, own, root bool, p powers, users bool) Check {
 	if p.may(unix.CAP_MKNOD) {
 		found += "; its devices cgroup has to keep it from the host's disks (CAP_MKNOD)"
 	}
-	return Check{name, OK, found, ""}
+	return Check{name, OK, found + "; the host's files that it sees it may write as root", ""}
 }
 
 // powers are what a process may do at most.

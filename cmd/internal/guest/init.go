@@ -36,6 +36,7 @@ type initSetup struct {
 	NoNotify   bool   // the guest's filter asks nobody
 	TypeGiven  bool   // statfs of the view says the right type without the guest's filter
 	Cgroups    string // what /proc/cgroups says
+	Dir        string // the working directory
 	Below      []kernelMount
 }
 
@@ -88,15 +89,11 @@ func becomeCommand() error {
 	if err := leaveKeys(); err != nil {
 		return err
 	}
-	cwd, err := os.Getwd()
-	if err != nil {
-		cwd = "/"
-	}
 	if err := setMounts(s); err != nil {
 		return err
 	}
 	// The working directory may be on a mount that is gone or covered now: a real cgroup, say. Its path leads elsewhere.
-	if os.Chdir(cwd) != nil {
+	if os.Chdir(s.Dir) != nil {
 		if err := os.Chdir("/"); err != nil {
 			return fmt.Errorf("cannot leave the host's working directory: %w", err)
 		}
@@ -132,23 +129,44 @@ func commandError(name string, err error) error {
 // viewPath is where the guest has its view.
 const viewPath = "/sys/fs/cgroup"
 
-// setMounts makes the guest's mounts: its own /proc, no cgroup file system but the view.
+// setMounts makes the guest's mounts: files of the host, /proc, /sys and /dev of its own, no cgroup file system but the view. With --privileged
+// alone it keeps what the host has mounted but for cgroups.
 func setMounts(s initSetup) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot make the guest's mounts private: %w", err)
 	}
-	if !s.Userns { // there they are locked; what shows of them belongs to a root that the guest's is not
+	switch {
+	case s.Userns: // made before the user namespace was
+		return setMountsOnStage(s)
+	case s.Privileged:
 		if err := detachCgroups(); err != nil {
 			return err
 		}
+	default:
+		if err := keepFiles(anew{procStays: true}); err != nil {
+			return err
+		}
 	}
+	return mountGuest(s)
+}
+
+func setMountsOnStage(s initSetup) error {
+	stage, err := enterStage()
+	if err != nil {
+		return err
+	}
+	if err := mountGuest(s); err != nil {
+		return err
+	}
+	return stage.leave()
+}
+
+// mountGuest mounts what a guest has anew.
+func mountGuest(s initSetup) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("cannot mount the guest's /proc: %w", err)
 	}
 	if err := overmountCgroups(s.Cgroups); err != nil {
-		return err
-	}
-	if err := ownQueues(); err != nil {
 		return err
 	}
 	mountBelow(s.Below)
@@ -160,27 +178,19 @@ func setMounts(s initSetup) error {
 	if err := unix.MoveMount(initMount, "", unix.AT_FDCWD, viewPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("cannot mount the view: %w", &os.PathError{Op: "move_mount", Path: viewPath, Err: err})
 	}
-	if s.Privileged || s.Userns {
+	if s.Privileged && !s.Userns {
+		if hasQueues() {
+			return ownQueues(queuesPath)
+		}
+		return nil
+	}
+	if err := mountOwn(); err != nil {
+		return err
+	}
+	if s.Userns {
 		return nil
 	}
 	return protectKernelFiles()
-}
-
-// queuesPath is where a host has its POSIX message queues, if it has them mounted.
-const queuesPath = "/dev/mqueue"
-
-// ownQueues mounts the message queues of the guest's own IPC namespace over the host's.
-func ownQueues() error {
-	var st unix.Statfs_t
-	const mqueueMagic = 0x19800202 // MQUEUE_MAGIC of ipc/mqueue.c
-	if unix.Statfs(queuesPath, &st) != nil || st.Type != mqueueMagic {
-		return nil
-	}
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("mqueue", queuesPath, "mqueue", flags, ""); err != nil {
-		return fmt.Errorf("cannot mount the guest's message queues: %w", pathError("mount", queuesPath, err))
-	}
-	return nil
 }
 
 // keepWholeProc mounts a /proc with nothing over parts of it where the view will cover it. The guest can make user namespaces, and in
@@ -237,42 +247,35 @@ func overmountCgroups(text string) error {
 	return nil
 }
 
-// bind mounts a file or directory at another place, with flags.
-func bind(from, to string, flags uintptr) error {
-	err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, "")
-	if err == nil {
-		err = unix.Mount("", to, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+// readOnlyPaths are files of the kernel by which the host's root, without any capability, rules the host; maskedPaths are those that it does
+// not even read. Both are those of a container (runc, crun, containerd and Docker have the same lists).
+var (
+	readOnlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	maskedPaths   = []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+		"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 	}
-	if err != nil {
-		return fmt.Errorf("cannot protect %s: %w", to, err)
-	}
-	return nil
-}
+)
 
-// readOnlyPaths are files of the kernel by which the host's root, without any capability, rules the host.
-var readOnlyPaths = []string{"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi", "/sys"}
-
-// protectKernelFiles makes them read-only for a guest whose root is the host's.
+// protectKernelFiles keeps them from a guest whose root is the host's.
 func protectKernelFiles() error {
+	for _, path := range maskedPaths {
+		if err := hide(path); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("cannot protect %s: %w", path, err)
+		}
+	}
 	for _, path := range readOnlyPaths {
 		if _, err := os.Lstat(path); err != nil {
 			continue
 		}
-		if err := protect(path); err != nil {
-			return err
+		const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+		err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, "")
+		if err == nil {
+			err = unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+		}
+		if err != nil {
+			return fmt.Errorf("cannot protect %s: %w", path, err)
 		}
 	}
 	return nil
-}
-
-// protect makes what is at a path read-only, but for what is mounted below it: /sys/fs/cgroup is the view.
-func protect(path string) error {
-	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if path == "/sys" {
-		if err := unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flags, ""); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("cannot protect %s: %w", path, err)
-		}
-		return nil
-	}
-	return bind(path, path, flags)
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"slices"
 	"syscall"
 
@@ -99,7 +98,10 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, fmt.Errorf("cannot make the guest's %s: %w", cgroupsPath, err)
 	}
 	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, NoNotify: cfg.NoNotify, Cgroups: cgroups}
-	if !cfg.NoStack && !cfg.Userns { // there the host's own mounts stay, which no program gets past that reads mountinfo
+	if setup.Dir, err = os.Getwd(); err != nil {
+		setup.Dir = "/"
+	}
+	if !cfg.NoStack && !cfg.Userns { // whose root could unmount the view, and read what the policy hides
 		setup.Below = kernelMounts(shown, view.View.Layout())
 	}
 	show := func() bool { return cfg.Types != nil && cfg.Types.Show(int(mount.Fd()), fstype.ViewOf(view.View)) }
@@ -270,9 +272,9 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
 func runCommand(cfg RunConfig, l *lease, n *notifier, setup initSetup, show func() bool, signals <-chan os.Signal) (int, error) {
-	runtime.LockOSThread() // the guest is to die with this thread (PR_SET_PDEATHSIG), so it must not end before
-	defer runtime.UnlockOSThread()
-	first, err := startFirst(cfg, n)
+	ended := make(chan struct{})
+	defer close(ended)
+	first, err := startOnThread(cfg, n, ended)
 	if err != nil {
 		return 0, err
 	}
@@ -304,6 +306,28 @@ type firstProcess struct {
 	orders   *os.File // takes an initSetup
 	result   *os.File // gives an initFailure, or ends when the command is executed
 	listener *os.File // a socket that gives the listener of its filter, or ends
+}
+
+// startOnThread starts it from a thread of its own, which lives until the channel is closed: the guest is to die with the thread
+// (PR_SET_PDEATHSIG), and with a user namespace it begins with the thread's mounts.
+func startOnThread(cfg RunConfig, n *notifier, ended <-chan struct{}) (first *firstProcess, err error) {
+	started := make(chan struct{})
+	go host.OnThread(func() error {
+		if cfg.Userns {
+			d := anew{sysWritable: cfg.Privileged, fuse: true, uid: cfg.uids.HostID, gid: cfg.gids.HostID}
+			if err = makeStage(d); err != nil {
+				err = fmt.Errorf("cannot make the mounts that the guest begins with: %w", err)
+			}
+		}
+		if err == nil {
+			first, err = startFirst(cfg, n)
+		}
+		close(started)
+		<-ended
+		return nil
+	})
+	<-started
+	return first, err
 }
 
 // startFirst starts it with a mount of the view. It waits for its orders.
