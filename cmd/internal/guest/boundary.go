@@ -141,6 +141,24 @@ func treeOf(h *host.Host, file string) (*host.Tree, error) {
 		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, Available(h)))
 }
 
+// late says whether a limit is set only when the guest's first process is about to become the command: what that needs before is not the
+// command's. Other limits, as those of cpuset on v1, must be there before a process is.
+func (l Limit) late() bool {
+	return strings.HasPrefix(l.File, "pids.") || strings.HasPrefix(l.File, "memory.")
+}
+
+// splitLimits gives those that are set before there is a process, and those that are late.
+func splitLimits(all []Limit) (early, late []Limit) {
+	for _, l := range all {
+		if l.late() {
+			late = append(late, l)
+		} else {
+			early = append(early, l)
+		}
+	}
+	return early, late
+}
+
 // apply sets limits at a boundary.
 func apply(h *host.Host, path string, limits []Limit) error {
 	for _, l := range limits {

@@ -7,9 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +28,13 @@ const (
 	initSetupFD  = 4 // an initSetup, when the process is in its cgroups
 	initResultFD = 5 // takes an initFailure; closed by execve
 	initListener = 6 // a socket that takes the listener of the guest's filter
+)
+
+// What is said, beside an initSetup and an initFailure, by a byte each.
+const (
+	initReady  = 'r' // by the first process: all is set up
+	initGo     = 'g' // to it: the limits are set
+	initBegins = 'x' // by it: it becomes the command
 )
 
 // initSetup is what the first process is told.
@@ -49,6 +58,7 @@ type initFailure struct {
 // Init is the first process of a guest. It returns only when it fails, with the exit status.
 func Init() int {
 	runtime.LockOSThread() // what is unshared here is this thread's, and this thread becomes the command
+	runtime.GOMAXPROCS(1)  // with no more threads than are needed
 	err := keepStandardFDs()
 	if err == nil {
 		err = becomeCommand()
@@ -79,7 +89,9 @@ func keepStandardFDs() error {
 
 func becomeCommand() error {
 	var s initSetup
-	if err := json.NewDecoder(os.NewFile(initSetupFD, "setup")).Decode(&s); err != nil {
+	orders := os.NewFile(initSetupFD, "setup")
+	defer runtime.KeepAlive(orders) // more comes by it
+	if err := json.NewDecoder(orders).Decode(&s); err != nil {
 		return fmt.Errorf("cannot read the set-up of the guest: %w", err)
 	}
 	// The cgroup namespace's root is where this process is now: the boundaries.
@@ -110,7 +122,32 @@ func becomeCommand() error {
 			return err
 		}
 	}
-	return commandError(s.Command[0], syscall.Exec(path, s.Command, os.Environ()))
+	env := os.Environ()
+	debug.FreeOSMemory()
+	if err := awaitGo(); err != nil {
+		return err
+	}
+	return commandError(s.Command[0], syscall.Exec(path, s.Command, env))
+}
+
+// awaitGo says that all is set up, waits until the limits are set, and says that the command begins. With those limits this program might have
+// no thread more, and Go's runtime starts one for a call of which it knows that it waits.
+func awaitGo() error {
+	said := []byte{initReady, initBegins}
+	answer := []byte{0}
+	do := func(call uintptr, fd int, b *byte) bool {
+		for {
+			n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(b)), 1)
+			if errno != unix.EINTR {
+				return errno == 0 && n == 1
+			}
+		}
+	}
+	if !do(unix.SYS_WRITE, initResultFD, &said[0]) || !do(unix.SYS_READ, initSetupFD, &answer[0]) || answer[0] != initGo ||
+		!do(unix.SYS_WRITE, initResultFD, &said[1]) {
+		return errors.New("cannot start the command: whoever sets its limits has ended")
+	}
+	return nil
 }
 
 // commandError gives what a shell gives: 127 for a command that is not there, 126 for one that cannot be executed.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -80,7 +81,8 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, err
 	}
 	defer lease.release()
-	if err := apply(h, lease.path, cfg.Limits); err != nil {
+	early, late := splitLimits(cfg.Limits)
+	if err := apply(h, lease.path, early); err != nil {
 		return 0, err
 	}
 	view, mount, err := openView(h, cfg, lease.path, shown)
@@ -105,7 +107,15 @@ func Run(cfg RunConfig) (status int, err error) {
 		setup.Below = kernelMounts(shown, view.View.Layout())
 	}
 	show := func() bool { return cfg.Types != nil && cfg.Types.Show(int(mount.Fd()), fstype.ViewOf(view.View)) }
-	return runCommand(cfg, lease, n, setup, show, signals)
+	limit := func() error { return apply(h, lease.path, late) }
+	return runCommand(cfg, lease, n, orders{setup, show, limit}, signals)
+}
+
+// orders are what the guest's first process is told, and what is done when it has begun, and when it is about to become the command.
+type orders struct {
+	setup initSetup
+	show  func() bool
+	limit func() error
 }
 
 // withLimits are the hierarchies that are shown, and those that limits are in.
@@ -271,7 +281,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 }
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
-func runCommand(cfg RunConfig, l *lease, n *notifier, setup initSetup, show func() bool, signals <-chan os.Signal) (int, error) {
+func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals <-chan os.Signal) (int, error) {
 	ended := make(chan struct{})
 	defer close(ended)
 	first, err := startOnThread(cfg, n, ended)
@@ -279,7 +289,7 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, setup initSetup, show func
 		return 0, err
 	}
 	defer first.close()
-	if err := first.becomes(l, setup, show); err != nil {
+	if err := first.becomes(l, o); err != nil {
 		return first.abandon(err)
 	}
 	listener, err := receiveListener(first.listener)
@@ -367,24 +377,54 @@ func startFirst(cfg RunConfig, n *notifier) (*firstProcess, error) {
 }
 
 // becomes has it become the command, in the guest's cgroups.
-func (f *firstProcess) becomes(l *lease, setup initSetup, show func() bool) error {
+func (f *firstProcess) becomes(l *lease, o orders) error {
 	for _, t := range l.trees {
 		if err := t.Attach(l.path, f.cmd.Process.Pid); err != nil {
 			return fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err)
 		}
 	}
-	setup.TypeGiven = show() // the child, which waits for its orders, has meanwhile begun
-	if err := json.NewEncoder(f.orders).Encode(setup); err != nil {
+	o.setup.TypeGiven = o.show() // the child, which waits for its orders, has meanwhile begun
+	if err := json.NewEncoder(f.orders).Encode(o.setup); err != nil {
 		return fmt.Errorf("cannot set the command up: %w", err)
 	}
+	said := make([]byte, 1)
+	if n, _ := f.result.Read(said); n == 1 && said[0] == initReady {
+		if err := o.limit(); errors.Is(err, unix.EBUSY) { // v1, of memory
+			return fmt.Errorf("%w: %s", err, tooLittle)
+		} else if err != nil {
+			return err
+		}
+		_, _ = f.orders.Write([]byte{initGo}) // to one that has ended nothing can be said: it has said why, or not
+		said = said[:0]
+	} else {
+		said = said[:n]
+	}
 	f.orders.Close()
-	said, err := io.ReadAll(f.result)
-	if err != nil || len(said) == 0 {
+	more, err := io.ReadAll(f.result)
+	if err != nil {
 		return nil
 	}
+	return failureOf(append(said, more...))
+}
+
+// tooLittle says what to do about limits with which no command begins: what this program has in use when it becomes one is up to 4 MiB.
+const tooLittle = "the limits leave less than a command needs to begin, which is some 4 MiB of memory"
+
+// errKilled says that the first process of a guest has ended without a word.
+var errKilled = errors.New("the guest's first process was killed before: " + tooLittle)
+
+// failureOf reads what the first process said: that it becomes the command, and why it could not.
+func failureOf(said []byte) error {
+	text, begun := strings.CutPrefix(string(said), string(initBegins))
+	if text == "" && begun {
+		return nil
+	}
+	if text == "" {
+		return fmt.Errorf("cannot start the command: %w", errKilled)
+	}
 	var failure initFailure
-	if json.Unmarshal(said, &failure) != nil {
-		failure = initFailure{exitcode.RunFailed, string(said)}
+	if json.Unmarshal([]byte(text), &failure) != nil {
+		failure = initFailure{exitcode.RunFailed, text}
 	}
 	return exitcode.With(failure.Code, errors.New(failure.Text))
 }
