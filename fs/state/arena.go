@@ -66,10 +66,33 @@ type Arena struct {
 	mem  []byte
 	size int // of a region
 
+	bound atomic.Int64 // on the opens of all regions together, 0 for none
+	open  atomic.Int64 // opens of all regions, where there is a bound
+
 	mu   sync.Mutex
 	used []bool // guarded by mu; regions
 
 	names nameTable
+}
+
+// Bound bounds the opens of all guests together, for this process: a guest may have as many as are left. So one alone gets half of the
+// bound, and n get the same part of it each, with as much left for one more. It must be called before any region is used.
+func (a *Arena) Bound(opens int) {
+	total := 0
+	for _, r := range a.Regions() {
+		total += r.open
+	}
+	a.open.Store(int64(total))
+	a.bound.Store(int64(max(opens, 1)))
+}
+
+// leastOpens is how many opens a guest may have in any case.
+const leastOpens = 4
+
+// admits says whether a guest that has some opens may have one more.
+func (a *Arena) admits(open int) bool {
+	bound := a.bound.Load()
+	return bound == 0 || open < leastOpens || int64(open) < bound-a.open.Load()
 }
 
 func regionSize(handles int) int {
@@ -221,6 +244,10 @@ func (a *Arena) release(r *Region) {
 		clear(a.slice(r.index))
 	}
 	a.used[r.index] = false
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a.open.Add(-int64(r.open))
+	r.open = 0
 }
 
 func (a *Arena) slice(i int) []byte {

@@ -41,10 +41,14 @@ func (r *Region) top() int {
 	return min(int(atomic.LoadUint32(&r.head.handleTop)), r.arena.Handles())
 }
 
-// Add keeps an open and gives it its handle, a number that no open before had. False when the guest has as many as it may.
+// Add keeps an open and gives it its handle, a number that no open before had. False when the guest has as many as it
+// may: as slots, or as Arena.Bound leaves to it.
 func (r *Region) Add(h Handle) (fh uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.arena.admits(r.open) {
+		return 0, false
+	}
 	i := 0
 	if n := len(r.free); n > 0 {
 		i, r.free = int(r.free[n-1]), r.free[:n-1]
@@ -59,6 +63,7 @@ func (r *Region) Add(h Handle) (fh uint64, ok bool) {
 	*s = h
 	atomic.StoreUint64(&s.FH, fh)
 	r.open++
+	r.arena.open.Add(1)
 	return fh, true
 }
 
@@ -73,6 +78,7 @@ func (r *Region) Remove(fh uint64) {
 	atomic.StoreUint64(&s.FH, 0)
 	r.free = append(r.free, uint16(fh&(maxSlots-1)))
 	r.open--
+	r.arena.open.Add(-1)
 }
 
 // find is the slot of a handle, nil when it is free or another's. Called with mu held.

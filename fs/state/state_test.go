@@ -303,3 +303,61 @@ func TestSights(t *testing.T) {
 		t.Error("a guest that is gone is seen")
 	}
 }
+
+// TestBound: guests may have as many opens as are left of all: one alone gets half, another one still finds as many as are left then, and
+// what is closed, or released with its region, is there again. The next server counts what it finds.
+func TestBound(t *testing.T) {
+	const bound = 120
+	a := newArena(t, 4, 200)
+	var regions []*Region
+	for range 4 {
+		r, err := a.Take(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Finish()
+		regions = append(regions, r)
+	}
+	a.Bound(bound)
+	fill := func(r *Region) (last uint64) {
+		for {
+			fh, ok := r.Add(Handle{})
+			if !ok {
+				return last
+			}
+			last = fh
+		}
+	}
+	last := fill(regions[0])
+	if got := regions[0].Open(); got != bound/2 {
+		t.Errorf("one alone has %d opens, want %d", got, bound/2)
+	}
+	fill(regions[1])
+	if got := regions[1].Open(); got != bound/4 {
+		t.Errorf("another has %d opens, want %d", got, bound/4)
+	}
+	fill(regions[2])
+	fill(regions[3])
+	if got := regions[3].Open(); got < leastOpens {
+		t.Errorf("the last one has %d opens", got)
+	}
+	if _, ok := regions[0].Add(Handle{}); ok {
+		t.Error("the first one has one more")
+	}
+	regions[0].Remove(last)
+	regions[0].Remove(last) // which is there no more
+	left := bound - regions[0].Open() - regions[1].Open() - regions[2].Open() - regions[3].Open()
+	if got := bound - int(a.open.Load()); got != left {
+		t.Errorf("%d are left, %d are counted", left, got)
+	}
+	regions[0].Release()
+	b, err := mapFile(a.File())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.prepare()
+	b.Bound(bound)
+	if got, want := b.open.Load(), a.open.Load(); got != want {
+		t.Errorf("the next server counts %d, want %d", got, want)
+	}
+}

@@ -117,6 +117,7 @@ func (b *Boundary) Close() {
 			unix.Close(d.fd)
 		}
 	}
+	b.tree.host.openDirs.Add(-int64(len(b.dirs)))
 	b.dirs, b.recent = map[uint64]*list.Element{}, list.New()
 	b.drop(b.root)
 }
@@ -188,7 +189,8 @@ func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 	d := &Dir{boundary: b, id: id, fd: fd, refs: 1}
 	d.element = b.recent.PushFront(d)
 	b.dirs[id] = d.element
-	if len(b.dirs) > maxOpenDirs {
+	b.tree.host.openDirs.Add(1)
+	if len(b.dirs) > maxOpenDirs || len(b.dirs) > 1 && b.tree.host.crowded() {
 		last := b.recent.Back().Value.(*Dir)
 		b.forget(last)
 		if last.refs == 0 {
@@ -202,6 +204,7 @@ func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 func (b *Boundary) forget(d *Dir) {
 	b.recent.Remove(d.element)
 	delete(b.dirs, d.id)
+	b.tree.host.openDirs.Add(-1)
 	d.element = nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,19 @@ type Host struct {
 	pidns    pidNamespaces
 	watches  watchHub
 	polling  polling
+
+	maxDirs  atomic.Int64 // directories that all Boundaries keep open together, 0 for no bound
+	openDirs atomic.Int64 // those that they keep
+}
+
+// SetMaxDirs bounds the directories that all Boundaries of the host keep open while nobody uses them: beyond it each keeps one. They
+// are opened again when they are needed.
+func (h *Host) SetMaxDirs(n int) { h.maxDirs.Store(int64(n)) }
+
+// crowded says whether more directories are kept open than may be.
+func (h *Host) crowded() bool {
+	most := h.maxDirs.Load()
+	return most > 0 && h.openDirs.Load() > most
 }
 
 // Open finds the host's hierarchies. The error says what is missing: no cgroup file system is mounted as a whole, a mount

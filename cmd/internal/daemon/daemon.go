@@ -162,6 +162,7 @@ func (d *Daemon) bound() {
 	// the most; Go's own threads come on top.
 	debug.SetMaxThreads(d.settings.MaxBlocking + 2*d.settings.MaxGuests + 2*maxSelfWork + 128)
 	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
+	d.shareFiles()
 }
 
 func (d *Daemon) beat() {
