@@ -1,5 +1,5 @@
 #!/bin/sh
-# gofmt, go vet and staticcheck, on Go; sh -n on the scripts; Helm, on the chart.
+# gofmt, go vet, staticcheck and govulncheck, on Go; sh -n on the scripts; Helm, on the chart; the base of its image.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -14,3 +14,5 @@ done
 "$go" vet -tags soak,failpoints ./...
 "$go" run "honnef.co/go/tools/cmd/staticcheck@$STATICCHECK" ./...
 .ci/chart.sh
+grep -qE '^FROM [^ ]+@sha256:[0-9a-f]{64}$' packaging/kubernetes/Dockerfile || die "packaging/kubernetes/Dockerfile: the base is not pinned by its digest"
+.ci/vuln.sh
