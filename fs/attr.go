@@ -232,7 +232,13 @@ func (r *rawFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		return st
 	}
 	if st := v.attr(n, &out.Attr); !st.Ok() {
-		return st
+		h := v.handles.of(n)
+		if h == nil {
+			return st
+		}
+		if st = v.attrOpen(h, &out.Attr); !st.Ok() {
+			return st
+		}
 	}
 	out.SetTimeout(cacheTimeout)
 	return fuse.OK
@@ -259,17 +265,26 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	}
 	d, err := n.tree.acquire(n.dir)
 	if err != nil {
-		return status(err)
+		return v.unlessOpen(n, status(err))
 	}
 	defer d.Release()
 	st, code := v.stat(n, d)
 	if !code.Ok() {
-		return code
+		return v.unlessOpen(n, code)
 	}
-	if err := v.changeOwner(n.tree, d, n.file, st.Mode, in); err != nil {
+	if err := v.changeOwner(n.tree, d, n.file, &st, in); err != nil {
 		return v.noRoom(n, in, err)
 	}
 	return v.noRoom(n, in, v.changeTimes(d, n.file, in))
+}
+
+// unlessOpen is the answer to a change of attributes of what is gone: kernfs lets those who have it open change them still,
+// and nobody else sees it.
+func (v *View) unlessOpen(n node, st fuse.Status) fuse.Status {
+	if st == fuse.ENOENT && (n.file == "" || v.handles.of(n) != nil) {
+		return fuse.OK
+	}
+	return st
 }
 
 // noRoom is the errno of a change of attributes, and reports that the guest's budget did not allow for it.
@@ -308,9 +323,10 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 	return again && in.Uid == 0 && v.stranger(in.Pid)
 }
 
-// changeOwner keeps a new owner or mode in the record.
-func (v *View) changeOwner(t *tree, d *host.Dir, file string, hostMode uint32, in *fuse.SetAttrIn) error {
-	r := v.ownerOf(t, d, file, hostMode)
+// changeOwner keeps a new owner or mode in the record, and has the kernel note the time of that: setting the time of access
+// to what it is changes no other.
+func (v *View) changeOwner(t *tree, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
+	r := v.ownerOf(t, d, file, st.Mode)
 	uid, setUID := in.GetUID()
 	gid, setGID := in.GetGID()
 	mode, setMode := in.GetMode()
@@ -327,7 +343,10 @@ func (v *View) changeOwner(t *tree, d *host.Dir, file string, hostMode uint32, i
 		r.mode = mode & permMask
 	}
 	_, again := conn.Resent(in.Unique)
-	return v.setAttrs(d, viewsAttr, again, attrChange{file: file, stored: attrOwn, data: []byte(r.String())})
+	if err := v.setAttrs(d, viewsAttr, again, attrChange{file: file, stored: attrOwn, data: []byte(r.String())}); err != nil {
+		return err
+	}
+	return d.SetTimes(file, st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
 }
 
 // changeTimes sets times on the real file or directory: they mean nothing to the host and natively persist. The first time

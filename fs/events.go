@@ -2,6 +2,7 @@ package fs
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -185,15 +186,14 @@ func (v *View) changed(t *tree, e host.Event) {
 	}
 }
 
-// forgetFiles drops what the kernel knows of the control files of d's children, after a guest changed which there are. It
-// waits for that at most until the kernel forgets by itself, so the guest never finds what it has switched off.
-func (v *View) forgetFiles(cancel <-chan struct{}, t *tree, d *host.Dir) {
+// forget has the kernel drop what it knows of the control files in or below a directory, after a guest changed which there
+// are. It waits for that at most until the kernel forgets by itself, so the guest never finds what it has switched off.
+func (v *View) forget(cancel <-chan struct{}, t *tree, dir uint64, invalidate func(t *tree, d *host.Dir)) {
 	done := make(chan struct{})
-	id := d.ID()
 	if !v.queue.do(func() {
 		defer close(done)
-		if d, err := t.boundary.Acquire(id); err == nil {
-			v.invalidateFiles(t, d)
+		if d, err := t.acquire(dir); err == nil {
+			invalidate(t, d)
 			d.Release()
 		}
 	}) {
@@ -225,6 +225,7 @@ func (v *View) invalidateFiles(t *tree, d *host.Dir) {
 	}
 }
 
+// invalidateGone drops the entries of every known control file in d that is gone now and can come and go while d is there.
 func (v *View) invalidateGone(t *tree, d *host.Dir) {
 	if v.alone {
 		return
@@ -239,7 +240,7 @@ func (v *View) invalidateGone(t *tree, d *host.Dir) {
 	}
 	parent := v.dirNode(t, d.ID())
 	for _, name := range v.names.Names() {
-		if !there[name] && hierarchy.ControllerOf(name) != "" {
+		if !there[name] && (hierarchy.ControllerOf(name) != "" || strings.HasSuffix(name, ".pressure")) {
 			v.conn.InvalEntry(parent, name)
 		}
 	}

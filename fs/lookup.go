@@ -27,7 +27,7 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 		return errNotDir
 	}
 	if len(name) > nameMax {
-		return errTooLong
+		return fuse.ENOENT // kernfs knows no longest name, and the view shows none that is longer
 	}
 	d, err := n.tree.acquire(n.dir)
 	if err != nil {
@@ -208,7 +208,7 @@ func (v *View) list(t *tree, dir uint64) ([]dirEntry, error) {
 		return nil, err
 	}
 	out := make([]dirEntry, 0, len(found)+2)
-	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR}, dirEntry{name: "..", ino: d.ID(), mode: unix.S_IFDIR})
+	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR}, dirEntry{name: "..", ino: v.above(d), mode: unix.S_IFDIR})
 	for _, e := range found {
 		if e.IsDir {
 			if len(e.Name) <= nameMax && !t.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
@@ -223,6 +223,22 @@ func (v *View) list(t *tree, dir uint64) ([]dirEntry, error) {
 	return order(out), nil
 }
 
+// above is the inode number that ".." has in a directory: that of its parent, and its own at the top.
+func (v *View) above(d *host.Dir) uint64 {
+	if d.IsBoundary() {
+		if v.layout == hierarchy.LayoutV2 {
+			return d.ID()
+		}
+		return fuse.FUSE_ROOT_ID
+	}
+	up, err := d.Parent()
+	if err != nil {
+		return d.ID() // it is being removed
+	}
+	defer up.Release()
+	return up.ID()
+}
+
 func (v *View) listTop() []dirEntry {
 	out := []dirEntry{{name: ".", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}, {name: "..", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}}
 	for _, t := range v.trees {
@@ -235,8 +251,9 @@ func (v *View) listTop() []dirEntry {
 }
 
 // reserved says whether a guest may not make this name in a directory: it is, or could be, a control file's of a controller that we
-// or this host know, or it is the leaf's.
-func (v *View) reserved(d *host.Dir, name string) bool {
+// or this host know, or it is the leaf's. What v1
+// alone has in every cgroup, such as tasks, is a name like others on v2.
+func (v *View) reserved(t *tree, d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Tree(prefix) != nil
+	return hierarchy.ReservedName(name) && (dotted || !t.v2()) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Tree(prefix) != nil
 }

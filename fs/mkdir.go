@@ -140,7 +140,7 @@ func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
 	if len(name) > nameMax {
 		return errTooLong
 	}
-	if !v.reserved(d, name) {
+	if !v.reserved(t, d, name) {
 		return fuse.OK
 	}
 	var st unix.Stat_t

@@ -45,7 +45,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 		h.tree.expected.take(d.ID(), subtreeFile)
 		return err
 	}
-	v.forgetFiles(cancel, h.tree, d)
+	v.forget(cancel, h.tree, d.ID(), v.invalidateFiles)
 	return nil
 }
 

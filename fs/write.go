@@ -120,6 +120,9 @@ func (v *View) pass(cancel <-chan struct{}, h *handle, data []byte) error {
 	}
 	n, err := host.WriteInterruptible(cancel, fd, data)
 	h.wrote(n)
+	if err == nil && h.decision.File.Hides {
+		v.forget(cancel, h.tree, h.dir, v.invalidateGone)
+	}
 	return err
 }
 

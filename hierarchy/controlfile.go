@@ -50,6 +50,7 @@ type ControlFile struct {
 	Pollable   bool // the kernel notifies poll and inotify of its changes
 	PerOpen    bool // the host's file keeps state for each open
 	Blocks     bool // a write can take long
+	Hides      bool // a write shows or hides files beside it
 	Threads    bool // a write that the kernel refuses beside the root's processes in the leaf is done without them there
 	Reason     string
 }

@@ -28,7 +28,7 @@ var tableV2 = []ControlFile{
 	{Name: "cgroup.kill", Mode: 0o200, Class: "action", Grammar: unsigned, Exists: "not in the root, since 5.14", Nests: "subtree",
 		Boundary: ReadOnly, Below: ReadWrite, Reason: "killing the boundary is the host's to do"},
 	{Name: "cgroup.pressure", Mode: 0o644, Class: "config", Grammar: unsigned, Exists: "since 6.1", Nests: "no",
-		Boundary: ReadOnly, Below: ReadWrite, Reason: "turning pressure off at the boundary would blind the host"},
+		Boundary: ReadOnly, Below: ReadWrite, Blocks: true, Hides: true, Reason: "turning pressure off at the boundary would blind the host"},
 	{Name: "cpu.pressure", Mode: 0o644, Class: "stat", Grammar: pressure, Exists: "with PSI", Nests: "yes",
 		Boundary: Guarded, Below: Guarded, Constraint: Trigger, Pollable: true, PerOpen: true, Reason: "the server is privileged, so the kernel's bounds on triggers are kept here"},
 	{Name: "memory.pressure", Mode: 0o644, Class: "stat", Grammar: pressure, Exists: "with PSI", Nests: "yes",

@@ -198,6 +198,16 @@ func unifiedSteps() []step {
 			eventually(x.t, "the killed to be gone", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "populated 0") })
 			return s
 		}},
+		{"v2: pressure switched off and on", func(x *traceEnv) (s string) {
+			files := []string{"cpu.pressure", "memory.pressure", "io.pressure"}
+			for _, value := range []string{"0", "1", "0", "1"} {
+				for _, f := range files {
+					s += fmt.Sprint(exists(x.at(f)), " ")
+				}
+				s += writeFile(x.at("cgroup.pressure"), value) + " "
+			}
+			return s
+		}},
 		{"v2: read of cgroup.kill", func(x *traceEnv) string { return readFile(x.at("cgroup.kill")) }},
 		{"v2: threaded", func(x *traceEnv) string {
 			s := mk(x.at("th"), 0o755) + writeFile(x.at("th/cgroup.type"), "threaded") + readFile(x.at("th/cgroup.type")) + readFile(x.at("cgroup.type"))

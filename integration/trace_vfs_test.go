@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 func closeFD(fd int) { unix.Close(fd) }
@@ -73,6 +76,9 @@ func createSteps() []step {
 		open("open(O_CREAT) of a new name", "new", unix.O_CREAT|unix.O_WRONLY),
 		open("open(O_CREAT|O_EXCL) of a new name", "new", unix.O_CREAT|unix.O_EXCL|unix.O_RDWR),
 		open("open of a missing name", "missing", unix.O_RDONLY),
+		open("open of a missing name of 256 bytes", strings.Repeat("n", 256), unix.O_RDONLY),
+		{"stat of a missing name of 256 bytes", func(x *traceEnv) string { return statOf(x.at(strings.Repeat("n", 256))) }},
+		{"rmdir of a missing name of 256 bytes", func(x *traceEnv) string { return rm(x.at(strings.Repeat("n", 256))) }},
 		open("open below a file", procs+"/x", unix.O_RDONLY),
 		open("open(O_CREAT) of a file that is there", procs, unix.O_CREAT|unix.O_RDONLY),
 		open("open(O_CREAT|O_EXCL) of a file that is there", procs, unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY),
@@ -123,6 +129,16 @@ func mkdirSteps() []step {
 			return firstWord(mk(x.at(strings.Repeat("z", 256)), 0o755), rm(x.at(strings.Repeat("z", 256))))
 		}},
 		{"mkdir of a control file's name cgroup.evil", func(x *traceEnv) string { return firstWord(mk(x.at("cgroup.evil"), 0o755), rm(x.at("cgroup.evil"))) }},
+		{"mkdir of the names of v1's files", func(x *traceEnv) string {
+			if x.tree.Version == hierarchy.V1 {
+				return ""
+			}
+			s := ""
+			for _, name := range []string{"tasks", "notify_on_release", "release_agent"} {
+				s += mk(x.at(name), 0o755) + " " + rm(x.at(name)) + " "
+			}
+			return s
+		}},
 		{"mkdir of a control file's name dmem.evil", func(x *traceEnv) string { return firstWord(mk(x.at("dmem.evil"), 0o755), rm(x.at("dmem.evil"))) }},
 		{"rmdir with a child", func(x *traceEnv) string {
 			return mk(x.at("p"), 0o755) + " " + mk(x.at("p/q"), 0o755) + " " + rm(x.at("p"))
@@ -135,7 +151,7 @@ func mkdirSteps() []step {
 		{"rmdir of child and parent", func(x *traceEnv) string { return rm(x.at("p/q")) + " " + rm(x.at("p")) }},
 		{"mkdir below a set-group-id directory", func(x *traceEnv) string {
 			return mk(x.at("g"), 0o755) + " " + word(unix.Chmod(x.at("g"), 0o2755)) + " " + word(unix.Chown(x.at("g"), 0, 77)) + " " +
-				word(unix.Chmod(x.at("g"), 0o2755)) + " " + mk(x.at("g/h"), 0o755) + " " + rm(x.at("g/h")) + " " + rm(x.at("g"))
+				word(unix.Chmod(x.at("g"), 0o2755)) + " " + mk(x.at("g/h"), 0o755) + " " + statOf(x.at("g/h/"+procs)) + " " + rm(x.at("g/h")) + " " + rm(x.at("g"))
 		}},
 		{"mkdir as another user", func(x *traceEnv) (s string) {
 			asUser(1000, func() { s = mk(x.at("u"), 0o755) })
@@ -338,6 +354,27 @@ func attrSteps() []step {
 		{"chown of a directory back", func(x *traceEnv) string { return word(unix.Chown(x.w, 0, 0)) + statOf(x.w) }},
 		{"utimes of a file", func(x *traceEnv) string { return setTimes(x.at(procs)) }},
 		{"utimes of a directory", func(x *traceEnv) string { return setTimes(x.w) }},
+		{"chmod and chown change the time of change", func(x *traceEnv) (s string) {
+			for _, path := range []string{x.w, x.at(procs)} {
+				for _, do := range []func() error{
+					func() error { return unix.Chmod(path, 0o755) }, func() error { return unix.Chown(path, 0, 0) },
+				} {
+					ctime, mtime := changed(path)
+					time.Sleep(15 * time.Millisecond) // more than a tick, by which the kernel counts such times
+					s += word(do())
+					ctime2, mtime2 := changed(path)
+					s += fmt.Sprint(ctime2 > ctime, mtime2 == mtime, " ")
+				}
+			}
+			return s + word(unix.Chmod(x.at(procs), 0o644))
+		}},
+		{"O_TRUNC changes the time of modification", func(x *traceEnv) string {
+			_, before := changed(x.at(procs))
+			time.Sleep(15 * time.Millisecond)
+			with(x.at(procs), unix.O_WRONLY|unix.O_TRUNC, func(int) string { return "" })
+			_, after := changed(x.at(procs))
+			return fmt.Sprint(after > before)
+		}},
 		{"a write leaves the time", func(x *traceEnv) string {
 			before := timesOf(x.at(procs))
 			time.Sleep(15 * time.Millisecond)
@@ -355,6 +392,11 @@ func attrSteps() []step {
 			return fmt.Sprintf("%x", s.Type)
 		}},
 		{"readdir: types and inode numbers", func(x *traceEnv) string { return listing(x.w) }},
+		{"readdir: inode numbers of . and ..", func(x *traceEnv) string {
+			mk(x.at("dots"), 0o755)
+			defer rm(x.at("dots"))
+			return dots(x.w) + dots(x.at("dots"))
+		}},
 		{"handle: name_to_handle_at", func(x *traceEnv) string {
 			h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, x.w, 0)
 			if err == nil {
@@ -369,6 +411,13 @@ func attrSteps() []step {
 			})
 		}},
 	}
+}
+
+// changed are a file's times of change and of modification.
+func changed(path string) (ctime, mtime int64) {
+	var st unix.Stat_t
+	unix.Lstat(path, &st)
+	return unix.TimespecToNsec(st.Ctim), unix.TimespecToNsec(st.Mtim)
 }
 
 func timesOf(path string) string {
@@ -398,6 +447,27 @@ func listing(dir string) string {
 		}
 	}
 	return fmt.Sprintf("%d entries that stat disagrees with", bad)
+}
+
+// dots compares the inode numbers of "." and ".." in a listing with those of stat.
+func dots(dir string) string {
+	return with(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) string {
+		buf := make([]byte, 4096)
+		n, err := unix.Getdents(fd, buf)
+		if err != nil {
+			return errnoName(err)
+		}
+		s := ""
+		for b := buf[:n]; len(b) > 19; b = b[binary.NativeEndian.Uint16(b[16:]):] {
+			name, _, _ := strings.Cut(string(b[19:binary.NativeEndian.Uint16(b[16:])]), "\x00")
+			if name == "." || name == ".." {
+				var st unix.Stat_t
+				unix.Lstat(dir+"/"+name, &st)
+				s += fmt.Sprint(name, binary.NativeEndian.Uint64(b) == st.Ino, " ")
+			}
+		}
+		return s
+	})
 }
 
 func xattrSteps() []step {
@@ -540,6 +610,15 @@ func removedSteps() []step {
 			var st unix.Stat_t
 			return fmt.Sprintf("%s %o", word(unix.Fstat(x.fds["dir"], &st)), st.Mode)
 		}},
+		{"removed: fchmod of a file", func(x *traceEnv) string { return word(unix.Fchmod(x.fds["file"], 0o600)) }},
+		{"removed: fchown of a file", func(x *traceEnv) string { return word(unix.Fchown(x.fds["file"], 1, 2)) }},
+		{"removed: ftruncate of a file", func(x *traceEnv) string { return word(unix.Ftruncate(x.fds["file"], 0)) }},
+		{"removed: fstat of a file", func(x *traceEnv) string {
+			var st unix.Stat_t
+			return fmt.Sprintf("%s %o size %d", word(unix.Fstat(x.fds["file"], &st)), st.Mode&unix.S_IFMT, st.Size)
+		}},
+		{"removed: fchmod of the directory", func(x *traceEnv) string { return word(unix.Fchmod(x.fds["dir"], 0o700)) }},
+		{"removed: fchown of the directory", func(x *traceEnv) string { return word(unix.Fchown(x.fds["dir"], 1, 2)) }},
 		{"removed: stat", func(x *traceEnv) string { return statOf(x.at("gone")) }},
 		{"removed: made anew", func(x *traceEnv) string {
 			return mk(x.at("gone"), 0o755) + readFile(x.at("gone/"+procs)) + rm(x.at("gone"))

@@ -3,6 +3,8 @@ package host
 import (
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -40,13 +42,13 @@ func Written(tid, limit int) ([]byte, bool) {
 
 // writtenPieces are the addresses and lengths of what a thread writes.
 func writtenPieces(tid int) ([]unix.RemoteIovec, bool) {
-	text, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/syscall")
-	if err != nil {
+	text, ok := currentCall(tid)
+	if !ok {
 		return nil, false
 	}
 	var nr, fd, address, count uint64
-	if n, _ := fmt.Sscanf(string(text), "%d %v %v %v", &nr, &fd, &address, &count); n != 4 {
-		return nil, false // running, or in none
+	if n, _ := fmt.Sscanf(text, "%d %v %v %v", &nr, &fd, &address, &count); n != 4 {
+		return nil, false // in none
 	}
 	switch nr {
 	case unix.SYS_WRITE, unix.SYS_PWRITE64:
@@ -66,6 +68,22 @@ func writtenPieces(tid int) ([]unix.RemoteIovec, bool) {
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&pieces[0])), size), raw)
 	return pieces, true
+}
+
+// currentCall is what /proc says of the system call that a thread waits in. A thread that has sent a request is about to
+// wait for its answer, but may not do so yet: then it is looked at again. False when it does not come to that.
+func currentCall(tid int) (string, bool) {
+	for pause := 10 * time.Microsecond; pause < time.Second; pause *= 2 {
+		text, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/syscall")
+		if err != nil {
+			return "", false
+		}
+		if !strings.HasPrefix(string(text), "running") {
+			return string(text), true
+		}
+		time.Sleep(pause)
+	}
+	return "", false
 }
 
 // maxPieces is UIO_MAXIOV, include/uapi/linux/uio.h.
