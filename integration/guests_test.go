@@ -344,6 +344,18 @@ func TestDeclared(t *testing.T) {
 	if !has("a", true)() {
 		t.Error("a restart took the declared guest away")
 	}
+	if err := os.WriteFile(filepath.Join(d.dir, "guests", "short.yml"), []byte(spec(q, "")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the word on the file of another name", func() bool { return strings.Contains(d.log(), "short.yml is not read") })
+	if err := p.tree.RemoveAll(p.path); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the guests to go with their boundary", func() bool { return has("a", false)() && has("plain", false)() })
+	if err := p.tree.Create(p.path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the guests to come back with their boundary", func() bool { return has("a", true)() && has("plain", true)() })
 	os.Remove(file("a"))
 	os.Remove(file("plain"))
 	eventually(t, "the guest to go with its file", has("a", false))

@@ -133,7 +133,7 @@ func Run(version string, log *logrus.Entry) error {
 	d.auditor = api.NewAuditor(api.AuditConfig{Log: log, Hub: d.hub, Metrics: d.metrics})
 	d.awaitDying()
 	go d.beat()
-	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}}
+	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}, again: map[string]bool{}}
 	d.resume(held)
 	d.followSelf()
 	if err := w.Ready(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,8 @@ import (
 )
 
 // A file NAME.yaml of the guests' directory declares the guest NAME: its keys are those of api.GuestSpec, but policy may also be
-// the path of a file, from the directory. A new file makes the guest, a changed one makes it anew, one that is removed takes it away.
+// the path of a file, from the directory. A new file makes the guest, a changed one makes it anew, one that is removed takes it away. A
+// guest that has gone with its boundary is made again when that is back.
 // What cannot be done is said once for each change of the file, and the guest stays as it was.
 
 const declaredSuffix = ".yaml"
@@ -33,7 +35,9 @@ type declarations struct {
 	dir   string
 	files map[string]fileMark // as they were when they were last read
 	retry map[string]time.Time
-	said  string // of the directory, since it could be read
+	again map[string]bool // those that are made again when they have gone: they follow no process, whose number may be another's by then
+	other map[string]bool // files that look like a guest's and are not read
+	said  string          // of the directory, since it could be read
 }
 
 // fileMark tells whether a file has changed.
@@ -64,35 +68,26 @@ func (x *declarations) follow() {
 		return
 	}
 	x.said = ""
-	there := map[string]bool{}
+	there, others := map[string]bool{}, map[string]bool{}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), declaredSuffix)
-		if !ok || strings.HasPrefix(name, ".") {
-			continue
-		}
-		there[name] = true
-		st, err := os.Stat(filepath.Join(x.dir, e.Name()))
-		if err != nil {
-			continue
-		}
-		due := !x.retry[name].IsZero() && time.Now().After(x.retry[name])
-		if x.files[name].same(st) && !due {
-			continue
-		}
-		again := x.files[name].same(st)
-		x.files[name] = fileMark{st.Size(), st.ModTime(), st}
-		delete(x.retry, name)
-		if err := x.apply(name); err != nil {
-			if !again { // said once for each change
-				x.d.log.WithError(err).Errorf("cannot make the guest that %s declares", filepath.Join(x.dir, e.Name()))
+		switch {
+		case strings.HasPrefix(name, "."):
+		case ok:
+			there[name] = true
+			x.look(name)
+		case slices.Contains(mistaken, strings.ToLower(filepath.Ext(name))):
+			if others[name] = true; !x.other[name] {
+				x.d.log.Errorf("%s is not read: the file of a guest is called NAME%s; rename it", filepath.Join(x.dir, name), declaredSuffix)
 			}
-			x.retry[name] = time.Now().Add(retryAfter)
 		}
 	}
+	x.other = others
 	for name := range x.files {
 		if !there[name] {
 			delete(x.files, name)
 			delete(x.retry, name)
+			delete(x.again, name)
 		}
 	}
 	for _, g := range x.d.all() {
@@ -100,6 +95,40 @@ func (x *declarations) follow() {
 			x.d.take(g, api.EventRemoved, "its file was removed")
 		}
 	}
+}
+
+// mistaken are what files are called whose writer may have meant a guest.
+var mistaken = []string{".yml", ".yaml", ".json"}
+
+// look looks at one guest's file.
+func (x *declarations) look(name string) {
+	path := filepath.Join(x.dir, name+declaredSuffix)
+	st, err := os.Stat(path)
+	if err != nil {
+		return
+	}
+	same := x.files[name].same(st)
+	if same && x.again[name] && x.retry[name].IsZero() && !x.d.has(name) {
+		x.retry[name] = time.Now().Add(retryAfter)
+	}
+	if same && (x.retry[name].IsZero() || time.Now().Before(x.retry[name])) {
+		return
+	}
+	x.files[name] = fileMark{st.Size(), st.ModTime(), st}
+	delete(x.retry, name)
+	if err := x.apply(name); err != nil {
+		if !same { // said once for each change
+			x.d.log.WithError(err).Errorf("cannot make the guest that %s declares", path)
+		}
+		x.retry[name] = time.Now().Add(retryAfter)
+	}
+}
+
+// has says whether there is a guest of a name.
+func (d *Daemon) has(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.guests[name] != nil
 }
 
 // apply makes the guest of a file.
@@ -111,6 +140,7 @@ func (x *declarations) apply(name string) error {
 	if err != nil {
 		return err
 	}
+	x.again[name] = spec.Pid == 0
 	x.d.mu.Lock()
 	old := x.d.guests[name]
 	x.d.mu.Unlock()
@@ -137,11 +167,18 @@ func readDeclared(path string) (spec api.GuestSpec, err error) {
 		return spec, err
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(&spec); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("it is empty")
-		}
+	var node yaml.Node
+	err = dec.Decode(&node)
+	switch {
+	case errors.Is(err, io.EOF):
+		err = errors.New("it is empty")
+	case err == nil:
+		err = checkDeclared(&node, &spec)
+	}
+	if err == nil {
+		err = node.Decode(&spec)
+	}
+	if err != nil {
 		return spec, err
 	}
 	if spec.Policy != "" && !strings.Contains(spec.Policy, "\n") {

@@ -52,3 +52,27 @@ func TestDeclaredOwner(t *testing.T) {
 		t.Errorf("a directory that everybody may write to: %v", err)
 	}
 }
+
+// TestDeclaredKeys: what a file says wrongly is said in the file's words, all of it, with what is allowed.
+func TestDeclaredKeys(t *testing.T) {
+	for text, says := range map[string]string{
+		"boundary: /a\ntarget: /t\nlimits: {pids.max: 5, memory.max: 1G}\ncontrollers: [pids]\nowner:\n": "",
+		"boundary: /a\ncolour: red\n":                        `line 2, column 1: unknown key "colour"; allowed: boundary, pid, currentCgroup, `,
+		"pid: many\n":                                        "line 1, column 6: pid: wrong value; allowed: a whole number",
+		"boundary: [a]\ncontrollers: pids\n":                 "line 2, column 14: controllers: wrong value; allowed: a list ([a, b])",
+		"pid: 1\ninto: {path: /x, tmpfs: maybe, roofs: /}\n": `unknown key "into.roofs"; allowed: rootfs, path, stack, tmpfs, procCgroups`,
+		"pid: 1\ninto: {path: /x, tmpfs: maybe}\n":           "into.tmpfs: wrong value; allowed: true, false",
+		"limits: {pids.max: [1]}\n":                          "limits.pids.max: wrong value; allowed: a text",
+		"- a\n":                                              "line 1, column 1: wrong value; allowed: a mapping",
+		"":                                                   "it is empty", "boundary: /a\nboundary: /b\n": "boundary", "boundary: {\n": "line",
+	} {
+		path := filepath.Join(t.TempDir(), "a.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := readDeclared(path)
+		if (err == nil) != (says == "") || err != nil && (!strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "api.")) {
+			t.Errorf("%q: %v; want %q", text, err, says)
+		}
+	}
+}
