@@ -136,9 +136,18 @@ func (h *Host) probe() {
 func (h *Host) Features() Features { return h.features }
 
 // Knows says whether the kernel has a controller of v2, in whatever hierarchy. One that it was built or started without is
-// no controller to cgroup.subtree_control. True where /proc/cgroups cannot be read.
+// no controller to cgroup.subtree_control. In a guest /proc/cgroups may be of what it is shown alone, and the view of v2 is
+// asked: to disable a controller that is not there changes nothing, and is EINVAL only for one that the kernel has not.
+// True where neither says.
 func (h *Host) Knows(controller string) bool {
-	if h.Tree(controller) != nil || len(h.listed) == 0 {
+	if h.Tree(controller) != nil {
+		return true
+	}
+	if slices.ContainsFunc(h.trees, func(t *Tree) bool { return t.View }) {
+		unified := h.Tree(hierarchy.Unified)
+		return unified == nil || !unified.View || !errors.Is(unified.WriteFile("/", "cgroup.subtree_control", "-"+controller), unix.EINVAL)
+	}
+	if len(h.listed) == 0 {
 		return true
 	}
 	for line := range strings.Lines(string(h.listed)) {
