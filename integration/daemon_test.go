@@ -91,20 +91,41 @@ func startDaemonSaying(t testing.TB, said *os.File, program string, options []st
 	d.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
 	}}}
-	args := []string{"serve", "--socket", d.socket, "--guests", filepath.Join(dir, "guests"), "--watchdog", "1s"}
+	t.Cleanup(func() { d.stop(t) })
+	d.start(t, program, options, env...)
+	return d
+}
+
+// start starts the program, also after it has ended.
+func (d *daemon) start(t testing.TB, program string, options []string, env ...string) {
+	t.Helper()
+	d.ended = make(chan struct{})
+	args := []string{"serve", "--socket", d.socket, "--guests", filepath.Join(d.dir, "guests"), "--watchdog", "1s"}
 	d.cmd = exec.Command(program, append(args, options...)...)
 	d.cmd.Env = append(os.Environ(), env...)
 	d.cmd.Stderr = d.said
 	if err := d.cmd.Start(); err != nil {
+		close(d.ended)
 		t.Fatal(err)
 	}
 	go func() {
 		d.err = d.cmd.Wait()
 		close(d.ended)
 	}()
-	t.Cleanup(func() { d.stop(t) })
 	d.ready(t)
-	return d
+}
+
+// die kills the holder and the worker: nobody is left who could go on.
+func (d *daemon) die(t testing.TB) {
+	t.Helper()
+	_, worker := d.worker(t)
+	defer unix.Close(worker)
+	d.cmd.Process.Kill()
+	<-d.ended
+	if err := unix.PidfdSendSignal(worker, unix.SIGKILL, nil, 0); err != nil || !hasEnded(worker, patience) {
+		t.Fatalf("the worker is still there: %v", err)
+	}
+	d.client.CloseIdleConnections()
 }
 
 // ready waits until the daemon answers, and says what.

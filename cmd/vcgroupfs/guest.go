@@ -149,6 +149,7 @@ func guestAddCommand() *cli.Command {
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)", TakesFile: true},
+			overFlag(),
 			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), over what is mounted there"},
 			&cli.StringFlag{Name: "rootfs", Usage: "count --target from `DIR`, the guest's root on the host; with --into: the guest's root will be DIR, as the process sees it now (a runtime's rootfs, before it pivots)"},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
@@ -250,6 +251,7 @@ func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 	if spec.Into, err = intoFlags(c); err != nil {
 		return spec, err
 	}
+	spec.Over = c.Bool("over")
 	if spec.Rootfs, spec.Target, err = targetFlags(c.String("rootfs"), c.String("target"), spec.Into == nil); err != nil {
 		return spec, err
 	}

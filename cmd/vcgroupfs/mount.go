@@ -37,6 +37,8 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "rootfs", Usage: "count the directory from `DIR`, the guest's root on the host"},
+			overFlag(),
+			&cli.StringFlag{Name: "source", Value: "vcgroupfs", Hidden: true},
 			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			noBPFFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
@@ -64,7 +66,7 @@ func mount(c *cli.Context) error {
 	log := logrus.NewEntry(logrus.StandardLogger())
 	cfg := guest.MountConfig{
 		Boundary: guest.Place{Path: c.String("boundary"), Pid: c.Int("pid"), Current: c.Bool("current-cgroup")},
-		Target:   at, Source: "vcgroupfs", Log: log,
+		Target:   at, Over: c.Bool("over"), Source: c.String("source"), Log: log,
 	}
 	if o := c.String("owner"); o != "" {
 		owner, err := guest.ParseOwner(o)
@@ -118,6 +120,10 @@ func mountTarget(c *cli.Context) (at target.Target, err error) {
 	return at, err
 }
 
+func overFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "over", Usage: "mount also over what is mounted at the directory, or is in it"}
+}
+
 func pidFlag() cli.Flag {
 	return &cli.IntFlag{Name: "pid", Usage: "take the root of the cgroup namespace of process `PID` for the boundary"}
 }
@@ -142,7 +148,7 @@ func applyOptions(c *cli.Context) error {
 	for _, o := range c.StringSlice("o") {
 		key, value, given := strings.Cut(o, "=")
 		switch key {
-		case "current-cgroup", "no-bpf":
+		case "current-cgroup", "no-bpf", "over":
 			if err := c.Set(key, "true"); err != nil || given {
 				return usagef("option %q takes no value", key)
 			}
@@ -156,7 +162,7 @@ func applyOptions(c *cli.Context) error {
 		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
-				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, controllers (names joined by +), policy, layout, owner, no-bpf", o)
+				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names joined by +), policy, layout, owner, no-bpf", o)
 			}
 		}
 	}
@@ -167,7 +173,7 @@ func applyOptions(c *cli.Context) error {
 const mountHelper = "mount.vcgroupfs"
 
 // helperArgs makes a command line out of what mount(8) gives: SOURCE DIRECTORY [-sfnv] [-o OPTIONS] [-t TYPE]. The source is
-// the boundary's path, unless the options give one.
+// the boundary's path, unless the options give one; it is also what the mount table shows, by which mount -a knows what is mounted already.
 func helperArgs(args []string) []string {
 	var plain, options []string
 	for i := 1; i < len(args); i++ {
@@ -182,9 +188,9 @@ func helperArgs(args []string) []string {
 			plain = append(plain, args[i])
 		}
 	}
-	joined := strings.Join(options, ",")
+	joined, source := strings.Join(options, ","), "vcgroupfs"
 	if len(plain) == 2 {
-		if source := plain[0]; strings.HasPrefix(source, "/") && !strings.Contains(","+joined, ",boundary=") && !strings.Contains(","+joined, ",pid=") {
+		if source = plain[0]; strings.HasPrefix(source, "/") && !strings.Contains(","+joined, ",boundary=") && !strings.Contains(","+joined, ",pid=") {
 			joined = strings.TrimPrefix(joined+",boundary="+source, ",")
 		}
 		plain = plain[1:]
@@ -196,7 +202,7 @@ func helperArgs(args []string) []string {
 			os.Exit(exitcode.Usage)
 		}
 		plain[0] = dir
-		os.Exit(background(append([]string{"mount", "-o", joined}, plain[0])))
+		os.Exit(background(append([]string{"mount", "-o", joined, "--source", source}, plain[0])))
 	}
 	return append([]string{"vcgroupfs", "mount", "-o", joined}, plain...)
 }

@@ -57,6 +57,9 @@ func (s *GuestSpec) Check() error {
 	case s.Rootfs != "" && !cleanPath(s.Rootfs):
 		fault("rootfs", "%q is not allowed; give the absolute path of the guest's root, without . and .., such as /srv/web/rootfs", s.Rootfs)
 	}
+	if s.Over && s.Target == "" {
+		fault("over", "given without target; it lets the view be mounted over what is there")
+	}
 	s.checkPolicy(fault)
 	if s.Owner != "" {
 		if _, err := guest.ParseOwner(s.Owner); err != nil {

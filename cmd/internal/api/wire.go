@@ -20,6 +20,7 @@ type GuestSpec struct {
 	CurrentCgroup bool              `json:"currentCgroup,omitempty" yaml:"currentCgroup,omitempty"` // with Pid: the cgroups that it is in now are the boundary
 	Target        string            `json:"target,omitempty" yaml:"target,omitempty"`               // absolute path of an existing directory to mount at; empty: one that the daemon makes, views/NAME beside its socket
 	Rootfs        string            `json:"rootfs,omitempty" yaml:"rootfs,omitempty"`               // absolute path of the guest's root: Target is then a path from it, and its links are followed inside it
+	Over          bool              `json:"over,omitempty" yaml:"over,omitempty"`                   // mount at Target also over what is mounted there, or in the directory
 	Into          *Into             `json:"into,omitempty" yaml:"into,omitempty"`                   // attach the view in the mount namespace of Pid, too
 	Controllers   []string          `json:"controllers,omitempty" yaml:"controllers,omitempty"`     // shown; empty: as the policy says
 	Policy        string            `json:"policy,omitempty" yaml:"policy,omitempty"`               // the policy's YAML text, not its file's name; empty: the default

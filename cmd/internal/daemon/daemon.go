@@ -135,6 +135,7 @@ func Run(version string, log *logrus.Entry) error {
 	go d.beat()
 	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}, again: map[string]bool{}}
 	d.resume(held)
+	d.clearViews()
 	d.followSelf()
 	if err := w.Ready(); err != nil {
 		return err

@@ -205,7 +205,7 @@ func (d *Daemon) enter(r record) (entered, error) {
 
 // newGuest makes a guest that is not served yet.
 func (d *Daemon) newGuest(r record) *guest {
-	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: life.Mountpoint{Target: d.placeOf(r.Spec)}}
+	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: life.Mountpoint{Target: d.placeOf(r.Spec), Over: r.Spec.Over}}
 }
 
 // forget takes a guest out of the table.
@@ -220,6 +220,11 @@ func (d *Daemon) forget(g *guest) {
 // makeGuest opens the boundaries, sets the limits and mounts the view. What fails undoes what came before.
 func (d *Daemon) makeGuest(g *guest) (err error) {
 	spec := g.record.Spec
+	if own := d.ownTarget(spec); own || g.record.Declared {
+		if err := g.at.ClearDead(g.log); err != nil {
+			return asError(api.CodeFailed, err)
+		}
+	}
 	if d.ownTarget(spec) {
 		if err := d.makeTarget(spec.Target); err != nil {
 			return asError(api.CodeFailed, fmt.Errorf("cannot make a place for the view: %w", err))

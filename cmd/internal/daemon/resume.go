@@ -56,6 +56,16 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 	d.log.WithField("took", took).Warnf("serving goes on after %s", d.start.Reason)
 }
 
+// clearViews unmounts what a daemon before this one has left: its holder died, too, so that nobody goes on with its guests.
+func (d *Daemon) clearViews() {
+	if d.start.Restarts > 0 || d.start.Reason != "" {
+		return
+	}
+	if err := life.ClearDeadViews(d.viewsDir(), d.log); err != nil {
+		d.log.WithError(err).Warn("cannot look for views that a daemon before this one has left")
+	}
+}
+
 // recordOf is what a region says of its guest; nothing, where that is not to be understood.
 func recordOf(r *state.Region) record {
 	var rec record

@@ -62,7 +62,7 @@ func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 		return nil, err
 	}
 	s := &selfDir{
-		d: d, rule: rule, spec: spec, at: life.Mountpoint{Target: target.Beside(d.settings.Self.Path)},
+		d: d, rule: rule, spec: spec, at: life.Mountpoint{Target: target.Beside(d.settings.Self.Path), Over: true},
 		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}), work: make(chan struct{}, maxSelfWork),
 		boxes: boxes{all: map[string]*box{}},
 	}
@@ -141,6 +141,9 @@ func (s *selfDir) start() (err error) {
 	path := s.d.settings.Self.Path
 	if err := s.at.ClearDead(s.d.log); err != nil {
 		return err
+	}
+	if s.at.Covered() {
+		return fmt.Errorf("cannot mount at %s: something is mounted there; unmount it first", path)
 	}
 	if s.own() {
 		if err := os.MkdirAll(path, 0o555); err != nil {

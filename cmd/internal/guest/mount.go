@@ -27,6 +27,7 @@ type MountConfig struct {
 	Layout   hierarchy.Layout
 	Owner    *fs.Owner // nil: root, or with a process who is root in its user namespace
 	Target   target.Target
+	Over     bool   // also over what is mounted there, or in the directory
 	Source   string // as mount tables show it
 	Ready    func() // called when the view is mounted; may be nil
 	Types    Typer  // nil: statfs of the view says FUSE
@@ -47,7 +48,7 @@ func Mount(cfg MountConfig) error {
 	if err != nil {
 		return err
 	}
-	at := &Mountpoint{Target: cfg.Target}
+	at := &Mountpoint{Target: cfg.Target, Over: cfg.Over}
 	if err := at.Check(); err != nil {
 		return err
 	}

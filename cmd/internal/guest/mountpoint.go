@@ -3,6 +3,8 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -16,19 +18,72 @@ import (
 // Mountpoint is where a view is mounted. Nothing of it is kept open: that would make umount fail with EBUSY.
 type Mountpoint struct {
 	Target target.Target // immutable
+	Over   bool          // immutable; also over what is mounted there, or in the directory
 	View   target.Mount  // what is mounted; the zero one before
 	Gone   bool          // it is no more
 
 	searched atomic.Int64 // when the mount table was last searched for it, in nanoseconds
 }
 
-// Check says whether something can be mounted there.
+// Check says whether the view can be mounted there: nothing is mounted, and nothing in the directory, unless Over. What is dead is never
+// covered: nobody would find it again.
 func (m *Mountpoint) Check() error {
 	fd, err := m.Target.Open()
 	if err == nil {
+		err = m.vacant(fd)
 		unix.Close(fd)
 	}
 	return err
+}
+
+// Covered says whether something is mounted there.
+func (m *Mountpoint) Covered() bool {
+	fd, err := m.Target.Open()
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	root, err := isMountRoot(fd)
+	return err == nil && root
+}
+
+// vacant says so of the directory that was opened.
+func (m *Mountpoint) vacant(fd int) error {
+	root, err := isMountRoot(fd)
+	switch {
+	case err != nil:
+	case root:
+		var was target.Mount
+		if was, err = target.MountOf(fd); err == nil && isDead(fd, was.Device) {
+			err = fmt.Errorf("a server that is no more has left its file system there: umount %s", m.Target)
+		} else if err == nil && !m.Over {
+			err = errors.New("something is mounted there: unmount it first, or give --over to mount over it")
+		}
+	case !m.Over:
+		var empty bool
+		if empty, err = isEmpty(fd); err == nil && !empty {
+			err = errors.New("the directory is not empty: give --over to mount over what is in it")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot mount at %s: %w", m.Target, err)
+	}
+	return nil
+}
+
+// isEmpty says whether nothing is in a directory that is open by O_PATH.
+func isEmpty(fd int) (bool, error) {
+	own, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, os.NewSyscallError("open", err)
+	}
+	dir := os.NewFile(uintptr(own), "directory")
+	defer dir.Close()
+	_, err = dir.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
 }
 
 // Mount mounts a connection's file system and remembers which mount that is. made is as with conn.Mount, and finds View set.
@@ -38,6 +93,9 @@ func (m *Mountpoint) Mount(c *conn.Conn, made func(mountFD int)) error {
 		return err
 	}
 	defer unix.Close(at)
+	if err := m.vacant(at); err != nil {
+		return err
+	}
 	before, err := target.MountOf(at)
 	if err == nil {
 		err = c.MountAt(at, m.Target.String(), func(mountFD int) {
@@ -108,33 +166,4 @@ func (m *Mountpoint) Leave(log *logrus.Entry) {
 	if err := m.Unmount(); err != nil {
 		log.Warnf("%v; it stays there, without a server", err)
 	}
-}
-
-// ClearDead unmounts what a server of ours that is no more has left mounted there. The error says that something else is there.
-func (m *Mountpoint) ClearDead(log *logrus.Entry) error {
-	fd, err := m.Target.Open()
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { unix.Close(fd) }()
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(fd, &fs); conn.IsDead(err) {
-		log.Warnf("a server that is no more has left its file system at %s: it is unmounted", m.Target)
-		if err := target.Detach(fd); err != nil {
-			return fmt.Errorf("cannot unmount what a dead server left at %s: %w", m.Target, err)
-		}
-		unix.Close(fd)
-		if fd, err = m.Target.Open(); err != nil {
-			return err
-		}
-	}
-	var st unix.Statx_t
-	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
-	if err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
-		return fmt.Errorf("cannot mount at %s: something is mounted there; unmount it first", m.Target)
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -102,6 +103,28 @@ func (m Mount) Find() (int, error) {
 		err = fmt.Errorf("cannot reach it at %.200q: its directories are renamed", i.Mountpoint)
 	}
 	return -1, err
+}
+
+// Type is the type of the mount's file system, as the mount table has it; "" where it is not there.
+func (m Mount) Type() (string, error) {
+	mounts, err := table()
+	for _, i := range mounts {
+		if m.is(Mount{Device: deviceOf(i), ID: uint64(i.ID)}) {
+			return i.FSType, nil
+		}
+	}
+	return "", err
+}
+
+// Below are the directories right below one at which file systems of some types are mounted, each once.
+func Below(dir string, is func(kind string) bool) (at []string, err error) {
+	mounts, err := table()
+	for _, i := range mounts {
+		if filepath.Dir(i.Mountpoint) == dir && is(i.FSType) && !slices.Contains(at, i.Mountpoint) {
+			at = append(at, i.Mountpoint)
+		}
+	}
+	return at, err
 }
 
 // Open opens the mount's root: where it was mounted, or where it is now.
