@@ -10,9 +10,9 @@
 // named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
 // boundary's descriptor.
 //
-// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu, staleOpens.mu and eventQueue.mu are
-// leaves; none is taken under another, but backings.mu under lives.mu. Package state has its own, below them. attrs.slot is
-// held across calls into the host, and nothing but those leaves is taken under it.
+// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu, staleOpens.mu, settling.mu and
+// eventQueue.mu are leaves; none is taken under another, but backings.mu under lives.mu. Package state has its own, below
+// them. attrs.slot is held across calls into the host, and nothing but those leaves is taken under it.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs
@@ -128,6 +128,7 @@ type View struct {
 	others   strangers
 	lives    lifeTable
 	stale    staleOpens
+	settling settling
 	reclaims chan struct{} // one slot: memory.reclaim and memory.force_empty run one at a time in a guest
 
 	poller *host.Poller // immutable; the host's, for all views

@@ -23,8 +23,24 @@ type lifeTable struct {
 	last [lives]struct{ base, ino, life uint64 } // guarded by mu; by scatter(base)
 }
 
-// lifeOf is the life of a control file with a kernfs id: never one whose old file the kernel still reads.
+// lifeOf is the life of a control file with a kernfs id. A file that is about to go (settle.go) has one of which no open
+// passes through.
 func (v *View) lifeOf(t *tree, dir uint64, name string, ino uint64) uint64 {
+	life := v.plainLife(t, dir, name, ino)
+	if !v.settling.ends(t, dir, name) {
+		return life
+	}
+	base := v.fileNode(t, dir, name, 0)
+	for i := range uint64(lives) {
+		if other := (life + i) % lives; !v.backings.used(base | other<<lifeShift) {
+			return other
+		}
+	}
+	return life
+}
+
+// plainLife is the life of a file that stays: never one whose old file the kernel still reads.
+func (v *View) plainLife(t *tree, dir uint64, name string, ino uint64) uint64 {
 	if !renewed(t, name) {
 		return 0
 	}
@@ -60,15 +76,18 @@ func (v *View) current(n node, ino uint64) bool {
 
 // staleOpens tell the first open of a node whose file is gone from the second. To ESTALE the kernel looks the path up
 // again, once (do_filp_open), and finds what is there now. An open that has no path, by /proc/self/fd or a file that is
-// bound somewhere, comes back as it was, and is ENODEV, as kernfs says (kernfs_fop_open).
+// bound somewhere, comes back as it was, and is ENODEV, as kernfs says (kernfs_fop_open). So is one that finds a new file
+// which is gone by then, too.
 type staleOpens struct {
 	mu   sync.Mutex
 	ring [16]staleOpen // guarded by mu
 	next int           // guarded by mu
+	some bool          // guarded by mu: an open may come back
 }
 
+// staleOpen is the open of a file of this name by a thread.
 type staleOpen struct {
-	node uint64
+	name uint64 // a node id without directory and life
 	tid  uint32
 	at   time.Time
 }
@@ -78,23 +97,37 @@ const staleTime = 2 * time.Second
 
 // answer is the errno of an open of a node whose file is gone.
 func (s *staleOpens) answer(node uint64, tid uint32) fuse.Status {
-	if s.again(node, tid) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.take(node, tid) {
 		return fuse.Status(unix.ENODEV)
 	}
+	s.ring[s.next] = staleOpen{node >> fileShift, tid, time.Now()}
+	s.next = (s.next + 1) % len(s.ring)
+	s.some = true
 	return fuse.Status(unix.ESTALE)
 }
 
-// again reports that a thread was told to look a node up again, and did not. Otherwise it will be told.
-func (s *staleOpens) again(node uint64, tid uint32) bool {
+// found notes that a thread's open succeeded: its next one is a first one.
+func (s *staleOpens) found(node uint64, tid uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.some {
+		s.take(node, tid)
+	}
+}
+
+// take forgets that an open is to come back, and reports that it was. Called with mu held.
+func (s *staleOpens) take(node uint64, tid uint32) (was bool) {
+	s.some = false
 	for i := range s.ring {
-		if o := &s.ring[i]; o.node == node && o.tid == tid && time.Since(o.at) < staleTime {
-			*o = staleOpen{}
-			return true
+		o := &s.ring[i]
+		switch {
+		case o.name == node>>fileShift && o.tid == tid && time.Since(o.at) < staleTime:
+			*o, was = staleOpen{}, true
+		case o.name != 0:
+			s.some = s.some || time.Since(o.at) < staleTime
 		}
 	}
-	s.ring[s.next] = staleOpen{node, tid, time.Now()}
-	s.next = (s.next + 1) % len(s.ring)
-	return false
+	return was
 }

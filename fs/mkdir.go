@@ -228,6 +228,9 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
 		ch.finish(fuse.OK) // the cgroup that was to go is gone, and what has its name now is another
 	default:
+		if found == nil && info.Nlink <= 2 { // a cgroup with children stays: EBUSY
+			defer v.settling.begin(cancel, &ending{tree: n.tree, dir: info.Ino})()
+		}
 		ch.finish(v.rmdir(n.tree, d, name, ch))
 	}
 	return ch.outcome()

@@ -61,19 +61,36 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 }
 
 // openAs opens the host's file, or leaves that to the kernel.
-func (v *View) openAs(n node, h *handle, d *host.Dir, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
+func (v *View) openAs(n node, h *handle, d *host.Dir, in *fuse.OpenIn, out *fuse.OpenOut) (st fuse.Status) {
+	stays := !v.conn.PassthroughOK() || v.settling.admit(h)
+	defer func() {
+		if h.backing == nil {
+			v.settling.settle(h)
+		}
+		if st.Ok() {
+			v.stale.found(in.NodeId, in.Pid)
+		} else {
+			h.close()
+		}
+	}()
+	if stays && v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
 		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
 		return fuse.OK
 	}
 	if st := h.open(d); !st.Ok() {
 		return v.gone(in, st)
 	}
-	if v.current(n, h.inode) && v.ioMode(in.NodeId, h, d, out) {
+	if !v.current(n, h.inode) {
+		return v.stale.answer(in.NodeId, in.Pid)
+	}
+	if !stays {
+		out.OpenFlags = served
 		return fuse.OK
 	}
-	h.close()
-	return v.stale.answer(in.NodeId, in.Pid)
+	if !v.ioMode(in.NodeId, h, d, out) {
+		return v.stale.answer(in.NodeId, in.Pid)
+	}
+	return fuse.OK
 }
 
 // gone is the errno of an open whose file is not there: it was when the kernel looked it up.
@@ -207,6 +224,7 @@ func (v *View) endOpen(h *handle) {
 	}
 	if h.backing != nil {
 		v.unuse(h.backing)
+		v.settling.settle(h)
 	}
 	h.close()
 	if v.holder != nil && held {

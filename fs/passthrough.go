@@ -15,6 +15,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
+// served are the flags of an open whose data comes here, and nowhere else.
+const served = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+
 // ioMode chooses how the kernel does I/O on an open: flags of FOPEN_, and what backs it.
 //
 // A file whose bytes are the host's is read by the kernel itself (passthrough): each open gets a host file of its own, so
@@ -24,7 +27,7 @@ import (
 //
 // False when the file's node is that of an earlier file which opens still use.
 func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) bool {
-	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+	out.OpenFlags = served
 	if !v.conn.PassthroughOK() || h.decision.File.Mode&0o444 == 0 {
 		return true
 	}
@@ -321,6 +324,14 @@ func (t *backingTable) conflict(node, file uint64) bool {
 	defer t.mu.Unlock()
 	b := t.byNode[node]
 	return b != nil && b.uses > 0 && b.file != file
+}
+
+// used reports that opens of a node use its backing.
+func (t *backingTable) used(node uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	return b != nil && b.uses > 0
 }
 
 // discard takes out the backing of a node if no open uses it: it is to have another. It answers with what is to be closed.

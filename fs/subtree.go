@@ -40,6 +40,9 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 			return err
 		}
 	}
+	if gone := disabled(tokens); gone != nil {
+		defer v.settling.begin(cancel, &ending{tree: h.tree, controllers: gone})()
+	}
 	h.tree.expected.add(d.ID(), subtreeFile)
 	if err = h.command([]byte(strings.Join(tokens, " "))); err != nil {
 		h.tree.expected.take(d.ID(), subtreeFile)
@@ -47,6 +50,16 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	}
 	v.forget(cancel, h.tree, d.ID(), v.invalidateFiles)
 	return nil
+}
+
+// disabled are the controllers that changes of cgroup.subtree_control switch off, nil for none.
+func disabled(changes []string) (off []string) {
+	for _, word := range changes {
+		if word[0] == '-' {
+			off = append(off, word[1:])
+		}
+	}
+	return off
 }
 
 // parseSubtree reads "+a -b" as cgroup_subtree_control_write does: only blanks separate, EINVAL for a word without a sign

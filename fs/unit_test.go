@@ -211,24 +211,76 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestStaleOpens: the first open of what is gone is to be looked up again, the second fails.
+// TestStaleOpens: the first open of what is gone is to be looked up again, the second fails, whatever it has found.
 func TestStaleOpens(t *testing.T) {
 	var s staleOpens
 	const first, second = fuse.Status(unix.ESTALE), fuse.Status(unix.ENODEV)
+	const a, b = 1 << fileShift, 2 << fileShift // other files
 	for i, c := range []struct {
 		node uint64
 		tid  uint32
 		want fuse.Status
-	}{{1, 1, first}, {1, 2, first}, {2, 1, first}, {1, 1, second}, {1, 1, first}, {1, 1, second}, {2, 1, second}, {1, 2, second}} {
+	}{{a, 1, first}, {a, 2, first}, {b, 1, first}, {a + 7, 1, second}, {a, 1, first}, {a, 1, second}, {b, 1, second}, {a, 2, second}} {
 		if got := s.answer(c.node, c.tid); got != c.want {
-			t.Errorf("%d: node %d, thread %d: %v, want %v", i, c.node, c.tid, got, c.want)
+			t.Errorf("%d: node %#x, thread %d: %v, want %v", i, c.node, c.tid, got, c.want)
 		}
 	}
-	for i := range uint64(100) {
-		s.answer(i, 9)
+	s.answer(a, 1)
+	s.found(a+9, 1)
+	if s.some || s.answer(a, 1) != first {
+		t.Error("an open that succeeded still comes back")
 	}
-	if s.answer(0, 9) != first {
+	for i := range uint64(100) {
+		s.answer(i<<fileShift|a, 9)
+	}
+	if s.answer(a, 9) != first {
 		t.Error("more is remembered than there is room for")
+	}
+}
+
+// TestSettling: what is to go waits for the opens of it that are under way and for no others; those that follow are told.
+func TestSettling(t *testing.T) {
+	var s settling
+	one, other := &tree{}, &tree{}
+	held, closed, beside := &handle{tree: one, dir: 5, file: "pids.max"}, &handle{tree: one, dir: 5, file: "pids.max"}, &handle{tree: other, dir: 5}
+	for _, h := range []*handle{held, closed, beside} {
+		if !s.admit(h) {
+			t.Fatal("an open does not pass through, and nothing is to go")
+		}
+	}
+	began := time.Now()
+	done := make(chan func())
+	go func() { done <- s.begin(nil, &ending{tree: one, dir: 5}) }()
+	eventually(t, "the ending", func() bool { return s.ends(one, 5, "pids.max") })
+	if s.admit(&handle{tree: one, dir: 5}) || !s.admit(&handle{tree: one, dir: 6}) || s.ends(other, 5, "pids.max") {
+		t.Error("the ending is of other files")
+	}
+	s.settle(closed)
+	end := <-done
+	if took := time.Since(began); took < settleTime/2 {
+		t.Errorf("it waited %v for an open that is held", took)
+	}
+	end()
+	if s.ends(one, 5, "pids.max") || s.endings != nil {
+		t.Error("it goes on")
+	}
+	s.settle(held)
+	e := &ending{tree: one, controllers: []string{"pids"}}
+	defer s.begin(nil, e)()
+	for file, want := range map[string]bool{"pids.max": true, "memory.max": false, "cgroup.procs": false} {
+		if got := s.ends(one, 77, file); got != want {
+			t.Errorf("%s goes with its controller: %t", file, got)
+		}
+	}
+	for range 3 * fewOpens {
+		s.admit(&handle{tree: other, dir: 5})
+	}
+	time.Sleep(settleTime)
+	for range 4 * fewOpens {
+		s.admit(&handle{tree: other, dir: 5})
+	}
+	if len(s.opens) > 5*fewOpens {
+		t.Errorf("%d opens are kept", len(s.opens))
 	}
 }
 
