@@ -244,7 +244,7 @@ func TestRunRefuses(t *testing.T) {
 		says   string
 	}{
 		{[]string{"run"}, 125, "no command"}, {[]string{"run", "--limit", "nonsense", "--", "true"}, 125, "FILE=VALUE"},
-		{[]string{"run", "--limit", "pids.max=lots", "--", "true"}, 125, "pids.max=lots"},
+		{[]string{"run", "--limit", "pids.max=lots", "--", "true"}, 125, "pids.max=lots: write "},
 		{[]string{"run", "--limit", "no.such=1", "--", "true"}, 125, "no hierarchy"},
 		{[]string{"run", "--limit", "cgroup.procs=1", "--", "true"}, 125, "no hierarchy"},
 		{[]string{"run", "--controllers", "memroy", "--", "true"}, 125, "allowed:"},

@@ -38,7 +38,7 @@ func noSuchCommand(above, word string, commands []*cli.Command) error {
 			names = append(names, c.Name)
 		}
 	}
-	return usagef("no such command: %s%q; allowed: %s", strings.TrimPrefix(above, "vcgroupfs "), word, strings.Join(names, ", "))
+	return usagef("no such command: %s%q%s; allowed: %s", strings.TrimPrefix(above, "vcgroupfs "), word, suggestion(word, names), strings.Join(names, ", "))
 }
 
 func helpCommand() *cli.Command {
@@ -65,4 +65,129 @@ func commandOf(commands []*cli.Command, name string) *cli.Command {
 		return commands[i]
 	}
 	return nil
+}
+
+// ordered puts the options of a command line before its arguments, where the flag package alone looks for them. What follows -- stays where
+// it is, and so does the command that "run" and "notify-exec" are given, with its own options.
+func ordered(app *cli.App, args []string) []string {
+	if len(args) == 0 || args[len(args)-1] == "--generate-bash-completion" {
+		return args
+	}
+	out := args[:1:1]
+	commands, flags, rest := app.Commands, app.Flags, args[1:]
+	for len(rest) > 0 && len(commands) > 0 {
+		n := optionWords(flags, rest)
+		if n == 0 {
+			c := commandOf(commands, rest[0])
+			if c == nil {
+				return args
+			}
+			if c.Name == "run" || c.Name == "notify-exec" {
+				return args
+			}
+			commands, flags, n = c.Subcommands, c.Flags, 1
+		}
+		out, rest = append(out, rest[:n]...), rest[n:]
+	}
+	var options, plain []string
+	for len(rest) > 0 {
+		if rest[0] == "--" {
+			plain, rest = append(plain, rest[1:]...), nil
+			continue
+		}
+		if n := optionWords(flags, rest); n > 0 {
+			options, rest = append(options, rest[:n]...), rest[n:]
+			continue
+		}
+		plain, rest = append(plain, rest[0]), rest[1:]
+	}
+	// Whoever asks for help gets it whatever the arguments; an option without its value must not take "--" for it.
+	out = append(out, options...)
+	if len(plain) == 0 || asksForHelp(options) || lacksValue(flags, options) {
+		return out
+	}
+	return append(append(out, "--"), plain...)
+}
+
+func asksForHelp(options []string) bool {
+	return slices.ContainsFunc(options, func(o string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, o) })
+}
+
+// lacksValue says whether the last option needs a value that the command line ends before.
+func lacksValue(flags []cli.Flag, options []string) bool {
+	for len(options) > 0 {
+		n := optionWords(flags, append(slices.Clone(options), ""))
+		if n > len(options) {
+			return true
+		}
+		options = options[n:]
+	}
+	return false
+}
+
+// optionWords is of how many words the option consists that a command line begins with, 0 for none. One that no flag is called takes one:
+// the flag package refuses it.
+func optionWords(flags []cli.Flag, words []string) int {
+	name, _, given := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(words[0], "-"), "-"), "=")
+	if !strings.HasPrefix(words[0], "-") || words[0] == "-" || words[0] == "--" {
+		return 0
+	}
+	for _, f := range flags {
+		if _, alone := f.(*cli.BoolFlag); slices.Contains(f.Names(), name) && !alone && !given {
+			return min(2, len(words))
+		}
+	}
+	return 1
+}
+
+// flagNames are the names of the flags that help shows.
+func flagNames(flags []cli.Flag) (names []string) {
+	for _, f := range append([]cli.Flag{cli.HelpFlag}, flags...) {
+		if shown, ok := f.(cli.VisibleFlag); ok && !shown.IsVisible() {
+			continue
+		}
+		for _, name := range f.Names() {
+			if len(name) > 1 {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// suggestion is what a mistyped word may have meant, as the part of a message; "" where no name is like it.
+func suggestion(word string, names []string) string {
+	best, least := "", max(1, len(word)/3)+1
+	for _, name := range names {
+		if d := distance(word, name); d < least {
+			best, least = name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + best + "?"
+}
+
+// distance is in how many letters two words differ: letters that are other ones, missing, too many or exchanged with the next.
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		for j := range rows[i] {
+			if i == 0 || j == 0 {
+				rows[i][j] = i + j
+				continue
+			}
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
 }

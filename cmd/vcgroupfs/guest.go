@@ -46,14 +46,7 @@ func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "as JSON"} 
 // at most another, -1 for any. What names the first for the message.
 func guestAction(least, most int, what string, do func(c *cli.Context, daemon *api.Client, args []string) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		args, err := arguments(c)
-		if err != nil {
-			return err
-		}
-		if c.Bool("help") {
-			cli.HelpPrinter(c.App.Writer, cli.CommandHelpTemplate, c.Command)
-			return nil
-		}
+		args := c.Args().Slice()
 		if len(args) < least || most >= 0 && len(args) > most {
 			return usagef("give %s; vcgroupfs guest %s --help tells more", what, c.Command.Name)
 		}
@@ -61,53 +54,6 @@ func guestAction(least, most int, what string, do func(c *cli.Context, daemon *a
 		defer daemon.Close()
 		return daemonError(do(c, daemon, args))
 	}
-}
-
-// arguments are those that are no options. The flag package stops at the first of them; the options behind it are set here.
-func arguments(c *cli.Context) (plain []string, err error) {
-	rest := c.Args().Slice()
-	for len(rest) > 0 {
-		arg := rest[0]
-		rest = rest[1:]
-		if arg == "--" {
-			return append(plain, rest...), nil
-		}
-		if !strings.HasPrefix(arg, "-") || arg == "-" {
-			plain = append(plain, arg)
-			continue
-		}
-		name, value, given := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
-		if name == "h" {
-			name = "help"
-		}
-		takes, known := takesValue(c.Command, name)
-		switch {
-		case !known:
-			return nil, usageError(c, fmt.Errorf("flag provided but not defined: -%s", name), true)
-		case !takes && !given:
-			value = "true"
-		case !given && len(rest) == 0:
-			return nil, usageError(c, fmt.Errorf("flag needs an argument: -%s", name), true)
-		case !given:
-			value, rest = rest[0], rest[1:]
-		}
-		if err := c.Set(name, value); err != nil {
-			return nil, usageError(c, fmt.Errorf("invalid value %q for flag -%s: %w", value, name, err), true)
-		}
-	}
-	return plain, nil
-}
-
-func takesValue(cmd *cli.Command, name string) (takes, known bool) {
-	for _, f := range append([]cli.Flag{cli.HelpFlag}, cmd.Flags...) {
-		for _, n := range f.Names() {
-			if n == name {
-				_, isBool := f.(*cli.BoolFlag)
-				return !isBool, true
-			}
-		}
-	}
-	return false, false
 }
 
 // exitOf is the exit code for each code of the daemon's errors; for others it is Failure.

@@ -159,17 +159,17 @@ func TestGuestUsage(t *testing.T) {
 		{add + "--pid 1", 2, "", "either --boundary"}, {"guest add web --boundary /b --into /x", 2, "", "--pid PID"}, {"guest add web --pid 1 --stack", 2, "", "--into DIR"}, {"guest add web --pid 1 --no-stack", 2, "", "--into DIR"},
 		{"guest add web --pid 1 --into /x --stack --no-stack", 2, "", "the opposite of each other"}, {"guest add web --boundary /b --current-cgroup", 2, "", "--pid PID"}, {"guest add web --boundary b --target /t", 2, "", `boundary: "b"`},
 		{"guest add web --pid x --target /t", 2, "", "vcgroupfs guest add --help"}, {"guest add --pid x web", 2, "", "vcgroupfs guest add --help"},
-		{"guest add web --pid -3 --target /t", 2, "", "pid: -3"}, {add + "--owner root", 2, "", "write UID:GID"}, {add + "--layout v9", 2, "", "allowed: auto"},
+		{"guest add web --pid -3 --target /t", 2, "", "--pid -3 is no process"}, {add + "--owner root", 2, "", "write UID:GID"}, {add + "--layout v9", 2, "", "allowed: auto"},
 		{add + "--controllers cpux", 2, "", "no such controller"}, {add + "--controllers ,", 2, "", "no controller"}, {add + "--limit x", 2, "", "FILE=VALUE"},
 		{add + "--limit a/b=1", 2, "", "FILE=VALUE"}, {add + "--limit a=1 --limit a=2", 2, "", "given twice"}, {add + "--policy " + bad, 3, "", `bad.yaml:2:1: "nonsense": unknown key`},
-		{add + "--policy /nonexistent", 3, "", "no such file"}, {add + "--bogus", 2, "", "not defined: -bogus; vcgroupfs guest add --help"}, {add + "--limit", 2, "", "needs an argument"},
+		{add + "--policy /nonexistent", 3, "", "no such file"}, {add + "--bogus", 2, "", "there is no option --bogus; vcgroupfs guest add --help"}, {add + "--limit", 2, "", "needs an argument"},
 		{add, 5, "", "start it with: vcgroupfs serve"}, {"guest ls x", 2, "", "no argument"}, {"guest ls", 5, "", "the daemon is not running"},
 		{"guest rm", 2, "", "the names of the guests"}, {"guest rm a b", 5, "", "not running"}, {"guest rm a ../b", 2, "", "cannot use the name"}, {"guest show", 2, "", "one guest"},
 		{"guest tree a b", 2, "", "one guest"}, {"guest top --sort x", 2, "", "allowed: name, cpu, memory, pids, requests, denials"},
 		{"guest top --interval 1ms", 2, "", "allowed: 100ms to 1h"}, {"guest top --interval x", 2, "", "vcgroupfs guest top --help"}, {"guest top --count 0", 2, "", "give 1 or more"},
 		{"guest events x", 2, "", "--guest NAME"}, {"guest events --guest ../x", 2, "", "cannot use the name"}, {"guest events", 5, "", "not running"},
 		{"guest set web", 2, "", "a guest and what to set"}, {"guest set web x", 2, "", "FILE=VALUE"}, {"guest freeze", 2, "", "one guest"},
-		{"guest kill web --json", 2, "", "not defined: -json"}, {"guest ls --socket " + dir, 5, "", "cannot reach the daemon at"},
+		{"guest kill web --json", 2, "", "there is no option --json"}, {"guest ls --socket " + dir, 5, "", "cannot reach the daemon at"},
 	} {
 		code, out, errs := try(strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(errs, c.errs) || c.errs != "" && strings.Count(errs, "\n") != 1 {

@@ -293,6 +293,9 @@ func guestEventsCommand() *cli.Command {
 				if err := checkName(name); err != nil {
 					return err
 				}
+				if _, err := daemon.Guest(c.Context, name); err != nil {
+					return err // else it would wait for a name that was mistyped
+				}
 			}
 			lines := json.NewEncoder(c.App.Writer)
 			return daemon.Events(c.Context, name, func(e api.Event) error {

@@ -53,7 +53,7 @@ func roles() map[string]func() int {
 // execute runs a command line and answers with the exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
-	err := app.Run(args)
+	err := app.Run(ordered(app, args))
 	var status exitStatus
 	if errors.As(err, &status) {
 		return int(status)
@@ -110,6 +110,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug", EnvVars: []string{logLevelVariable}},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json", EnvVars: []string{logFormatVariable}},
+			&cli.BoolFlag{Name: "version", Usage: "print the version"},
 			cli.HelpFlag, // which the library leaves out where there is a command of that name
 		},
 		Before:   setUpLog,
@@ -143,6 +144,9 @@ func noCommand(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return noSuchCommand("", c.Args().First(), c.App.Commands)
 	}
+	if c.Bool("version") {
+		return printVersion(c)
+	}
 	if err := cli.ShowAppHelp(c); err != nil {
 		return err
 	}
@@ -151,6 +155,11 @@ func noCommand(c *cli.Context) error {
 
 func usageError(c *cli.Context, err error, _ bool) error {
 	name := c.Command.HelpName // with those above it
+	if word, undefined := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); undefined {
+		word = strings.TrimPrefix(word, "-")
+		like := suggestion(word, flagNames(c.Command.Flags))
+		err = fmt.Errorf("there is no option --%s%s", word, strings.Replace(like, "mean ", "mean --", 1))
+	}
 	err = usagef("%v; %s --help tells what there is", err, name)
 	if c.Command.Name == "run" || c.Command.Name == "notify-exec" {
 		err = runError(err)

@@ -35,6 +35,12 @@ func TestCommandLine(t *testing.T) {
 		{"hierarchies x", 2, "", "no argument"}, {"mount", 2, "", "one directory"}, {"mount /x", 2, "", "--boundary PATH or --pid PID"},
 		{"mount -o bogus=1 /x", 2, "", "unknown option"}, {"mount -o boundary /x", 2, "", "needs a value"}, {"run", 125, "", "no command"},
 		{"run --limit x -- true", 125, "", "FILE=VALUE"}, {"run --name ../x -- true", 125, "", "cannot use the name"}, {"run --layout v9 -- true", 125, "", "allowed:"},
+		{"--version", 0, "vcgroupfs unknown (go", ""}, {"geust", 2, "", "did you mean guest?"}, {"guest shwo x", 2, "", "did you mean show?"},
+		{"guest add x --bondary /x", 2, "", "there is no option --bondary; did you mean --boundary?"}, {"--log-levle debug version", 2, "", "did you mean --log-level?"},
+		{"guest add x --qqqq /x", 2, "", "there is no option --qqqq; vcgroupfs guest add --help"}, {"guest add x --pid 0", 2, "", "--pid 0 is no process"},
+		{"policy explain memory.max --json", 0, `"verdict": "read-only"`, ""}, {"policy explain memory.max --controllers pids", 0, "hidden (--controllers)", ""},
+		{"mount /x --boundary", 2, "", "needs an argument"}, {"run --controlers pids -- true", 125, "", "did you mean --controllers?"},
+		{"policy explain -- --json", 2, "", "no such control file"}, {"guest rm x --help", 0, "--force", ""},
 		{"nri --help", 0, "cgroups.vcgroupfs.dev", ""}, {"nri x", 2, "", "no argument"}, {"nri --program x", 2, "", "absolute path"},
 		{"nri --socket=", 2, "", "absolute path"}, {"nri --policy x", 2, "", "absolute path"}, {"nri --policy /nonexistent", 3, "", "no such file"},
 		{"nri --controllers ,", 2, "", "no controller"}, {"nri --controllers nonsense", 2, "", "nonsense"}, {"nri --plugin-index 5", 2, "", "2 digits"},
@@ -46,6 +52,28 @@ func TestCommandLine(t *testing.T) {
 	}
 	if _, out, _ := try("policy", "default"); out != string(policy.DefaultText()) {
 		t.Error("policy default prints something else than the default")
+	}
+}
+
+// TestOrdered: options may stand behind arguments, and what is another program's stays as it is.
+func TestOrdered(t *testing.T) {
+	app := newApp(&bytes.Buffer{}, &bytes.Buffer{})
+	for in, want := range map[string]string{
+		"v guest rm a --force b":               "v guest rm --force -- a b",
+		"v guest set a x=1 --socket s --json":  "v guest set --socket s --json -- a x=1",
+		"v guest rm a -- --force":              "v guest rm -- a --force",
+		"v --log-level debug guest ls --json":  "v --log-level debug guest ls --json",
+		"v run --limit pids.max=1 ls --json":   "v run --limit pids.max=1 ls --json",
+		"v notify-exec ls --help":              "v notify-exec ls --help",
+		"v mount /x --boundary=/b -":           "v mount --boundary=/b -- /x -",
+		"v mount /x --pid":                     "v mount --pid",
+		"v nonsense a --b":                     "v nonsense a --b",
+		"v guest a --generate-bash-completion": "v guest a --generate-bash-completion",
+		"v":                                    "v",
+	} {
+		if got := strings.Join(ordered(app, strings.Fields(in)), " "); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
 	}
 }
 

@@ -135,6 +135,8 @@ func currentFlag() cli.Flag {
 // checkPlace checks the flags that say where the boundary is.
 func checkPlace(c *cli.Context) error {
 	switch {
+	case c.IsSet("pid") && c.Int("pid") <= 0:
+		return usagef("--pid %d is no process: give the number of one, 1 or more", c.Int("pid"))
 	case (c.String("boundary") == "") == (c.Int("pid") == 0):
 		return usagef("give the boundary: either --boundary PATH or --pid PID")
 	case c.Bool("current-cgroup") && c.Int("pid") == 0:

@@ -131,14 +131,25 @@ func ParseLimit(s string) (Limit, error) {
 
 // treeOf finds the hierarchy that a limit's control file belongs to.
 func treeOf(h *host.Host, file string) (*host.Tree, error) {
-	for _, t := range h.Trees() {
-		row, ok := t.ControlFile(file)
-		if ok && row.Mode&0o222 != 0 && row.Constraint != hierarchy.Members {
-			return t, nil
-		}
+	if t := writableIn(h, file); t != nil {
+		return t, nil
+	}
+	if here := nameHere(h, file); here != "" {
+		return nil, exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here))
 	}
 	return nil, exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot set %s: no hierarchy of this host has a control file of "+
 		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, Available(h)))
+}
+
+// writableIn is the hierarchy with a control file that can be written, nil for none.
+func writableIn(h *host.Host, file string) *host.Tree {
+	for _, t := range h.Trees() {
+		row, ok := t.ControlFile(file)
+		if ok && row.Mode&0o222 != 0 && row.Constraint != hierarchy.Members {
+			return t
+		}
+	}
+	return nil
 }
 
 // late says whether a limit is set only when the guest's first process is about to become the command: what that needs before is not the
@@ -165,6 +176,10 @@ func apply(h *host.Host, path string, limits []Limit) error {
 		t, err := treeOf(h, l.File)
 		if err != nil {
 			return err
+		}
+		row, _ := t.ControlFile(l.File)
+		if v, err := row.Grammar.Parse([]byte(l.Value)); err != nil || len(v.Canonical()) == 0 {
+			return exitcode.With(exitcode.Usage, fmt.Errorf("cannot set %s=%s: write %s", l.File, l.Value, row.Grammar))
 		}
 		if err := t.WriteFile(path, l.File, l.Value); err != nil {
 			return fmt.Errorf("cannot set %s=%s at the boundary in the hierarchy %s: %w", l.File, l.Value, t, err)
