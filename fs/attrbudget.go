@@ -321,15 +321,22 @@ func attrsCost(d *host.Dir, file string) (sum uint64) {
 	return sum
 }
 
-// removeCounted removes a child with rm and gives back what its attributes cost.
+// removeCounted removes a child with rm and gives back what its attributes cost, which are removed, too: a guest that has a
+// file of it open would keep them in memory.
 func (v *View) removeCounted(d *host.Dir, name string, rm func() error) error {
 	if sum, known := v.attrs.state.Attrs(); !known || sum == 0 || shareOf(d, name) == 0 {
 		return rm()
 	}
 	defer v.enterAttrs()()
+	attrs, err := d.Stripper(name)
+	if err != nil {
+		return rm()
+	}
+	defer attrs.Release()
 	share := shareOf(d, name)
-	err := rm()
+	err = rm()
 	if err == nil {
+		attrs.Strip()
 		v.lower(share)
 	}
 	return err

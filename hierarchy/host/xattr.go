@@ -57,25 +57,28 @@ func (d *Dir) RemoveXattr(name, attr string) error {
 // ListXattr lists the names of all attributes that this project keeps there.
 func (d *Dir) ListXattr(name string) (names []string, err error) {
 	err = d.at(name, func(path string) error {
-		buf := make([]byte, 1024)
-		for {
-			n, err := unix.Listxattr(path, buf)
-			if errors.Is(err, unix.ERANGE) && len(buf) < 1<<20 {
-				buf = make([]byte, 4*len(buf))
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-				if own, ok := strings.CutPrefix(name, d.boundary.tree.attrName("")); ok {
-					names = append(names, own)
-				}
-			}
-			return nil
-		}
+		names, err = d.listXattr(path)
+		return err
 	})
 	return names, err
+}
+
+func (d *Dir) listXattr(path string) (names []string, err error) {
+	buf := make([]byte, 1024)
+	n, err := unix.Listxattr(path, buf)
+	for errors.Is(err, unix.ERANGE) && len(buf) < 1<<20 {
+		buf = make([]byte, 4*len(buf))
+		n, err = unix.Listxattr(path, buf)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
+		if own, ok := strings.CutPrefix(name, d.boundary.tree.attrName("")); ok {
+			names = append(names, own)
+		}
+	}
+	return names, nil
 }
 
 // SetTimes sets the times; Nsec UTIME_OMIT leaves one as it is.
