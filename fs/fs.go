@@ -89,6 +89,8 @@ type Config struct {
 	Slots *conn.Slots
 	// MaxRate bounds the requests in a second; 0: no bound.
 	MaxRate int
+	// MaxCPU bounds what requests that may block take of a processor, in percent of one; 0: no bound.
+	MaxCPU int
 }
 
 // Holder keeps descriptors open for the next server, each under a key.
@@ -234,7 +236,7 @@ func (v *View) start(cfg Config) (err error) {
 	c := conn.Config{
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
 		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough && !v.nested(), Log: cfg.Log,
-		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate,
+		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
 	}
 	if cfg.Panicked != nil {
 		c.OnPanic = func(any) { cfg.Panicked() }

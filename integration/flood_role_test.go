@@ -141,11 +141,65 @@ func (f *flooder) play(kind string) {
 				f.got[errno]++
 			}
 		}
+	case "attributes":
+		f.playAttributes(dir)
+	case "times":
+		f.playTimes()
+	case "names":
+		for n := 0; f.goesOn(); n++ {
+			_, _, errno := unix.RawSyscall(unix.SYS_FACCESSAT, atCwd, uintptr(unsafe.Pointer(cString(f.name+"-"+itoa(n)))), 0)
+			f.got[errno]++
+		}
+	case "list":
+		for f.goesOn() {
+			fd, errno := rawOpen(cString(f.dir), unix.O_RDONLY|unix.O_DIRECTORY)
+			f.got[errno]++
+			if errno == 0 {
+				for n := uintptr(1); n > 0 && errno == 0; {
+					n, _, errno = unix.RawSyscall(unix.SYS_GETDENTS64, fd, uintptr(unsafe.Pointer(&large[0])), uintptr(len(large)))
+				}
+				unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+			}
+		}
+	case "refused":
+		file := cString(filepath.Join(filepath.Dir(filepath.Dir(f.dir)), "pids.max"))
+		for f.goesOn() {
+			_, errno := rawOpen(file, unix.O_WRONLY)
+			f.got[errno]++
+		}
 	case "hold":
 		for errno := unix.Errno(0); errno == 0; {
 			_, errno = rawOpen(file, unix.O_RDWR)
 			f.got[errno]++
 		}
+	}
+}
+
+// playAttributes sets attributes on a cgroup of its own until there is no room, and begins anew.
+func (f *flooder) playAttributes(dir *byte) {
+	value := make([]byte, 1000)
+	unix.RawSyscall(unix.SYS_MKDIRAT, atCwd, uintptr(unsafe.Pointer(dir)), 0o755)
+	for n := 0; f.goesOn(); n++ {
+		name := cString("user.n" + itoa(n%100))
+		_, _, errno := unix.RawSyscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(dir)), uintptr(unsafe.Pointer(name)),
+			uintptr(unsafe.Pointer(&value[0])), uintptr(1+n*7%len(value)), 0, 0)
+		f.got[errno]++
+		if n%250 == 249 {
+			unix.RawSyscall(unix.SYS_UNLINKAT, atCwd, uintptr(unsafe.Pointer(dir)), unix.AT_REMOVEDIR)
+			unix.RawSyscall(unix.SYS_MKDIRAT, atCwd, uintptr(unsafe.Pointer(dir)), 0o755)
+		}
+	}
+}
+
+// playTimes gives every file of a cgroup times and an owner.
+func (f *flooder) playTimes() {
+	files, _ := filepath.Glob(filepath.Join(f.dir, "*"))
+	for n := 0; f.goesOn(); n++ {
+		path := cString(files[n%len(files)])
+		_, _, errno := unix.RawSyscall6(unix.SYS_UTIMENSAT, atCwd, uintptr(unsafe.Pointer(path)), 0, 0, 0, 0)
+		f.got[errno]++
+		_, _, errno = unix.RawSyscall6(unix.SYS_FCHOWNAT, atCwd, uintptr(unsafe.Pointer(path)), uintptr(n%7), uintptr(n%5), 0, 0)
+		f.got[errno]++
 	}
 }
 

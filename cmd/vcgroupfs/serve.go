@@ -62,6 +62,7 @@ func serveCommand() *cli.Command {
 			&cli.IntFlag{Name: "max-open", Value: 4096, Usage: "let a guest have `N` files and directories open (then ENFILE)"},
 			&cli.IntFlag{Name: "max-watches", Value: 64, Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
 			&cli.IntFlag{Name: "max-blocking", Value: 128, Usage: "let `N` host calls block at once, over all guests"},
+			&cli.IntFlag{Name: "max-cpu", Value: 25, Usage: "let mkdir, rmdir and what else may block for a guest take `N` percent of a processor in the long run; 0: no bound"},
 			&cli.IntFlag{Name: "max-rate", Usage: "serve at most `N` requests of a guest in a second; 0: as many as come"},
 			&cli.BoolFlag{Name: "self", Usage: "mount self, the directory by which a container comes to its view"},
 			&cli.StringFlag{Name: "self-at", Usage: "mount it at `DIR` (default: self beside the socket)"},
@@ -125,7 +126,7 @@ func passLog(c *cli.Context) error {
 func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 	s = holder.Settings{
 		Group: -1, Metrics: c.String("metrics"), MaxGuests: c.Int("max-guests"), MaxOpen: c.Int("max-open"),
-		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"),
+		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"), MaxCPU: c.Int("max-cpu"),
 		NoBPF:    c.Bool("no-bpf"),
 		Watchdog: c.Duration("watchdog"), GiveUp: c.Duration("give-up"),
 	}
@@ -134,7 +135,7 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 		value, min, most int
 	}{
 		{"max-guests", s.MaxGuests, 1, 1 << 15}, {"max-open", s.MaxOpen, 1, 1 << 16}, {"max-watches", s.MaxWatches, 1, 1 << 20},
-		{"max-blocking", s.MaxBlocking, 1, 4096}, {"max-rate", s.MaxRate, 0, 1 << 30},
+		{"max-blocking", s.MaxBlocking, 1, 4096}, {"max-rate", s.MaxRate, 0, 1 << 30}, {"max-cpu", s.MaxCPU, 0, 1 << 20},
 	} {
 		if n.value < n.min || n.value > n.most {
 			return s, usagef("--%s %d: allowed: %d to %d", n.flag, n.value, n.min, n.most)

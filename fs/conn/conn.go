@@ -76,6 +76,8 @@ type Config struct {
 	Unpaced bool
 	// MaxRate bounds the requests that are served in a second; 0 is no bound.
 	MaxRate int
+	// MaxCPU bounds what slow requests take of a processor in the long run, in percent of one; 0 is no bound.
+	MaxCPU int
 }
 
 // Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any goroutine.
@@ -133,6 +135,7 @@ func newConn(cfg Config, fd int) *Conn {
 		cfg: cfg, number: numbers.Add(1), fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), agreed: make(chan struct{}), served: make(chan struct{}),
 	}
 	c.slow.init(cfg.MaxSlow, cfg.Slots)
+	c.slow.share.percent = cfg.MaxCPU
 	c.proto = newProtocol(cfg.FS, cfg.Passthrough, cfg.Log, c.panicked)
 	return c
 }

@@ -314,3 +314,60 @@ func TestMany(t *testing.T) {
 	}
 	t.Logf("%d connections: %d threads, %d KiB", connections, threads, kib)
 }
+
+// TestShare: what slow requests take of a processor is waited for once what was saved up is used up, and no request makes
+// others wait for longer than a second.
+func TestShare(t *testing.T) {
+	s := share{percent: 25}
+	now := time.Now()
+	wait := func() time.Duration { return max(s.due().Sub(now), 0) }
+	s.spend(400*time.Millisecond, now)
+	if got := wait(); got != 0 {
+		t.Errorf("with some left of what was saved up: %v", got)
+	}
+	s.spend(200*time.Millisecond, now)
+	if got := wait(); got != 400*time.Millisecond {
+		t.Errorf("with a tenth of a second too much: %v, want 400ms", got)
+	}
+	s.spend(time.Minute, now)
+	if got := wait(); got != shareMaxDebt {
+		t.Errorf("after a minute of work: %v, want %v", got, shareMaxDebt)
+	}
+	now = now.Add(time.Hour)
+	s.spend(500*time.Millisecond, now)
+	if got := wait(); got != 0 {
+		t.Errorf("after an hour of rest: %v", got)
+	}
+	s = share{}
+	if s.spend(time.Hour, now); wait() != 0 {
+		t.Error("without a bound there is a wait")
+	}
+}
+
+// TestInterruptHeld: a request that waits for its share is interrupted when it has begun, and not before: a signal is no way
+// around the share, and who is killed does not stay.
+func TestInterruptHeld(t *testing.T) {
+	f := newTiny()
+	c, dir := mountTiny(t, f, func(cfg *Config) { cfg.MaxCPU = 25 })
+	c.slow.share.spend(time.Hour, time.Now())
+	start := time.Now()
+	cmd := exec.Command("cat", dir+"/slow")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	held := func() bool {
+		c.slow.mu.Lock()
+		defer c.slow.mu.Unlock()
+		for _, r := range c.slow.running {
+			return r.held
+		}
+		return false
+	}
+	eventually(t, "the request waits", held)
+	cmd.Process.Kill()
+	cmd.Wait() // does not return while the request has no answer
+	if took := time.Since(start); took < shareMaxDebt/2 {
+		t.Errorf("a signal got it through in %v", took)
+	}
+	eventually(t, "nothing runs", func() bool { return f.running.Load() == 0 })
+}

@@ -20,6 +20,9 @@ const (
 type slowRequest struct {
 	body   []byte // immutable
 	unique uint64 // immutable
+
+	held        bool // guarded by slowPool.mu; it has a goroutine, which waits for its share of a processor
+	interrupted bool // guarded by slowPool.mu; while it was held
 }
 
 // slowPool bounds the slow requests of one connection. Requests run at once up to max, then queue in order.
@@ -39,6 +42,8 @@ type slowPool struct {
 	busySince time.Time     // guarded by mu; when a second one began while one ran
 	due       time.Time     // guarded by mu; when the next one may begin while others are awake
 	took      time.Duration // guarded by mu; how long the last one ran
+
+	share share
 
 	slots *Slots        // immutable, may be nil
 	own   chan struct{} // one slot that no other connection can take
@@ -102,14 +107,20 @@ func (p *slowPool) unqueue(e *list.Element) *slowRequest {
 	return r
 }
 
-// interrupt finds a request: removed from the queue when it had not begun, or running, or neither.
+// interrupt finds a request: removed from the queue when it had not begun, or running, or neither. One that is
+// held is interrupted when it has begun: a signal gets it no more of a processor, and an mkdir knows no EINTR.
 func (p *slowPool) interrupt(unique uint64) (removed *slowRequest, running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e := p.queued[unique]; e != nil {
 		return p.unqueue(e), false
 	}
-	return nil, p.running[unique] != nil
+	r := p.running[unique]
+	if r != nil && r.held {
+		r.interrupted = true
+		return nil, false
+	}
+	return nil, r != nil
 }
 
 // uniques returns the numbers of what runs.
@@ -213,16 +224,15 @@ func (c *Conn) runSlow(dev *device, r *slowRequest) {
 	var took time.Duration
 	for ; r != nil; r = c.slow.next(r, took) {
 		m := message{in: r.body, out: make([]byte, replyRoom(r.body))}
-		if !c.cfg.Unpaced && c.othersAwake() {
-			time.Sleep(time.Until(c.slow.turn(time.Now())))
-		}
+		c.wait(r)
 		leave, ok := c.slow.enter()
 		if !ok {
 			c.reply(dev, errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)))
 			continue
 		}
 		start := time.Now()
-		reply := c.respond(&m, len(r.body))
+		var reply []byte
+		c.slow.share.spend(counted(func() { reply = c.respond(&m, len(r.body)) }), time.Now())
 		took = time.Since(start)
 		leave()
 		if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {

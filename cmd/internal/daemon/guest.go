@@ -423,7 +423,8 @@ func (d *Daemon) viewConfig(g *guest, p *policy.Policy, device *os.File, held ma
 		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed, Settle: d.settle,
 		Denied:   func(x fs.Denial) { d.denied(g, x) },
 		Observe:  func(opcode uint32, errno int, took time.Duration) { d.observe(g, opcode, errno, took) },
-		Panicked: d.panicked, Slots: d.slots, MaxRate: d.settings.MaxRate, MaxWatches: d.settings.MaxWatches,
+		Panicked: d.panicked, Slots: d.slots, MaxRate: d.settings.MaxRate, MaxCPU: d.settings.MaxCPU,
+		MaxWatches: d.settings.MaxWatches,
 	}
 }
 

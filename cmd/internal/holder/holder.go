@@ -54,6 +54,7 @@ type Settings struct {
 	MaxWatches  int           `json:"maxWatches"`  // directories of a guest that are watched
 	MaxBlocking int           `json:"maxBlocking"` // host calls that block at once, over all guests
 	MaxRate     int           `json:"maxRate"`     // requests of a guest in a second, 0 for no bound
+	MaxCPU      int           `json:"maxCPU"`      // percent of a processor for a guest's requests that may block, 0 for no bound
 	Watchdog    time.Duration `json:"watchdog"`    // how long the worker may show no life
 	GiveUp      time.Duration `json:"giveUp"`      // how long guests wait for a worker
 	Program     string        `json:"program"`     // the file that an upgrade goes on with when none is named
