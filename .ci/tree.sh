@@ -17,7 +17,8 @@ trixie) packages="$packages docker.io docker-cli containerd openjdk-25-jre-headl
 clients)
 	suite=forky
 	packages="base-files base-passwd dash bash tar coreutils grep sed mawk libc-bin prometheus ninja-build rust-coreutils python3-loky
-		python3-distributed erlang-base r-cran-parallelly hwloc-nox openmpi-bin slurmd ruby ruby-concurrent victoria-metrics duckdb postgresql-18-pgnodemx"
+		python3-distributed erlang-base r-cran-parallelly hwloc-nox openmpi-bin slurmd ruby ruby-concurrent victoria-metrics duckdb
+		condor"
 	npm="@oven/bun-linux-x64-baseline@1.4.5 @deno/linux-x64-glibc@2.9.6"
 	;;
 esac

@@ -36,6 +36,20 @@ until grep -q %q /tmp/log || ! kill -0 $pid 2>/dev/null; do sleep 0.1; done
 kill $pid; wait $pid; cat /tmp/log`, command, text)
 }
 
+// slurmScript runs a slurmd that limits its jobs by cgroups until it has started, or given up. Nothing else comes and goes meanwhile:
+// it moves all processes of the top cgroup away, and fails where one has ended.
+const slurmScript = `mkdir -p /tmp/slurm/spool; cd /tmp/slurm
+printf '%s\n' ClusterName=c SlurmctldHost=localhost SlurmdSpoolDir=/tmp/slurm/spool SlurmdPidFile=/tmp/slurm/pid AuthType=auth/none \
+	CredType=cred/none ProctrackType=proctrack/cgroup TaskPlugin=task/cgroup SlurmUser=root NodeName=localhost 'PartitionName=p Nodes=ALL' >slurm.conf
+printf '%s\n' IgnoreSystemd=yes ConstrainRAMSpace=yes >cgroup.conf
+slurmd-wlm -D -v -N localhost -f /tmp/slurm/slurm.conf 2>&1 | {
+	while read -r line; do
+		echo "$line"
+		case $line in *"slurmd started"*) started=1; read -r pid </tmp/slurm/pid; kill "$pid" ;; esac
+	done
+	[ -n "$started" ]
+}`
+
 // asked is a program of the tree, and what its output then matches when it has found the limits.
 type asked struct {
 	row     string // in doctor's table
@@ -71,6 +85,11 @@ var moreClients = []asked{
 		command: `/opt/node_modules/@oven/bun-linux-x64-baseline/bin/bun -p 'process.constrainedMemory()'`},
 	{row: "Deno", what: "Deno", source: "@deno/linux-x64-glibc", sees: "^1\n",
 		command: `/opt/node_modules/@deno/linux-x64-glibc/deno eval 'console.log(navigator.hardwareConcurrency)'`},
+	{row: "HTCondor", what: "HTCondor", source: "condor", sees: "^200\n",
+		command: "condor_config_val DETECTED_MEMORY DETECTED_CPUS"},
+	{row: "Slurm (slurmd, cgroup plugin)", what: "Slurm", source: "slurmd", sees: "slurmd started", command: slurmScript, writes: true,
+		refuses: "error: Unknown filesystem type mounted on /sys/fs/cgroup|error: can't stat /sys/fs/cgroup/systemd/|" +
+			"fatal: /sys/fs/cgroup is not a valid cgroup2 mountpoint"},
 	{row: "gopsutil (docker.CgroupMemOwn)", what: "gopsutil", source: "github.com/shirou/gopsutil/v4", sees: fmt.Sprintf("^%d\n", clientMemory),
 		command: "/asks gopsutil"},
 	{row: "go-zero (core/stat)", what: "go-zero", source: "github.com/zeromicro/go-zero", sees: "^busy\n", command: "/asks go-zero"},
@@ -86,43 +105,67 @@ var moreClients = []asked{
 // TestClientsMore runs the programs that "make clients" fetches in containers with limits, once with the cgroups that the runtime mounts
 // and then with each kind of view, and compares what each finds with doctor's table. What it prints as "ran" the table is made of.
 func TestClientsMore(t *testing.T) {
+	askInForms(t, "memory", moreClients, map[string]any{
+		"memory": map[string]any{"limit": clientMemory}, "pids": map[string]any{"limit": clientPids},
+		"cpu": map[string]any{"quota": 100000, "period": 100000},
+	})
+}
+
+// TestClientsMoreCpuset does the like with those that look which processors they may use: one of the host's.
+func TestClientsMoreCpuset(t *testing.T) {
+	askInForms(t, "cpuset", cpusetClients, map[string]any{"cpu": map[string]any{"cpus": "1"}})
+}
+
+// cpusetClients are asked for the processors that they may use.
+var cpusetClients = []asked{
+	{row: "hwloc", what: "hwloc", source: "hwloc-nox", sees: `^PU L#0 \(P#1\)\n$`, command: "lstopo-no-graphics --only pu"},
+	{row: "Open MPI (its slots)", what: "Open MPI", source: "openmpi-bin", sees: "slots=1 ",
+		command: "mpirun.openmpi --allow-run-as-root --display allocation -n 1 true"},
+}
+
+// askInForms asks programs in containers with limits of a controller's, in each form.
+func askInForms(t *testing.T, controller string, clients []asked, limits map[string]any) {
 	tree := os.Getenv(clientsTree)
 	if tree == "" {
 		t.Skip("machine: the programs are those of make clients, " + clientsTree + " names no tree with them")
 	}
 	h := openHost(t)
-	memory := need(t, h, "memory")
+	limited := need(t, h, controller)
 	forms := map[string][]string{"native": nil, "stack": nil, "plain": {"--no-stack"}}
-	if memory.Version == hierarchy.V1 {
+	if limited.Version == hierarchy.V1 {
 		forms["tmpfs-stack"], forms["tmpfs"] = []string{"--tmpfs"}, []string{"--tmpfs", "--no-stack"}
 	}
 	for _, name := range slices.Sorted(maps.Keys(forms)) {
 		t.Run(name, func(t *testing.T) {
-			askMore(t, h, memory, startDaemonWith(t, program(t), []string{"--no-bpf"}), tree, forms[name])
+			askMore(t, h, limited, startDaemonWith(t, program(t), []string{"--no-bpf"}), tree, clients, limits, forms[name])
 		})
 		if name == "native" {
 			continue
 		}
 		t.Run(name+"-bpf", func(t *testing.T) {
 			needType(t)
-			askMore(t, h, memory, startDaemon(t), tree, forms[name])
+			askMore(t, h, limited, startDaemon(t), tree, clients, limits, forms[name])
 		})
 	}
 }
 
-func askMore(t *testing.T, h *host.Host, memory *host.Tree, d *daemon, tree string, hookArgs []string) {
+func askMore(t *testing.T, h *host.Host, limited *host.Tree, d *daemon, tree string, clients []asked, limits map[string]any, hookArgs []string) {
 	runc := needRuntime(t, "runc")
 	b := newBundle(t, d, runc, "more", "commands", hookArgs...)
 	b.over(t, tree, map[string]string{
-		"asks":          readFile(asksProgram()),
-		"usr/bin/which": "#!/bin/sh\ncommand -v \"$1\" || exit 1\n", // a link that debianutils' script would make; R asks it
+		"etc/hosts":         "127.0.0.1 localhost runc\n", // HTCondor looks for its host, and waits for an answer
+		"etc/nsswitch.conf": "hosts: files\n",
+		"asks":              readFile(asksProgram()),
+		"usr/bin/which":     "#!/bin/sh\ncommand -v \"$1\" || exit 1\n", // a link that debianutils' script would make; R asks it
 	})
-	b.with("cgroup", "user")
-	b.mount("tmpfs", "tmpfs", "/tmp", "mode=1777")
-	b.linux()["resources"] = map[string]any{
-		"memory": map[string]any{"limit": clientMemory}, "pids": map[string]any{"limit": clientPids},
-		"cpu": map[string]any{"quota": 100000, "period": 100000},
+	// A link that the package's script would make.
+	if err := os.Symlink("slurmstepd-wlm", filepath.Join(b.dir, "rootfs/usr/sbin/slurmstepd")); err != nil {
+		t.Fatal(err)
 	}
+	b.with("cgroup", "user")
+	b.allow(allCapabilities(t)) // slurmd sets its groups
+	b.mount("tmpfs", "tmpfs", "/tmp", "mode=1777")
+	b.linux()["resources"] = limits
 	native := strings.HasSuffix(t.Name(), "/native")
 	if native {
 		delete(b.config, "hooks")
@@ -133,14 +176,17 @@ func askMore(t *testing.T, h *host.Host, memory *host.Tree, d *daemon, tree stri
 	x := startProcess(t, cmd)
 	x.ask(t, "read", "/proc/self/cgroup") // it runs
 	says := d.doctorOf(t, initOf(t, runc, b))
-	for _, c := range moreClients {
+	for _, c := range clients {
 		if native && c.writes || !native && says.TypeRight == "yes" && !says.asksType(c.row) {
 			continue // the latter do the same as with FUSE's type
 		}
 		t.Run(regexp.MustCompile(`[^\w.]+`).ReplaceAllString(c.row, "-"), func(t *testing.T) {
 			out, err := exec.Command(runc, "exec", b.id, "/bin/sh", "-c", clientsShell+c.command).CombinedOutput()
 			got := client{sees: c.sees, refuses: c.refuses}.verdict(t, out, err)
-			c.note(t, tree, memory, says, got)
+			if got != "yes" {
+				t.Logf("%s: %.2000s", got, out)
+			}
+			c.note(t, tree, limited, says, got)
 			if want := says.of(c.row); got != want && os.Getenv(clientsUpdate) == "" {
 				t.Errorf("finds %s: %s, and doctor says %q; it printed:\n%.2000s", says.Sight, got, want, out)
 			}
@@ -160,10 +206,10 @@ func askMore(t *testing.T, h *host.Host, memory *host.Tree, d *daemon, tree stri
 func asksProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUPFS")), "asks") }
 
 // note prints a line for doctor's ran.tsv.
-func (c asked) note(t *testing.T, tree string, memory *host.Tree, says diagnosis, verdict string) {
+func (c asked) note(t *testing.T, tree string, limited *host.Tree, says diagnosis, verdict string) {
 	t.Helper()
 	kernel, of := kernelSeries(), "fuse"
-	if kernel += ", v2"; memory.Version == hierarchy.V1 {
+	if kernel += ", v2"; limited.Version == hierarchy.V1 {
 		kernel = kernelSeries() + ", v1 and v2"
 	}
 	switch {

@@ -21,4 +21,8 @@ var askedClients = []Client{
 	asked("containerd/cgroups", AsksBoth, byMagic+", else "+byMount).instead(theType + "; on v1 " + noStack),
 	asked("Docker's pkg/sysinfo", AsksBoth, byMagic+", else "+byMount).instead(theType + "; on v1 " + noStack),
 	asked("Datadog agent (util/cgroups)", AsksMounts, byMount).instead(noStack),
+	asked("hwloc", AsksPath, byPath),
+	asked("Open MPI (its slots)", AsksPath, byPath),
+	asked("HTCondor", AsksPath, byPath),
+	asked("Slurm (slurmd, cgroup plugin)", AsksBoth, byMagic+", then "+byMount).instead(theType + ", and a view of v2; no --no-stack"),
 }
