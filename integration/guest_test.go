@@ -212,11 +212,24 @@ func ignored(s unix.Signal) bool {
 	return mask&(1<<(s-1)) != 0
 }
 
-// TestKilled: what a killed server leaves is removed by the next run, and its guest dies with it.
+// TestKilled: what a killed server leaves is removed by the next run, and its guest dies with it, also one whose first process has changed
+// its ids, upon which the kernel forgets to end it (prctl(2), PR_SET_PDEATHSIG).
 func TestKilled(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testKilled(t) })
+	t.Run("other ids", func(t *testing.T) {
+		setpriv, err := exec.LookPath("setpriv")
+		if err != nil {
+			t.Skip("machine: setpriv is not installed")
+		}
+		testKilled(t, setpriv, "--reuid", "1000", "--clear-groups")
+	})
+}
+
+func testKilled(t *testing.T, before ...string) {
 	h := openHost(t)
 	name := "killed-" + itoa(os.Getpid())
-	cmd := exec.Command(program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", "echo ready; sleep 100 & sleep 100")
+	args := append([]string{"run", "--name", name, "--controllers", "pids", "--"}, before...)
+	cmd := exec.Command(program(t), append(args, "sh", "-c", "echo ready; sleep 100 & sleep 100")...)
 	g := startProcess(t, cmd)
 	g.line(t)
 	tree := need(t, h, "pids")

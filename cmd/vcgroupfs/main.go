@@ -42,6 +42,7 @@ func main() {
 func roles() map[string]func() int {
 	return map[string]func() int{
 		guest.InitCommand:          guest.Init,
+		guest.GuardCommand:         guest.Guard,
 		guest.SupervisorCommand:    guest.Supervise,
 		guest.KeeperStarterCommand: guest.StartKeeper,
 		guest.KeeperCommand:        guest.Keep,

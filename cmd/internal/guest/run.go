@@ -289,6 +289,11 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals <-chan o
 		return 0, err
 	}
 	defer first.close()
+	watcher, err := startGuard(first.cmd.Process.Pid)
+	if err != nil {
+		return first.abandon(err)
+	}
+	defer watcher.end()
 	if err := first.becomes(l, o); err != nil {
 		return first.abandon(err)
 	}
