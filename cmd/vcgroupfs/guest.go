@@ -56,12 +56,6 @@ func guestAction(least, most int, what string, do func(c *cli.Context, daemon *a
 	}
 }
 
-// exitOf is the exit code for each code of the daemon's errors; for others it is Failure.
-var exitOf = map[string]int{
-	api.CodeInvalid: exitcode.Usage, api.CodeUnsupported: exitcode.Unsupported, api.CodeNotFound: exitcode.NoGuest,
-	api.CodeForbidden: exitcode.Unsupported,
-}
-
 // daemonError gives an error of the client its exit code.
 func daemonError(err error) error {
 	var said *api.Error
@@ -72,8 +66,8 @@ func daemonError(err error) error {
 		return exitcode.With(exitcode.NoDaemon, err)
 	case errors.Is(err, os.ErrPermission):
 		return exitcode.With(exitcode.Unsupported, err)
-	case errors.As(err, &said) && exitOf[said.Code] != 0:
-		return exitcode.With(exitOf[said.Code], err)
+	case errors.As(err, &said):
+		return exitcode.With(api.ExitOf(said.Code), err)
 	}
 	return err
 }

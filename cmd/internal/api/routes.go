@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
@@ -186,27 +185,15 @@ func parameterOf(r route) string {
 	return ""
 }
 
-// statusOf is the status of each code.
-var statusOf = map[string]int{
-	CodeInvalid: http.StatusBadRequest, CodeForbidden: http.StatusForbidden, CodeNotFound: http.StatusNotFound, CodeConflict: http.StatusConflict,
-	CodeUnsupported: http.StatusUnprocessableEntity, CodeBusy: http.StatusServiceUnavailable, CodeFailed: http.StatusInternalServerError,
-}
-
 // asError gives every error a code.
 func asError(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
-		if _, known := statusOf[e.Code]; known {
+		if _, known := faultOf(e.Code); known {
 			return &Error{e.Code, err.Error()}
 		}
 	}
-	switch exitcode.Of(err) {
-	case exitcode.Unsupported:
-		return &Error{CodeUnsupported, err.Error()}
-	case exitcode.Usage, exitcode.BadPolicy:
-		return &Error{CodeInvalid, err.Error()}
-	}
-	return &Error{CodeFailed, err.Error()}
+	return &Error{CodeOf(err, CodeFailed), err.Error()}
 }
 
 // answer writes an answer that is JSON.

@@ -215,7 +215,8 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 		if p.refused != "" {
 			w.Header().Set("Connection", "close")
 		}
-		status := statusOf[e.Code]
+		f, _ := faultOf(e.Code)
+		status := f.status
 		if w.Header().Get("Allow") != "" {
 			status = http.StatusMethodNotAllowed
 		}

@@ -177,7 +177,8 @@ func TestErrors(t *testing.T) {
 	l := logrus.New()
 	l.SetOutput(&log)
 	socket, _ := served(t, Config{Backend: backend, Log: logrus.NewEntry(l), Healthy: func() error { return errTest }})
-	for code, status := range statusOf {
+	for _, f := range faults {
+		code, status := f.code, f.status
 		backend.failWith(&Error{code, "why"})
 		if got, body, err := ask(socket, "POST", "/v1/guests/web/kill", ""); got != status || !strings.Contains(body, `"code":"`+code+`","message":"why"`) {
 			t.Error(code, got, body, err)

@@ -236,7 +236,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 		}()
 	}
 	if err := g.at.Check(); err != nil {
-		return asError(api.CodeInvalid, err)
+		return asError(api.CodeMissing, err)
 	}
 	p, err := d.policy(spec)
 	if err != nil {
@@ -244,7 +244,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	}
 	owner, err := ownerOf(spec)
 	if err != nil {
-		return asError(api.CodeInvalid, err)
+		return asError(api.CodeMissing, err)
 	}
 	g.record.UID, g.record.GID = owner.UID, owner.GID
 	boundaries, err := d.openBoundaries(g, p)
@@ -279,16 +279,16 @@ func (d *Daemon) openBoundaries(g *guest, p *policy.Policy) ([]*host.Boundary, e
 	}
 	if spec.Pid != 0 {
 		if g.record.PidStart, err = host.StartOf(spec.Pid); err != nil {
-			return nil, failf(api.CodeInvalid, "cannot use process %d: no such process", spec.Pid)
+			return nil, failf(api.CodeMissing, "cannot use process %d: no such process", spec.Pid)
 		}
 	}
 	find, err := life.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
 	if err != nil {
-		return nil, asError(api.CodeInvalid, err)
+		return nil, asError(api.CodeMissing, err)
 	}
 	boundaries, err := life.OpenBoundaries(trees, find)
 	if err != nil {
-		return nil, asError(api.CodeInvalid, err)
+		return nil, asError(api.CodeMissing, err)
 	}
 	for _, b := range boundaries {
 		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Tree().String(), b.ID(), b.Path()})
@@ -491,11 +491,11 @@ func (d *Daemon) find(name string) (*guest, error) {
 	return g, nil
 }
 
-// asError gives an error a code; one that has a code keeps it.
+// asError gives an error a code; one that has a code, or an exit code that says which, keeps it.
 func asError(code string, err error) error {
 	var have *api.Error
 	if err == nil || errors.As(err, &have) {
 		return err
 	}
-	return &api.Error{Code: code, Message: err.Error()}
+	return &api.Error{Code: api.CodeOf(err, code), Message: err.Error()}
 }
