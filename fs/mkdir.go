@@ -209,8 +209,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		return st
 	}
 	if n.tree == nil {
-		v.deny(in, "rmdir", n, name, "no cgroups here")
-		return errDenied
+		return errBusy // natively a hierarchy at the top is a mount point; a link is ENOTDIR before it comes here
 	}
 	d, err := n.tree.acquire(n.dir)
 	if err != nil {

@@ -179,6 +179,9 @@ func TestInsideTmpfs(t *testing.T) {
 	if got := x.ask(t, "mkdir", "/sys/fs/cgroup/evil"); got != "EROFS" {
 		t.Errorf("a directory beside the hierarchies: %s", got)
 	}
+	if got := x.ask(t, "rmdir", x.at("")); got != "EROFS" {
+		t.Errorf("rmdir of a hierarchy: %s", got)
+	}
 	if got := x.ask(t, "mkdir", x.at("child")); got != "ok" || !x.place.tree.Exists(x.place.path+"/child") {
 		t.Errorf("a child cgroup: %s", got)
 	}

@@ -84,3 +84,21 @@ func removalRace(t *testing.T, rounds int, file string, round func()) {
 		t.Errorf("%d of %d opens are wrong", wrong.Load(), opens.Load())
 	}
 }
+
+// TestRmdirAtTop: a hierarchy at the top of a view is removed as little as the mount point that it is natively.
+func TestRmdirAtTop(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	if tree.Version == hierarchy.V2 {
+		t.Skip("machine: pids is of the v2 tree; at the top of its view are cgroups alone")
+	}
+	if got := rm(tree.Mountpoint); got != "EBUSY" {
+		t.Fatalf("natively: %s", got)
+	}
+	v := mountView(t, "--boundary", boundary(t, "top", tree), "--controllers", "pids", "--layout", "v1")
+	for what, want := range map[string]string{v.top(tree): "EBUSY", filepath.Join(v.dir, "none"): "ENOENT", v.dir: "EBUSY"} {
+		if got := rm(what); got != want {
+			t.Errorf("rmdir of %s: %s, want %s", what, got, want)
+		}
+	}
+}

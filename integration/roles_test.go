@@ -100,6 +100,8 @@ func playCommands() {
 			fmt.Println("=" + writeFile(path, value))
 		case op == "read" && n >= 2:
 			fmt.Printf("=%q\n", readFile(path))
+		case op == "rmdir" && n >= 2:
+			fmt.Println("=" + rm(path))
 		case op == "mkdir" && n >= 2:
 			fmt.Println("=" + word(unix.Mkdir(path, 0o755)))
 		case op == "umount" && n >= 2:
