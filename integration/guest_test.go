@@ -221,6 +221,9 @@ func TestKilled(t *testing.T) {
 		if err != nil {
 			t.Skip("machine: setpriv is not installed")
 		}
+		if exec.Command(setpriv, "--reuid", "1000", "--clear-groups", "true").Run() != nil {
+			t.Skip("machine: this setpriv, such as busybox's, changes no ids")
+		}
 		testKilled(t, setpriv, "--reuid", "1000", "--clear-groups")
 	})
 }
