@@ -177,6 +177,9 @@ func New(cfg Config) (*View, error) {
 		return nil, err
 	}
 	v.load(cfg.Held)
+	if cfg.Device == nil {
+		v.enterAttrs()() // while nobody waits: a server that is killed again and again would begin anew with each request
+	}
 	return v, nil
 }
 
