@@ -53,20 +53,21 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 
 // look tells a directory's state: when a child was last made or removed there, and how many there are. kernfs keeps the time
 // only of a directory whose attributes were changed once (kernfs_add_one, kernfs_remove): so it is given the mode that it has.
+// It is the time of modification, since that of change also tells of a chmod, also of this one by the next server.
 func (v *View) look(t *tree, d *host.Dir, unique uint64) (changed, children uint64) {
 	var st unix.Stat_t
 	if v.holder == nil || d.Stat(&st) != nil {
 		return 0, 0
 	}
 	if _, again := conn.Resent(unique); again {
-		return uint64(st.Ctim.Nano()), uint64(st.Nlink)
+		return uint64(st.Mtim.Nano()), uint64(st.Nlink)
 	}
 	if _, known := t.timed.LoadOrStore(d.ID(), true); !known {
 		if d.Chmod("", st.Mode&permMask) != nil || d.Stat(&st) != nil {
 			return 0, 0
 		}
 	}
-	return uint64(st.Ctim.Nano()), uint64(st.Nlink)
+	return uint64(st.Mtim.Nano()), uint64(st.Nlink)
 }
 
 // removedSince says whether the server before made a cgroup and the host has removed it since: it is not there, something was

@@ -130,6 +130,7 @@ func cross(t *testing.T, op crossedOp, point string, row interference) {
 	x.d = startDaemonOf(t, failpointProgram(t), env...)
 	x.site = x.d.add(t, "crossed", x.site)
 	x.openBefore(op)
+	x.effects() // a new view has noted what the attributes of its cgroups take
 	resend := x.d.ready(t).Resend
 	_, worker := x.d.worker(t)
 	defer unix.Close(worker)

@@ -225,10 +225,14 @@ func nameAttempts(dir string) []attempt {
 			return err
 		}}
 	}
+	legacy := "EINVAL" // control files of v1; on v2 a cgroup may have the name
+	if exists(filepath.Join(dir, "cgroup.controllers")) {
+		legacy = ""
+	}
 	return []attempt{
 		mk("cgroup.evil", "EINVAL"), mk("io.max2", "EINVAL"), mk("memory.evil", "EINVAL"), mk("hugetlb.1GB.evil", "EINVAL"),
 		mk("rdma.evil", "EINVAL"), mk("misc.evil", "EINVAL"), mk("dmem.evil", "EINVAL"), mk("irq.evil", "EINVAL"),
-		mk("release_agent", "EINVAL"), mk(".vcgroupfs", "EINVAL|EEXIST"), mk("a\nb", "EINVAL"),
+		mk("release_agent", legacy), mk(".vcgroupfs", "EINVAL|EEXIST"), mk("a\nb", "EINVAL"),
 		mk(strings.Repeat("x", 256), "ENAMETOOLONG"), mk(strings.Repeat("x", 4000), "ENAMETOOLONG"),
 		{"create a file", "EACCES", func() error {
 			return withFile(filepath.Join(dir, "f"), unix.O_CREAT|unix.O_WRONLY, writeFD("x"))
