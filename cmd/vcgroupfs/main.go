@@ -44,6 +44,7 @@ func roles() map[string]func() int {
 		guest.InitCommand:          guest.Init,
 		guest.GuardCommand:         guest.Guard,
 		guest.SupervisorCommand:    guest.Supervise,
+		guest.KeysCommand:          guest.ListenToKeys,
 		guest.KeeperStarterCommand: guest.StartKeeper,
 		guest.KeeperCommand:        guest.Keep,
 		holder.WorkerCommand:       serveWorker,

@@ -281,14 +281,15 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 }
 
 // runCommand starts the guest's first process, hands it the view and waits for its end.
-func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals <-chan os.Signal) (int, error) {
+func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.Signal) (int, error) {
 	ended := make(chan struct{})
 	defer close(ended)
-	first, err := startOnThread(cfg, n, ended)
+	first, err := startOnThread(cfg, n, signals, ended)
 	if err != nil {
 		return 0, err
 	}
 	defer first.close()
+	defer first.seat.leave()
 	watcher, err := startGuard(first.cmd.Process.Pid)
 	if err != nil {
 		return first.abandon(err)
@@ -306,7 +307,7 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals <-chan o
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	f := forwarder{pid: first.cmd.Process.Pid, log: cfg.Log}
+	f := forwarder{pid: first.cmd.Process.Pid, seat: first.seat, log: cfg.Log}
 	go f.run(ctx, signals)
 	status, err := statusOf(first.cmd.Wait())
 	if s := f.endedBy.Load(); s != 0 && status == exitcode.SignalBase+int(unix.SIGKILL) {
@@ -321,11 +322,12 @@ type firstProcess struct {
 	orders   *os.File // takes an initSetup
 	result   *os.File // gives an initFailure, or ends when the command is executed
 	listener *os.File // a socket that gives the listener of its filter, or ends
+	seat     *seat    // nil: it has no terminal to itself
 }
 
 // startOnThread starts it from a thread of its own, which lives until the channel is closed: the guest is to die with the thread
 // (PR_SET_PDEATHSIG), and with a user namespace it begins with the thread's mounts.
-func startOnThread(cfg RunConfig, n *notifier, ended <-chan struct{}) (first *firstProcess, err error) {
+func startOnThread(cfg RunConfig, n *notifier, signals chan<- os.Signal, ended <-chan struct{}) (first *firstProcess, err error) {
 	started := make(chan struct{})
 	go host.OnThread(func() error {
 		if cfg.Userns {
@@ -336,6 +338,11 @@ func startOnThread(cfg RunConfig, n *notifier, ended <-chan struct{}) (first *fi
 		}
 		if err == nil {
 			first, err = startFirst(cfg, n)
+		}
+		if err == nil && first.cmd.SysProcAttr.Setpgid {
+			if first.seat, err = takeSeat(first.cmd.Process.Pid, signals); err != nil {
+				_, err = first.abandon(fmt.Errorf("cannot give the command the terminal: %w", err))
+			}
 		}
 		close(started)
 		<-ended
@@ -458,6 +465,7 @@ func initCommand(cfg RunConfig, mount, setup, result, listener *os.File) *exec.C
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
+		Setpgid:    interactive(),
 	}
 	if cfg.Userns {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER

@@ -25,6 +25,7 @@ var ends = map[os.Signal]bool{
 // forwarder passes signals on to the command.
 type forwarder struct {
 	pid     int
+	seat    *seat // of the command; may be nil
 	log     *logrus.Entry
 	endedBy atomic.Int32 // the signal for which the command was killed in the signal's stead, 0 for none
 }
@@ -37,6 +38,12 @@ func (f *forwarder) run(ctx context.Context, signals <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case s := <-signals:
+			if f.seat != nil && stops[s] {
+				if !handles(f.pid, s.(syscall.Signal)) {
+					f.seat.stop()
+				}
+				continue
+			}
 			if err := f.deliver(s.(syscall.Signal)); err != nil {
 				f.log.WithError(err).Debugf("cannot pass signal %v on", s)
 			}
@@ -49,7 +56,7 @@ func (f *forwarder) deliver(s syscall.Signal) error {
 		f.endedBy.CompareAndSwap(0, int32(s))
 		return unix.Kill(f.pid, unix.SIGKILL)
 	}
-	if (s == unix.SIGINT || s == unix.SIGQUIT) && foreground() {
+	if (s == unix.SIGINT || s == unix.SIGQUIT) && (f.seat != nil || foreground()) {
 		return nil // the terminal has sent it to the command too
 	}
 	return unix.Kill(f.pid, s)

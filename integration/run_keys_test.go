@@ -1,0 +1,82 @@
+package integration
+
+import (
+	"io"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// await waits until a terminal's text has something, and says whether it came.
+func (c *terminal) await(t *testing.T, what string) bool {
+	t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if strings.Contains(c.text(), what) {
+			return true
+		}
+	}
+	t.Errorf("the terminal does not show %q:\n%s", what, c.text())
+	return false
+}
+
+// onTerminal starts a command with a terminal as its controlling one.
+func onTerminal(t *testing.T, args ...string) (*exec.Cmd, *terminal) {
+	t.Helper()
+	c := openTerminal(t)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.slave, c.slave, c.slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	go io.Copy(c, c.master)
+	return cmd, c
+}
+
+// TestRunJobs: what is typed does to a command of "run" what it does natively.
+func TestRunJobs(t *testing.T) {
+	need(t, openHost(t), "pids")
+	for _, form := range [][]string{nil, {"--userns"}, {"--privileged"}} {
+		run := append(append([]string{program(t), "run", "--controllers", "pids"}, form...), "--")
+		t.Run(formName(form)+"/status", func(t *testing.T) {
+			cmd, c := onTerminal(t, append(run, "sh", "-i")...)
+			c.await(t, "#")
+			io.WriteString(c.master, "echo st''arted; exit 7\n")
+			c.await(t, "started")
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 || strings.Contains(c.text(), "annot set tty") {
+				t.Errorf("an interactive shell's exit 7: %v\n%s", err, c.text())
+			}
+		})
+		t.Run(formName(form)+"/interrupt", func(t *testing.T) {
+			cmd, c := onTerminal(t, append(run, "sh", "-c", "echo st''arted; exec sleep 1000")...)
+			c.await(t, "started")
+			io.WriteString(c.master, "\x03")
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(unix.SIGINT) {
+				t.Errorf("interrupted by a key: %v\n%s", err, c.text())
+			}
+		})
+	}
+	t.Run("stop", func(t *testing.T) {
+		cmd, c := onTerminal(t, "sh", "-i")
+		c.await(t, "#")
+		io.WriteString(c.master, program(t)+" run --controllers pids -- sh -c 'echo st\"\"arted; read x; exit 6'\n")
+		c.await(t, "started")
+		io.WriteString(c.master, "\x1a")
+		c.await(t, "Stopped")
+		io.WriteString(c.master, "fg; echo status=$?=\n")
+		io.WriteString(c.master, "word\n")
+		c.await(t, "status=6=")
+		io.WriteString(c.master, "exit 0\n")
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the shell: %v\n%s", err, c.text())
+		}
+	})
+}
