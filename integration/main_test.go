@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	}
 	before, views := countFDs(), viewMounts()
 	code := m.Run()
-	os.RemoveAll(os.TempDir())
+	os.RemoveAll(tempOf(itoa(os.Getpid())))
 	if left := stays(before, views); len(left) > 0 && code == 0 {
 		fmt.Println("left after the tests:\n" + strings.Join(left, "\n"))
 		code = 1

@@ -72,13 +72,6 @@ func boundaryOf(s api.GuestSpec) string {
 
 func stamp(t time.Time) string { return t.Local().Format(time.RFC3339) }
 
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
 func guestShowCommand() *cli.Command {
 	return &cli.Command{
 		Name: "show", Usage: "show one guest as the daemon has it", ArgsUsage: "NAME", Flags: []cli.Flag{jsonFlag(), socketFlag()},
