@@ -83,6 +83,8 @@ func TestInside(t *testing.T) {
 	}
 	own := mountOf(t, guestView)
 	x.add(t, "in")
+	d.wantTry(t, 0, x.place.path, "guest", "show", "in")
+	d.wantTry(t, 0, guestView+" of process "+itoa(x.pid()), "guest", "show", "in")
 	if got := x.ask(t, "read", x.at("pids.max")); got != "77\n" {
 		t.Errorf("pids.max: %q", got)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,13 @@ func showGuest(c *cli.Context, g api.Guest) error {
 	line := func(key, value string) { fmt.Fprintf(w, "%s\t%s\n", key, value) }
 	line("name", g.Name)
 	line("boundary", visible(boundaryOf(g.Spec)))
+	for _, h := range slices.Sorted(maps.Keys(g.Boundaries)) {
+		line("  in "+h, visible(g.Boundaries[h]))
+	}
 	line("target", visible(g.Spec.Place().String()))
+	if into := g.Spec.Into; into != nil {
+		line("into", fmt.Sprintf("%s of process %d", visible(filepath.Join(into.Rootfs, into.Path)), g.Spec.Pid))
+	}
 	line("hierarchies", dash(strings.Join(g.Hierarchies, " ")))
 	controllers := strings.Join(g.Spec.Controllers, ",")
 	if controllers == "" {

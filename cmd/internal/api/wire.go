@@ -44,12 +44,15 @@ type Guest struct {
 	Name        string    `json:"name"`
 	Spec        GuestSpec `json:"spec"`
 	Hierarchies []string  `json:"hierarchies"` // shown, as the command hierarchies names them
-	Since       time.Time `json:"since"`
-	Declared    bool      `json:"declared"`       // by a file of the guests' directory
-	Maker       Maker     `json:"maker"`          // who made it, and alone removes it by its name; none from a version without makers
-	Open        int       `json:"open"`           // descriptors that the guest has open in its view
-	Rule        string    `json:"rule,omitempty"` // the pattern of serve --container by which it was made when it touched self; none for any other guest
-	Calls       Calls     `json:"calls"`          // system calls of its container that a seccomp profile stops for the daemon
+	// Boundaries are the boundary's cgroups by hierarchy, counted from its root, when the guest was made; none from a version that does
+	// not say them.
+	Boundaries map[string]string `json:"boundaries,omitempty"`
+	Since      time.Time         `json:"since"`
+	Declared   bool              `json:"declared"`       // by a file of the guests' directory
+	Maker      Maker             `json:"maker"`          // who made it, and alone removes it by its name; none from a version without makers
+	Open       int               `json:"open"`           // descriptors that the guest has open in its view
+	Rule       string            `json:"rule,omitempty"` // the pattern of serve --container by which it was made when it touched self; none for any other guest
+	Calls      Calls             `json:"calls"`          // system calls of its container that a seccomp profile stops for the daemon
 }
 
 // Calls are system calls that a seccomp profile stops for the daemon.

@@ -99,9 +99,13 @@ func (g *guest) cgroups() int {
 
 // info is the guest as the control interface shows it.
 func (g *guest) info() api.Guest {
-	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Rule: g.record.Rule, Hierarchies: []string{}, Maker: g.record.maker()}
+	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Rule: g.record.Rule, Hierarchies: []string{},
+		Boundaries: map[string]string{}, Maker: g.record.maker()}
 	for _, b := range g.record.Boundaries {
 		out.Hierarchies = append(out.Hierarchies, b.Tree)
+		if b.Path != "" {
+			out.Boundaries[b.Tree] = b.Path
+		}
 	}
 	if s := g.served(); s != nil {
 		out.Open = s.View.Open()
