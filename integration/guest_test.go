@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -475,25 +476,28 @@ func rootOf(t *testing.T, pid int) (id int) {
 	return id
 }
 
-// childOf is the only child of a process.
+// childOf is the child of run that is the first process of a guest: the one with a number in a pid namespace below this one.
 func childOf(t *testing.T, pid int) int {
 	t.Helper()
-	var child int
-	found, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, f := range found {
-		fmt.Sscan(readFile(f), &child)
-		if child != 0 {
-			return child
-		}
-	}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // a kernel without CONFIG_PROC_CHILDREN
+	here := len(numbersOf("self"))
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, f := range stats {
-		text := readFile(f)
-		if after := strings.Fields(text[strings.LastIndex(text, ")")+1:]); len(after) > 1 && after[1] == itoa(pid) { // state, parent
-			fmt.Sscan(filepath.Base(filepath.Dir(f)), &child)
-			return child
+		text, child := readFile(f), filepath.Base(filepath.Dir(f))
+		after := strings.Fields(text[strings.LastIndex(text, ")")+1:]) // state, parent
+		if len(after) < 2 || after[1] != itoa(pid) || len(numbersOf(child)) <= here {
+			continue
+		}
+		if n, err := strconv.Atoi(child); err == nil {
+			return n
 		}
 	}
-	t.Fatalf("process %d has no child", pid)
+	t.Fatalf("process %d has no child in a pid namespace of its own", pid)
 	return 0
+}
+
+// numbersOf are the numbers of a process, one for each pid namespace that it is in, from this one on.
+func numbersOf(process string) []string {
+	_, rest, _ := strings.Cut(readFile("/proc/"+process+"/status"), "NSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.Fields(line)
 }
