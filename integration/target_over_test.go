@@ -103,7 +103,7 @@ func TestOver(t *testing.T) {
 		if got.status != 1 || !strings.Contains(got.err, c.says) || strings.Count(got.err, "\n") != 1 {
 			t.Errorf("mount at %s: status %d, %q; want %q", c.dir, got.status, got.err, c.says)
 		}
-		d.wantTry(t, 2, c.says, add...)
+		d.wantTry(t, 1, c.says, add...)
 		if at := viewsBelow(t, c.dir); len(at) != 0 {
 			t.Errorf("a view is mounted at %s", c.dir)
 		}
