@@ -189,6 +189,7 @@ func TestRemovedAttributes(t *testing.T) {
 	s := d.add(t, "bounds-removed", newSite(t, h, "bounds-removed"))
 	before := pay.settled(t)
 	var kept []*os.File
+	first := 0 // what one cgroup takes: of few control files less than the budget
 	for range 50 {
 		makeMany(t, s, 1)
 		f, err := os.OpenFile(s.at("c0", procs), os.O_RDWR, 0)
@@ -197,8 +198,12 @@ func TestRemovedAttributes(t *testing.T) {
 		}
 		defer f.Close()
 		kept = append(kept, f)
-		if stored := fillAttrs(t, s, 1, 4000); stored < 500_000 {
-			t.Fatalf("only %d bytes were stored: what was removed is not given back", stored)
+		stored := fillAttrs(t, s, 1, 4000)
+		if first == 0 {
+			first = stored
+		}
+		if stored < first || first < 200_000 {
+			t.Fatalf("only %d bytes were stored, %d at first: what was removed is not given back", stored, first)
 		}
 		if err := os.Remove(s.at("c0")); err != nil {
 			t.Fatal(err)
