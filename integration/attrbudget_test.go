@@ -129,7 +129,7 @@ func TestAttributeBudget(t *testing.T) {
 	pay := accountFor(t, h, d)
 	s := d.add(t, "bounds-attributes", newSite(t, h, "bounds-attributes"))
 	const cgroups = 12
-	makeMany(t, s, cgroups)
+	makeMany(t, s, cgroups+2) // two have none of what fills the others
 	before := pay.settled(t)
 	for _, size := range []int{4000, 100, 0} {
 		stored := fillAttrs(t, s, cgroups, size)
@@ -139,14 +139,14 @@ func TestAttributeBudget(t *testing.T) {
 
 	full := func(when string) {
 		t.Helper()
-		if err := unix.Setxattr(s.at("c10"), "user.over", make([]byte, 4000), 0); err != unix.ENOSPC {
+		if err := unix.Setxattr(s.at("c12"), "user.over", make([]byte, 4000), 0); err != unix.ENOSPC {
 			t.Errorf("%s: one more attribute: %v, want ENOSPC", when, err)
 		}
 	}
 	full("at the bound")
 	d.signal(t, unix.SIGKILL, 0)
 	full("after the worker's death")
-	if err := os.Chown(s.at("c11"), 1234, 1234); err != nil {
+	if err := os.Chown(s.at("c13"), 1234, 1234); err != nil {
 		t.Errorf("chown beside a used-up budget: %v", err)
 	}
 
@@ -166,19 +166,19 @@ func TestAttributeBudget(t *testing.T) {
 			return unix.Setxattr(path, "user.more", make([]byte, 4000), 0) == nil
 		})
 	}
-	fits("removexattr", s.at("c10"))
+	fits("removexattr", s.at("c12"))
 	fillAttrs(t, s, cgroups, 4000)
 	full("filled again")
 	if err := os.Remove(s.at("c1")); err != nil {
 		t.Fatal(err)
 	}
-	fits("rmdir", s.at("c10"))
-	unix.Removexattr(s.at("c10"), "user.more")
+	fits("rmdir", s.at("c12"))
+	unix.Removexattr(s.at("c12"), "user.more")
 	fillAttrs(t, s, cgroups, 4000)
 	if err := os.Remove(s.native("c2")); err != nil {
 		t.Fatal(err)
 	}
-	fits("the host's rmdir", s.at("c10"))
+	fits("the host's rmdir", s.at("c12"))
 }
 
 // TestRemovedAttributes: a guest that keeps files of removed cgroups open keeps no attributes so.
