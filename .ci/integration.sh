@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 # In a virtual machine the processors are emulated, all on one of the host's: the same tests take several times longer there. With Linux 6.12
 # its clock counts their instructions, so that what a second holds is the same whatever else the host does; 6.1 hangs at its start with that.
 here_limit=25m
-vm_limit=40m
+vm_limit=48m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
 # Whose programs are run as they are.
@@ -76,7 +76,7 @@ in_vm() {
 	done
 	: >"bin/integration.$name.log" # what follows it is begun before the machine may be
 	# shellcheck disable=SC2086 # words
-	flock --no-fork "bin/machine.$((machines % $(nproc))).lock" bin/vm -kernel "$kernel" -timeout 41m $machine "$@" \
+	flock --no-fork "bin/machine.$((machines % $(nproc))).lock" bin/vm -kernel "$kernel" -timeout 49m $machine "$@" \
 		>"bin/integration.$name.log" 2>&1 </dev/null &
 	running="$running $name=$!"
 	machines=$((machines + 1))

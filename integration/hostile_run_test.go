@@ -52,7 +52,11 @@ var hostileForms = []struct {
 // TestHostile: a guest in each form of "run" tries what it can.
 func TestHostile(t *testing.T) {
 	binary := publicProgram(t)
-	for _, form := range hostileForms {
+	forms := hostileForms
+	if scale(t) < 1 {
+		forms = hostileForms[1:3] // each takes long there: root of a user namespace, and the host's root without capabilities
+	}
+	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) { testHostile(t, binary, form.name, form.role, form.args) })
 	}
 }
