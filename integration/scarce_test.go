@@ -97,6 +97,10 @@ func TestScrapeFlood(t *testing.T) {
 	d := startDaemonWith(t, program(t), []string{"--metrics", address})
 	p := newPlace(t, d, "scraped")
 	d.wantTry(t, 0, "", p.add("web")...)
+	most := 4.0 // 0.8 to 1.3 on a quiet machine, 18 to 126 when each was answered
+	if scale(t) < 1 {
+		most = 8 // who asks takes the one processor, too
+	}
 	ratio := 0.0
 	for range 3 {
 		quiet := mkdirs(t, p, time.Second)
@@ -111,12 +115,12 @@ func TestScrapeFlood(t *testing.T) {
 		said, _ := flood.out.ReadString('\n')
 		ratio = float64(quiet) / float64(max(1, flooded))
 		t.Logf("%d mkdirs a second, %d while the metrics are asked for: a ratio of %.2f; %s", quiet, flooded, ratio, strings.TrimSpace(said))
-		if ratio <= 2 {
+		if ratio <= most {
 			break
 		}
 	}
-	if ratio > 2 {
-		t.Errorf("a neighbour's mkdir is %.2f times rarer, want at most 2", ratio)
+	if ratio > most {
+		t.Errorf("a neighbour's mkdir is %.2f times rarer, want at most %.0f", ratio, most)
 	}
 	d.stop(t)
 }
