@@ -142,6 +142,7 @@ func (h *Holder) absorb(e event) {
 
 // Close gives back what New made, for a holder that never ran.
 func (h *Holder) Close() {
+	h.manager.flush()
 	for _, f := range []*os.File{h.socket, h.metrics, h.lock, h.program, h.notify.oci, h.notify.lxc} {
 		if f != nil {
 			f.Close()

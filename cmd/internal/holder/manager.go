@@ -132,6 +132,17 @@ func (m *manager) retry() {
 	m.waiting, m.refused = nil, false
 }
 
+// goodbye is how long what waits may take when the holder ends: descriptors that the manager is not told to forget it keeps.
+const goodbye = 2 * time.Second
+
+// flush sends what waits before the holder ends, as far as the manager listens.
+func (m *manager) flush() {
+	m.later = func() {}
+	for until := time.Now().Add(goodbye); len(m.waiting) > 0 && time.Now().Before(until); time.Sleep(managerRetry / 10) {
+		m.retry()
+	}
+}
+
 func (m *manager) ready() { m.tell("READY=1\nSTATUS=serving", -1) }
 
 func (m *manager) reloading() { m.tell("STATUS=upgrading", -1) }
