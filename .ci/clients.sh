@@ -35,8 +35,8 @@ in_vm() {
 		-env VCGROUPFS_CLIENTS=/trees/clients -env "VCGROUPFS_CLIENTS_UPDATE=${UPDATE:-}" -file bin/vcgroupfs=/vcgroupfs/bin/vcgroupfs \
 		-file bin/asks=/vcgroupfs/bin/asks -file bin/integration.test=/vcgroupfs/bin/integration.test -- \
 		/vcgroupfs/bin/integration.test -test.v -test.timeout "$vm_limit" -test.run "$tests" "$@"
-	runc=$(command -v runc) || die "missing: runc; make deps installs it"
-	for file in $runc $(ldd "$runc" | awk '$3 ~ "^/" { print $3 } $1 ~ "^/" { print $1 }'); do
+	command -v runc >/dev/null || die "missing: runc; make deps installs it"
+	for file in $(files_of runc); do
 		set -- -file "$(readlink -f "$file")=$file" "$@"
 	done
 	bin/vm -kernel "$kernel" -timeout 86m "$@"

@@ -37,15 +37,6 @@ on_this_kernel() {
 		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
-# files_of PROGRAM... prints the files that programs consist of, those that are installed.
-files_of() {
-	for name; do
-		program=$(command -v "$name") || continue
-		echo "$program"
-		ldd "$program" | awk '$3 ~ "^/" { print $3 } $1 ~ "^/" { print $1 }'
-	done
-}
-
 # client_files prints those of the programs that look for their limits. A Java consists of more than what it is linked with.
 client_files() {
 	files_of runc crun node cgget

@@ -37,6 +37,15 @@ quiet() {
 	die "failed: $*"
 }
 
+# files_of PROGRAM... prints the files that programs consist of, those that are installed.
+files_of() {
+	for name; do
+		program=$(command -v "$name") || continue
+		echo "$program"
+		ldd "$program" | awk '$3 ~ "^/" { print $3 } $1 ~ "^/" { print $1 }'
+	done
+}
+
 # update_lists brings apt's lists up to date, once per script.
 update_lists() {
 	[ -z "${lists_fresh:-}" ] || return 0

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -337,6 +338,22 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("waited too long for %s", what)
 		}
 	}
+}
+
+// again does something time and again beside the test, until it says that it is enough or end is called.
+func again(do func() bool) (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for do() {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { close(stop); <-stopped })
 }
 
 // hostDir is the real directory of a path in a hierarchy.

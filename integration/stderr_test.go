@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -48,23 +47,15 @@ func fill(t *testing.T, pipe *os.File) {
 
 // deny has a guest make denied writes until end is called. Before Linux 6.9 one that a worker had in its hands when it was killed is aborted.
 func deny(t *testing.T, p *place) (end func()) {
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(time.Millisecond):
-				err := withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max"))
-				if aborted := errors.Is(err, unix.ECONNABORTED) && !conn.CanResend(); !errors.Is(err, unix.EPERM) && !aborted {
-					t.Errorf("a write of the boundary's limit: %v", err)
-					return
-				}
-			}
+	return again(func() bool {
+		time.Sleep(time.Millisecond)
+		err := withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max"))
+		if aborted := errors.Is(err, unix.ECONNABORTED) && !conn.CanResend(); !errors.Is(err, unix.EPERM) && !aborted {
+			t.Errorf("a write of the boundary's limit: %v", err)
+			return false
 		}
-	}()
-	return sync.OnceFunc(func() { close(stop); <-stopped })
+		return true
+	})
 }
 
 // replacements kills workers and says how long each was missed, sorted.

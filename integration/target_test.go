@@ -221,18 +221,11 @@ func TestTargetExchanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := startDaemon(t)
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, root+"/sys", unix.AT_FDCWD, root+"/link", unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
+	end := again(func() bool {
+		unix.Renameat2(unix.AT_FDCWD, root+"/sys", unix.AT_FDCWD, root+"/link", unix.RENAME_EXCHANGE)
+		return true
+	})
+	defer end()
 	made := 0
 	for i := range 60 {
 		at, rootfs := root+"/sys/fs/cgroup", ""
@@ -250,8 +243,7 @@ func TestTargetExchanged(t *testing.T) {
 			t.Fatalf("attempt %d: views are mounted at %q", i, at)
 		}
 	}
-	close(stop)
-	<-stopped
+	end()
 	t.Logf("%d of 60 were mounted", made)
 }
 
@@ -312,23 +304,14 @@ func TestTargetRenames(t *testing.T) {
 	d := startDaemon(t)
 	for range 5 {
 		d.wantTry(t, 0, "added", "guest", "add", "web", "--boundary", path, "--controllers", "pids", "--rootfs", root, "--target", "/a/fs/cgroup")
-		stop, stopped := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(stopped)
-			for {
-				unix.Rename(root+"/a", root+"/b")
-				unix.Rename(root+"/b", root+"/a")
-				select {
-				case <-stop:
-					return
-				default:
-				}
-			}
-		}()
+		end := again(func() bool {
+			unix.Rename(root+"/a", root+"/b")
+			unix.Rename(root+"/b", root+"/a")
+			return true
+		})
 		began := time.Now()
 		d.wantTry(t, 0, "", "guest", "rm", "web")
-		close(stop)
-		<-stopped
+		end()
 		t.Logf("removed after %v", time.Since(began))
 		if at := viewsBelow(t, root); len(at) != 0 {
 			t.Errorf("views are mounted at %q", at)

@@ -100,18 +100,7 @@ func callsText(c api.Calls) string {
 	return fmt.Sprintf("%d answered, %d passed on, by %d listeners", c.Answered, c.PassedOn, c.Listeners)
 }
 
-// makerOf is who made a guest, also where a daemon of a version without makers says it.
-func makerOf(g api.Guest) api.Maker {
-	switch {
-	case g.Maker.By != "":
-		return g.Maker
-	case g.Rule != "":
-		return api.Maker{By: api.BySelf, Of: g.Rule}
-	case g.Declared:
-		return api.Maker{By: api.ByDeclared}
-	}
-	return api.Maker{By: api.ByHand}
-}
+func makerOf(g api.Guest) api.Maker { return api.MakerBy(&g.Maker, g.Declared, g.Rule) }
 
 func showGuest(c *cli.Context, g api.Guest) error {
 	w := newTable(c)

@@ -23,6 +23,19 @@ type Maker struct {
 	Of string `json:"of,omitempty"` // hook and nri: the container's bundle, or its configuration file; self: the pattern that it matches
 }
 
+// MakerBy is who made a guest, also where a version without makers made it: m is then nil or empty, and it says so by what it has.
+func MakerBy(m *Maker, declared bool, rule string) Maker {
+	switch {
+	case m != nil && m.By != "":
+		return *m
+	case declared:
+		return Maker{By: ByDeclared}
+	case rule != "":
+		return Maker{By: BySelf, Of: rule}
+	}
+	return Maker{By: ByHand}
+}
+
 // String is what messages and tables say.
 func (m Maker) String() string {
 	if m.Of == "" {

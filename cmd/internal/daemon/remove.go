@@ -17,18 +17,8 @@ import (
 // endedWait bounds the wait for the process of a container whose last hook runs: its runtime has killed it by then.
 const endedWait = 2 * time.Second
 
-// maker is who made the guest of a record. Records of a version without makers say it by what they have.
-func (r record) maker() api.Maker {
-	switch {
-	case r.Maker != nil:
-		return *r.Maker
-	case r.Declared:
-		return api.Maker{By: api.ByDeclared}
-	case r.Rule != "":
-		return api.Maker{By: api.BySelf, Of: r.Rule}
-	}
-	return api.Maker{By: api.ByHand}
-}
+// maker is who made the guest of a record.
+func (r record) maker() api.Maker { return api.MakerBy(r.Maker, r.Declared, r.Rule) }
 
 // makerless says that a version without makers made the guest: by hand, or for a container whose last hook is still to come.
 func (r record) makerless() bool { return r.Maker == nil && !r.Declared && r.Rule == "" }

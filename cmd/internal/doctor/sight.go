@@ -11,7 +11,6 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -28,12 +27,8 @@ func SightOf(pid int) (Sight, error) {
 			_ = unix.Setns(ns, unix.CLONE_NEWCGROUP)
 			unix.Close(ns)
 		}
-		f, err := os.Open(proc + "/mountinfo")
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		mounts, err = hierarchy.ReadMounts(f, nil)
+		var err error
+		mounts, err = host.MountTable(proc+"/mountinfo", nil)
 		return err
 	})
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {

@@ -3,7 +3,6 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -56,12 +54,7 @@ func listens(ctx context.Context, socket string, pid int) bool {
 	if err != nil {
 		return false
 	}
-	f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/mountinfo")
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	views, err := hierarchy.ReadMounts(f, func(m *mountinfo.Info) (skip, stop bool) {
+	views, err := host.MountTable("/proc/"+strconv.Itoa(pid)+"/mountinfo", func(m *mountinfo.Info) (skip, stop bool) {
 		return !strings.HasPrefix(m.Mountpoint, place) || !strings.HasPrefix(m.FSType, "fuse.cgroup"), false
 	})
 	if err != nil {
@@ -122,12 +115,7 @@ func statfsIn(pid int, sight Sight) (int64, error) {
 	proc := "/proc/" + strconv.Itoa(pid)
 	at := place
 	if sight == Tmpfs || sight == StackedTmpfs { // the top is a real one
-		f, err := os.Open(proc + "/mountinfo")
-		if err != nil {
-			return 0, err
-		}
-		defer f.Close()
-		mounts, err := hierarchy.ReadMounts(f, mountinfo.PrefixFilter(place))
+		mounts, err := host.MountTable(proc+"/mountinfo", mountinfo.PrefixFilter(place))
 		if err != nil {
 			return 0, err
 		}

@@ -55,15 +55,10 @@ func (p *place) sharesMounts(table string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	f, err := os.Open(table)
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
 	ids := map[int]bool{}
 	for _, m := range theirs {
 		ids[m.ID] = true
 	}
-	shared, err := hierarchy.ReadMounts(f, nil)
+	shared, err := host.MountTable(table, nil)
 	return slices.ContainsFunc(shared, func(m *mountinfo.Info) bool { return ids[m.ID] }), err
 }

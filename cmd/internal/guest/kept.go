@@ -10,7 +10,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // dataTypes are the types of file systems that hold files, and no device: of those that need one the kernel tells by itself. A guest of "run"
@@ -69,7 +69,7 @@ func keepFiles(d anew) error {
 	if err != nil {
 		return err
 	}
-	all, err := ownMounts()
+	all, err := host.MountTable(threadMounts, nil)
 	if err != nil {
 		return err
 	}
@@ -110,15 +110,8 @@ func keepFiles(d anew) error {
 	return nil
 }
 
-// ownMounts is the mount table of this thread.
-func ownMounts() ([]*mountinfo.Info, error) {
-	f, err := os.Open("/proc/thread-self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return hierarchy.ReadMounts(f, nil)
-}
+// threadMounts is where the mount table of this thread is, whose mount namespace may be its own.
+const threadMounts = "/proc/thread-self/mountinfo"
 
 // cloneMount makes a mount, attached nowhere, of what is mounted at a path, without what is mounted on that, unless a user namespace above
 // keeps the two together.
@@ -172,7 +165,7 @@ func noDevices() error {
 	if !errors.Is(err, unix.ENOSYS) {
 		return os.NewSyscallError("mount_setattr", err)
 	}
-	all, err := ownMounts()
+	all, err := host.MountTable(threadMounts, nil)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -69,12 +68,7 @@ func (o *Own) fstype(device uint64) string {
 
 // viewType looks a device up in the mount table.
 func viewType(device uint64) (fstype string) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	_, err = hierarchy.ReadMounts(f, func(m *mountinfo.Info) (skip, stop bool) {
+	_, err := host.MountTable(host.OwnMounts, func(m *mountinfo.Info) (skip, stop bool) {
 		if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) != device {
 			return true, false
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // Mount names a mount of this process's mount namespace for good. The zero Mount is none.
@@ -80,7 +80,7 @@ func (m Mount) At(t Target) (int, error) {
 // Find opens the mount's root wherever it is now. ErrGone, ErrCovered, or what else keeps it from being opened now: whoever renames the
 // directories above all the time.
 func (m Mount) Find() (int, error) {
-	mounts, err := table()
+	mounts, err := host.MountTable(host.OwnMounts, nil)
 	if err != nil {
 		return -1, err
 	}
@@ -107,7 +107,7 @@ func (m Mount) Find() (int, error) {
 
 // Type is the type of the mount's file system, as the mount table has it; "" where it is not there.
 func (m Mount) Type() (string, error) {
-	mounts, err := table()
+	mounts, err := host.MountTable(host.OwnMounts, nil)
 	for _, i := range mounts {
 		if m.is(Mount{Device: deviceOf(i), ID: uint64(i.ID)}) {
 			return i.FSType, nil
@@ -118,7 +118,7 @@ func (m Mount) Type() (string, error) {
 
 // Below are the directories right below one at which file systems of some types are mounted, each once.
 func Below(dir string, is func(kind string) bool) (at []string, err error) {
-	mounts, err := table()
+	mounts, err := host.MountTable(host.OwnMounts, nil)
 	for _, i := range mounts {
 		if filepath.Dir(i.Mountpoint) == dir && is(i.FSType) && !slices.Contains(at, i.Mountpoint) {
 			at = append(at, i.Mountpoint)
@@ -164,15 +164,5 @@ func Detach(fd int) error {
 
 // Link is a path to what a descriptor leads to, for calls that take no descriptor.
 func Link(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
-
-// table is this process's mount table.
-func table() ([]*mountinfo.Info, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return hierarchy.ReadMounts(f, nil)
-}
 
 func deviceOf(i *mountinfo.Info) uint64 { return unix.Mkdev(uint32(i.Major), uint32(i.Minor)) }
