@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -60,24 +61,45 @@ func buryDeep(t testing.TB, root, dir string) {
 	}
 }
 
-// TestLongMountTable: a line of the mount table that a guest has made longer than 64 KiB keeps nobody from reading it.
+// TestLongMountTable: a line of the mount table that a guest has made longer than 64 KiB, and a path longer than PATH_MAX, keep nobody from
+// reading it, nor "run" from taking away what its command must not have.
 func TestLongMountTable(t *testing.T) {
-	root := guestRoot(t)
-	at := filepath.Join(root, "a/b")
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("deep", at, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	buryDeep(t, root, "a")
-	if n := len(readFile("/proc/self/mountinfo")); n < 64<<10 {
-		t.Fatalf("the table has %d bytes", n)
-	}
-	for _, args := range [][]string{{"hierarchies"}, {"run", "--", "true"}} {
-		if got := runCommand(t, args...); got.status != 0 || got.err != "" {
-			t.Errorf("%v: status %d, %.300s", args, got.status, got.err)
-		}
+	pids := hostDir(need(t, openHost(t), "pids"), "")
+	for _, c := range []struct {
+		source, kind string
+		flags        uintptr
+		goes         string // the type of the file system that no guest has, in any form; "" for none
+	}{{"deep", "tmpfs", 0, ""}, {"deep", "sysfs", unix.MS_RDONLY, "sysfs"}, {pids, "", unix.MS_BIND, "cgroup2*"}} {
+		t.Run(cmp.Or(c.kind, "cgroup"), func(t *testing.T) {
+			root := guestRoot(t)
+			at := filepath.Join(root, "a/b")
+			if err := os.MkdirAll(at, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mount(c.source, at, c.kind, c.flags, ""); err != nil {
+				t.Fatal(err)
+			}
+			buryDeep(t, root, "a")
+			if n := len(readFile("/proc/self/mountinfo")); n < 64<<10 {
+				t.Fatalf("the table has %d bytes", n)
+			}
+			if got := runCommand(t, "hierarchies"); got.status != 0 || got.err != "" {
+				t.Errorf("hierarchies: status %d, %.300s", got.status, got.err)
+			}
+			for _, form := range hostileForms {
+				if form.name == "privileged" && c.goes == "sysfs" {
+					continue // it keeps what the host has mounted but for cgroups
+				}
+				ask := "true"
+				if c.goes != "" {
+					ask = "! grep -Eq 'buried.* - " + c.goes + " ' /proc/self/mountinfo"
+				}
+				got := runCommand(t, slices.Concat([]string{"run"}, form.args, []string{"--", "sh", "-c", ask})...)
+				if got.status != 0 || got.err != "" {
+					t.Errorf("run, %s: status %d, %.300s", form.name, got.status, got.err)
+				}
+			}
+		})
 	}
 }
 

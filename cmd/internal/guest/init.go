@@ -260,7 +260,7 @@ func detachCgroups() error {
 		return fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
 	}
 	for _, m := range slices.Backward(mounts) { // what was mounted last goes first
-		err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		err := byPath(m.Point, func(path string) error { return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) })
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: m.Point, Err: err})
 		}

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -130,13 +132,15 @@ func cloneMount(path string) (int, error) {
 // takeAway unmounts what a line of the mount table names, if that is what its path leads to: what is hidden is out of the guest's reach, too. It
 // says whether nothing is left to do.
 func takeAway(m *mountinfo.Info) (done bool, err error) {
-	var st unix.Statx_t
-	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT
-	err = unix.Statx(unix.AT_FDCWD, m.Mountpoint, flags, unix.STATX_MNT_ID, &st)
-	if err == nil && st.Mask&unix.STATX_MNT_ID != 0 && int(st.Mnt_id) != m.ID { // the id since Linux 5.8
-		return true, nil
-	}
-	err = unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	err = byPath(m.Mountpoint, func(path string) error {
+		var st unix.Statx_t
+		const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT
+		err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
+		if err == nil && st.Mask&unix.STATX_MNT_ID != 0 && int(st.Mnt_id) != m.ID { // the id since Linux 5.8
+			return nil
+		}
+		return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	})
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return true, nil
@@ -146,17 +150,43 @@ func takeAway(m *mountinfo.Info) (done bool, err error) {
 	return true, pathError("umount", m.Mountpoint, err)
 }
 
-// hide mounts over a directory one that is empty, and over a file the device that is. ENOENT where neither is.
-func hide(path string) error {
-	st, err := os.Lstat(path)
+// pathMax is PATH_MAX of include/uapi/linux/limits.h: no call takes a longer path, its NUL included.
+const pathMax = 4096
+
+// byPath calls f with a path to a mount point that a call takes. Whoever may rename directories above a mount can make its path too long; it is
+// reached all the same: from its directory, where this thread then is, as f must not mind. The thread's working directory must be its own.
+func byPath(path string, f func(path string) error) error {
+	if len(path) < pathMax {
+		return f(path)
+	}
+	dir, err := target.OpenPath(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	const null, flags = "/dev/null", unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if st.IsDir() {
-		return pathError("mount", path, unix.Mount("tmpfs", path, "tmpfs", flags, "mode=755,size=4k"))
+	defer unix.Close(dir)
+	here, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
-	return pathError("mount", path, unix.Mount(null, path, "", unix.MS_BIND, ""))
+	defer unix.Close(here)
+	if err := unix.Fchdir(dir); err != nil {
+		return err
+	}
+	return errors.Join(f(filepath.Base(path)), unix.Fchdir(here))
+}
+
+// hide mounts over a directory one that is empty, and over a file the device that is. ENOENT where neither is.
+func hide(path string) error {
+	return pathError("mount", path, byPath(path, func(path string) error {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return unix.Mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=4k")
+		}
+		return unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
+	}))
 }
 
 // noDevices makes device files in all mounts of this thread none: a guest has the devices that its /dev has.
@@ -170,13 +200,16 @@ func noDevices() error {
 		return err
 	}
 	for _, m := range all {
-		var st unix.Statfs_t
-		if err := unix.Statfs(m.Mountpoint, &st); err != nil {
-			return pathError("statfs", m.Mountpoint, err)
-		}
-		const same = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // the numbers of ST_RDONLY and so on are those of MS_RDONLY
-		flags := uintptr(st.Flags)&same | unix.MS_NODEV | unix.MS_REMOUNT | unix.MS_BIND
-		if err := unix.Mount("", m.Mountpoint, "", flags, ""); err != nil {
+		err := byPath(m.Mountpoint, func(path string) error {
+			var st unix.Statfs_t
+			if err := unix.Statfs(path, &st); err != nil {
+				return err
+			}
+			const same = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // the numbers of ST_RDONLY and so on are those of MS_RDONLY
+			flags := uintptr(st.Flags)&same | unix.MS_NODEV | unix.MS_REMOUNT | unix.MS_BIND
+			return unix.Mount("", path, "", flags, "")
+		})
+		if err != nil {
 			return pathError("mount", m.Mountpoint, err)
 		}
 	}

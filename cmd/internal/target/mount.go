@@ -94,7 +94,7 @@ func (m Mount) Find() (int, error) {
 			err = ErrCovered
 			continue
 		}
-		fd, oerr := openPath(i.Mountpoint)
+		fd, oerr := OpenPath(i.Mountpoint)
 		if oerr == nil {
 			if fd, oerr = m.check(fd); oerr == nil {
 				return fd, nil

@@ -54,7 +54,7 @@ func (t Target) Open() (int, error) {
 
 func (t Target) open() (int, error) {
 	if t.Rootfs == "" {
-		return openPath(t.Path)
+		return OpenPath(t.Path)
 	}
 	root, err := unix.Open(t.Rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -121,8 +121,8 @@ const maxAgain = 1000
 // maxPart is how much of a path one call is given: less than PATH_MAX. A guest that makes directories by descriptor makes longer paths.
 const maxPart = 4000
 
-// openPath opens a directory by a path of any length without a link in it.
-func openPath(path string) (int, error) {
+// OpenPath opens a directory (O_PATH) by an absolute path of any length without a link in it. ELOOP where one is. An *os.PathError.
+func OpenPath(path string) (int, error) {
 	at, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: "/", Err: err}

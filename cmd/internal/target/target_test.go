@@ -89,7 +89,7 @@ func TestLongPath(t *testing.T) {
 		at, err = next, oerr
 	}
 	defer unix.Close(at)
-	fd, err := openPath(path)
+	fd, err := OpenPath(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestLongPath(t *testing.T) {
 	if err := errors.Join(unix.Fstat(at, &a), unix.Fstat(fd, &b)); err != nil || a.Ino != b.Ino {
 		t.Errorf("%v: another directory", err)
 	}
-	if _, err := openPath(path + "/none"); !errors.Is(err, unix.ENOENT) {
+	if _, err := OpenPath(path + "/none"); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("what is not there: %v", err)
 	}
 }
@@ -116,7 +116,7 @@ func TestMount(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { unix.Unmount(path, unix.MNT_DETACH) })
-		fd, err := openPath(path)
+		fd, err := OpenPath(path)
 		if err != nil {
 			t.Fatal(err)
 		}
