@@ -68,7 +68,7 @@ func readRecord(d xattrDir, name, attr string) (record, bool) {
 
 // ownerOf is the guest's owner and mode of a directory (file "") or a file in it, from the host's mode. The boundary's are
 // fixed.
-func (v *View) ownerOf(t *tree, d *host.Dir, file string, hostMode uint32) record {
+func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode uint32) record {
 	r := record{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
 	if d.IsBoundary() {
 		return r
@@ -86,9 +86,9 @@ func (v *View) ownerOf(t *tree, d *host.Dir, file string, hostMode uint32) recor
 	return r
 }
 
-// fillAttr fills in the attributes of a directory or file of a tree from the host's stat.
-func (v *View) fillAttr(t *tree, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
-	r := v.ownerOf(t, d, file, st.Mode)
+// fillAttr fills in the attributes of a directory or file of a hierarchy from the host's stat.
+func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
+	r := v.ownerOf(hier, d, file, st.Mode)
 	out.Ino = st.Ino
 	out.Size, out.Blocks, out.Blksize = 0, 0, 4096
 	out.Nlink = uint32(st.Nlink)
@@ -99,20 +99,20 @@ func (v *View) fillAttr(t *tree, d *host.Dir, file string, st *unix.Stat_t, out 
 	out.Ctime, out.Ctimensec = uint64(st.Ctim.Sec), uint32(st.Ctim.Nsec)
 	switch {
 	case file != "":
-		dec := v.decide(t, d.ID(), file)
-		out.Size = v.sizeOf(t, d.ID(), dec.File)
+		dec := v.decide(hier, d.ID(), file)
+		out.Size = v.sizeOf(hier, d.ID(), dec.File)
 		out.Blocks = out.Size / 512 // with fewer it would be a sparse file to cp
 		if dec.Verdict == hierarchy.ReadOnly && out.Mode&0o444 != 0 {
 			out.Mode &^= 0o222 // what nobody may write is shown so; a write-only file keeps its mode
 		}
-	case d.IsBoundary() && t.leafID.Load() != 0 && out.Nlink > 2:
+	case d.IsBoundary() && hier.leafID.Load() != 0 && out.Nlink > 2:
 		out.Nlink-- // the leaf is not listed
 	}
 }
 
-// fillTop fills in the attributes of the top of a view with several trees.
+// fillTop fills in the attributes of the top of a view with several hierarchies.
 func (v *View) fillTop(out *fuse.Attr) {
-	*out = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o555, Nlink: uint32(2 + len(v.trees)), Blksize: 4096}
+	*out = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o555, Nlink: uint32(2 + len(v.hierarchies)), Blksize: 4096}
 	out.Uid, out.Gid = v.owner.UID, v.owner.GID
 	out.SetTimes(&v.top, &v.top, &v.top)
 }
@@ -137,7 +137,7 @@ func (v *View) attr(n node, out *fuse.Attr) fuse.Status {
 		v.fillLink(n.link, out)
 		return fuse.OK
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil && n.file == "" && status(err) == fuse.ENOENT {
 		v.fillRemoved(n, out)
 		return fuse.OK
@@ -150,7 +150,7 @@ func (v *View) attr(n node, out *fuse.Attr) fuse.Status {
 	if !code.Ok() {
 		return code
 	}
-	v.fillAttr(n.tree, d, n.file, &st, out)
+	v.fillAttr(n.hier, d, n.file, &st, out)
 	return fuse.OK
 }
 
@@ -160,7 +160,7 @@ func (v *View) stat(n node, d *host.Dir) (st unix.Stat_t, code fuse.Status) {
 	switch {
 	case n.file == "":
 		err = d.Stat(&st)
-	case v.decide(n.tree, n.dir, n.file).Verdict == hierarchy.Hidden:
+	case v.decide(n.hier, n.dir, n.file).Verdict == hierarchy.Hidden:
 		return st, errHidden
 	default:
 		err = d.Lookup(n.file, &st)
@@ -248,7 +248,7 @@ func (r *rawFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 const attrChanges = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 
 func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
-	if n.tree == nil {
+	if n.hier == nil {
 		return errDenied
 	}
 	truncate := in.Valid&fuse.FATTR_SIZE != 0
@@ -260,10 +260,10 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if in.Valid&attrChanges == 0 || (truncate && in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_MODE) == 0) {
 		return fuse.OK // a truncate carries times of its own; it changes nothing of a control file
 	}
-	if n.tree.isRoot(n.dir) {
+	if n.hier.isRoot(n.dir) {
 		return errDenied
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return v.unlessOpen(n, status(err))
 	}
@@ -272,7 +272,7 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if !code.Ok() {
 		return v.unlessOpen(n, code)
 	}
-	if err := v.changeOwner(n.tree, d, n.file, &st, in); err != nil {
+	if err := v.changeOwner(n.hier, d, n.file, &st, in); err != nil {
 		return v.noRoom(n, in, err)
 	}
 	return v.noRoom(n, in, v.changeTimes(d, n.file, in))
@@ -301,7 +301,7 @@ func (v *View) truncate(n node, in *fuse.SetAttrIn) fuse.Status {
 	if n.file == "" {
 		return fuse.Status(unix.EISDIR)
 	}
-	switch v.decide(n.tree, n.dir, n.file).Verdict {
+	switch v.decide(n.hier, n.dir, n.file).Verdict {
 	case hierarchy.Hidden:
 		return errHidden
 	case hierarchy.ReadOnly:
@@ -325,8 +325,8 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 
 // changeOwner keeps a new owner or mode in the record, and has the kernel note the time of that: setting the time of access
 // to what it is changes no other.
-func (v *View) changeOwner(t *tree, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
-	r := v.ownerOf(t, d, file, st.Mode)
+func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
+	r := v.ownerOf(hier, d, file, st.Mode)
 	uid, setUID := in.GetUID()
 	gid, setGID := in.GetGID()
 	mode, setMode := in.GetMode()

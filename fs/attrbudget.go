@@ -238,8 +238,8 @@ func (v *View) sumOfAttrs() uint64 {
 // that did not count. What cannot be read has no attributes either.
 func (v *View) countAttrs() {
 	var sum uint64
-	for _, t := range v.trees {
-		_ = t.boundary.WalkCgroups(func(d *host.Dir) error {
+	for _, hier := range v.hierarchies {
+		_ = hier.boundary.WalkCgroups(func(d *host.Dir) error {
 			share := countShare(d)
 			if share != shareOf(d, "") {
 				_ = setShare(d, share)
@@ -262,8 +262,8 @@ func (v *View) sumShares() bool {
 		return false
 	}
 	var sum uint64
-	for _, t := range v.trees {
-		_ = t.boundary.WalkCgroups(func(d *host.Dir) error {
+	for _, hier := range v.hierarchies {
+		_ = hier.boundary.WalkCgroups(func(d *host.Dir) error {
 			sum += shareOf(d, "")
 			return nil
 		})

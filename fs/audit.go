@@ -67,19 +67,19 @@ func (v *View) tell(x Denial, n node, name string) {
 
 // pathIn is a path in the view, for messages.
 func (v *View) pathIn(n node, name string) string {
-	if n.tree == nil {
+	if n.hier == nil {
 		return path.Join("/", name)
 	}
 	at := "?"
-	if d, err := n.tree.acquire(n.dir); err == nil {
+	if d, err := n.hier.acquire(n.dir); err == nil {
 		if rel, err := d.Path(); err == nil {
 			at = rel
 		}
 		d.Release()
 	}
 	top := ""
-	if n.tree.name != "" && v.several() {
-		top = n.tree.name
+	if n.hier.name != "" && v.several() {
+		top = n.hier.name
 	}
 	return path.Join("/", top, at, n.file, name)
 }

@@ -53,7 +53,7 @@ func (v *View) writeFake(_ <-chan struct{}, h *handle, _ uint32, data []byte) er
 	if err != nil {
 		return err
 	}
-	return v.setFake(h.tree, h.dir, on)
+	return v.setFake(h.hier, h.dir, on)
 }
 
 // writePerOpen passes any text: the kernel reads none of it and resets what the open file shows.
@@ -90,7 +90,7 @@ func (v *View) writeUnchanged(_ <-chan struct{}, h *handle, _ uint32, data []byt
 	if err != nil {
 		return err
 	}
-	d, err := h.tree.acquire(h.dir)
+	d, err := h.hier.acquire(h.dir)
 	if err != nil {
 		return unix.ENODEV
 	}

@@ -24,9 +24,9 @@ func (v *View) filterControllers(raw []byte) []byte {
 }
 
 // filterStat drops hidden controllers from cgroup.stat, and the leaf from the boundary's counts.
-func (v *View) filterStat(t *tree, dir uint64, raw []byte) []byte {
+func (v *View) filterStat(hier *viewHierarchy, dir uint64, raw []byte) []byte {
 	var out bytes.Buffer
-	leaf := t.leafID.Load() != 0 && t.isRoot(dir)
+	leaf := hier.leafID.Load() != 0 && hier.isRoot(dir)
 	for line := range strings.Lines(string(raw)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		c, subsys := strings.CutPrefix(strings.TrimPrefix(key, "nr_dying_"), "subsys_")
@@ -49,7 +49,7 @@ func (v *View) filterStat(t *tree, dir uint64, raw []byte) []byte {
 // filterMemoryStat bounds hierarchical_memory_limit and hierarchical_memsw_limit of a v1 memory.stat: the kernel gives the
 // least limit of all ancestors (memcg1_stat_format), here only those that the guest can see count, the boundary's
 // included.
-func (t *tree) filterMemoryStat(dir uint64, raw []byte) ([]byte, error) {
+func (hier *viewHierarchy) filterMemoryStat(dir uint64, raw []byte) ([]byte, error) {
 	var out bytes.Buffer
 	for line := range strings.Lines(string(raw)) {
 		key, _, _ := strings.Cut(line, " ")
@@ -61,7 +61,7 @@ func (t *tree) filterMemoryStat(dir uint64, raw []byte) ([]byte, error) {
 			file = "memory.memsw.limit_in_bytes"
 		}
 		if file != "" {
-			limit, err := t.leastLimit(dir, file)
+			limit, err := hier.leastLimit(dir, file)
 			if err != nil {
 				return nil, err
 			}
@@ -73,9 +73,9 @@ func (t *tree) filterMemoryStat(dir uint64, raw []byte) ([]byte, error) {
 }
 
 // leastLimit is the least value, in bytes, of a limit from a directory up to the boundary.
-func (t *tree) leastLimit(dir uint64, file string) (uint64, error) {
+func (hier *viewHierarchy) leastLimit(dir uint64, file string) (uint64, error) {
 	least := ^uint64(0)
-	d, err := t.acquire(dir)
+	d, err := hier.acquire(dir)
 	if err != nil {
 		return 0, err
 	}
@@ -106,10 +106,10 @@ func (t *tree) leastLimit(dir uint64, file string) (uint64, error) {
 const attrFake = "notify_on_release"
 
 // readFake is a faked file's content. The boundary's is 0: what the host set there is the host's.
-func (t *tree) readFake(dir uint64) ([]byte, error) {
+func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
 	on := false
-	if !t.isRoot(dir) {
-		d, err := t.acquire(dir)
+	if !hier.isRoot(dir) {
+		d, err := hier.acquire(dir)
 		if err != nil {
 			return nil, unix.ENODEV
 		}
@@ -129,8 +129,8 @@ func fakeSet(d xattrDir) bool {
 }
 
 // setFake sets a faked file.
-func (v *View) setFake(t *tree, dir uint64, on bool) error {
-	d, err := t.acquire(dir)
+func (v *View) setFake(hier *viewHierarchy, dir uint64, on bool) error {
+	d, err := hier.acquire(dir)
 	if err != nil {
 		return unix.ENODEV
 	}

@@ -23,12 +23,12 @@ var filters = map[hierarchy.Filter]filter{
 	}},
 	hierarchy.FilterMembers: {read: (*View).members},
 	hierarchy.FilterStat: {shown: func(v *View, h *handle, raw []byte) ([]byte, error) {
-		return v.filterStat(h.tree, h.dir, raw), nil
+		return v.filterStat(h.hier, h.dir, raw), nil
 	}},
 	hierarchy.FilterMemoryStat: {shown: func(_ *View, h *handle, raw []byte) ([]byte, error) {
-		return h.tree.filterMemoryStat(h.dir, raw)
+		return h.hier.filterMemoryStat(h.dir, raw)
 	}},
-	hierarchy.FilterFake: {shown: func(_ *View, h *handle, _ []byte) ([]byte, error) { return h.tree.readFake(h.dir) }},
+	hierarchy.FilterFake: {shown: func(_ *View, h *handle, _ []byte) ([]byte, error) { return h.hier.readFake(h.dir) }},
 }
 
 // filtered is the whole content of a control file as the guest sees it. EPERM for a filter that has no row.

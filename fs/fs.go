@@ -1,10 +1,10 @@
 // Package fs is the view: the synthetic cgroup tree of one guest, answered request by request from the host's cgroupfs.
 //
-// Words. A tree is one hierarchy as this guest sees it. A node is what a FUSE node id names: the top of a view with several
+// Words. A hierarchy here is one of the host's as this guest sees it (viewHierarchy). A node is what a FUSE node id names: the top of a view with several
 // trees, a symbolic link in it, a directory (a cgroup) or a control file. The leaf is the cgroup below the boundary in
 // which the guest's processes live when the boundary itself may not hold them (v2); the guest sees it nowhere listed.
 //
-// What always holds. Node ids need no table: they are made of the tree, the directory's kernfs id and the control file's
+// What always holds. Node ids need no table: they are made of the hierarchy, the directory's kernfs id and the control file's
 // name (node.go), so any node that the kernel remembers can be answered for. What an open may do is settled when it is
 // opened and kept in its handle (handle.go). No lock is held across a call into the host. A request that could block is
 // named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
@@ -103,15 +103,15 @@ type Holder interface {
 
 // View is one guest's tree on one FUSE connection.
 type View struct {
-	host   *host.Host                  // immutable
-	policy *policy.Policy              // immutable
-	layout hierarchy.Layout            // immutable, never LayoutAuto
-	owner  Owner                       // immutable
-	log    *logrus.Entry               // immutable
-	trees  []*tree                     // immutable
-	links  []link                      // immutable
-	top    time.Time                   // immutable: the times of the top directory
-	ref    func() (int, func(), error) // immutable, may be nil
+	host        *host.Host                  // immutable
+	policy      *policy.Policy              // immutable
+	layout      hierarchy.Layout            // immutable, never LayoutAuto
+	owner       Owner                       // immutable
+	log         *logrus.Entry               // immutable
+	hierarchies []*viewHierarchy            // immutable
+	links       []link                      // immutable
+	top         time.Time                   // immutable: the times of the top directory
+	ref         func() (int, func(), error) // immutable, may be nil
 
 	state   *state.Region // immutable
 	private *state.Arena  // immutable; not nil when the state is this view's alone
@@ -200,36 +200,36 @@ func (v *View) Layout() hierarchy.Layout { return v.layout }
 
 // nested says whether the host's hierarchies are themselves views. Their files cannot be passed through once more
 // (fuse_backing_open wants a stack less deep).
-func (v *View) nested() bool { return v.trees[0].boundary.Tree().View }
+func (v *View) nested() bool { return v.hierarchies[0].boundary.Hierarchy().View }
 
 // several says whether the view's top holds a directory per hierarchy.
 func (v *View) several() bool { return v.layout != hierarchy.LayoutV2 }
 
-// arrange makes the trees and the top of the view as the layout says.
+// arrange makes the hierarchies and the top of the view as the layout says.
 func (v *View) arrange(cfg Config) error {
 	var shown []hierarchy.Hierarchy
 	for _, b := range cfg.Boundaries {
-		shown = append(shown, b.Tree().Hierarchy)
+		shown = append(shown, b.Hierarchy().Hierarchy)
 	}
 	v.layout = cfg.Layout.Resolve(shown)
 	for _, b := range cfg.Boundaries {
-		h := b.Tree().Hierarchy
+		h := b.Hierarchy().Hierarchy
 		if v.layout == hierarchy.LayoutV2 && h.Version != hierarchy.V2 {
 			return fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, or permit only controllers of the v2 hierarchy", h)
 		}
 		if v.layout == hierarchy.LayoutV1 && h.Version == hierarchy.V2 {
 			return fmt.Errorf("cannot show the v2 hierarchy in layout v1: use layout hybrid, or do not permit its controllers")
 		}
-		v.trees = append(v.trees, newTree(len(v.trees), b, v.policy.Quota()))
+		v.hierarchies = append(v.hierarchies, newViewHierarchy(len(v.hierarchies), b, v.policy.Quota()))
 		for _, name := range h.Symlinks() {
 			v.links = append(v.links, link{name: name, target: h.Dir})
 		}
 	}
-	if v.layout == hierarchy.LayoutV2 && len(v.trees) != 1 {
-		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.trees))
+	if v.layout == hierarchy.LayoutV2 && len(v.hierarchies) != 1 {
+		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.hierarchies))
 	}
-	if len(v.trees) > maxTrees {
-		return fmt.Errorf("cannot make a view: %d hierarchies, at most %d can be shown", len(v.trees), maxTrees)
+	if len(v.hierarchies) > maxHierarchies {
+		return fmt.Errorf("cannot make a view: %d hierarchies, at most %d can be shown", len(v.hierarchies), maxHierarchies)
 	}
 	return nil
 }
@@ -262,9 +262,9 @@ func (v *View) start(cfg Config) (err error) {
 	}
 	v.queue = newEventQueue(v)
 	v.poller, err = v.host.Poller()
-	for _, t := range v.trees {
+	for _, hier := range v.hierarchies {
 		if err == nil {
-			t.watcher, err = v.host.NewWatcher(func(e host.Event) { v.queue.put(t, e) }, cfg.MaxWatches)
+			hier.watcher, err = v.host.NewWatcher(func(e host.Event) { v.queue.put(hier, e) }, cfg.MaxWatches)
 		}
 	}
 	if err != nil {
@@ -301,8 +301,8 @@ func (v *View) Close() error {
 	v.closeOnce.Do(func() {
 		err = v.conn.Close()
 		v.stop()
-		for _, t := range v.trees {
-			t.removeLeaf()
+		for _, hier := range v.hierarchies {
+			hier.removeLeaf()
 		}
 	})
 	return err
@@ -310,9 +310,9 @@ func (v *View) Close() error {
 
 // stop gives back what the view has of this process.
 func (v *View) stop() {
-	for _, t := range v.trees {
-		if t.watcher != nil {
-			t.watcher.Close()
+	for _, hier := range v.hierarchies {
+		if hier.watcher != nil {
+			hier.watcher.Close()
 		}
 	}
 	v.endPolls()

@@ -28,29 +28,29 @@ func newFuzzed(f *testing.F) *fuzzed {
 	if err != nil {
 		f.Skip("machine: " + err.Error())
 	}
-	tree := h.Tree(hierarchy.Unified)
-	if tree == nil {
-		tree = h.Tree("pids")
+	hier := h.Hierarchy(hierarchy.Unified)
+	if hier == nil {
+		hier = h.Hierarchy("pids")
 	}
 	top := fmt.Sprintf("/vcgroupfs-fuzz-%d", os.Getpid())
 	f.Cleanup(func() {
-		tree.Kill(top)
-		if err := tree.RemoveAll(top); err != nil {
+		hier.Kill(top)
+		if err := hier.RemoveAll(top); err != nil {
 			f.Error(err)
 		}
 		h.Close()
 	})
 	for _, dir := range []string{"/guest/a", "/sibling"} {
-		if err := tree.Create(top+dir, 0o755); err != nil {
+		if err := hier.Create(top+dir, 0o755); err != nil {
 			f.Skip("machine: " + err.Error())
 		}
 	}
-	b, err := tree.Boundary(top + "/guest")
+	b, err := hier.Boundary(top + "/guest")
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(b.Close)
-	p, err := policy.Default().WithControllers(append(tree.Controllers, hierarchy.Unified))
+	p, err := policy.Default().WithControllers(append(hier.Controllers, hierarchy.Unified))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func newFuzzed(f *testing.F) *fuzzed {
 		f.Fatal(err)
 	}
 	defer a.Release()
-	x := &fuzzed{view: v, sibling: filepath.Join(tree.Mountpoint, top), dir: a.ID()}
+	x := &fuzzed{view: v, sibling: filepath.Join(hier.Mountpoint, top), dir: a.ID()}
 	x.server = fuse.NewProtocolServer((*rawFS)(v), &fuse.MountOptions{})
 	x.send(message(26, 1, 0, 7, 0, 40, 0, 0, 0, 0, 0)) // INIT 7.40
 	return x
@@ -128,7 +128,7 @@ func FuzzRequests(f *testing.F) {
 	name := func(op uint32, node uint64, n string) []byte {
 		return append(message(op, node, pid), append([]byte(n), 0)...)
 	}
-	file := x.view.fileNode(x.view.trees[0], x.dir, "cgroup.procs", 0)
+	file := x.view.fileNode(x.view.hierarchies[0], x.dir, "cgroup.procs", 0)
 	for _, seed := range [][]byte{
 		name(1, 1, "a"), name(1, 1, ".."), name(1, 1, "../sibling"), name(1, 1, "cgroup.procs"), name(10, 1, "a"), name(10, 1, "../sibling"), name(11, 1, "../sibling"),
 		append(message(9, 1, pid, 0o755, 0), "b\x00"...), append(message(9, 1, pid, 0o755, 0), "../evil\x00"...), append(message(9, 1, pid, 0o755, 0), ".\x00"...),

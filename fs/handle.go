@@ -15,7 +15,7 @@ import (
 // host descriptor with the access that was granted, the verdict, and who opened.
 type handle struct {
 	fh       uint64          // immutable once it is in the table
-	tree     *tree           // immutable; nil for the top directory
+	hier     *viewHierarchy  // immutable; nil for the top directory
 	dir      uint64          // immutable: kernfs id of the directory
 	file     string          // immutable; "" for a directory
 	life     uint64          // immutable: of the file
@@ -87,7 +87,7 @@ func (t *handleTable) of(n node) *handle {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, h := range t.open {
-		if h.tree == n.tree && h.dir == n.dir && h.file == n.file && h.life == n.life {
+		if h.hier == n.hier && h.dir == n.dir && h.file == n.file && h.life == n.life {
 			return h
 		}
 	}
@@ -139,7 +139,7 @@ func (h *handle) host() (int, error) {
 	if h.file == "" || h.inode == 0 {
 		return -1, unix.EBADF
 	}
-	d, err := h.tree.acquire(h.dir)
+	d, err := h.hier.acquire(h.dir)
 	if err != nil {
 		return -1, unix.ENODEV
 	}

@@ -102,7 +102,7 @@ func TestFilterRows(t *testing.T) {
 
 // handleFor is an open of a file with this row, on which a host write or read would be seen as EBADF.
 func handleFor(d policy.Decision) *handle {
-	return &handle{decision: d, file: d.File.Name, tree: &tree{version: d.File.Version}, dir: 9, fd: -1, leaf: -1}
+	return &handle{decision: d, file: d.File.Name, hier: &viewHierarchy{version: d.File.Version}, dir: 9, fd: -1, leaf: -1}
 }
 
 // TestUnknownKinds: what no row knows reaches no host file, neither at open nor later.

@@ -25,12 +25,12 @@ type lifeTable struct {
 
 // lifeOf is the life of a control file with a kernfs id. A file that is about to go (settle.go) has one of which no open
 // passes through.
-func (v *View) lifeOf(t *tree, dir uint64, name string, ino uint64) uint64 {
-	life := v.plainLife(t, dir, name, ino)
-	if !v.settling.ends(t, dir, name) {
+func (v *View) lifeOf(hier *viewHierarchy, dir uint64, name string, ino uint64) uint64 {
+	life := v.plainLife(hier, dir, name, ino)
+	if !v.settling.ends(hier, dir, name) {
 		return life
 	}
-	base := v.fileNode(t, dir, name, 0)
+	base := v.fileNode(hier, dir, name, 0)
 	for i := range uint64(lives) {
 		if other := (life + i) % lives; !v.backings.used(base | other<<lifeShift) {
 			return other
@@ -40,11 +40,11 @@ func (v *View) lifeOf(t *tree, dir uint64, name string, ino uint64) uint64 {
 }
 
 // plainLife is the life of a file that stays: never one whose old file the kernel still reads.
-func (v *View) plainLife(t *tree, dir uint64, name string, ino uint64) uint64 {
-	if !renewed(t, name) {
+func (v *View) plainLife(hier *viewHierarchy, dir uint64, name string, ino uint64) uint64 {
+	if !renewed(hier, name) {
 		return 0
 	}
-	base := v.fileNode(t, dir, name, 0)
+	base := v.fileNode(hier, dir, name, 0)
 	v.lives.mu.Lock()
 	defer v.lives.mu.Unlock()
 	last := &v.lives.last[scatter(base)]
@@ -67,11 +67,13 @@ func (v *View) plainLife(t *tree, dir uint64, name string, ino uint64) uint64 {
 func scatter(n uint64) uint64 { return n * 0x9e3779b97f4a7c15 >> (64 - lifeBits) }
 
 // renewed reports that a control file can be made anew while its cgroup lives. A v1 controller does not leave its hierarchy.
-func renewed(t *tree, name string) bool { return t.v2() && hierarchy.ControllerOf(name) != "" }
+func renewed(hier *viewHierarchy, name string) bool {
+	return hier.v2() && hierarchy.ControllerOf(name) != ""
+}
 
 // current reports that the file with a kernfs id is the one that a node stands for.
 func (v *View) current(n node, ino uint64) bool {
-	return n.life == v.lifeOf(n.tree, n.dir, n.file, ino)
+	return n.life == v.lifeOf(n.hier, n.dir, n.file, ino)
 }
 
 // staleOpens tell the first open of a node whose file is gone from the second. To ESTALE the kernel looks the path up

@@ -23,60 +23,60 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 	if n.top {
 		return v.lookupTop(name, out)
 	}
-	if n.tree == nil || n.file != "" {
+	if n.hier == nil || n.file != "" {
 		return errNotDir
 	}
 	if len(name) > nameMax {
 		return fuse.ENOENT // kernfs knows no longest name, and the view shows none that is longer
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return status(err)
 	}
 	defer d.Release()
-	return v.lookup(n.tree, d, name, in.Pid, out)
+	return v.lookup(n.hier, d, name, in.Pid, out)
 }
 
-// lookup fills in the entry of name in a directory of a tree, for a caller.
-func (v *View) lookup(t *tree, d *host.Dir, name string, tid uint32, out *fuse.EntryOut) fuse.Status {
+// lookup fills in the entry of name in a directory of a hierarchy, for a caller.
+func (v *View) lookup(hier *viewHierarchy, d *host.Dir, name string, tid uint32, out *fuse.EntryOut) fuse.Status {
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil {
 		return status(err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return v.enterDir(t, d, name, tid, &st, out)
+		return v.enterDir(hier, d, name, tid, &st, out)
 	case unix.S_IFREG:
-		decision := v.decide(t, d.ID(), name)
+		decision := v.decide(hier, d.ID(), name)
 		if decision.Verdict == hierarchy.Hidden {
 			return errHidden
 		}
 		if decision.File.Pollable {
-			v.watchFileFor(t, d, name, tid)
+			v.watchFileFor(hier, d, name, tid)
 		}
-		out.NodeId = v.fileNode(t, d.ID(), name, v.lifeOf(t, d.ID(), name, st.Ino))
+		out.NodeId = v.fileNode(hier, d.ID(), name, v.lifeOf(hier, d.ID(), name, st.Ino))
 	}
 	if out.NodeId == 0 {
 		return errHidden
 	}
-	v.watchFor(t, d, tid)
-	v.fillAttr(t, d, name, &st, &out.Attr)
+	v.watchFor(hier, d, tid)
+	v.fillAttr(hier, d, name, &st, &out.Attr)
 	v.cacheEntry(out)
 	return fuse.OK
 }
 
 // enterDir fills in the entry of a child cgroup.
-func (v *View) enterDir(t *tree, d *host.Dir, name string, tid uint32, st *unix.Stat_t, out *fuse.EntryOut) fuse.Status {
+func (v *View) enterDir(hier *viewHierarchy, d *host.Dir, name string, tid uint32, st *unix.Stat_t, out *fuse.EntryOut) fuse.Status {
 	if st.Ino > dirMask {
 		return fuse.Status(unix.EOVERFLOW)
 	}
-	out.NodeId = v.dirNode(t, st.Ino)
-	child, err := t.acquire(st.Ino)
+	out.NodeId = v.dirNode(hier, st.Ino)
+	child, err := hier.acquire(st.Ino)
 	if err != nil {
 		return status(err)
 	}
 	defer child.Release()
-	v.watchFor(t, d, tid)
+	v.watchFor(hier, d, tid)
 	if child.IsBoundary() { // the leaf: an alias of the root, with an inode number of its own
 		var root unix.Stat_t
 		if err := child.Stat(&root); err != nil {
@@ -85,7 +85,7 @@ func (v *View) enterDir(t *tree, d *host.Dir, name string, tid uint32, st *unix.
 		root.Ino = st.Ino
 		*st = root
 	}
-	v.fillAttr(t, child, "", st, &out.Attr)
+	v.fillAttr(hier, child, "", st, &out.Attr)
 	v.cacheEntry(out)
 	return fuse.OK
 }
@@ -97,12 +97,12 @@ func (v *View) cacheEntry(out *fuse.EntryOut) {
 	out.SetAttrTimeout(cacheTimeout)
 }
 
-// lookupTop finds a tree or a link at the top of a v1 or hybrid view. The top never changes.
+// lookupTop finds a hierarchy or a link at the top of a v1 or hybrid view. The top never changes.
 func (v *View) lookupTop(name string, out *fuse.EntryOut) fuse.Status {
-	for _, t := range v.trees {
-		if t.name == name {
-			out.NodeId = v.dirNode(t, t.boundary.ID())
-			if st := v.attr(node{tree: t, dir: t.boundary.ID()}, &out.Attr); !st.Ok() {
+	for _, hier := range v.hierarchies {
+		if hier.name == name {
+			out.NodeId = v.dirNode(hier, hier.boundary.ID())
+			if st := v.attr(node{hier: hier, dir: hier.boundary.ID()}, &out.Attr); !st.Ok() {
 				return st
 			}
 			v.cacheEntry(out)
@@ -153,7 +153,7 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 	h.mu.Unlock()
 	if in.Offset == 0 || entries == nil {
 		var err error
-		if entries, err = v.list(h.tree, h.dir); err != nil {
+		if entries, err = v.list(h.hier, h.dir); err != nil {
 			return status(err)
 		}
 		h.mu.Lock()
@@ -194,11 +194,11 @@ func order(entries []dirEntry) []dirEntry {
 }
 
 // list is what a directory shows. One that was removed shows nothing, as on kernfs.
-func (v *View) list(t *tree, dir uint64) ([]dirEntry, error) {
-	if t == nil {
+func (v *View) list(hier *viewHierarchy, dir uint64) ([]dirEntry, error) {
+	if hier == nil {
 		return v.listTop(), nil
 	}
-	d, err := t.acquire(dir)
+	d, err := hier.acquire(dir)
 	if err != nil {
 		return []dirEntry{}, nil
 	}
@@ -211,12 +211,12 @@ func (v *View) list(t *tree, dir uint64) ([]dirEntry, error) {
 	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR}, dirEntry{name: "..", ino: v.above(d), mode: unix.S_IFDIR})
 	for _, e := range found {
 		if e.IsDir {
-			if len(e.Name) <= nameMax && !t.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
+			if len(e.Name) <= nameMax && !hier.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
 				out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFDIR})
 			}
 			continue
 		}
-		if v.decide(t, dir, e.Name).Verdict != hierarchy.Hidden {
+		if v.decide(hier, dir, e.Name).Verdict != hierarchy.Hidden {
 			out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFREG})
 		}
 	}
@@ -241,8 +241,8 @@ func (v *View) above(d *host.Dir) uint64 {
 
 func (v *View) listTop() []dirEntry {
 	out := []dirEntry{{name: ".", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}, {name: "..", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}}
-	for _, t := range v.trees {
-		out = append(out, dirEntry{name: t.name, ino: t.boundary.ID(), mode: unix.S_IFDIR})
+	for _, hier := range v.hierarchies {
+		out = append(out, dirEntry{name: hier.name, ino: hier.boundary.ID(), mode: unix.S_IFDIR})
 	}
 	for i, l := range v.links {
 		out = append(out, dirEntry{name: l.name, ino: uint64(i+1) + fuse.FUSE_ROOT_ID, mode: unix.S_IFLNK})
@@ -253,7 +253,7 @@ func (v *View) listTop() []dirEntry {
 // reserved says whether a guest may not make this name in a directory: it is, or could be, a control file's of a controller that we
 // or this host know, or it is the leaf's. What v1
 // alone has in every cgroup, such as tasks, is a name like others on v2.
-func (v *View) reserved(t *tree, d *host.Dir, name string) bool {
+func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) && (dotted || !t.v2()) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Tree(prefix) != nil
+	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Hierarchy(prefix) != nil
 }

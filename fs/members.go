@@ -27,7 +27,7 @@ func (v *View) members(h *handle, tid uint32) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := h.tree.leafMembers(h.dir, h.file)
+	leaf, err := h.hier.leafMembers(h.dir, h.file)
 	if err != nil {
 		return nil, err
 	}
@@ -40,13 +40,13 @@ func (v *View) members(h *handle, tid uint32) ([]byte, error) {
 		return raw, nil
 	}
 	pids := ns.FromHost(parsePids(raw), perThread(h.file))
-	if h.tree.version == hierarchy.V1 {
+	if h.hier.version == hierarchy.V1 {
 		slices.Sort(pids)
 		pids = slices.Compact(pids)
 	}
 	out := make([]byte, 0, len(raw))
 	for _, pid := range pids {
-		if pid == 0 && !h.tree.v2() {
+		if pid == 0 && !h.hier.v2() {
 			continue
 		}
 		out = append(strconv.AppendInt(out, int64(pid), 10), '\n')
@@ -77,7 +77,7 @@ func parsePid(data []byte) (int, error) {
 // move answers a write of a pid (rule 5): the number is the writer's, 0 is the writer, and the task moves only from inside
 // the boundary to inside the boundary.
 func (v *View) move(h *handle, tid uint32, data []byte) error {
-	dst, err := h.tree.acquire(h.dir)
+	dst, err := h.hier.acquire(h.dir)
 	if err != nil {
 		return unix.ENODEV // before all else: cgroup_kn_lock_live
 	}
@@ -105,7 +105,7 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 			return unix.ESRCH
 		}
 	}
-	if h.tree.isRoot(h.dir) {
+	if h.hier.isRoot(h.dir) {
 		return v.moveToRoot(h, dst, pid, thread)
 	}
 	return v.moveTo(h, dst, pid, thread)
@@ -135,7 +135,7 @@ func (v *View) moveTo(h *handle, dst *host.Dir, pid int, thread bool) error {
 
 // moveBy writes a task's number to fd, a membership file of dst.
 func (v *View) moveBy(h *handle, dst *host.Dir, fd, pid int, thread bool) (int, error) {
-	return h.tree.boundary.Move(dst, h.file, fd, pid, thread, func(t *host.Task) error {
+	return h.hier.boundary.Move(dst, h.file, fd, pid, thread, func(t *host.Task) error {
 		return v.mayMove(h, dst, pid, t)
 	})
 }
@@ -147,7 +147,7 @@ func (v *View) mayMove(h *handle, dst *host.Dir, pid int, t *host.Task) error {
 	if h.opener.uid == 0 || h.opener.uid == v.owner.UID {
 		return nil
 	}
-	if h.tree.v2() {
+	if h.hier.v2() {
 		return v.mayMoveUnder(h, dst, pid)
 	}
 	uid, suid, err := t.UIDs()
@@ -162,7 +162,7 @@ func (v *View) mayMove(h *handle, dst *host.Dir, pid int, t *host.Task) error {
 
 // mayMoveUnder asks for write permission on cgroup.procs of the common ancestor of the task's cgroup and dst.
 func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
-	from, err := h.tree.boundary.PathOf(pid)
+	from, err := h.hier.boundary.PathOf(pid)
 	if err != nil {
 		return unix.ENOENT
 	}
@@ -171,7 +171,7 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 		return unix.ENODEV
 	}
 	common := commonPath(from, to)
-	d, err := h.tree.boundary.Root()
+	d, err := h.hier.boundary.Root()
 	if err != nil {
 		return unix.ENODEV
 	}
@@ -187,7 +187,7 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 		d = child
 	}
 	defer d.Release()
-	r := v.ownerOf(h.tree, d, "cgroup.procs", 0o644)
+	r := v.ownerOf(h.hier, d, "cgroup.procs", 0o644)
 	if r.allows(h.opener, 0o2) {
 		return nil
 	}

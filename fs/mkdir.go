@@ -18,16 +18,16 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if !st.Ok() {
 		return st
 	}
-	if n.tree == nil || n.tree.flat {
+	if n.hier == nil || n.hier.flat {
 		v.deny(&in.InHeader, "mkdir", n, name, "no cgroups here")
 		return errDenied
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return status(err)
 	}
 	defer d.Release()
-	changed, children := v.look(n.tree, d, in.Unique)
+	changed, children := v.look(n.hier, d, in.Unique)
 	ch := v.begin("mkdir", &in.InHeader, changed, 0, children)
 	switch {
 	case ch.done:
@@ -42,19 +42,19 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if err := settle(d, name); err != nil {
 		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
 	}
-	if st := v.lookup(n.tree, d, name, in.Pid, out); st.Ok() {
+	if st := v.lookup(n.hier, d, name, in.Pid, out); st.Ok() {
 		return st
 	}
 	// The host was quick to remove it again, or another has taken its place: made it was.
-	out.NodeId = v.dirNode(n.tree, cmp.Or(ch.entry.B, goneDir))
-	v.fillRemoved(node{tree: n.tree, dir: ch.entry.B}, &out.Attr)
+	out.NodeId = v.dirNode(n.hier, cmp.Or(ch.entry.B, goneDir))
+	v.fillRemoved(node{hier: n.hier, dir: ch.entry.B}, &out.Attr)
 	return fuse.OK
 }
 
 // look tells a directory's state: when a child was last made or removed there, and how many there are. kernfs keeps the time
 // only of a directory whose attributes were changed once (kernfs_add_one, kernfs_remove): so it is given the mode that it has.
 // It is the time of modification, since that of change also tells of a chmod, also of this one by the next server.
-func (v *View) look(t *tree, d *host.Dir, unique uint64) (changed, children uint64) {
+func (v *View) look(hier *viewHierarchy, d *host.Dir, unique uint64) (changed, children uint64) {
 	var st unix.Stat_t
 	if v.holder == nil || d.Stat(&st) != nil {
 		return 0, 0
@@ -62,7 +62,7 @@ func (v *View) look(t *tree, d *host.Dir, unique uint64) (changed, children uint
 	if _, again := conn.Resent(unique); again {
 		return uint64(st.Mtim.Nano()), uint64(st.Nlink)
 	}
-	if _, known := t.timed.LoadOrStore(d.ID(), true); !known {
+	if _, known := hier.timed.LoadOrStore(d.ID(), true); !known {
 		if d.Chmod("", st.Mode&permMask) != nil || d.Stat(&st) != nil {
 			return 0, 0
 		}
@@ -89,36 +89,36 @@ const (
 
 // mkdir makes a cgroup and notes whose it is.
 func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change) fuse.Status {
-	if st := v.mayName(n.tree, d, name); !st.Ok() {
+	if st := v.mayName(n.hier, d, name); !st.Ok() {
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
 		return st
 	}
 	var st unix.Stat_t
 	own := ch.again && d.Lookup(name, &st) == nil && st.Mode == unix.S_IFDIR|makingMode
-	if bound, st := n.tree.takeQuota(d, own); !st.Ok() {
+	if bound, st := n.hier.takeQuota(d, own); !st.Ok() {
 		if st == errQuota {
 			v.exceeded(&in.InHeader, "mkdir", n, name, bound)
 		}
 		return st
 	}
-	n.tree.expected.add(d.ID(), name)
+	n.hier.expected.add(d.ID(), name)
 	err := d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
 		err = d.Silence(name) // the server before died in Mkdir
 	}
 	ch.made()
 	if err != nil {
-		n.tree.expected.take(d.ID(), name)
-		n.tree.quota.give()
+		n.hier.expected.take(d.ID(), name)
+		n.hier.quota.give()
 		return status(err)
 	}
 	if err = d.Lookup(name, &st); err == nil {
 		ch.entry.B = st.Ino
-		err = v.own(n.tree, d, name, in, own)
+		err = v.own(n.hier, d, name, in, own)
 	}
 	if err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
-		n.tree.quota.give()
+		n.hier.quota.give()
 		if isQuota(err) {
 			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
 		}
@@ -137,15 +137,15 @@ func settle(d *host.Dir, name string) error {
 }
 
 // mayName refuses the names that no guest may make (rule 11). One that exists is the host's EEXIST to say.
-func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
+func (v *View) mayName(hier *viewHierarchy, d *host.Dir, name string) fuse.Status {
 	if len(name) > nameMax {
 		return errTooLong
 	}
-	if !v.reserved(t, d, name) {
+	if !v.reserved(hier, d, name) {
 		return fuse.OK
 	}
 	var st unix.Stat_t
-	if d.Lookup(name, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFDIR || v.decide(t, d.ID(), name).Verdict != hierarchy.Hidden) {
+	if d.Lookup(name, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFDIR || v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden) {
 		return errExists
 	}
 	return errName
@@ -154,17 +154,17 @@ func (v *View) mayName(t *tree, d *host.Dir, name string) fuse.Status {
 // takeQuota reserves one cgroup below d, or says EAGAIN, as the kernel does at cgroup.max.depth and
 // cgroup.max.descendants.
 // One that is there already is counted, but not refused. bound is which of the two it was, by its key in the policy.
-func (t *tree) takeQuota(d *host.Dir, there bool) (bound string, st fuse.Status) {
-	if t.quota.bound.Depth > 0 {
+func (hier *viewHierarchy) takeQuota(d *host.Dir, there bool) (bound string, st fuse.Status) {
+	if hier.quota.bound.Depth > 0 {
 		depth, err := d.Depth()
 		if err != nil {
 			return "", status(err)
 		}
-		if depth >= t.quota.bound.Depth {
+		if depth >= hier.quota.bound.Depth {
 			return "depth", errQuota
 		}
 	}
-	ok, err := t.quota.take(t.boundary.CountCgroups)
+	ok, err := hier.quota.take(hier.boundary.CountCgroups)
 	if err != nil {
 		return "", status(err)
 	}
@@ -176,14 +176,14 @@ func (t *tree) takeQuota(d *host.Dir, there bool) (bound string, st fuse.Status)
 
 // own records who made a cgroup. kernfs gives a child the maker's fsuid and fsgid, or the parent's gid below a setgid
 // directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again says that the server before may have begun to.
-func (v *View) own(t *tree, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
+func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
 	rec := record{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
-	parent := v.ownerOf(t, d, "", 0o755)
+	parent := v.ownerOf(hier, d, "", 0o755)
 	if parent.mode&unix.S_ISGID != 0 {
 		rec.gid = parent.gid
 		rec.mode |= unix.S_ISGID
 	}
-	inherit := !t.v2() && fakeSet(d)
+	inherit := !hier.v2() && fakeSet(d)
 	if rec == (record{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
 		return nil // what no record means
 	}
@@ -209,15 +209,15 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	if !st.Ok() {
 		return st
 	}
-	if n.tree == nil {
+	if n.hier == nil {
 		return errBusy // natively a hierarchy at the top is a mount point; a link is ENOTDIR before it comes here
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return status(err)
 	}
 	defer d.Release()
-	if d.IsBoundary() && n.tree.v2() && name == hierarchy.LeafName {
+	if d.IsBoundary() && n.hier.v2() && name == hierarchy.LeafName {
 		return errBusy
 	}
 	var info unix.Stat_t
@@ -229,25 +229,25 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		ch.finish(fuse.OK) // the cgroup that was to go is gone, and what has its name now is another
 	default:
 		if found == nil && info.Nlink <= 2 { // a cgroup with children stays: EBUSY
-			defer v.settling.begin(cancel, &ending{tree: n.tree, dir: info.Ino})()
+			defer v.settling.begin(cancel, &ending{hier: n.hier, dir: info.Ino})()
 		}
-		ch.finish(v.rmdir(n.tree, d, name, ch))
+		ch.finish(v.rmdir(n.hier, d, name, ch))
 	}
 	return ch.outcome()
 }
 
-func (v *View) rmdir(t *tree, d *host.Dir, name string, ch *change) fuse.Status {
-	t.expected.add(d.ID(), name)
+func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) fuse.Status {
+	hier.expected.add(d.ID(), name)
 	err := v.removeCounted(d, name, func() error {
 		defer ch.made()
 		return d.Rmdir(name)
 	})
 	if err != nil {
-		t.expected.take(d.ID(), name)
+		hier.expected.take(d.ID(), name)
 		return status(err)
 	}
-	t.timed.Delete(ch.entry.B)
-	t.quota.give()
+	hier.timed.Delete(ch.entry.B)
+	hier.quota.give()
 	return fuse.OK
 }
 
@@ -265,10 +265,10 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 	if in.Flags != 0 {
 		return fuse.EINVAL // kernfs_iop_rename
 	}
-	if n.tree == nil || n.tree.v2() {
+	if n.hier == nil || n.hier.v2() {
 		return errDenied // cgroup2 has no ->rename: kernfs_iop_rename says EPERM
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return status(err)
 	}
@@ -297,20 +297,20 @@ func (v *View) rename(n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newNa
 	if info.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return errNotDir // cgroup1_rename: only directories
 	}
-	if to.tree != n.tree || to.dir != n.dir {
+	if to.hier != n.hier || to.dir != n.dir {
 		return fuse.EIO // cgroup1_rename: not to another parent
 	}
-	if st := v.mayName(n.tree, d, newName); !st.Ok() {
+	if st := v.mayName(n.hier, d, newName); !st.Ok() {
 		v.deny(&in.InHeader, "rename", n, newName, "reserved name")
 		return st
 	}
-	n.tree.expected.add(d.ID(), oldName)
-	n.tree.expected.add(d.ID(), newName)
+	n.hier.expected.add(d.ID(), oldName)
+	n.hier.expected.add(d.ID(), newName)
 	err := d.Rename(oldName, newName)
 	ch.made()
 	if err != nil {
-		n.tree.expected.take(d.ID(), oldName)
-		n.tree.expected.take(d.ID(), newName)
+		n.hier.expected.take(d.ID(), oldName)
+		n.hier.expected.take(d.ID(), newName)
 	}
 	return status(err)
 }

@@ -9,54 +9,54 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// A node id, from the top bit down: 6 bits tree (1 and up), 10 bits control file (0: the directory itself), 6 bits its life
+// A node id, from the top bit down: 6 bits hierarchy (1 and up), 10 bits control file (0: the directory itself), 6 bits its life
 // (life.go), 42 bits kernfs id of the directory: 32 bits inode number and 10 bits of its generation, which grows each time
 // that the numbers have been used up. Node 1, which FUSE fixes, is the top. A control file is named through its directory, not by a
 // kernfs id of its own, because an open_by_handle_at of a file whose dentry is gone gives a descriptor that does not
 // know its name or parent, and the verdict needs both.
 const (
-	treeShift = 58
-	fileShift = 48
-	lifeBits  = 6
-	lifeShift = fileShift - lifeBits
-	lives     = 1 << lifeBits
-	dirMask   = 1<<lifeShift - 1
-	fileMask  = 1<<(treeShift-fileShift) - 1
+	hierarchyShift = 58
+	fileShift      = 48
+	lifeBits       = 6
+	lifeShift      = fileShift - lifeBits
+	lives          = 1 << lifeBits
+	dirMask        = 1<<lifeShift - 1
+	fileMask       = 1<<(hierarchyShift-fileShift) - 1
 
-	maxTrees = 62
-	linkTree = 63 // tree number of the symbolic links at the top
+	maxHierarchies = 62
+	linkHierarchy  = 63 // hierarchy number of the symbolic links at the top
 )
 
 // node is a node id taken apart.
 type node struct {
 	top  bool
-	link int    // 1 and up: number of a symbolic link at the top
-	tree *tree  // of a directory or file
-	dir  uint64 // kernfs id of the directory, or of the file's directory
-	file string // "" for a directory
-	life uint64 // of a file
+	link int            // 1 and up: number of a symbolic link at the top
+	hier *viewHierarchy // of a directory or file
+	dir  uint64         // kernfs id of the directory, or of the file's directory
+	file string         // "" for a directory
+	life uint64         // of a file
 }
 
 // node takes a node id apart. ESTALE for one that was never given out.
 func (v *View) node(id uint64) (node, fuse.Status) {
 	if id == fuse.FUSE_ROOT_ID {
 		if v.layout == hierarchy.LayoutV2 {
-			return node{tree: v.trees[0], dir: v.trees[0].boundary.ID()}, fuse.OK
+			return node{hier: v.hierarchies[0], dir: v.hierarchies[0].boundary.ID()}, fuse.OK
 		}
 		return node{top: true}, fuse.OK
 	}
-	t := id >> treeShift
-	if t == linkTree {
+	t := id >> hierarchyShift
+	if t == linkHierarchy {
 		n := int(id & dirMask)
 		if n < 1 || n > len(v.links) {
 			return node{}, fuse.Status(unix.ESTALE)
 		}
 		return node{link: n}, fuse.OK
 	}
-	if t < 1 || t > uint64(len(v.trees)) {
+	if t < 1 || t > uint64(len(v.hierarchies)) {
 		return node{}, fuse.Status(unix.ESTALE)
 	}
-	n := node{tree: v.trees[t-1], dir: id & dirMask}
+	n := node{hier: v.hierarchies[t-1], dir: id & dirMask}
 	if f := id >> fileShift & fileMask; f != 0 {
 		name, ok := v.names.Name(f)
 		if !ok {
@@ -68,41 +68,41 @@ func (v *View) node(id uint64) (node, fuse.Status) {
 }
 
 // dirNode is the node id of a directory of t.
-func (v *View) dirNode(t *tree, dir uint64) uint64 {
-	if v.layout == hierarchy.LayoutV2 && dir == t.boundary.ID() {
+func (v *View) dirNode(hier *viewHierarchy, dir uint64) uint64 {
+	if v.layout == hierarchy.LayoutV2 && dir == hier.boundary.ID() {
 		return fuse.FUSE_ROOT_ID
 	}
-	return uint64(t.index+1)<<treeShift | dir
+	return uint64(hier.index+1)<<hierarchyShift | dir
 }
 
 // fileNode is the node id of a control file in one of its lives; 0 when the name table is full.
-func (v *View) fileNode(t *tree, dir uint64, name string, life uint64) uint64 {
+func (v *View) fileNode(hier *viewHierarchy, dir uint64, name string, life uint64) uint64 {
 	n := v.names.NameNumber(name)
 	if n == 0 || dir > dirMask {
 		return 0
 	}
-	return uint64(t.index+1)<<treeShift | n<<fileShift | life<<lifeShift | dir
+	return uint64(hier.index+1)<<hierarchyShift | n<<fileShift | life<<lifeShift | dir
 }
 
-func linkNode(n int) uint64 { return linkTree<<treeShift | uint64(n) }
+func linkNode(n int) uint64 { return linkHierarchy<<hierarchyShift | uint64(n) }
 
 // place says whether a directory of t is the boundary; the leaf, reached by the path that /proc/self/cgroup names, is too.
-func (t *tree) place(dir uint64) hierarchy.Place {
-	if t.isRoot(dir) {
+func (hier *viewHierarchy) place(dir uint64) hierarchy.Place {
+	if hier.isRoot(dir) {
 		return hierarchy.Boundary
 	}
 	return hierarchy.Below
 }
 
 // acquire opens the directory of a node. The leaf's contents are the boundary's.
-func (t *tree) acquire(dir uint64) (*host.Dir, error) {
-	if t.isRoot(dir) {
-		dir = t.boundary.ID()
+func (hier *viewHierarchy) acquire(dir uint64) (*host.Dir, error) {
+	if hier.isRoot(dir) {
+		dir = hier.boundary.ID()
 	}
-	return t.boundary.Acquire(dir)
+	return hier.boundary.Acquire(dir)
 }
 
 // decide asks policy about a control file in a directory of t.
-func (v *View) decide(t *tree, dir uint64, file string) policy.Decision {
-	return v.policy.Decide(policy.Request{Version: t.version, File: file, Place: t.place(dir)})
+func (v *View) decide(hier *viewHierarchy, dir uint64, file string) policy.Decision {
+	return v.policy.Decide(policy.Request{Version: hier.version, File: file, Place: hier.place(dir)})
 }

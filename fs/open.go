@@ -19,10 +19,10 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if !st.Ok() {
 		return st
 	}
-	if n.tree == nil || n.file == "" {
+	if n.hier == nil || n.file == "" {
 		return fuse.Status(unix.EISDIR)
 	}
-	h := &handle{tree: n.tree, dir: n.dir, file: n.file, life: n.life, decision: v.decide(n.tree, n.dir, n.file), fd: -1, leaf: -1}
+	h := &handle{hier: n.hier, dir: n.dir, file: n.file, life: n.life, decision: v.decide(n.hier, n.dir, n.file), fd: -1, leaf: -1}
 	h.opener = credentials{uid: in.Uid, gid: in.Gid, tid: int(in.Pid)}
 	access := int(in.Flags) & unix.O_ACCMODE
 	if st := v.authorise(h, access); !st.Ok() {
@@ -34,7 +34,7 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if in.Flags&unix.O_DIRECT != 0 {
 		return fuse.EINVAL
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return v.gone(in, status(err))
 	}
@@ -248,7 +248,7 @@ func (r *rawFS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 	if n.file != "" || n.link != 0 {
 		return errNotDir
 	}
-	h := &handle{tree: n.tree, dir: n.dir, fd: -1, leaf: -1}
+	h := &handle{hier: n.hier, dir: n.dir, fd: -1, leaf: -1}
 	fh, ok := v.keepOpen(h, &in.InHeader, unique)
 	if !ok {
 		v.exceeded(&in.InHeader, "opendir", n, "", "open descriptors")

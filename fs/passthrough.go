@@ -39,7 +39,7 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) bo
 	if b == nil {
 		return true
 	}
-	if renewed(h.tree, h.file) && b.file != h.inode {
+	if renewed(h.hier, h.file) && b.file != h.inode {
 		v.unuse(b)
 		return false
 	}
@@ -57,9 +57,9 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) bo
 const servedSize = 4096
 
 // sizeOf is the size of a control file.
-func (v *View) sizeOf(t *tree, dir uint64, f hierarchy.ControlFile) uint64 {
+func (v *View) sizeOf(hier *viewHierarchy, dir uint64, f hierarchy.ControlFile) uint64 {
 	filtered := f.Filter != hierarchy.Raw && f.Filter != hierarchy.FilterMembers
-	if f.Filter == hierarchy.FilterMembers && t.isRoot(dir) && t.leafID.Load() != 0 { // which may have members in two places
+	if f.Filter == hierarchy.FilterMembers && hier.isRoot(dir) && hier.leafID.Load() != 0 { // which may have members in two places
 		filtered = true
 	}
 	if f.Mode&0o444 != 0 && (filtered || !v.conn.PassthroughOK()) && conn.KernelAtLeast(6, 5) {
@@ -120,8 +120,8 @@ func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 	switch h.decision.File.Filter {
 	case hierarchy.Raw:
 	case hierarchy.FilterMembers: // the kernel prints pids as the reader numbers them (cgroup_procs_show)
-		if h.tree.v2() && h.tree.isRoot(h.dir) {
-			return h.tree.rootMembers(h, d)
+		if h.hier.v2() && h.hier.isRoot(h.dir) {
+			return h.hier.rootMembers(h, d)
 		}
 	default:
 		raw, err := d.ReadFile(h.file)
@@ -137,8 +137,8 @@ func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 
 // rootMembers opens the file that has all members of the root of a v2 view: the leaf's or the boundary's, nil when both
 // have some.
-func (t *tree) rootMembers(h *handle, d *host.Dir) (*hostFile, error) {
-	leaf := t.leafID.Load()
+func (hier *viewHierarchy) rootMembers(h *handle, d *host.Dir) (*hostFile, error) {
+	leaf := hier.leafID.Load()
 	if leaf == 0 {
 		return openHostFile(d, h.file)
 	}
@@ -146,7 +146,7 @@ func (t *tree) rootMembers(h *handle, d *host.Dir) (*hostFile, error) {
 	if err != nil || len(raw) > 0 {
 		return nil, err
 	}
-	l, err := t.boundary.Acquire(leaf)
+	l, err := hier.boundary.Acquire(leaf)
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (r *rawFS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekO
 	v := r.view()
 	var size uint64
 	if n, st := v.node(in.NodeId); st.Ok() && n.file != "" {
-		size = v.sizeOf(n.tree, n.dir, v.decide(n.tree, n.dir, n.file).File)
+		size = v.sizeOf(n.hier, n.dir, v.decide(n.hier, n.dir, n.file).File)
 	}
 	if in.Offset >= size {
 		return fuse.Status(unix.ENXIO)

@@ -31,7 +31,7 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	if !st.Ok() || n.link != 0 {
 		return nil, false
 	}
-	h := &handle{fh: rec.FH, tree: n.tree, dir: n.dir, file: n.file, life: n.life, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
+	h := &handle{fh: rec.FH, hier: n.hier, dir: n.dir, file: n.file, life: n.life, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
 	if h.counted = rec.Flags & state.Stranger; h.counted != 0 {
 		v.others.open.Add(1)
 	}
@@ -39,7 +39,7 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	if n.file == "" {
 		return h, true
 	}
-	h.decision = v.decide(n.tree, n.dir, n.file)
+	h.decision = v.decide(n.hier, n.dir, n.file)
 	switch rec.Flags & (state.Reads | state.Writes) {
 	case state.Reads | state.Writes:
 		h.flags = unix.O_RDWR
@@ -101,23 +101,23 @@ func (v *View) Wake() {
 // rewatch has a file's changes reported again that the guest may be watching, and tells of one.
 func (v *View) rewatch(id uint64) {
 	n, st := v.node(id)
-	if !st.Ok() || n.tree == nil || n.file == "" {
+	if !st.Ok() || n.hier == nil || n.file == "" {
 		return
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return
 	}
-	v.watch(n.tree, d)
-	v.watchFile(n.tree, d, n.file)
+	v.watch(n.hier, d)
+	v.watchFile(n.hier, d, n.file)
 	d.Release()
-	v.poke(n.tree, n.dir, n.file)
+	v.poke(n.hier, n.dir, n.file)
 }
 
 // Gone says whether a boundary was removed from the host: the view then shows what is left of it, which is nothing.
 func (v *View) Gone() bool {
-	for _, t := range v.trees {
-		d, err := t.boundary.Root()
+	for _, hier := range v.hierarchies {
+		d, err := hier.boundary.Root()
 		if err != nil {
 			return true
 		}

@@ -17,15 +17,15 @@ import (
 // that: an open counts as settled after this time, or once it is closed.
 const settleTime = 100 * time.Millisecond
 
-// ending is the control files that are about to go: those of a cgroup, or those of controllers in a whole tree.
+// ending is the control files that are about to go: those of a cgroup, or those of controllers in a whole hierarchy.
 type ending struct {
-	tree        *tree
-	dir         uint64   // 0 for every cgroup of the tree
+	hier        *viewHierarchy
+	dir         uint64   // 0 for every cgroup of the hierarchy
 	controllers []string // nil for all files
 }
 
-func (e *ending) covers(t *tree, dir uint64, file string) bool {
-	return e.tree == t && (e.dir == 0 || e.dir == dir) &&
+func (e *ending) covers(hier *viewHierarchy, dir uint64, file string) bool {
+	return e.hier == hier && (e.dir == 0 || e.dir == dir) &&
 		(e.controllers == nil || slices.Contains(e.controllers, hierarchy.ControllerOf(file)))
 }
 
@@ -45,7 +45,7 @@ const fewOpens = 64
 func (s *settling) admit(h *handle) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.covered(h.tree, h.dir, h.file) {
+	if s.covered(h.hier, h.dir, h.file) {
 		return false
 	}
 	now := time.Now()
@@ -65,15 +65,15 @@ func (s *settling) admit(h *handle) bool {
 }
 
 // ends reports that a file is about to go.
-func (s *settling) ends(t *tree, dir uint64, file string) bool {
+func (s *settling) ends(hier *viewHierarchy, dir uint64, file string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.covered(t, dir, file)
+	return s.covered(hier, dir, file)
 }
 
 // covered is ends. Called with mu held.
-func (s *settling) covered(t *tree, dir uint64, file string) bool {
-	return slices.ContainsFunc(s.endings, func(e *ending) bool { return e.covers(t, dir, file) })
+func (s *settling) covered(hier *viewHierarchy, dir uint64, file string) bool {
+	return slices.ContainsFunc(s.endings, func(e *ending) bool { return e.covers(hier, dir, file) })
 }
 
 // settle forgets an open: it is closed, or does not pass through.
@@ -114,7 +114,7 @@ func (s *settling) underWay(e *ending) (left time.Duration, through chan struct{
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for h, at := range s.opens {
-		if e.covers(h.tree, h.dir, h.file) {
+		if e.covers(h.hier, h.dir, h.file) {
 			left = max(left, settleTime-time.Since(at))
 		}
 	}

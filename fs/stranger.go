@@ -20,8 +20,8 @@ type strangers struct{ open atomic.Int64 }
 
 // stranger says whether a caller is outside the guest: outside its boundary in every hierarchy of the view.
 func (v *View) stranger(tid uint32) bool {
-	for _, t := range v.trees {
-		if inside, err := t.boundary.Contains(int(tid)); err == nil && inside {
+	for _, hier := range v.hierarchies {
+		if inside, err := hier.boundary.Contains(int(tid)); err == nil && inside {
 			return false
 		}
 	}
@@ -49,18 +49,18 @@ func (v *View) admitted(flags uint32) {
 }
 
 // watchFor is watch for a caller: a stranger puts no end to another watch.
-func (v *View) watchFor(t *tree, d *host.Dir, tid uint32) {
-	if !t.watcher.Crowded(d) || !v.stranger(tid) {
-		v.watch(t, d)
+func (v *View) watchFor(hier *viewHierarchy, d *host.Dir, tid uint32) {
+	if !hier.watcher.Crowded(d) || !v.stranger(tid) {
+		v.watch(hier, d)
 	}
 }
 
 // watchFileFor is watchFile for a caller, and has the next server watch the file as well.
-func (v *View) watchFileFor(t *tree, d *host.Dir, name string, tid uint32) {
-	id := v.fileNode(t, d.ID(), name, 0)
-	if (t.watcher.Crowded(d) || v.state.CrowdedWatched(id)) && v.stranger(tid) {
+func (v *View) watchFileFor(hier *viewHierarchy, d *host.Dir, name string, tid uint32) {
+	id := v.fileNode(hier, d.ID(), name, 0)
+	if (hier.watcher.Crowded(d) || v.state.CrowdedWatched(id)) && v.stranger(tid) {
 		return
 	}
-	v.watchFile(t, d, name)
+	v.watchFile(hier, d, name)
 	v.state.AddWatched(id)
 }

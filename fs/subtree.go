@@ -18,7 +18,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	if err != nil || slices.ContainsFunc(changes, func(word string) bool { return !v.host.Knows(word[1:]) }) {
 		return cmp.Or[error](err, unix.EINVAL)
 	}
-	d, err := h.tree.acquire(h.dir)
+	d, err := h.hier.acquire(h.dir)
 	if err != nil {
 		return unix.ENODEV
 	}
@@ -35,20 +35,20 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 		return nil
 	}
 	enables := slices.ContainsFunc(tokens, func(s string) bool { return s[0] == '+' })
-	if h.tree.isRoot(h.dir) && enables {
-		if err := h.tree.vacate(cancel); err != nil {
+	if h.hier.isRoot(h.dir) && enables {
+		if err := h.hier.vacate(cancel); err != nil {
 			return err
 		}
 	}
 	if gone := disabled(tokens); gone != nil {
-		defer v.settling.begin(cancel, &ending{tree: h.tree, controllers: gone})()
+		defer v.settling.begin(cancel, &ending{hier: h.hier, controllers: gone})()
 	}
-	h.tree.expected.add(d.ID(), subtreeFile)
+	h.hier.expected.add(d.ID(), subtreeFile)
 	if err = h.command([]byte(strings.Join(tokens, " "))); err != nil {
-		h.tree.expected.take(d.ID(), subtreeFile)
+		h.hier.expected.take(d.ID(), subtreeFile)
 		return err
 	}
-	v.forget(cancel, h.tree, d.ID(), v.invalidateFiles)
+	v.forget(cancel, h.hier, d.ID(), v.invalidateFiles)
 	return nil
 }
 

@@ -56,10 +56,10 @@ func TestFilters(t *testing.T) {
 	if got := v.filterControllers([]byte("cpu\n")); len(got) != 0 {
 		t.Errorf("no controllers: %q", got)
 	}
-	tree := &tree{version: hierarchy.V1}
+	hier := &viewHierarchy{version: hierarchy.V1}
 	in := "nr_descendants 3\nnr_subsys_cpu 4\nnr_subsys_memory 4\nnr_dying_descendants 1\nnr_dying_subsys_cpu 1\nnr_dying_subsys_pids 2\n"
 	want := "nr_descendants 3\nnr_subsys_memory 4\nnr_dying_descendants 1\nnr_dying_subsys_pids 2\n"
-	if got := v.filterStat(tree, 9, []byte(in)); string(got) != want {
+	if got := v.filterStat(hier, 9, []byte(in)); string(got) != want {
 		t.Errorf("cgroup.stat below: %q", got)
 	}
 }
@@ -183,8 +183,8 @@ func TestBackings(t *testing.T) {
 func TestLives(t *testing.T) {
 	region := privateState(t)
 	v := &View{state: region, names: region.Arena(), backings: backingTable{state: region}}
-	pids := &tree{version: hierarchy.V2}
-	if v.lifeOf(pids, 7, "cgroup.procs", 5) != 0 || v.lifeOf(&tree{version: hierarchy.V1}, 7, "pids.max", 5) != 0 {
+	pids := &viewHierarchy{version: hierarchy.V2}
+	if v.lifeOf(pids, 7, "cgroup.procs", 5) != 0 || v.lifeOf(&viewHierarchy{version: hierarchy.V1}, 7, "pids.max", 5) != 0 {
 		t.Error("a file that lives as long as its cgroup has another life than the first")
 	}
 	read := map[uint64]bool{}
@@ -203,8 +203,8 @@ func TestLives(t *testing.T) {
 		}
 	}
 	n, st := v.node(v.fileNode(pids, 7, "pids.max", 9))
-	if v.trees = []*tree{pids}; st.Ok() {
-		t.Error("a node of no tree")
+	if v.hierarchies = []*viewHierarchy{pids}; st.Ok() {
+		t.Error("a node of no hierarchy")
 	}
 	if n, st = v.node(v.fileNode(pids, 7, "pids.max", 9)); !st.Ok() || n.life != 9 || n.dir != 7 || n.file != "pids.max" {
 		t.Errorf("%+v, %v", n, st)
@@ -241,8 +241,8 @@ func TestStaleOpens(t *testing.T) {
 // TestSettling: what is to go waits for the opens of it that are under way and for no others; those that follow are told.
 func TestSettling(t *testing.T) {
 	var s settling
-	one, other := &tree{}, &tree{}
-	held, closed, beside := &handle{tree: one, dir: 5, file: "pids.max"}, &handle{tree: one, dir: 5, file: "pids.max"}, &handle{tree: other, dir: 5}
+	one, other := &viewHierarchy{}, &viewHierarchy{}
+	held, closed, beside := &handle{hier: one, dir: 5, file: "pids.max"}, &handle{hier: one, dir: 5, file: "pids.max"}, &handle{hier: other, dir: 5}
 	for _, h := range []*handle{held, closed, beside} {
 		if !s.admit(h) {
 			t.Fatal("an open does not pass through, and nothing is to go")
@@ -250,9 +250,9 @@ func TestSettling(t *testing.T) {
 	}
 	began := time.Now()
 	done := make(chan func())
-	go func() { done <- s.begin(nil, &ending{tree: one, dir: 5}) }()
+	go func() { done <- s.begin(nil, &ending{hier: one, dir: 5}) }()
 	eventually(t, "the ending", func() bool { return s.ends(one, 5, "pids.max") })
-	if s.admit(&handle{tree: one, dir: 5}) || !s.admit(&handle{tree: one, dir: 6}) || s.ends(other, 5, "pids.max") {
+	if s.admit(&handle{hier: one, dir: 5}) || !s.admit(&handle{hier: one, dir: 6}) || s.ends(other, 5, "pids.max") {
 		t.Error("the ending is of other files")
 	}
 	s.settle(closed)
@@ -265,7 +265,7 @@ func TestSettling(t *testing.T) {
 		t.Error("it goes on")
 	}
 	s.settle(held)
-	e := &ending{tree: one, controllers: []string{"pids"}}
+	e := &ending{hier: one, controllers: []string{"pids"}}
 	defer s.begin(nil, e)()
 	for file, want := range map[string]bool{"pids.max": true, "memory.max": false, "cgroup.procs": false} {
 		if got := s.ends(one, 77, file); got != want {
@@ -273,11 +273,11 @@ func TestSettling(t *testing.T) {
 		}
 	}
 	for range 3 * fewOpens {
-		s.admit(&handle{tree: other, dir: 5})
+		s.admit(&handle{hier: other, dir: 5})
 	}
 	time.Sleep(settleTime)
 	for range 4 * fewOpens {
-		s.admit(&handle{tree: other, dir: 5})
+		s.admit(&handle{hier: other, dir: 5})
 	}
 	if len(s.opens) > 5*fewOpens {
 		t.Errorf("%d opens are kept", len(s.opens))

@@ -11,7 +11,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The real root of a v2 tree may hold processes and have controllers enabled at once; an ordinary cgroup may not
+// The real root of a v2 hierarchy may hold processes and have controllers enabled at once; an ordinary cgroup may not
 // (no-internal-process rule, Documentation/admin-guide/cgroup-v2.rst). The guest sees its boundary as root. So before a
 // controller is enabled there its processes move to the leaf, and from then on the leaf is where the root's processes are:
 // listed in the root's cgroup.procs, itself listed nowhere.
@@ -24,24 +24,24 @@ import (
 const evacuations = 1000
 
 // findLeaf learns of a leaf that an earlier server left.
-func (t *tree) findLeaf() {
-	if !t.v2() {
+func (hier *viewHierarchy) findLeaf() {
+	if !hier.v2() {
 		return
 	}
-	d, err := t.boundary.Root()
+	d, err := hier.boundary.Root()
 	if err != nil {
 		return
 	}
 	defer d.Release()
 	var st unix.Stat_t
 	if d.Lookup(hierarchy.LeafName, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		t.leafID.Store(st.Ino)
+		hier.leafID.Store(st.Ino)
 	}
 }
 
 // leaf opens the leaf, and makes it where it is missing.
-func (t *tree) leaf() (*host.Dir, error) {
-	root, err := t.boundary.Root()
+func (hier *viewHierarchy) leaf() (*host.Dir, error) {
+	root, err := hier.boundary.Root()
 	if err != nil {
 		return nil, err
 	}
@@ -53,31 +53,31 @@ func (t *tree) leaf() (*host.Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.leafID.Store(d.ID())
+	hier.leafID.Store(d.ID())
 	return d, nil
 }
 
 // removeLeaf takes the leaf away when nothing is in it.
-func (t *tree) removeLeaf() {
-	if t.leafID.Load() == 0 {
+func (hier *viewHierarchy) removeLeaf() {
+	if hier.leafID.Load() == 0 {
 		return
 	}
-	root, err := t.boundary.Root()
+	root, err := hier.boundary.Root()
 	if err != nil {
 		return
 	}
 	defer root.Release()
 	if root.Rmdir(hierarchy.LeafName) == nil {
-		t.leafID.Store(0)
+		hier.leafID.Store(0)
 	}
 }
 
 // leafMembers are the members of the leaf when dir is the root and there is one.
-func (t *tree) leafMembers(dir uint64, file string) ([]byte, error) {
-	if !t.v2() || !t.isRoot(dir) || t.leafID.Load() == 0 {
+func (hier *viewHierarchy) leafMembers(dir uint64, file string) ([]byte, error) {
+	if !hier.v2() || !hier.isRoot(dir) || hier.leafID.Load() == 0 {
 		return nil, nil
 	}
-	d, err := t.boundary.Acquire(t.leafID.Load())
+	d, err := hier.boundary.Acquire(hier.leafID.Load())
 	if err != nil {
 		return nil, nil // the host removed it
 	}
@@ -87,8 +87,8 @@ func (t *tree) leafMembers(dir uint64, file string) ([]byte, error) {
 
 // vacate moves the boundary's processes to the leaf, so that controllers can be enabled. In a threaded subtree they stay,
 // and the kernel says which controllers can be enabled. EBUSY as moveAll.
-func (t *tree) vacate(cancel <-chan struct{}) error {
-	return t.evacuation(cancel, func(root *host.Dir) error {
+func (hier *viewHierarchy) vacate(cancel <-chan struct{}) error {
+	return hier.evacuation(cancel, func(root *host.Dir) error {
 		raw, err := root.ReadFile("cgroup.procs")
 		if len(raw) == 0 && err == nil || inThreads(root) {
 			return nil // a threaded cgroup's cgroup.procs cannot be read
@@ -96,7 +96,7 @@ func (t *tree) vacate(cancel <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
-		leaf, err := t.leaf()
+		leaf, err := hier.leaf()
 		if err != nil {
 			return err
 		}
@@ -106,9 +106,9 @@ func (t *tree) vacate(cancel <-chan struct{}) error {
 }
 
 // rejoin moves the leaf's processes back to the boundary, which the kernel allows while no controller is enabled there.
-func (t *tree) rejoin(cancel <-chan struct{}) error {
-	return t.evacuation(cancel, func(root *host.Dir) error {
-		leaf, err := t.boundary.Acquire(t.leafID.Load())
+func (hier *viewHierarchy) rejoin(cancel <-chan struct{}) error {
+	return hier.evacuation(cancel, func(root *host.Dir) error {
+		leaf, err := hier.boundary.Acquire(hier.leafID.Load())
 		if err != nil {
 			return err
 		}
@@ -118,14 +118,14 @@ func (t *tree) rejoin(cancel <-chan struct{}) error {
 }
 
 // evacuation calls move with the boundary, one at a time.
-func (t *tree) evacuation(cancel <-chan struct{}, move func(root *host.Dir) error) error {
+func (hier *viewHierarchy) evacuation(cancel <-chan struct{}, move func(root *host.Dir) error) error {
 	select {
-	case t.evacuate <- struct{}{}:
+	case hier.evacuate <- struct{}{}:
 	case <-cancel:
 		return unix.EINTR
 	}
-	defer func() { <-t.evacuate }()
-	root, err := t.boundary.Root()
+	defer func() { <-hier.evacuate }()
+	root, err := hier.boundary.Root()
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func inThreads(root *host.Dir) bool {
 // (cgroup_can_be_thread_root), as the leaf still does after the last controller was disabled.
 func (h *handle) makeThreaded(cancel <-chan struct{}, data []byte) error {
 	err := h.command(data)
-	if !errors.Is(err, unix.EOPNOTSUPP) || h.tree.leafID.Load() == 0 || !h.besideLeaf() || h.tree.rejoin(cancel) != nil {
+	if !errors.Is(err, unix.EOPNOTSUPP) || h.hier.leafID.Load() == 0 || !h.besideLeaf() || h.hier.rejoin(cancel) != nil {
 		return err
 	}
 	return h.command(data)
@@ -175,7 +175,7 @@ func (h *handle) makeThreaded(cancel <-chan struct{}, data []byte) error {
 
 // besideLeaf reports that the directory of an open is directly below the boundary.
 func (h *handle) besideLeaf() bool {
-	d, err := h.tree.acquire(h.dir)
+	d, err := h.hier.acquire(h.dir)
 	if err != nil {
 		return false
 	}
@@ -186,11 +186,11 @@ func (h *handle) besideLeaf() bool {
 
 // moveToRoot moves a task to the guest's root: the boundary, or the leaf once there is one or controllers are enabled.
 func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error {
-	t := h.tree
-	if !t.v2() || inThreads(root) {
+	hier := h.hier
+	if !hier.v2() || inThreads(root) {
 		return v.moveTo(h, root, pid, thread)
 	}
-	if t.leafID.Load() == 0 {
+	if hier.leafID.Load() == 0 {
 		enabled, err := root.ReadFile("cgroup.subtree_control")
 		if err != nil {
 			return err
@@ -199,7 +199,7 @@ func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error
 			return v.moveTo(h, root, pid, thread)
 		}
 	}
-	leaf, err := t.leaf()
+	leaf, err := hier.leaf()
 	if err != nil {
 		return err
 	}

@@ -69,13 +69,13 @@ func (v *View) tried(in *fuse.InHeader, h *handle, err error) fuse.Status {
 	var outside *host.OutsideError
 	switch {
 	case errors.As(err, &outside):
-		v.deny(in, "move", node{tree: h.tree, dir: h.dir, file: h.file}, "", "outside the boundary")
+		v.deny(in, "move", node{hier: h.hier, dir: h.dir, file: h.file}, "", "outside the boundary")
 	case errors.As(err, &refused) && refused.quota:
-		v.exceeded(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", refused.rule)
+		v.exceeded(in, "write", node{hier: h.hier, dir: h.dir, file: h.file}, "", refused.rule)
 	case errors.As(err, &refused):
-		v.deny(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", refused.rule)
+		v.deny(in, "write", node{hier: h.hier, dir: h.dir, file: h.file}, "", refused.rule)
 	case st == errDenied && h.decision.Verdict == hierarchy.Guarded:
-		v.deny(in, "write", node{tree: h.tree, dir: h.dir, file: h.file}, "", h.decision.Rule)
+		v.deny(in, "write", node{hier: h.hier, dir: h.dir, file: h.file}, "", h.decision.Rule)
 	}
 	return st
 }
@@ -121,7 +121,7 @@ func (v *View) pass(cancel <-chan struct{}, h *handle, data []byte) error {
 	n, err := host.WriteInterruptible(cancel, fd, data)
 	h.wrote(n)
 	if err == nil && h.decision.File.Hides {
-		v.forget(cancel, h.tree, h.dir, v.invalidateGone)
+		v.forget(cancel, h.hier, h.dir, v.invalidateGone)
 	}
 	return err
 }

@@ -69,13 +69,13 @@ func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
 	if !st.Ok() {
 		return n, nil, st
 	}
-	if n.tree == nil {
+	if n.hier == nil {
 		return n, nil, errNoOp
 	}
-	if n.file != "" && v.decide(n.tree, n.dir, n.file).Verdict == hierarchy.Hidden {
+	if n.file != "" && v.decide(n.hier, n.dir, n.file).Verdict == hierarchy.Hidden {
 		return n, nil, errHidden
 	}
-	d, err := n.tree.acquire(n.dir)
+	d, err := n.hier.acquire(n.dir)
 	return n, d, status(err)
 }
 

@@ -3,8 +3,8 @@
 //
 // # Words
 //
-// A hierarchy is one mounted cgroup tree of the host: the v2 tree, a v1 tree with one or more controllers ("cpu,cpuacct"),
-// or a v1 tree with a name and no controller ("name=systemd"). A control file is an interface file of cgroupfs. Its place
+// A hierarchy is one mounted cgroup tree of the host: the v2 hierarchy, a v1 hierarchy with one or more controllers ("cpu,cpuacct"),
+// or a v1 hierarchy with a name and no controller ("name=systemd"). A control file is an interface file of cgroupfs. Its place
 // is the boundary (the cgroup that a guest sees as root) or below it. A verdict says what a guest may do with it there.
 //
 // # What always holds

@@ -17,12 +17,12 @@ type Hierarchy struct {
 	Controllers []string // in the kernel's order; of v2 those that its root offers
 	Name        string   // of a named v1 hierarchy, without "name="
 	Mountpoint  string
-	Dir         string // the directory at the top of a view with several trees
+	Dir         string // the directory at the top of a view with several hierarchies
 	ReadOnly    bool   // the mount is
 	View        bool   // it is what a view shows: this host is itself a guest
 }
 
-// Unified is the name by which policies and layouts speak of the v2 tree of a host that has v1 hierarchies too.
+// Unified is the name by which policies and layouts speak of the v2 hierarchy of a host that has v1 hierarchies too.
 const Unified = "unified"
 
 // String names a hierarchy: "cpu,cpuacct", "name=systemd", "unified".
@@ -41,7 +41,7 @@ func (h Hierarchy) labels() []string {
 	return append(slices.Clone(h.Controllers), "name="+h.Name)
 }
 
-// Names are all by which policies speak of the hierarchy: controllers, "name=systemd", "unified" for the v2 tree.
+// Names are all by which policies speak of the hierarchy: controllers, "name=systemd", "unified" for the v2 hierarchy.
 func (h Hierarchy) Names() []string {
 	names := slices.Clone(h.labels())
 	if h.Version == V2 {

@@ -7,10 +7,10 @@ type Layout int
 
 // The layouts.
 const (
-	LayoutAuto   Layout = iota // as the hierarchies shown are: v2 for the v2 tree alone, v1 for v1 alone, hybrid for both
+	LayoutAuto   Layout = iota // as the hierarchies shown are: v2 for the v2 hierarchy alone, v1 for v1 alone, hybrid for both
 	LayoutV1                   // a directory per hierarchy
 	LayoutV2                   // one tree
-	LayoutHybrid               // as v1, and the v2 tree in the directory "unified"
+	LayoutHybrid               // as v1, and the v2 hierarchy in the directory "unified"
 )
 
 // layoutNames are the layouts as users write them, by Layout.

@@ -27,7 +27,7 @@ func KnownControllers() []string { return slices.Clone(controllers) }
 // KnownController says whether some kernel has this controller.
 func KnownController(name string) bool { return slices.Contains(controllers, name) }
 
-// UnifiedController says whether a v2 tree can have a controller of this name.
+// UnifiedController says whether a v2 hierarchy can have a controller of this name.
 func UnifiedController(name string) bool { return slices.Contains(unifiedControllers, name) }
 
 // ControllerOf is the controller that a control file belongs to by its name, "" for the files that every cgroup has and

@@ -20,7 +20,7 @@ const maxKernelMemory = 2 << 20
 
 // account is a memory cgroup of the daemon's own.
 type account struct {
-	tree *host.Tree
+	tree *host.Hierarchy
 	path string
 }
 

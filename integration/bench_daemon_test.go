@@ -77,13 +77,13 @@ func (d *daemon) settled() usage {
 
 // guestsOfOne are boundaries and mount points of many guests.
 type guestsOfOne struct {
-	tree *host.Tree
+	tree *host.Hierarchy
 	path string // of their cgroups' parent
 	dir  string // of their mount points
 }
 
 // newManyGuests makes what many guests need; each adds a child of its own to a cgroup of the test.
-func newManyGuests(b *testing.B, tree *host.Tree) *guestsOfOne {
+func newManyGuests(b *testing.B, tree *host.Hierarchy) *guestsOfOne {
 	g := &guestsOfOne{tree: tree, path: boundary(b, "guests", tree), dir: publicDir(b)}
 	b.Cleanup(func() { // what is in the directory, before it goes itself
 		for i := range manyGuests {

@@ -47,7 +47,7 @@ func BenchmarkFlood(b *testing.B) {
 }
 
 // underFlood is how long the neighbour's operations take while a site is flooded, and how often the flood did its own.
-func underFlood(b *testing.B, kind floodKind, s, good site, cpu *host.Tree, place string) ([]time.Duration, int) {
+func underFlood(b *testing.B, kind floodKind, s, good site, cpu *host.Hierarchy, place string) ([]time.Duration, int) {
 	f := startFlood(b, kind, s, cpu, place)
 	f.begun(b)
 	took := neighbour(b, good, 5*time.Second)

@@ -149,7 +149,7 @@ func askInForms(t *testing.T, controller string, clients []asked, limits map[str
 	}
 }
 
-func askMore(t *testing.T, h *host.Host, limited *host.Tree, d *daemon, tree string, clients []asked, limits map[string]any, hookArgs []string) {
+func askMore(t *testing.T, h *host.Host, limited *host.Hierarchy, d *daemon, tree string, clients []asked, limits map[string]any, hookArgs []string) {
 	runc := needRuntime(t, "runc")
 	b := newBundle(t, d, runc, "more", "commands", hookArgs...)
 	b.over(t, tree, map[string]string{
@@ -206,7 +206,7 @@ func askMore(t *testing.T, h *host.Host, limited *host.Tree, d *daemon, tree str
 func asksProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUPFS")), "asks") }
 
 // note prints a line for doctor's ran.tsv.
-func (c asked) note(t *testing.T, tree string, limited *host.Tree, says diagnosis, verdict string) {
+func (c asked) note(t *testing.T, tree string, limited *host.Hierarchy, says diagnosis, verdict string) {
 	t.Helper()
 	kernel, of := kernelSeries(), "fuse"
 	if kernel += ", v2"; limited.Version == hierarchy.V1 {

@@ -109,7 +109,7 @@ func nested(runtime string) string {
 func rustProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUPFS")), "parallelism") }
 
 // need skips a test where a program is missing, or is older than what the row in doctor's table is of.
-func (c client) need(t *testing.T, tree *host.Tree) {
+func (c client) need(t *testing.T, tree *host.Hierarchy) {
 	switch c.needs {
 	case "":
 		return
@@ -159,7 +159,7 @@ func TestClients(t *testing.T) {
 	}
 }
 
-func testClients(t *testing.T, h *host.Host, memory *host.Tree, d *daemon, nothing bool, hookArgs ...string) {
+func testClients(t *testing.T, h *host.Host, memory *host.Hierarchy, d *daemon, nothing bool, hookArgs ...string) {
 	runc := needRuntime(t, "runc")
 	b := newBundle(t, d, runc, "clients", "commands", hookArgs...)
 	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b), inJDK + "/here": ""})

@@ -209,7 +209,7 @@ func (c *containerd) startPlugin(t *testing.T, socket string) (stop func()) {
 }
 
 // memoryScript reads and tries the limit of 64 MiB, and makes a child with a limit of its own.
-func memoryScript(tree *host.Tree) scripted {
+func memoryScript(tree *host.Hierarchy) scripted {
 	dir, file := topOf(guestView, tree), "memory.max"
 	s := scripted{}
 	add := func(line, want string) { s.lines, s.want = append(s.lines, line), append(s.want, want) }

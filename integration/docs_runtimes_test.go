@@ -94,10 +94,10 @@ func TestDocsBind(t *testing.T) {
 	}
 	h := openHost(t)
 	docsHost(t)
-	path := boundary(t, "docs-box", h.Trees()...)
+	path := boundary(t, "docs-box", h.Hierarchies()...)
 	block := docsText(t, "docs/runtimes.md", "sh", "vcgroupfs guest add box")
 	var enter strings.Builder
-	for _, tree := range h.Trees() { // "on v1 in each hierarchy"
+	for _, tree := range h.Hierarchies() { // "on v1 in each hierarchy"
 		enter.WriteString("echo $$ >" + filepath.Join(hostDir(tree, path), procs) + "\n")
 	}
 	lines := strings.Split(block, "\n")
@@ -118,7 +118,7 @@ func TestDocsBind(t *testing.T) {
 // TestDocsDeclared: the declaration that the docs show makes a guest as they say.
 func TestDocsDeclared(t *testing.T) {
 	docsHost(t)
-	path := boundary(t, "docs-declared", openHost(t).Trees()...)
+	path := boundary(t, "docs-declared", openHost(t).Hierarchies()...)
 	text := docsText(t, "docs/operations.md", "yaml", "boundary: ")
 	out := paste(t, "mkdir /srv/guests\ncat >/srv/guests/web.yaml <<'END'\n"+text+"\nEND\nvcgroupfs serve --guests /srv/guests &\n"+
 		"until vcgroupfs guest show web 2>/dev/null; do sleep 0.1; done\ncat /srv/web/rootfs/sys/fs/cgroup/pids/pids.max\n",

@@ -71,7 +71,7 @@ func paste(t *testing.T, commands string, names ...string) string {
 const waited = "serve &\nuntil vcgroupfs guest ls >/dev/null 2>&1; do sleep 0.1; done\n#"
 
 // docsHost are the hierarchies that the docs' examples name: the README's host has them with v1.
-func docsHost(t *testing.T) (trees []*host.Tree) {
+func docsHost(t *testing.T) (trees []*host.Hierarchy) {
 	t.Helper()
 	h := openHost(t)
 	for _, c := range []string{"memory", "pids", "cpu"} {
@@ -126,7 +126,7 @@ func TestDocsReady(t *testing.T) {
 
 // TestDocsGuests: guests by hand, one of them of a process that runs; and what asks whether the daemon is well.
 func TestDocsGuests(t *testing.T) {
-	trees := openHost(t).Trees() // a container has a cgroup in each
+	trees := openHost(t).Hierarchies() // a container has a cgroup in each
 	path, other := boundary(t, "docs", docsHost(t)...), boundary(t, "docs-ci7", trees...)
 	var enter strings.Builder
 	for _, tree := range trees {

@@ -53,12 +53,12 @@ type flood struct {
 // floodPlace makes a cgroup in which a flood gets the processors when nobody else wants them, as a guest of little weight:
 // thousands of runnable threads would starve everybody with no daemon at all. (A quota would not do: what Linux needs to
 // throttle 10,000 threads and to let them go again, period by period, everybody feels.)
-func floodPlace(t testing.TB, h *host.Host) (tree *host.Tree, path string) {
+func floodPlace(t testing.TB, h *host.Host) (tree *host.Hierarchy, path string) {
 	return weighedPlace(t, h, "2", "1")
 }
 
 // weighedPlace makes a cgroup of a weight, as v1 and as v2 say it.
-func weighedPlace(t testing.TB, h *host.Host, shares, weight string) (tree *host.Tree, path string) {
+func weighedPlace(t testing.TB, h *host.Host, shares, weight string) (tree *host.Hierarchy, path string) {
 	t.Helper()
 	tree = need(t, h, "cpu")
 	path = boundary(t, t.Name()+"-flooders", tree)
@@ -74,7 +74,7 @@ func weighedPlace(t testing.TB, h *host.Host, shares, weight string) (tree *host
 
 // startFlood floods the cgroups f0, f1… of a site, one process each. They begin when all have their threads: what one has yet to
 // make, the flood of another would starve.
-func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Tree, place string) *flood {
+func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Hierarchy, place string) *flood {
 	t.Helper()
 	f := &flood{kind: kind}
 	for i := range kind.processes {

@@ -16,14 +16,14 @@ import (
 type bounded struct {
 	d       *daemon
 	path    string
-	trees   []*host.Tree
-	freezer *host.Tree
+	trees   []*host.Hierarchy
+	freezer *host.Hierarchy
 }
 
 func newBounded(t *testing.T, name string) *bounded {
 	t.Helper()
 	h := openHost(t)
-	b := &bounded{d: startDaemon(t), freezer: h.Tree("freezer")}
+	b := &bounded{d: startDaemon(t), freezer: h.Hierarchy("freezer")}
 	controllers := "pids,memory"
 	if b.freezer == nil {
 		b.freezer = need(t, h, hierarchy.Unified)
@@ -34,7 +34,7 @@ func newBounded(t *testing.T, name string) *bounded {
 	if onV1(h, "memory") {
 		memory = "memory.limit_in_bytes=16M"
 	}
-	for _, tree := range []*host.Tree{need(t, h, "pids"), need(t, h, "memory"), b.freezer} {
+	for _, tree := range []*host.Hierarchy{need(t, h, "pids"), need(t, h, "memory"), b.freezer} {
 		seen := false
 		for _, other := range b.trees {
 			seen = seen || other == tree

@@ -109,7 +109,7 @@ exit 9`))
 // wantGone looks for what a guest left on the host.
 func wantGone(t *testing.T, h *host.Host, name string) {
 	t.Helper()
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if tree.Exists("/vcgroupfs/" + name) {
 			t.Errorf("the guest's cgroup is still in the hierarchy %s", tree)
 		}

@@ -22,7 +22,7 @@ func blockDevice() string {
 // a root, and what it makes below it limits, freezes and kills.
 func TestRunUnified(t *testing.T) {
 	h := openHost(t)
-	if tree := h.Tree("memory"); tree == nil || tree.Version != hierarchy.V2 {
+	if tree := h.Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
 	name := "unified-" + itoa(os.Getpid())

@@ -20,7 +20,7 @@ import (
 
 // place is a boundary in the pids hierarchy and a directory for its view.
 type place struct {
-	tree *host.Tree
+	tree *host.Hierarchy
 	path string
 	dir  string
 	d    *daemon

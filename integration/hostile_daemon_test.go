@@ -89,7 +89,7 @@ func hostileGuest(t *testing.T, h *host.Host, path, view, binary string, userns 
 	}
 	cmd.Env = append(os.Environ(), roleVariable+"=hostile daemon-"+form+" "+itoa(stranger))
 	helper := startProcess(t, cmd)
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if err := tree.Attach(path, helper.cmd.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
@@ -107,9 +107,9 @@ func TestHostileDaemon(t *testing.T) {
 
 func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	h := openHost(t)
-	parent := boundary(t, "hostile", h.Trees()...) // whose state is the test's alone to change, which the root's is not
+	parent := boundary(t, "hostile", h.Hierarchies()...) // whose state is the test's alone to change, which the root's is not
 	path := parent + "/guest"
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if err := tree.Create(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +135,7 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	stranger := stranger(t)
 	guest := hostileGuest(t, h, path, dir, binary, userns, stranger)
 	var dirs []string
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if tree.Holds("memory") || tree.Holds("pids") {
 			dirs = append(dirs, hostDir(tree, path), hostDir(tree, parent))
 		}

@@ -32,7 +32,7 @@ func guestLimits(h *host.Host) (args []string) {
 		memory = "memory.limit_in_bytes=512M"
 	}
 	args = []string{"--limit", "pids.max=1000"}
-	if h.Tree("memory") != nil {
+	if h.Hierarchy("memory") != nil {
 		args = append(args, "--limit", memory)
 	}
 	return args
@@ -87,7 +87,7 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	}
 	helper := startProcess(t, cmd)
 	var dirs []string
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if dir := hostDir(tree, "/vcgroupfs/"+name); exists(dir) || tree.Holds("memory") || tree.Holds("pids") {
 			dirs = append(dirs, dir, hostDir(tree, "/vcgroupfs"))
 		}
@@ -104,7 +104,7 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 
 // inGuest says whether the tests run in a guest.
 func inGuest(h *host.Host) bool {
-	return slices.ContainsFunc(h.Trees(), func(t *host.Tree) bool { return t.View })
+	return slices.ContainsFunc(h.Hierarchies(), func(t *host.Hierarchy) bool { return t.View })
 }
 
 // stranger starts a process outside, whose number no process in a guest's own pid namespace has: in a machine that has just
@@ -198,7 +198,7 @@ func startProcess(t testing.TB, cmd *exec.Cmd) *helper {
 // it that is not the guest's.
 func TestStrangers(t *testing.T) {
 	h := openHost(t)
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		names := shownNames(tree)
 		if len(names) == 0 || tree.Holds("cpuset") && tree.Version == hierarchy.V1 {
 			continue
@@ -207,7 +207,7 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-func testStrangers(t *testing.T, tree *host.Tree, names []string) {
+func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
 	parent := boundary(t, "strangers", tree)
 	for _, dir := range []string{"/guest/a", "/guest-2", "/sibling"} {
 		if err := tree.Create(parent+dir, 0o755); err != nil {

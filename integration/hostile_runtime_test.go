@@ -100,7 +100,7 @@ func (r hostileRuntime) test(t *testing.T, form string, answered bool) {
 	b.role = "hostile " + b.role
 	switch {
 	case r.self != "":
-		shown := slices.DeleteFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return h.Tree(c) == nil })
+		shown := slices.DeleteFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return h.Hierarchy(c) == nil })
 		b.d = startSelf(t, "--container", r.self, "--self-policy", b.policy, "--self-controllers", strings.Join(shown, ","))
 	case r.answers == "exec" && answered:
 		b.d = startUnaided(t) // with the type right notify-exec would ask for less
@@ -148,7 +148,7 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup s
 		t.Fatalf("guests: %+v, %v", guests, err)
 	}
 	var dirs []string
-	for _, tree := range b.h.Trees() {
+	for _, tree := range b.h.Hierarchies() {
 		if !slices.Contains(guests[0].Hierarchies, tree.String()) {
 			continue
 		}
@@ -254,7 +254,7 @@ func (b *hostileBox) lxc(t *testing.T, how string) *exec.Cmd {
 }
 
 // bind adds a guest with a boundary in some hierarchies, whose view is to be bound into a sandbox.
-func (b *hostileBox) bind(t *testing.T, trees []*host.Tree) (cgroup, view string) {
+func (b *hostileBox) bind(t *testing.T, trees []*host.Hierarchy) (cgroup, view string) {
 	t.Helper()
 	cgroup = boundary(t, "hostile-bind", trees...)
 	removeEverywhere(t, b.h, cgroup)
@@ -274,7 +274,7 @@ func (b *hostileBox) bind(t *testing.T, trees []*host.Tree) (cgroup, view string
 }
 
 // within starts a command in a cgroup.
-func within(cgroup string, trees []*host.Tree, command ...string) *exec.Cmd {
+func within(cgroup string, trees []*host.Hierarchy, command ...string) *exec.Cmd {
 	script := "set -e; "
 	for _, tree := range trees {
 		script += "echo $$ >'" + hostDir(tree, cgroup) + "/cgroup.procs'; "
@@ -285,8 +285,8 @@ func within(cgroup string, trees []*host.Tree, command ...string) *exec.Cmd {
 // hostileBwrap: bubblewrap maps one id only, to that of who starts it. So that it is not the host's root, that is the root of a user
 // namespace.
 func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	var trees []*host.Tree
-	for _, tree := range b.h.Trees() {
+	var trees []*host.Hierarchy
+	for _, tree := range b.h.Hierarchies() {
 		if len(shownNames(tree)) > 0 && tree.Name == "" {
 			trees = append(trees, tree)
 		}
@@ -327,7 +327,7 @@ func playUserns() {
 
 // hostileNspawn: it wants v2, whatever is in it.
 func hostileNspawn(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	trees := []*host.Tree{need(t, b.h, hierarchy.Unified)}
+	trees := []*host.Hierarchy{need(t, b.h, hierarchy.Unified)}
 	cgroup, view := b.bind(t, trees)
 	args := []string{program, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe", "--capability=all", "--bind", view + ":/sys/fs/cgroup",
 		"--directory", newRootfs(t, filepath.Join(publicDir(t), "rootfs")), "--setenv", roleVariable + "=" + b.role}

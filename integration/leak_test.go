@@ -44,7 +44,7 @@ func TestLeaks(t *testing.T) {
 // useView does a little of everything on a view in this process.
 func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
 	t.Helper()
-	p, err := policy.Default().WithControllers(shownNames(b.Tree()))
+	p, err := policy.Default().WithControllers(shownNames(b.Hierarchy()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +61,8 @@ func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
 	served := make(chan error, 1)
 	go func() { served <- v.Serve() }()
 	top := dir
-	if b.Tree().Version == hierarchy.V1 {
-		top = filepath.Join(dir, b.Tree().Dir)
+	if b.Hierarchy().Version == hierarchy.V1 {
+		top = filepath.Join(dir, b.Hierarchy().Dir)
 	}
 	for i := range 20 {
 		d := filepath.Join(top, "d"+itoa(i))

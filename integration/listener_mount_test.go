@@ -154,7 +154,7 @@ func TestListenerForged(t *testing.T) {
 	at := topOf(guestView, c.tree)
 	c.wantTypes(t, map[string]string{at: viewTypes(c.tree)[at]})
 	forge(t, d, "from inside a guest", "is in a guest", func() string {
-		return strings.TrimSpace(printedBy(t, within(c.bundle.cgroup, c.h.Trees(), publicProgram(t)), "forge "+d.listeners()))
+		return strings.TrimSpace(printedBy(t, within(c.bundle.cgroup, c.h.Hierarchies(), publicProgram(t)), "forge "+d.listeners()))
 	})
 	asUser(guestID, func() {
 		if got := forgeAt(d.listeners(), "{}"); got != "EACCES" {

@@ -21,7 +21,7 @@ type listening struct {
 	*helper
 	d      *daemon
 	h      *host.Host
-	tree   *host.Tree
+	tree   *host.Hierarchy
 	bundle *bundle
 	run    *exec.Cmd
 }
@@ -205,7 +205,7 @@ func TestListenerStop(t *testing.T) {
 	}
 	c.end(t)
 	eventually(t, "the end of the process that passed calls on", func() bool { return !exists(fmt.Sprintf("/proc/%d", before[0])) })
-	for _, tree := range c.h.Trees() {
+	for _, tree := range c.h.Hierarchies() {
 		if at := fmt.Sprintf("/vcgroupfs/serve-notify-%d", before[0]); tree.Exists(at) {
 			t.Errorf("%s is left in %s", at, tree)
 		}

@@ -43,7 +43,7 @@ func listened(d *daemon) map[string]any {
 }
 
 // viewTypes are the types of a view's top and of a hierarchy in it.
-func viewTypes(tree *host.Tree) map[string]string {
+func viewTypes(tree *host.Hierarchy) map[string]string {
 	if tree.Version == hierarchy.V2 {
 		return map[string]string{guestView: cgroup2Type}
 	}
@@ -80,7 +80,7 @@ func TestListener(t *testing.T) {
 }
 
 // treeOfLayout is a hierarchy that a view shows which mirrors the host, or one of v2 alone, and how a hook is told so.
-func treeOfLayout(t testing.TB, h *host.Host, layout string) (tree *host.Tree, args []string) {
+func treeOfLayout(t testing.TB, h *host.Host, layout string) (tree *host.Hierarchy, args []string) {
 	t.Helper()
 	if tree = need(t, h, "pids"); layout == "v2" && tree.Version == hierarchy.V1 {
 		return need(t, h, hierarchy.Unified), []string{"--controllers", hierarchy.Unified}

@@ -38,16 +38,16 @@ var errAborted = errors.New("aborted")
 
 // site is a boundary in the pids hierarchy and in the v2 one, which may be the same, and how it is reached.
 type site struct {
-	path           string     // of the boundary, from the root of each hierarchy
-	pids, unified  *host.Tree // v1 has no file whose changes are told, so the second is there for the events
-	dir, eventsDir string     // the boundary as it is reached: natively or through a view
+	path           string          // of the boundary, from the root of each hierarchy
+	pids, unified  *host.Hierarchy // v1 has no file whose changes are told, so the second is there for the events
+	dir, eventsDir string          // the boundary as it is reached: natively or through a view
 }
 
 // newSite makes a boundary that is reached natively.
 func newSite(t testing.TB, h *host.Host, name string) site {
 	t.Helper()
 	s := site{pids: need(t, h, "pids"), unified: need(t, h, hierarchy.Unified)}
-	trees := []*host.Tree{s.pids}
+	trees := []*host.Hierarchy{s.pids}
 	if s.unified != s.pids {
 		trees = append(trees, s.unified)
 	}

@@ -78,8 +78,8 @@ func lxcName() string { return testPrefix + "lxc" }
 func newLXC(t *testing.T, h *host.Host, rootfs, role, more string) *exec.Cmd {
 	t.Helper()
 	dir, name := publicDir(t), lxcName()
-	pivots := map[*host.Tree]bool{}
-	for _, tree := range h.Trees() {
+	pivots := map[*host.Hierarchy]bool{}
+	for _, tree := range h.Hierarchies() {
 		pivots[tree] = tree.Exists("/lxc.pivot")
 	}
 	config := "lxc.rootfs.path = dir:" + rootfs + "\nlxc.net.0.type = empty\nlxc.apparmor.profile = unconfined\nlxc.init.cmd = /program\n" +
@@ -94,7 +94,7 @@ func newLXC(t *testing.T, h *host.Host, rootfs, role, more string) *exec.Cmd {
 		kill() // of a test that failed
 		os.Remove(filepath.Join(dir, "config"))
 		os.RemoveAll(filepath.Join(dir, name))
-		for _, tree := range h.Trees() { // LXC's own
+		for _, tree := range h.Hierarchies() { // LXC's own
 			if err := tree.RemoveAll("/lxc.monitor." + name); err != nil {
 				t.Error(err)
 			}

@@ -159,9 +159,9 @@ func openHost(t testing.TB) *host.Host {
 }
 
 // need skips a test on a machine that has no such hierarchy.
-func need(t testing.TB, h *host.Host, name string) *host.Tree {
+func need(t testing.TB, h *host.Host, name string) *host.Hierarchy {
 	t.Helper()
-	tree := h.Tree(name)
+	tree := h.Hierarchy(name)
 	if tree == nil {
 		t.Skipf("machine: no hierarchy has %s", name)
 	}
@@ -170,12 +170,12 @@ func need(t testing.TB, h *host.Host, name string) *host.Tree {
 
 // hasV1 says whether a controller is on a v1 hierarchy of its own.
 func onV1(h *host.Host, controller string) bool {
-	t := h.Tree(controller)
+	t := h.Hierarchy(controller)
 	return t != nil && t.Version == hierarchy.V1
 }
 
 // boundary makes a cgroup in hierarchies, for one test, and answers with its path from their roots.
-func boundary(t testing.TB, name string, trees ...*host.Tree) string {
+func boundary(t testing.TB, name string, trees ...*host.Hierarchy) string {
 	t.Helper()
 	path := "/" + testPrefix + strings.NewReplacer("/", "-", "=", "-", " ", "-").Replace(name)
 	for _, tree := range trees {
@@ -288,10 +288,10 @@ func publicDir(t testing.TB) string {
 }
 
 // top is the directory of a hierarchy in a view that shows no other.
-func (v *view) top(tree *host.Tree) string { return topOf(v.dir, tree) }
+func (v *view) top(tree *host.Hierarchy) string { return topOf(v.dir, tree) }
 
 // topOf is where a hierarchy is in the view at a directory.
-func topOf(view string, tree *host.Tree) string {
+func topOf(view string, tree *host.Hierarchy) string {
 	if tree.Version == hierarchy.V2 {
 		return view
 	}
@@ -357,6 +357,6 @@ func again(do func() bool) (end func()) {
 }
 
 // hostDir is the real directory of a path in a hierarchy.
-func hostDir(tree *host.Tree, path string) string { return filepath.Join(tree.Mountpoint, path) }
+func hostDir(tree *host.Hierarchy, path string) string { return filepath.Join(tree.Mountpoint, path) }
 
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -270,7 +270,7 @@ func killAllOf(t *testing.T, dir string) {
 // also for systemd.
 func removeEverywhere(t *testing.T, h *host.Host, path string) {
 	t.Cleanup(func() {
-		for _, tree := range h.Trees() {
+		for _, tree := range h.Hierarchies() {
 			if err := tree.RemoveAll(path); err != nil {
 				t.Error(err)
 			}
@@ -323,7 +323,7 @@ func testBind(t *testing.T, form string, self bool) {
 		"systemd-nspawn": {sandbox, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--directory", rootfs, "--bind", view + ":/sys/fs/cgroup",
 			"--setenv", roleVariable + "=script", "/program"},
 	}[form]
-	start := within(path, []*host.Tree{tree}, command...) // whoever starts a sandbox says where it is
+	start := within(path, []*host.Hierarchy{tree}, command...) // whoever starts a sandbox says where it is
 	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	out, err := start.CombinedOutput()
 	if err != nil {

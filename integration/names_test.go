@@ -67,7 +67,7 @@ func (b *bundle) runApart(t *testing.T, h *host.Host, runtime, cgroup string) st
 		t.Errorf("a container with a name that is taken started: %s", out)
 	}
 	exec.Command(runtime, "--root", root, "delete", "--force", b.id).Run() // what the runtime left of it
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if err := tree.RemoveAll(cgroup); err != nil {
 			t.Error(err)
 		}

@@ -19,7 +19,7 @@ import (
 // allControllers is every name that a policy can permit on this host.
 func allControllers(h *host.Host) string {
 	var names []string
-	for _, t := range h.Trees() {
+	for _, t := range h.Hierarchies() {
 		names = append(names, t.Names()...)
 	}
 	return strings.Join(names, ",")

@@ -16,7 +16,7 @@ import (
 )
 
 // unifiedView is a view of a v2 boundary with a child.
-func unifiedView(t *testing.T, name string) (tree *host.Tree, path, top string) {
+func unifiedView(t *testing.T, name string) (tree *host.Hierarchy, path, top string) {
 	t.Helper()
 	h := openHost(t)
 	tree = need(t, h, hierarchy.Unified)

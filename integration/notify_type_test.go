@@ -57,7 +57,7 @@ func notifyLayouts(h *host.Host) (all []notifyLayout) {
 		"": unix.TMPFS_MAGIC, "pids": v1, "pids/a": v1, "pids/a/tasks": v1, "pids/pids.max": v1, "memory/memory.limit_in_bytes": v1, "memory/../pids": v1,
 	}
 	all = append(all, notifyLayout{"v1", []string{"--controllers", "pids,memory"}, dirs})
-	if h.Tree(hierarchy.Unified) == nil {
+	if h.Hierarchy(hierarchy.Unified) == nil {
 		return all
 	}
 	hybrid := map[string]uint32{"unified": v2, "unified/a": v2, "unified/cgroup.procs": v2, "unified/a/cgroup.events": v2}

@@ -236,7 +236,7 @@ func nothingLeft(t testing.TB, d *daemon, h *host.Host, cgroup string) {
 	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
 		t.Errorf("places of views are left: %v", left)
 	}
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		if tree.Exists(cgroup) {
 			t.Errorf("%s is left in the hierarchy %s", cgroup, tree)
 		}
@@ -244,7 +244,7 @@ func nothingLeft(t testing.TB, d *daemon, h *host.Host, cgroup string) {
 }
 
 // useView has a container's program find its limit of tasks, which it cannot lift, and make a child with one of 5, into which it goes.
-func (x *helper) useView(t *testing.T, tree *host.Tree, limit, cgroup string) {
+func (x *helper) useView(t *testing.T, tree *host.Hierarchy, limit, cgroup string) {
 	t.Helper()
 	top := topOf(guestView, tree)
 	if got := x.ask(t, "read", top+"/pids.max"); got != limit+"\n" {
@@ -320,8 +320,8 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 
 // needPlainCrun skips where crun starts no container with no hook either.
 func needPlainCrun(t *testing.T, h *host.Host, runtime string) {
-	if filepath.Base(runtime) == "crun" && len(h.Trees()) > 1 {
-		if v2 := h.Tree(hierarchy.Unified); v2 != nil && len(v2.Controllers) > 0 {
+	if filepath.Base(runtime) == "crun" && len(h.Hierarchies()) > 1 {
+		if v2 := h.Hierarchy(hierarchy.Unified); v2 != nil && len(v2.Controllers) > 0 {
 			t.Skip("machine: crun wants v1 or v2, and this host has controllers on both")
 		}
 	}

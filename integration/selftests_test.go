@@ -79,7 +79,7 @@ func TestSelftests(t *testing.T) {
 	if dir == "" {
 		t.Skipf("machine: %s names no directory with the kernel's selftests; make selftests does", selftestsVariable)
 	}
-	if tree := openHost(t).Tree("memory"); tree == nil || tree.Version != hierarchy.V2 {
+	if tree := openHost(t).Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
 	// test_memcg_high_sync locks memory, and waits without end where it may not. Root has a capability for that; who has

@@ -50,7 +50,7 @@ func TestSystemd(t *testing.T) {
 	runtime := needRuntime(t, "runc")
 	h := openHost(t)
 	memory, pids := need(t, h, "memory"), need(t, h, "pids")
-	if memory.Version != hierarchy.V1 || pids.Version != hierarchy.V1 || h.Tree("name=systemd") == nil {
+	if memory.Version != hierarchy.V1 || pids.Version != hierarchy.V1 || h.Hierarchy("name=systemd") == nil {
 		t.Skip("machine: memory, pids and name=systemd are not all on v1 hierarchies")
 	}
 	d := startDaemon(t)

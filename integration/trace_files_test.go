@@ -23,7 +23,7 @@ var values = []string{
 
 // fileSteps are about each control file of a cgroup below the boundary: what stat says, which keys a read has, and what
 // writes do.
-func fileSteps(t *testing.T, tree *host.Tree) []step {
+func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
 	steps := []step{{"files: controllers for the children", func(x *traceEnv) string { return enableAll(x) }}}
 	for _, name := range filesOf(t, tree) {
 		row, known := hierarchy.Lookup(tree.Version, name)
@@ -112,7 +112,7 @@ func enableAll(x *traceEnv) string {
 }
 
 // filesOf lists the control files of a cgroup of this kernel.
-func filesOf(t *testing.T, tree *host.Tree) []string {
+func filesOf(t *testing.T, tree *host.Hierarchy) []string {
 	path := boundary(t, "files", tree)
 	entries, err := os.ReadDir(hostDir(tree, path))
 	if err != nil {

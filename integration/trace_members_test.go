@@ -36,7 +36,7 @@ func (x *traceEnv) moved(file string, pid int, text string) string {
 }
 
 // memberSteps are about moving tasks (facts, section 7). None writes the number of a process that the trace did not start.
-func memberSteps(tree *host.Tree) []step {
+func memberSteps(tree *host.Hierarchy) []step {
 	steps := []step{
 		{"move: cpuset of the new cgroup", func(x *traceEnv) string {
 			if tree.Version != hierarchy.V1 || !tree.Holds("cpuset") {
@@ -119,7 +119,7 @@ func realPath(x *traceEnv) string {
 }
 
 // threadSteps move one thread, and a process by the number of one of its threads.
-func threadSteps(tree *host.Tree) []step {
+func threadSteps(tree *host.Hierarchy) []step {
 	file := "tasks"
 	if tree.Version == hierarchy.V2 {
 		file = "cgroup.threads"

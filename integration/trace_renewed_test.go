@@ -11,7 +11,7 @@ import (
 )
 
 // renewable names a limit file of the v2 tree and its controller, "" where there is none.
-func renewable(tree *host.Tree) (controller, file string) {
+func renewable(tree *host.Hierarchy) (controller, file string) {
 	if tree.Version != hierarchy.V2 {
 		return "", ""
 	}
@@ -28,7 +28,7 @@ func renewable(tree *host.Tree) (controller, file string) {
 
 // renewedSteps are about a control file that goes with its controller and comes back, while an earlier one is held. The
 // directory f has every controller.
-func renewedSteps(tree *host.Tree) []step {
+func renewedSteps(tree *host.Hierarchy) []step {
 	controller, name := renewable(tree)
 	if controller == "" {
 		return nil

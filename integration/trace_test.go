@@ -20,7 +20,7 @@ import (
 // traceEnv is where a trace runs.
 type traceEnv struct {
 	t       *testing.T
-	tree    *host.Tree
+	tree    *host.Hierarchy
 	dir     string // the boundary, natively or as the view shows it
 	w       string // a cgroup below it, for the trace to work in
 	pid     int    // a process in the boundary
@@ -104,7 +104,7 @@ func declared(name, native, view string) bool {
 }
 
 // runTrace does the steps in a boundary that is shown at dir.
-func runTrace(t *testing.T, tree *host.Tree, dir, path string, steps []step) []string {
+func runTrace(t *testing.T, tree *host.Hierarchy, dir, path string, steps []step) []string {
 	x := &traceEnv{t: t, tree: tree, dir: dir, w: filepath.Join(dir, "w"), fds: map[string]int{}}
 	x.pid, x.outside = sleeper(t), sleeper(t)
 	if err := tree.Attach(path, x.pid); err != nil {
@@ -124,7 +124,7 @@ func runTrace(t *testing.T, tree *host.Tree, dir, path string, steps []step) []s
 }
 
 // compare runs a trace natively and on a view.
-func compare(t *testing.T, tree *host.Tree, controllers []string, steps []step) int {
+func compare(t *testing.T, tree *host.Hierarchy, controllers []string, steps []step) int {
 	native := boundary(t, "native", tree)
 	guest := boundary(t, "view", tree)
 	v := mountView(t, "--boundary", guest, "--controllers", strings.Join(controllers, ","), "--layout", layoutOf(tree))
@@ -143,7 +143,7 @@ func compare(t *testing.T, tree *host.Tree, controllers []string, steps []step) 
 	return len(steps)
 }
 
-func layoutOf(tree *host.Tree) string {
+func layoutOf(tree *host.Hierarchy) string {
 	if tree.Version == hierarchy.V1 {
 		return "v1"
 	}
@@ -154,7 +154,7 @@ func layoutOf(tree *host.Tree) string {
 func TestTrace(t *testing.T) {
 	h := openHost(t)
 	total := 0
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		names := shownNames(tree)
 		if len(names) == 0 {
 			continue
@@ -163,7 +163,7 @@ func TestTrace(t *testing.T) {
 			total += compare(t, tree, names, allSteps(t, tree))
 		})
 	}
-	t.Logf("%d operations in %d hierarchies", total, len(h.Trees()))
+	t.Logf("%d operations in %d hierarchies", total, len(h.Hierarchies()))
 	if total < 200 {
 		t.Errorf("only %d operations were compared", total)
 	}
@@ -171,7 +171,7 @@ func TestTrace(t *testing.T) {
 
 // shownNames are the controllers of a hierarchy that a trace has shown. blkio's limits do not nest, so directories cannot be
 // made there; net_prio and perf_event have nothing to compare.
-func shownNames(tree *host.Tree) []string {
+func shownNames(tree *host.Hierarchy) []string {
 	var names []string
 	for _, c := range tree.Controllers {
 		if c != "blkio" && c != "net_prio" && c != "perf_event" && c != "debug" {
@@ -187,7 +187,7 @@ func shownNames(tree *host.Tree) []string {
 	return names
 }
 
-func allSteps(t *testing.T, tree *host.Tree) []step {
+func allSteps(t *testing.T, tree *host.Hierarchy) []step {
 	steps := append(vfsSteps(), memberSteps(tree)...)
 	steps = append(steps, boundarySteps(tree)...)
 	if tree.Version == hierarchy.V2 {
@@ -197,7 +197,7 @@ func allSteps(t *testing.T, tree *host.Tree) []step {
 }
 
 // boundarySteps are about the files of the boundary itself.
-func boundarySteps(tree *host.Tree) []step {
+func boundarySteps(tree *host.Hierarchy) []step {
 	var steps []step
 	add := func(name string, do func(x *traceEnv) string) { steps = append(steps, step{"boundary: " + name, do}) }
 	for _, row := range hierarchy.Table() {

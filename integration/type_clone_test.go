@@ -32,7 +32,7 @@ func playInto(dir string) {
 }
 
 // into has a process of a cgroup, "" for this one's, clone into a directory, and says what came of it.
-func into(t *testing.T, tree *host.Tree, cgroup, dir string) string {
+func into(t *testing.T, tree *host.Hierarchy, cgroup, dir string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleVariable+"=into "+dir)

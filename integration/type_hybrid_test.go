@@ -13,10 +13,10 @@ import (
 )
 
 // needV1 finds a v1 hierarchy; on a host that has none it mounts one that is named, which needs no controller.
-func needV1(t *testing.T) *host.Tree {
+func needV1(t *testing.T) *host.Hierarchy {
 	t.Helper()
-	v1 := func(h *host.Host) *host.Tree {
-		for _, tree := range h.Trees() {
+	v1 := func(h *host.Host) *host.Hierarchy {
+		for _, tree := range h.Hierarchies() {
 			if tree.Version == hierarchy.V1 && len(shownNames(tree)) > 0 {
 				return tree
 			}

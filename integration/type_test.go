@@ -51,7 +51,7 @@ func needType(t testing.TB) {
 }
 
 // nativeType is what statfs says natively in a hierarchy.
-func nativeType(tree *host.Tree) int64 {
+func nativeType(tree *host.Hierarchy) int64 {
 	if tree.Version == hierarchy.V2 {
 		return unix.CGROUP2_SUPER_MAGIC
 	}
@@ -125,7 +125,7 @@ func wantType(t testing.TB, path string, want int64) {
 func TestType(t *testing.T) {
 	needType(t)
 	h := openHost(t)
-	for _, tree := range h.Trees() {
+	for _, tree := range h.Hierarchies() {
 		names := shownNames(tree)
 		if len(names) == 0 {
 			continue

@@ -78,9 +78,9 @@ func (b *bundle) withoutClone3() {
 // guestForm is a view that programs are given, and where the host finds what they make in it.
 type guestForm struct {
 	name         string
-	hook         []string   // its options
-	tree         *host.Tree // that has the cgroups which they make
-	memory, pids *host.Tree // that have the limits of these, or nil
+	hook         []string        // its options
+	tree         *host.Hierarchy // that has the cgroups which they make
+	memory, pids *host.Hierarchy // that have the limits of these, or nil
 }
 
 // guestForms are a plain view of one v2 tree and, where memory and tasks are limited on v1, one of all hierarchies.

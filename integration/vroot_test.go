@@ -12,7 +12,7 @@ import (
 )
 
 // domainController is one that an ordinary cgroup with processes cannot enable.
-func domainController(t *testing.T, tree *host.Tree) string {
+func domainController(t *testing.T, tree *host.Hierarchy) string {
 	t.Helper()
 	for _, c := range []string{"memory", "hugetlb", "io"} {
 		if tree.Holds(c) {
@@ -74,7 +74,7 @@ func TestVirtualRoot(t *testing.T) {
 
 // testLeafIsHidden: the leaf is listed nowhere, counted nowhere, cannot be made, removed or renamed, and its path, which
 // /proc/self/cgroup names, shows the root.
-func testLeafIsHidden(t *testing.T, tree *host.Tree, path, top string) {
+func testLeafIsHidden(t *testing.T, tree *host.Hierarchy, path, top string) {
 	entries, err := os.ReadDir(top)
 	if err != nil || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == hierarchy.LeafName }) {
 		t.Errorf("the leaf is listed: %v", err)

@@ -53,7 +53,7 @@ var rootThreads = []struct {
 }
 
 // threadsHost skips a test where the v2 tree does not tell threads apart.
-func threadsHost(t *testing.T) (*host.Host, *host.Tree) {
+func threadsHost(t *testing.T) (*host.Host, *host.Hierarchy) {
 	t.Helper()
 	h := openHost(t)
 	tree := need(t, h, hierarchy.Unified)

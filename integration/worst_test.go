@@ -31,7 +31,7 @@ func worstKinds() []floodKind {
 }
 
 // tenth makes a cgroup that has a tenth of a processor.
-func tenth(t testing.TB, h *host.Host) (tree *host.Tree, path string) {
+func tenth(t testing.TB, h *host.Host) (tree *host.Hierarchy, path string) {
 	t.Helper()
 	tree = need(t, h, "cpu")
 	path = boundary(t, t.Name()+"-tenth", tree)
@@ -73,7 +73,7 @@ type worst struct {
 }
 
 // doWorst has a guest do its worst in one way for a while.
-func doWorst(t testing.TB, d *daemon, kind floodKind, bad, good site, pay account, cpu *host.Tree, at string, wait time.Duration) worst {
+func doWorst(t testing.TB, d *daemon, kind floodKind, bad, good site, pay account, cpu *host.Hierarchy, at string, wait time.Duration) worst {
 	t.Helper()
 	w := worst{kind: kind.name}
 	worker, fd := d.worker(t)

@@ -51,7 +51,7 @@ func listHierarchies(c *cli.Context) error {
 	}
 	defer h.Close()
 	list := []hierarchyInfo{}
-	for _, t := range h.Trees() {
+	for _, t := range h.Hierarchies() {
 		info := hierarchyInfo{
 			Version: int(t.Version), Controllers: append([]string{}, t.Controllers...), Name: t.Name, Mountpoint: t.Mountpoint,
 			ReadOnly: t.ReadOnly, Permitted: []string{},
@@ -63,7 +63,7 @@ func listHierarchies(c *cli.Context) error {
 		}
 		if guest.Shown(h, t, p) {
 			info.Shown = t.Dir
-			if len(h.Trees()) == 1 {
+			if len(h.Hierarchies()) == 1 {
 				info.Shown = "."
 			}
 		}
@@ -76,7 +76,7 @@ func listHierarchies(c *cli.Context) error {
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "VERSION\tHIERARCHY\tMOUNTPOINT\tSHOWN\tPERMITTED")
-	for i, t := range h.Trees() {
+	for i, t := range h.Hierarchies() {
 		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, dash(list[i].Shown), dash(strings.Join(list[i].Permitted, ",")))
 	}
 	return w.Flush()

@@ -160,7 +160,7 @@ func ownControllers(box container, given []string, p *policy.Policy) (own []stri
 	}
 	defer h.Close()
 	var shared []string
-	for _, t := range h.Trees() {
+	for _, t := range h.Hierarchies() {
 		its, err := t.PathOf(box.pid)
 		if err != nil {
 			return nil, fmt.Errorf("cannot find container %s in the hierarchy %s: %w", box.id, t, err)

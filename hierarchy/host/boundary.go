@@ -19,7 +19,7 @@ const (
 
 // Boundary is a guest's boundary in one hierarchy. It may be used by many goroutines.
 type Boundary struct {
-	tree *Tree
+	hier *Hierarchy
 	root *Dir // immutable
 
 	mu     sync.Mutex
@@ -31,35 +31,35 @@ type Boundary struct {
 
 // Boundary opens the cgroup at a path as a boundary. ENOENT when it is not there, EINVAL for the hierarchy's root: what is
 // global can be written there, and nothing bounds a guest.
-func (t *Tree) Boundary(dir string) (*Boundary, error) {
-	fd, err := t.open(dir)
+func (hier *Hierarchy) Boundary(dir string) (*Boundary, error) {
+	fd, err := hier.open(dir)
 	if err != nil {
 		return nil, err
 	}
 	var st unix.Stat_t
 	err = unix.Fstat(fd, &st)
-	if err == nil && st.Ino == t.id {
+	if err == nil && st.Ino == hier.id {
 		err = unix.EINVAL
 	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, pathError("use as a boundary", dir, err)
 	}
-	return t.newBoundary(fd, st.Ino), nil
+	return hier.newBoundary(fd, st.Ino), nil
 }
 
 // BoundaryByID opens the cgroup with a kernfs id as a boundary, wherever in the hierarchy it is now, or, where there are no handles,
 // if it is where it was. ENOENT when there is none any more: an id is never another's.
-func (t *Tree) BoundaryByID(id uint64, path string) (*Boundary, error) {
-	if !t.host.features.Handles {
-		b, err := t.Boundary(path)
+func (hier *Hierarchy) BoundaryByID(id uint64, path string) (*Boundary, error) {
+	if !hier.host.features.Handles {
+		b, err := hier.Boundary(path)
 		if err == nil && b.ID() != id {
 			b.Close()
 			return nil, pathError("open", path, unix.ENOENT)
 		}
 		return b, err
 	}
-	found, err := t.openHandle(id)
+	found, err := hier.openHandle(id)
 	if errors.Is(err, unix.ESTALE) {
 		err = unix.ENOENT
 	}
@@ -67,11 +67,11 @@ func (t *Tree) BoundaryByID(id uint64, path string) (*Boundary, error) {
 		return nil, os.NewSyscallError("open_by_handle_at", err)
 	}
 	defer unix.Close(found)
-	rel, err := relative(t.root, found)
+	rel, err := relative(hier.root, found)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := openBelow(t.root, rel, unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := openBelow(hier.root, rel, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, pathError("open", rel, err)
 	}
@@ -80,24 +80,24 @@ func (t *Tree) BoundaryByID(id uint64, path string) (*Boundary, error) {
 		unix.Close(fd)
 		return nil, pathError("open", rel, unix.ENOENT)
 	}
-	return t.newBoundary(fd, id), nil
+	return hier.newBoundary(fd, id), nil
 }
 
-func (t *Tree) newBoundary(fd int, id uint64) *Boundary {
-	b := &Boundary{tree: t, dirs: map[uint64]*list.Element{}, recent: list.New(), paths: map[uint64]string{}}
+func (hier *Hierarchy) newBoundary(fd int, id uint64) *Boundary {
+	b := &Boundary{hier: hier, dirs: map[uint64]*list.Element{}, recent: list.New(), paths: map[uint64]string{}}
 	b.root = &Dir{boundary: b, id: id, fd: fd, refs: 1}
 	return b
 }
 
-// Tree is the boundary's hierarchy.
-func (b *Boundary) Tree() *Tree { return b.tree }
+// Hierarchy is the boundary's hierarchy.
+func (b *Boundary) Hierarchy() *Hierarchy { return b.hier }
 
 // ID is the boundary's kernfs id.
 func (b *Boundary) ID() uint64 { return b.root.id }
 
 // Path is the boundary's path from the root of the hierarchy, for messages and comparisons. "" when it was removed.
 func (b *Boundary) Path() string {
-	rest, err := relative(b.tree.root, b.root.fd)
+	rest, err := relative(b.hier.root, b.root.fd)
 	if err != nil {
 		return ""
 	}
@@ -117,7 +117,7 @@ func (b *Boundary) Close() {
 			unix.Close(d.fd)
 		}
 	}
-	b.tree.host.openDirs.Add(-int64(len(b.dirs)))
+	b.hier.host.openDirs.Add(-int64(len(b.dirs)))
 	b.dirs, b.recent = map[uint64]*list.Element{}, list.New()
 	b.drop(b.root)
 }
@@ -189,8 +189,8 @@ func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 	d := &Dir{boundary: b, id: id, fd: fd, refs: 1}
 	d.element = b.recent.PushFront(d)
 	b.dirs[id] = d.element
-	b.tree.host.openDirs.Add(1)
-	if len(b.dirs) > maxOpenDirs || len(b.dirs) > 1 && b.tree.host.crowded() {
+	b.hier.host.openDirs.Add(1)
+	if len(b.dirs) > maxOpenDirs || len(b.dirs) > 1 && b.hier.host.crowded() {
 		last := b.recent.Back().Value.(*Dir)
 		b.forget(last)
 		if last.refs == 0 {
@@ -204,7 +204,7 @@ func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 func (b *Boundary) forget(d *Dir) {
 	b.recent.Remove(d.element)
 	delete(b.dirs, d.id)
-	b.tree.host.openDirs.Add(-1)
+	b.hier.host.openDirs.Add(-1)
 	d.element = nil
 }
 
@@ -227,7 +227,7 @@ func (b *Boundary) open(id uint64) (int, error) {
 		return -1, err
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Ino != id || st.Dev != b.tree.device {
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != id || st.Dev != b.hier.device {
 		unix.Close(fd)
 		return -1, unix.ENOENT // another has taken its place
 	}
@@ -237,7 +237,7 @@ func (b *Boundary) open(id uint64) (int, error) {
 // find is the path from the boundary of the directory with an id. ESTALE for one that is not known where there are no handles: the
 // kernel then looks its path up again (retry_estale).
 func (b *Boundary) find(id uint64) (string, error) {
-	if !b.tree.host.features.Handles {
+	if !b.hier.host.features.Handles {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if rel, ok := b.paths[id]; ok {
@@ -245,7 +245,7 @@ func (b *Boundary) find(id uint64) (string, error) {
 		}
 		return "", unix.ESTALE
 	}
-	fd, err := b.tree.openHandle(id)
+	fd, err := b.hier.openHandle(id)
 	if errors.Is(err, unix.ESTALE) {
 		err = unix.ENOENT
 	}
@@ -258,7 +258,7 @@ func (b *Boundary) find(id uint64) (string, error) {
 
 // learn remembers where a directory is, where there are no handles to find it by.
 func (b *Boundary) learn(id uint64, parent *Dir, name string) {
-	if b.tree.host.features.Handles {
+	if b.hier.host.features.Handles {
 		return
 	}
 	rel, err := parent.Path()
@@ -275,7 +275,7 @@ func (b *Boundary) learn(id uint64, parent *Dir, name string) {
 
 // renamed notes that a directory has another path, and all below it.
 func (b *Boundary) renamed(parent *Dir, from, to string) {
-	if b.tree.host.features.Handles {
+	if b.hier.host.features.Handles {
 		return
 	}
 	above, err := parent.Path()
@@ -304,7 +304,7 @@ func (b *Boundary) CountCgroups() (int, error) {
 		return 0, err
 	}
 	var st unix.Stat_t
-	if b.tree.Version == hierarchy.V2 && unix.Fstatat(root.fd, hierarchy.LeafName, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+	if b.hier.Version == hierarchy.V2 && unix.Fstatat(root.fd, hierarchy.LeafName, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
 		n--
 	}
 	return n, nil

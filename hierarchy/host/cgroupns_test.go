@@ -20,7 +20,7 @@ func TestNamespaceRoot(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return n.Root(p.tree.Hierarchy)
+			return n.Root(p.hier.Hierarchy)
 		}
 		for _, at := range []string{"/guest", "/guest/a"} {
 			p.put(t, at, pid)
@@ -39,7 +39,7 @@ func TestNamespaceRoot(t *testing.T) {
 // namespace begin above its root.
 func TestNamespaceRootOfMover(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if err := p.tree.Create(p.top+"/guest/a/a", 0o755); err != nil {
+		if err := p.hier.Create(p.top+"/guest/a/a", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		pid := startInNamespace(t, func(pid int) { p.put(t, "/guest/a", pid) })
@@ -53,7 +53,7 @@ func TestNamespaceRootOfMover(t *testing.T) {
 					return
 				default:
 				}
-				_ = p.tree.Attach(p.top+[]string{"/guest/a/a", "/guest/a"}[n%2], pid)
+				_ = p.hier.Attach(p.top+[]string{"/guest/a/a", "/guest/a"}[n%2], pid)
 				n++
 			}
 		}()
@@ -66,7 +66,7 @@ func TestNamespaceRootOfMover(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := n.Root(p.tree.Hierarchy)
+			got, err := n.Root(p.hier.Hierarchy)
 			if err == nil && got != p.top+"/guest/a" {
 				t.Errorf("the namespace begins at %q", got)
 				break

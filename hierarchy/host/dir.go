@@ -51,7 +51,7 @@ func (d *Dir) Lookup(name string, st *unix.Stat_t) error {
 	if err := unix.Fstatat(d.fd, name, st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if st.Dev != d.boundary.tree.device {
+	if st.Dev != d.boundary.hier.device {
 		return unix.ENOENT
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -128,7 +128,7 @@ func (d *Dir) Silence(name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if d.boundary.tree.Version != hierarchy.V1 {
+	if d.boundary.hier.Version != hierarchy.V1 {
 		return nil
 	}
 	child, err := openBelow(d.fd, name, unix.O_PATH|unix.O_DIRECTORY)

@@ -15,9 +15,9 @@ import (
 // TestAcquire: an id leads to a directory at or below the boundary and to no other, with handles and without.
 func TestAcquire(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		for _, handles := range []bool{p.tree.host.features.Handles, false} {
-			p.tree.host.features.Handles = handles
-			b, err := p.tree.Boundary(p.top + "/guest")
+		for _, handles := range []bool{p.hier.host.features.Handles, false} {
+			p.hier.host.features.Handles = handles
+			b, err := p.hier.Boundary(p.top + "/guest")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -57,11 +57,11 @@ func testAcquire(t *testing.T, p *playground, b *Boundary) {
 	}
 	d.Release()
 	unknown := unix.ENOENT
-	if !p.tree.host.features.Handles {
+	if !p.hier.host.features.Handles {
 		unknown = unix.ESTALE
 	}
 	for _, dir := range []string{p.top, p.top + "/sibling", p.top + "/guest-2", "/"} {
-		fd, err := p.tree.open(dir)
+		fd, err := p.hier.open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +112,7 @@ func TestDirs(t *testing.T) {
 			!slices.ContainsFunc(entries, func(e Entry) bool { return e.Name == "cgroup.procs" && !e.IsDir }) {
 			t.Errorf("ReadDir: %v, %v", entries, err)
 		}
-		if p.tree.Version == hierarchy.V1 {
+		if p.hier.Version == hierarchy.V1 {
 			if err := p.a.Rename("b", "c"); err != nil {
 				t.Error(err)
 			}
@@ -199,21 +199,21 @@ func TestKill(t *testing.T) {
 				reaps = append(reaps, reap)
 			}
 		}
-		if p.tree.Holds("freezer") {
-			if err := p.tree.WriteFile(p.top+"/guest/a", "freezer.state", "FROZEN"); err != nil {
+		if p.hier.Holds("freezer") {
+			if err := p.hier.WriteFile(p.top+"/guest/a", "freezer.state", "FROZEN"); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := p.tree.Kill(p.top + "/guest"); err != nil {
+		if err := p.hier.Kill(p.top + "/guest"); err != nil {
 			t.Error(err)
 		}
 		for _, reap := range reaps {
 			reap()
 		}
-		if err := p.tree.RemoveAll(p.top + "/guest"); err != nil {
+		if err := p.hier.RemoveAll(p.top + "/guest"); err != nil {
 			t.Error(err)
 		}
-		if err := p.tree.Kill(p.top + "/guest"); err != nil {
+		if err := p.hier.Kill(p.top + "/guest"); err != nil {
 			t.Errorf("killing in what is not there: %v", err)
 		}
 	})
@@ -225,7 +225,7 @@ func TestBoundary(t *testing.T) {
 		for dir, want := range map[string]error{
 			"/": unix.EINVAL, "relative": unix.EINVAL, "/a/../b": unix.EINVAL, p.top + "/nowhere": unix.ENOENT, "": unix.EINVAL,
 		} {
-			if _, err := p.tree.Boundary(dir); !errors.Is(err, want) {
+			if _, err := p.hier.Boundary(dir); !errors.Is(err, want) {
 				t.Errorf("Boundary(%q): %v, want %v", dir, err, want)
 			}
 		}
@@ -242,8 +242,8 @@ func TestKillBoundary(t *testing.T) {
 		beside, _ := startSleep(t)
 		p.put(t, "/guest/a", inside)
 		p.put(t, "/sibling", beside)
-		if p.tree.Holds("freezer") {
-			if err := p.tree.WriteFile(p.top+"/guest/a", "freezer.state", "FROZEN"); err != nil {
+		if p.hier.Holds("freezer") {
+			if err := p.hier.WriteFile(p.top+"/guest/a", "freezer.state", "FROZEN"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -255,7 +255,7 @@ func TestKillBoundary(t *testing.T) {
 			return err == nil && len(raw) == 0
 		})
 		reapInside()
-		if left, err := p.tree.ReadFile(p.top+"/sibling", "cgroup.procs"); err != nil || left != fmt.Sprintln(beside) {
+		if left, err := p.hier.ReadFile(p.top+"/sibling", "cgroup.procs"); err != nil || left != fmt.Sprintln(beside) {
 			t.Error("a process beside the boundary was killed")
 		}
 	})

@@ -3,7 +3,7 @@
 //
 // # Words
 //
-// A Host is what was found when it was opened. A Tree is one hierarchy of it, by paths from its root, for whoever sets a
+// A Host is what was found when it was opened. A Hierarchy is one hierarchy of it, by paths from its root, for whoever sets a
 // guest up. A Boundary is what a view works in: it and a Dir, one cgroup at or below it, are descriptors. A path is text
 // for messages and comparisons, never authority.
 //
@@ -39,12 +39,12 @@ type Features struct {
 
 // Host is the host's cgroups as they were when it was opened. It may be used by many goroutines.
 type Host struct {
-	trees    []*Tree
-	features Features
-	listed   []byte // immutable: /proc/cgroups
-	pidns    pidNamespaces
-	watches  watchHub
-	polling  polling
+	hierarchies []*Hierarchy
+	features    Features
+	listed      []byte // immutable: /proc/cgroups
+	pidns       pidNamespaces
+	watches     watchHub
+	polling     polling
 
 	maxDirs  atomic.Int64 // directories that all Boundaries keep open together, 0 for no bound
 	openDirs atomic.Int64 // those that they keep
@@ -69,14 +69,14 @@ func Open() (*Host, error) {
 	}
 	h := &Host{}
 	for _, x := range found {
-		t, err := openTree(h, x)
+		hier, err := openHierarchy(h, x)
 		if err != nil {
 			h.Close()
 			return nil, fmt.Errorf("cannot open the hierarchy %s at %s: %w", x, x.Mountpoint, err)
 		}
-		h.trees = append(h.trees, t)
+		h.hierarchies = append(h.hierarchies, hier)
 	}
-	if len(h.trees) == 0 {
+	if len(h.hierarchies) == 0 {
 		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, or run this outside a container; a guest " +
 			"of vcgroupfs needs its view at " + viewPlace)
 	}
@@ -119,8 +119,8 @@ func discover() ([]hierarchy.Hierarchy, error) {
 func (h *Host) probe() {
 	h.listed, _ = os.ReadFile("/proc/cgroups")
 	h.features.Handles = true
-	for _, t := range h.trees {
-		if !t.handlesWork() {
+	for _, hier := range h.hierarchies {
+		if !hier.handlesWork() {
 			h.features.Handles = false
 		}
 	}
@@ -140,11 +140,11 @@ func (h *Host) Features() Features { return h.features }
 // asked: to disable a controller that is not there changes nothing, and is EINVAL only for one that the kernel has not.
 // True where neither says.
 func (h *Host) Knows(controller string) bool {
-	if h.Tree(controller) != nil {
+	if h.Hierarchy(controller) != nil {
 		return true
 	}
-	if slices.ContainsFunc(h.trees, func(t *Tree) bool { return t.View }) {
-		unified := h.Tree(hierarchy.Unified)
+	if slices.ContainsFunc(h.hierarchies, func(hier *Hierarchy) bool { return hier.View }) {
+		unified := h.Hierarchy(hierarchy.Unified)
 		return unified == nil || !unified.View || !errors.Is(unified.WriteFile("/", "cgroup.subtree_control", "-"+controller), unix.EINVAL)
 	}
 	if len(h.listed) == 0 {
@@ -159,15 +159,15 @@ func (h *Host) Knows(controller string) bool {
 	return false
 }
 
-// Trees lists the hierarchies, v1 before v2.
-func (h *Host) Trees() []*Tree { return h.trees }
+// Hierarchies lists the hierarchies, v1 before v2.
+func (h *Host) Hierarchies() []*Hierarchy { return h.hierarchies }
 
-// Tree finds a hierarchy by a controller that it has, as "name=systemd" for a named one, or as "unified" for v2. Nil when
+// Hierarchy finds a hierarchy by a controller that it has, as "name=systemd" for a named one, or as "unified" for v2. Nil when
 // the host has no such hierarchy.
-func (h *Host) Tree(name string) *Tree {
-	for _, t := range h.trees {
-		if t.Holds(name) {
-			return t
+func (h *Host) Hierarchy(name string) *Hierarchy {
+	for _, hier := range h.hierarchies {
+		if hier.Holds(name) {
+			return hier
 		}
 	}
 	return nil
@@ -179,8 +179,8 @@ func (h *Host) Close() error {
 	h.watches.close()
 	h.polling.close()
 	h.pidns.close()
-	for _, t := range h.trees {
-		t.close()
+	for _, hier := range h.hierarchies {
+		hier.close()
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ const killPatience = 5 * time.Second
 // Kill kills every process at and below the cgroup at a path, also frozen ones, but for the caller's. On v1 it waits for
 // them to be gone. No error when there is no such cgroup; EBUSY when processes come up as fast as they are killed, or are
 // there after killPatience.
-func (t *Tree) Kill(dir string) error {
-	fd, err := t.open(dir)
+func (hier *Hierarchy) Kill(dir string) error {
+	fd, err := hier.open(dir)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -27,27 +27,27 @@ func (t *Tree) Kill(dir string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return pathError("kill", dir, t.killAll(fd))
+	return pathError("kill", dir, hier.killAll(fd))
 }
 
-// Kill is Tree.Kill at and below the boundary. ENODEV when the boundary is closed.
+// Kill is Hierarchy.Kill at and below the boundary. ENODEV when the boundary is closed.
 func (b *Boundary) Kill() error {
 	root, err := b.Root()
 	if err != nil {
 		return err
 	}
 	defer root.Release()
-	return pathError("kill", b.Path(), b.tree.killAll(root.fd))
+	return pathError("kill", b.Path(), b.hier.killAll(root.fd))
 }
 
 // killAll kills what is at and below a directory. cgroup.kill (Linux 5.14) takes all at once, the caller's process included.
-func (t *Tree) killAll(dir int) error {
-	if t.Version == hierarchy.V2 && !t.holdsCaller(dir) && writeBelow(dir, "cgroup.kill", []byte("1")) == nil {
+func (hier *Hierarchy) killAll(dir int) error {
+	if hier.Version == hierarchy.V2 && !hier.holdsCaller(dir) && writeBelow(dir, "cgroup.kill", []byte("1")) == nil {
 		return nil
 	}
 	wait := time.Millisecond
 	for until := time.Now().Add(killPatience); ; wait = min(2*wait, 50*time.Millisecond) { // they may fork while they are read
-		n, err := t.killBelow(dir)
+		n, err := hier.killBelow(dir)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -59,8 +59,8 @@ func (t *Tree) killAll(dir int) error {
 }
 
 // holdsCaller says whether the calling process is at or below a directory, also when that cannot be told.
-func (t *Tree) holdsCaller(dir int) bool {
-	here, err := relative(t.root, dir)
+func (hier *Hierarchy) holdsCaller(dir int) bool {
+	here, err := relative(hier.root, dir)
 	if err != nil {
 		return true
 	}
@@ -68,7 +68,7 @@ func (t *Tree) holdsCaller(dir int) bool {
 	if err != nil {
 		return true
 	}
-	at, ok := membershipOf(raw, t.Hierarchy)
+	at, ok := membershipOf(raw, hier.Hierarchy)
 	if !ok {
 		return true
 	}
@@ -77,7 +77,7 @@ func (t *Tree) holdsCaller(dir int) bool {
 }
 
 // killBelow kills the processes that it finds at and below a directory, and says how many there were.
-func (t *Tree) killBelow(dir int) (int, error) {
+func (hier *Hierarchy) killBelow(dir int) (int, error) {
 	raw, err := readBelow(dir, "cgroup.procs")
 	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: the processes are those of the domain above
 		raw, err = nil, nil
@@ -91,11 +91,11 @@ func (t *Tree) killBelow(dir int) (int, error) {
 		if err != nil || pid <= 0 || pid == os.Getpid() {
 			continue
 		}
-		if t.kill(dir, pid) {
+		if hier.kill(dir, pid) {
 			n++
 		}
 	}
-	if t.Holds("freezer") {
+	if hier.Holds("freezer") {
 		writeBelow(dir, "freezer.state", []byte("THAWED")) // a frozen v1 task does not see the signal
 	}
 	entries, err := listFD(dir)
@@ -110,7 +110,7 @@ func (t *Tree) killBelow(dir int) (int, error) {
 		if err != nil {
 			continue
 		}
-		more, err := t.killBelow(child)
+		more, err := hier.killBelow(child)
 		unix.Close(child)
 		if err != nil {
 			return n, err
@@ -122,7 +122,7 @@ func (t *Tree) killBelow(dir int) (int, error) {
 
 // kill kills a process that is in a directory's cgroup. The number may have passed to another since it was read, so the
 // task is held and looked at again.
-func (t *Tree) kill(dir, pid int) bool {
+func (hier *Hierarchy) kill(dir, pid int) bool {
 	task, err := holdTask(pid, false)
 	if err != nil {
 		return false
@@ -132,8 +132,8 @@ func (t *Tree) kill(dir, pid int) bool {
 	if err != nil {
 		return false
 	}
-	at, ok := membershipOf(raw, t.Hierarchy)
-	here, err := relative(t.root, dir)
+	at, ok := membershipOf(raw, hier.Hierarchy)
+	here, err := relative(hier.root, dir)
 	if !ok || err != nil || strings.Trim(at, "/") != here {
 		return false
 	}

@@ -62,7 +62,7 @@ func (b *Boundary) locate(proc int, file string) (path string, ok bool, err erro
 	if err != nil {
 		return "", false, err
 	}
-	h := b.Tree().Hierarchy
+	h := b.Hierarchy().Hierarchy
 	full, ok := membershipOf(raw, h)
 	if !ok {
 		return "", false, nil
@@ -202,7 +202,7 @@ func moveError(file string, err error) error {
 // beyond is the kernel's answer to a move of a task outside. v2: cgroup_attach_permissions; v1 knows no boundary, so it is
 // that for a number which is nobody's in the writer's pid namespace.
 func (b *Boundary) beyond() unix.Errno {
-	if b.Tree().Version == hierarchy.V2 {
+	if b.Hierarchy().Version == hierarchy.V2 {
 		return unix.ENOENT
 	}
 	return unix.ESRCH
@@ -258,7 +258,7 @@ func (b *Boundary) placeAt(proc int, prefix string) (place, error) {
 // maySkip says whether a move of an exiting task is answered as the kernel does, with success and no effect. On v2 that
 // takes a task that is inside. v1 does not tell, so whoever must reap it stands for it. Nothing is written either way.
 func (b *Boundary) maySkip(t *Task) bool {
-	if b.Tree().Version == hierarchy.V2 {
+	if b.Hierarchy().Version == hierarchy.V2 {
 		return false
 	}
 	st, err := readStat(t.proc, "stat")

@@ -54,7 +54,7 @@ func TestMoveZombie(t *testing.T) {
 		p.wantContains(t, out, false)
 		p.wantRefused(t, out, false)
 		err := move(p.boundary, p.a, "cgroup.procs", in, false, nil)
-		if p.tree.Version == hierarchy.V1 {
+		if p.hier.Version == hierarchy.V1 {
 			// v1 does not tell where it was, and its parent, this test, is outside.
 			p.wantContains(t, in, false)
 			if !errors.Is(err, unix.ESRCH) {
@@ -74,7 +74,7 @@ func TestMoveZombie(t *testing.T) {
 // A zombie in a cgroup that was removed under it: v2 keeps the path and adds " (deleted)".
 func TestMoveZombieOfRemoved(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if p.tree.Version == hierarchy.V1 {
+		if p.hier.Version == hierarchy.V1 {
 			return
 		}
 		in, _ := startSleep(t)
@@ -84,7 +84,7 @@ func TestMoveZombieOfRemoved(t *testing.T) {
 		makeZombie(t, in)
 		makeZombie(t, out)
 		for _, dir := range []string{"/guest/a", "/sibling"} {
-			if err := p.tree.RemoveAll(p.top + dir); err != nil {
+			if err := p.hier.RemoveAll(p.top + dir); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -136,7 +136,7 @@ func TestMoveZombieOfGuest(t *testing.T) {
 // A process moves with all its threads, so all must be inside.
 func TestMoveThreadsV1(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if p.tree.Version == hierarchy.V2 {
+		if p.hier.Version == hierarchy.V2 {
 			return
 		}
 		pid, tids := startRole(t, "threads 3", 0)
@@ -173,10 +173,10 @@ func TestMoveThreadsV1(t *testing.T) {
 
 func TestMoveThreadsV2(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if p.tree.Version == hierarchy.V1 {
+		if p.hier.Version == hierarchy.V1 {
 			return
 		}
-		if err := p.tree.WriteFile(p.top+"/guest/a", "cgroup.type", "threaded"); err != nil {
+		if err := p.hier.WriteFile(p.top+"/guest/a", "cgroup.type", "threaded"); err != nil {
 			t.Fatal(err)
 		}
 		pid, tids := startRole(t, "threads 2", 0)

@@ -90,7 +90,7 @@ func TestMoveToRemoved(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
 		pid, _ := startSleep(t)
 		p.put(t, "/guest", pid)
-		if err := p.tree.RemoveAll(p.top + "/guest/a"); err != nil {
+		if err := p.hier.RemoveAll(p.top + "/guest/a"); err != nil {
 			t.Fatal(err)
 		}
 		if err := move(p.boundary, p.a, "cgroup.procs", pid, false, nil); !errors.Is(err, unix.ENODEV) {
@@ -205,11 +205,11 @@ func BenchmarkMove(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer h.Close()
-	tree := h.Tree("pids")
-	if tree == nil {
-		tree = h.Tree("unified")
+	hier := h.Hierarchy("pids")
+	if hier == nil {
+		hier = h.Hierarchy("unified")
 	}
-	p := newPlayground(b, tree)
+	p := newPlayground(b, hier)
 	pid, _ := startSleep(b)
 	p.put(b, "/guest", pid)
 	dirs := []*Dir{p.a, p.root}

@@ -76,15 +76,15 @@ func partsOf(m hierarchy.Mount) ([]hierarchy.Mount, error) {
 	return parts, nil
 }
 
-// checkView says whether paths in a tree that is a view mean what /proc/<pid>/cgroup says: that counts from the root of the cgroup
+// checkView says whether paths in a hierarchy that is a view mean what /proc/<pid>/cgroup says: that counts from the root of the cgroup
 // namespace, which is the boundary in a guest that was made with one.
-func (t *Tree) checkView() error {
+func (hier *Hierarchy) checkView() error {
 	raw, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return err
 	}
-	at, ok := t.pathIn(raw)
-	if ok && t.Exists(at) {
+	at, ok := hier.pathIn(raw)
+	if ok && hier.Exists(at) {
 		return nil
 	}
 	return fmt.Errorf("this guest is in the cgroup %q there, which its view does not have: it was made without a cgroup namespace "+
@@ -94,8 +94,8 @@ func (t *Tree) checkView() error {
 // attrName is the full name of an extended attribute in which a view keeps what it must know of a cgroup. Nobody but the server may
 // be able to set those, so they are trusted ones; but these take CAP_SYS_ADMIN over the whole host (xattr_permission), which a guest's
 // root does not have. A view that stands on another uses user ones: the outer view keeps them in trusted ones of the real cgroup.
-func (t *Tree) attrName(name string) string {
-	if t.View {
+func (hier *Hierarchy) attrName(name string) string {
+	if hier.View {
 		return "user.vcgroupfs." + name
 	}
 	return "trusted.vcgroupfs." + name

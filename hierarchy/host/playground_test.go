@@ -15,7 +15,7 @@ import (
 
 // playground is a boundary with a child, and a sibling that the guest must not reach, in one hierarchy.
 type playground struct {
-	tree     *Tree
+	hier     *Hierarchy
 	top      string
 	boundary *Boundary
 	root, a  *Dir
@@ -32,30 +32,30 @@ func inHierarchies(t *testing.T, test func(t *testing.T, p *playground)) {
 	}
 	t.Cleanup(func() { h.Close() })
 	for _, controller := range []string{"pids", "freezer", "unified"} {
-		tree := h.Tree(controller)
-		if tree == nil || controller != "unified" && tree.Version == hierarchy.V2 {
+		hier := h.Hierarchy(controller)
+		if hier == nil || controller != "unified" && hier.Version == hierarchy.V2 {
 			continue // a host of another layout; one of the three is on every host
 		}
-		t.Run(controller, func(t *testing.T) { test(t, newPlayground(t, tree)) })
+		t.Run(controller, func(t *testing.T) { test(t, newPlayground(t, hier)) })
 	}
 }
 
-func newPlayground(t testing.TB, tree *Tree) *playground {
+func newPlayground(t testing.TB, hier *Hierarchy) *playground {
 	t.Helper()
 	name := strings.NewReplacer("/", "-", "=", "-").Replace(t.Name())
-	p := &playground{tree: tree, top: fmt.Sprintf("/vcgroupfs-test-%d-%s", os.Getpid(), name)}
+	p := &playground{hier: hier, top: fmt.Sprintf("/vcgroupfs-test-%d-%s", os.Getpid(), name)}
 	t.Cleanup(func() {
-		if err := tree.RemoveAll(p.top); err != nil {
+		if err := hier.RemoveAll(p.top); err != nil {
 			t.Errorf("cannot clean up: %v", err)
 		}
 	})
 	for _, dir := range []string{"/guest/a", "/guest-2", "/sibling"} {
-		if err := tree.Create(p.top+dir, 0o755); err != nil {
+		if err := hier.Create(p.top+dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var err error
-	if p.boundary, err = tree.Boundary(p.top + "/guest"); err != nil {
+	if p.boundary, err = hier.Boundary(p.top + "/guest"); err != nil {
 		t.Fatal(err)
 	}
 	if p.root, err = p.boundary.Root(); err != nil {
@@ -75,7 +75,7 @@ func newPlayground(t testing.TB, tree *Tree) *playground {
 // put moves a process that the test started, from the host's side.
 func (p *playground) put(t testing.TB, dir string, pid int) {
 	t.Helper()
-	if err := p.tree.Attach(p.top+dir, pid); err != nil {
+	if err := p.hier.Attach(p.top+dir, pid); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -83,7 +83,7 @@ func (p *playground) put(t testing.TB, dir string, pid int) {
 // putThread is put for one thread. v2 has no file for it outside threaded cgroups.
 func (p *playground) putThread(t testing.TB, dir string, tid int) {
 	t.Helper()
-	if err := p.tree.WriteFile(p.top+dir, "tasks", strconv.Itoa(tid)); err != nil {
+	if err := p.hier.WriteFile(p.top+dir, "tasks", strconv.Itoa(tid)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -95,7 +95,7 @@ func (p *playground) where(t testing.TB, tid int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, ok := membershipOf(raw, p.tree.Hierarchy)
+	path, ok := membershipOf(raw, p.hier.Hierarchy)
 	if !ok {
 		t.Fatalf("task %d is not in the hierarchy", tid)
 	}
@@ -118,7 +118,7 @@ func (p *playground) wantContains(t testing.TB, tid int, want bool) {
 
 // beyond is the errno for a task outside.
 func (p *playground) beyond() unix.Errno {
-	if p.tree.Version == hierarchy.V2 {
+	if p.hier.Version == hierarchy.V2 {
 		return unix.ENOENT
 	}
 	return unix.ESRCH

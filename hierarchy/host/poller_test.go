@@ -74,7 +74,7 @@ func openEvents(t *testing.T, d *Dir) (fd int, again func()) {
 // inV2 runs a test where cgroups have events.
 func inV2(t *testing.T, test func(t *testing.T, p *playground)) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if p.tree.Version == hierarchy.V2 {
+		if p.hier.Version == hierarchy.V2 {
 			test(t, p)
 		}
 	})
@@ -83,7 +83,7 @@ func inV2(t *testing.T, test func(t *testing.T, p *playground)) {
 func TestPollEvents(t *testing.T) {
 	const key = 0xfedcba9876543210
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t, p.tree.host)
+		poller, reports := startPoller(t, p.hier.host)
 		fd, again := openEvents(t, p.a)
 		add := func() {
 			t.Helper()
@@ -120,7 +120,7 @@ func TestPollEvents(t *testing.T) {
 // A file that was not read since it was opened has something to say.
 func TestPollUnread(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t, p.tree.host)
+		poller, reports := startPoller(t, p.hier.host)
 		fd, err := p.a.OpenFile("cgroup.events", unix.O_RDONLY)
 		if err != nil {
 			t.Fatal(err)
@@ -135,9 +135,9 @@ func TestPollUnread(t *testing.T) {
 
 func TestPollRemoved(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t, p.tree.host)
+		poller, reports := startPoller(t, p.hier.host)
 		fd, _ := openEvents(t, p.a)
-		if err := p.tree.RemoveAll(p.top + "/guest/a"); err != nil {
+		if err := p.hier.RemoveAll(p.top + "/guest/a"); err != nil {
 			t.Fatal(err)
 		}
 		if err := poller.Add(fd, 1); err != nil {
@@ -150,7 +150,7 @@ func TestPollRemoved(t *testing.T) {
 // Keys and descriptors change hands: a handle that was closed without Remove, a new one with its number, another key.
 func TestPollKeysAndDescriptors(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t, p.tree.host)
+		poller, reports := startPoller(t, p.hier.host)
 		first, err := p.a.OpenFile("cgroup.events", unix.O_RDONLY)
 		if err != nil {
 			t.Fatal(err)
@@ -193,7 +193,7 @@ func TestPollKeysAndDescriptors(t *testing.T) {
 // What is followed is reported at each event, once, until it is removed or added.
 func TestPollFollow(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, reports := startPoller(t, p.tree.host)
+		poller, reports := startPoller(t, p.hier.host)
 		fd, again := openEvents(t, p.a)
 		if err := poller.Add(fd, 1); err != nil {
 			t.Fatal(err)
@@ -232,8 +232,8 @@ func TestPollFollow(t *testing.T) {
 // Two guests give the same key to opens of their own.
 func TestPollSinks(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		first, reports1 := startPoller(t, p.tree.host)
-		second, reports2 := startPoller(t, p.tree.host)
+		first, reports1 := startPoller(t, p.hier.host)
+		second, reports2 := startPoller(t, p.hier.host)
 		fd1, _ := openEvents(t, p.a)
 		fd2, _ := openEvents(t, p.a)
 		for _, err := range []error{first.Add(fd1, 1), second.Add(fd2, 1)} {
@@ -258,7 +258,7 @@ func TestPollSinks(t *testing.T) {
 // Remove waits for the sink that runs, and it is the last time.
 func TestPollRemoveWaits(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		poller, err := p.tree.host.Poller()
+		poller, err := p.hier.host.Poller()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,7 @@ import (
 func TestMoveReusedPid(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), roleVariable+"=reuse "+path.Join(p.tree.Mountpoint, p.top), "GORACE=atexit_sleep_ms=0")
+		cmd.Env = append(os.Environ(), roleVariable+"=reuse "+path.Join(p.hier.Mountpoint, p.top), "GORACE=atexit_sleep_ms=0")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
 		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "ok\n" {
 			t.Errorf("%v: %s", err, out)
@@ -47,19 +47,19 @@ func reuse(dir string) error {
 	}
 	defer h.Close()
 	for _, controller := range []string{"pids", "freezer", "unified"} {
-		tree := h.Tree(controller)
-		if tree == nil {
+		hier := h.Hierarchy(controller)
+		if hier == nil {
 			continue
 		}
-		if top, ok := strings.CutPrefix(dir, tree.Mountpoint); ok {
-			return reuseIn(tree, top)
+		if top, ok := strings.CutPrefix(dir, hier.Mountpoint); ok {
+			return reuseIn(hier, top)
 		}
 	}
 	return fmt.Errorf("no hierarchy at %s", dir)
 }
 
-func reuseIn(tree *Tree, top string) error {
-	b, err := tree.Boundary(top + "/guest")
+func reuseIn(hier *Hierarchy, top string) error {
+	b, err := hier.Boundary(top + "/guest")
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func reuseIn(tree *Tree, top string) error {
 		return err
 	}
 	pid := victim.Process.Pid
-	if err := tree.Attach(top+"/guest", pid); err != nil {
+	if err := hier.Attach(top+"/guest", pid); err != nil {
 		return err
 	}
 	var intruder *exec.Cmd

@@ -48,7 +48,7 @@ func (s *Stripper) Strip() {
 			continue
 		}
 		for _, name := range names {
-			_ = unix.Removexattr(procPath(fd), s.dir.boundary.tree.attrName(name))
+			_ = unix.Removexattr(procPath(fd), s.dir.boundary.hier.attrName(name))
 		}
 	}
 }

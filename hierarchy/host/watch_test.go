@@ -61,19 +61,19 @@ func wantQuiet[T any](t *testing.T, events <-chan T) {
 
 func TestWatchDirectories(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		w, events := startWatcher(t, p.tree.host, 0, p.root)
+		w, events := startWatcher(t, p.hier.host, 0, p.root)
 		if err := w.Watch(p.root); err != nil {
 			t.Fatal(err)
 		}
 		id := p.root.ID()
-		dir := p.tree.Mountpoint + p.top + "/guest"
+		dir := p.hier.Mountpoint + p.top + "/guest"
 		if err := os.Mkdir(dir+"/new", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		want(t, events, Event{Dir: id, Name: "new", Created: true})
 		wantQuiet(t, events) // not twice, though it was asked for twice
 		last := "new"
-		if p.tree.Version == hierarchy.V1 {
+		if p.hier.Version == hierarchy.V1 {
 			last = "renamed"
 			if err := os.Rename(dir+"/new", dir+"/renamed"); err != nil {
 				t.Fatal(err)
@@ -98,15 +98,15 @@ func TestWatchDirectories(t *testing.T) {
 
 func TestWatchFiles(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		_, events := startWatcher(t, p.tree.host, 0, p.root, p.a)
-		if p.tree.Version == hierarchy.V1 {
-			if err := p.tree.WriteFile(p.top+"/guest/a", "notify_on_release", "0"); err != nil {
+		_, events := startWatcher(t, p.hier.host, 0, p.root, p.a)
+		if p.hier.Version == hierarchy.V1 {
+			if err := p.hier.WriteFile(p.top+"/guest/a", "notify_on_release", "0"); err != nil {
 				t.Fatal(err)
 			}
 			want(t, events, Event{Dir: p.a.ID(), Name: "notify_on_release", Modified: true})
 			return
 		}
-		if err := p.tree.WriteFile(p.top+"/guest", "cgroup.subtree_control", "\n"); err != nil {
+		if err := p.hier.WriteFile(p.top+"/guest", "cgroup.subtree_control", "\n"); err != nil {
 			t.Fatal(err)
 		}
 		want(t, events, Event{Dir: p.root.ID(), Name: "cgroup.subtree_control", Modified: true})
@@ -126,7 +126,7 @@ func TestWatchFiles(t *testing.T) {
 // The kernel drops inodes that nobody holds, and then tells of no change of theirs.
 func TestWatchedFileIsHeld(t *testing.T) {
 	inV2(t, func(t *testing.T, p *playground) {
-		w, err := p.tree.host.NewWatcher(func(Event) {}, 0)
+		w, err := p.hier.host.NewWatcher(func(Event) {}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestWatchedFileIsHeld(t *testing.T) {
 			t.Errorf("want the watches of the directory and of two files:\n%s", info)
 		}
 		// Another guest's view holds the file as well, and one that is told of what happens to a directory may hold it.
-		other, events := startWatcher(t, p.tree.host, 0, p.root)
+		other, events := startWatcher(t, p.hier.host, 0, p.root)
 		for d, name := range map[*Dir]string{p.a: "cgroup.freeze", p.root: "a"} {
 			if err := other.WatchFile(d, name); err != nil {
 				t.Fatal(err)
@@ -160,12 +160,12 @@ func TestWatchedFileIsHeld(t *testing.T) {
 		if info := watchesOf(t, other); strings.Count(info, "inotify wd:") != 5 {
 			t.Errorf("want the watches of two directories and of three files:\n%s", info)
 		}
-		if err := os.Mkdir(p.tree.Mountpoint+p.top+"/guest/a/new", 0o755); err != nil {
+		if err := os.Mkdir(p.hier.Mountpoint+p.top+"/guest/a/new", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		want(t, events, Event{Dir: p.a.ID(), Name: "new", Created: true})
 		other.Close()
-		if info := watchesOf(t, other); strings.Contains(info, "wd:") || watchedInodes(p.tree.host) != 0 {
+		if info := watchesOf(t, other); strings.Contains(info, "wd:") || watchedInodes(p.hier.host) != 0 {
 			t.Errorf("watches are left:\n%s", info)
 		}
 	})
@@ -193,11 +193,11 @@ func watchedInodes(h *Host) int {
 func TestWatchesAreBounded(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
 		const limit = 4
-		w, events := startWatcher(t, p.tree.host, limit, p.root)
+		w, events := startWatcher(t, p.hier.host, limit, p.root)
 		var dirs []*Dir
 		for i := range 3 * limit {
 			name := "d" + strconv.Itoa(i)
-			if err := p.tree.Create(p.top+"/guest/"+name, 0o755); err != nil {
+			if err := p.hier.Create(p.top+"/guest/"+name, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			d, err := p.root.OpenDir(name)
@@ -222,7 +222,7 @@ func TestWatchesAreBounded(t *testing.T) {
 			}
 		}
 		touch := func(i int) {
-			if err := p.tree.Create(p.top+"/guest/d"+strconv.Itoa(i)+"/x", 0o755); err != nil {
+			if err := p.hier.Create(p.top+"/guest/d"+strconv.Itoa(i)+"/x", 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -239,7 +239,7 @@ func TestWatchesAreBounded(t *testing.T) {
 		if err := w.Watch(dirs[0]); err != nil {
 			t.Fatal(err)
 		}
-		if err := unix.Rmdir(p.tree.Mountpoint + p.top + "/guest/d0/x"); err != nil {
+		if err := unix.Rmdir(p.hier.Mountpoint + p.top + "/guest/d0/x"); err != nil {
 			t.Fatal(err)
 		}
 		want(t, events, Event{Dir: dirs[0].ID(), Name: "x", Deleted: true})
@@ -248,9 +248,9 @@ func TestWatchesAreBounded(t *testing.T) {
 
 func TestWatcherClose(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		w, events := startWatcher(t, p.tree.host, 0, p.root)
+		w, events := startWatcher(t, p.hier.host, 0, p.root)
 		w.Close()
-		if err := p.tree.Create(p.top+"/guest/late", 0o755); err != nil {
+		if err := p.hier.Create(p.top+"/guest/late", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		wantQuiet(t, events)
@@ -273,14 +273,14 @@ func TestWatcherCloseUnderEvents(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					unix.Chmod(p.tree.Mountpoint+p.top+"/guest"+files[i%2], 0o644)
+					unix.Chmod(p.hier.Mountpoint+p.top+"/guest"+files[i%2], 0o644)
 				}
 			}
 		}()
 		defer func() { close(stop); <-stopped }()
 		for range 200 {
 			var told, closed atomic.Bool
-			w, err := p.tree.host.NewWatcher(func(Event) {
+			w, err := p.hier.host.NewWatcher(func(Event) {
 				told.Store(true)
 				if closed.Load() {
 					t.Error("an event after Close")
@@ -304,8 +304,8 @@ func TestWatcherCloseUnderEvents(t *testing.T) {
 // Two guests with one boundary, and one within it: each is told, by whatever it watches.
 func TestWatchersShareDirectories(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		h := p.tree.host
-		inner, err := p.tree.Boundary(p.top + "/guest/a")
+		h := p.hier.host
+		inner, err := p.hier.Boundary(p.top + "/guest/a")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +321,7 @@ func TestWatchersShareDirectories(t *testing.T) {
 		if info := watchesOf(t, first); strings.Count(info, "inotify wd:") > 4 {
 			t.Errorf("want two directories and two files at most:\n%s", info)
 		}
-		dir := p.tree.Mountpoint + p.top + "/guest/a/"
+		dir := p.hier.Mountpoint + p.top + "/guest/a/"
 		make := func(name string, told ...<-chan Event) {
 			t.Helper()
 			if err := os.Mkdir(dir+name, 0o755); err != nil {
@@ -379,7 +379,7 @@ func descriptors(t *testing.T) (targets []string) {
 func TestManyWatchers(t *testing.T) {
 	const guests = 1000
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		h := p.tree.host
+		h := p.hier.host
 		if before := inotifies(t); before != 0 && h.watches.file == nil {
 			t.Fatalf("%d inotify instances before the first watcher", before)
 		}
@@ -411,7 +411,7 @@ func TestManyWatchers(t *testing.T) {
 		if n := runtime.NumGoroutine(); n > goroutines+1 {
 			t.Errorf("%d goroutines, %d before", n, goroutines)
 		}
-		if err := os.Mkdir(p.tree.Mountpoint+p.top+"/guest/a/new", 0o755); err != nil {
+		if err := os.Mkdir(p.hier.Mountpoint+p.top+"/guest/a/new", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "each to be told", func() bool { return told.Load() == guests })
@@ -427,7 +427,7 @@ func TestManyWatchers(t *testing.T) {
 // The bound over all: what is watched already may be watched by others too, and what is given up can be had again.
 func TestMaxWatches(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		h := p.tree.host
+		h := p.hier.host
 		first, events := startWatcher(t, h, 0, p.root)
 		most := watchedInodes(h)
 		h.SetMaxWatches(most)
@@ -435,7 +435,7 @@ func TestMaxWatches(t *testing.T) {
 		if err := first.Watch(p.a); !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("over the bound: %v, want ENOSPC", err)
 		}
-		if p.tree.Version == hierarchy.V2 {
+		if p.hier.Version == hierarchy.V2 {
 			if err := first.WatchFile(p.root, "cgroup.freeze"); !errors.Is(err, unix.ENOSPC) {
 				t.Errorf("a file over the bound: %v, want ENOSPC", err)
 			}
@@ -444,7 +444,7 @@ func TestMaxWatches(t *testing.T) {
 		if info := watchesOf(t, second); strings.Count(info, "inotify wd:") != most {
 			t.Errorf("want %d watches:\n%s", most, info)
 		}
-		if err := os.Mkdir(p.tree.Mountpoint+p.top+"/guest/new", 0o755); err != nil {
+		if err := os.Mkdir(p.hier.Mountpoint+p.top+"/guest/new", 0o755); err != nil {
 			t.Fatal(err)
 		}
 		want(t, events, Event{Dir: p.root.ID(), Name: "new", Created: true})
@@ -536,11 +536,11 @@ func TestWatchOverflow(t *testing.T) {
 	}
 	most := parseInts(raw)
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if p.tree.Version == hierarchy.V1 || most[0] > 1<<17 {
+		if p.hier.Version == hierarchy.V1 || most[0] > 1<<17 {
 			return
 		}
 		start, lost := make(chan struct{}), make(chan struct{}, 1)
-		w, err := p.tree.host.NewWatcher(func(e Event) {
+		w, err := p.hier.host.NewWatcher(func(e Event) {
 			<-start
 			if e.Overflow {
 				lost <- struct{}{}
@@ -562,11 +562,11 @@ func TestWatchOverflow(t *testing.T) {
 		}
 		files := []string{"/cgroup.procs", "/cgroup.type"} // in turn: two equal events in a row become one
 		for i := range most[0] + 2000 {
-			if err := unix.Chmod(p.tree.Mountpoint+p.top+"/guest"+files[i%2], 0o644); err != nil {
+			if err := unix.Chmod(p.hier.Mountpoint+p.top+"/guest"+files[i%2], 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
-		_, others := startWatcher(t, p.tree.host, 0)
+		_, others := startWatcher(t, p.hier.host, 0)
 		close(start)
 		want(t, others, Event{Overflow: true})
 		select {

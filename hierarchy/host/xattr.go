@@ -9,7 +9,7 @@ import (
 
 // Extended attributes and times of a directory (name "") or of a control file in it. They are set through /proc/self/fd,
 // since the calls on descriptors refuse O_PATH and a control file may be open for nobody. The attributes are those that this
-// project keeps, by names of its own (Tree.attrName): "owner" is trusted.vcgroupfs.owner.
+// project keeps, by names of its own (Hierarchy.attrName): "owner" is trusted.vcgroupfs.owner.
 
 // at calls f with a path that leads to the directory or the file.
 func (d *Dir) at(name string, f func(path string) error) error {
@@ -31,7 +31,7 @@ func (d *Dir) at(name string, f func(path string) error) error {
 // ERANGE when buf is too small.
 func (d *Dir) GetXattr(name, attr string, buf []byte) (n int, err error) {
 	err = d.at(name, func(path string) error {
-		n, err = unix.Getxattr(path, d.boundary.tree.attrName(attr), buf)
+		n, err = unix.Getxattr(path, d.boundary.hier.attrName(attr), buf)
 		return err
 	})
 	return n, err
@@ -40,18 +40,18 @@ func (d *Dir) GetXattr(name, attr string, buf []byte) (n int, err error) {
 // SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG as the kernel answers, ERANGE for a name that is too
 // long.
 func (d *Dir) SetXattr(name, attr string, data []byte, flags int) error {
-	return d.at(name, func(path string) error { return unix.Setxattr(path, d.boundary.tree.attrName(attr), data, flags) })
+	return d.at(name, func(path string) error { return unix.Setxattr(path, d.boundary.hier.attrName(attr), data, flags) })
 }
 
 // maxXattrName is XATTR_NAME_MAX (include/uapi/linux/limits.h).
 const maxXattrName = 255
 
 // FitsXattr says whether the kernel takes the full name of an attribute. A longer one is ERANGE.
-func (d *Dir) FitsXattr(attr string) bool { return len(d.boundary.tree.attrName(attr)) <= maxXattrName }
+func (d *Dir) FitsXattr(attr string) bool { return len(d.boundary.hier.attrName(attr)) <= maxXattrName }
 
 // RemoveXattr removes an attribute. ENODATA when it is not set.
 func (d *Dir) RemoveXattr(name, attr string) error {
-	return d.at(name, func(path string) error { return unix.Removexattr(path, d.boundary.tree.attrName(attr)) })
+	return d.at(name, func(path string) error { return unix.Removexattr(path, d.boundary.hier.attrName(attr)) })
 }
 
 // ListXattr lists the names of all attributes that this project keeps there.
@@ -74,7 +74,7 @@ func (d *Dir) listXattr(path string) (names []string, err error) {
 		return nil, err
 	}
 	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
-		if own, ok := strings.CutPrefix(name, d.boundary.tree.attrName("")); ok {
+		if own, ok := strings.CutPrefix(name, d.boundary.hier.attrName("")); ok {
 			names = append(names, own)
 		}
 	}

@@ -295,7 +295,7 @@ func (d *Daemon) openBoundaries(g *guest, p *policy.Policy) ([]*host.Boundary, e
 		return nil, asError(api.CodeMissing, err)
 	}
 	for _, b := range boundaries {
-		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Tree().String(), b.ID(), b.Path()})
+		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Hierarchy().String(), b.ID(), b.Path()})
 	}
 	return boundaries, nil
 }

@@ -67,9 +67,9 @@ func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
 		in.Own = life.OwnMountsOf(s.Boundaries, s.View.Layout())
 	}
 	if into.Tmpfs && s != nil {
-		var trees []*host.Tree
+		var trees []*host.Hierarchy
 		for _, b := range s.Boundaries {
-			trees = append(trees, b.Tree())
+			trees = append(trees, b.Hierarchy())
 		}
 		in.Dirs = life.DirsOf(trees)
 	}
@@ -221,14 +221,14 @@ func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *hos
 	var paths []string
 	for _, b := range boundaries {
 		if err := do(b, true); err != nil {
-			return fmt.Errorf("in the hierarchy %s: %w", b.Tree(), err)
+			return fmt.Errorf("in the hierarchy %s: %w", b.Hierarchy(), err)
 		}
 		if path := b.Path(); path != "" && !slices.Contains(paths, path) {
 			paths = append(paths, path)
 		}
 	}
-	for _, t := range d.host.Trees() {
-		if slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Tree() == t }) {
+	for _, t := range d.host.Hierarchies() {
+		if slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy() == t }) {
 			continue
 		}
 		for _, path := range paths {

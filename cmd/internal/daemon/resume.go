@@ -144,8 +144,8 @@ func (d *Daemon) reopen(ids []boundaryID) (all []*host.Boundary, err error) {
 	return all, nil
 }
 
-func (d *Daemon) treeNamed(name string) *host.Tree {
-	for _, t := range d.host.Trees() {
+func (d *Daemon) treeNamed(name string) *host.Hierarchy {
+	for _, t := range d.host.Hierarchies() {
 		if t.String() == name {
 			return t
 		}

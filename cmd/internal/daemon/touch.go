@@ -206,7 +206,7 @@ func (s *selfDir) find(tid int) (*toucher, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, tree := range s.d.host.Trees() {
+	for i, tree := range s.d.host.Hierarchies() {
 		at, pattern, ok := s.rule.Of(paths[i])
 		if !ok || !life.Shown(s.d.host, tree, s.policy) {
 			continue

@@ -82,7 +82,7 @@ func device() Check {
 func hierarchies(h *host.Host) Check {
 	var v1, v2 []string
 	var readOnly []string
-	for _, t := range h.Trees() {
+	for _, t := range h.Hierarchies() {
 		if t.Version == hierarchy.V2 {
 			v2 = append(v2, t.Controllers...)
 		} else {
@@ -95,7 +95,7 @@ func hierarchies(h *host.Host) Check {
 	found := "v2 with " + strings.Join(v2, ", ")
 	if len(v1) > 0 {
 		found = "v1: " + strings.Join(v1, ", ")
-		if h.Tree(hierarchy.Unified) != nil {
+		if h.Hierarchy(hierarchy.Unified) != nil {
 			found += "; v2 with " + or(strings.Join(v2, ", "), "no controller")
 		}
 	}
@@ -109,7 +109,7 @@ func hierarchies(h *host.Host) Check {
 }
 
 // guest says whether this host is a guest itself.
-func guest(h *host.Host) bool { return h.Trees()[0].View }
+func guest(h *host.Host) bool { return h.Hierarchies()[0].View }
 
 func or(s, other string) string {
 	if s == "" {

@@ -45,7 +45,7 @@ func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts
 		if err != nil {
 			continue
 		}
-		dir := b.Tree().Dir
+		dir := b.Hierarchy().Dir
 		if layout == hierarchy.LayoutV2 {
 			dir = ""
 		}

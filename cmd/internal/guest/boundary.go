@@ -28,17 +28,17 @@ import (
 )
 
 // Shown says whether a view with this policy shows a hierarchy: the v2 tree of a host without v1 always.
-func Shown(h *host.Host, t *host.Tree, p *policy.Policy) bool {
-	if t.Version == hierarchy.V2 && len(h.Trees()) == 1 {
+func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
+	if t.Version == hierarchy.V2 && len(h.Hierarchies()) == 1 {
 		return true
 	}
 	return slices.ContainsFunc(t.Names(), p.Permits)
 }
 
 // Select lists the hierarchies that a view with this policy shows. The error says what the host has when that is none.
-func Select(h *host.Host, p *policy.Policy) ([]*host.Tree, error) {
-	var trees []*host.Tree
-	for _, t := range h.Trees() {
+func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
+	var trees []*host.Hierarchy
+	for _, t := range h.Hierarchies() {
 		if Shown(h, t, p) {
 			trees = append(trees, t)
 		}
@@ -53,7 +53,7 @@ func Select(h *host.Host, p *policy.Policy) ([]*host.Tree, error) {
 // Available names what the host has, for messages.
 func Available(h *host.Host) string {
 	var names []string
-	for _, t := range h.Trees() {
+	for _, t := range h.Hierarchies() {
 		names = append(names, t.Names()...)
 	}
 	return strings.Join(names, ", ")
@@ -62,7 +62,7 @@ func Available(h *host.Host) string {
 // CheckControllers says which controllers that were named on a command line the host does not have.
 func CheckControllers(h *host.Host, names []string) error {
 	for _, name := range names {
-		if h.Tree(name) == nil {
+		if h.Hierarchy(name) == nil {
 			return exitcode.With(exitcode.Unsupported,
 				fmt.Errorf("cannot show controller %q: this host does not have it; it has %s", name, Available(h)))
 		}
@@ -79,11 +79,11 @@ type Place struct {
 }
 
 // Find says how to find the boundary in a hierarchy. The error says what to give instead when a process has no boundary.
-func (p Place) Find() (func(*host.Tree) (string, error), error) {
+func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 	if p.Path != "" {
-		return func(*host.Tree) (string, error) { return p.Path, nil }, nil
+		return func(*host.Hierarchy) (string, error) { return p.Path, nil }, nil
 	}
-	at := func(t *host.Tree) (string, error) { return t.PathOf(p.Pid) }
+	at := func(t *host.Hierarchy) (string, error) { return t.PathOf(p.Pid) }
 	what := "the cgroup"
 	if !p.Current {
 		ns, err := host.CgroupNamespaceOf(p.Pid)
@@ -96,10 +96,10 @@ func (p Place) Find() (func(*host.Tree) (string, error), error) {
 		case err != nil:
 			return nil, fmt.Errorf("cannot find the boundary of process %d: %w", p.Pid, err)
 		}
-		at = func(t *host.Tree) (string, error) { return ns.Root(t.Hierarchy) }
+		at = func(t *host.Hierarchy) (string, error) { return ns.Root(t.Hierarchy) }
 		what = "the root of the cgroup namespace"
 	}
-	return func(t *host.Tree) (string, error) {
+	return func(t *host.Hierarchy) (string, error) {
 		path, err := at(t)
 		switch {
 		case errors.Is(err, unix.ENOENT) && !p.Current:
@@ -130,7 +130,7 @@ func ParseLimit(s string) (Limit, error) {
 }
 
 // treeOf finds the hierarchy that a limit's control file belongs to.
-func treeOf(h *host.Host, file string) (*host.Tree, error) {
+func treeOf(h *host.Host, file string) (*host.Hierarchy, error) {
 	if t := writableIn(h, file); t != nil {
 		return t, nil
 	}
@@ -142,8 +142,8 @@ func treeOf(h *host.Host, file string) (*host.Tree, error) {
 }
 
 // writableIn is the hierarchy with a control file that can be written, nil for none.
-func writableIn(h *host.Host, file string) *host.Tree {
-	for _, t := range h.Trees() {
+func writableIn(h *host.Host, file string) *host.Hierarchy {
+	for _, t := range h.Hierarchies() {
 		row, ok := t.ControlFile(file)
 		if ok && row.Mode&0o222 != 0 && row.Constraint != hierarchy.Members {
 			return t

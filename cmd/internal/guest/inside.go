@@ -44,7 +44,7 @@ type Dir struct {
 
 // DirsOf are the directories of a view that shows hierarchies in layout v1 or hybrid, with the links that hosts have where one
 // hierarchy has several controllers (cpu -> cpu,cpuacct).
-func DirsOf(trees []*host.Tree) (dirs []Dir) {
+func DirsOf(trees []*host.Hierarchy) (dirs []Dir) {
 	for _, t := range trees {
 		d := Dir{Name: t.Dir}
 		if len(t.Controllers) > 1 && t.Version == hierarchy.V1 {

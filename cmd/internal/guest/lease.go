@@ -38,9 +38,9 @@ type record struct {
 
 // lease is what "run" has made on the host for one guest.
 type lease struct {
-	file  *os.File     // locked
-	path  string       // of the boundary, in each hierarchy
-	trees []*host.Tree // where it was made
+	file  *os.File          // locked
+	path  string            // of the boundary, in each hierarchy
+	trees []*host.Hierarchy // where it was made
 	log   *logrus.Entry
 }
 
@@ -65,7 +65,7 @@ func NameOf(container string) string {
 }
 
 // take makes the boundary of a guest in the hierarchies given, with the permitted controllers enabled on v2.
-func take(h *host.Host, name string, trees []*host.Tree, p *policy.Policy, log *logrus.Entry) (l *lease, err error) {
+func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy, log *logrus.Entry) (l *lease, err error) {
 	if name == "" {
 		name = "run-" + strconv.Itoa(os.Getpid())
 	}
@@ -100,7 +100,7 @@ func take(h *host.Host, name string, trees []*host.Tree, p *policy.Policy, log *
 	return made, nil
 }
 
-func (l *lease) create(t *host.Tree, p *policy.Policy) error {
+func (l *lease) create(t *host.Hierarchy, p *policy.Policy) error {
 	if t.ReadOnly {
 		return fmt.Errorf("cannot make a boundary in the hierarchy %s: %s is mounted read-only", t, t.Mountpoint)
 	}
@@ -141,7 +141,7 @@ func (l *lease) release() {
 }
 
 // removeGuest kills what is left in a guest's cgroups and removes them.
-func removeGuest(trees []*host.Tree, path string, log *logrus.Entry) {
+func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
 	for _, t := range trees {
 		if err := t.Kill(path); err != nil {
 			log.WithError(err).Warnf("cannot kill what is left of the guest in the hierarchy %s", t)
@@ -191,7 +191,7 @@ func sameFile(f *os.File, path string) bool {
 }
 
 // rootOf tells whose cgroups a host's are: those of a host, or of which guest.
-func rootOf(h *host.Host) uint64 { return h.Trees()[0].ID() }
+func rootOf(h *host.Host) uint64 { return h.Hierarchies()[0].ID() }
 
 // CleanUp removes what servers that were killed have left behind, and says of how many guests.
 func CleanUp(h *host.Host, log *logrus.Entry) int {
@@ -230,9 +230,9 @@ func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
 	if r.Root != 0 && r.Root != rootOf(h) {
 		return false // a guest of a guest, or of our host
 	}
-	trees := h.Trees()
+	trees := h.Hierarchies()
 	if len(r.Trees) > 0 {
-		trees = slices.DeleteFunc(slices.Clone(trees), func(t *host.Tree) bool { return !slices.Contains(r.Trees, t.String()) })
+		trees = slices.DeleteFunc(slices.Clone(trees), func(t *host.Hierarchy) bool { return !slices.Contains(r.Trees, t.String()) })
 	}
 	log.Infof("removing what the guest %s left: its server (process %d) was killed", name, r.Pid)
 	removeGuest(trees, parentPath+"/"+name, log)

@@ -125,7 +125,7 @@ const (
 )
 
 // partsOf are the hierarchies of a guest's view, with the controllers that it may know of.
-func partsOf(trees []*host.Tree, p *policy.Policy, boundary string) (parts []notify.Part) {
+func partsOf(trees []*host.Hierarchy, p *policy.Policy, boundary string) (parts []notify.Part) {
 	for _, t := range trees {
 		parts = append(parts, notify.PartOf(t.Hierarchy, boundary, p.Permits))
 	}

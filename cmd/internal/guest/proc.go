@@ -26,7 +26,7 @@ func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
 		return "", nil
 	}
 	var v2 []string
-	if t := h.Tree(hierarchy.Unified); t != nil {
+	if t := h.Hierarchy(hierarchy.Unified); t != nil {
 		v2 = t.Controllers
 	}
 	return filterCgroups(string(raw), p.Permits, v2), err

@@ -119,7 +119,7 @@ type orders struct {
 }
 
 // withLimits are the hierarchies that are shown, and those that limits are in.
-func withLimits(h *host.Host, shown []*host.Tree, limits []Limit) ([]*host.Tree, error) {
+func withLimits(h *host.Host, shown []*host.Hierarchy, limits []Limit) ([]*host.Hierarchy, error) {
 	trees := slices.Clone(shown)
 	for _, l := range limits {
 		t, err := treeOf(h, l.File)
@@ -184,7 +184,7 @@ func (s *Served) Serve() {
 }
 
 // NewView opens the boundaries and makes the view on them, not mounted yet.
-func NewView(cfg fs.Config, trees []*host.Tree, path func(*host.Tree) (string, error)) (*Served, error) {
+func NewView(cfg fs.Config, trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (*Served, error) {
 	boundaries, err := OpenBoundaries(trees, path)
 	if err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
 }
 
 // OpenBoundaries opens a guest's boundary in each hierarchy. The error says in which it is not there.
-func OpenBoundaries(trees []*host.Tree, path func(*host.Tree) (string, error)) (all []*host.Boundary, err error) {
+func OpenBoundaries(trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (all []*host.Boundary, err error) {
 	for _, t := range trees {
 		dir, err := path(t)
 		if err != nil {
@@ -228,7 +228,7 @@ func CloseBoundaries(all []*host.Boundary) {
 	}
 }
 
-func boundaryError(t *host.Tree, dir string, err error) error {
+func boundaryError(t *host.Hierarchy, dir string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("cannot use %s as a boundary: there is no such cgroup in the hierarchy %s (%s%s); make it, or show "+
@@ -253,7 +253,7 @@ func viewError(err error) error {
 }
 
 // openView makes the view of "run", mounted nowhere yet, and begins to serve it.
-func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) (*Served, *os.File, error) {
+func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Hierarchy) (*Served, *os.File, error) {
 	var mount *os.File
 	c := fs.Config{
 		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Log: cfg.Log,
@@ -262,7 +262,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Tree) 
 	if cfg.Userns {
 		c.Owner = fs.Owner{UID: uint32(cfg.uids.HostID), GID: uint32(cfg.gids.HostID)}
 	}
-	s, err := NewView(c, trees, func(*host.Tree) (string, error) { return boundary, nil })
+	s, err := NewView(c, trees, func(*host.Hierarchy) (string, error) { return boundary, nil })
 	if err != nil {
 		return nil, nil, err
 	}

@@ -20,7 +20,7 @@ type kernelMount struct {
 }
 
 // kernelMounts are those of what a view shows, nil in a guest, whose hierarchies are views themselves.
-func kernelMounts(shown []*host.Tree, layout hierarchy.Layout) (all []kernelMount) {
+func kernelMounts(shown []*host.Hierarchy, layout hierarchy.Layout) (all []kernelMount) {
 	for _, t := range shown {
 		m := kernelMount{Dir: t.Dir, Type: "cgroup2"}
 		switch {

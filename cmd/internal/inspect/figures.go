@@ -18,7 +18,7 @@ func FiguresOf(bs []*host.Boundary) api.Figures {
 		if err != nil {
 			continue
 		}
-		fill(&f, b.Tree(), root)
+		fill(&f, b.Hierarchy(), root)
 		root.Release()
 		if n, err := b.CountCgroups(); err == nil {
 			f.Cgroups = max(f.Cgroups, int64(n))
@@ -33,7 +33,7 @@ func noFigures() api.Figures {
 
 // fill adds what a cgroup's files in one hierarchy say. A v1 hierarchy is asked for its controllers' figures; the v2 tree of
 // a host that has v1 too for what is missing.
-func fill(f *api.Figures, t *host.Tree, d *host.Dir) {
+func fill(f *api.Figures, t *host.Hierarchy, d *host.Dir) {
 	if t.Version == hierarchy.V2 {
 		fillV2(f, d)
 		return

@@ -149,7 +149,7 @@ func refuseOwn(bs []*host.Boundary, verb string) error {
 				return fail(api.CodeFailed, "cannot %s the guest: cannot tell whether process %d is in it: %v: try again", verb, pid, err)
 			case inside:
 				return fail(api.CodeConflict, "cannot %s the guest: process %d, which serves it, is inside its boundary in the "+
-					"hierarchy %s: move that process out first", verb, pid, b.Tree())
+					"hierarchy %s: move that process out first", verb, pid, b.Hierarchy())
 			}
 		}
 	}
@@ -158,7 +158,7 @@ func refuseOwn(bs []*host.Boundary, verb string) error {
 
 // brake is what freezes a boundary in one hierarchy.
 type brake struct {
-	tree *host.Tree
+	tree *host.Hierarchy
 	b    *host.Boundary
 }
 
@@ -170,7 +170,7 @@ func brakesOf(bs []*host.Boundary, verb string) ([]brake, error) {
 	}
 	var first, then []brake
 	for _, b := range bs {
-		switch t := b.Tree(); {
+		switch t := b.Hierarchy(); {
 		case t.Version == hierarchy.V2 && has(b, "cgroup.freeze"):
 			first = append(first, brake{t, b})
 		case t.Version == hierarchy.V1 && t.Holds("freezer"):

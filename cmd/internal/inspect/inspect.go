@@ -53,7 +53,7 @@ func walk(b *host.Boundary, visit func(cgroup) bool, cut func(path string)) erro
 	if cut == nil {
 		cut = func(string) {}
 	}
-	w := walker{v2: b.Tree().Version == hierarchy.V2, left: maxCgroups, visit: visit, cut: cut}
+	w := walker{v2: b.Hierarchy().Version == hierarchy.V2, left: maxCgroups, visit: visit, cut: cut}
 	w.down(cgroup{dir: root}, 0)
 	return w.err
 }
@@ -160,7 +160,7 @@ func fail(code, format string, args ...any) *api.Error {
 func names(bs []*host.Boundary) string {
 	var all []string
 	for _, b := range bs {
-		all = append(all, b.Tree().String())
+		all = append(all, b.Hierarchy().String())
 	}
 	return strings.Join(all, ", ")
 }

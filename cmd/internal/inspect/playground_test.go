@@ -41,7 +41,7 @@ func init() {
 // playground is a guest with a boundary in some hierarchies. It runs nothing at first.
 type playground struct {
 	t     testing.TB
-	trees []*host.Tree
+	trees []*host.Hierarchy
 	top   string
 	bs    []*host.Boundary
 }
@@ -59,7 +59,7 @@ func newPlayground(t testing.TB, controllers ...string) *playground {
 	t.Cleanup(func() { h.Close() })
 	p := &playground{t: t, top: fmt.Sprintf("/vcgroupfs-test-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))}
 	for _, c := range controllers {
-		tree := h.Tree(c)
+		tree := h.Hierarchy(c)
 		if tree == nil {
 			t.Skipf("machine: its cgroups have no %s", c)
 		}
@@ -80,7 +80,7 @@ func v1Playground(t testing.TB, controllers ...string) *playground {
 	return p
 }
 
-func (p *playground) add(tree *host.Tree, controller string) {
+func (p *playground) add(tree *host.Hierarchy, controller string) {
 	p.t.Helper()
 	for _, have := range p.trees {
 		if have == tree {

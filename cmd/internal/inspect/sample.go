@@ -105,7 +105,7 @@ type own struct {
 // countersOf are the counters of a boundary's hierarchy. Before Linux 6.11 pids.events was of one cgroup on v2 too.
 func countersOf(b *host.Boundary) []own {
 	var mine []own
-	t := b.Tree()
+	t := b.Hierarchy()
 	for place, c := range counters {
 		if c.version == t.Version && t.Holds(c.controller) {
 			mine = append(mine, own{c, place, t.Version == hierarchy.V1 || c.controller == "pids" && !has(b, "pids.events.local")})

@@ -64,7 +64,7 @@ func (s *setting) key() string { return keyOf(s.file, s.value) }
 // settingOf finds the hierarchy of a limit and checks it.
 func settingOf(bs []*host.Boundary, l api.Limit) (*setting, error) {
 	for _, b := range bs {
-		row, ok := b.Tree().ControlFile(l.File)
+		row, ok := b.Hierarchy().ControlFile(l.File)
 		if !ok || row.RootOnly() {
 			continue
 		}
@@ -171,7 +171,7 @@ func (s *setting) force(j *journal, refused error) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("cannot set %s=%s in the hierarchy %s: %w: %s", s.file, strings.TrimSpace(s.value), s.boundary.Tree(),
+	return fmt.Errorf("cannot set %s=%s in the hierarchy %s: %w: %s", s.file, strings.TrimSpace(s.value), s.boundary.Hierarchy(),
 		err, s.advice(err))
 }
 

@@ -38,7 +38,7 @@ func Tree(bs []*host.Boundary) (api.Cgroup, error) {
 	m := treeMaker{nodes: map[string]*node{}, commands: map[int]string{}}
 	m.node("")
 	for _, b := range bs {
-		t := b.Tree()
+		t := b.Hierarchy()
 		err := walk(b, func(c cgroup) bool { return m.visit(t, c) }, func(at string) { m.nodes[at].Cut = true })
 		if err != nil && !gone(err) {
 			return api.Cgroup{}, fail(api.CodeFailed, "cannot list the guest's cgroups in the hierarchy %s: %v: try again", t, err)
@@ -52,7 +52,7 @@ func Tree(bs []*host.Boundary) (api.Cgroup, error) {
 }
 
 // visit adds a cgroup of one hierarchy.
-func (m *treeMaker) visit(t *host.Tree, c cgroup) bool {
+func (m *treeMaker) visit(t *host.Hierarchy, c cgroup) bool {
 	found, err := pids(c.dir)
 	if err != nil {
 		return false // removed meanwhile

@@ -19,7 +19,7 @@ import (
 type away struct {
 	host *host.Host
 	log  *logrus.Entry
-	left []*host.Tree
+	left []*host.Hierarchy
 }
 
 // parent is where the program makes cgroups of its own.
@@ -29,7 +29,7 @@ func (x *away) path() string { return parent + "/serve-notify-" + strconv.Itoa(o
 
 // leave leaves. Where that fails this process may be killed with the service.
 func (x *away) leave() {
-	for _, t := range x.host.Trees() {
+	for _, t := range x.host.Hierarchies() {
 		if t.Version != hierarchy.V2 && !slices.Contains(t.Names(), "name=systemd") {
 			continue
 		}

@@ -152,7 +152,7 @@ func (gs *guests) read(s state.Sight) *guest {
 		return nil // the worker does not serve it either
 	}
 	for _, id := range g.record.Boundaries {
-		for _, t := range gs.host.Trees() {
+		for _, t := range gs.host.Hierarchies() {
 			if t.String() != id.Tree {
 				continue
 			}
@@ -176,7 +176,7 @@ func (g *guest) openView() *notify.View {
 	}
 	v := &notify.View{Root: fd, Mounts: -1, Device: g.sight.Device}
 	for _, b := range g.boundaries {
-		v.Parts = append(v.Parts, notify.PartOf(b.Tree().Hierarchy, b.Path(), g.policy.Permits))
+		v.Parts = append(v.Parts, notify.PartOf(b.Hierarchy().Hierarchy, b.Path(), g.policy.Permits))
 	}
 	return v
 }

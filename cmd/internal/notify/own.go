@@ -92,7 +92,7 @@ func (o *Own) Tree(c *Caller, fstype, options string) (mount int, err error) {
 	}
 	defer h.Close()
 	var has []hierarchy.Hierarchy
-	for _, t := range h.Trees() {
+	for _, t := range h.Hierarchies() {
 		switch {
 		case !t.View:
 		case t.Version == hierarchy.V2:

@@ -14,9 +14,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Tree is one hierarchy of the host, by paths from its root: "/machines/web". It is for whoever sets up and takes down a
+// Hierarchy is one hierarchy of the host, by paths from its root: "/machines/web". It is for whoever sets up and takes down a
 // guest's cgroups. It may be used by many goroutines.
-type Tree struct {
+type Hierarchy struct {
 	hierarchy.Hierarchy
 	host   *Host
 	root   int    // immutable; O_PATH
@@ -26,12 +26,12 @@ type Tree struct {
 }
 
 // openTree opens a hierarchy's root and checks that a cgroup file system, or a view of one, is what is there.
-func openTree(h *Host, x hierarchy.Hierarchy) (*Tree, error) {
+func openHierarchy(h *Host, x hierarchy.Hierarchy) (*Hierarchy, error) {
 	root, err := unix.Open(x.Mountpoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{Hierarchy: x, host: h, root: root, handle: -1}
+	hier := &Hierarchy{Hierarchy: x, host: h, root: root, handle: -1}
 	var fs unix.Statfs_t
 	var st unix.Stat_t
 	if err = unix.Fstatfs(root, &fs); err == nil {
@@ -46,29 +46,29 @@ func openTree(h *Host, x hierarchy.Hierarchy) (*Tree, error) {
 		err = fmt.Errorf("not cgroup v%d is mounted there but a file system of type %#x", int(x.Version), fs.Type)
 	}
 	if err == nil && x.View {
-		err = t.checkView()
+		err = hier.checkView()
 	}
 	if err == nil {
-		t.device, t.id = st.Dev, st.Ino
-		t.handle, err = openBelow(root, "", unix.O_RDONLY|unix.O_DIRECTORY)
+		hier.device, hier.id = st.Dev, st.Ino
+		hier.handle, err = openBelow(root, "", unix.O_RDONLY|unix.O_DIRECTORY)
 	}
 	if err != nil {
-		t.close()
+		hier.close()
 		return nil, err
 	}
-	return t, nil
+	return hier, nil
 }
 
 // ID is the root's kernfs id. Of a view it is the boundary's, so that two guests' differ.
-func (t *Tree) ID() uint64 { return t.id }
+func (hier *Hierarchy) ID() uint64 { return hier.id }
 
-func (t *Tree) close() {
-	for _, fd := range []int{t.root, t.handle} {
+func (hier *Hierarchy) close() {
+	for _, fd := range []int{hier.root, hier.handle} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
 	}
-	t.root, t.handle = -1, -1
+	hier.root, hier.handle = -1, -1
 }
 
 // clean makes a path from the root into one that openBelow takes. EINVAL for one that is not absolute or climbs.
@@ -80,18 +80,18 @@ func clean(dir string) (string, error) {
 }
 
 // open opens a directory by its path from the root.
-func (t *Tree) open(dir string) (int, error) {
+func (hier *Hierarchy) open(dir string) (int, error) {
 	rel, err := clean(dir)
 	if err != nil {
 		return -1, err
 	}
-	fd, err := openBelow(t.root, rel, unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := openBelow(hier.root, rel, unix.O_PATH|unix.O_DIRECTORY)
 	return fd, pathError("open", dir, err)
 }
 
 // Exists says whether there is a cgroup at a path.
-func (t *Tree) Exists(dir string) bool {
-	fd, err := t.open(dir)
+func (hier *Hierarchy) Exists(dir string) bool {
+	fd, err := hier.open(dir)
 	if err == nil {
 		unix.Close(fd)
 	}
@@ -101,12 +101,12 @@ func (t *Tree) Exists(dir string) bool {
 // Create makes a cgroup and what is missing above it. A new v1 cpuset gets its parent's processors and nodes, without which
 // it can hold no task, and a new v1 cgroup does not notify on release, whatever its parent does: the agent runs on the
 // host. No error when it is there already.
-func (t *Tree) Create(dir string, mode uint32) error {
+func (hier *Hierarchy) Create(dir string, mode uint32) error {
 	rel, err := clean(dir)
 	if err != nil {
 		return err
 	}
-	at, err := unix.Dup(t.root)
+	at, err := unix.Dup(hier.root)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (t *Tree) Create(dir string, mode uint32) error {
 			return pathError("open", dir, openErr)
 		}
 		if err == nil {
-			err = t.prepare(at, child)
+			err = hier.prepare(at, child)
 		} else {
 			err = nil
 		}
@@ -135,14 +135,14 @@ func (t *Tree) Create(dir string, mode uint32) error {
 }
 
 // prepare makes a new v1 cgroup usable and harmless.
-func (t *Tree) prepare(parent, child int) error {
-	if t.Version != hierarchy.V1 {
+func (hier *Hierarchy) prepare(parent, child int) error {
+	if hier.Version != hierarchy.V1 {
 		return nil
 	}
 	if err := silence(child); err != nil {
 		return err
 	}
-	if !t.Holds("cpuset") {
+	if !hier.Holds("cpuset") {
 		return nil
 	}
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
@@ -171,8 +171,8 @@ const removeWait = 5 * time.Second
 
 // RemoveAll removes a cgroup and all below it. Tasks that are exiting are waited for, 5 s at most; EBUSY while others are
 // there. No error when there is no such cgroup.
-func (t *Tree) RemoveAll(dir string) error {
-	parent, name, err := t.openParent(dir)
+func (hier *Hierarchy) RemoveAll(dir string) error {
+	parent, name, err := hier.openParent(dir)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -181,14 +181,14 @@ func (t *Tree) RemoveAll(dir string) error {
 	}
 	defer unix.Close(parent)
 	for deadline := time.Now().Add(removeWait); ; time.Sleep(5 * time.Millisecond) {
-		err = removeTree(parent, name)
+		err = removeRecursive(parent, name)
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return pathError("remove", dir, err)
 		}
 	}
 }
 
-func removeTree(parent int, name string) error {
+func removeRecursive(parent int, name string) error {
 	err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -210,7 +210,7 @@ func removeTree(parent int, name string) error {
 	}
 	for _, e := range entries {
 		if e.IsDir {
-			if err := removeTree(dir, e.Name); err != nil {
+			if err := removeRecursive(dir, e.Name); err != nil {
 				return err
 			}
 		}
@@ -222,8 +222,8 @@ func removeTree(parent int, name string) error {
 }
 
 // RemoveIfEmpty removes a cgroup that has no task and no child; EBUSY otherwise.
-func (t *Tree) RemoveIfEmpty(dir string) error {
-	parent, name, err := t.openParent(dir)
+func (hier *Hierarchy) RemoveIfEmpty(dir string) error {
+	parent, name, err := hier.openParent(dir)
 	if err != nil {
 		return pathError("remove", dir, err)
 	}
@@ -232,18 +232,18 @@ func (t *Tree) RemoveIfEmpty(dir string) error {
 }
 
 // openParent opens the directory above a cgroup, and says the cgroup's name in it. EINVAL for the root.
-func (t *Tree) openParent(dir string) (parent int, name string, err error) {
+func (hier *Hierarchy) openParent(dir string) (parent int, name string, err error) {
 	rel, err := clean(dir)
 	if err != nil || rel == "" {
 		return -1, "", unix.EINVAL
 	}
-	parent, err = openBelow(t.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
+	parent, err = openBelow(hier.root, strings.Trim(path.Dir("/"+rel), "/"), unix.O_PATH|unix.O_DIRECTORY)
 	return parent, path.Base(rel), err
 }
 
 // ReadFile reads a control file of the cgroup at a path.
-func (t *Tree) ReadFile(dir, file string) (string, error) {
-	fd, err := t.open(dir)
+func (hier *Hierarchy) ReadFile(dir, file string) (string, error) {
+	fd, err := hier.open(dir)
 	if err != nil {
 		return "", err
 	}
@@ -253,8 +253,8 @@ func (t *Tree) ReadFile(dir, file string) (string, error) {
 }
 
 // WriteFile gives a command to a control file of the cgroup at a path.
-func (t *Tree) WriteFile(dir, file, value string) error {
-	fd, err := t.open(dir)
+func (hier *Hierarchy) WriteFile(dir, file, value string) error {
+	fd, err := hier.open(dir)
 	if err != nil {
 		return err
 	}
@@ -263,26 +263,26 @@ func (t *Tree) WriteFile(dir, file, value string) error {
 }
 
 // Attach moves a process to the cgroup at a path. It checks nothing but what the kernel does.
-func (t *Tree) Attach(dir string, pid int) error {
-	return t.WriteFile(dir, "cgroup.procs", strconv.Itoa(pid))
+func (hier *Hierarchy) Attach(dir string, pid int) error {
+	return hier.WriteFile(dir, "cgroup.procs", strconv.Itoa(pid))
 }
 
-// Enable enables controllers for the cgroup at a path of a v2 tree, in all cgroups above it. ENOENT when the root does not
+// Enable enables controllers for the cgroup at a path of a v2 hierarchy, in all cgroups above it. ENOENT when the root does not
 // have one, EBUSY when a cgroup above it holds processes.
-func (t *Tree) Enable(dir string, controllers ...string) error {
+func (hier *Hierarchy) Enable(dir string, controllers ...string) error {
 	rel, err := clean(dir)
 	if err != nil || rel == "" || len(controllers) == 0 {
 		return err
 	}
 	above := "/"
 	for name := range strings.SplitSeq(rel, "/") {
-		enabled, err := t.ReadFile(above, "cgroup.subtree_control")
+		enabled, err := hier.ReadFile(above, "cgroup.subtree_control")
 		if err != nil {
 			return err
 		}
 		for _, c := range controllers {
 			if !hasWord(enabled, c) {
-				if err := t.WriteFile(above, "cgroup.subtree_control", "+"+c); err != nil {
+				if err := hier.WriteFile(above, "cgroup.subtree_control", "+"+c); err != nil {
 					return err
 				}
 			}
@@ -308,15 +308,15 @@ const (
 )
 
 // openHandle opens a directory by its kernfs id, wherever in the hierarchy it is. ESTALE when there is none.
-func (t *Tree) openHandle(id uint64) (int, error) {
+func (hier *Hierarchy) openHandle(id uint64) (int, error) {
 	var raw [kernfsHandleSize]byte
 	binary.NativeEndian.PutUint64(raw[:], id)
-	return unix.OpenByHandleAt(t.handle, unix.NewFileHandle(kernfsHandle, raw[:]), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	return unix.OpenByHandleAt(hier.handle, unix.NewFileHandle(kernfsHandle, raw[:]), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
 }
 
 // handlesWork says whether a directory can be opened by its id.
-func (t *Tree) handlesWork() bool {
-	fd, err := t.openHandle(t.id)
+func (hier *Hierarchy) handlesWork() bool {
+	fd, err := hier.openHandle(hier.id)
 	if err != nil {
 		return false
 	}
@@ -326,7 +326,7 @@ func (t *Tree) handlesWork() bool {
 
 // PathOf is the path of the cgroup that a process is in, from the root. ESRCH when there is no such process, ENOENT when it
 // is outside the server's cgroup namespace.
-func (t *Tree) PathOf(pid int) (string, error) {
+func (hier *Hierarchy) PathOf(pid int) (string, error) {
 	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
 		return "", err
@@ -336,7 +336,7 @@ func (t *Tree) PathOf(pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	at, ok := t.pathIn(raw)
+	at, ok := hier.pathIn(raw)
 	if !ok {
 		return "", unix.ENOENT
 	}
@@ -344,22 +344,22 @@ func (t *Tree) PathOf(pid int) (string, error) {
 }
 
 // pathIn is the path that the text of /proc/<pid>/cgroup says, from the root. Not ok where that is outside the server's cgroup namespace.
-func (t *Tree) pathIn(raw []byte) (at string, ok bool) {
-	at, known := membershipOf(raw, t.Hierarchy)
+func (hier *Hierarchy) pathIn(raw []byte) (at string, ok bool) {
+	at, known := membershipOf(raw, hier.Hierarchy)
 	_, below := pathBelow("/", at)
 	return at, known && below
 }
 
-// PathsOf are the paths of the cgroups that a task is in, a process or one thread, in the order of Trees; "" in a hierarchy where it
+// PathsOf are the paths of the cgroups that a task is in, a process or one thread, in the order of Hierarchies; "" in a hierarchy where it
 // is outside the server's cgroup namespace. ESRCH when there is no such task.
 func (h *Host) PathsOf(tid int) ([]string, error) {
 	raw, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/cgroup")
 	if err != nil {
 		return nil, err
 	}
-	paths := make([]string, len(h.trees))
-	for i, t := range h.trees {
-		if at, ok := t.pathIn(raw); ok {
+	paths := make([]string, len(h.hierarchies))
+	for i, hier := range h.hierarchies {
+		if at, ok := hier.pathIn(raw); ok {
 			paths[i] = at
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// tree is one hierarchy as the guest sees it.
-type tree struct {
+// viewHierarchy is one hierarchy as the guest sees it.
+type viewHierarchy struct {
 	index    int
 	boundary *host.Boundary
 	version  hierarchy.Version
@@ -27,22 +27,22 @@ type tree struct {
 	expected expectations
 }
 
-func newTree(index int, b *host.Boundary, q policy.Quota) *tree {
-	h := b.Tree().Hierarchy
-	t := &tree{
+func newViewHierarchy(index int, b *host.Boundary, q policy.Quota) *viewHierarchy {
+	h := b.Hierarchy().Hierarchy
+	hier := &viewHierarchy{
 		index: index, boundary: b, version: h.Version, name: h.Dir, flat: h.Version == hierarchy.V1 && h.Holds("blkio"),
 		quota: quota{bound: q, count: -1}, evacuate: make(chan struct{}, 1),
 	}
-	t.findLeaf()
-	return t
+	hier.findLeaf()
+	return hier
 }
 
-// v2 says whether the tree is the unified hierarchy.
-func (t *tree) v2() bool { return t.version == hierarchy.V2 }
+// v2 says whether it is the unified hierarchy.
+func (hier *viewHierarchy) v2() bool { return hier.version == hierarchy.V2 }
 
 // isRoot says whether a directory is what the guest sees as "/": the boundary or its leaf.
-func (t *tree) isRoot(dir uint64) bool {
-	return dir == t.boundary.ID() || (dir != 0 && dir == t.leafID.Load())
+func (hier *viewHierarchy) isRoot(dir uint64) bool {
+	return dir == hier.boundary.ID() || (dir != 0 && dir == hier.leafID.Load())
 }
 
 // quota bounds the cgroups that a guest makes in one hierarchy: v1 has no limit of its own, v2's is the host's to set.
