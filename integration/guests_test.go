@@ -495,6 +495,9 @@ func TestGiveUp(t *testing.T) {
 	if d.err == nil || mounted(p.dir) || !strings.Contains(d.log(), "cannot keep a worker alive") {
 		t.Errorf("ended with %v, mounted %t: %s", d.err, mounted(p.dir), d.log())
 	}
+	if want := "the view of guest x at " + p.dir + " is ended"; !strings.Contains(d.log(), want) {
+		t.Errorf("the log does not say %q: %s", want, d.log())
+	}
 	if err := withFile(p.at("pids.max"), unix.O_RDONLY, func(int) error { return nil }); err == nil {
 		t.Error("the view answers")
 	}

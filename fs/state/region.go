@@ -27,7 +27,8 @@ type regionHead struct {
 	init        [maxInit]byte
 	attrs       uint64    // atomic; one more than the sum of SetAttrs, 0: not known
 	mount       [2]uint64 // atomic; numbers of the view's mount, 0: not known
-	_           [40]byte
+	labelBytes  uint32    // atomic; of the label, which follows the configuration; 0: none
+	_           [36]byte
 }
 
 const (
@@ -99,6 +100,26 @@ func (r *Region) setConfig(config []byte) {
 func (r *Region) Config() []byte {
 	n := min(int(r.head.configBytes), MaxConfig)
 	return append([]byte(nil), r.mem[headSize:headSize+n]...)
+}
+
+// SetLabel keeps the words by which a message names the view, as in "the view of guest web at /srv/web". They need no knowledge
+// of the configuration, so a process that does not know its format can name the view. A label that does not fit behind the
+// configuration is not kept.
+func (r *Region) SetLabel(label string) {
+	at := min(int(r.head.configBytes), MaxConfig)
+	if at+len(label) > MaxConfig {
+		return
+	}
+	atomic.StoreUint32(&r.head.labelBytes, 0)
+	copy(r.mem[headSize+at:recordsBase], label)
+	atomic.StoreUint32(&r.head.labelBytes, uint32(len(label)))
+}
+
+// Label returns what SetLabel kept; "" where an earlier version allocated the region.
+func (r *Region) Label() string {
+	at := min(int(r.head.configBytes), MaxConfig)
+	n := min(int(atomic.LoadUint32(&r.head.labelBytes)), MaxConfig-at)
+	return string(r.mem[headSize+at : headSize+at+n])
 }
 
 // SetInit keeps the FUSE_INIT request, before it is answered, and whether opens may be passed through, once that is known. A

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -102,6 +103,31 @@ func TestNext(t *testing.T) {
 	n.Retire(22)
 	if n.Find(20) != nil || kept == nil || n.Find(22) != nil {
 		t.Error("entries are not retired as they should be")
+	}
+}
+
+// TestLabel: the label outlives its server, leaves the configuration alone, and is not kept where it does not fit.
+func TestLabel(t *testing.T) {
+	a := newArena(t, 2, 1)
+	r := take(t, a, "configuration")
+	if got := r.Label(); got != "" {
+		t.Errorf("before it is set: %q", got)
+	}
+	for _, label := range []string{"the view of guest web at /srv/web", "self"} {
+		r.SetLabel(label)
+		got := next(t, a).Regions()[0]
+		if got.Label() != label || string(got.Config()) != "configuration" {
+			t.Errorf("label %q, configuration %q", got.Label(), got.Config())
+		}
+	}
+	full := take(t, a, strings.Repeat("c", MaxConfig-1))
+	full.SetLabel("ab")
+	if got := full.Label(); got != "" {
+		t.Errorf("a label without room: %q", got)
+	}
+	full.head.configBytes, full.head.labelBytes = uint32(MaxConfig-1), 1<<20 // as only a faulty server leaves them
+	if got := full.Label(); len(got) != 1 {
+		t.Errorf("a label of %d bytes, with room for one", len(got))
 	}
 }
 

@@ -48,6 +48,14 @@ type record struct {
 	StacksOwn bool `json:"stacksOwn,omitempty"`
 }
 
+// label names the view in messages of processes that do not decode the record (state.Region.SetLabel).
+func (r *record) label() string {
+	if r.Self {
+		return "self at " + r.Spec.Target
+	}
+	return "the view of guest " + r.Name + " at " + r.Spec.Target
+}
+
 // boundaryID names a boundary for good: its hierarchy and kernfs id.
 type boundaryID struct {
 	Tree string `json:"tree"`
@@ -338,6 +346,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		life.CloseBoundaries(boundaries)
 		return asError(api.CodeBusy, err)
 	}
+	g.region.SetLabel(g.record.label())
 	s, err := life.NewViewOf(d.viewConfig(g, p, nil, nil), boundaries)
 	if err != nil {
 		g.region.Release()

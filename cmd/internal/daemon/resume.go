@@ -21,6 +21,9 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 	goOn := func(r *state.Region, rec record, resume func(*state.Region, record, map[uint64]int) error) {
 		of := held[r.Index()]
 		delete(held, r.Index())
+		if r.Label() == "" { // an earlier version allocated the region
+			r.SetLabel(rec.label())
+		}
 		if err := resume(r, rec, of); err != nil {
 			d.log.WithError(err).Error("a guest ends with the worker that served it")
 		}

@@ -155,13 +155,15 @@ func (s *selfDir) start() (err error) {
 	}
 	spec := s.spec // as it is now, also for the workers after this one
 	spec.Target = path
-	config, err := json.Marshal(record{Self: true, Since: time.Now().Round(0), Spec: spec})
+	rec := record{Self: true, Since: time.Now().Round(0), Spec: spec}
+	config, err := json.Marshal(rec)
 	if err == nil {
 		s.region, err = s.d.arena.Take(config)
 	}
 	if err != nil {
 		return err
 	}
+	s.region.SetLabel(rec.label())
 	if err = s.make(nil); err != nil {
 		s.region.Release()
 		return err

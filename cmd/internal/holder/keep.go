@@ -1,7 +1,6 @@
 package holder
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"strconv"
@@ -94,22 +93,15 @@ func (h *Holder) endViews() {
 		if device := r.Device(); device != 0 {
 			abortConnection(device)
 		}
-		var guest struct {
-			Name string
-			Spec struct{ Target string }
-		}
-		if json.Unmarshal(r.Config(), &guest) != nil || guest.Spec.Target == "" {
-			continue
+		label := r.Label()
+		if label == "" {
+			label = fmt.Sprintf("the view of region %d", r.Index())
 		}
 		id, unique := r.Mount()
 		if err := (target.Mount{Device: r.Device(), ID: id, Unique: unique}).Unmount(target.Target{}); err != nil {
-			h.log.WithError(err).Errorf("cannot unmount what guest %s has left", guest.Name)
+			h.log.WithError(err).Errorf("cannot unmount %s", label)
 		}
-		what := "the view of guest " + guest.Name
-		if guest.Name == "" {
-			what = "self"
-		}
-		h.log.Errorf("%s at %s is ended: no worker took it away", what, guest.Spec.Target)
+		h.log.Errorf("%s is ended: no worker took it away", label)
 	}
 }
 
