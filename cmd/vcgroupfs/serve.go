@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -97,6 +98,10 @@ func serve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	config, err := holderConfig(c, settings)
+	if err != nil {
+		return err
+	}
 	if err := checkRoot("serve guests"); err != nil {
 		return err
 	}
@@ -108,7 +113,7 @@ func serve(c *cli.Context) error {
 	if err := passLog(c); err != nil {
 		return err
 	}
-	h, err := holder.New(settings, logrus.NewEntry(logrus.StandardLogger()))
+	h, err := holder.New(config, logrus.NewEntry(logrus.StandardLogger()))
 	if err != nil {
 		return err
 	}
@@ -122,13 +127,30 @@ func passLog(c *cli.Context) error {
 	return errors.Join(os.Setenv(logLevelVariable, c.String("log-level")), os.Setenv(logFormatVariable, c.String("log-format")))
 }
 
-// serveSettings reads the flags.
-func serveSettings(c *cli.Context) (s holder.Settings, err error) {
-	s = holder.Settings{
-		Group: -1, Metrics: c.String("metrics"), MaxGuests: c.Int("max-guests"), MaxOpen: c.Int("max-open"),
+// holderConfig reads what the flags say to the holder.
+func holderConfig(c *cli.Context, s daemon.Settings) (h holder.Config, err error) {
+	h = holder.Config{
+		Socket: s.Socket, Group: s.Group, Metrics: c.String("metrics"), Notify: s.Notify, Regions: s.MaxGuests, Handles: s.MaxOpen,
+		Watchdog: c.Duration("watchdog"), GiveUp: c.Duration("give-up"), NoBPF: c.Bool("no-bpf"),
+	}
+	if s.Self != nil {
+		h.Regions++ // self has one, too
+	}
+	if h.Watchdog < 500*time.Millisecond || h.GiveUp < time.Second {
+		return h, usagef("--watchdog and --give-up: allowed: at least 500ms and 1s")
+	}
+	if h.Program, err = os.Executable(); err != nil {
+		return h, fmt.Errorf("cannot tell what program this is: %w", err)
+	}
+	h.Settings, err = json.Marshal(s)
+	return h, err
+}
+
+// serveSettings reads what the flags say to worker and answerer.
+func serveSettings(c *cli.Context) (s daemon.Settings, err error) {
+	s = daemon.Settings{
+		Group: -1, MaxGuests: c.Int("max-guests"), MaxOpen: c.Int("max-open"),
 		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"), MaxCPU: c.Int("max-cpu"),
-		NoBPF:    c.Bool("no-bpf"),
-		Watchdog: c.Duration("watchdog"), GiveUp: c.Duration("give-up"),
 	}
 	for _, n := range []struct {
 		flag             string
@@ -140,9 +162,6 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 		if n.value < n.min || n.value > n.most {
 			return s, usagef("--%s %d: allowed: %d to %d", n.flag, n.value, n.min, n.most)
 		}
-	}
-	if s.Watchdog < 500*time.Millisecond || s.GiveUp < time.Second {
-		return s, usagef("--watchdog and --give-up: allowed: at least 500ms and 1s")
 	}
 	if name := c.String("group"); name != "" {
 		if s.Group, err = groupID(name); err != nil {
@@ -158,13 +177,8 @@ func serveSettings(c *cli.Context) (s holder.Settings, err error) {
 	if s.Self, err = selfSettings(c, s.Socket); err != nil {
 		return s, err
 	}
-	if s.Notify, err = notifyPath(c, s.Socket); err != nil {
-		return s, err
-	}
-	if s.Program, err = os.Executable(); err != nil {
-		return s, fmt.Errorf("cannot tell what program this is: %w", err)
-	}
-	return s, nil
+	s.Notify, err = notifyPath(c, s.Socket)
+	return s, err
 }
 
 // notifyPath is where listeners are taken, "" for nowhere.
@@ -185,7 +199,7 @@ func notifyPath(c *cli.Context, socket string) (string, error) {
 }
 
 // selfSettings reads the flags of self, nil when it is not asked for.
-func selfSettings(c *cli.Context, socket string) (*holder.Self, error) {
+func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 	if !c.Bool("self") {
 		for _, flag := range []string{"self-at", "container", "self-policy", "self-controllers"} {
 			if c.IsSet(flag) {
@@ -194,7 +208,7 @@ func selfSettings(c *cli.Context, socket string) (*holder.Self, error) {
 		}
 		return nil, nil
 	}
-	s := &holder.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"), Controllers: guest.ControllerNames(c.String("self-controllers"))}
+	s := &daemon.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"), Controllers: guest.ControllerNames(c.String("self-controllers"))}
 	if len(s.Containers) == 0 {
 		s.Containers = hierarchy.DefaultContainers()
 	}

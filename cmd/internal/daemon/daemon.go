@@ -18,7 +18,9 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"runtime"
@@ -42,7 +44,7 @@ import (
 // Daemon is a worker. It is an api.Backend.
 type Daemon struct {
 	version  string
-	settings holder.Settings
+	settings Settings
 	start    holder.Start
 	since    time.Time
 	log      *logrus.Entry
@@ -120,12 +122,16 @@ func Run(version string, log *logrus.Entry) error {
 	if err != nil {
 		return err
 	}
+	var settings Settings
+	if err := json.Unmarshal(start.Settings, &settings); err != nil {
+		return fmt.Errorf("cannot read the settings that the holder passes on: %w", err)
+	}
 	if err := w.Arena.Worker().Hold(); err != nil {
 		log.WithError(err).Warn("the holder will hear of this worker's death only when all of it is gone")
 	}
 	d := &Daemon{
-		version: version, settings: start.Settings, start: start, since: time.Now(), log: log, worker: w, arena: w.Arena, host: h,
-		slots: conn.NewSlots(start.Settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}), sweepNow: make(chan struct{}, 1),
+		version: version, settings: settings, start: start, since: time.Now(), log: log, worker: w, arena: w.Arena, host: h,
+		slots: conn.NewSlots(settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}), sweepNow: make(chan struct{}, 1),
 		guests: map[string]*guest{}, policies: map[string]*policy.Policy{},
 	}
 	d.bound()

@@ -168,11 +168,7 @@ func (h *Holder) beginAnswerer(a *answerer) error {
 	if err := h.sendListeners(a.link); err != nil {
 		return err
 	}
-	text, err := json.Marshal(h.settings)
-	if err != nil {
-		return err
-	}
-	return a.link.send(message{kind: msgStart, text: text})
+	return a.link.send(message{kind: msgStart, text: h.config.Settings})
 }
 
 // answererEnded has another one started when all that this one said was heard.
@@ -186,7 +182,7 @@ func (h *Holder) answererEnded(a *answerer) {
 // lookAtAnswerer kills an answerer that shows no life.
 func (h *Holder) lookAtAnswerer() {
 	a := h.answerer
-	if a == nil || !a.ready || time.Since(a.heard) < max(h.settings.Watchdog, 2*answererBeat) {
+	if a == nil || !a.ready || time.Since(a.heard) < max(h.config.Watchdog, 2*answererBeat) {
 		return
 	}
 	h.log.Errorf("the process that answers guests' system calls (%d) has shown no life: it is killed", a.cmd.Process.Pid)
@@ -273,8 +269,8 @@ func (h *Holder) leaveAnswerer() {
 type Answerer struct {
 	Arena    *state.Arena
 	Calls    *state.Calls
-	OCI, LXC *os.File // listening
-	Settings Settings
+	OCI, LXC *os.File        // listening
+	Settings json.RawMessage // Config.Settings
 
 	link *link
 }
@@ -311,7 +307,8 @@ func ConnectAnswerer() (*Answerer, []Listener, error) {
 				kept = append(kept, Listener{m.items[i].key, fd, string(m.text)})
 			}
 		case msgStart:
-			return a, kept, json.Unmarshal(m.text, &a.Settings)
+			a.Settings = m.text
+			return a, kept, nil
 		}
 	}
 }

@@ -25,7 +25,7 @@ const switchedOff = "it is switched off (serve --no-bpf)"
 func (h *Holder) loadTypes() {
 	kept := h.keptTypes
 	h.keptTypes = nil
-	if h.settings.NoBPF {
+	if h.config.NoBPF {
 		h.types = Types{Reason: switchedOff}
 		for _, fd := range kept {
 			unix.Close(fd)

@@ -13,7 +13,7 @@
 //   - What a worker has sent is kept, also when it died right after.
 //   - There is one worker that serves. A worker that dies, or whose heartbeat stops, is replaced at once. During an upgrade
 //     a second one is prepared, and serves when the first has ended.
-//   - If no worker comes back within Settings.GiveUp, the holder ends the guests' connections: their callers get
+//   - If no worker comes back within Config.GiveUp, the holder ends the guests' connections: their callers get
 //     ECONNABORTED, and nobody waits for ever.
 //
 // One goroutine decides (run); the others only tell it.
@@ -43,37 +43,24 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// Settings are the daemon's, for holder and worker.
-type Settings struct {
-	Socket      string        `json:"socket"`      // path of the control socket
-	Group       int           `json:"group"`       // whose members may look, -1 for none
-	Guests      string        `json:"guests"`      // directory of declared guests, "" for none
-	Metrics     string        `json:"metrics"`     // loopback address, "" for none
-	MaxGuests   int           `json:"maxGuests"`   //
-	MaxOpen     int           `json:"maxOpen"`     // files and directories that a guest may have open
-	MaxWatches  int           `json:"maxWatches"`  // directories of a guest that are watched
-	MaxBlocking int           `json:"maxBlocking"` // host calls that block at once, over all guests
-	MaxRate     int           `json:"maxRate"`     // requests of a guest in a second, 0 for no bound
-	MaxCPU      int           `json:"maxCPU"`      // percent of a processor for a guest's requests that may block, 0 for no bound
-	Watchdog    time.Duration `json:"watchdog"`    // how long the worker may show no life
-	GiveUp      time.Duration `json:"giveUp"`      // how long guests wait for a worker
-	Program     string        `json:"program"`     // the file that an upgrade goes on with when none is named
-	NoBPF       bool          `json:"noBPF"`       // statfs of views is not answered by BPF
-	Self        *Self         `json:"self,omitempty"`
-	Notify      string        `json:"notify,omitempty"` // path of the socket for listeners, "" for none
-}
-
-// Self is the directory by which a container comes to its view without being known; nil for none.
-type Self struct {
-	Path        string   `json:"path"`        // where it is mounted
-	Containers  []string `json:"containers"`  // patterns of the cgroups that are containers' (hierarchy.Containers)
-	Policy      string   `json:"policy"`      // a file, "" for the default
-	Controllers []string `json:"controllers"` // shown; empty: as the policy says
+// Config is what a holder is told. Guests' numbers bound the arena, which every worker shares.
+type Config struct {
+	Socket   string          // path of the control socket
+	Group    int             // gid whose members may connect to it, -1 for none
+	Metrics  string          // loopback address on which metrics are served, "" for none
+	Notify   string          // path of the socket for listeners, "" for none
+	Regions  int             // of the arena, one for each view
+	Handles  int             // of a region, one for each open file or directory
+	Watchdog time.Duration   // after which a worker whose heartbeat stopped is killed
+	GiveUp   time.Duration   // how long guests wait for a worker
+	Program  string          // path of the file that an upgrade starts when it names none
+	NoBPF    bool            // BPF does not answer statfs of views
+	Settings json.RawMessage // of worker and answerer; passed on, never decoded
 }
 
 // Holder is the process that keeps things. Make it with New, then Run.
 type Holder struct {
-	settings  Settings
+	config    Config
 	log       *logrus.Entry
 	arena     *state.Arena
 	socket    *os.File
@@ -153,9 +140,9 @@ const (
 const self = "/proc/self/exe"
 
 // New makes what the workers share. A socket on which somebody listens is an error; one that a dead daemon left is replaced.
-func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
+func New(config Config, log *logrus.Entry) (h *Holder, err error) {
 	raiseLimits()
-	h = &Holder{settings: settings, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, words: map[uint64]string{},
+	h = &Holder{config: config, log: log, since: time.Now(), kept: map[int]map[uint64]int{}, words: map[uint64]string{},
 		events: make(chan event, 64), keptTypes: map[string]int{}}
 	h.manager = findManager(log, func() {
 		time.AfterFunc(managerRetry, func() { h.events <- event{do: h.manager.retry} })
@@ -164,16 +151,12 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 		return nil, err
 	}
 	if h.arena == nil {
-		regions := settings.MaxGuests
-		if settings.Self != nil {
-			regions++ // it has one, too
-		}
-		if h.arena, err = state.New(regions, settings.MaxOpen); err != nil {
+		if h.arena, err = state.New(config.Regions, config.Handles); err != nil {
 			return nil, err
 		}
 		h.manager.store("arena", h.arena.File())
 	}
-	if h.lock, err = lock(settings.Socket); err != nil {
+	if h.lock, err = lock(config.Socket); err != nil {
 		return nil, err
 	}
 	made := h
@@ -182,14 +165,14 @@ func New(settings Settings, log *logrus.Entry) (h *Holder, err error) {
 			made.removeSocket()
 		}
 	}()
-	if h.socket, err = listen(settings.Socket, settings.Group); err != nil {
+	if h.socket, err = listen(config.Socket, config.Group); err != nil {
 		return nil, err
 	}
 	if err = h.listenForListeners(); err != nil {
 		return nil, err
 	}
-	if settings.Metrics != "" {
-		if h.metrics, err = listenLoopback(settings.Metrics); err != nil {
+	if config.Metrics != "" {
+		if h.metrics, err = listenLoopback(config.Metrics); err != nil {
 			return nil, err
 		}
 	}
@@ -252,7 +235,7 @@ func (h *Holder) Run(ready func()) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
-	tick := time.NewTicker(max(h.settings.Watchdog/8, 10*time.Millisecond))
+	tick := time.NewTicker(max(h.config.Watchdog/8, 10*time.Millisecond))
 	defer tick.Stop()
 	if h.died.IsZero() {
 		h.died = time.Now()
@@ -286,8 +269,8 @@ func (h *Holder) Run(ready func()) error {
 // removeSocket takes away what lock and listen made. The lock is still held, so nobody else's goes.
 func (h *Holder) removeSocket() {
 	h.removeNotify()
-	os.Remove(h.settings.Socket)
-	os.Remove(h.settings.Socket + ".lock")
+	os.Remove(h.config.Socket)
+	os.Remove(h.config.Socket + ".lock")
 }
 
 // pause is how long to wait before another worker is started: not at all, unless workers die before they serve.
@@ -473,7 +456,7 @@ func (h *Holder) start(w *worker) error {
 		return err
 	}
 	text, err := json.Marshal(Start{
-		Settings: h.settings, Holder: os.Getpid(), Since: h.since, Restarts: h.restarts, Reason: h.reason, Crashed: h.crashed, Died: h.died,
+		Settings: h.config.Settings, Holder: os.Getpid(), Since: h.since, Restarts: h.restarts, Reason: h.reason, Crashed: h.crashed, Died: h.died,
 		Types: &h.types, Dying: h.dying,
 	})
 	if err != nil {
@@ -592,11 +575,11 @@ func (h *Holder) look() {
 		h.beat, h.beatAt = beat, time.Now()
 	}
 	w := h.current
-	if w == nil || h.stopping || time.Since(h.beatAt) < h.settings.Watchdog {
+	if w == nil || h.stopping || time.Since(h.beatAt) < h.config.Watchdog {
 		h.manager.alive()
 		return
 	}
-	h.log.Errorf("the worker (process %d) has shown no life for %v: it is killed", w.cmd.Process.Pid, h.settings.Watchdog)
+	h.log.Errorf("the worker (process %d) has shown no life for %v: it is killed", w.cmd.Process.Pid, h.config.Watchdog)
 	h.beatAt = time.Now()
 	w.cmd.Process.Kill()
 }

@@ -60,7 +60,7 @@ func (h *Holder) abort() {
 
 // givenUp says whether guests have waited long enough for a worker.
 func (h *Holder) givenUp() bool {
-	return !h.stopping && !h.died.IsZero() && time.Since(h.died) > h.settings.GiveUp
+	return !h.stopping && !h.died.IsZero() && time.Since(h.died) > h.config.GiveUp
 }
 
 // abandon ends the guests' connections and takes the dead views away.

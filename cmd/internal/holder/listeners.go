@@ -30,9 +30,9 @@ const LXCSuffix = "-lxc"
 // notifySockets are the sockets on which runtimes hand over listeners; nil where there are to be none.
 type notifySockets struct{ oci, lxc *os.File }
 
-// listenForListeners makes the sockets that Settings.Notify names.
+// listenForListeners makes the sockets that Config.Notify names.
 func (h *Holder) listenForListeners() (err error) {
-	path := h.settings.Notify
+	path := h.config.Notify
 	if path == "" {
 		return nil
 	}
@@ -76,10 +76,10 @@ func listenPackets(path string) (*os.File, error) {
 // removeNotify takes away what listenForListeners made.
 func (h *Holder) removeNotify() {
 	if h.notify.oci != nil {
-		os.Remove(h.settings.Notify)
+		os.Remove(h.config.Notify)
 	}
 	if h.notify.lxc != nil {
-		os.Remove(h.settings.Notify + LXCSuffix)
+		os.Remove(h.config.Notify + LXCSuffix)
 	}
 }
 

@@ -19,7 +19,7 @@ const (
 // beginUpgrade starts a worker of another program, "" for the file that this one was started as.
 func (h *Holder) beginUpgrade(program string) {
 	if program == "" {
-		program = h.settings.Program
+		program = h.config.Program
 	}
 	switch {
 	case h.stopping:

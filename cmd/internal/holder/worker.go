@@ -28,15 +28,15 @@ const (
 
 // Start is what a worker is told.
 type Start struct {
-	Settings Settings  `json:"settings"`
-	Holder   int       `json:"holder"`   // pid
-	Since    time.Time `json:"since"`    // of the holder
-	Restarts uint64    `json:"restarts"` // workers before this one that died
-	Reason   string    `json:"reason"`   // why there is another worker, "" for the first one
-	Crashed  bool      `json:"crashed"`  // the one before failed by itself: what it was doing is suspect
-	Died     time.Time `json:"died"`     // when the one before stopped serving
-	Types    *Types    `json:"types"`    // nil: the holder knows of no such thing
-	Dying    []int     `json:"dying"`    // pids of workers before this one that are dead but for threads in the kernel
+	Settings json.RawMessage `json:"settings"` // Config.Settings
+	Holder   int             `json:"holder"`   // pid
+	Since    time.Time       `json:"since"`    // of the holder
+	Restarts uint64          `json:"restarts"` // workers before this one that died
+	Reason   string          `json:"reason"`   // why there is another worker, "" for the first one
+	Crashed  bool            `json:"crashed"`  // the one before failed by itself: what it was doing is suspect
+	Died     time.Time       `json:"died"`     // when the one before stopped serving
+	Types    *Types          `json:"types"`    // nil: the holder knows of no such thing
+	Dying    []int           `json:"dying"`    // pids of workers before this one that are dead but for threads in the kernel
 }
 
 // Worker is a worker's end of the link. Its methods may be called from any goroutine.

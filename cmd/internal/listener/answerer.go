@@ -1,7 +1,9 @@
 package listener
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"runtime/debug"
@@ -47,6 +49,12 @@ type answerer struct {
 // interrupter is a file or connection whose waiting can be ended.
 type interrupter interface{ SetReadDeadline(t time.Time) error }
 
+// settings are those of the daemon's that concern an answerer (daemon.Settings).
+type settings struct {
+	MaxGuests   int `json:"maxGuests"`
+	MaxBlocking int `json:"maxBlocking"`
+}
+
 // Run is an answerer's life. It returns when another is to go on, or when the last container has ended after the
 // holder.
 func Run(log *logrus.Entry) error {
@@ -54,19 +62,23 @@ func Run(log *logrus.Entry) error {
 	if err != nil {
 		return err
 	}
+	var limits settings
+	if err := json.Unmarshal(link.Settings, &limits); err != nil {
+		return fmt.Errorf("cannot read the settings that the holder passes on: %w", err)
+	}
 	h, err := host.Open()
 	if err != nil {
 		return exitcode.With(exitcode.Unsupported, err)
 	}
 	a := &answerer{
 		log: log, link: link, arena: link.Arena, calls: link.Calls, guests: newGuests(link.Arena, h),
-		shared: make(chan struct{}, link.Settings.MaxBlocking), home: away{host: h, log: log},
+		shared: make(chan struct{}, limits.MaxBlocking), home: away{host: h, log: log},
 		entries: map[uint64]*entry{}, files: map[uint64]interrupter{}, changed: make(chan struct{}, 1), keeping: make(chan struct{}, 1),
 	}
 	if a.peers, err = api.NewHostPeers(a.guests.inGuest); err != nil {
 		return err
 	}
-	debug.SetMaxThreads(link.Settings.MaxBlocking + 2*link.Settings.MaxGuests + maxReading + 128)
+	debug.SetMaxThreads(limits.MaxBlocking + 2*limits.MaxGuests + maxReading + 128)
 	if err := a.calls.Life().Hold(); err != nil {
 		log.WithError(err).Warn("the holder will hear of this process's death only when all of it is gone")
 	}
