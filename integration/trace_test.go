@@ -38,13 +38,13 @@ type step struct {
 
 // difference is a declared one: what the view answers where a native cgroup answers something else, and why.
 type difference struct {
-	step         *regexp.Regexp
-	native, view string // "*" for anything
+	step         func() *regexp.Regexp // compiled when a trace first asks: every role that a test starts would compile it
+	native, view string                // "*" for anything
 	why          string
 }
 
 func declare(step, native, view, why string) difference {
-	return difference{regexp.MustCompile("^" + step + "$"), native, view, why}
+	return difference{sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("^" + step + "$") }), native, view, why}
 }
 
 // differences is the whole list; docs/divergences.md explains each.
@@ -96,7 +96,7 @@ func declared(name, native, view string) bool {
 		return true // the same
 	}
 	for _, d := range differences {
-		if d.step.MatchString(name) && (d.native == "*" || d.native == native) && (d.view == "*" || regexp.MustCompile("^("+d.view+")$").MatchString(view)) {
+		if d.step().MatchString(name) && (d.native == "*" || d.native == native) && (d.view == "*" || regexp.MustCompile("^("+d.view+")$").MatchString(view)) {
 			return true
 		}
 	}

@@ -47,7 +47,7 @@ func runDoctor(c *cli.Context) error {
 	if c.IsSet("pid") && c.Int("pid") <= 0 {
 		return usagef("--pid %d is no process", c.Int("pid"))
 	}
-	d := diagnosis{Checks: doctor.Host(c.Context, c.String("socket")), Clients: doctor.Clients}
+	d := diagnosis{Checks: doctor.Host(c.Context, c.String("socket")), Clients: doctor.Clients()}
 	if pid := c.Int("pid"); pid != 0 {
 		var err error
 		var bound, typed doctor.Check

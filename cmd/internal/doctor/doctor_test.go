@@ -45,7 +45,7 @@ func TestSightIn(t *testing.T) {
 // TestClients: every client has a verdict for every sight, says what to do where it has no good one, and accepts what it does with the
 // type right where it accepts it with FUSE's.
 func TestClients(t *testing.T) {
-	for _, c := range Clients {
+	for _, c := range Clients() {
 		fine := true
 		for _, s := range Sights {
 			plain, typed := c.Verdicts[s.Sight], c.Typed[s.Sight]

@@ -21,7 +21,7 @@ func Markdown() string {
 		fmt.Fprintf(&b, " %s |", s.How)
 	}
 	b.WriteString(" else give it | needs | how |\n|---|---|" + strings.Repeat("---|", len(Sights)) + "---|---|---|\n")
-	for _, c := range Clients {
+	for _, c := range Clients() {
 		fmt.Fprintf(&b, "| %s | %s |", c.Name, c.Asks)
 		for _, s := range Sights {
 			fmt.Fprintf(&b, " %s |", c.cell(s.Sight))
@@ -29,7 +29,7 @@ func Markdown() string {
 		fmt.Fprintf(&b, " %s | %s | %s |\n", c.Instead, c.Needs, c.How())
 	}
 	b.WriteString("\n| was run | Linux | on a view of | type | by |\n|---|---|---|---|---|\n")
-	for _, c := range Clients {
+	for _, c := range Clients() {
 		for _, r := range c.Run {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.What, or(r.Kernel, "not noted"), hows(r.On), r.Type, or(r.Test, "hand"))
 		}

@@ -14,7 +14,7 @@ func TestRan(t *testing.T) {
 	}
 	ranOn := map[string]map[Sight]bool{}
 	for _, l := range lines {
-		if !slices.ContainsFunc(askedClients, func(c Client) bool { return c.Name == l.program }) {
+		if !slices.ContainsFunc(askedClients(), func(c Client) bool { return c.Name == l.program }) {
 			t.Errorf("%q is in ran.tsv, and not in the table", l.program)
 		}
 		if l.verdict != Yes && l.verdict != No && l.verdict != Ignores || l.on.Text() == "" {
@@ -25,7 +25,7 @@ func TestRan(t *testing.T) {
 		}
 		ranOn[l.program][l.on] = true
 	}
-	for _, c := range askedClients {
+	for _, c := range askedClients() {
 		for _, s := range Sights {
 			if !ranOn[c.Name][s.Sight] {
 				t.Errorf("%s was not run on %s (make clients UPDATE=1)", c.Name, s.Sight)

@@ -1,6 +1,9 @@
 package doctor
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 const (
 	byPath  = "opens files by path"
@@ -43,8 +46,8 @@ var (
 	sightsV1 = []Sight{StackedDirs, Dirs, StackedTmpfs, Tmpfs}
 )
 
-// Clients are the programs that are known.
-var Clients = slices.Concat(notedClients, askedClients)
+// Clients returns the programs that are known. The table is made when it is first asked for, which most runs of the program never do.
+var Clients = sync.OnceValue(func() []Client { return slices.Concat(notedClients, askedClients()) })
 
 // notedClients are those that TestClients, other tests and people ran. What was not run was read in the projects' own sources of August
 // to November 2026.
