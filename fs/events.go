@@ -225,7 +225,9 @@ func (v *View) invalidateFiles(hier *viewHierarchy, d *host.Dir) {
 	}
 }
 
-// invalidateGone drops the entries of every known control file in d that is gone now and can come and go while d is there.
+// invalidateGone drops the entries of every known control file in d that is gone now and can come and go while d is there. One
+// that can be watched may be there anew: inotify would go on watching the earlier file, while an open of that is ESTALE and
+// finds the new one.
 func (v *View) invalidateGone(hier *viewHierarchy, d *host.Dir) {
 	if v.alone {
 		return
@@ -240,7 +242,8 @@ func (v *View) invalidateGone(hier *viewHierarchy, d *host.Dir) {
 	}
 	parent := v.dirNode(hier, d.ID())
 	for _, name := range v.names.Names() {
-		if !there[name] && (hierarchy.ControllerOf(name) != "" || strings.HasSuffix(name, ".pressure")) {
+		comes := hierarchy.ControllerOf(name) != "" || strings.HasSuffix(name, ".pressure")
+		if comes && (!there[name] || pollable(hier, name)) {
 			v.conn.InvalEntry(parent, name)
 		}
 	}

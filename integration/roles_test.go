@@ -72,6 +72,9 @@ func playRole(role string) {
 		playGuards(arg)
 	case "forge": // hands over a listener that it has not
 		fmt.Println(forgeAt(arg, "{}"))
+	case "huge": // wants a huge page
+		_, err := unix.Mmap(-1, 0, 2<<20, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_HUGETLB|unix.MAP_HUGE_2MB)
+		fmt.Println(word(err))
 	case "pause": // does nothing until it is told to end
 		end := make(chan os.Signal, 1)
 		signal.Notify(end, unix.SIGTERM)

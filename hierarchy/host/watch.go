@@ -54,6 +54,7 @@ type watch struct {
 // pin is a watch that only holds a file's inode in memory.
 type pin struct {
 	file string
+	ino  uint64 // a controller that is switched off and on again makes its files anew
 	wd   int32
 }
 
@@ -69,8 +70,9 @@ const pinMask = unix.IN_DELETE_SELF
 func (w *Watcher) Watch(d *Dir) error { return w.watch(d.ID(), d.FD(), populatedFile) }
 
 // WatchFile is Watch that also has the kernel's own changes of one control file reported: memory.events, pids.events. The
-// kernel tells of those only while the file's inode is in memory (kernfs_notify_workfn), so that is held there. Errors as of
-// Watch, ENOENT when there is no such file, EINVAL when the name is no single component.
+// kernel tells of those only while the file's inode is in memory (kernfs_notify_workfn), so that is held there. A file that
+// has been made anew since is another one: ask again. Errors as of Watch, ENOENT when there is no such file, EINVAL when the
+// name is no single component.
 func (w *Watcher) WatchFile(d *Dir, name string) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -125,17 +127,18 @@ func (w *Watcher) addDir(id uint64, dir int) (again bool, err error) {
 	return false, nil
 }
 
-// pin holds the inode of a file in memory as long as its directory is watched.
+// pin holds the inode of a file in memory as long as its directory is watched, in place of an earlier file of that name.
 func (w *Watcher) pin(id uint64, dir int, file string) error {
-	if w.pinned(id, file) {
-		return nil
-	}
 	// Without mu: looking a name up in a cgroup waits for whoever makes or removes something there.
 	fd, err := openBelow(dir, file, unix.O_PATH)
 	if err != nil {
 		return pathError("watch", file, err)
 	}
 	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return pathError("watch", file, err)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := w.byID[id]
@@ -143,27 +146,19 @@ func (w *Watcher) pin(id uint64, dir int, file string) error {
 		return nil // closed, or so many are watched that this one no longer is
 	}
 	x := e.Value.(*watch)
-	if x.holds(file) {
-		return nil // another call was quicker
+	if i := slices.IndexFunc(x.pins, func(p pin) bool { return p.file == file }); i >= 0 {
+		old := x.pins[i]
+		if old.ino >= st.Ino { // kernfs ids grow (__kernfs_new_node): a slower call has found an earlier file
+			return nil
+		}
+		w.hub.drop(old.wd, nil)
+		x.pins = slices.Delete(x.pins, i, i+1)
 	}
 	wd, err := w.hub.add(fd, pinMask, nil)
 	if err == nil {
-		x.pins = append(x.pins, pin{file: file, wd: wd})
+		x.pins = append(x.pins, pin{file: file, ino: st.Ino, wd: wd})
 	}
 	return err
-}
-
-// pinned says whether a file need not be held: it is already, or its directory is not watched.
-func (w *Watcher) pinned(id uint64, file string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	e := w.byID[id]
-	return e == nil || e.Value.(*watch).holds(file)
-}
-
-// holds says whether a file's inode is held. Called with the watcher's mu held.
-func (x *watch) holds(file string) bool {
-	return slices.ContainsFunc(x.pins, func(p pin) bool { return p.file == file })
 }
 
 // end ends a watch and what it holds. Called with mu held.

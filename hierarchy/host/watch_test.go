@@ -2,7 +2,9 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -167,6 +169,43 @@ func TestWatchedFileIsHeld(t *testing.T) {
 		other.Close()
 		if info := watchesOf(t, other); strings.Contains(info, "wd:") || watchedInodes(p.hier.host) != 0 {
 			t.Errorf("watches are left:\n%s", info)
+		}
+	})
+}
+
+// A controller that is switched off and on again makes its files anew: then the new file's inode is held, and the other no more.
+func TestRenewedFileIsHeld(t *testing.T) {
+	inV2(t, func(t *testing.T, p *playground) {
+		if len(p.hier.Controllers) == 0 {
+			t.Skip("machine: the v2 hierarchy has no controller")
+		}
+		controller := p.hier.Controllers[0]
+		if err := p.hier.Enable(p.top+"/guest/a", controller); err != nil {
+			t.Fatal(err)
+		}
+		files, _ := filepath.Glob(p.hier.Mountpoint + p.top + "/guest/a/" + controller + ".*")
+		if len(files) == 0 {
+			t.Skipf("machine: %s has no file", controller)
+		}
+		name := filepath.Base(files[0])
+		w, _ := startWatcher(t, p.hier.host, 0)
+		for range 3 {
+			if err := w.WatchFile(p.a, name); err != nil {
+				t.Fatal(err)
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(files[0], &st); err != nil {
+				t.Fatal(err)
+			}
+			info := watchesOf(t, w)
+			if !strings.Contains(info, fmt.Sprintf(" ino:%x ", st.Ino)) || strings.Count(info, "inotify wd:") != 3 {
+				t.Errorf("want the watches of the directory, of %s and of the inode %x of %s:\n%s", populatedFile, st.Ino, name, info)
+			}
+			for _, sign := range []string{"-", "+"} {
+				if err := p.hier.WriteFile(p.top+"/guest", "cgroup.subtree_control", sign+controller); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
 	})
 }
