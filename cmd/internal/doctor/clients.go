@@ -133,6 +133,12 @@ func (c Client) onlyV2() Client {
 	return c
 }
 
+// onlyV1 is the client that does not know v2.
+func (c Client) onlyV1() Client {
+	c.Verdicts[V2], c.Typed[V2] = No, No
+	return c
+}
+
 func (c Client) needs(what string) Client {
 	c.Needs = what
 	return c

@@ -105,4 +105,8 @@ var notedClients = []Client{
 		run("btop 1.4.7", onlyV2, Fuse, "TestClientsCpuset", Stacked),
 	client("libcgroup (cgcreate, cgget)", AsksMounts, byMount, found, found).instead(noStack + ", or the files themselves").
 		tested("libcgroup 2.0.2"),
+	client("collectd (cgroups plugin)", AsksMounts, "/proc/mounts: a file system of type cgroup with the option cpuacct, then by path", stackedV1, stackedV1).onlyV1().
+		instead("a view of v1, and "+noStack).
+		run("collectd 5.12.0", "", Kernel, "", V1).
+		run("collectd 5.12.0", "", Notification, "", StackedDirs, Dirs),
 }
