@@ -4,8 +4,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A connection that always has a request more would keep a processor to itself, and those who wait for one with it. As long as
@@ -18,14 +16,15 @@ const (
 	breather     = 100 * time.Microsecond
 	longBreather = 300 * time.Microsecond
 	floodAfter   = 5 * time.Millisecond
-	othersWithin = 20 // milliseconds
+	othersWithin = 20                     // milliseconds
+	pollEvery    = 500 * time.Microsecond // for whoever is about to be woken
 
 	slowShare  = 12 // a slow request takes at most about one part in so many of the time
 	maxSlowGap = 4 * time.Millisecond
 )
 
 // turns is when the serving goroutine last gave way, and since when its queue has not been empty.
-type turns struct{ began, busySince time.Time }
+type turns struct{ began, busySince, polled time.Time }
 
 // yield lets others have the processor when this connection always has a request more, and keeps to the rate.
 func (s *server) yield() {
@@ -35,11 +34,14 @@ func (s *server) yield() {
 	}
 	switch {
 	case s.queueEmpty:
-		s.turns = turns{now, now}
+		s.turns = turns{now, now, now}
 	case now.Sub(s.turns.began) >= turn:
 		switch {
-		case !s.c.othersAwake():
+		case !s.c.othersAwake() && now.Sub(s.turns.polled) < pollEvery:
 			runtime.Gosched()
+		case !s.c.othersAwake():
+			rest(time.Nanosecond)
+			s.turns.polled = now
 		case now.Sub(s.turns.busySince) > floodAfter:
 			rest(longBreather)
 		default:
@@ -50,12 +52,6 @@ func (s *server) yield() {
 	if late := s.pace.due(now); late > 0 {
 		time.Sleep(late)
 	}
-}
-
-// rest waits; Go's own sleep takes a millisecond at least.
-func rest(d time.Duration) {
-	t := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&t, nil)
 }
 
 // turn is when a slow request may begin while others are awake. The first that run side by side need not wait.
