@@ -25,7 +25,7 @@ var notifyRoles = map[string]func(arg string) error{
 	"notify-types": playTypes, "notify-mounts": playMounts, "notify-part": playPart, "notify-races": playRaces, "notify-hang": playHang,
 	"notify-stuck": playStuck, "notify-hang-proc": playHangProc,
 	"notify-loop": playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
-	"notify-limit": playLimit, "notify-outside": playOutside, "notify-nested": playNestedMounts,
+	"notify-limit": playLimit, "notify-rights": playRights, "notify-outside": playOutside, "notify-nested": playNestedMounts,
 }
 
 func playNotify(kind, arg string) {

@@ -82,7 +82,7 @@ func playRole(role string) {
 	case "filtered": // becomes the program, without the calls that make mounts
 		playFiltered(arg)
 	case "notify-types", "notify-mounts", "notify-part", "notify-races", "notify-hang", "notify-loop", "notify-clone3", "notify-joined", "notify-bench",
-		"notify-nested", "notify-limit", "notify-outside", "notify-stuck", "notify-hang-proc":
+		"notify-nested", "notify-limit", "notify-outside", "notify-stuck", "notify-hang-proc", "notify-rights":
 		playNotify(kind, arg)
 	case "userns": // runs a command as the root of a user namespace
 		playUserns()

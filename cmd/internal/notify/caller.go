@@ -18,6 +18,9 @@ type Caller struct {
 	cached  bool // paths are looked up in the kernel's cache only, which nobody's file system keeps waiting
 	again   bool // the call may have been answered before, without the caller's knowledge
 
+	about string  // of /proc/<tid>/status; "" until it is read, as the next
+	has   *rights // over files
+
 	settled atomic.Bool // it was acted upon, or given up
 	acted   bool        // something is changed for it
 }
@@ -56,6 +59,18 @@ func (c *Caller) read(name string) ([]byte, error) {
 	var b bytes.Buffer
 	_, err = b.ReadFrom(f)
 	return b.Bytes(), err
+}
+
+// status reads the caller's credentials and numbers, which do not change while it waits.
+func (c *Caller) status() (string, error) {
+	if c.about == "" {
+		b, err := c.read("status")
+		if err != nil {
+			return "", err
+		}
+		c.about = string(b)
+	}
+	return c.about, nil
 }
 
 // ownProc says whether /proc has the numbers of this process's pid namespace, as those of callers are. Where it is another's, which a
@@ -164,11 +179,11 @@ func whole(n int, err error) func(want int) error {
 
 // ids are the caller's numbers as a process and as a thread in its own pid namespace.
 func (c *Caller) ids() (tgid, tid string) {
-	status, err := c.read("status")
+	status, err := c.status()
 	if err != nil {
 		return "", ""
 	}
-	return statusField(string(status), "NStgid:", -1), statusField(string(status), "NSpid:", -1)
+	return statusField(status, "NStgid:", -1), statusField(status, "NSpid:", -1)
 }
 
 // errElsewhere says that a path leads where only the caller itself can follow.

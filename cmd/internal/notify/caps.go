@@ -22,7 +22,7 @@ func (c *Caller) mayMount() bool { return c.admin("ns/mnt") }
 
 // admin says whether a caller has CAP_SYS_ADMIN over the owner of one of its namespaces.
 func (c *Caller) admin(namespace string) bool {
-	status, err := c.read("status")
+	status, err := c.status()
 	if err != nil {
 		return false
 	}
@@ -40,7 +40,7 @@ func (c *Caller) admin(namespace string) bool {
 		return false
 	}
 	defer unix.Close(ns)
-	return credentials{hasAdmin(string(status)), effectiveUID(string(status)), st.Ino}.over(ns)
+	return credentials{hasAdmin(status), effectiveUID(status), st.Ino}.over(ns)
 }
 
 // credentials are what a caller has.

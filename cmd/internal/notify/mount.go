@@ -56,8 +56,7 @@ func (c *Caller) mount() answer {
 	if err != nil {
 		return refuse(err)
 	}
-	// Who may not mount is told so by the kernel, which looks the place up with the rights of the caller: by this process's errno anybody
-	// could tell what there is in other users' directories.
+	// Who may not mount is told so by the kernel, when it has looked the place up.
 	if !c.mayMount() {
 		return pass
 	}

@@ -11,7 +11,8 @@
 // This is convenience, never a boundary: a caller's arguments can change after they were read, and whatever is answered is harmless when
 // it is wrong. A call is passed on when it is about nothing of this guest, when too many are being answered, or when one takes too long.
 // A mount is attached in the caller's own mount namespace only, is never rooted above the caller's cgroup namespace, and never comes into
-// the namespace of this process. Memory of a caller is written only after the kernel said that the caller still waits.
+// the namespace of this process. Memory of a caller is written only after the kernel said that the caller still waits. A path is looked up
+// with no more rights than the caller has: no errno tells what the caller could not find out itself.
 //
 // A Supervisor looks paths up for its callers, which asks the server of the view. It must not run in the process that is that server: a
 // thread that waits for an answer of its own process keeps a killed process from ending (request_wait_answer, fs/fuse/dev.c).

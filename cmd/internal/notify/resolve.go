@@ -2,7 +2,6 @@ package notify
 
 import (
 	"errors"
-	"os"
 	"strconv"
 	"strings"
 
@@ -37,23 +36,34 @@ func (c *Caller) resolve(name string) (int, error) {
 	return c.below(at, name, how)
 }
 
-// below opens a path from a directory. One that leaves the directory is walked as the caller would.
-func (c *Caller) below(at int, name string, how uint64) (int, error) {
+// below opens a path from a directory with the caller's rights. A path that leaves the directory, or leads through one that the caller may
+// search by its capabilities alone, is walked as the caller would.
+func (c *Caller) below(at int, name string, how uint64) (fd int, err error) {
+	r, err := c.rights()
+	if err != nil {
+		return -1, err
+	}
 	if c.cached {
 		how |= resolveCached // Linux 5.12; EINVAL before
 	}
-	fd, err := open(at, name, how)
-	if errors.Is(err, unix.EXDEV) && !c.cached {
-		return c.walk(at, name)
+	err = r.with(func() error {
+		fd, err = open(at, name, 0, how)
+		return err
+	})
+	switch {
+	case err == nil:
+		return fd, nil
+	case !c.cached && (errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EACCES) && r.searches()):
+		return c.walk(at, name, r)
 	}
-	return fd, err
+	return -1, err
 }
 
 // open is openat2 of an O_PATH descriptor. With magic links forbidden ELOOP is what they come to: another process's may be meant, by
 // numbers of a pid namespace that is not ours.
-func open(at int, name string, how uint64) (int, error) {
+func open(at int, name string, flags, how uint64) (int, error) {
 	for range 8 {
-		fd, err := unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: how})
+		fd, err := unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: how})
 		switch {
 		case err == nil:
 			return fd, nil
@@ -69,19 +79,28 @@ func open(at int, name string, how uint64) (int, error) {
 	return -1, errElsewhere
 }
 
-// walk opens a path from a directory of the caller, with the caller's root for the thread's own: ".." and links lead as they lead the
-// caller.
-func (c *Caller) walk(at int, name string) (fd int, err error) {
+// walk opens a path from a directory of the caller, with the caller's rights and its root for the thread's own: ".." and links lead as they
+// lead the caller.
+func (c *Caller) walk(at int, name string, r *rights) (fd int, err error) {
 	root, err := c.Open("root", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, errElsewhere
 	}
 	defer unix.Close(root)
+	own, err := ownRights()
+	if err != nil {
+		return -1, err
+	}
 	err = host.OnThread(func() error {
-		if unix.Unshare(unix.CLONE_FS) != nil || unix.Fchdir(root) != nil || unix.Chroot(".") != nil || unix.Fchdir(at) != nil {
+		if unix.Unshare(unix.CLONE_FS) != nil || unix.Fchdir(root) != nil || unix.Chroot(".") != nil {
 			return errElsewhere // without CAP_SYS_CHROOT
 		}
-		fd, err = open(unix.AT_FDCWD, name, unix.RESOLVE_NO_MAGICLINKS)
+		if err := r.take(own); err != nil {
+			return err
+		}
+		if fd, err = open(at, name, 0, unix.RESOLVE_NO_MAGICLINKS); errors.Is(err, unix.EACCES) && r.searches() {
+			fd, err = r.search(at, name)
+		}
 		return err
 	})
 	if err != nil {
@@ -115,8 +134,8 @@ func (c *Caller) own(name string) (fd int, mine bool, err error) {
 	default:
 		return -1, true, errElsewhere
 	}
-	if !c.procIsMounted() {
-		return -1, true, errElsewhere
+	if err := c.procIsMounted(); err != nil {
+		return -1, true, err
 	}
 	fd, err = c.Open(link, unix.O_PATH)
 	below := strings.TrimLeft(strings.Join(rest, "/"), "/")
@@ -145,19 +164,21 @@ func (c *Caller) isSelf(name string) bool {
 	return name == tgid || name == tid
 }
 
-// procIsMounted says whether the caller has the kernel's /proc where it is expected.
-func (c *Caller) procIsMounted() bool {
+// procIsMounted finds out whether the caller has the kernel's /proc where it is expected. errElsewhere, or the caller's errno on the way.
+func (c *Caller) procIsMounted() error {
 	root, err := c.Open("root", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		return false
+		return errElsewhere
 	}
 	defer unix.Close(root)
-	fd, err := open(root, "proc", unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := c.below(root, "proc", unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
-		return false
+		return err
 	}
-	f := os.NewFile(uintptr(fd), "proc")
-	defer f.Close()
+	defer unix.Close(fd)
 	var st unix.Statfs_t
-	return unix.Fstatfs(fd, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
+	if unix.Fstatfs(fd, &st) != nil || st.Type != unix.PROC_SUPER_MAGIC {
+		return errElsewhere
+	}
+	return nil
 }
