@@ -1,7 +1,10 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -20,7 +23,13 @@ func inUserns(t testing.TB) func(b *bundle) {
 // mounts it; what it may not mount has the kernel's errno.
 func TestListenerMount(t *testing.T) {
 	d := startUnaided(t)
-	c := startListening(t, d, "mount", inUserns(t))
+	c := startListening(t, d, "mount", func(b *bundle) {
+		inUserns(t)(b)
+		hidden := filepath.Join(b.dir, "rootfs/hidden") // its root, who is none of the container's users, alone may search it
+		if err := errors.Join(os.Mkdir(hidden, 0o700), os.Mkdir(hidden+"/at", 0o755), os.WriteFile(hidden+"/file", nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	})
 	kind, options, right := "cgroup", strings.Join(c.tree.Controllers, ","), cgroupType
 	if c.tree.Version == hierarchy.V2 {
 		kind, options, right = "cgroup2", "", cgroup2Type
@@ -52,6 +61,12 @@ func TestListenerMount(t *testing.T) {
 		want(refused.errno, "mount", "/tmp", refused.kind, refused.options)
 	}
 	want("ENOENT", "mount", "/nowhere", kind, options)
+	for _, path := range []string{"/hidden/at", "/hidden/file", "/hidden/none", "/hidden/at/../../tmp/m"} {
+		want("EACCES", "mount", path, kind, options)
+		want("EACCES", "type", path)
+	}
+	want("EACCES", "type", "/hidden/at/../.."+guestView)
+	want("EACCES", "type", "/hidden/none/../.."+guestView)
 	want("ok", "mkdir", "/tmp/m2")
 	want("ok", "mount", "/tmp/m2", "tmpfs", "") // which is none of the daemon's business
 	want(tmpfsType, "type", "/tmp/m2")
