@@ -124,6 +124,12 @@ func leftovers(fdsBefore int, viewsBefore []string) (left []string) {
 	for _, f := range guests {
 		left = append(left, "guest: "+f)
 	}
+	ranges, _ := filepath.Glob(filepath.Join(idsDir, "*"))
+	for _, f := range ranges {
+		if root, err := strconv.Atoi(filepath.Base(f)); err == nil && isHeld(root) {
+			left = append(left, "ids: "+f)
+		}
+	}
 	return left
 }
 

@@ -84,6 +84,12 @@ func playRole(role string) {
 	case "notify-types", "notify-mounts", "notify-part", "notify-races", "notify-hang", "notify-loop", "notify-clone3", "notify-joined", "notify-bench",
 		"notify-nested", "notify-limit", "notify-outside", "notify-stuck", "notify-hang-proc", "notify-rights":
 		playNotify(kind, arg)
+	case "pipes": // makes as many as it gets
+		playPipes()
+	case "other-ids": // changes its ids
+		playOtherIDs()
+	case "many": // is the host of as many guests as there are ids for
+		playMany(arg)
 	case "userns": // runs a command as the root of a user namespace
 		playUserns()
 	}

@@ -19,7 +19,8 @@ func runCommand() *cli.Command {
 			"removed by the next run.\n\n" +
 			"COMMAND shares the host's files and network; all else that is mounted is as in a container, unless with --privileged\n" +
 			"alone (docs/run.md says what each form keeps apart). As the host's root it could edit those; with --userns its root is\n" +
-			"nobody on the host.\n\n" +
+			"nobody on the host, and each running guest has 65536 ids of its own: of a line vcgroupfs:FIRST:COUNT in both /etc/subuid\n" +
+			"and /etc/subgid, or without one from 524288 on, none of those that these files or other containers have.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 --limit memory.max=256M -- sh\n\n" +
 			"To COMMAND statfs says of the view what it says of the kernel's own mounts, by BPF or by seccomp notification. Where it\n" +
 			"may mount, as root of a user namespace that it makes with --userns or with --privileged, mount -t cgroup and cgroup2 give\n" +
@@ -30,7 +31,7 @@ func runCommand() *cli.Command {
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the guest and of its cgroup (default: run-PID)"},
 			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file: `FILE=VALUE`; may be given again"},
 			noStackFlag(),
-			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host"},
+			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host, nor of another guest"},
 			&cli.BoolFlag{Name: "privileged", Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
 			noBPFFlag(),
 			&cli.BoolFlag{Name: "no-notify", Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its own"},

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -134,6 +136,60 @@ func IDRanges(text string) (ranges []IDRange) {
 		}
 	}
 	return ranges
+}
+
+// UsedIDs lists the ids of ours, users' and groups', that running user namespaces other than ours have, as far as
+// /proc shows their processes. A line of a map that changes no id reserves none (PrivateUsers=identity of systemd),
+// and is left out.
+func UsedIDs() (used []IDRange, err error) {
+	own, err := namespaceID("/proc/self/ns/user")
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	seen := map[uint64]bool{own: true}
+	for _, entry := range entries {
+		proc := "/proc/" + entry.Name()
+		if _, err := strconv.Atoi(entry.Name()); err != nil {
+			continue
+		}
+		id, err := namespaceID(proc + "/ns/user") // EACCES for a process that may not be traced; its maps are for everybody
+		if err == nil && seen[id] || hasEnded(proc) {
+			continue
+		}
+		if err == nil {
+			seen[id] = true
+		}
+		for _, file := range []string{"/uid_map", "/gid_map"} {
+			raw, err := os.ReadFile(proc + file)
+			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+				return nil, err
+			}
+			for _, r := range IDRanges(string(raw)) {
+				if r.Inside != r.Outside {
+					used = append(used, r)
+				}
+			}
+		}
+	}
+	return used, nil
+}
+
+// hasEnded reports that a process is a zombie as a whole: one whose first thread has ended alone still has others.
+func hasEnded(proc string) bool {
+	stat, err := os.ReadFile(proc + "/stat")
+	if err != nil {
+		return true
+	}
+	_, state, _ := strings.Cut(string(stat[max(0, bytes.LastIndexByte(stat, ')')):]), " ")
+	if !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X") {
+		return false
+	}
+	threads, err := os.ReadDir(proc + "/task")
+	return err != nil || len(threads) <= 1
 }
 
 // InOwnUserNamespace says whether a task is in the user namespace that this process is in. ESRCH when there is no such task.

@@ -22,7 +22,7 @@ type anew struct {
 	procStays   bool // in a user namespace no /proc can be mounted where none is in sight
 	sysWritable bool // for who is nobody on the host
 	fuse        bool // /dev/fuse: the guest may mount in a user namespace, where it can be the host of guests
-	uid, gid    int  // whose /dev is
+	id          int  // of the user and the group whose /dev is
 }
 
 // makeSys attaches a mount of the host's /sys, with nothing mounted on it.
@@ -107,7 +107,7 @@ func (d anew) makeNode(x node, path string) error {
 	if x.number != 0 {
 		err := unix.Mknod(path, unix.S_IFCHR|0o666, x.number)
 		if err == nil {
-			return errors.Join(os.Chmod(path, 0o666), os.Lchown(path, d.uid, d.gid)) // whatever the umask
+			return errors.Join(os.Chmod(path, 0o666), os.Lchown(path, d.id, d.id)) // whatever the umask
 		}
 		if !errors.Is(err, unix.EPERM) {
 			return pathError("mknod", path, err)
@@ -127,7 +127,7 @@ func isTerminal(fd int) bool {
 // makeDev mounts the guest's /dev, without what is a namespace's: /dev/pts and /dev/mqueue, which the guest mounts itself (mountOwn).
 func (d anew) makeDev(n nodes) error {
 	const flags = unix.MS_NOSUID | unix.MS_NOEXEC
-	err := pathError("mount", "/dev", unix.Mount("tmpfs", "/dev", "tmpfs", flags, fmt.Sprintf("mode=755,size=64k,uid=%d,gid=%d", d.uid, d.gid)))
+	err := pathError("mount", "/dev", unix.Mount("tmpfs", "/dev", "tmpfs", flags, fmt.Sprintf("mode=755,size=64k,uid=%d,gid=%d", d.id, d.id)))
 	for _, dir := range []string{"pts", "mqueue", "shm"} {
 		err = errors.Join(err, os.Mkdir("/dev/"+dir, 0o755))
 	}

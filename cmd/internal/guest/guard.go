@@ -19,10 +19,12 @@ const GuardCommand = "guest-guard"
 const (
 	guardLife  = 3 // of a pipe that ends with "run"
 	guardGuest = 4 // pidfd of the guest's first process
+	// 5 is the file of the guest's ids, if it has any: locked as long as it is open here or in "run".
 )
 
 // Guard ends a guest whose "run" was killed. The kernel does so by itself (PR_SET_PDEATHSIG), until the guest's first process changes its
-// ids or executes a file that does (prctl(2)): then nobody would serve its view, and its processes would go on.
+// ids or executes a file that does (prctl(2)): then nobody would serve its view, and its processes would go on. The guard
+// holds the guest's ids until the first process is gone, the last of its pid namespace (zap_pid_ns_processes).
 func Guard() int {
 	fds := []unix.PollFd{{Fd: guardLife, Events: unix.POLLIN}, {Fd: guardGuest, Events: unix.POLLIN}}
 	for {
@@ -30,10 +32,10 @@ func Guard() int {
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil, n > 0 && fds[1].Revents == 0: // the pipe has ended, and the guest has not
-			if unix.PidfdSendSignal(guardGuest, unix.SIGKILL, nil, 0) != nil {
+			if unix.PidfdSendSignal(guardGuest, unix.SIGKILL, nil, 0) != nil || err != nil {
 				return exitcode.Failure
 			}
-			return exitcode.OK
+			fds[0].Fd = -1 // left to wait for: the end of the guest
 		default:
 			return exitcode.OK
 		}
@@ -47,7 +49,7 @@ type guard struct {
 }
 
 // startGuard starts the guard of a guest whose first process is a child of this one.
-func startGuard(pid int) (*guard, error) {
+func startGuard(pid int, own *guestIDs) (*guard, error) {
 	life, err := newPipe()
 	if err != nil {
 		return nil, err
@@ -62,7 +64,10 @@ func startGuard(pid int) (*guard, error) {
 	defer process.Close()
 	g := &guard{cmd: exec.Command("/proc/self/exe", GuardCommand), life: life.w}
 	g.cmd.Args[0], g.cmd.Dir = "vcgroupfs", "/"
-	g.cmd.ExtraFiles = []*os.File{life.r, process}         // guardLife, guardGuest
+	g.cmd.ExtraFiles = []*os.File{life.r, process} // guardLife, guardGuest
+	if own != nil {
+		g.cmd.ExtraFiles = append(g.cmd.ExtraFiles, own.file)
+	}
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends the caller's group or terminal is not to end it
 	if err := g.cmd.Start(); err != nil {
 		life.w.Close()

@@ -163,25 +163,45 @@ func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
 
 // lockFile makes a guest's file and locks it. EEXIST in words when another server has that guest.
 func lockFile(name string) (*os.File, error) {
-	err := os.MkdirAll(filepath.Dir(leaseDir), 0o755) // the daemon's socket is there too, and others may be let in to it
-	if err == nil {
-		err = os.MkdirAll(leaseDir, 0o700)
+	file := name + ".json"
+	f, err := lockBelow(leaseDir, file)
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("cannot use the name %q: a guest of that name is running (%s); choose another --name",
+			name, filepath.Join(leaseDir, file))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot note the guest: %w", err)
 	}
-	path := filepath.Join(leaseDir, name+".json")
+	return f, f.Truncate(0)
+}
+
+// errLocked says that another process has a file locked.
+var errLocked = errors.New("the file is locked")
+
+// lockBelow makes a file in a directory of ours below /run, and locks it. errLocked when somebody has.
+func lockBelow(dir, name string) (*os.File, error) {
+	err := os.MkdirAll(filepath.Dir(dir), 0o755) // the daemon's socket is there too, and others may be let in to it
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, name)
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("cannot note the guest: %w", err)
+			return nil, err
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			f.Close()
-			return nil, fmt.Errorf("cannot use the name %q: a guest of that name is running (%s); choose another --name", name, path)
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				err = errLocked
+			}
+			return nil, err
 		}
 		if sameFile(f, path) {
-			return f, f.Truncate(0)
+			return f, nil
 		}
 		f.Close() // removed by who had it, between our open and our lock
 	}

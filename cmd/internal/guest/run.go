@@ -39,7 +39,7 @@ type RunConfig struct {
 	Types      Typer // nil: only the guest's filter has statfs of the view answered
 	Log        *logrus.Entry
 
-	uids, gids syscall.SysProcIDMap // with Userns
+	ids *guestIDs // with Userns
 }
 
 // Typer has statfs of a view say the type that it stands for, or tells that it does not: a view that says FUSE is of use, too. view is a
@@ -60,12 +60,10 @@ func Run(cfg RunConfig) (status int, err error) {
 	}
 	defer h.Close()
 	if cfg.Userns {
-		if cfg.uids, err = idsFor("/proc/self/uid_map"); err == nil {
-			cfg.gids, err = idsFor("/proc/self/gid_map")
-		}
-		if err != nil {
+		if cfg.ids, err = takeIDs(); err != nil {
 			return 0, exitcode.With(exitcode.Unsupported, err)
 		}
+		defer cfg.ids.release()
 	}
 	CleanUp(h, cfg.Log)
 	shown, err := Select(h, cfg.Policy)
@@ -260,7 +258,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Hierar
 		MountRef: func() (int, func(), error) { return int(mount.Fd()), func() {}, nil },
 	}
 	if cfg.Userns {
-		c.Owner = fs.Owner{UID: uint32(cfg.uids.HostID), GID: uint32(cfg.gids.HostID)}
+		c.Owner = fs.Owner{UID: uint32(cfg.ids.from), GID: uint32(cfg.ids.from)}
 	}
 	s, err := NewView(c, trees, func(*host.Hierarchy) (string, error) { return boundary, nil })
 	if err != nil {
@@ -290,7 +288,7 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.
 	}
 	defer first.close()
 	defer first.seat.leave()
-	watcher, err := startGuard(first.cmd.Process.Pid)
+	watcher, err := startGuard(first.cmd.Process.Pid, cfg.ids)
 	if err != nil {
 		return first.abandon(err)
 	}
@@ -331,7 +329,7 @@ func startOnThread(cfg RunConfig, n *notifier, signals chan<- os.Signal, ended <
 	started := make(chan struct{})
 	go host.OnThread(func() error {
 		if cfg.Userns {
-			d := anew{sysWritable: cfg.Privileged, fuse: true, uid: cfg.uids.HostID, gid: cfg.gids.HostID}
+			d := anew{sysWritable: cfg.Privileged, fuse: true, id: int(cfg.ids.from)}
 			if err = makeStage(d); err != nil {
 				err = fmt.Errorf("cannot make the mounts that the guest begins with: %w", err)
 			}
@@ -469,8 +467,7 @@ func initCommand(cfg RunConfig, mount, setup, result, listener *os.File) *exec.C
 	}
 	if cfg.Userns {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{cfg.uids}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{cfg.gids}
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = cfg.ids.mapping(), cfg.ids.mapping()
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 		cmd.SysProcAttr.Credential = &syscall.Credential{}
 	}
