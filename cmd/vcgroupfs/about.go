@@ -19,19 +19,6 @@ func printVersion(c *cli.Context) error {
 	return err
 }
 
-func manCommand() *cli.Command {
-	return &cli.Command{
-		Name: "man", Usage: "print the manual page", Description: "   vcgroupfs man > /usr/local/share/man/man8/vcgroupfs.8",
-		Action: func(c *cli.Context) error {
-			page, err := c.App.ToManWithSection(8)
-			if err == nil {
-				fmt.Fprintln(c.App.Writer, page)
-			}
-			return err
-		},
-	}
-}
-
 // The program completes its own command lines, asked with --generate-bash-completion as the last word.
 const (
 	bashCompletion = `_vcgroupfs() {
