@@ -206,20 +206,16 @@ func (v *View) nested() bool { return v.hierarchies[0].boundary.Hierarchy().View
 func (v *View) several() bool { return v.layout != hierarchy.LayoutV2 }
 
 // arrange makes the hierarchies and the top of the view as the layout says.
-func (v *View) arrange(cfg Config) error {
+func (v *View) arrange(cfg Config) (err error) {
 	var shown []hierarchy.Hierarchy
 	for _, b := range cfg.Boundaries {
 		shown = append(shown, b.Hierarchy().Hierarchy)
 	}
-	v.layout = cfg.Layout.Resolve(shown)
+	if v.layout, err = cfg.Layout.Arrange(shown); err != nil {
+		return err
+	}
 	for _, b := range cfg.Boundaries {
 		h := b.Hierarchy().Hierarchy
-		if v.layout == hierarchy.LayoutV2 && h.Version != hierarchy.V2 {
-			return fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, or permit only controllers of the v2 hierarchy", h)
-		}
-		if v.layout == hierarchy.LayoutV1 && h.Version == hierarchy.V2 {
-			return fmt.Errorf("cannot show the v2 hierarchy in layout v1: use layout hybrid, or do not permit its controllers")
-		}
 		v.hierarchies = append(v.hierarchies, newViewHierarchy(len(v.hierarchies), b, v.policy.Quota()))
 		for _, name := range h.Symlinks() {
 			v.links = append(v.links, link{name: name, target: h.Dir})

@@ -107,6 +107,22 @@ func TestLayout(t *testing.T) {
 			t.Errorf("Resolve(%v) = %v, want %v", c.shown, got, c.want)
 		}
 	}
+	for _, c := range []struct {
+		layout hierarchy.Layout
+		shown  []hierarchy.Hierarchy
+		says   string
+	}{
+		{hierarchy.LayoutV1, []hierarchy.Hierarchy{v1}, ""}, {hierarchy.LayoutV2, []hierarchy.Hierarchy{v2}, ""},
+		{hierarchy.LayoutHybrid, []hierarchy.Hierarchy{v2}, ""}, {hierarchy.LayoutHybrid, []hierarchy.Hierarchy{v1, v2}, ""},
+		{hierarchy.LayoutV1, []hierarchy.Hierarchy{v1, v2}, "cannot show the v2 hierarchy in layout v1"},
+		{hierarchy.LayoutV2, []hierarchy.Hierarchy{{Version: hierarchy.V1, Controllers: []string{"pids"}}}, "cannot show pids in layout v2"},
+		{hierarchy.LayoutV2, []hierarchy.Hierarchy{v2, {Version: hierarchy.V1, Name: "x"}}, "cannot show name=x in layout v2"},
+	} {
+		got, err := c.layout.Arrange(c.shown)
+		if got != c.layout || (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v for %v: %v, %v; want %q", c.layout, c.shown, got, err, c.says)
+		}
+	}
 	for _, name := range []string{"auto", "v1", "v2", "hybrid"} {
 		if l, err := hierarchy.ParseLayout(name); err != nil || l.String() != name {
 			t.Errorf("ParseLayout(%s) = %v, %v", name, l, err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -18,7 +19,9 @@ func hierarchiesCommand() *cli.Command {
 		Name:  "hierarchies",
 		Usage: "what the host has, and what a guest would be shown",
 		Description: "Lists the cgroup hierarchies of this host. The column SHOWN has the directory under which a guest would find each, with the\n" +
-			"policy and controllers given; a view of the v2 tree alone has its files at the top.",
+			"policy, the controllers and the layout given; in layout v2 that is \".\", the view's top. Where the layout has no place for a\n" +
+			"hierarchy, it ends with 4 and names the layouts that have one; mount, run and the daemon refuse such a layout, too.\n\n" +
+			"   vcgroupfs hierarchies --controllers memory,pids --layout hybrid",
 		Flags: append(policyFlags(), &cli.BoolFlag{Name: "json", Usage: "as JSON"}),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
@@ -41,6 +44,10 @@ type hierarchyInfo struct {
 }
 
 func listHierarchies(c *cli.Context) error {
+	layout, err := layoutFlag(c)
+	if err != nil {
+		return err
+	}
 	p, err := policyFlag(c)
 	if err != nil {
 		return err
@@ -50,6 +57,15 @@ func listHierarchies(c *cli.Context) error {
 		return exitcode.With(exitcode.Unsupported, err)
 	}
 	defer h.Close()
+	var shown []hierarchy.Hierarchy
+	for _, t := range h.Hierarchies() {
+		if guest.Shown(h, t, p) {
+			shown = append(shown, t.Hierarchy)
+		}
+	}
+	if layout, err = layout.Arrange(shown); err != nil {
+		return exitcode.With(exitcode.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(shown)))
+	}
 	list := []hierarchyInfo{}
 	for _, t := range h.Hierarchies() {
 		info := hierarchyInfo{
@@ -63,7 +79,7 @@ func listHierarchies(c *cli.Context) error {
 		}
 		if guest.Shown(h, t, p) {
 			info.Shown = t.Dir
-			if len(h.Hierarchies()) == 1 {
+			if layout == hierarchy.LayoutV2 {
 				info.Shown = "."
 			}
 		}
@@ -80,6 +96,17 @@ func listHierarchies(c *cli.Context) error {
 		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, dash(list[i].Shown), dash(strings.Join(list[i].Permitted, ",")))
 	}
 	return w.Flush()
+}
+
+// layoutsFor names the layouts that hierarchies can be shown in.
+func layoutsFor(shown []hierarchy.Hierarchy) string {
+	var names []string
+	for l := hierarchy.LayoutAuto; l <= hierarchy.LayoutHybrid; l++ {
+		if _, err := l.Arrange(shown); err == nil {
+			names = append(names, l.String())
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 func dash(s string) string {
