@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"github.com/xrash/smetrics"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
 )
@@ -67,10 +68,24 @@ func commandOf(commands []*cli.Command, name string) *cli.Command {
 	return nil
 }
 
+// completionFlag is the last word where a shell asks how a command line may go on.
+const completionFlag = "--generate-bash-completion"
+
+// completing makes such a command line one that the library completes: it executes one that has "--", with this word among its arguments.
+// False for one that nothing is to be said of, since what follows "--" is another program's.
+func completing(args []string) ([]string, bool) {
+	last := len(args) - 1
+	at := slices.Index(args, "--")
+	if at < 0 || args[last] != completionFlag {
+		return args, true
+	}
+	return append(slices.Clone(args[:at]), completionFlag), at == last-1 // the word that is being completed
+}
+
 // ordered puts the options of a command line before its arguments, where the flag package alone looks for them. What follows -- stays where
 // it is, and so does the command that "run" and "notify-exec" are given, with its own options.
 func ordered(app *cli.App, args []string) []string {
-	if len(args) == 0 || args[len(args)-1] == "--generate-bash-completion" {
+	if len(args) == 0 || args[len(args)-1] == completionFlag {
 		return args
 	}
 	out := args[:1:1]
@@ -155,39 +170,20 @@ func flagNames(flags []cli.Flag) (names []string) {
 	return names
 }
 
-// suggestion is what a mistyped word may have meant, as the part of a message; "" where no name is like it.
+// alike is how like a name a mistyped word must be to have meant it, 1 for the same letters in the same order.
+const alike = 0.8
+
+// suggestion is what a mistyped word may have meant, as the part of a message; "" where no name is like it. The library's own suggestion
+// has no such bound, and is one of the names for whatever word.
 func suggestion(word string, names []string) string {
-	best, least := "", max(1, len(word)/3)+1
+	best, most := "", alike
 	for _, name := range names {
-		if d := distance(word, name); d < least {
-			best, least = name, d
+		if like := smetrics.JaroWinkler(word, name, 0.7, 4); like >= most {
+			best, most = name, like
 		}
 	}
 	if best == "" {
 		return ""
 	}
 	return "; did you mean " + best + "?"
-}
-
-// distance is in how many letters two words differ: letters that are other ones, missing, too many or exchanged with the next.
-func distance(a, b string) int {
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		for j := range rows[i] {
-			if i == 0 || j == 0 {
-				rows[i][j] = i + j
-				continue
-			}
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
-			}
-		}
-	}
-	return rows[len(a)][len(b)]
 }

@@ -55,6 +55,10 @@ func roles() map[string]func() int {
 // execute runs a command line and answers with the exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
+	args, answerable := completing(args)
+	if !answerable {
+		return exitcode.OK
+	}
 	err := app.Run(ordered(app, args))
 	var status exitStatus
 	if errors.As(err, &status) {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +34,8 @@ func TestCommandLine(t *testing.T) {
 		{"policy nonsense", 2, "", "allowed: default, check, explain"}, {"nonsense", 2, "", "no such command"}, {"--nonsense", 2, "", "--help"},
 		{"--log-format xml version", 2, "", "allowed: text, json"}, {"completion bash", 0, "complete -o", ""}, {"completion zsh", 0, "compdef", ""},
 		{"completion fish", 0, "complete -c vcgroupfs", ""}, {"completion tcsh", 2, "", "bash, zsh or fish"}, {"man", 0, ".TH vcgroupfs 8", ""},
-		{"hierarchies x", 2, "", "no argument"}, {"mount", 2, "", "one directory"}, {"mount /x", 2, "", "--boundary PATH or --pid PID"},
+		{"hierarchies x", 2, "", "no argument"}, {"hierarchies --layout v9", 2, "", "allowed: auto, v1, v2, hybrid"},
+		{"mount", 2, "", "one directory"}, {"mount /x", 2, "", "--boundary PATH or --pid PID"},
 		{"mount -o bogus=1 /x", 2, "", "unknown option"}, {"mount -o boundary /x", 2, "", "needs a value"}, {"run", 125, "", "no command"},
 		{"run --limit x -- true", 125, "", "FILE=VALUE"}, {"run --name ../x -- true", 125, "", "cannot use the name"}, {"run --layout v9 -- true", 125, "", "allowed:"},
 		{"--version", 0, "vcgroupfs unknown (go", ""}, {"geust", 2, "", "did you mean guest?"}, {"guest shwo x", 2, "", "did you mean show?"},
@@ -52,6 +55,46 @@ func TestCommandLine(t *testing.T) {
 	}
 	if _, out, _ := try("policy", "default"); out != string(policy.DefaultText()) {
 		t.Error("policy default prints something else than the default")
+	}
+}
+
+// TestCompletion: a shell that asks how a command line may go on is told, and nothing is executed.
+func TestCompletion(t *testing.T) {
+	defer func(args []string) { os.Args = args }(os.Args)
+	daemon := filepath.Join(t.TempDir(), "none")
+	for line, want := range map[string]string{
+		"guest": "add rm ls show tree top events set attach freeze thaw kill", "hook": "oci lxc", "policy": "default check explain", "run --pri": "--privileged",
+		"run --": "--controllers --policy --layout --name --limit --no-stack --userns --privileged --no-bpf --no-notify --help", "guest rm --": "--force --socket --help",
+		"guest rm web --": "--force --socket --help", "guest rm --socket " + daemon + " -- web": "", "run -- false": "", "run -- false --": "", "mount -- --": "",
+		"guest rm web": "", "run": "",
+	} {
+		os.Args = append(append([]string{"vcgroupfs"}, strings.Fields(line)...), completionFlag) // the library looks there
+		code, out, errs := try(os.Args[1:]...)
+		if code != 0 || strings.Join(strings.Fields(out), " ") != want || errs != "" {
+			t.Errorf("%q: %d, %q, %q; want %q", line, code, out, errs, want)
+		}
+	}
+	os.Args = []string{"vcgroupfs", completionFlag}
+	_, out, _ := try(completionFlag)
+	for _, c := range newApp(io.Discard, io.Discard).Commands {
+		if !slices.Contains(strings.Fields(out), c.Name) {
+			t.Errorf("%s is not among %q", c.Name, out)
+		}
+	}
+}
+
+// TestSuggestions: a mistyped word is told from one that means nothing here.
+func TestSuggestions(t *testing.T) {
+	for in, want := range map[string]string{
+		"hierachies": "did you mean hierarchies?", "docter": "did you mean doctor?", "compeltion": "did you mean completion?", "guest freez x": "did you mean freeze?",
+		"run --userns --contollers pids -- true": "did you mean --controllers?", "serve --max-guest 3": "did you mean --max-guests?", "mount --lay v1 /x": "did you mean --layout?",
+		"x": "", "zzz": "", "nonsense": "", "guest --zzz": "", "guest remove x": "", "mount --source-of-it /x": "", "mount --backgroun /x": "", "": "",
+	} {
+		code, _, errs := try(strings.Split(in, " ")...)
+		_, after, _ := strings.Cut(errs, "; ")
+		if said := strings.HasPrefix(after, "did you mean"); code == 0 || !strings.HasPrefix(after, want) || said != (want != "") {
+			t.Errorf("%q: %d, %q; want %q", in, code, errs, want)
+		}
 	}
 }
 
