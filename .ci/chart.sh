@@ -45,6 +45,17 @@ refuses() {
 	}
 }
 
+# The docs' own line, with a cluster's place taken by the rendering of what it would be given.
+install=$(docs_line docs/kubernetes.md 'helm install')
+eval "bin/helm template --kube-version 1.26.0 ${install#helm install}" >"$out" 2>&1 || {
+	cat "$out" >&2
+	die "the chart refuses: $install"
+}
+grep -qF 'image: "registry.example.com/vcgroupfs:0.1.0"' "$out" && grep -qF -e '- --controllers=cpu,memory,pids' "$out" || {
+	cat "$out" >&2
+	die "the chart does not render what the docs install: $install"
+}
+
 renders 'image: "x:'
 renders 'image: "x:v7"' image.tag=v7
 renders '- --controllers=cpu,memory' 'controllers={cpu,memory}'

@@ -37,6 +37,15 @@ quiet() {
 	die "failed: $*"
 }
 
+# docs_line FILE BEGINNING prints the one line of the docs' shell lines that begins so, with those in which it goes on.
+docs_line() {
+	awk -v begins="$2" '
+		/^```/ { shell = $0 == "```sh"; next }
+		shell && index($0, begins) == 1 { found++; going = 1 }
+		going { line = $0; going = sub(/\\$/, "", line); sub(/ +# .*/, "", line); text = text line }
+		END { if (found != 1) exit 1; print text }' "$1" || die "$1 has not one line that begins: $2"
+}
+
 # files_of PROGRAM... prints the files that programs consist of, those that are installed.
 files_of() {
 	for name; do

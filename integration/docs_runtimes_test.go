@@ -5,10 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // docsJSON decodes the members of an object that the docs show without its braces.
@@ -95,24 +97,177 @@ func TestDocsBind(t *testing.T) {
 	h := openHost(t)
 	docsHost(t)
 	path := boundary(t, "docs-box", h.Hierarchies()...)
-	block := docsText(t, "docs/runtimes.md", "sh", "vcgroupfs guest add box")
 	var enter strings.Builder
 	for _, tree := range h.Hierarchies() { // "on v1 in each hierarchy"
-		enter.WriteString("echo $$ >" + filepath.Join(hostDir(tree, path), procs) + "\n")
+		line := docsLine(t, "docs/runtimes.md", "echo $$ >")
+		enter.WriteString(strings.Replace(line, "/sys/fs/cgroup/machines/box/cgroup.procs", filepath.Join(hostDir(tree, path), procs), 1) + "\n")
 	}
-	lines := strings.Split(block, "\n")
-	out := paste(t, "vcgroupfs serve &\n"+lines[0]+"\n"+enter.String()+lines[2]+" -c 'ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/pids.max'\n",
-		"/machines/box", path, "serve &", waited, "bwrap", sandbox)
+	add := "vcgroupfs serve --no-bpf " + strings.TrimPrefix(waited, "serve ") + "\n" + docsLine(t, "docs/runtimes.md", "vcgroupfs guest add box") + "\n" + enter.String()
+	out := paste(t, add+docsLine(t, "docs/runtimes.md", "bwrap --bind / /")+" -c 'ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/pids.max'\n", "/machines/box", path, "bwrap", sandbox)
 	if !strings.Contains(out, "\nmemory\npids\nmax\n") {
 		t.Errorf("it printed:\n%s", out)
 	}
-	lines = strings.Split(docsText(t, "docs/runtimes.md", "sh", "vcgroupfs serve --self"), "\n")
-	serve, _, _ := strings.Cut(lines[0], "#")
-	bind := strings.NewReplacer("bwrap …", sandbox+" --bind / / --proc /proc", " …", " --unshare-pid cat /sys/fs/cgroup/pids/pids.max").Replace(lines[3])
-	out = paste(t, serve+"--container '"+path+"' "+strings.TrimPrefix(waited, "serve ")+"\n"+enter.String()+bind+"\n")
-	if !strings.Contains("\n"+out, "\nmax\n") { // among what the daemon has to say
+	system := sandbox + " --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 --proc /proc --dev /dev --bind /run/vcgroupfs/serve/views/box /sys/fs/cgroup"
+	out = paste(t, add+docsLine(t, "docs/runtimes.md", "bwrap ... --ro-bind")+"\n", "/machines/box", path, "bwrap ...", system,
+		"/usr/bin/vcgroupfs", absProgram(t), "COMMAND", "stat -f -c %T /sys/fs/cgroup/pids")
+	if !strings.Contains(out, "\ncgroupfs\n") {
 		t.Errorf("it printed:\n%s", out)
 	}
+	bind := strings.NewReplacer("bwrap …", sandbox+" --bind / / --proc /proc", " …", " --unshare-pid cat /sys/fs/cgroup/pids/pids.max").
+		Replace(docsLine(t, "docs/runtimes.md", "bwrap … --bind /run"))
+	for _, serve := range []string{docsLine(t, "docs/runtimes.md", "vcgroupfs serve --self"), docsLine(t, "README.md", "vcgroupfs serve --self")} {
+		out = paste(t, strings.TrimSuffix(serve, "&")+" --container '"+path+"' "+strings.TrimPrefix(waited, "serve ")+"\n"+enter.String()+bind+"\n")
+		if !strings.Contains("\n"+out, "\nmax\n") { // among what the daemon has to say
+			t.Errorf("%s: it printed:\n%s", serve, out)
+		}
+	}
+}
+
+// TestDocsNspawn: a container of systemd-nspawn whose first program is notify-exec, by the docs' own line.
+func TestDocsNspawn(t *testing.T) {
+	sandbox, err := exec.LookPath("systemd-nspawn")
+	if err != nil {
+		t.Skip("machine: systemd-nspawn is not installed")
+	}
+	h := openHost(t)
+	tree := need(t, h, hierarchy.Unified)
+	path := boundary(t, "docs-nspawn", tree)
+	removeEverywhere(t, h, path)
+	d := startDaemon(t)
+	d.wantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", hierarchy.Unified)
+	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	s := unifiedScript(guestView)
+	s.put(t, rootfs)
+	line := strings.NewReplacer("systemd-nspawn ...", sandbox+" --quiet --register=no --keep-unit --as-pid2 --directory "+rootfs+
+		" --bind "+filepath.Join(filepath.Dir(d.socket), "views", "box")+":"+guestView+" --setenv "+roleVariable+"=script",
+		"/usr/bin/vcgroupfs", absProgram(t), "/lib/systemd/systemd", "/program").Replace(docsLine(t, "docs/runtimes.md", "systemd-nspawn ..."))
+	start := within(path, []*host.Hierarchy{tree}, "sh", "-c", line)
+	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	out, err := start.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	s.check(t, rootfs, out)
+	d.wantTry(t, 0, "", "guest", "rm", "box")
+	d.stop(t)
+}
+
+// docsShell runs lines of the docs in a shell that has the program, the socket of a daemon, and a runtime's client whose first options, and
+// first of its command "run", are this test's.
+func docsShell(t *testing.T, d *daemon, name string, client, ofRun []string, lines ...string) (string, error) {
+	t.Helper()
+	bin := t.TempDir()
+	quoted := func(words []string) string { return "'" + strings.Join(words, "' '") + "'" }
+	script := "#!/bin/sh\n[ \"$1\" != run ] || { shift; exec " + quoted(client) + " run " + quoted(ofRun) + " \"$@\"; }\nexec " + quoted(client) + " \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-ec", strings.Join(lines, "\n"))
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+filepath.Dir(absProgram(t))+":"+os.Getenv("PATH"), "VCGROUPFS_SOCKET="+d.socket)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestDocsDocker: a container with self as a volume finds its view, by the docs' own lines.
+func TestDocsDocker(t *testing.T) {
+	h := openHost(t)
+	tree := need(t, h, "memory")
+	d := startSelf(t, "--container", dockerCgroup()+"/{id}", "--self-controllers", "memory,pids")
+	k := startDocker(t, h, t.TempDir(), false)
+	limit := "memory.max"
+	if tree.Version == hierarchy.V1 {
+		limit = "memory.limit_in_bytes"
+	}
+	top := topOf(guestView, tree)
+	for _, line := range []string{docsLine(t, "README.md", "docker run"), docsLine(t, "docs/runtimes.md", "docker run")} {
+		line = strings.NewReplacer("/run/vcgroupfs/serve/self", d.self(), "IMAGE", "program /program").Replace(line)
+		out, err := docsShell(t, d, "docker", k.client, []string{"--rm", "--network", "none", "--env", roleVariable + "=read " + top + "/" + limit}, line)
+		if err != nil || out != "268435456\n" {
+			t.Errorf("%s: %v, %s", line, err, out)
+		}
+		d.wantNone(t)
+	}
+	d.stop(t)
+}
+
+// TestDocsPodman: podman's containers have views by the docs' own lines: by an annotation, by CDI, and when they run already.
+func TestDocsPodman(t *testing.T) {
+	program, err := exec.LookPath("podman")
+	if err != nil {
+		t.Skip("machine: podman is not installed")
+	}
+	needRuntime(t, "runc")
+	h := openHost(t)
+	tree := need(t, h, "pids")
+	d := startSelf(t, "--container", "/"+testPrefix+"podman/libpod-{id}")
+	p := newPodman(t, h, program)
+	hooks, devices := t.TempDir(), t.TempDir()
+	ours(t, d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "")
+	kind := ourDevices(t, d, devices)
+	packaged, err := filepath.Glob(devices + "/*.json")
+	if err != nil || len(packaged) != 1 {
+		t.Fatalf("%q, %v", packaged, err)
+	}
+	installed := filepath.Join(podmanCDI, "vcgroupfs-docs-"+itoa(os.Getpid())+".json")
+	t.Cleanup(func() {
+		os.Remove(installed)
+		os.Remove(podmanCDI) // unless somebody else's are there
+	})
+	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	names := strings.NewReplacer("/usr/share/vcgroupfs/cdi.json", packaged[0], "/etc/cdi/vcgroupfs.json", installed, "vcgroupfs.dev/cgroup=", kind+"=",
+		"IMAGE", "--rootfs "+rootfs+" /program", "4711", "$(podman inspect --format '{{.State.Pid}}' db)")
+	client := slices.Concat([]string{program}, p.global, []string{"--hooks-dir", hooks})
+	ofRun := []string{"--rm", "--network", "none", "--cgroup-parent", p.parent, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000",
+		"--env", roleVariable + "=script", "--pids-limit", "64"}
+	shell := func(line string) (string, error) {
+		return docsShell(t, d, "podman", client, ofRun, names.Replace(line))
+	}
+	if out, err := shell(docsLine(t, "docs/runtimes.md", "install -D -m 644")); err != nil || out != "" {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, line := range []string{
+		docsLine(t, "docs/runtimes.md", "podman run --annotation"), docsLine(t, "docs/runtimes.md", "podman run --device vcgroupfs.dev/cgroup=view"),
+		docsLine(t, "docs/runtimes.md", "podman run --device vcgroupfs.dev/cgroup=self"),
+	} {
+		s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
+		s.put(t, rootfs)
+		out, err := shell(line)
+		if err != nil {
+			t.Fatalf("%s: %v: %s", line, err, out)
+		}
+		s.check(t, rootfs, []byte(out))
+		d.wantNone(t)
+	}
+	cmd := p.run("commands", rootfs, nil, []string{"--interactive", "--name", "db", "--pids-limit", "64",
+		"--cap-add", "SYS_ADMIN", "--cgroupns", "private"}) // which on a host with v1 is not podman's default
+	cmd.Stderr = os.Stderr
+	x := startProcess(t, cmd)
+	x.ask(t, "read", "/proc/version") // it runs
+	limit := topOf(guestView, tree) + "/pids.max"
+	for _, add := range []string{docsLine(t, "docs/runtimes.md", "vcgroupfs guest add db"), docsLine(t, "README.md", "vcgroupfs guest add db")} {
+		for _, step := range []struct{ line, want string }{
+			{add, "EPERM"}, {docsLine(t, "docs/runtimes.md", "vcgroupfs guest attach db"), "EPERM"}, {docsLine(t, "docs/runtimes.md", "vcgroupfs guest rm db"), ""},
+		} {
+			if out, err := shell(step.line); err != nil {
+				t.Fatalf("%s: %v: %s", step.line, err, out)
+			}
+			if step.want == "" {
+				d.wantNone(t)
+				continue
+			}
+			if got := x.ask(t, "write", limit, "max"); got != step.want {
+				t.Errorf("after %s the guest's write of its limit gets %s, want %s", step.line, got, step.want)
+			}
+			if got := x.ask(t, "umount", guestView); got != "ok" {
+				t.Errorf("umount: %s", got)
+			}
+		}
+	}
+	x.in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the container ended with %v", err)
+	}
+	d.stop(t)
 }
 
 // TestDocsDeclared: the declaration that the docs show makes a guest as they say.

@@ -44,6 +44,38 @@ func docsText(t *testing.T, file, language, begins string) string {
 	return found[0]
 }
 
+// docsLine is the one shell line in a file of the docs that is so, or else that begins so, without the comment beside it.
+func docsLine(t *testing.T, file, begins string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", file))
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("machine: the docs are not there")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for i, part := range strings.Split(string(text), "\n```") {
+		block, is := strings.CutPrefix(part, "sh\n")
+		if i%2 == 0 || !is {
+			continue
+		}
+		for line := range strings.Lines(block) {
+			line, _, _ = strings.Cut(line, " # ")
+			if line = strings.TrimSpace(line); line == begins {
+				return line
+			}
+			if strings.HasPrefix(line, begins) {
+				found = append(found, line)
+			}
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%s has %d shell lines that begin %q", file, len(found), begins)
+	}
+	return found[0]
+}
+
 // paste runs commands of the docs as if they were pasted into a shell in namespaces of its own, with /run and /srv empty,
 // the program in the path, and names of this test instead of those in the docs.
 func paste(t *testing.T, commands string, names ...string) string {
@@ -138,9 +170,36 @@ func TestDocsGuests(t *testing.T) {
 	if !strings.Contains(out, "\nci7 ") || !strings.Contains(out, "\nweb ") {
 		t.Errorf("it printed:\n%s", out)
 	}
-	out = paste(t, "vcgroupfs serve &\n"+docsBlock(t, "docs/operations.md", "curl --unix-socket"), "serve &", waited)
+	out = paste(t, "vcgroupfs serve &\n"+docsLine(t, "docs/operations.md", "curl --unix-socket")+"\n", "serve &", waited)
 	if !strings.Contains(out, "{\"status\":\"ok\"}\n") {
 		t.Errorf("the health is %q", out)
+	}
+}
+
+// TestDocsUpgrade: a daemon that goes on with another program, by name and by path, and what looks for requests that hang.
+func TestDocsUpgrade(t *testing.T) {
+	path := boundary(t, "docs-upgrade", need(t, openHost(t), "pids"))
+	start := "mkdir -p /srv/bin /opt/vcgroupfs-2\ncp \"$(command -v vcgroupfs)\" /srv/bin/vcgroupfs\nexport PATH=/srv/bin:$PATH\ncd /srv\n" +
+		"cp bin/vcgroupfs vcgroupfs.new\ncp bin/vcgroupfs opt/vcgroupfs-2\n"
+	workers := "\nps -eo args | grep -c '^vcgroupfs serve-worker'\nreadlink \"/proc/$(pgrep -f 'vcgroupfs serve-worker')/exe\"\n"
+	nothing := " || [ $? = 1 ]\n" // grep has found none
+	out := paste(t, start+docsLine(t, "docs/operations.md", "vcgroupfs serve")+" &\n"+strings.TrimPrefix(waited, "serve &\n")+
+		"\nvcgroupfs guest add w --boundary '"+path+"' --controllers pids\n"+
+		"mountpoint -q /sys/fs/fuse/connections || mount -t fusectl fusectl /sys/fs/fuse/connections\n"+
+		docsLine(t, "docs/operations.md", "grep -v")+nothing+docsLine(t, "docs/operations.md", "ps -eo")+nothing+
+		docsLine(t, "docs/operations.md", "install -m 755 vcgroupfs.new")+"\nvcgroupfs serve --upgrade"+workers+docsLine(t, "docs/operations.md", "vcgroupfs serve --upgrade --program")+workers+
+		"cat /run/vcgroupfs/serve/views/w/pids.current 2>/dev/null || cat /run/vcgroupfs/serve/views/w/pids/pids.current\nkill %1\nwait %1\n",
+		"/usr/bin/", "/srv/bin/", "/opt/", "/srv/opt/")
+	if !strings.Contains(out, "\n1\n/srv/bin/vcgroupfs\n") || !strings.Contains(out, "\n1\n/srv/opt/vcgroupfs-2/vcgroupfs\n") || !strings.Contains(out, "\n0\n") {
+		t.Errorf("it printed:\n%s", out)
+	}
+}
+
+// TestReadmeDoctor: doctor as the README calls it.
+func TestReadmeDoctor(t *testing.T) {
+	openHost(t)
+	if out := paste(t, docsLine(t, "README.md", "vcgroupfs doctor")+"\n"); !strings.Contains(out, "/dev/fuse: ") || !strings.Contains(out, "PROGRAM ") {
+		t.Errorf("it printed:\n%s", out)
 	}
 }
 

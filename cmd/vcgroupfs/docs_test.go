@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // docs are the files that users read.
@@ -136,4 +138,81 @@ func TestOnePort(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDocumentedNumbers: what the docs say of bounds that no flag sets is what the program has.
+func TestDocumentedNumbers(t *testing.T) {
+	for _, c := range []struct{ doc, says, dir, constant, is string }{
+		{"operations.md", "| | 4096 in all | seccomp listeners", "../../fs/state", "MaxListeners", "4096"},
+		{"operations.md", "| | 48 a guest, and `--max-blocking`", "../internal/listener", "maxOfGuest", "48"},
+		{"operations.md", "| | 2,000 a second and listener, 10,000 after a rest", "../internal/notify", "callsPerSecond", "2000"},
+		{"operations.md", "| | 2,000 a second and listener, 10,000 after a rest", "../internal/notify", "callsAtOnce", "10_000"},
+		{"operations.md", "| | 5 s | how long one call may take", "../internal/listener", "callTimeout", "5 * time.Second"},
+		{"operations.md", "| | 128 at once, 64 KiB and 2 min each |", "../internal/listener", "maxReading", "128"},
+		{"operations.md", "| | 128 at once, 64 KiB and 2 min each |", "../internal/listener", "maxState", "64 << 10"},
+		{"operations.md", "| | 128 at once, 64 KiB and 2 min each |", "../internal/listener", "hooksTime", "2 * time.Minute"},
+		{"operations.md", "| | 112 of root, 128 of all others | connections", "../internal/api", "rootConns", "112"},
+		{"operations.md", "| | 112 of root, 128 of all others | connections", "../internal/api", "otherConns", "128"},
+		{"operations.md", "| | 32, and 50 requests a second | connections", "../internal/api", "loopbackConns", "32"},
+		{"operations.md", "| | 32, and 50 requests a second | connections", "../internal/api", "probeRate", "50"},
+		{"operations.md", "| | 32 at once, 1,024 or 4 MiB more in a queue", "../../fs/conn", "DefaultMaxSlow", "32"},
+		{"operations.md", "| | 32 at once, 1,024 or 4 MiB more in a queue", "../../fs/conn", "maxQueued", "1024"},
+		{"operations.md", "| | 32 at once, 1,024 or 4 MiB more in a queue", "../../fs/conn", "maxQueuedBytes", "4 << 20"},
+		{"operations.md", "| | 64 a guest | pressure triggers", "../../fs", "maxTriggers", "64"},
+		{"operations.md", "| | 64 a guest | files that the kernel reads itself", "../../fs/state", "MaxIdle", "64"},
+		{"operations.md", "| | 128 a guest | files whose watches go on", "../../fs/state", "maxWatched", "128"},
+		{"operations.md", "| | 1,024 a guest | changes by the host", "../../fs", "queueLength", "1024"},
+		{"operations.md", "| | 65,536 in all | watches on the host's", "../../hierarchy/host", "defaultMaxWatches", "65536"},
+		{"operations.md", "| | 1 MiB a guest | kernel memory of the attributes", "../../fs", "attrBudget", "1 << 20"},
+		{"operations.md", "up to 256 KiB of lines that were not taken", "../internal/logs", "queueBytes", "256 << 10"},
+		{"operations.md", "the daemon a second, a worker 20 ms", ".", "lastWords", "time.Second"},
+		{"operations.md", "the daemon a second, a worker 20 ms", ".", "workerLastWords", "20 * time.Millisecond"},
+		{"operations.md", "told again every 50 ms, in order, of up to 4096 things", "../internal/holder", "managerRetry", "50 * time.Millisecond"},
+		{"operations.md", "told again every 50 ms, in order, of up to 4096 things", "../internal/holder", "maxWaiting", "4096"},
+	} {
+		if text := read(t, "../../docs/"+c.doc); !strings.Contains(text, c.says) {
+			t.Errorf("%s does not say %q", c.doc, c.says)
+		}
+		if got := constantIn(t, c.dir, c.constant); got != c.is {
+			t.Errorf("%s in %s is %s, and %s says %q", c.constant, c.dir, got, c.doc, c.says)
+		}
+	}
+	quota := policy.Default().Quota()
+	if text, want := read(t, "../../docs/operations.md"), fmt.Sprintf("| policy: `quota` | %d cgroups, depth %d |", quota.Cgroups, quota.Depth); !strings.Contains(text, want) {
+		t.Errorf("the table does not say %q", want)
+	}
+	machines := strings.Fields(regexp.MustCompile(`(?m)^KERNELS \?= here (.*)$`).FindStringSubmatch(read(t, "../../Makefile"))[1])
+	words := []string{"no", "one", "two", "three", "four", "five", "six", "seven", "eight"}
+	for _, file := range []string{"../../README.md", "../../Makefile"} {
+		if want := words[len(machines)] + " virtual machines"; !strings.Contains(read(t, file), want) {
+			t.Errorf("%s does not say %q; there are %v", file, want, machines)
+		}
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// constantIn is a constant of a package, as its source has it.
+func constantIn(t *testing.T, dir, name string) string {
+	t.Helper()
+	files, err := filepath.Glob(dir + "/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		if m := regexp.MustCompile(`(?m)^(?:const |\t)` + name + ` += (.*?)(?: *//.*)?$`).FindStringSubmatch(read(t, file)); m != nil {
+			return m[1]
+		}
+	}
+	return "not there"
 }
