@@ -1,7 +1,6 @@
 package holder
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,61 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kinds of messages between the holder and a worker. They are an ABI between two versions of the program: an upgrade's
-// worker has an older holder.
-const (
-	msgHold     = 'h' // both ways: descriptors, each with a region and a key
-	msgDrop     = 'd' // worker: one descriptor is of no more use
-	msgForget   = 'f' // worker: none of a region is
-	msgPrepared = 'p' // worker: it could go on from the arena
-	msgStart    = 's' // holder: all descriptors are sent; the text is a Start
-	msgReady    = 'r' // worker: it serves
-	msgDrain    = 'q' // holder: stop, another goes on
-	msgStop     = 'x' // holder: take all guests away and end
-	msgUpgrade  = 'u' // worker: go on with another program; the text is its path
-	msgLeft     = 'l' // answerer: it goes on without the holder
-	msgResult   = 'v' // holder: the upgrade ended; the text is empty, or says why the old worker stays
-	msgShow     = 't' // worker, where Start.Types is there: a descriptor of a view that statfs is to answer for; the text is a fstype.View
-	msgShown    = 'k' // holder: that is done; the text is empty, or says why not. The region of both is the worker's own count
-)
-
-// DeviceKey is under which a guest's /dev/fuse is kept. Handles, which are the other keys, are never 0.
-const DeviceKey = 0
-
-// item names a descriptor.
-type item struct {
-	region int
-	key    uint64
-}
-
-const (
-	itemSize    = 16
-	headerSize  = 8
-	maxItems    = 64 // descriptors in one message; the kernel takes 253 (SCM_MAX_FD)
-	maxText     = 64 << 10
-	messageRoom = headerSize + maxItems*itemSize + maxText
-)
-
-type message struct {
-	kind  byte
-	items []item
-	text  []byte
-	fds   []int // as many as items, or none
-}
-
-// link is one end of the socket between holder and worker. Sending may be done by many goroutines.
+// link is one end of the socket between the holder and a child. Any goroutine may send; one receives.
 type link struct {
 	conn *net.UnixConn
-	wait time.Duration // immutable; how long a message may wait for the receiver, 0 for ever
+	wait time.Duration // immutable; how long send may wait for the receiver, 0 for ever
 
 	mu  sync.Mutex
 	buf []byte // guarded by mu
 }
 
-// childWait is how long the holder waits for a child that does not read: one that is stopped, or hangs.
+// childWait is how long the holder waits for a child that does not read because it is stopped, or hangs.
 const childWait = 5 * time.Second
 
-// newLinks makes a connected pair: one end for this process, the other for the worker.
+// newLinks makes a connected pair: one end for this process, the other for the child.
 func newLinks() (*link, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -83,7 +40,7 @@ func newLinks() (*link, *os.File, error) {
 	return l, theirs, nil
 }
 
-// openLink takes a socket over.
+// openLink makes a link of a socket, and closes the file.
 func openLink(file *os.File) (*link, error) {
 	defer file.Close()
 	c, err := net.FileConn(file)
@@ -100,20 +57,11 @@ func openLink(file *os.File) (*link, error) {
 
 func (l *link) close() { l.conn.Close() }
 
-// send sends a message. The receiver has it, also when this process dies right afterwards.
+// send sends a message. The receiver gets it, also when this process dies right afterwards.
 func (l *link) send(m message) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := append(l.buf[:0], m.kind, 0, 0, 0)
-	b = binary.NativeEndian.AppendUint32(b, uint32(len(m.items)))
-	for _, i := range m.items {
-		b = binary.NativeEndian.AppendUint64(b, uint64(i.region))
-		b = binary.NativeEndian.AppendUint64(b, i.key)
-	}
-	if len(m.text) > maxText {
-		m.text = m.text[:maxText]
-	}
-	b = append(b, m.text...)
+	b := m.append(l.buf[:0])
 	l.buf = b
 	var oob []byte
 	if len(m.fds) > 0 {
@@ -138,7 +86,8 @@ func (l *link) sendHeld(items []item, fds []int) error {
 	return nil
 }
 
-// receive reads a message; its descriptors are the caller's. io.EOF when the other end is closed and everything was read.
+// receive reads a message; the caller owns its descriptors. io.EOF when the other end is closed and everything was
+// read.
 func (l *link) receive(buf, oob []byte) (message, error) {
 	n, oobn, flags, _, err := l.conn.ReadMsgUnix(buf, oob)
 	if err != nil {
@@ -166,24 +115,7 @@ func (l *link) receive(buf, oob []byte) (message, error) {
 	return m, nil
 }
 
-func parse(b []byte) (message, error) {
-	if len(b) < headerSize {
-		return message{}, errors.New("cannot read a message of the link: it is too short")
-	}
-	m := message{kind: b[0]}
-	n := int(binary.NativeEndian.Uint32(b[4:]))
-	b = b[headerSize:]
-	if n > maxItems || len(b) < n*itemSize {
-		return message{}, errors.New("cannot read a message of the link: it says more than it holds")
-	}
-	for i := range n {
-		at := b[i*itemSize:]
-		m.items = append(m.items, item{int(binary.NativeEndian.Uint64(at)), binary.NativeEndian.Uint64(at[8:])})
-	}
-	m.text = append([]byte(nil), b[n*itemSize:]...)
-	return m, nil
-}
-
+// rights returns the descriptors of a control message.
 func rights(oob []byte) ([]int, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -206,7 +138,7 @@ func closeAll(fds []int) {
 	}
 }
 
-// room is what receive needs.
-func room() (buf, oob []byte) {
+// receiveBuffers returns what receive needs.
+func receiveBuffers() (buf, oob []byte) {
 	return make([]byte, messageRoom), make([]byte, unix.CmsgSpace(4*maxItems))
 }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +46,7 @@ func TestLinkKeeps(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.close()
-	buf, oob := room()
+	buf, oob := receiveBuffers()
 	for got := 0; got < n; {
 		m, err := b.receive(buf, oob)
 		if err != nil || m.kind != msgHold || len(m.fds) != len(m.items) {
@@ -84,7 +82,7 @@ func TestLinkRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	unix.Close(fd)
-	buf, oob := room()
+	buf, oob := receiveBuffers()
 	if m, err := b.receive(buf, oob); err == nil {
 		t.Errorf("%+v", m)
 	}
@@ -118,62 +116,4 @@ func FuzzLinkMessage(f *testing.F) {
 			t.Errorf("%d bytes became %d items and %d bytes of text", len(b), len(m.items), len(m.text))
 		}
 	})
-}
-
-// TestListen: the socket is its owner's alone, what a dead daemon left is replaced, what is no socket is not, and a second
-// daemon is refused.
-func TestListen(t *testing.T) {
-	path := t.TempDir() + "/s"
-	held, err := lock(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close()
-	if _, err := lock(path); err == nil || !strings.Contains(err.Error(), "another vcgroupfs serve") {
-		t.Errorf("a second lock: %v", err)
-	}
-	for range 2 {
-		s, err := listen(path, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
-			t.Errorf("%v, %v", st, err)
-		}
-		s.Close()
-	}
-	os.Remove(path)
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listen(path, -1); err == nil {
-		t.Error("it listens over a file")
-	}
-	if got, _ := os.ReadFile(path); string(got) != "precious" {
-		t.Error("the file is lost")
-	}
-	for _, addr := range []string{"0.0.0.0:0", "nonsense", "127.0.0.1", ":0"} {
-		if _, err := listenLoopback(addr); err == nil {
-			t.Errorf("it serves metrics on %q", addr)
-		}
-	}
-	m, err := listenLoopback("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Close()
-}
-
-// TestPause: workers that die before they serve are started ever more slowly, but at least once a second.
-func TestPause(t *testing.T) {
-	h := &Holder{}
-	if h.pause() != 0 {
-		t.Error("the first one waits")
-	}
-	for n, want := range map[int]time.Duration{1: 20 * time.Millisecond, 10: 200 * time.Millisecond, 1000: time.Second} {
-		h.deaths = n
-		if h.pause() != want {
-			t.Errorf("after %d deaths: %v, want %v", n, h.pause(), want)
-		}
-	}
 }

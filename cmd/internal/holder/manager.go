@@ -11,32 +11,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// manager is the service manager that started us, as systemd has it (sd_notify(3), systemd.io/FILE_DESCRIPTOR_STORE): it is
-// told of our state, and keeps descriptors over our own death. The holder does not wait for it: what its socket has no room for is sent
-// again later, in order. Without an address there is none. Its methods are for the deciding goroutine.
+// manager is the service manager that started us, by systemd's protocol (sd_notify(3),
+// systemd.io/FILE_DESCRIPTOR_STORE): the holder tells it the daemon's state, and it keeps descriptors over the holder's
+// death. The holder does not wait for it: a message that its socket has no room for is sent again later, in order.
+// Without an address there is no manager. Its methods are for the deciding goroutine.
 type manager struct {
 	address *unix.SockaddrUnix
 	every   time.Duration // between two signs of life, 0 for none wanted
 	last    time.Time     // the last one
 	log     *logrus.Entry
 	later   func()   // has retry called soon
-	waiting []notice // what is to be sent again
-	refused bool     // too much waits; said once until nothing waits
+	queue   []notice // messages that are sent again
+	refused bool     // the queue was full; logged once until it is empty
 }
 
 // notice is a message to the service manager.
 type notice struct {
 	state string
-	fd    int // -1 for none; of a message that waits it is the message's own
+	fd    int // -1 for none; in the queue it is the notice's own
 }
 
-// managerRetry is how long a message waits before it is sent again; maxWaiting is how many may wait. A guest needs two or three.
 const (
-	managerRetry = 50 * time.Millisecond
-	maxWaiting   = 4096
+	managerRetry = 50 * time.Millisecond // between two attempts to send the queue
+	maxQueue     = 4096                  // messages; a guest needs two or three
 )
 
-// firstFD is where descriptors that a service manager gives begin (SD_LISTEN_FDS_START).
+// firstFD is the first descriptor behind the standard ones; a service manager's begin there (SD_LISTEN_FDS_START).
 const firstFD = 3
 
 func findManager(log *logrus.Entry, later func()) manager {
@@ -54,12 +54,12 @@ func findManager(log *logrus.Entry, later func()) manager {
 	return m
 }
 
-// tell sends a state, with a descriptor where fd is not negative. A manager that does not listen is none of our trouble.
+// tell sends a state, with a descriptor where fd is not negative. An error is logged and otherwise ignored.
 func (m *manager) tell(state string, fd int) {
 	if m.address == nil {
 		return
 	}
-	if len(m.waiting) == 0 {
+	if len(m.queue) == 0 {
 		err := m.send(state, fd)
 		if err == nil {
 			return
@@ -69,10 +69,10 @@ func (m *manager) tell(state string, fd int) {
 			return
 		}
 	}
-	m.wait(state, fd)
+	m.enqueue(state, fd)
 }
 
-// send sends a message at once, or says that there is no room for it.
+// send sends a message at once; isFull reports of its error that the socket has no room.
 func (m *manager) send(state string, fd int) error {
 	var rights []byte
 	if fd >= 0 {
@@ -86,17 +86,18 @@ func (m *manager) send(state string, fd int) error {
 	return unix.Sendmsg(s, []byte(state), rights, m.address, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 }
 
-// isFull says whether a message may be taken later: the socket's queue is full, or too many descriptors are in flight
+// isFull reports that a message may be sent later: the socket's queue is full, or too many descriptors are in flight
 // (too_many_unix_fds, net/core/scm.c).
 func isFull(err error) bool {
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ETOOMANYREFS)
 }
 
-// wait keeps a message for later, with a descriptor of its own: the one that is kept may be closed until then.
-func (m *manager) wait(state string, fd int) {
+// enqueue keeps a message for later, with a descriptor of its own: the one that the holder keeps may be closed until
+// then.
+func (m *manager) enqueue(state string, fd int) {
 	err := error(nil)
-	if len(m.waiting) >= maxWaiting {
-		err = errors.New("it does not listen, and too much waits for it")
+	if len(m.queue) >= maxQueue {
+		err = errors.New("it does not read, and the queue of messages is full")
 	} else if fd >= 0 {
 		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstFD)
 	}
@@ -107,16 +108,16 @@ func (m *manager) wait(state string, fd int) {
 		m.refused = true
 		return
 	}
-	if m.waiting = append(m.waiting, notice{state, fd}); len(m.waiting) == 1 {
+	if m.queue = append(m.queue, notice{state, fd}); len(m.queue) == 1 {
 		m.later()
 	}
 }
 
-// retry sends what waits, as far as there is room.
+// retry sends the queue, as far as the socket has room.
 func (m *manager) retry() {
-	for len(m.waiting) > 0 {
-		w := m.waiting[0]
-		err := m.send(w.state, w.fd)
+	for len(m.queue) > 0 {
+		n := m.queue[0]
+		err := m.send(n.state, n.fd)
 		if isFull(err) {
 			m.later()
 			return
@@ -124,21 +125,22 @@ func (m *manager) retry() {
 		if err != nil {
 			m.log.WithError(err).Warn("cannot tell the service manager")
 		}
-		if w.fd >= 0 {
-			unix.Close(w.fd)
+		if n.fd >= 0 {
+			unix.Close(n.fd)
 		}
-		m.waiting = m.waiting[1:]
+		m.queue = m.queue[1:]
 	}
-	m.waiting, m.refused = nil, false
+	m.queue, m.refused = nil, false
 }
 
-// goodbye is how long what waits may take when the holder ends: descriptors that the manager is not told to forget it keeps.
-const goodbye = 2 * time.Second
+// flushWait bounds how long the holder's end waits for the queue: the manager keeps descriptors that it is not told to
+// forget.
+const flushWait = 2 * time.Second
 
-// flush sends what waits before the holder ends, as far as the manager listens.
+// flush sends the queue before the holder ends, as far as the manager reads.
 func (m *manager) flush() {
 	m.later = func() {}
-	for until := time.Now().Add(goodbye); len(m.waiting) > 0 && time.Now().Before(until); time.Sleep(managerRetry / 10) {
+	for until := time.Now().Add(flushWait); len(m.queue) > 0 && time.Now().Before(until); time.Sleep(managerRetry / 10) {
 		m.retry()
 	}
 }
@@ -149,9 +151,9 @@ func (m *manager) reloading() { m.tell("STATUS=upgrading", -1) }
 
 func (m *manager) stopping() { m.tell("STOPPING=1", -1) }
 
-// alive says that we live, as often as the manager wants.
+// alive sends a sign of life, as often as the manager wants one.
 func (m *manager) alive() {
-	if m.every > 0 && time.Since(m.last) >= m.every && len(m.waiting) == 0 { // else it is due when nothing waits any more
+	if m.every > 0 && time.Since(m.last) >= m.every && len(m.queue) == 0 { // else it is due when the queue is empty
 		m.last = time.Now()
 		m.tell("WATCHDOG=1", -1)
 	}
@@ -164,8 +166,8 @@ func (m *manager) storeFD(name string, fd int) { m.tell("FDSTORE=1\nFDPOLL=0\nFD
 
 func (m *manager) unstore(name string) { m.tell("FDSTOREREMOVE=1\nFDNAME="+name, -1) }
 
-// kept are the descriptors that the manager gives back, by name (sd_listen_fds_with_names(3)).
-func (m *manager) kept() map[string]int {
+// inherited returns the descriptors that the manager gives back, by name (sd_listen_fds_with_names(3)).
+func (m *manager) inherited() map[string]int {
 	defer os.Unsetenv("LISTEN_PID")
 	defer os.Unsetenv("LISTEN_FDS")
 	defer os.Unsetenv("LISTEN_FDNAMES")

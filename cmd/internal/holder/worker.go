@@ -17,26 +17,26 @@ import (
 // WorkerCommand is the argument that makes this program a worker. It is not for users.
 const WorkerCommand = "serve-worker"
 
-// Descriptors that a worker is given.
+// Descriptors that a worker inherits.
 const (
 	workerLink = 3 + iota
 	workerArena
 	workerSocket
-	workerLock    // kept open and nothing else: a worker that outlives its holder keeps a second daemon from its guests
-	workerMetrics // where there is a listener for metrics
+	workerLock    // only kept open: a worker that outlives its holder keeps a second daemon from its guests
+	workerMetrics // where metricsVariable is set
 )
 
-// Start is what a worker is told.
+// Start is what a worker is told when it is to resume the guests.
 type Start struct {
 	Settings json.RawMessage `json:"settings"` // Config.Settings
 	Holder   int             `json:"holder"`   // pid
 	Since    time.Time       `json:"since"`    // of the holder
 	Restarts uint64          `json:"restarts"` // workers before this one that died
-	Reason   string          `json:"reason"`   // why there is another worker, "" for the first one
-	Crashed  bool            `json:"crashed"`  // the one before failed by itself: what it was doing is suspect
-	Died     time.Time       `json:"died"`     // when the one before stopped serving
-	Types    *Types          `json:"types"`    // nil: the holder knows of no such thing
-	Dying    []int           `json:"dying"`    // pids of workers before this one that are dead but for threads in the kernel
+	Reason   string          `json:"reason"`   // why the worker before this one ended, "" for the first one
+	Crashed  bool            `json:"crashed"`  // the worker before failed by itself: its last requests are suspect
+	Died     time.Time       `json:"died"`     // when the worker before stopped serving
+	Types    *Types          `json:"types"`    // nil: the holder is of a version without them
+	Dying    []int           `json:"dying"`    // pids of earlier workers, dead but for threads in the kernel
 }
 
 // Worker is a worker's end of the link. Its methods may be called from any goroutine.
@@ -47,21 +47,24 @@ type Worker struct {
 
 	link    *link
 	result  chan string
-	drained chan struct{} // closed when another worker is to go on
+	drained chan struct{} // closed when another worker is to serve
 	types   Types         // immutable once Prepare has returned
 
 	mu    sync.Mutex
 	shows shows // guarded by mu
 }
 
-// Connect takes over what the holder gives a worker. The arena's error says that this program cannot go on from it.
+// metricsVariable is set for a worker that inherits workerMetrics.
+const metricsVariable = "VCGROUPFS_METRICS_LISTENER"
+
+// Connect opens what a worker inherits from the holder. The arena's error says that this program cannot resume from it.
 func Connect() (*Worker, error) {
 	l, err := openLink(os.NewFile(workerLink, "link"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the holder: %w; %s is for vcgroupfs serve alone", err, WorkerCommand)
 	}
-	w := &Worker{link: l, Socket: os.NewFile(workerSocket, "socket"), result: make(chan string, 1), drained: make(chan struct{})}
-	w.shows.waiting = map[int]chan string{}
+	w := newWorker(l)
+	w.Socket = os.NewFile(workerSocket, "socket")
 	if _, err := unix.FcntlInt(workerMetrics, unix.F_GETFD, 0); err == nil && os.Getenv(metricsVariable) != "" {
 		w.Metrics = os.NewFile(workerMetrics, "metrics")
 	}
@@ -72,16 +75,20 @@ func Connect() (*Worker, error) {
 	return w, err
 }
 
-const metricsVariable = "VCGROUPFS_METRICS_LISTENER"
+func newWorker(l *link) *Worker {
+	w := &Worker{link: l, result: make(chan string, 1), drained: make(chan struct{})}
+	w.shows.waiting = map[int]chan string{}
+	return w
+}
 
-// Prepare says that this program can go on, and waits until it is to: with the descriptors that are kept, by region and key,
-// which are the caller's then. io.EOF when the holder has ended.
+// Prepare says that this program can resume, and waits until it is to: with the descriptors that are kept, by region
+// and key, which the caller owns then. io.EOF when the holder has ended, or wants this worker no more.
 func (w *Worker) Prepare() (start Start, held map[int]map[uint64]int, err error) {
 	if err := w.link.send(message{kind: msgPrepared}); err != nil {
 		return start, nil, err
 	}
 	held = map[int]map[uint64]int{}
-	buf, oob := room()
+	buf, oob := receiveBuffers()
 	for {
 		m, err := w.link.receive(buf, oob)
 		if err != nil {
@@ -90,12 +97,12 @@ func (w *Worker) Prepare() (start Start, held map[int]map[uint64]int, err error)
 		switch m.kind {
 		case msgHold:
 			for i, fd := range m.fds {
-				of := held[m.items[i].region]
-				if of == nil {
-					of = map[uint64]int{}
-					held[m.items[i].region] = of
+				region := held[m.items[i].region]
+				if region == nil {
+					region = map[uint64]int{}
+					held[m.items[i].region] = region
 				}
-				of[m.items[i].key] = fd
+				region[m.items[i].key] = fd
 			}
 		case msgStart:
 			err := json.Unmarshal(m.text, &start)
@@ -107,13 +114,13 @@ func (w *Worker) Prepare() (start Start, held map[int]map[uint64]int, err error)
 	}
 }
 
-// Ready says that this worker serves. What is asked of the holder afterwards, it is asked by a worker that serves.
+// Ready says that this worker serves. The holder refuses an upgrade before.
 func (w *Worker) Ready() error { return w.link.send(message{kind: msgReady}) }
 
-// Follow has the holder's requests answered: drain when another worker is to go on, stop when all is to end. It returns when
-// the link ends: the holder has died.
+// Follow carries out what the holder says: it calls drain when another worker is to serve, stop when all guests are to
+// be removed. It returns when the link ends: the holder has died.
 func (w *Worker) Follow(drain, stop func()) error {
-	buf, oob := room()
+	buf, oob := receiveBuffers()
 	for {
 		m, err := w.link.receive(buf, oob)
 		if err != nil {
@@ -136,8 +143,8 @@ func (w *Worker) Follow(drain, stop func()) error {
 	}
 }
 
-// Upgrade asks for another program and waits until this worker is to make room for it (nil), or is to stay: an error that
-// says why. done ends the wait.
+// Upgrade asks the holder to upgrade to a program, and waits until this worker is to drain (nil), or stays: an error
+// that says why. done ends the wait.
 func (w *Worker) Upgrade(program string, done <-chan struct{}) error {
 	select {
 	case <-w.result:
@@ -152,7 +159,7 @@ func (w *Worker) Upgrade(program string, done <-chan struct{}) error {
 	case <-w.drained:
 		return nil
 	case <-done:
-		return errors.New("cannot wait for the upgrade any longer; vcgroupfs serve goes on with it")
+		return errors.New("cannot wait for the upgrade any longer; vcgroupfs serve continues it")
 	}
 }
 
@@ -162,17 +169,17 @@ type Keep struct {
 	Region int
 }
 
-// Hold has a descriptor kept.
+// Hold has the holder keep a descriptor.
 func (k Keep) Hold(key uint64, fd int) error {
 	return k.Worker.link.send(message{kind: msgHold, items: []item{{k.Region, key}}, fds: []int{fd}})
 }
 
-// Drop ends what is kept under a key. A holder that is gone keeps nothing.
+// Drop has the holder close what it keeps under a key. A holder that is gone keeps nothing.
 func (k Keep) Drop(key uint64) {
 	_ = k.Worker.link.send(message{kind: msgDrop, items: []item{{k.Region, key}}})
 }
 
-// Forget ends all that is kept of the region.
+// Forget has the holder close all that it keeps of the region.
 func (k Keep) Forget() error {
 	return k.Worker.link.send(message{kind: msgForget, items: []item{{k.Region, 0}}})
 }

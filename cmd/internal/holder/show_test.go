@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 )
@@ -17,8 +15,8 @@ import (
 func typedPair(t *testing.T, types *Types) (*Worker, *link) {
 	t.Helper()
 	theirs, ours := pair(t)
-	w := &Worker{link: ours, drained: make(chan struct{}), result: make(chan string, 1), types: typesOf(types)}
-	w.shows.waiting = map[int]chan string{}
+	w := newWorker(ours)
+	w.types = typesOf(types)
 	go w.Follow(func() {}, func() {})
 	return w, theirs
 }
@@ -26,16 +24,18 @@ func typedPair(t *testing.T, types *Types) (*Worker, *link) {
 // TestShow: a view goes to the holder with its descriptor and its types, and the worker is told what came of it.
 func TestShow(t *testing.T) {
 	w, holder := typedPair(t, &Types{Loaded: true})
-	h := &Holder{types: Types{Reason: "the reason"}, log: logrus.NewEntry(logrus.New())}
+	h := &Holder{statfs: statfs{report: Types{Reason: "the reason"}}}
 	before := openFiles(t)
+	closed := make(chan struct{}) // when the holder has closed the view
 	go func() {
-		buf, oob := room()
+		defer close(closed)
+		buf, oob := receiveBuffers()
 		m, err := holder.receive(buf, oob)
 		is := strings.HasPrefix(string(m.text), `{"types":[16914836,0,`)
 		if err != nil || m.kind != msgShow || len(m.fds) != 1 || !is {
 			t.Errorf("%+v, %v", m, err)
 		}
-		h.said(&worker{link: holder}, m)
+		h.handleWorkerMessage(&process{link: holder}, m)
 	}()
 	dir, err := os.Open("/")
 	if err != nil {
@@ -46,6 +46,7 @@ func TestShow(t *testing.T) {
 		t.Errorf("a holder without programs answers %v", err)
 	}
 	dir.Close()
+	<-closed
 	if now := openFiles(t); now != before {
 		t.Errorf("%d descriptors, %d before", now, before)
 	}
@@ -72,7 +73,7 @@ func TestShowVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	(&Holder{}).said(&worker{}, message{kind: 'Z', items: []item{{}}, fds: []int{int(fd.Fd())}})
+	(&Holder{}).handleWorkerMessage(&process{}, message{kind: 'Z', items: []item{{}}, fds: []int{int(fd.Fd())}})
 	if now := openFiles(t); now != before {
 		t.Errorf("%d descriptors, %d before", now, before)
 	}
