@@ -103,8 +103,8 @@ func (m *machine) checkAnswerer() {
 	m.kill(*a)
 }
 
-// renewAnswerer drains the answerer: the next one is of the program that the worker has now, and answers what this one
-// does not.
+// renewAnswerer drains the answerer: the next one runs the worker's program, and answers the calls that this one
+// leaves.
 func (m *machine) renewAnswerer() {
 	if m.answerer.phase == absent || m.answerer.phase >= draining {
 		return

@@ -87,7 +87,7 @@ func (a *Answerer) Serves() {
 // Hold has the holder keep a listener, instead of the one under its key.
 func (a *Answerer) Hold(x Listener) error { return a.link.sendListener(x) }
 
-// Drop has the holder close what it keeps under a key. A holder that is gone keeps nothing.
+// Drop has the holder close the descriptor under a key. A holder that is gone keeps nothing.
 func (a *Answerer) Drop(key uint64) {
 	_ = a.link.send(message{kind: msgDrop, items: []item{{ListenersRegion, key}}})
 }

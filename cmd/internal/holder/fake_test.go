@@ -248,6 +248,16 @@ func (r *runningHolder) noted(who string, n int) (pid int, rest string) {
 	return 0, ""
 }
 
+// serves waits until the holder knows that a worker serves.
+func (r *runningHolder) serves(pid int) {
+	r.t.Helper()
+	eventually(r.t, "the worker to serve", func() bool {
+		known := make(chan bool, 1)
+		r.post(func() { known <- r.supervisor.current.pid == pid && r.supervisor.current.phase == serving })
+		return <-known
+	})
+}
+
 // stop ends the holder as a service manager does.
 func (r *runningHolder) stop() error {
 	r.t.Helper()

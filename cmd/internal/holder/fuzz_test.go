@@ -19,7 +19,7 @@ func FuzzStep(f *testing.F) {
 		}
 		s := supervisor{watchdog: time.Second, giveUp: 10 * time.Second, own: "/own", loading: len(b)%2 == 1}
 		now := time.Unix(1e9, 0)
-		var exited, closed []int
+		var closed []int
 		play := func(e event) {
 			if s.mode == ended {
 				return
@@ -28,19 +28,14 @@ func FuzzStep(f *testing.F) {
 			var actions []action
 			s, actions = step(s, reading{now: now, listeners: len(b) % 3}, e)
 			for _, a := range actions {
-				switch a.verb {
-				case resumeWorker:
-					alive := before.id != a.child && before.phase >= resuming && before.id != e.child
-					lingers := slices.ContainsFunc(s.lingering, func(c child) bool { return c.id == before.id })
-					if alive && !lingers && !slices.Contains(exited, before.id) {
-						t.Fatalf("worker %d resumes while %d is %s", a.child, before.id, before.phase)
-					}
-				case closeProgram:
+				switch {
+				case a.verb == closeProgram:
 					closed = append(closed, a.program)
-				case spawnWorker, spawnAnswerer:
-					if slices.Contains(closed, a.program) {
-						t.Fatalf("program %d is closed", a.program)
-					}
+				case (a.verb == spawnWorker || a.verb == spawnAnswerer) && slices.Contains(closed, a.program):
+					t.Fatalf("program %d is closed", a.program)
+				case a.verb == resumeWorker && before.id != a.child && before.id != e.child && before.phase >= resuming &&
+					!slices.ContainsFunc(s.lingering, func(c child) bool { return c.id == before.id }):
+					t.Fatalf("worker %d resumes while %d is %s", a.child, before.id, before.phase)
 				}
 			}
 			if due := s.due(); s.mode != ended && !due.IsZero() && !due.After(now) {
@@ -51,9 +46,6 @@ func FuzzStep(f *testing.F) {
 		for ; len(b) >= 2; b = b[2:] {
 			e := event{kind: kinds[int(b[0])%len(kinds)], child: int(b[1]) % (s.lastID + 2), exit: exit(b[1] % 3)}
 			now = now.Add(time.Duration(b[0]) * time.Millisecond)
-			if e.kind == childExited {
-				exited = append(exited, e.child)
-			}
 			play(e)
 		}
 		play(event{kind: stopWanted})

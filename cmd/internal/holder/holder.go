@@ -3,9 +3,9 @@
 // # Words
 //
 // The holder is what "vcgroupfs serve" starts as: a small process that serves nothing. The worker is its child and
-// serves every guest. The holder keeps what the kernel would otherwise end with the worker: each guest's connection
-// (/dev/fuse), host descriptors that cannot be opened again without losing their position or event source, the
-// listening socket, and the arena (package state). The answerer is another child, which answers system calls of
+// serves every guest. The holder keeps the descriptors that would otherwise end with the worker: each guest's
+// connection (/dev/fuse), host descriptors that cannot be opened again without losing their position or event source,
+// the listening socket, and the arena (package state). The answerer is another child, which answers system calls of
 // containers (answer.go).
 //
 // # What always holds
@@ -21,7 +21,7 @@
 // # How it decides
 //
 // One goroutine runs everything (Run); the others only post to it. Each event goes to step, a function of the
-// supervisor's state, which answers with the next state and the actions; apply does those. So what follows from what is
+// supervisor's state, which answers with the next state and the actions; apply does those. So all decisions are
 // in step.go, replace.go, upgrade.go and answer.go, which touch no descriptor and no process, and is tested without
 // any.
 package holder
@@ -37,7 +37,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// Config is what a holder is told. Guests' numbers bound the arena, which every worker shares.
+// Config configures a holder.
 type Config struct {
 	Socket   string          // path of the control socket
 	Group    int             // gid whose members may connect to it, -1 for none
@@ -111,8 +111,8 @@ const (
 	callsName = "calls"
 )
 
-// adopt keeps what the service manager kept for the holder before this one, and returns what is of the programs that
-// answer statfs.
+// adopt keeps the descriptors that the service manager kept for the holder before this one, and returns the descriptors
+// of the programs that answer statfs.
 func (h *Holder) adopt(inherited map[string]int) (types map[string]int, err error) {
 	types = map[string]int{}
 	for name, fd := range inherited {

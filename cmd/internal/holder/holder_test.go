@@ -48,6 +48,7 @@ func TestHolder(t *testing.T) {
 	if _, rest = r.noted("answerer", 2); rest != settings+"kept 7-word=listener" {
 		t.Errorf("the second answerer: %s", rest)
 	}
+	r.serves(second)
 	syscall.Kill(os.Getpid(), unix.SIGHUP) // systemctl reload
 	third, rest := r.noted("worker", 3)
 	want := `1 restarts, reason "upgrade", ` + settings + "kept 0/0=device 0/1=handle"
@@ -69,7 +70,12 @@ func TestHolder(t *testing.T) {
 	if left, _ := filepath.Glob(r.dir + "/[sn]*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	told := m.read()
+	wantTold(t, m.read())
+}
+
+// wantTold checks what the service manager of TestHolder was told.
+func wantTold(t *testing.T, told []string) {
+	t.Helper()
 	for _, want := range []string{
 		"FDSTORE=1 FDPOLL=0 FDNAME=arena", "FDSTORE=1 FDPOLL=0 FDNAME=calls", "FDSTORE=1 FDPOLL=0 FDNAME=device-0",
 		"FDSTORE=1 FDPOLL=0 FDNAME=listener-7-word", "READY=1 STATUS=serving", "STATUS=upgrading", "STOPPING=1",
@@ -129,6 +135,7 @@ func TestHolderRefusesProgram(t *testing.T) {
 	for _, program := range []string{plain, plain + "-missing", "/bin/true"} {
 		r := runHolder(t, func(c *Config) { c.Program = program })
 		pid, _ := r.noted("worker", 1)
+		r.serves(pid)
 		syscall.Kill(os.Getpid(), unix.SIGHUP)
 		eventually(t, "the refusal", func() bool { return strings.Contains(r.log(), "the old worker stays") })
 		if err := syscall.Kill(pid, 0); err != nil {

@@ -138,7 +138,7 @@ func closeAll(fds []int) {
 	}
 }
 
-// receiveBuffers returns what receive needs.
+// receiveBuffers returns the buffers for receive.
 func receiveBuffers() (buf, oob []byte) {
 	return make([]byte, messageRoom), make([]byte, unix.CmsgSpace(4*maxItems))
 }

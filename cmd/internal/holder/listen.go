@@ -157,7 +157,7 @@ func listenLoopback(addr string) (*os.File, error) {
 }
 
 // blockingFile duplicates a file as one whose mode os.File.Fd does not change: of a file that does not block Fd makes
-// one that does, for all who share the open file, and a worker's accept would never be woken.
+// one that does, for all processes that share the open file, and a worker's accept would never be woken.
 func blockingFile(f *os.File, err error) (*os.File, error) {
 	if err != nil {
 		return nil, err

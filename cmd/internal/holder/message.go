@@ -14,7 +14,7 @@ const (
 	msgPrepared = 'p' // child: it can resume from the arena
 	msgStart    = 's' // holder: all descriptors are sent; the text is a Start, or an answerer's settings
 	msgReady    = 'r' // child: it serves
-	msgDrain    = 'q' // holder: answer what was read and exit; another child serves then
+	msgDrain    = 'q' // holder: answer the requests that were read, and exit
 	msgStop     = 'x' // holder: remove all guests and exit; to an answerer: leave the holder
 	msgUpgrade  = 'u' // worker: upgrade; the text is the path of the program
 	msgLeft     = 'l' // answerer: it has left the holder

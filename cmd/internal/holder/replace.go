@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// lingerWait is how long a dead worker may take to be reaped. After it one of its threads may wait for what only
-	// the next worker can do, so that one is spawned. The thread may also still be in a call of the host's, on a busy
-	// machine: the next worker makes no change that was begun before until the dead one is gone (Start.Dying).
+	// lingerWait is how long a dead worker may take to be reaped. After it one of its threads may wait for an answer
+	// that only the next worker gives, so that one is spawned. The thread may also still be in a call of the host's, on
+	// a busy machine: the next worker makes no change that was begun before until the dead one is gone (Start.Dying).
 	lingerWait = 30 * time.Millisecond
 	// stopWait is how long a worker may take to remove all guests.
 	stopWait = 30 * time.Second
@@ -59,7 +59,7 @@ func (m *machine) handleWorker(e event) {
 		}
 	case linkClosed:
 		if w.phase != draining {
-			m.kill(*w) // what it holds from now on the holder does not keep
+			m.kill(*w) // the holder could not keep the descriptors that it opens from now on
 		}
 	case lifelineBroke:
 		if w == &m.current {

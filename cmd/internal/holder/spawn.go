@@ -13,7 +13,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// process is a child as the kernel and the link have it; what the holder makes of it is the supervisor's.
+// process is the running side of a child. The supervisor has its phase.
 type process struct {
 	id     int
 	cmd    *exec.Cmd
@@ -29,7 +29,7 @@ const self = "/proc/self/exe"
 
 func (p *process) kill() { _ = p.cmd.Process.Kill() }
 
-// spawnChild spawns what an action says, and returns what came of it.
+// spawnChild spawns the child of an action, and returns the outcome as an event.
 func (h *Holder) spawnChild(a action) []event {
 	spawn := h.spawnWorker
 	if a.verb == spawnAnswerer {

@@ -17,7 +17,7 @@ type Types struct {
 	Reason string `json:"reason,omitempty"` // why not
 }
 
-// statfs is what the holder has of the programs that answer statfs.
+// statfs holds the programs that answer statfs.
 type statfs struct {
 	programs *fstype.Programs // nil for none
 	report   Types            // for workers
@@ -99,7 +99,7 @@ func (h *Holder) endTypes() {
 	h.statfs.programs = nil
 }
 
-// showView has statfs of a view answered, and sends the worker what came of it. The view is open in the message, so its
+// showView has statfs of a view answered, and sends the worker the outcome. The view is open in the message, so its
 // device number cannot be reused meanwhile.
 func (h *Holder) showView(l *link, m message) {
 	defer closeAll(m.fds)
@@ -121,7 +121,7 @@ func (s *statfs) show(m message, i int) error {
 		return errors.New("cannot have statfs answer for a view that is not sent with the message")
 	}
 	if err := json.Unmarshal(m.text, &view); err != nil {
-		return fmt.Errorf("cannot decode what a view is: %w", err)
+		return fmt.Errorf("cannot decode the description of a view: %w", err)
 	}
 	return s.programs.Show(m.fds[i], view)
 }

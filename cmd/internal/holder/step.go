@@ -15,7 +15,7 @@ type machine struct {
 	actions   []action
 }
 
-// step decides what an event means: the state after it, and what is to be done, in order. It does nothing itself.
+// step decides: it returns the state after an event, and the actions, in order. It has no effect itself.
 func step(s supervisor, r reading, e event) (supervisor, []action) {
 	m := machine{supervisor: s, now: r.now, listeners: r.listeners}
 	if r.heartbeat != s.heartbeat || s.loading {
@@ -55,7 +55,7 @@ func (m *machine) handle(e event) {
 	}
 }
 
-// expire does what is due by now.
+// expire applies every deadline that has come.
 func (m *machine) expire() {
 	for _, c := range []*child{&m.current, &m.next, &m.answerer} {
 		if passed(c.deadline, m.now) {
@@ -187,7 +187,7 @@ func (m *machine) stop(signal string) {
 	m.do(stopWorker, m.current)
 }
 
-// abandon kills what workers there are: guests have waited too long for one.
+// abandon kills all workers: guests have waited too long for one.
 func (m *machine) abandon() {
 	m.mode, m.supervisor.deadline = abandoning, m.now.Add(abandonWait)
 	m.failure = fmt.Sprintf("cannot keep a worker alive: the last one ended with %s; the guests' connections are ended",

@@ -70,7 +70,7 @@ func (s *store) drop(i item) {
 	}
 }
 
-// forget closes all that is kept of a guest.
+// forget closes all descriptors of a guest.
 func (s *store) forget(region int) {
 	for _, fd := range s.held[region] {
 		unix.Close(fd)
@@ -81,7 +81,7 @@ func (s *store) forget(region int) {
 	delete(s.held, region)
 }
 
-// forgetGuests closes all that is kept of guests: connections that no worker serves end. Listeners stay, for their
+// forgetGuests closes all descriptors of guests: connections that no worker serves end. Listeners stay, for their
 // containers live on.
 func (s *store) forgetGuests() {
 	for region := range s.held {
@@ -101,7 +101,7 @@ func (s *store) hasGuests() bool {
 	return false
 }
 
-// guests lists what is kept of guests.
+// guests lists the descriptors of guests.
 func (s *store) guests() (items []item, fds []int) {
 	for region, held := range s.held {
 		if region == ListenersRegion {

@@ -56,7 +56,7 @@ func (h *Holder) Run(announce func()) error {
 // post has the deciding goroutine call f.
 func (h *Holder) post(f func()) { h.posts <- f }
 
-// handle steps, and applies what comes of it. Called by the deciding goroutine.
+// handle steps, and applies the actions. Called by the deciding goroutine.
 func (h *Holder) handle(e event) {
 	for events := []event{e}; len(events) > 0; events = events[1:] {
 		now := reading{now: time.Now(), heartbeat: h.arena.Heartbeat()}
@@ -71,7 +71,7 @@ func (h *Holder) handle(e event) {
 	}
 }
 
-// apply does what a step has decided, and returns what came of it.
+// apply carries out an action, and returns the outcome as events.
 func (h *Holder) apply(a action) []event {
 	switch a.verb {
 	case spawnWorker, spawnAnswerer:
@@ -109,7 +109,7 @@ func (h *Holder) apply(a action) []event {
 	return nil
 }
 
-// applyTo does what concerns a process. One that cannot be sent what it is to do is killed.
+// applyTo carries out an action that concerns a process. A process that cannot be told is killed.
 func (h *Holder) applyTo(p *process, a action) {
 	var err error
 	switch a.verb {
@@ -124,7 +124,7 @@ func (h *Holder) applyTo(p *process, a action) {
 	case stopWorker, dismissAnswerer:
 		err = p.link.send(message{kind: msgStop})
 	case reportUpgrade:
-		_ = p.link.send(message{kind: msgResult, text: []byte(a.text)}) // whoever asked sees the old worker stay
+		_ = p.link.send(message{kind: msgResult, text: []byte(a.text)}) // on failure the client sees the old worker stay
 	}
 	if err != nil {
 		h.log.WithError(err).Errorf("cannot %s (process %d): the holder kills it", a.verb, p.cmd.Process.Pid)
@@ -132,7 +132,7 @@ func (h *Holder) applyTo(p *process, a action) {
 	}
 }
 
-// resumeWorker sends a worker what is kept. The holder hears at once when it dies from then on.
+// resumeWorker sends a worker the kept descriptors. Its lifeline breaks at once when it dies from then on.
 func (h *Holder) resumeWorker(p *process) error {
 	lifeline := h.arena.Worker()
 	lifeline.Renew()
@@ -148,7 +148,7 @@ func (h *Holder) resumeWorker(p *process) error {
 	return p.link.send(message{kind: msgStart, text: text})
 }
 
-// startOf returns what the next worker is told.
+// startOf returns the Start of the next worker.
 func (h *Holder) startOf() Start {
 	s := h.supervisor
 	start := Start{

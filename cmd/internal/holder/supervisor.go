@@ -13,10 +13,10 @@ type phase uint8
 const (
 	absent    phase = iota // there is no child
 	starting               // spawned; it maps the arena
-	prepared               // a worker could resume the guests, and awaits what is kept
-	resuming               // it has received what is kept
+	prepared               // a worker could resume the guests, and awaits the kept descriptors
+	resuming               // it has the kept descriptors
 	serving                // it serves
-	draining               // it answers what it has read, and ends: another one serves then
+	draining               // it answers the requests that it has read, and exits: another one serves then
 	stopping               // a worker removes all guests, and ends
 	departing              // an answerer leaves the holder, and passes calls on alone
 )
@@ -25,7 +25,7 @@ func (p phase) String() string {
 	return [...]string{"absent", "starting", "prepared", "resuming", "serving", "draining", "stopping", "departing"}[p]
 }
 
-// mode is what the holder does.
+// mode is the purpose of the whole holder.
 type mode uint8
 
 const (
@@ -57,7 +57,7 @@ type child struct {
 	heard    time.Time // when an answerer last said that it serves
 }
 
-// supervisor is all that decides what the holder does. It holds no descriptor and no process, so that step is a
+// supervisor is the whole state of the decisions. It holds no descriptor and no process, so that step is a
 // function.
 type supervisor struct {
 	watchdog time.Duration // immutable; Config.Watchdog
@@ -94,14 +94,14 @@ type supervisor struct {
 	answererRespawn  time.Time // when the next one is spawned, while there is none
 }
 
-// reading is what the holder reads before each step.
+// reading holds the values that the holder reads before each step.
 type reading struct {
 	now       time.Time
 	heartbeat uint64
 	listeners int // that are kept
 }
 
-// eventKind says what happened.
+// eventKind names an event.
 type eventKind string
 
 const (
@@ -109,7 +109,7 @@ const (
 	timePassed     eventKind = "time passed"
 	childSpawned   eventKind = "a child was spawned"           // pid
 	spawnFailed    eventKind = "a child could not be spawned"  // text: why
-	childPrepared  eventKind = "a child said that it prepared" // a worker could resume; an answerer awaits what is kept
+	childPrepared  eventKind = "a child said that it prepared" // it awaits the kept descriptors
 	childServes    eventKind = "a child said that it serves"   // an answerer says so again and again
 	linkClosed     eventKind = "a child closed its link"       // all that it sent was read
 	lifelineBroke  eventKind = "a child's first thread ended"
@@ -139,12 +139,12 @@ type event struct {
 	text  string
 }
 
-// verb says what is to be done.
+// verb names an action.
 type verb string
 
 const (
 	spawnWorker     verb = "spawn worker"     // child, program; text: the path of a program that is not open yet
-	resumeWorker    verb = "resume worker"    // child: send what is kept and a Start
+	resumeWorker    verb = "resume worker"    // child: send the kept descriptors and a Start
 	drainWorker     verb = "drain worker"     // child
 	stopWorker      verb = "stop worker"      // child
 	killChild       verb = "kill"             // child
@@ -154,7 +154,7 @@ const (
 	notifyReload    verb = "notify reload"    //
 	notifyStop      verb = "notify stop"      //
 	notifyAlive     verb = "notify alive"     //
-	announce        verb = "announce"         // call what Run was given: guests are served
+	announce        verb = "announce"         // call the announce of Run: guests are served
 	logText         verb = "log"              // level, text
 	spawnAnswerer   verb = "spawn answerer"   // child, program
 	resumeAnswerer  verb = "resume answerer"  // child: send the listeners that are kept and the settings

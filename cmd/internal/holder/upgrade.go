@@ -9,12 +9,12 @@ import (
 )
 
 // An upgrade has three phases (upgradePhase): a worker of the new program is spawned and prepares; the old one drains,
-// which is to answer what it has read, and exits; the new one is sent what is kept, and is on trial until it serves. A
-// failure in the first phase changes nothing; one in the last brings the old program back.
+// which is to answer the requests that it has read, and exits; the new one is sent the kept descriptors, and is on
+// trial until it serves. A failure in the first phase changes nothing; one in the last brings the old program back.
 
 const (
 	prepareWait = 10 * time.Second // for a new worker to say that it is prepared
-	drainWait   = 5 * time.Second  // for an old one to exit; what it has not answered by then the kernel sends again
+	drainWait   = 5 * time.Second  // for an old one to exit; the kernel resends the requests that it leaves
 )
 
 // beginUpgrade spawns a worker of another program, "" for the file that the holder was started from.

@@ -26,7 +26,7 @@ const (
 	workerMetrics // where metricsVariable is set
 )
 
-// Start is what a worker is told when it is to resume the guests.
+// Start tells a worker to resume the guests.
 type Start struct {
 	Settings json.RawMessage `json:"settings"` // Config.Settings
 	Holder   int             `json:"holder"`   // pid
@@ -163,7 +163,7 @@ func (w *Worker) Upgrade(program string, done <-chan struct{}) error {
 	}
 }
 
-// Keep is what the holder keeps of one region; it is a fs.Holder.
+// Keep is the holder's store for one region; it is a fs.Holder.
 type Keep struct {
 	Worker *Worker
 	Region int
@@ -174,7 +174,7 @@ func (k Keep) Hold(key uint64, fd int) error {
 	return k.Worker.link.send(message{kind: msgHold, items: []item{{k.Region, key}}, fds: []int{fd}})
 }
 
-// Drop has the holder close what it keeps under a key. A holder that is gone keeps nothing.
+// Drop has the holder close the descriptor under a key. A holder that is gone keeps nothing.
 func (k Keep) Drop(key uint64) {
 	_ = k.Worker.link.send(message{kind: msgDrop, items: []item{{k.Region, key}}})
 }
