@@ -167,7 +167,6 @@ type runningHolder struct {
 	dir    string
 	logged *strings.Builder // guarded by mu
 	mu     *sync.Mutex
-	ready  chan struct{}
 	ended  chan error
 }
 
@@ -196,20 +195,20 @@ func runHolder(t *testing.T, change func(c *Config)) *runningHolder {
 	}
 	c := Config{
 		Socket: dir + "/s", Group: -1, Metrics: "127.0.0.1:0", Notify: dir + "/n", Regions: 2, Handles: 4,
-		Watchdog: 2 * time.Second, GiveUp: 20 * time.Second, Program: own, NoBPF: true, Settings: []byte(`{"maxGuests":2}`),
+		Watchdog: 20 * time.Second, GiveUp: 60 * time.Second, Program: own, NoBPF: true, Settings: []byte(`{"maxGuests":2}`),
 	}
 	if change != nil {
 		change(&c)
 	}
 	r := &runningHolder{
-		t: t, dir: dir, logged: &strings.Builder{}, mu: &sync.Mutex{}, ready: make(chan struct{}), ended: make(chan error, 1),
+		t: t, dir: dir, logged: &strings.Builder{}, mu: &sync.Mutex{}, ended: make(chan error, 1),
 	}
 	log := logrus.New()
 	log.SetOutput(lockedWriter{r.mu, r.logged})
 	if r.Holder, err = New(c, logrus.NewEntry(log)); err != nil {
 		t.Fatal(err)
 	}
-	go func() { r.ended <- r.Run(func() { close(r.ready) }) }()
+	go func() { r.ended <- r.Run(func() { note("announced") }) }()
 	return r
 }
 

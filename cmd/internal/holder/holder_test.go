@@ -21,9 +21,9 @@ import (
 func TestHolder(t *testing.T) {
 	m := newFakeManager(t)
 	r := runHolder(t, nil)
-	<-r.ready
 	const settings = `settings {"maxGuests":2}, `
 	first, rest := r.noted("worker", 1)
+	r.serves(first)
 	if want := `0 restarts, reason "", ` + settings + "kept"; rest != want {
 		t.Errorf("the first worker: %s, want %s", rest, want)
 	}
@@ -97,9 +97,9 @@ func killed(told string) string {
 
 // TestHolderGivesUp: workers that exit at once have it give up, with views ended and an error.
 func TestHolderGivesUp(t *testing.T) {
-	r := runHolder(t, func(c *Config) { c.GiveUp, c.Watchdog = time.Second, 500*time.Millisecond })
-	<-r.ready
+	r := runHolder(t, func(c *Config) { c.GiveUp = 5 * time.Second })
 	pid, _ := r.noted("worker", 1)
+	r.serves(pid)
 	if err := os.WriteFile(os.Getenv(failVariable), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -115,11 +115,12 @@ func TestHolderGivesUp(t *testing.T) {
 
 // TestHolderWatchdog: a worker that is stopped is killed and replaced.
 func TestHolderWatchdog(t *testing.T) {
-	r := runHolder(t, func(c *Config) { c.Watchdog = 500 * time.Millisecond })
+	r := runHolder(t, func(c *Config) { c.Watchdog = 3 * time.Second })
 	pid, _ := r.noted("worker", 1)
 	syscall.Kill(pid, unix.SIGSTOP)
-	if _, rest := r.noted("worker", 2); !strings.HasPrefix(rest, "1 restarts, reason "+killed(rest)) {
-		t.Errorf("the second worker: %s", rest)
+	next, rest := r.noted("worker", 2)
+	if !strings.Contains(rest, "reason "+killed(rest)) || next == pid || !strings.Contains(r.log(), "has not beaten for 3s") {
+		t.Errorf("the second worker: %s; the log: %s", rest, r.log())
 	}
 	if err := r.stop(); err != nil {
 		t.Error(err)
