@@ -7,7 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // prepare is what all commands have in common, and those below them. None has the library's own command "help" (with its alias "h"): it
@@ -28,7 +28,7 @@ func group(c *cli.Context) error {
 	if err := cli.ShowSubcommandHelp(c); err != nil {
 		return err
 	}
-	return exitStatus(exitcode.Usage)
+	return exitStatus(fault.ExitUsage)
 }
 
 // noSuchCommand answers a word that is none of the commands; above is what stands before them.

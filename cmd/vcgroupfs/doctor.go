@@ -12,7 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/doctor"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 func doctorCommand() *cli.Command {
@@ -71,7 +71,7 @@ func runDoctor(c *cli.Context) error {
 	}
 	for _, check := range d.Checks {
 		if check.State == doctor.Bad {
-			return exitStatus(exitcode.Unsupported)
+			return exitStatus(fault.ExitUnsupported)
 		}
 	}
 	return nil

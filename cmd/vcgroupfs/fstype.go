@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -88,8 +87,7 @@ func (t *typer) ask(view int, about fstype.View) error {
 	client := api.NewClient(t.socket)
 	defer client.Close()
 	err := client.ShowType(ctx, api.TypeRequest{FD: view, Types: about.Types, Cgroup: about.Cgroup})
-	var said *api.Error
-	if err != nil && !errors.As(err, &said) {
+	if err != nil {
 		t.log.WithError(err).Debug("the daemon does not answer for the view")
 	}
 	return err

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
@@ -52,24 +51,8 @@ func guestAction(least, most int, what string, do func(c *cli.Context, daemon *a
 		}
 		daemon := api.NewClient(c.String("socket"))
 		defer daemon.Close()
-		return daemonError(do(c, daemon, args))
+		return do(c, daemon, args)
 	}
-}
-
-// daemonError gives an error of the client its exit code.
-func daemonError(err error) error {
-	var said *api.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, api.ErrNotRunning):
-		return exitcode.With(exitcode.NoDaemon, err)
-	case errors.Is(err, os.ErrPermission):
-		return exitcode.With(exitcode.Unsupported, err)
-	case errors.As(err, &said):
-		return exitcode.With(api.ExitOf(said.Code), err)
-	}
-	return err
 }
 
 func guestAddCommand() *cli.Command {
@@ -166,7 +149,7 @@ func intoOf(c *cli.Context, rootfs string) (*api.Into, error) {
 	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups")}, err
 }
 
-func checkName(name string) error { return exitcode.With(exitcode.Usage, guest.CheckName(name)) }
+func checkName(name string) error { return fault.With(fault.Invalid, guest.CheckName(name)) }
 
 // layoutOf is the layout as a guest's spec has it: "" for auto.
 func layoutOf(c *cli.Context) string {
@@ -250,7 +233,7 @@ func limitArgs(texts []string) (limits []api.Limit, err error) {
 	for _, text := range texts {
 		l, err := guest.ParseLimit(text)
 		if err != nil {
-			return nil, exitcode.With(exitcode.Usage, err)
+			return nil, fault.With(fault.Invalid, err)
 		}
 		limits = append(limits, api.Limit(l))
 	}
@@ -274,7 +257,7 @@ func guestRemoveCommand() *cli.Command {
 			}
 			for _, name := range args {
 				err := daemon.Remove(c.Context, name, c.Bool("force"))
-				if errors.Is(err, api.ErrNotRunning) {
+				if fault.Of(err) == fault.NoDaemon {
 					return err
 				}
 				errs = append(errs, err)
@@ -300,7 +283,7 @@ func guestSetCommand() *cli.Command {
 				return err
 			}
 			if err := api.CheckLimits(limits); err != nil {
-				return exitcode.With(exitcode.Usage, err)
+				return fault.With(fault.Invalid, err)
 			}
 			changes, err := daemon.Set(c.Context, args[0], limits)
 			if err != nil {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // fakeDaemon is a backend that has one guest, and keeps what was asked of it.
@@ -55,7 +56,7 @@ func (d *fakeDaemon) InGuest(pid int) bool { return false }
 
 func (d *fakeDaemon) Guest(name string) (api.Guest, error) {
 	if name != "web" {
-		return api.Guest{}, &api.Error{Code: api.CodeNotFound, Message: "cannot find the guest " + name}
+		return api.Guest{}, fault.New(fault.NotFound, "cannot find the guest %s", name)
 	}
 	return d.web(), nil
 }
@@ -207,10 +208,12 @@ func TestGuestCommands(t *testing.T) {
 			t.Errorf("%q: %d, %q, %q, asked %q; want %d, %q, %q", c.args, code, out, errs, asked, c.code, c.out, c.asked)
 		}
 	}
-	for code, exit := range map[string]int{api.CodeConflict: 1, api.CodeUnsupported: 4, api.CodeInvalid: 2, api.CodeFailed: 1, api.CodeNotFound: 6, api.CodeForbidden: 4} {
-		d.err = &api.Error{Code: code, Message: "why"}
+	for kind, exit := range map[fault.Kind]int{
+		fault.Conflict: 1, fault.Unsupported: 4, fault.Invalid: 2, fault.Failed: 1, fault.NotFound: 6, fault.Forbidden: 4,
+	} {
+		d.err = fault.New(kind, "why")
 		if got, _, errs := try("guest", "freeze", "web"); got != exit || errs != "vcgroupfs: why\n" {
-			t.Error(code, got, errs)
+			t.Error(kind.Code(), got, errs)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -54,7 +54,7 @@ func listHierarchies(c *cli.Context) error {
 	}
 	h, err := host.Open()
 	if err != nil {
-		return exitcode.With(exitcode.Unsupported, err)
+		return fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
 	var shown []hierarchy.Hierarchy
@@ -64,7 +64,7 @@ func listHierarchies(c *cli.Context) error {
 		}
 	}
 	if layout, err = layout.Arrange(shown); err != nil {
-		return exitcode.With(exitcode.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(shown)))
+		return fault.With(fault.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(shown)))
 	}
 	list := []hierarchyInfo{}
 	for _, t := range h.Hierarchies() {

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -126,7 +126,7 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 			return fmt.Errorf("cannot look at process %d of container %s: %w", box.pid, box.id, err)
 		}
 		_, _, err = daemon.Add(ctx, name, spec)
-		return daemonError(err)
+		return err
 	}
 }
 
@@ -134,15 +134,14 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 // nothing to do.
 func removeContainer(ctx context.Context, daemon *api.Client, name string, stderr io.Writer) error {
 	err := daemon.Remove(ctx, name, false)
-	var said *api.Error
-	switch {
-	case errors.As(err, &said) && said.Code == api.CodeNotFound:
+	switch fault.Of(err) {
+	case fault.NotFound:
 		return nil
-	case errors.As(err, &said) && said.Code == api.CodeConflict:
+	case fault.Conflict:
 		fmt.Fprintf(stderr, "vcgroupfs: nothing to remove: %v\n", err)
 		return nil
 	}
-	return daemonError(err)
+	return err
 }
 
 // ownControllers are those that a container can be shown: of the ones that are given, or else that the policy permits, those in
@@ -151,12 +150,12 @@ func removeContainer(ctx context.Context, daemon *api.Client, name string, stder
 func ownControllers(box container, given []string, p *policy.Policy) (own []string, err error) {
 	if len(given) > 0 {
 		if p, err = p.WithControllers(given); err != nil {
-			return nil, exitcode.With(exitcode.Usage, err)
+			return nil, fault.With(fault.Invalid, err)
 		}
 	}
 	h, err := host.Open()
 	if err != nil {
-		return nil, exitcode.With(exitcode.Unsupported, err)
+		return nil, fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
 	var shared []string

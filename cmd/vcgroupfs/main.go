@@ -13,7 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
@@ -48,7 +48,7 @@ func roles() map[string]func() int {
 		guest.KeeperStarterCommand: guest.StartKeeper,
 		guest.KeeperCommand:        guest.Keep,
 		holder.WorkerCommand:       serveWorker,
-		endTypeCommand:             func() int { return exitcode.OK },
+		endTypeCommand:             func() int { return fault.ExitOK },
 	}
 }
 
@@ -57,7 +57,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	args, answerable := completing(args)
 	if !answerable {
-		return exitcode.OK
+		return fault.ExitOK
 	}
 	err := app.Run(ordered(app, args))
 	var status exitStatus
@@ -67,7 +67,7 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(app.ErrWriter, "vcgroupfs: %v\n", err)
 	}
-	return exitcode.Of(err)
+	return fault.ExitCode(err)
 }
 
 // How long a process that ends waits for the reader of its log. Guests wait for the worker after this one meanwhile.
@@ -156,7 +156,7 @@ func noCommand(c *cli.Context) error {
 	if err := cli.ShowAppHelp(c); err != nil {
 		return err
 	}
-	return exitStatus(exitcode.Usage)
+	return exitStatus(fault.ExitUsage)
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
@@ -174,13 +174,13 @@ func usageError(c *cli.Context, err error, _ bool) error {
 }
 
 func usagef(format string, args ...any) error {
-	return exitcode.With(exitcode.Usage, fmt.Errorf(format, args...))
+	return fault.New(fault.Invalid, format, args...)
 }
 
 // checkRoot says what to do when the caller cannot do what the command needs.
 func checkRoot(what string) error {
 	if os.Geteuid() != 0 {
-		return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot %s: it makes cgroups and mounts; run it as root", what))
+		return fault.New(fault.Unsupported, "cannot %s: it makes cgroups and mounts; run it as root", what)
 	}
 	return nil
 }

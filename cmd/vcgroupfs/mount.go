@@ -14,7 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 )
@@ -71,7 +71,7 @@ func mount(c *cli.Context) error {
 	if o := c.String("owner"); o != "" {
 		owner, err := guest.ParseOwner(o)
 		if err != nil {
-			return exitcode.With(exitcode.Usage, err)
+			return fault.With(fault.Invalid, err)
 		}
 		cfg.Owner = &owner
 	}
@@ -201,7 +201,7 @@ func helperArgs(args []string) []string {
 		dir, err := inRoot(plain[0], joined)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
-			os.Exit(exitcode.Usage)
+			os.Exit(fault.ExitUsage)
 		}
 		plain[0] = dir
 		os.Exit(background(append([]string{"mount", "-o", joined, "--source", source}, plain[0])))
@@ -248,7 +248,7 @@ func background(args []string) int {
 	r, w, err := os.Pipe()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
-		return exitcode.Failure
+		return fault.ExitFailure
 	}
 	cmd := exec.Command("/proc/self/exe", append(args[:1:1], append([]string{"--background", "--ready-fd", strconv.Itoa(3)}, args[1:]...)...)...)
 	cmd.Args[0] = "vcgroupfs"
@@ -257,12 +257,12 @@ func background(args []string) int {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
-		return exitcode.Failure
+		return fault.ExitFailure
 	}
 	w.Close()
 	if said, _ := io.ReadAll(r); string(said) == readyWord {
-		return exitcode.OK
+		return fault.ExitOK
 	}
 	cmd.Wait()
-	return max(cmd.ProcessState.ExitCode(), exitcode.Failure)
+	return max(cmd.ProcessState.ExitCode(), fault.ExitFailure)
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/nri"
 )
@@ -68,7 +68,7 @@ func runNRI(c *cli.Context) error {
 			return usagef("no controller in --controllers; as in: --controllers memory,pids")
 		}
 		if plugin.Policy, err = plugin.Policy.WithControllers(plugin.Controllers); err != nil {
-			return exitcode.With(exitcode.Usage, err)
+			return fault.With(fault.Invalid, err)
 		}
 	}
 	neverWait(c)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -61,7 +61,7 @@ func checkPolicies(c *cli.Context) error {
 		}
 		fmt.Fprintf(c.App.Writer, "%s: ok\n", file)
 	}
-	return exitcode.With(exitcode.BadPolicy, joinPlain(faults))
+	return fault.With(fault.BadPolicy, joinPlain(faults))
 }
 
 // joinPlain joins errors without their codes.
@@ -93,14 +93,14 @@ func explain(c *cli.Context) error {
 	}
 	if c.IsSet("controllers") {
 		if p, err = p.WithControllers(guest.ControllerNames(c.String("controllers"))); err != nil {
-			return exitcode.With(exitcode.Usage, err)
+			return fault.With(fault.Invalid, err)
 		}
 	}
 	list := []explanation{}
 	for _, file := range c.Args().Slice() {
 		all, err := p.Explain(file)
 		if err != nil {
-			return exitcode.With(exitcode.Usage, err)
+			return fault.With(fault.Invalid, err)
 		}
 		for _, e := range all {
 			place := "below"

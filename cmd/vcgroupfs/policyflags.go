@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -25,7 +25,7 @@ func policyFlags() []cli.Flag {
 
 func layoutFlag(c *cli.Context) (hierarchy.Layout, error) {
 	l, err := hierarchy.ParseLayout(c.String("layout"))
-	return l, exitcode.With(exitcode.Usage, err)
+	return l, fault.With(fault.Invalid, err)
 }
 
 // policyFlag reads --policy and --controllers. Controllers that are named must be the host's.
@@ -39,11 +39,11 @@ func policyFlag(c *cli.Context) (*policy.Policy, error) {
 		return nil, usagef("no controller in --controllers; as in: --controllers memory,pids")
 	}
 	if p, err = p.WithControllers(names); err != nil {
-		return nil, exitcode.With(exitcode.Usage, err)
+		return nil, fault.With(fault.Invalid, err)
 	}
 	h, err := host.Open()
 	if err != nil {
-		return nil, exitcode.With(exitcode.Unsupported, err)
+		return nil, fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
 	return p, guest.CheckControllers(h, names)
@@ -63,11 +63,11 @@ func readPolicy(file string) (*policy.Policy, string, error) {
 	text, err := os.ReadFile(file)
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
-		return nil, "", exitcode.With(exitcode.BadPolicy, &fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
+		return nil, "", fault.With(fault.BadPolicy, &fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
 	}
 	if err != nil {
-		return nil, "", exitcode.With(exitcode.BadPolicy, err)
+		return nil, "", fault.With(fault.BadPolicy, err)
 	}
 	p, err := policy.Parse(file, text)
-	return p, string(text), exitcode.With(exitcode.BadPolicy, err)
+	return p, string(text), fault.With(fault.BadPolicy, err)
 }

@@ -4,7 +4,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
@@ -45,7 +45,7 @@ func run(c *cli.Context) error {
 	if err != nil {
 		return runError(err)
 	}
-	if status != exitcode.OK {
+	if status != fault.ExitOK {
 		return exitStatus(status)
 	}
 	return nil
@@ -53,10 +53,10 @@ func run(c *cli.Context) error {
 
 // runError gives 125 to what is not the command's own: its status could be any other.
 func runError(err error) error {
-	if code := exitcode.Of(err); code == exitcode.NotExecutable || code == exitcode.NotFound {
+	if kind := fault.Of(err); kind == fault.NotExecutable || kind == fault.NoCommand {
 		return err
 	}
-	return &exitcode.Error{Code: exitcode.RunFailed, Err: err}
+	return &fault.Error{Kind: fault.RunFailed, Err: err}
 }
 
 func runGuest(c *cli.Context) (int, error) {
@@ -65,7 +65,7 @@ func runGuest(c *cli.Context) (int, error) {
 	}
 	if name := c.String("name"); name != "" {
 		if err := guest.CheckName(name); err != nil {
-			return 0, exitcode.With(exitcode.Usage, err)
+			return 0, fault.With(fault.Invalid, err)
 		}
 	}
 	cfg := guest.RunConfig{
@@ -75,7 +75,7 @@ func runGuest(c *cli.Context) (int, error) {
 	for _, text := range c.StringSlice("limit") {
 		l, err := guest.ParseLimit(text)
 		if err != nil {
-			return 0, exitcode.With(exitcode.Usage, err)
+			return 0, fault.With(fault.Invalid, err)
 		}
 		cfg.Limits = append(cfg.Limits, l)
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/daemon"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/listener"
@@ -295,7 +295,7 @@ func upgrade(c *cli.Context) error {
 		err = client.Upgrade(ctx, program)
 	}
 	if err != nil {
-		return daemonError(err)
+		return err
 	}
 	for {
 		now, err := client.Info(ctx)
@@ -331,7 +331,7 @@ func serveChild(command string, run func(log *logrus.Entry) error, ends string) 
 	}}}
 	if err := app.Run(os.Args); err != nil {
 		logrus.WithError(err).Error(ends)
-		return exitcode.Of(err)
+		return fault.ExitCode(err)
 	}
-	return exitcode.OK
+	return fault.ExitOK
 }

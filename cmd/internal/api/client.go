@@ -13,10 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// ErrNotRunning is found in the error of every call when no daemon listens on the socket.
-var ErrNotRunning = errors.New("the daemon is not running")
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+)
 
 // How long a call is tried again, and how often.
 const (
@@ -27,8 +26,9 @@ const (
 )
 
 // Client asks a daemon. While its worker is replaced, which a call may notice by its connection breaking, calls that can be
-// done twice with the same effect as once are tried again. All methods may be called from any goroutine. Errors are an *Error
-// where the daemon has answered, and otherwise say what to do; errors.Is finds ErrNotRunning.
+// done twice with the same effect as once are tried again. All methods may be called from any goroutine. Errors are of the
+// kind that the daemon answered with, fault.NoDaemon where none listens on the socket and fault.Unsupported where the caller may not
+// connect; others say what to do.
 type Client struct {
 	socket string
 	http   *http.Client
@@ -57,7 +57,7 @@ func (c *Client) Guests(ctx context.Context) (all []Guest, err error) {
 	return all, c.call(ctx, "GET", "/v1/guests", nil, &all)
 }
 
-// Guest is one guest; CodeNotFound when there is none.
+// Guest is one guest; fault.NotFound when there is none.
 func (c *Client) Guest(ctx context.Context, name string) (g Guest, err error) {
 	return g, c.call(ctx, "GET", guestPath(name, ""), nil, &g)
 }
@@ -69,21 +69,20 @@ func (c *Client) As(by Maker) *Client {
 	return &as
 }
 
-// Add makes a guest. Made is false for one that was there with the same spec; CodeConflict when there is another.
+// Add makes a guest. Made is false for one that was there with the same spec; fault.Conflict when there is another.
 func (c *Client) Add(ctx context.Context, name string, spec GuestSpec) (g Guest, made bool, err error) {
 	status, _, err := c.try(ctx, "PUT", guestPath(name, ""), spec, &g)
 	return g, status == http.StatusCreated, err
 }
 
-// Remove takes a guest away; CodeNotFound when there is none, CodeConflict when it is another maker's or frozen, unless by force.
+// Remove takes a guest away; fault.NotFound when there is none, fault.Conflict when it is another maker's or frozen, unless by force.
 func (c *Client) Remove(ctx context.Context, name string, force bool) error {
 	path := guestPath(name, "")
 	if force {
 		path += "?" + forceParameter + "=true"
 	}
 	_, again, err := c.try(ctx, "DELETE", path, nil, nil)
-	var e *Error
-	if again && errors.As(err, &e) && e.Code == CodeNotFound {
+	if again && fault.Of(err) == fault.NotFound {
 		return nil // a try before this one has done it
 	}
 	return err
@@ -130,18 +129,13 @@ func (c *Client) Upgrade(ctx context.Context, program string) error {
 	return c.call(ctx, "POST", "/v1/upgrade", UpgradeRequest{program}, nil)
 }
 
-// ShowType has statfs answer for a file system; CodeUnsupported where the daemon cannot. One of an earlier version says CodeNotFound.
+// ShowType has statfs answer for a file system; fault.Unsupported where the daemon cannot. One of an earlier version says fault.NotFound.
 func (c *Client) ShowType(ctx context.Context, r TypeRequest) error {
 	return c.call(ctx, "PUT", "/v1/type", r, nil)
 }
 
 // Health is nil when the daemon says that it is well.
 func (c *Client) Health(ctx context.Context) error { return c.call(ctx, "GET", "/healthz", nil, nil) }
-
-// Metrics writes the metrics in the text format of Prometheus.
-func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
-	return c.call(ctx, "GET", "/metrics", nil, w)
-}
 
 // Events calls each for every event of a guest, or of all for "", until ctx is done or each fails. When the connection
 // breaks it is taken up again, and each gets an EventDropped without a count for what happened in between.
@@ -182,7 +176,7 @@ func (c *Client) Events(ctx context.Context, guest string, each func(Event) erro
 
 func guestPath(name, what string) string { return "/v1/guests/" + url.PathEscape(name) + what }
 
-// call asks and reads the answer's JSON; into an io.Writer it is copied as it is.
+// call asks and reads the answer's JSON.
 func (c *Client) call(ctx context.Context, method, path string, body, into any) error {
 	_, _, err := c.try(ctx, method, path, body, into)
 	return err
@@ -204,12 +198,8 @@ func (c *Client) try(ctx context.Context, method, path string, body, into any) (
 			return err
 		}
 		status = r.StatusCode
-		switch into := into.(type) {
-		case nil:
+		if into == nil {
 			return nil
-		case io.Writer:
-			_, err = into.Write(raw)
-			return permanently(err)
 		}
 		if err := json.Unmarshal(raw, into); err != nil {
 			return permanently(fmt.Errorf("cannot understand the answer to %s %s: %w: does the daemon have this program's version?", method, path, err))
@@ -219,7 +209,7 @@ func (c *Client) try(ctx context.Context, method, path string, body, into any) (
 	return status, tries > 1, err
 }
 
-// send sends one request. An answer that is no success is an *Error.
+// send sends one request. An answer that is no success is a *fault.Error.
 func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
@@ -245,9 +235,9 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	}
 	var e Error
 	if json.Unmarshal(raw, &e) != nil || e.Code == "" {
-		e = Error{CodeFailed, fmt.Sprintf("the daemon answered %s: %.200q", answer.Status, raw)}
+		return nil, fault.New(fault.Failed, "the daemon answered %s: %.200q", answer.Status, raw)
 	}
-	return nil, &e
+	return nil, fault.New(fault.KindOf(e.Code), "%s", e.Message)
 }
 
 // permanent is an error that trying again does not mend.
@@ -268,7 +258,7 @@ func (c *Client) retry(ctx context.Context, idempotent bool, do func() error) er
 	var began time.Time // of the failing
 	for pause := retryEvery; ; pause = min(2*pause, retryMost) {
 		err := do()
-		var said *Error
+		var said *fault.Error
 		var lasting permanent
 		switch {
 		case err == nil, errors.As(err, &said):
@@ -323,9 +313,9 @@ func (c *Client) explain(err error, tried time.Duration) error {
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("cannot reach the daemon at %s: %w: start it with: vcgroupfs serve", c.socket, ErrNotRunning)
+		return fault.New(fault.NoDaemon, "cannot reach the daemon at %s: the daemon is not running: start it with: vcgroupfs serve", c.socket)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("cannot reach the daemon at %s: %w: run as root, or look as a member of the observers' group", c.socket, err)
+		return fault.New(fault.Unsupported, "cannot reach the daemon at %s: %w: run as root, or look as a member of the observers' group", c.socket, err)
 	case isDial(err) && tried == 0:
 		return fmt.Errorf("cannot reach the daemon at %s: %w: is that the daemon's socket", c.socket, err)
 	case tried == 0:

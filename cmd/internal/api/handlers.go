@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
@@ -31,7 +32,7 @@ func (h *handler) add(q *request) (any, error) {
 		return nil, err
 	}
 	if err := spec.Check(); err != nil {
-		return nil, invalid(err)
+		return nil, fault.With(fault.Invalid, err)
 	}
 	by, err := makerOf(q.r.Header)
 	if err != nil {
@@ -52,7 +53,7 @@ func (h *handler) remove(q *request) (any, error) {
 	}
 	force, err := parseForce(q.r.URL.Query()[forceParameter])
 	if err != nil {
-		return nil, invalid(err)
+		return nil, fault.With(fault.Invalid, err)
 	}
 	return nil, h.cfg.Backend.Remove(q.ctx(), q.name, by, force)
 }
@@ -79,7 +80,7 @@ func (h *handler) set(q *request) (any, error) {
 		return nil, err
 	}
 	if err := CheckLimits(limits); err != nil {
-		return nil, invalid(err)
+		return nil, fault.With(fault.Invalid, err)
 	}
 	changes, err := h.cfg.Backend.Set(q.name, limits)
 	return list(changes), err
@@ -99,7 +100,7 @@ func (h *handler) showType(q *request) (any, error) {
 		return nil, err
 	}
 	if r.FD < 0 {
-		return nil, invalidf("fd: %d is not allowed; give a descriptor that you have open", r.FD)
+		return nil, fault.New(fault.Invalid, "fd: %d is not allowed; give a descriptor that you have open", r.FD)
 	}
 	return nil, h.cfg.Backend.ShowType(q.ctx(), q.pid, r)
 }
@@ -110,7 +111,7 @@ func (h *handler) upgrade(q *request) (any, error) {
 		return nil, err
 	}
 	if err := u.check(); err != nil {
-		return nil, invalid(err)
+		return nil, fault.With(fault.Invalid, err)
 	}
 	return nil, h.cfg.Backend.Upgrade(q.ctx(), u.Program)
 }
@@ -122,7 +123,7 @@ func (h *handler) events(q *request) (any, error) {
 	name := q.r.URL.Query().Get("guest")
 	if name != "" {
 		if err := guest.CheckName(name); err != nil {
-			return nil, invalid(err)
+			return nil, fault.With(fault.Invalid, err)
 		}
 	}
 	if err := h.streams.begin(q.uid); err != nil {
@@ -164,7 +165,7 @@ func (h *handler) events(q *request) (any, error) {
 
 func (h *handler) metrics(q *request) (any, error) {
 	if h.cfg.Metrics == nil {
-		return nil, &Error{CodeNotFound, "there are no metrics"}
+		return nil, fault.New(fault.NotFound, "there are no metrics")
 	}
 	http.NewResponseController(q.w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	h.cfg.Metrics.ServeHTTP(q.w, q.r)
@@ -174,7 +175,7 @@ func (h *handler) metrics(q *request) (any, error) {
 func (h *handler) healthz(*request) (any, error) {
 	if h.cfg.Healthy != nil {
 		if err := h.cfg.Healthy(); err != nil {
-			return nil, &Error{CodeBusy, "not healthy: " + err.Error()}
+			return nil, fault.New(fault.Busy, "not healthy: %v", err)
 		}
 	}
 	return map[string]string{"status": "ok"}, nil

@@ -18,6 +18,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // role is what this binary is to do when it is started as a peer: a word and a socket's path.
@@ -133,7 +135,7 @@ func (f *fake) Guest(name string) (Guest, error) {
 	if spec, ok := f.guests[name]; ok {
 		return Guest{Name: name, Spec: spec}, nil
 	}
-	return Guest{}, &Error{CodeNotFound, "no guest " + name}
+	return Guest{}, fault.New(fault.NotFound, "no guest %s", name)
 }
 
 func (f *fake) Add(_ context.Context, name string, spec GuestSpec, by Maker) (Guest, bool, error) {
@@ -157,7 +159,7 @@ func (f *fake) Remove(_ context.Context, name string, by Maker, force bool) erro
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, there := f.guests[name]; !there {
-		return &Error{CodeNotFound, "no guest " + name}
+		return fault.New(fault.NotFound, "no guest %s", name)
 	}
 	delete(f.guests, name)
 	return nil

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // Who makes guests. A name belongs to the maker of its guest: nobody else removes the guest by that name.
@@ -73,11 +75,11 @@ func makerOf(h http.Header) (Maker, error) {
 	m := Maker{By: values.Get("by"), Of: values.Get("of")}
 	switch {
 	case err != nil:
-		return m, invalidf("cannot read the header %s: %v", makerHeader, err)
+		return m, fault.New(fault.Invalid, "cannot read the header %s: %v", makerHeader, err)
 	case !slices.Contains(callers, m.By):
-		return m, invalidf("header %s: by=%.40q is not allowed; allowed: %s", makerHeader, m.By, strings.Join(callers, ", "))
+		return m, fault.New(fault.Invalid, "header %s: by=%.40q is not allowed; allowed: %s", makerHeader, m.By, strings.Join(callers, ", "))
 	case len(m.Of) > maxMaker:
-		return m, invalidf("header %s: \"of\" has %d bytes; allowed: %d", makerHeader, len(m.Of), maxMaker)
+		return m, fault.New(fault.Invalid, "header %s: \"of\" has %d bytes; allowed: %d", makerHeader, len(m.Of), maxMaker)
 	}
 	return m, nil
 }

@@ -1,10 +1,11 @@
 package api
 
 import (
-	"errors"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // TestMaker: who asks is known to the daemon, whatever bytes a path has.
@@ -22,8 +23,7 @@ func TestMaker(t *testing.T) {
 	for said, want := range map[string]string{
 		"by=self": "allowed: hand, hook, nri", "by=declared": "not allowed", "x": "not allowed", "by=%zz": "cannot read", "by=hook&of=" + strings.Repeat("x", 4097): "4097 bytes",
 	} {
-		var e *Error
-		if _, err := makerOf(http.Header{makerHeader: {said}}); !errors.As(err, &e) || e.Code != CodeInvalid || !strings.Contains(e.Message, want) {
+		if _, err := makerOf(http.Header{makerHeader: {said}}); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40s: %v; want %q", said, err, want)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 )
 
@@ -58,8 +59,8 @@ func probes() []route {
 	return slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return r.access != accessProbe })
 }
 
-// match finds the route of a request, and the guest's name in its path. The error is CodeNotFound, or CodeInvalid with the
-// methods that the path has.
+// match finds the route of a request, and the guest's name in its path. The error is fault.NotFound, or fault.Invalid with
+// the methods that the path has.
 func match(table []route, method, path string) (r route, name string, allowed []string, err error) {
 	parts := strings.Split(path, "/")
 	for _, candidate := range table {
@@ -73,9 +74,9 @@ func match(table []route, method, path string) (r route, name string, allowed []
 		allowed = append(allowed, candidate.method)
 	}
 	if len(allowed) > 0 {
-		return route{}, "", allowed, &Error{CodeInvalid, fmt.Sprintf("cannot %s %s; allowed: %s", method, path, strings.Join(allowed, ", "))}
+		return route{}, "", allowed, fault.New(fault.Invalid, "cannot %s %s; allowed: %s", method, path, strings.Join(allowed, ", "))
 	}
-	return route{}, "", nil, &Error{CodeNotFound, fmt.Sprintf("there is no %s; GET /v1/info tells what serves here", path)}
+	return route{}, "", nil, fault.New(fault.NotFound, "there is no %s; GET /v1/info tells what serves here", path)
 }
 
 func fits(pattern, parts []string) (name string, ok bool) {
@@ -119,20 +120,14 @@ func (q *request) body(into any) error {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return invalidf("the body is too large; allowed: %d bytes", maxBody)
+		return fault.New(fault.Invalid, "the body is too large; allowed: %d bytes", maxBody)
 	case err != nil:
-		return invalidf("cannot read the body: %v", err)
+		return fault.New(fault.Invalid, "cannot read the body: %v", err)
 	}
 	if err := decode(raw, into); err != nil {
-		return invalid(err)
+		return fault.With(fault.Invalid, err)
 	}
 	return nil
-}
-
-func invalid(err error) error { return invalidf("%v", err) }
-
-func invalidf(format string, args ...any) error {
-	return &Error{CodeInvalid, fmt.Sprintf(format, args...)}
 }
 
 // takesBody says which routes do; to the others a body is a mistake.
@@ -145,30 +140,30 @@ func (q *request) check(r route) error {
 	if strings.Contains(r.pattern, "{name}") {
 		name, err := url.PathUnescape(q.name)
 		if err != nil {
-			return invalid(err)
+			return fault.With(fault.Invalid, err)
 		}
 		if err := guest.CheckName(name); err != nil {
-			return invalid(err)
+			return fault.With(fault.Invalid, err)
 		}
 		q.name = name
 	}
 	if !takesBody(r) && q.r.ContentLength != 0 {
 		http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(bodyTimeout)) // net/http reads what it may be, to its end
-		return invalidf("%s %s takes no body", r.method, r.pattern)
+		return fault.New(fault.Invalid, "%s %s takes no body", r.method, r.pattern)
 	}
 	if r.access == accessProbe {
 		return nil // a prober may add what it likes
 	}
 	query, err := url.ParseQuery(q.r.URL.RawQuery)
 	if err != nil {
-		return invalidf("cannot read the query: %v", err)
+		return fault.New(fault.Invalid, "cannot read the query: %v", err)
 	}
 	for key, values := range query {
 		switch allowed := parameterOf(r); {
 		case allowed == "":
-			return invalidf("unknown parameter %q; %s takes none", key, r.pattern)
+			return fault.New(fault.Invalid, "unknown parameter %q; %s takes none", key, r.pattern)
 		case key != allowed || len(values) != 1:
-			return invalidf("parameter %q is unknown or given twice; allowed: %s", key, allowed)
+			return fault.New(fault.Invalid, "parameter %q is unknown or given twice; allowed: %s", key, allowed)
 		}
 	}
 	return nil
@@ -185,23 +180,14 @@ func parameterOf(r route) string {
 	return ""
 }
 
-// asError gives every error a code.
-func asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
-		if _, known := faultOf(e.Code); known {
-			return &Error{e.Code, err.Error()}
-		}
-	}
-	return &Error{CodeOf(err, CodeFailed), err.Error()}
-}
+func bodyOf(err error) Error { return Error{fault.Of(err).Code(), err.Error()} }
 
 // answer writes an answer that is JSON.
 func answer(w http.ResponseWriter, status int, body any) {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		status = http.StatusInternalServerError
-		raw, _ = json.Marshal(&Error{CodeFailed, "cannot write the answer: " + err.Error()})
+		raw, _ = json.Marshal(bodyOf(fmt.Errorf("cannot write the answer: %w", err)))
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Content-Type", "application/json")

@@ -2,10 +2,11 @@ package api
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // What is scarce, and asked for by many: streams, which keep a connection's place for as long as their clients like, and the metrics,
@@ -29,7 +30,7 @@ type streams struct {
 	other int            // guarded by mu; of all but root
 }
 
-// begin counts a stream; end gives its place back. CodeBusy when there are enough.
+// begin counts a stream; end gives its place back. fault.Busy when there are enough.
 func (s *streams) begin(uid uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,10 +39,10 @@ func (s *streams) begin(uid uint32) error {
 		most = rootStreams
 	}
 	if s.users[uid] >= most {
-		return &Error{CodeBusy, fmt.Sprintf("uid %d follows events %d times already, which is all that it may: end one", uid, most)}
+		return fault.New(fault.Busy, "uid %d follows events %d times already, which is all that it may: end one", uid, most)
 	}
 	if uid != 0 && s.other >= otherStreams {
-		return &Error{CodeBusy, fmt.Sprintf("users other than root follow events %d times already, which is all that they may", otherStreams)}
+		return fault.New(fault.Busy, "users other than root follow events %d times already, which is all that they may", otherStreams)
 	}
 	if s.users == nil {
 		s.users = map[uint32]int{}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // connect makes connections that end with the test.
@@ -125,8 +126,7 @@ func TestStreamBounds(t *testing.T) {
 			if err == nil {
 				continue
 			}
-			var e *Error
-			if !errors.As(err, &e) || e.Code != CodeBusy {
+			if fault.Of(err) != fault.Busy {
 				t.Error(err)
 			}
 			return n

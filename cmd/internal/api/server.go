@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // Timeouts of a connection. A handler has none of its own: making a guest may take long, and a stream has no end.
@@ -178,6 +181,8 @@ func (b *begun) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController find the connection.
 func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
+var errPanicked = errors.New("the daemon failed at this request; its log says how")
+
 // serve answers one request. A panic is answered and logged.
 func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: plain}
@@ -188,15 +193,15 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	}
 	log := h.cfg.Log.WithFields(logrus.Fields{"method": r.Method, "path": r.URL.Path, "uid": p.uid, "pid": p.pid})
 	defer func() {
-		fault := recover()
-		if fault == nil {
+		panicked := recover()
+		if panicked == nil {
 			return
 		}
-		log.WithField("stack", string(debug.Stack())).Errorf("a request to the control interface panicked: %v", fault)
+		log.WithField("stack", string(debug.Stack())).Errorf("a request to the control interface panicked: %v", panicked)
 		if w.yes {
 			panic(http.ErrAbortHandler) // the client sees that it has not all of it
 		}
-		answer(w, http.StatusInternalServerError, &Error{CodeFailed, "the daemon failed at this request; its log says how"})
+		answer(w, http.StatusInternalServerError, bodyOf(errPanicked))
 	}()
 	if p.loopback {
 		h.pace(w, r)
@@ -204,23 +209,22 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	body, err := h.do(table, w, r, p)
 	switch {
 	case err != nil:
-		e := asError(err)
-		if e.Code == CodeForbidden {
+		kind := fault.Of(err)
+		if kind == fault.Forbidden {
 			if h.refusals.take(time.Since(h.start), 0) {
-				log.Warn("refused: " + e.Message)
+				log.Warnf("refused: %v", err)
 			}
 		} else if r.Method != http.MethodGet {
-			log.Info("failed: " + e.Message)
+			log.Infof("failed: %v", err)
 		}
 		if p.refused != "" {
 			w.Header().Set("Connection", "close")
 		}
-		f, _ := faultOf(e.Code)
-		status := f.status
+		status := kind.Status()
 		if w.Header().Get("Allow") != "" {
 			status = http.StatusMethodNotAllowed
 		}
-		answer(w, status, e)
+		answer(w, status, bodyOf(err))
 	default:
 		if r.Method != http.MethodGet {
 			log.Info("done")
@@ -254,7 +258,7 @@ func (h *handler) pace(w http.ResponseWriter, r *http.Request) {
 // do finds the route, holds the peer against it and calls it.
 func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p peer) (any, error) {
 	if p.refused != "" {
-		return nil, &Error{CodeForbidden, p.refused}
+		return nil, fault.New(fault.Forbidden, "%s", p.refused)
 	}
 	route, name, allowed, err := match(table, r.Method, r.URL.EscapedPath())
 	if err != nil {
@@ -264,7 +268,7 @@ func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p pe
 		return nil, err
 	}
 	if err := p.may(route.access); err != nil {
-		return nil, &Error{CodeForbidden, err.Error()}
+		return nil, fault.With(fault.Forbidden, err)
 	}
 	q := &request{w: w, r: r, name: name, pid: p.pid, uid: p.uid}
 	if err := q.check(route); err != nil {

@@ -171,24 +171,8 @@ type UpgradeRequest struct {
 	Program string `json:"program"` // absolute path of the program to go on with; empty: the one that the daemon was started as
 }
 
-// The codes of errors, with the status; the table is in faults.go.
-const (
-	CodeInvalid     = "invalid"     // the request is wrong: 400
-	CodeBadPolicy   = "bad-policy"  // the policy in it is: 400
-	CodeForbidden   = "forbidden"   // the peer may not: 403
-	CodeNotFound    = "not-found"   // no such guest, no such route: 404
-	CodeMissing     = "missing"     // what the request names on the host is not there, or is something else: 409
-	CodeConflict    = "conflict"    // there is another guest of that name, target or so: 409
-	CodeUnsupported = "unsupported" // the host cannot: 422
-	CodeBusy        = "busy"        // a bound of the daemon is reached, or a set-up is under way: 503
-	CodeFailed      = "failed"      // it was tried and failed: 500
-)
-
-// Error is the body of every answer that is not 2xx.
+// Error is the body of every answer that is not 2xx. The codes, and the status of each, are in the table of package fault.
 type Error struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
-
-// Error is the message.
-func (e *Error) Error() string { return e.Message }

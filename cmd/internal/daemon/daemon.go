@@ -33,7 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
@@ -112,11 +112,11 @@ const heartbeat = 100 * time.Millisecond
 func Run(version string, log *logrus.Entry) error {
 	w, err := holder.Connect()
 	if err != nil {
-		return exitcode.With(exitcode.Unsupported, err)
+		return fault.With(fault.Unsupported, err)
 	}
 	h, err := host.Open()
 	if err != nil {
-		return exitcode.With(exitcode.Unsupported, err)
+		return fault.With(fault.Unsupported, err)
 	}
 	start, held, err := w.Prepare()
 	if err != nil {
@@ -209,7 +209,7 @@ func (d *Daemon) serveAPI() error {
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")
-			logrus.Exit(exitcode.Failure) // another worker does better
+			logrus.Exit(fault.ExitFailure) // another worker does better
 		}
 		close(stopped)
 	}()

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 )
 
@@ -45,7 +46,7 @@ func (d *Daemon) showAll() {
 // ShowType has statfs answer for a file system that a process outside has open.
 func (d *Daemon) ShowType(_ context.Context, pid int, r api.TypeRequest) error {
 	if t := d.worker.Types(); !t.Loaded {
-		return failf(api.CodeUnsupported, "statfs of views cannot be answered by BPF: %s", t.Reason)
+		return fault.New(fault.Unsupported, "statfs of views cannot be answered by BPF: %s", t.Reason)
 	}
-	return asError(api.CodeFailed, d.worker.ShowOf(pid, r.FD, fstype.View{Types: r.Types, Cgroup: r.Cgroup}))
+	return d.worker.ShowOf(pid, r.FD, fstype.View{Types: r.Types, Cgroup: r.Cgroup})
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
@@ -128,10 +129,6 @@ func (g *guest) calls() api.Calls {
 	return api.Calls{Listeners: n.Listeners, Answered: n.Answered, PassedOn: n.PassedOn}
 }
 
-func failf(code, format string, args ...any) error {
-	return &api.Error{Code: code, Message: fmt.Sprintf(format, args...)}
-}
-
 // Add makes a guest. What is there already with the same spec is no error.
 func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, by api.Maker) (api.Guest, bool, error) {
 	g, made, err := d.addRecord(record{Name: name, Spec: spec, Maker: &by})
@@ -180,7 +177,7 @@ func (d *Daemon) reserve(r record) (g *guest, mine bool, err error) {
 			continue
 		}
 		if !reflect.DeepEqual(old.guest.record.Spec, r.Spec) || old.guest.record.Rule != r.Rule {
-			return nil, false, failf(api.CodeConflict, "cannot add guest %s: there is one of that name with another configuration, made by %s; remove it first (vcgroupfs guest rm %s)", r.Name, old.guest.record.maker(), r.Name)
+			return nil, false, fault.New(fault.Conflict, "cannot add guest %s: there is one of that name with another configuration, made by %s; remove it first (vcgroupfs guest rm %s)", r.Name, old.guest.record.maker(), r.Name)
 		}
 		return old.guest, false, nil
 	}
@@ -198,14 +195,14 @@ func (d *Daemon) enter(r record) (entered, error) {
 		return entered{guest: g}, nil
 	}
 	if d.closing {
-		return entered{}, failf(api.CodeBusy, "cannot add guest %s: the daemon is ending", r.Name)
+		return entered{}, fault.New(fault.Busy, "cannot add guest %s: the daemon is ending", r.Name)
 	}
 	if len(d.guests) >= min(d.arena.Guests(), d.settings.MaxGuests) {
-		return entered{}, failf(api.CodeBusy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", r.Name, len(d.guests))
+		return entered{}, fault.New(fault.Busy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", r.Name, len(d.guests))
 	}
 	for _, g := range d.guests {
 		if at := d.placeOf(r.Spec); g.at.Target == at {
-			return entered{}, failf(api.CodeConflict, "cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, at)
+			return entered{}, fault.New(fault.Conflict, "cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, at)
 		}
 	}
 	r.Since = time.Now().Round(0)
@@ -234,12 +231,12 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	spec := g.record.Spec
 	if own := d.ownTarget(spec); own || g.record.Declared {
 		if err := g.at.ClearDead(g.log); err != nil {
-			return asError(api.CodeFailed, err)
+			return err
 		}
 	}
 	if d.ownTarget(spec) {
 		if err := d.makeTarget(spec.Target); err != nil {
-			return asError(api.CodeFailed, fmt.Errorf("cannot make a place for the view: %w", err))
+			return fmt.Errorf("cannot make a place for the view: %w", err)
 		}
 		defer func() {
 			if err != nil {
@@ -248,7 +245,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 		}()
 	}
 	if err := g.at.Check(); err != nil {
-		return asError(api.CodeMissing, err)
+		return fault.With(fault.Missing, err)
 	}
 	p, err := d.policy(spec)
 	if err != nil {
@@ -256,7 +253,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	}
 	owner, err := ownerOf(spec)
 	if err != nil {
-		return asError(api.CodeMissing, err)
+		return fault.With(fault.Missing, err)
 	}
 	g.record.UID, g.record.GID = owner.UID, owner.GID
 	boundaries, err := d.openBoundaries(g, p)
@@ -287,20 +284,20 @@ func (d *Daemon) openBoundaries(g *guest, p *policy.Policy) ([]*host.Boundary, e
 		err = life.CheckControllers(d.host, spec.Controllers)
 	}
 	if err != nil {
-		return nil, asError(api.CodeUnsupported, err)
+		return nil, fault.With(fault.Unsupported, err)
 	}
 	if spec.Pid != 0 {
 		if g.record.PidStart, err = host.StartOf(spec.Pid); err != nil {
-			return nil, failf(api.CodeMissing, "cannot use process %d: no such process", spec.Pid)
+			return nil, fault.New(fault.Missing, "cannot use process %d: no such process", spec.Pid)
 		}
 	}
 	find, err := life.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
 	if err != nil {
-		return nil, asError(api.CodeMissing, err)
+		return nil, fault.With(fault.Missing, err)
 	}
 	boundaries, err := life.OpenBoundaries(trees, find)
 	if err != nil {
-		return nil, asError(api.CodeMissing, err)
+		return nil, fault.With(fault.Missing, err)
 	}
 	for _, b := range boundaries {
 		g.record.Boundaries = append(g.record.Boundaries, boundaryID{b.Hierarchy().String(), b.ID(), b.Path()})
@@ -344,13 +341,13 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 	}
 	if err != nil {
 		life.CloseBoundaries(boundaries)
-		return asError(api.CodeBusy, err)
+		return fault.With(fault.Busy, err)
 	}
 	g.region.SetLabel(g.record.label())
 	s, err := life.NewViewOf(d.viewConfig(g, p, nil, nil), boundaries)
 	if err != nil {
 		g.region.Release()
-		return asError(api.CodeUnsupported, err)
+		return fault.With(fault.Unsupported, err)
 	}
 	undo := func() {
 		if err := d.keep(g).Forget(); err != nil {
@@ -365,11 +362,11 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 	}
 	if err != nil {
 		undo()
-		return asError(api.CodeFailed, err)
+		return err
 	}
 	if err := g.at.Mount(s.View.Conn(), d.typesOf(g, fstype.ViewOf(s.View))); err != nil {
 		undo()
-		return asError(api.CodeFailed, err)
+		return err
 	}
 	d.begin(g, s)
 	if err = agreed(s.View.Conn(), s.Done); err != nil {
@@ -382,7 +379,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 	if err != nil {
 		g.at.Leave(g.log)
 		undo()
-		return asError(api.CodeFailed, err)
+		return err
 	}
 	g.region.Finish()
 	g.serving.Store(s)
@@ -475,7 +472,7 @@ func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
 	}
 	p, err := life.PolicyOf(spec.Policy, spec.Controllers)
 	if err != nil {
-		return nil, asError(api.CodeInvalid, err)
+		return nil, fault.With(fault.Invalid, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -490,7 +487,7 @@ func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
 const maxPolicies = 256
 
 func notFound(name string) error {
-	return failf(api.CodeNotFound, "there is no guest %s; vcgroupfs guest ls lists them", name)
+	return fault.New(fault.NotFound, "there is no guest %s; vcgroupfs guest ls lists them", name)
 }
 
 // find finds a guest that is made.
@@ -502,13 +499,4 @@ func (d *Daemon) find(name string) (*guest, error) {
 		return nil, notFound(name)
 	}
 	return g, nil
-}
-
-// asError gives an error a code; one that has a code, or an exit code that says which, keeps it.
-func asError(code string, err error) error {
-	var have *api.Error
-	if err == nil || errors.As(err, &have) {
-		return err
-	}
-	return &api.Error{Code: api.CodeOf(err, code), Message: err.Error()}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs"
@@ -104,7 +105,7 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 		return nil
 	}
 	if into != nil && into.Tmpfs && s.View.Layout() == hierarchy.LayoutV2 {
-		return failf(api.CodeInvalid, "cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; show a v1 hierarchy")
+		return fault.New(fault.Invalid, "cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; show a v1 hierarchy")
 	}
 	// What the guest mounts on its view is not for others to see.
 	view, release, err := g.at.Open()
@@ -260,9 +261,9 @@ func (d *Daemon) Attach(name string) error {
 	case g.gone:
 		return notFound(name)
 	case g.record.Spec.Into == nil:
-		return failf(api.CodeInvalid, "cannot attach guest %s anew: it was added without a place in the guest (--into)", name)
+		return fault.New(fault.Invalid, "cannot attach guest %s anew: it was added without a place in the guest (--into)", name)
 	case ended(g.record):
-		return failf(api.CodeInvalid, "cannot attach guest %s anew: its process has ended", name)
+		return fault.New(fault.Invalid, "cannot attach guest %s anew: its process has ended", name)
 	}
 	in, err := d.inside(g, g.served())
 	var view int
@@ -277,5 +278,5 @@ func (d *Daemon) Attach(name string) error {
 	if err == nil {
 		err = d.takeCgroups(g, g.boundaries())
 	}
-	return asError(api.CodeFailed, err)
+	return err
 }

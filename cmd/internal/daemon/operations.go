@@ -124,10 +124,7 @@ const restartedFor = 5 * time.Second
 
 // Upgrade goes on with another program. Where that works this worker ends before it can say so: who asked finds the new one.
 func (d *Daemon) Upgrade(ctx context.Context, program string) error {
-	if err := d.worker.Upgrade(program, ctx.Done()); err != nil {
-		return asError(api.CodeFailed, err)
-	}
-	return nil
+	return d.worker.Upgrade(program, ctx.Done())
 }
 
 // InGuest says whether a process is inside a guest's boundary.

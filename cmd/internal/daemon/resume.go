@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -97,7 +98,7 @@ func (d *Daemon) resumeGuest(r *state.Region, rec record, held map[uint64]int) (
 		return nil
 	}
 	d.abandon(g, held)
-	return failf(api.CodeFailed, "cannot go on with guest %s: %v", rec.Name, err)
+	return fmt.Errorf("cannot go on with guest %s: %v", rec.Name, err)
 }
 
 // goOn serves a guest again.
@@ -135,12 +136,12 @@ func (d *Daemon) reopen(ids []boundaryID) (all []*host.Boundary, err error) {
 		t := d.treeNamed(id.Tree)
 		if t == nil {
 			life.CloseBoundaries(all)
-			return nil, failf(api.CodeFailed, "the host has no hierarchy %s any more", id.Tree)
+			return nil, fmt.Errorf("the host has no hierarchy %s any more", id.Tree)
 		}
 		b, err := t.BoundaryByID(id.ID, id.Path)
 		if err != nil {
 			life.CloseBoundaries(all)
-			return nil, failf(api.CodeFailed, "its boundary in the hierarchy %s is gone: %v", t, err)
+			return nil, fmt.Errorf("its boundary in the hierarchy %s is gone: %v", t, err)
 		}
 		all = append(all, b)
 	}

@@ -281,7 +281,7 @@ func (d *Daemon) resumeSelf(r *state.Region, rec record, held map[uint64]int) (e
 		g := d.newGuest(rec)
 		g.region, g.at.Target, g.at.View = r, target.Beside(rec.Spec.Target), mountOf(r)
 		d.abandon(g, held)
-		return failf(api.CodeFailed, "cannot go on with self at %s: %v", rec.Spec.Target, err)
+		return fmt.Errorf("cannot go on with self at %s: %v", rec.Spec.Target, err)
 	}
 	if err := s.dir.Conn().Resend(); err != nil {
 		d.log.WithError(err).Error("cannot have the kernel send again what was not answered")

@@ -3,7 +3,6 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -208,7 +208,7 @@ func daemon(ctx context.Context, socket string) Check {
 	defer client.Close()
 	info, err := client.Info(ctx)
 	switch {
-	case errors.Is(err, api.ErrNotRunning):
+	case fault.Of(err) == fault.NoDaemon:
 		return Check{"daemon", Less, "not running at " + socket + "; run and mount need none", "systemctl start vcgroupfs, or vcgroupfs serve"}
 	case err != nil:
 		return Check{"daemon", Less, err.Error(), "ask as root, on the host"}

@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -44,8 +44,8 @@ func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
 		}
 	}
 	if len(trees) == 0 {
-		return nil, exitcode.With(exitcode.Unsupported,
-			fmt.Errorf("cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h)))
+		return nil, fault.New(fault.Unsupported,
+			"cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h))
 	}
 	return trees, nil
 }
@@ -63,8 +63,8 @@ func Available(h *host.Host) string {
 func CheckControllers(h *host.Host, names []string) error {
 	for _, name := range names {
 		if h.Hierarchy(name) == nil {
-			return exitcode.With(exitcode.Unsupported,
-				fmt.Errorf("cannot show controller %q: this host does not have it; it has %s", name, Available(h)))
+			return fault.New(fault.Unsupported,
+				"cannot show controller %q: this host does not have it; it has %s", name, Available(h))
 		}
 	}
 	return nil
@@ -135,10 +135,10 @@ func treeOf(h *host.Host, file string) (*host.Hierarchy, error) {
 		return t, nil
 	}
 	if here := nameHere(h, file); here != "" {
-		return nil, exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here))
+		return nil, fault.New(fault.Unsupported, "cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here)
 	}
-	return nil, exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot set %s: no hierarchy of this host has a control file of "+
-		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, Available(h)))
+	return nil, fault.New(fault.Unsupported, "cannot set %s: no hierarchy of this host has a control file of "+
+		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, Available(h))
 }
 
 // writableIn is the hierarchy with a control file that can be written, nil for none.
@@ -179,7 +179,7 @@ func apply(h *host.Host, path string, limits []Limit) error {
 		}
 		row, _ := t.ControlFile(l.File)
 		if v, err := row.Grammar.Parse([]byte(l.Value)); err != nil || len(v.Canonical()) == 0 {
-			return exitcode.With(exitcode.Usage, fmt.Errorf("cannot set %s=%s: write %s", l.File, l.Value, row.Grammar))
+			return fault.New(fault.Invalid, "cannot set %s=%s: write %s", l.File, l.Value, row.Grammar)
 		}
 		if err := t.WriteFile(path, l.File, l.Value); err != nil {
 			return fmt.Errorf("cannot set %s=%s at the boundary in the hierarchy %s: %w", l.File, l.Value, t, err)

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -15,7 +15,7 @@ func PolicyOf(text string, controllers []string) (p *policy.Policy, err error) {
 	p = policy.Default()
 	if text != "" {
 		if p, err = policy.Parse("policy", []byte(text)); err != nil {
-			return nil, exitcode.With(exitcode.BadPolicy, err)
+			return nil, fault.With(fault.BadPolicy, err)
 		}
 	}
 	if len(controllers) > 0 {

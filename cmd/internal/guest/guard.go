@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 // GuardCommand is the argument that makes this program the guard of a guest. It is not for users.
@@ -33,11 +33,11 @@ func Guard() int {
 		case errors.Is(err, unix.EINTR):
 		case err != nil, n > 0 && fds[1].Revents == 0: // the pipe has ended, and the guest has not
 			if unix.PidfdSendSignal(guardGuest, unix.SIGKILL, nil, 0) != nil || err != nil {
-				return exitcode.Failure
+				return fault.ExitFailure
 			}
 			fds[0].Fd = -1 // left to wait for: the end of the guest
 		default:
-			return exitcode.OK
+			return fault.ExitOK
 		}
 	}
 }

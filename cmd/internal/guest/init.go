@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -51,7 +51,7 @@ type initSetup struct {
 
 // initFailure is what it says when it cannot become the command.
 type initFailure struct {
-	Code int
+	Kind fault.Kind
 	Text string
 }
 
@@ -63,8 +63,8 @@ func Init() int {
 	if err == nil {
 		err = becomeCommand()
 	}
-	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{exitcode.Of(exitcode.With(exitcode.RunFailed, err)), err.Error()})
-	return exitcode.RunFailed
+	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{fault.Of(fault.With(fault.RunFailed, err)), err.Error()})
+	return fault.ExitRunFailed
 }
 
 // keepStandardFDs lets the command inherit input, output and errors, and nothing else that vcgroupfs was started with: a
@@ -152,15 +152,15 @@ func awaitGo() error {
 
 // commandError gives what a shell gives: 127 for a command that is not there, 126 for one that cannot be executed.
 func commandError(name string, err error) error {
-	code := exitcode.NotExecutable
+	kind := fault.NotExecutable
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
-		code = exitcode.NotFound
+		kind = fault.NoCommand
 	}
 	var e *exec.Error
 	if errors.As(err, &e) {
 		err = e.Err
 	}
-	return exitcode.With(code, fmt.Errorf("cannot execute %s: %w", name, err))
+	return fault.New(kind, "cannot execute %s: %w", name, err)
 }
 
 // viewPath is where the guest has its view.

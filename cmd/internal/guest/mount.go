@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs"
@@ -41,7 +41,7 @@ func Mount(cfg MountConfig) error {
 	defer signal.Stop(signals)
 	h, err := host.Open()
 	if err != nil {
-		return exitcode.With(exitcode.Unsupported, err)
+		return fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
 	trees, err := Select(h, cfg.Policy)
@@ -97,7 +97,7 @@ func (cfg MountConfig) made(v *fs.View) func(mountFD int) {
 // MountError says what to do where mounting is not permitted.
 func MountError(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return exitcode.With(exitcode.Unsupported, fmt.Errorf("%w: run as root (CAP_SYS_ADMIN)", err))
+		return fault.New(fault.Unsupported, "%w: run as root (CAP_SYS_ADMIN)", err)
 	}
 	return err
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 )
 
@@ -114,9 +114,9 @@ func StartKeeper() int {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintf(os.Stderr, "vcgroupfs: %v\n", err)
-		return exitcode.Failure
+		return fault.ExitFailure
 	}
-	return exitcode.OK
+	return fault.ExitOK
 }
 
 // dropStderr lets go of the command's standard error: who reads that to its end waits for the command, not for the keeper.
@@ -136,7 +136,7 @@ func Keep() int {
 	socket := os.NewFile(keeperSocket, "socket")
 	listener, err := receiveListener(socket)
 	if errors.Is(err, errNoListener) {
-		return exitcode.OK // there is to be none
+		return fault.ExitOK // there is to be none
 	}
 	n := &notifier{setup: supervisorSetup{Inside: true, Level: logrus.GetLevel()}, log: logrus.NewEntry(logrus.StandardLogger())}
 	if err == nil {
@@ -150,9 +150,9 @@ func Keep() int {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "vcgroupfs: cannot answer for the command: %v\n", err)
-		return exitcode.Failure
+		return fault.ExitFailure
 	}
 	socket.Close()
 	<-n.done
-	return exitcode.OK
+	return fault.ExitOK
 }

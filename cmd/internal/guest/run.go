@@ -16,7 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/fs"
@@ -56,12 +56,12 @@ func Run(cfg RunConfig) (status int, err error) {
 	defer signal.Stop(signals)
 	h, err := host.Open()
 	if err != nil {
-		return 0, exitcode.With(exitcode.Unsupported, err)
+		return 0, fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
 	if cfg.Userns {
 		if cfg.ids, err = takeIDs(); err != nil {
-			return 0, exitcode.With(exitcode.Unsupported, err)
+			return 0, fault.With(fault.Unsupported, err)
 		}
 		defer cfg.ids.release()
 	}
@@ -232,8 +232,8 @@ func boundaryError(t *host.Hierarchy, dir string, err error) error {
 		return fmt.Errorf("cannot use %s as a boundary: there is no such cgroup in the hierarchy %s (%s%s); make it, or show "+
 			"fewer controllers with --controllers", dir, t, t.Mountpoint, dir)
 	case errors.Is(err, unix.EINVAL):
-		return exitcode.With(exitcode.Usage, fmt.Errorf("cannot use %q as a boundary: give the path of a cgroup below the root, "+
-			"counted from the root of each hierarchy, such as /machines/web", dir))
+		return fault.New(fault.Invalid, "cannot use %q as a boundary: give the path of a cgroup below the root, "+
+			"counted from the root of each hierarchy, such as /machines/web", dir)
 	}
 	return err
 }
@@ -242,10 +242,10 @@ func boundaryError(t *host.Hierarchy, dir string, err error) error {
 func viewError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
-		return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot open /dev/fuse: %w; load the module (modprobe fuse), or give "+
-			"this container the device", err))
+		return fault.New(fault.Unsupported, "cannot open /dev/fuse: %w; load the module (modprobe fuse), or give "+
+			"this container the device", err)
 	case errors.Is(err, os.ErrPermission):
-		return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot open /dev/fuse: %w; run as root with the device permitted", err))
+		return fault.New(fault.Unsupported, "cannot open /dev/fuse: %w; run as root with the device permitted", err)
 	}
 	return err
 }
@@ -266,7 +266,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Hierar
 	}
 	fd, err := s.View.Conn().Fsmount(0)
 	if errors.Is(err, errors.ErrUnsupported) {
-		err = exitcode.With(exitcode.Unsupported, fmt.Errorf("%w: this needs Linux 5.2 or later, and CAP_SYS_ADMIN", err))
+		err = fault.New(fault.Unsupported, "%w: this needs Linux 5.2 or later, and CAP_SYS_ADMIN", err)
 	}
 	if err != nil {
 		s.Close()
@@ -308,8 +308,8 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.
 	f := forwarder{pid: first.cmd.Process.Pid, seat: first.seat, log: cfg.Log}
 	go f.run(ctx, signals)
 	status, err := statusOf(first.cmd.Wait())
-	if s := f.endedBy.Load(); s != 0 && status == exitcode.SignalBase+int(unix.SIGKILL) {
-		status = exitcode.SignalBase + int(s)
+	if s := f.endedBy.Load(); s != 0 && status == fault.ExitSignalBase+int(unix.SIGKILL) {
+		status = fault.ExitSignalBase + int(s)
 	}
 	return status, err
 }
@@ -434,9 +434,9 @@ func failureOf(said []byte) error {
 	}
 	var failure initFailure
 	if json.Unmarshal([]byte(text), &failure) != nil {
-		failure = initFailure{exitcode.RunFailed, text}
+		failure = initFailure{fault.RunFailed, text}
 	}
-	return exitcode.With(failure.Code, errors.New(failure.Text))
+	return fault.With(failure.Kind, errors.New(failure.Text))
 }
 
 // abandon ends it, for an error.
@@ -481,21 +481,21 @@ func startError(err error, userns bool) error {
 	if userns && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EPERM)) {
 		err = fmt.Errorf("%w: user namespaces may be switched off (sysctl user.max_user_namespaces)", err)
 	}
-	return exitcode.With(exitcode.Unsupported, fmt.Errorf("cannot start a process in new namespaces: %w", err))
+	return fault.New(fault.Unsupported, "cannot start a process in new namespaces: %w", err)
 }
 
 // statusOf is the exit status of a command: its own, or 128 and the number of the signal that ended it.
 func statusOf(err error) (int, error) {
 	var exit *exec.ExitError
 	if err == nil {
-		return exitcode.OK, nil
+		return fault.ExitOK, nil
 	}
 	if !errors.As(err, &exit) {
 		return 0, err
 	}
 	ws := exit.Sys().(syscall.WaitStatus)
 	if ws.Signaled() {
-		return exitcode.SignalBase + int(ws.Signal()), nil
+		return fault.ExitSignalBase + int(ws.Signal()), nil
 	}
 	return ws.ExitStatus(), nil
 }

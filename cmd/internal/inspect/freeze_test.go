@@ -2,7 +2,6 @@ package inspect
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -50,11 +49,10 @@ func (g *guestProcess) wantStopped(t *testing.T, when string) {
 	}
 }
 
-func wantCode(t *testing.T, err error, code string, words string) {
+func wantKind(t *testing.T, err error, kind fault.Kind, words string) {
 	t.Helper()
-	var e *api.Error
-	if !errors.As(err, &e) || e.Code != code || !strings.Contains(e.Message, words) {
-		t.Errorf("%v: want an error %s that says %q", err, code, words)
+	if err == nil || fault.Of(err) != kind || !strings.Contains(err.Error(), words) {
+		t.Errorf("%v: want an error %s that says %q", err, kind.Code(), words)
 	}
 }
 
@@ -102,11 +100,11 @@ func TestFreezeInTime(t *testing.T) {
 	p.must(Freeze(context.Background(), p.bs))
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	wantCode(t, Freeze(ctx, v2.bs), api.CodeFailed, "did not stop in time")
+	wantKind(t, Freeze(ctx, v2.bs), fault.Failed, "did not stop in time")
 	v2.want(0, "", "cgroup.freeze", "0")
 	ctx, cancel = context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	wantCode(t, Kill(ctx, v2.bs), api.CodeFailed, "1 are there still")
+	wantKind(t, Kill(ctx, v2.bs), fault.Failed, "1 are there still")
 	p.must(Thaw(context.Background(), p.bs))
 	g.wait(t)
 }
@@ -117,14 +115,14 @@ func TestThawBelowFrozen(t *testing.T) {
 	p.must(p.trees[0].WriteFile(p.top, "freezer.state", "FROZEN"))
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	wantCode(t, Thaw(ctx, p.bs), api.CodeFailed, "a cgroup above is")
+	wantKind(t, Thaw(ctx, p.bs), fault.Failed, "a cgroup above is")
 	p.must(p.trees[0].WriteFile(p.top, "freezer.state", "THAWED"))
 }
 
 func TestFreezeUnsupported(t *testing.T) {
 	p := v1Playground(t, "pids")
-	wantCode(t, Freeze(context.Background(), p.bs), api.CodeUnsupported, "freezer")
-	wantCode(t, Thaw(context.Background(), p.bs), api.CodeUnsupported, "freezer")
+	wantKind(t, Freeze(context.Background(), p.bs), fault.Unsupported, "freezer")
+	wantKind(t, Thaw(context.Background(), p.bs), fault.Unsupported, "freezer")
 }
 
 // TestKill: processes at several places, one that forks and one outside, which stays.
@@ -166,7 +164,7 @@ func TestOwn(t *testing.T) {
 		"thaw":   func() error { return Thaw(context.Background(), p.bs) },
 		"kill":   func() error { return Kill(context.Background(), p.bs) },
 	} {
-		wantCode(t, f(), api.CodeConflict, "cannot "+verb+" the guest: process")
+		wantKind(t, f(), fault.Conflict, "cannot "+verb+" the guest: process")
 	}
 	// And the one below it leaves the caller out, should anybody ask it.
 	g := p.sleep()

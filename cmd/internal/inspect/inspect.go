@@ -11,20 +11,18 @@
 // Set changes all that it was asked for or nothing. It never leaves a cgroup with more than it had unless it was asked for
 // just that. Freeze and Kill refuse a guest that the calling process or its parent is in.
 //
-// Errors are *api.Error. The functions may be called from many goroutines, but Set, Freeze, Thaw and Kill of one guest only
+// Errors have a kind (package fault). The functions may be called from many goroutines, but Set, Freeze, Thaw and Kill of one guest only
 // one at a time.
 package inspect
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -151,10 +149,6 @@ func viewPath(path string) string { return "/" + path }
 
 // gone says whether an error is that of a cgroup that was removed.
 func gone(err error) bool { return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) }
-
-func fail(code, format string, args ...any) *api.Error {
-	return &api.Error{Code: code, Message: fmt.Sprintf(format, args...)}
-}
 
 // names lists the hierarchies of a guest, for messages.
 func names(bs []*host.Boundary) string {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -21,8 +22,8 @@ var settable = []string{"limit", "weight", "protection", "config"}
 // refuses a value because of what cgroups below have, it lowers just those (see makeRoom). Limits of one list that depend on
 // each other, as memory.limit_in_bytes and memory.memsw.limit_in_bytes do, are written in an order that the kernel takes.
 //
-// All is done or nothing: when one limit cannot be set, what was changed is put back. CodeInvalid for a file or a value that
-// cannot be set, CodeUnsupported for a file of a hierarchy that the guest is not shown, CodeFailed when the kernel refuses.
+// All is done or nothing: when one limit cannot be set, what was changed is put back. fault.Invalid for a file or a value that
+// cannot be set, fault.Unsupported for a file of a hierarchy that the guest is not shown, fault.Failed when the kernel refuses.
 func Set(bs []*host.Boundary, limits []api.Limit) ([]api.Change, error) {
 	var todo []*setting
 	for _, l := range limits {
@@ -31,16 +32,16 @@ func Set(bs []*host.Boundary, limits []api.Limit) ([]api.Change, error) {
 			return nil, err
 		}
 		if slices.ContainsFunc(todo, func(o *setting) bool { return o.file == s.file && o.key() == s.key() }) {
-			return nil, fail(api.CodeInvalid, "cannot set %s twice at once: name it once", l.File)
+			return nil, fault.New(fault.Invalid, "cannot set %s twice at once: name it once", l.File)
 		}
 		todo = append(todo, s)
 	}
 	var j journal
 	if err := setAll(&j, todo); err != nil {
 		if j.undo(0); j.lost != nil {
-			return nil, fail(api.CodeFailed, "%v; these could not be put back: %v", err, errors.Join(j.lost...))
+			return nil, fault.New(fault.Failed, "%v; these could not be put back: %v", err, errors.Join(j.lost...))
 		}
-		return nil, fail(api.CodeFailed, "%v; nothing was changed", err)
+		return nil, fault.New(fault.Failed, "%v; nothing was changed", err)
 	}
 	changes := []api.Change{}
 	for _, w := range j.writes {
@@ -73,7 +74,7 @@ func settingOf(bs []*host.Boundary, l api.Limit) (*setting, error) {
 		}
 		v, err := row.Grammar.Parse([]byte(l.Value))
 		if err != nil || len(v.Canonical()) == 0 {
-			return nil, fail(api.CodeInvalid, "cannot set %s to %q: write %s", l.File, l.Value, row.Grammar)
+			return nil, fault.New(fault.Invalid, "cannot set %s to %q: write %s", l.File, l.Value, row.Grammar)
 		}
 		return &setting{boundary: b, row: row, file: l.File, value: string(v.Canonical())}, nil
 	}
@@ -82,11 +83,11 @@ func settingOf(bs []*host.Boundary, l api.Limit) (*setting, error) {
 			if err := checkSettable(row, l.File); err != nil {
 				return nil, err
 			}
-			return nil, fail(api.CodeUnsupported, "cannot set %s: no hierarchy of the guest has it; it has %s: use their names of the "+
+			return nil, fault.New(fault.Unsupported, "cannot set %s: no hierarchy of the guest has it; it has %s: use their names of the "+
 				"file, which docs/control-files.md lists, or add the guest with the controller", l.File, names(bs))
 		}
 	}
-	return nil, fail(api.CodeInvalid, "cannot set %s: there is no such control file: docs/control-files.md lists them", l.File)
+	return nil, fault.New(fault.Invalid, "cannot set %s: there is no such control file: docs/control-files.md lists them", l.File)
 }
 
 // checkSettable refuses what is no value: what moves or kills tasks, shapes the tree, runs something on the host, or could
@@ -94,12 +95,12 @@ func settingOf(bs []*host.Boundary, l api.Limit) (*setting, error) {
 func checkSettable(row hierarchy.ControlFile, file string) error {
 	switch {
 	case !slices.Contains(settable, row.Class):
-		return fail(api.CodeInvalid, "cannot set %s, whose class is %s: name a control file of the classes %s; docs/control-files.md "+
+		return fault.New(fault.Invalid, "cannot set %s, whose class is %s: name a control file of the classes %s; docs/control-files.md "+
 			"lists them", file, row.Class, strings.Join(settable, ", "))
 	case row.Mode&0o222 == 0:
-		return fail(api.CodeInvalid, "cannot set %s: it is read-only: name another control file", file)
+		return fault.New(fault.Invalid, "cannot set %s: it is read-only: name another control file", file)
 	case row.Mode&0o444 == 0:
-		return fail(api.CodeInvalid, "cannot set %s: what it has now cannot be read, so it could not be put back: write it on the host",
+		return fault.New(fault.Invalid, "cannot set %s: what it has now cannot be read, so it could not be put back: write it on the host",
 			file)
 	}
 	return nil

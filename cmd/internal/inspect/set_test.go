@@ -1,7 +1,6 @@
 package inspect
 
 import (
-	"errors"
 	"math/big"
 	"os"
 	"slices"
@@ -9,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -36,17 +36,16 @@ func (p *playground) wantSet(set []api.Limit, want ...string) {
 }
 
 // wantRefused sets limits, which must fail with words and leave everything as it was.
-func (p *playground) wantRefused(set []api.Limit, code string, words ...string) {
+func (p *playground) wantRefused(set []api.Limit, kind fault.Kind, words ...string) {
 	p.t.Helper()
 	_, err := Set(p.bs, set)
-	var e *api.Error
-	if !errors.As(err, &e) || e.Code != code {
-		p.t.Errorf("Set(%v): %v; want an error %s", set, err, code)
+	if err == nil || fault.Of(err) != kind {
+		p.t.Errorf("Set(%v): %v; want an error %s", set, err, kind.Code())
 		return
 	}
 	for _, w := range words {
-		if !strings.Contains(e.Message, w) {
-			p.t.Errorf("Set(%v): %q does not say %q", set, e.Message, w)
+		if !strings.Contains(err.Error(), w) {
+			p.t.Errorf("Set(%v): %q does not say %q", set, err.Error(), w)
 		}
 	}
 }
@@ -93,7 +92,7 @@ func TestSetQuota(t *testing.T) {
 	p.wantSet(limits("cpu.cfs_quota_us=15000", "cpu.cfs_period_us=100000"),
 		"/ cpu.cfs_period_us 200000 100000", "/ cpu.cfs_quota_us 30000 15000")
 	p.wantSet(limits("cpu.cfs_quota_us=15000"))
-	p.wantRefused(limits("cpu.cfs_quota_us=500"), api.CodeFailed, "invalid argument", "1000 or more", "nothing was changed")
+	p.wantRefused(limits("cpu.cfs_quota_us=500"), fault.Failed, "invalid argument", "1000 or more", "nothing was changed")
 	p.want(0, "/a", "cpu.cfs_quota_us", "15000")
 }
 
@@ -127,7 +126,7 @@ func TestSetRealtime(t *testing.T) {
 	if a := p.get(0, "/a", "cpu.rt_runtime_us"); a != "5000" && a != "4999" {
 		t.Errorf("the child has %s, want half of 10000", a)
 	}
-	p.wantRefused(limits("cpu.rt_runtime_us=50000"), api.CodeFailed, "the one above")
+	p.wantRefused(limits("cpu.rt_runtime_us=50000"), fault.Failed, "the one above")
 	_, err = Set(p.bs, limits("cpu.rt_runtime_us=0"))
 	p.must(err)
 }
@@ -159,9 +158,9 @@ func TestSetCpuset(t *testing.T) {
 		"/d cpuset.cpus 0 1",
 		"/ cpuset.cpus 0-1 1")
 	p.put(0, "", p.sleep().pid())
-	p.wantRefused(limits("cpuset.cpus="), api.CodeFailed, "nothing was changed")
+	p.wantRefused(limits("cpuset.cpus="), fault.Failed, "nothing was changed")
 	p.want(0, "/a/b", "cpuset.cpus", "1")
-	p.wantRefused(limits("cpuset.cpus=0,4000"), api.CodeFailed)
+	p.wantRefused(limits("cpuset.cpus=0,4000"), fault.Failed)
 	p.want(0, "", "cpuset.cpus", "1")
 }
 
@@ -193,14 +192,14 @@ func TestSetMemory(t *testing.T) {
 	p.wantSet(limits("memory.memsw.limit_in_bytes=32M"),
 		"/ memory.limit_in_bytes 268435456 33554432", "/ memory.memsw.limit_in_bytes 268435456 33554432")
 	p.want(0, "/a", "memory.limit_in_bytes", "268435456") // v1 does not hold a child's against it
-	p.wantRefused(limits("memory.limit_in_bytes=1G"), api.CodeFailed, "memsw", "set both at once")
-	p.wantRefused(limits("memory.limit_in_bytes=16M", "memory.memsw.limit_in_bytes=8M"), api.CodeFailed, "leaves no room")
+	p.wantRefused(limits("memory.limit_in_bytes=1G"), fault.Failed, "memsw", "set both at once")
+	p.wantRefused(limits("memory.limit_in_bytes=16M", "memory.memsw.limit_in_bytes=8M"), fault.Failed, "leaves no room")
 	p.want(0, "", "memory.limit_in_bytes", "33554432")
-	p.wantRefused(limits("memory.limit_in_bytes=16E"), api.CodeInvalid, "write bytes with K, M, G, T, P or E")
-	p.wantRefused(limits("memory.limit_in_bytes=1M", "memory.limit_in_bytes=2M"), api.CodeInvalid, "once")
+	p.wantRefused(limits("memory.limit_in_bytes=16E"), fault.Invalid, "write bytes with K, M, G, T, P or E")
+	p.wantRefused(limits("memory.limit_in_bytes=1M", "memory.limit_in_bytes=2M"), fault.Invalid, "once")
 	p.wantSet(limits("memory.oom_control=1"),
 		"/ memory.oom_control oom_kill_disable 0\nunder_oom 0\noom_kill 0 oom_kill_disable 1\nunder_oom 0\noom_kill 0")
-	p.wantRefused(limits("memory.oom_control=0", "memory.swappiness=7", "memory.use_hierarchy=0"), api.CodeFailed, "use_hierarchy")
+	p.wantRefused(limits("memory.oom_control=0", "memory.swappiness=7", "memory.use_hierarchy=0"), fault.Failed, "use_hierarchy")
 	if got := p.get(0, "", "memory.oom_control"); !strings.HasPrefix(got, "oom_kill_disable 1\n") {
 		t.Errorf("it was not put back: %q", got)
 	}
@@ -216,7 +215,7 @@ func TestSetUndo(t *testing.T) {
 	p.set(1, "/a", "cpu.cfs_quota_us", "90000")
 	p.set(1, "/a/b", "cpu.cfs_quota_us", "80000")
 	p.set(2, "", "pids.max", "77")
-	p.wantRefused(limits("pids.max=55", "cpuset.cpus=0", "cpu.cfs_quota_us=40000", "cpu.cfs_burst_us=50000"), api.CodeFailed,
+	p.wantRefused(limits("pids.max=55", "cpuset.cpus=0", "cpu.cfs_quota_us=40000", "cpu.cfs_burst_us=50000"), fault.Failed,
 		"cpu.cfs_burst_us", "leaves no room", "nothing was changed")
 	for _, dir := range []string{"", "/a", "/a/b"} {
 		p.want(0, dir, "cpuset.cpus", cpus)
@@ -239,10 +238,10 @@ func TestSetDevice(t *testing.T) {
 		t.Skipf("machine: its disk takes no limit: %v", err)
 	}
 	p.wantSet(limits(file+"="+device+" 2000000"), "/ "+file+" "+device+" 1000000 "+device+" 2000000")
-	p.wantRefused(limits(file+"="+device+" 3000000", "blkio.throttle.write_bps_device=9999:9999 1"), api.CodeFailed)
+	p.wantRefused(limits(file+"="+device+" 3000000", "blkio.throttle.write_bps_device=9999:9999 1"), fault.Failed)
 	p.want(0, "", file, device+" 2000000")
 	p.set(0, "", file, device+" 0")
-	p.wantRefused(limits(file+"="+device+" 3000000", "blkio.throttle.write_bps_device=9999:9999 1"), api.CodeFailed)
+	p.wantRefused(limits(file+"="+device+" 3000000", "blkio.throttle.write_bps_device=9999:9999 1"), fault.Failed)
 	p.want(0, "", file, "")
 }
 
@@ -264,33 +263,33 @@ func TestSetV2(t *testing.T) {
 	p.wantSet(limits("cgroup.max.descendants=10", "cgroup.max.depth=3"),
 		"/ cgroup.max.descendants max 10", "/ cgroup.max.depth max 3")
 	p.want(0, "/a", "cgroup.max.descendants", "50")
-	p.wantRefused(limits("cgroup.max.descendants=20", "cgroup.max.depth=99999999999"), api.CodeFailed,
+	p.wantRefused(limits("cgroup.max.descendants=20", "cgroup.max.depth=99999999999"), fault.Failed,
 		"out of range", "nothing was changed")
 	p.want(0, "", "cgroup.max.descendants", "10")
-	p.wantRefused(limits("cgroup.kill=1"), api.CodeInvalid, "class is action", "limit, weight, protection, config")
+	p.wantRefused(limits("cgroup.kill=1"), fault.Invalid, "class is action", "limit, weight, protection, config")
 }
 
 func TestSetRefuses(t *testing.T) {
 	p := newPlayground(t, "pids")
-	for file, code := range map[string]string{
-		"cgroup.procs":           api.CodeInvalid,
-		"tasks":                  api.CodeInvalid,
-		"cgroup.kill":            api.CodeInvalid,
-		"cgroup.subtree_control": api.CodeInvalid,
-		"cgroup.type":            api.CodeInvalid,
-		"notify_on_release":      api.CodeInvalid,
-		"release_agent":          api.CodeInvalid,
-		"freezer.state":          api.CodeInvalid,
-		"memory.reclaim":         api.CodeInvalid,
-		"devices.allow":          api.CodeInvalid,
-		"pids.current":           api.CodeInvalid,
-		"no.such.file":           api.CodeInvalid,
-		"../pids.max":            api.CodeInvalid,
-		"net_cls.classid":        api.CodeUnsupported,
+	for file, kind := range map[string]fault.Kind{
+		"cgroup.procs":           fault.Invalid,
+		"tasks":                  fault.Invalid,
+		"cgroup.kill":            fault.Invalid,
+		"cgroup.subtree_control": fault.Invalid,
+		"cgroup.type":            fault.Invalid,
+		"notify_on_release":      fault.Invalid,
+		"release_agent":          fault.Invalid,
+		"freezer.state":          fault.Invalid,
+		"memory.reclaim":         fault.Invalid,
+		"devices.allow":          fault.Invalid,
+		"pids.current":           fault.Invalid,
+		"no.such.file":           fault.Invalid,
+		"../pids.max":            fault.Invalid,
+		"net_cls.classid":        fault.Unsupported,
 	} {
-		p.wantRefused([]api.Limit{{File: file, Value: "1"}}, code, "cannot set "+file)
+		p.wantRefused([]api.Limit{{File: file, Value: "1"}}, kind, "cannot set "+file)
 	}
-	p.wantRefused(limits("pids.max=lots"), api.CodeInvalid, "number or max")
+	p.wantRefused(limits("pids.max=lots"), fault.Invalid, "number or max")
 	p.wantSet(limits("pids.max=12"), "/ pids.max max 12")
 }
 

@@ -3,7 +3,6 @@ package inspect
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -90,8 +90,7 @@ func TestTreeGone(t *testing.T) {
 	p := newPlayground(t, "pids")
 	p.must(p.trees[0].RemoveAll(p.top))
 	_, err := Tree(p.bs)
-	var e *api.Error
-	if !errors.As(err, &e) || e.Code != api.CodeNotFound {
+	if fault.Of(err) != fault.NotFound {
 		t.Errorf("Tree of a boundary that is gone: %v", err)
 	}
 	f := FiguresOf(p.bs)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -68,7 +68,7 @@ func Run(log *logrus.Entry) error {
 	}
 	h, err := host.Open()
 	if err != nil {
-		return exitcode.With(exitcode.Unsupported, err)
+		return fault.With(fault.Unsupported, err)
 	}
 	a := &answerer{
 		log: log, link: link, arena: link.Arena, calls: link.Calls, guests: newGuests(link.Arena, h),

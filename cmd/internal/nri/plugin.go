@@ -27,7 +27,7 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 	"github.com/sirupsen/logrus"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/exitcode"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -71,7 +71,7 @@ type Plugin struct {
 // again and again. The error is about a name or an index that no runtime takes.
 func (p *Plugin) Run(ctx context.Context, socket string) error {
 	if err := errors.Join(api.CheckPluginName(p.Name), api.CheckPluginIndex(p.Index)); err != nil {
-		return exitcode.With(exitcode.Usage, err)
+		return fault.With(fault.Invalid, err)
 	}
 	for said := ""; ; {
 		err := p.serve(ctx, socket)
