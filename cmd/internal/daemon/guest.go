@@ -17,11 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
@@ -78,7 +78,7 @@ type guest struct {
 
 	requests atomic.Uint64
 	denials  atomic.Uint64
-	sampler  inspect.Sampler // of the sweeping goroutine alone
+	sampler  cgroups.Sampler // of the sweeping goroutine alone
 	taking   atomic.Bool     // its cgroups are taken from it
 	process  *os.File        // pidfd of Spec.Pid, immutable once the guest is made; nil for none
 
@@ -307,19 +307,19 @@ func (d *Daemon) openBoundaries(g *guest, p *policy.Policy) ([]*host.Boundary, e
 
 // setLimits sets a new guest's limits and says how to take them back.
 func setLimits(boundaries []*host.Boundary, limits map[string]string) (undo func(), err error) {
-	var list []api.Limit
+	var list []cgroups.Limit
 	for file, value := range limits {
-		list = append(list, api.Limit{File: file, Value: value})
+		list = append(list, cgroups.Limit{File: file, Value: value})
 	}
-	slices.SortFunc(list, func(a, b api.Limit) int { return strings.Compare(a.File, b.File) })
-	changes, err := inspect.Set(boundaries, list)
+	slices.SortFunc(list, func(a, b cgroups.Limit) int { return strings.Compare(a.File, b.File) })
+	changes, err := cgroups.Set(boundaries, list)
 	if err != nil {
 		return nil, err
 	}
 	return func() {
 		for _, c := range slices.Backward(changes) {
 			if c.Path == "/" {
-				_, _ = inspect.Set(boundaries, []api.Limit{{File: c.File, Value: strings.TrimSpace(c.From)}})
+				_, _ = cgroups.Set(boundaries, []cgroups.Limit{{File: c.File, Value: strings.TrimSpace(c.From)}})
 			}
 		}
 	}, nil

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -67,10 +67,23 @@ func (d *Daemon) with(name string, f func(g *guest, boundaries []*host.Boundary)
 // Tree is a guest's cgroups.
 func (d *Daemon) Tree(name string) (tree api.Cgroup, err error) {
 	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
-		tree, err = inspect.Tree(b)
+		of, err := cgroups.Tree(b)
+		tree = cgroupOf(of)
 		return err
 	})
 	return tree, err
+}
+
+// cgroupOf is a tree of cgroups as it goes over the wire.
+func cgroupOf(c cgroups.Cgroup) api.Cgroup {
+	out := api.Cgroup{Name: c.Name, Hierarchies: c.Hierarchies, Figures: api.Figures(c.Figures), Cut: c.Cut}
+	for _, p := range c.Processes {
+		out.Processes = append(out.Processes, api.Process(p))
+	}
+	for _, child := range c.Children {
+		out.Children = append(out.Children, cgroupOf(child))
+	}
+	return out
 }
 
 // Top is what each guest uses.
@@ -81,7 +94,7 @@ func (d *Daemon) Top() []api.Usage {
 		if b == nil {
 			continue
 		}
-		list = append(list, api.Usage{Name: g.record.Name, Figures: inspect.FiguresOf(b), Requests: g.requests.Load(), Denials: g.denials.Load()})
+		list = append(list, api.Usage{Name: g.record.Name, Figures: api.Figures(cgroups.FiguresOf(b)), Requests: g.requests.Load(), Denials: g.denials.Load()})
 	}
 	return list
 }
@@ -89,7 +102,14 @@ func (d *Daemon) Top() []api.Usage {
 // Set sets limits of a guest.
 func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err error) {
 	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
-		changes, err = inspect.Set(b, limits)
+		var set []cgroups.Limit
+		for _, l := range limits {
+			set = append(set, cgroups.Limit(l))
+		}
+		made, err := cgroups.Set(b, set)
+		for _, c := range made {
+			changes = append(changes, api.Change(c))
+		}
 		return err
 	})
 	return changes, err
@@ -97,17 +117,17 @@ func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err
 
 // Freeze stops every process of a guest.
 func (d *Daemon) Freeze(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Freeze(ctx, b) })
+	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Freeze(ctx, b) })
 }
 
 // Thaw lets them go on.
 func (d *Daemon) Thaw(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Thaw(ctx, b) })
+	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Thaw(ctx, b) })
 }
 
 // Kill kills every process of a guest.
 func (d *Daemon) Kill(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return inspect.Kill(ctx, b) })
+	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Kill(ctx, b) })
 }
 
 // Subscribe gives events. Who listened to the worker before, and comes back, is told that it was replaced.

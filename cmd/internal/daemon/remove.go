@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
 )
 
 // A guest's name belongs to its maker: the hook of another container, whose creation failed for that very name, must not end this one's
@@ -98,7 +98,7 @@ func (g *guest) frozen() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := g.boundaries()
-	return !g.gone && b != nil && inspect.FiguresOf(b).Frozen
+	return !g.gone && b != nil && cgroups.FiguresOf(b).Frozen
 }
 
 // thaw lets the processes of a guest go on that is removed by force: nobody could name it to thaw it later.
@@ -109,7 +109,7 @@ func (g *guest) thaw(ctx context.Context) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if b := g.boundaries(); b != nil {
-		if err := inspect.Thaw(ctx, b); err != nil {
+		if err := cgroups.Thaw(ctx, b); err != nil {
 			g.log.WithError(err).Warn("the guest is removed by force, and its processes stay frozen")
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 )
 
 // sweepEvery is how soon the end of a boundary or of a guest's init, and what the events stream samples, is seen.
@@ -78,11 +79,15 @@ func (d *Daemon) look(g *guest) {
 		d.take(g, api.EventGone, processEnded)
 	case d.hub.Listening(): // counters are read while somebody wants to know
 		for _, e := range g.sampler.Sample(s.Boundaries) {
-			e.Time, e.Guest = time.Now(), g.record.Name
-			d.hub.Publish(e)
+			d.hub.Publish(api.Event{
+				Time: time.Now(), Kind: sampled[e.Kind], Guest: g.record.Name, Path: e.Path, Reason: e.Limit, Count: e.Count,
+			})
 		}
 	}
 }
+
+// sampled are the wire's kinds of what a sample tells.
+var sampled = map[cgroups.EventKind]string{cgroups.OOMKill: api.EventOOMKill, cgroups.LimitReached: api.EventLimit}
 
 // garbage says how much memory may be lost to garbage. Guests need little memory, and of what they need little changes hands: a
 // third of what is in use, and 2 MiB for what requests leave behind. Where a collection comes after each MiB of a small heap, a

@@ -13,8 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/inspect"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/self"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -296,7 +296,7 @@ func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
 		return owner, err
 	}
 	defer life.CloseBoundaries(boundaries)
-	processes := inspect.Processes(boundaries[0], maxProcesses)
+	processes := cgroups.Processes(boundaries[0], maxProcesses)
 	if len(processes) == maxProcesses {
 		return owner, fmt.Errorf("it has %d processes and more: too many to tell who is root", maxProcesses)
 	}

@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"context"
@@ -10,13 +10,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // lines are a tree in a form to compare: path, hierarchies, processes, and whether it is cut.
-func lines(path string, c api.Cgroup) []string {
+func lines(path string, c Cgroup) []string {
 	line := fmt.Sprint(path, " ", c.Hierarchies)
 	for _, p := range c.Processes {
 		line += fmt.Sprint(" ", p.Pid, p.Command)

@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"math/big"

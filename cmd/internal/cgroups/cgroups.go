@@ -1,19 +1,18 @@
-// Package inspect is what the host sees of a guest and does to it: the tree of its cgroups, figures, changed limits, freezing
-// and killing, and what became of its limits.
+// Package cgroups is the host's hand in a guest's cgroups: it lists them with their figures and processes, sets limits, freezes, thaws
+// and kills, and counts how often a limit was reached.
 //
-// All of it is asked of the guest's open boundaries, one for each hierarchy that the guest is shown, and nothing else of the
-// host is looked at or changed but the names of the processes that are found there. A guest's own policy does not count: the
-// host may do what the guest may not.
+// It acts on the guest's open boundaries, one for each hierarchy that the guest is shown. Of the host it touches nothing else but to
+// read the names of the processes that it finds there. A guest's own policy does not count: the host may do what the guest may not.
 //
 // # What always holds
 //
-// Everything is bounded by constants: a guest that makes many cgroups, or nests them deeply, costs no more than those say.
-// Set changes all that it was asked for or nothing. It never leaves a cgroup with more than it had unless it was asked for
-// just that. Freeze and Kill refuse a guest that the calling process or its parent is in.
+// Constants bound everything: a guest that makes many cgroups, or nests them deeply, costs no more than those say. Set changes
+// all that it was asked for or nothing, and never leaves a cgroup with more than it had unless that was asked for. Freeze and Kill
+// refuse a guest that the calling process or its parent is in.
 //
 // Errors have a kind (package fault). The functions may be called from many goroutines, but Set, Freeze, Thaw and Kill of one guest only
 // one at a time.
-package inspect
+package cgroups
 
 import (
 	"errors"

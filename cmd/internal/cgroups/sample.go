@@ -1,11 +1,8 @@
-package inspect
+package cgroups
 
 import (
-	"time"
-
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -15,7 +12,7 @@ type counter struct {
 	version    hierarchy.Version
 	controller string
 	file, key  string // key "" is for a file with nothing else
-	kind       string
+	kind       EventKind
 	limit      string // the control file whose limit it tells of
 }
 
@@ -24,13 +21,13 @@ type counter struct {
 // the fork was in, whosever limit it was (pids_event). Those of v2 are of all below too. memory.memsw.failcnt stays 0 on
 // Linux 6.18, so there a limit that only memsw sets is heard of by OOM kills alone (measured).
 var counters = []counter{
-	{hierarchy.V1, "memory", "memory.oom_control", "oom_kill", api.EventOOMKill, "memory.limit_in_bytes"},
-	{hierarchy.V1, "memory", "memory.failcnt", "", api.EventLimit, "memory.limit_in_bytes"},
-	{hierarchy.V1, "memory", "memory.memsw.failcnt", "", api.EventLimit, "memory.memsw.limit_in_bytes"},
-	{hierarchy.V1, "pids", "pids.events", "max", api.EventLimit, "pids.max"},
-	{hierarchy.V2, "memory", "memory.events", "oom_kill", api.EventOOMKill, "memory.max"},
-	{hierarchy.V2, "memory", "memory.events", "max", api.EventLimit, "memory.max"},
-	{hierarchy.V2, "pids", "pids.events", "max", api.EventLimit, "pids.max"},
+	{hierarchy.V1, "memory", "memory.oom_control", "oom_kill", OOMKill, "memory.limit_in_bytes"},
+	{hierarchy.V1, "memory", "memory.failcnt", "", LimitReached, "memory.limit_in_bytes"},
+	{hierarchy.V1, "memory", "memory.memsw.failcnt", "", LimitReached, "memory.memsw.limit_in_bytes"},
+	{hierarchy.V1, "pids", "pids.events", "max", LimitReached, "pids.max"},
+	{hierarchy.V2, "memory", "memory.events", "oom_kill", OOMKill, "memory.max"},
+	{hierarchy.V2, "memory", "memory.events", "max", LimitReached, "memory.max"},
+	{hierarchy.V2, "pids", "pids.events", "max", LimitReached, "pids.max"},
 }
 
 // Sampler tells what happened to one guest since it was asked last. The zero Sampler is ready for use, by one goroutine at a
@@ -44,11 +41,9 @@ type counterKey struct {
 	cgroup            uint64 // kernfs id
 }
 
-// Sample reads the guest's counters, and answers with an event for each that grew: of kind oom-kill or limit, with the path
-// of the cgroup, Reason the control file with the limit, and Count. On v2 the path is that of the boundary also for what
-// happened below. Guest is left to the caller. The first sample has no events.
-func (s *Sampler) Sample(bs []*host.Boundary) []api.Event {
-	var events []api.Event
+// Sample reads the guest's counters, and returns an event for each that grew. The first sample has no events.
+func (s *Sampler) Sample(bs []*host.Boundary) []Event {
+	var events []Event
 	now := make(map[counterKey]uint64, len(s.last))
 	for i, b := range bs {
 		mine := countersOf(b)
@@ -70,8 +65,7 @@ func (s *Sampler) Sample(bs []*host.Boundary) []api.Event {
 					}
 					now[key] = value
 					if grown := growth(s.last[key], value); s.last != nil && grown > 0 {
-						events = append(events, api.Event{Time: time.Now(), Kind: n.kind, Path: viewPath(c.path),
-							Reason: n.limit, Count: grown})
+						events = append(events, Event{Kind: n.kind, Path: viewPath(c.path), Limit: n.limit, Count: grown})
 					}
 				}
 			}

@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"math/big"
@@ -7,22 +7,21 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-func limits(pairs ...string) []api.Limit {
-	var all []api.Limit
+func limits(pairs ...string) []Limit {
+	var all []Limit
 	for _, p := range pairs {
 		file, value, _ := strings.Cut(p, "=")
-		all = append(all, api.Limit{File: file, Value: value})
+		all = append(all, Limit{File: file, Value: value})
 	}
 	return all
 }
 
 // wantSet sets limits and compares all changes, each as "PATH FILE FROM TO".
-func (p *playground) wantSet(set []api.Limit, want ...string) {
+func (p *playground) wantSet(set []Limit, want ...string) {
 	p.t.Helper()
 	changes, err := Set(p.bs, set)
 	p.must(err)
@@ -36,7 +35,7 @@ func (p *playground) wantSet(set []api.Limit, want ...string) {
 }
 
 // wantRefused sets limits, which must fail with words and leave everything as it was.
-func (p *playground) wantRefused(set []api.Limit, kind fault.Kind, words ...string) {
+func (p *playground) wantRefused(set []Limit, kind fault.Kind, words ...string) {
 	p.t.Helper()
 	_, err := Set(p.bs, set)
 	if err == nil || fault.Of(err) != kind {
@@ -287,7 +286,7 @@ func TestSetRefuses(t *testing.T) {
 		"../pids.max":            fault.Invalid,
 		"net_cls.classid":        fault.Unsupported,
 	} {
-		p.wantRefused([]api.Limit{{File: file, Value: "1"}}, kind, "cannot set "+file)
+		p.wantRefused([]Limit{{File: file, Value: "1"}}, kind, "cannot set "+file)
 	}
 	p.wantRefused(limits("pids.max=lots"), fault.Invalid, "number or max")
 	p.wantSet(limits("pids.max=12"), "/ pids.max max 12")

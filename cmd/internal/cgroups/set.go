@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"cmp"
@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -24,7 +23,7 @@ var settable = []string{"limit", "weight", "protection", "config"}
 //
 // All is done or nothing: when one limit cannot be set, what was changed is put back. fault.Invalid for a file or a value that
 // cannot be set, fault.Unsupported for a file of a hierarchy that the guest is not shown, fault.Failed when the kernel refuses.
-func Set(bs []*host.Boundary, limits []api.Limit) ([]api.Change, error) {
+func Set(bs []*host.Boundary, limits []Limit) ([]Change, error) {
 	var todo []*setting
 	for _, l := range limits {
 		s, err := settingOf(bs, l)
@@ -43,7 +42,7 @@ func Set(bs []*host.Boundary, limits []api.Limit) ([]api.Change, error) {
 		}
 		return nil, fault.New(fault.Failed, "%v; nothing was changed", err)
 	}
-	changes := []api.Change{}
+	changes := []Change{}
 	for _, w := range j.writes {
 		changes = append(changes, w.Change)
 	}
@@ -63,7 +62,7 @@ type setting struct {
 func (s *setting) key() string { return keyOf(s.file, s.value) }
 
 // settingOf finds the hierarchy of a limit and checks it.
-func settingOf(bs []*host.Boundary, l api.Limit) (*setting, error) {
+func settingOf(bs []*host.Boundary, l Limit) (*setting, error) {
 	for _, b := range bs {
 		row, ok := b.Hierarchy().ControlFile(l.File)
 		if !ok || row.RootOnly() {

@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"bufio"
@@ -17,7 +17,7 @@ import (
 )
 
 // roleVariable makes the test binary a process of a guest.
-const roleVariable = "VCGROUPFS_INSPECT_TEST_ROLE"
+const roleVariable = "VCGROUPFS_CGROUPS_TEST_ROLE"
 
 // allocatorBytes is how much the role "allocate" takes.
 const allocatorBytes = 64 << 20

@@ -1,17 +1,16 @@
-package inspect
+package cgroups
 
 import (
 	"strconv"
 	"strings"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // FiguresOf is what a guest uses, at a price of a handful of reads, and of a listing per cgroup where it has some. Processes
 // is -1: see CountProcesses. A boundary that is gone has no figures.
-func FiguresOf(bs []*host.Boundary) api.Figures {
+func FiguresOf(bs []*host.Boundary) Figures {
 	f := noFigures()
 	for _, b := range bs {
 		root, err := b.Root()
@@ -27,13 +26,13 @@ func FiguresOf(bs []*host.Boundary) api.Figures {
 	return f
 }
 
-func noFigures() api.Figures {
-	return api.Figures{Processes: -1, Cgroups: -1, CPUUsec: -1, MemoryBytes: -1, MemoryLimit: -1, Pids: -1, PidsLimit: -1}
+func noFigures() Figures {
+	return Figures{Processes: -1, Cgroups: -1, CPUUsec: -1, MemoryBytes: -1, MemoryLimit: -1, Pids: -1, PidsLimit: -1}
 }
 
 // fill adds what a cgroup's files in one hierarchy say. A v1 hierarchy is asked for its controllers' figures; the v2 tree of
 // a host that has v1 too for what is missing.
-func fill(f *api.Figures, t *host.Hierarchy, d *host.Dir) {
+func fill(f *Figures, t *host.Hierarchy, d *host.Dir) {
 	if t.Version == hierarchy.V2 {
 		fillV2(f, d)
 		return
@@ -55,7 +54,7 @@ func fill(f *api.Figures, t *host.Hierarchy, d *host.Dir) {
 	}
 }
 
-func fillV2(f *api.Figures, d *host.Dir) {
+func fillV2(f *Figures, d *host.Dir) {
 	if f.CPUUsec < 0 { // cpu.stat is in every cgroup, whatever is enabled
 		f.CPUUsec = keyed(d, "cpu.stat", "usage_usec")
 	}

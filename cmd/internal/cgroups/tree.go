@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"bytes"
@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -19,7 +18,7 @@ const maxProcesses = 50_000
 
 // node is a cgroup of the tree while it grows.
 type node struct {
-	api.Cgroup
+	Cgroup
 	pids     map[int]bool
 	children map[string]*node
 }
@@ -35,18 +34,18 @@ type treeMaker struct {
 // leaf of a v2 boundary is a part of "/", as the guest sees it. Of 10,000 cgroups, 100 levels and 50,000 processes on the
 // rest is left out, and the cgroup that has it is marked as Cut. fault.NotFound when no boundary is there any more, fault.Failed
 // when the host cannot be read.
-func Tree(bs []*host.Boundary) (api.Cgroup, error) {
+func Tree(bs []*host.Boundary) (Cgroup, error) {
 	m := treeMaker{nodes: map[string]*node{}, commands: map[int]string{}}
 	m.node("")
 	for _, b := range bs {
 		t := b.Hierarchy()
 		err := walk(b, func(c cgroup) bool { return m.visit(t, c) }, func(at string) { m.nodes[at].Cut = true })
 		if err != nil && !gone(err) {
-			return api.Cgroup{}, fault.New(fault.Failed, "cannot list the guest's cgroups in the hierarchy %s: %v: try again", t, err)
+			return Cgroup{}, fault.New(fault.Failed, "cannot list the guest's cgroups in the hierarchy %s: %v: try again", t, err)
 		}
 	}
 	if len(m.nodes[""].Hierarchies) == 0 {
-		return api.Cgroup{}, fault.New(fault.NotFound, "cannot list the guest's cgroups: its boundary is gone: remove the guest")
+		return Cgroup{}, fault.New(fault.NotFound, "cannot list the guest's cgroups: its boundary is gone: remove the guest")
 	}
 	tree, _ := m.finish(m.nodes[""])
 	return tree, nil
@@ -117,12 +116,12 @@ func (m *treeMaker) command(pid int) string {
 }
 
 // finish orders a cgroup and all below it, counts, and answers with the processes at and below it.
-func (m *treeMaker) finish(n *node) (api.Cgroup, map[int]bool) {
-	n.Processes, n.Children = []api.Process{}, []api.Cgroup{}
+func (m *treeMaker) finish(n *node) (Cgroup, map[int]bool) {
+	n.Processes, n.Children = []Process{}, []Cgroup{}
 	for pid := range n.pids {
-		n.Processes = append(n.Processes, api.Process{Pid: pid, Command: m.commands[pid]})
+		n.Processes = append(n.Processes, Process{Pid: pid, Command: m.commands[pid]})
 	}
-	slices.SortFunc(n.Processes, func(a, b api.Process) int { return cmp.Compare(a.Pid, b.Pid) })
+	slices.SortFunc(n.Processes, func(a, b Process) int { return cmp.Compare(a.Pid, b.Pid) })
 	n.Cgroups = 0
 	all := n.pids
 	for _, name := range slices.Sorted(maps.Keys(n.children)) {

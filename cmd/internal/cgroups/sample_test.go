@@ -1,4 +1,4 @@
-package inspect
+package cgroups
 
 import (
 	"os"
@@ -6,29 +6,28 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// ofKind are the events of a kind, each as its path and reason. Every one must be whole.
-func ofKind(t *testing.T, events []api.Event, kind string) []string {
+// ofKind are the events of a kind, each as its path and limit. Every one must be whole.
+func ofKind(t *testing.T, events []Event, kind EventKind) []string {
 	t.Helper()
 	var all []string
 	for _, e := range events {
-		if e.Count == 0 || e.Time.IsZero() {
+		if e.Count == 0 || e.Path == "" || e.Limit == "" {
 			t.Errorf("event %+v lacks something", e)
 		}
 		if e.Kind == kind {
-			all = append(all, e.Path+" "+e.Reason)
+			all = append(all, e.Path+" "+e.Limit)
 		}
 	}
 	return all
 }
 
-func wantEvents(t *testing.T, events []api.Event, kind string, want ...string) {
+func wantEvents(t *testing.T, events []Event, kind EventKind, want ...string) {
 	t.Helper()
 	if got := ofKind(t, events, kind); strings.Join(got, ",") != strings.Join(want, ",") {
-		t.Errorf("%s events %q, want %q; all: %+v", kind, got, want, events)
+		t.Errorf("events of kind %d: %q, want %q; all: %+v", kind, got, want, events)
 	}
 }
 
@@ -89,19 +88,19 @@ func TestSampleOOM(t *testing.T) {
 	if events := s.Sample(p.bs); events != nil {
 		t.Errorf("the first sample: %+v", events)
 	}
-	wantEvents(t, s.Sample(p.bs), api.EventOOMKill)
+	wantEvents(t, s.Sample(p.bs), OOMKill)
 	p.allocate("/a")
 	events := s.Sample(p.bs)
-	wantEvents(t, events, api.EventOOMKill, at("/a"))
-	if len(ofKind(t, events, api.EventLimit)) == 0 {
+	wantEvents(t, events, OOMKill, at("/a"))
+	if len(ofKind(t, events, LimitReached)) == 0 {
 		t.Errorf("no event for the limit: %+v", events)
 	}
 	p.limitMemory("")
 	p.create(0, "/new")
 	p.allocate("/new")
 	events = s.Sample(p.bs)
-	wantEvents(t, events, api.EventOOMKill, at("/new"))
-	for _, l := range ofKind(t, events, api.EventLimit) {
+	wantEvents(t, events, OOMKill, at("/new"))
+	for _, l := range ofKind(t, events, LimitReached) {
 		if !strings.HasPrefix(l, "/ memory.") {
 			t.Errorf("the limit is the boundary's, but the event says %s", l)
 		}
@@ -136,12 +135,12 @@ func TestSamplePids(t *testing.T) {
 	s.Sample(p.bs)
 	p.set(0, "/a", "pids.max", "1")
 	p.tryForks("/a")
-	wantEvents(t, s.Sample(p.bs), api.EventLimit, path)
+	wantEvents(t, s.Sample(p.bs), LimitReached, path)
 	p.set(0, "/a", "pids.max", "max")
 	p.set(0, "", "pids.max", "1")
 	p.tryForks("/a")
-	wantEvents(t, s.Sample(p.bs), api.EventLimit, path)
-	wantEvents(t, s.Sample(p.bs), api.EventLimit)
+	wantEvents(t, s.Sample(p.bs), LimitReached, path)
+	wantEvents(t, s.Sample(p.bs), LimitReached)
 }
 
 // TestSampleKeep: what could not be read once is not taken for new afterwards.

@@ -1,10 +1,9 @@
-package inspect
+package cgroups
 
 import (
 	"fmt"
 	"strings"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -16,7 +15,7 @@ type journal struct {
 
 // written is a write with what undoes it.
 type written struct {
-	api.Change
+	Change
 	boundary *host.Boundary
 	id       uint64 // of the cgroup
 	back     string
@@ -42,7 +41,7 @@ func (j *journal) write(b *host.Boundary, d *host.Dir, file, value string) error
 	if err != nil {
 		path = "?" // removed meanwhile: there is nothing to put back either
 	}
-	j.writes = append(j.writes, written{api.Change{Path: viewPath(path), File: file, From: from, To: to}, b, d.ID(),
+	j.writes = append(j.writes, written{Change{Path: viewPath(path), File: file, From: from, To: to}, b, d.ID(),
 		undoing(file, from, value)})
 	return nil
 }
