@@ -191,10 +191,12 @@ func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
 		}
 		spec.Limits[l.File] = l.Value
 	}
-	if _, spec.Policy, err = readPolicy(c.String("policy")); err != nil {
+	p, text, err := readPolicy(c.String("policy"))
+	if err != nil {
 		return spec, err
 	}
-	if err := spec.Check(); err != nil {
+	spec.Policy = text
+	if err := spec.CheckParsed(p); err != nil {
 		return spec, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return spec, nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // fakeDaemon is a backend that has one guest, and keeps what was asked of it.
@@ -61,7 +62,7 @@ func (d *fakeDaemon) Guest(name string) (api.Guest, error) {
 	return d.web(), nil
 }
 
-func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec, _ api.Maker) (api.Guest, bool, error) {
+func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec, _ *policy.Policy, _ api.Maker) (api.Guest, bool, error) {
 	raw, _ := json.Marshal(spec)
 	return api.Guest{Name: name, Spec: spec}, name != "web", d.note("add", name, string(raw))
 }

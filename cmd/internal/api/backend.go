@@ -1,6 +1,10 @@
 package api
 
-import "context"
+import (
+	"context"
+
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
 
 // Backend does what the routes ask for. An error is answered by its kind (package fault). All methods may be called from any
 // goroutine.
@@ -8,8 +12,8 @@ type Backend interface {
 	Info() Info
 	Guests() []Guest
 	Guest(name string) (Guest, error)
-	// Add makes a guest for its maker. One that is there with the same spec is no error, and made is false.
-	Add(ctx context.Context, name string, spec GuestSpec, by Maker) (g Guest, made bool, err error)
+	// Add makes a guest for its maker; p is the spec's policy. One that is there with the same spec is no error, and made is false.
+	Add(ctx context.Context, name string, spec GuestSpec, p *policy.Policy, by Maker) (g Guest, made bool, err error)
 	// Remove takes a guest away: fault.NotFound when there is none, fault.Conflict when it is another maker's or frozen. By force it is taken
 	// away all the same, and its processes go on.
 	Remove(ctx context.Context, name string, by Maker, force bool) error

@@ -23,8 +23,23 @@ const (
 )
 
 // Check says every fault of a spec, a line for each: a field's name, what is wrong with it and what is allowed. It knows no
-// host: a cgroup, a process, a directory or a controller that is not there is for who makes the guest to find.
-func (s *GuestSpec) Check() error {
+// host: a cgroup, a process, a directory or a controller that is not there is for who makes the guest to find. p is the guest's
+// policy, narrowed to its controllers.
+func (s *GuestSpec) Check() (p *policy.Policy, err error) {
+	p = policy.Default()
+	if s.Policy != "" {
+		p, err = policy.Parse("policy", []byte(s.Policy))
+	}
+	return s.check(p, err)
+}
+
+// CheckParsed is Check of a spec whose policy has been parsed.
+func (s *GuestSpec) CheckParsed(p *policy.Policy) error {
+	_, err := s.check(p, nil)
+	return err
+}
+
+func (s *GuestSpec) check(p *policy.Policy, policyErr error) (*policy.Policy, error) {
 	var faults []string
 	fault := func(field, format string, args ...any) {
 		faults = append(faults, field+": "+fmt.Sprintf(format, args...))
@@ -60,7 +75,7 @@ func (s *GuestSpec) Check() error {
 	if s.Over && s.Target == "" {
 		fault("over", "given without target; it lets the view be mounted over what is there")
 	}
-	s.checkPolicy(fault)
+	p = s.narrow(p, policyErr, fault)
 	if s.Owner != "" {
 		if _, err := guest.ParseOwner(s.Owner); err != nil {
 			fault("owner", "%v", err)
@@ -81,9 +96,9 @@ func (s *GuestSpec) Check() error {
 		}
 	}
 	if len(faults) > 0 {
-		return errors.New(strings.Join(faults, "\n"))
+		return nil, errors.New(strings.Join(faults, "\n"))
 	}
-	return nil
+	return p, nil
 }
 
 func (i *Into) check(pid int, fault func(field, format string, args ...any)) {
@@ -98,27 +113,25 @@ func (i *Into) check(pid int, fault func(field, format string, args ...any)) {
 	}
 }
 
-// checkPolicy checks the policy's text and the controllers, which may only narrow what a policy lists.
-func (s *GuestSpec) checkPolicy(fault func(field, format string, args ...any)) {
-	p := policy.Default()
-	if s.Policy != "" {
-		parsed, err := policy.Parse("policy", []byte(s.Policy))
-		if err != nil {
-			for line := range strings.SplitSeq(err.Error(), "\n") {
-				fault("policy", "%s", strings.TrimPrefix(line, "policy:"))
-			}
-		} else {
-			p = parsed
+// narrow is the policy with the controllers, which may only narrow what it lists. The controllers of a spec whose policy is wrong
+// are held against the default, so that all faults are said at once.
+func (s *GuestSpec) narrow(p *policy.Policy, policyErr error, fault func(field, format string, args ...any)) *policy.Policy {
+	if policyErr != nil {
+		for line := range strings.SplitSeq(policyErr.Error(), "\n") {
+			fault("policy", "%s", strings.TrimPrefix(line, "policy:"))
 		}
+		p = policy.Default()
 	}
 	if len(s.Controllers) == 0 {
-		return
+		return p
 	}
-	if _, err := p.WithControllers(s.Controllers); err != nil {
+	narrowed, err := p.WithControllers(s.Controllers)
+	if err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
 			fault("controllers", "%s", line)
 		}
 	}
+	return narrowed
 }
 
 // Place is where on the host the view is mounted.

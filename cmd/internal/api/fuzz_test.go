@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // strictBackend fails the test when it is asked for what the routes should have refused.
@@ -28,12 +30,17 @@ func (s *strictBackend) Guest(name string) (Guest, error) {
 	return Guest{Name: name}, nil
 }
 
-func (s *strictBackend) Add(ctx context.Context, name string, spec GuestSpec, by Maker) (Guest, bool, error) {
+func (s *strictBackend) Add(ctx context.Context, name string, spec GuestSpec, p *policy.Policy, by Maker) (Guest, bool, error) {
 	s.name(name)
-	if err := spec.Check(); err != nil {
+	if err := spec.CheckParsed(p); err != nil {
 		s.t.Errorf("a wrong spec reached the backend: %v", err)
 	}
-	return s.fake.Add(ctx, name, spec, by)
+	for _, controller := range hierarchy.KnownControllers() {
+		if parsed, _ := spec.Check(); p.Permits(controller) != parsed.Permits(controller) {
+			s.t.Errorf("the policy that reached the backend is not the spec's: it permits %s: %v", controller, p.Permits(controller))
+		}
+	}
+	return s.fake.Add(ctx, name, spec, p, by)
 }
 
 func (s *strictBackend) Set(name string, limits []Limit) ([]Change, error) {

@@ -31,14 +31,15 @@ func (h *handler) add(q *request) (any, error) {
 	if err := q.body(&spec); err != nil {
 		return nil, err
 	}
-	if err := spec.Check(); err != nil {
+	p, err := spec.Check()
+	if err != nil {
 		return nil, fault.With(fault.Invalid, err)
 	}
 	by, err := makerOf(q.r.Header)
 	if err != nil {
 		return nil, err
 	}
-	g, made, err := h.cfg.Backend.Add(q.ctx(), q.name, spec, by)
+	g, made, err := h.cfg.Backend.Add(q.ctx(), q.name, spec, p, by)
 	g.Hierarchies = list(g.Hierarchies)
 	if made {
 		return created{g}, err

@@ -19,6 +19,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/policy"
+
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
@@ -138,7 +140,7 @@ func (f *fake) Guest(name string) (Guest, error) {
 	return Guest{}, fault.New(fault.NotFound, "no guest %s", name)
 }
 
-func (f *fake) Add(_ context.Context, name string, spec GuestSpec, by Maker) (Guest, bool, error) {
+func (f *fake) Add(_ context.Context, name string, spec GuestSpec, _ *policy.Policy, by Maker) (Guest, bool, error) {
 	if err := f.call(fmt.Sprint("add ", name, made(by))); err != nil {
 		return Guest{}, false, err
 	}

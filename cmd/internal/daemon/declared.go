@@ -17,6 +17,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // A file NAME.yaml of the guests' directory declares the guest NAME: its keys are those of api.GuestSpec, but policy may also be
@@ -136,7 +137,7 @@ func (x *declarations) apply(name string) error {
 	if err := life.CheckName(name); err != nil {
 		return err
 	}
-	spec, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix))
+	spec, p, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix))
 	if err != nil {
 		return err
 	}
@@ -156,15 +157,15 @@ func (x *declarations) apply(name string) error {
 		}
 		x.d.take(old, api.EventRemoved, "its file was changed")
 	}
-	_, _, err = x.d.addRecord(record{Name: name, Spec: spec, Declared: true})
+	_, _, err = x.d.addRecord(record{Name: name, Spec: spec, Declared: true}, p)
 	return err
 }
 
-// readDeclared reads a guest's file. Every key must be known, and all faults are said at once.
-func readDeclared(path string) (spec api.GuestSpec, err error) {
+// readDeclared reads a guest's file and its policy. Every key must be known, and all faults are said at once.
+func readDeclared(path string) (spec api.GuestSpec, p *policy.Policy, err error) {
 	text, err := readTrusted(path)
 	if err != nil {
-		return spec, err
+		return spec, nil, err
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	var node yaml.Node
@@ -179,20 +180,21 @@ func readDeclared(path string) (spec api.GuestSpec, err error) {
 		err = node.Decode(&spec)
 	}
 	if err != nil {
-		return spec, err
+		return spec, nil, err
 	}
 	if spec.Policy != "" && !strings.Contains(spec.Policy, "\n") {
 		file := spec.Policy
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(path), file)
 		}
-		policy, err := readTrusted(file)
+		text, err := readTrusted(file)
 		if err != nil {
-			return spec, fmt.Errorf("cannot read its policy: %w", err)
+			return spec, nil, fmt.Errorf("cannot read its policy: %w", err)
 		}
-		spec.Policy = string(policy)
+		spec.Policy = string(text)
 	}
-	return spec, spec.Check()
+	p, err = spec.Check()
+	return spec, p, err
 }
 
 // entries are those of the directory, none where there is no directory.

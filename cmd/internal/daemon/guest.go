@@ -73,6 +73,7 @@ type guest struct {
 	log     *logrus.Entry   // immutable
 	audit   *api.GuestAudit // immutable
 	region  *state.Region   // immutable once the guest is made
+	policy  *policy.Policy  // immutable once the guest is made
 	at      life.Mountpoint
 	serving atomic.Pointer[life.Served] // nil while it is not served
 
@@ -130,16 +131,17 @@ func (g *guest) calls() api.Calls {
 }
 
 // Add makes a guest. What is there already with the same spec is no error.
-func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, by api.Maker) (api.Guest, bool, error) {
-	g, made, err := d.addRecord(record{Name: name, Spec: spec, Maker: &by})
+func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, p *policy.Policy, by api.Maker) (api.Guest, bool, error) {
+	g, made, err := d.addRecord(record{Name: name, Spec: spec, Maker: &by}, p)
 	if err != nil {
 		return api.Guest{}, false, err
 	}
 	return g.info(), made, nil
 }
 
-// addRecord makes the guest of a record. Its boundaries are those that the record has, or else that its spec says.
-func (d *Daemon) addRecord(r record) (*guest, bool, error) {
+// addRecord makes the guest of a record, with the policy of its spec. Its boundaries are those that the record has, or else that the
+// spec says.
+func (d *Daemon) addRecord(r record, p *policy.Policy) (*guest, bool, error) {
 	if r.Spec.Target == "" {
 		r.Spec.Target = d.targetOf(r.Name)
 	}
@@ -149,6 +151,7 @@ func (d *Daemon) addRecord(r record) (*guest, bool, error) {
 		return g, false, err
 	}
 	defer g.mu.Unlock()
+	g.policy = d.share(r.Spec, p)
 	if err := d.makeGuest(g); err != nil {
 		g.gone = true
 		g.unfollow()
@@ -247,16 +250,12 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	if err := g.at.Check(); err != nil {
 		return fault.With(fault.Missing, err)
 	}
-	p, err := d.policy(spec)
-	if err != nil {
-		return err
-	}
 	owner, err := ownerOf(spec)
 	if err != nil {
 		return fault.With(fault.Missing, err)
 	}
 	g.record.UID, g.record.GID = owner.UID, owner.GID
-	boundaries, err := d.openBoundaries(g, p)
+	boundaries, err := d.openBoundaries(g)
 	if err != nil {
 		return err
 	}
@@ -270,16 +269,16 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 			undoLimits()
 		}
 	}()
-	return d.mountGuest(g, p, boundaries)
+	return d.mountGuest(g, boundaries)
 }
 
 // openBoundaries opens the boundaries of a new guest and has its record name them for good.
-func (d *Daemon) openBoundaries(g *guest, p *policy.Policy) ([]*host.Boundary, error) {
+func (d *Daemon) openBoundaries(g *guest) ([]*host.Boundary, error) {
 	if len(g.record.Boundaries) > 0 {
 		return d.reopen(g.record.Boundaries)
 	}
 	spec := g.record.Spec
-	trees, err := life.Select(d.host, p)
+	trees, err := life.Select(d.host, g.policy)
 	if err == nil {
 		err = life.CheckControllers(d.host, spec.Controllers)
 	}
@@ -334,7 +333,7 @@ func ownerOf(spec api.GuestSpec) (fs.Owner, error) {
 }
 
 // mountGuest makes the view on boundaries, which it takes over, and mounts it.
-func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Boundary) error {
+func (d *Daemon) mountGuest(g *guest, boundaries []*host.Boundary) error {
 	config, err := json.Marshal(g.record)
 	if err == nil {
 		g.region, err = d.arena.Take(config)
@@ -344,7 +343,7 @@ func (d *Daemon) mountGuest(g *guest, p *policy.Policy, boundaries []*host.Bound
 		return fault.With(fault.Busy, err)
 	}
 	g.region.SetLabel(g.record.label())
-	s, err := life.NewViewOf(d.viewConfig(g, p, nil, nil), boundaries)
+	s, err := life.NewViewOf(d.viewConfig(g, nil, nil), boundaries)
 	if err != nil {
 		g.region.Release()
 		return fault.With(fault.Unsupported, err)
@@ -426,10 +425,10 @@ func (d *Daemon) keep(g *guest) holder.Keep {
 }
 
 // viewConfig is what a guest's view is made of. device is nil for a new one.
-func (d *Daemon) viewConfig(g *guest, p *policy.Policy, device *os.File, held map[uint64]int) fs.Config {
+func (d *Daemon) viewConfig(g *guest, device *os.File, held map[uint64]int) fs.Config {
 	layout, _ := hierarchy.ParseLayout(layoutName(g.record.Spec.Layout))
 	return fs.Config{
-		Host: d.host, Policy: p, Layout: layout, Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
+		Host: d.host, Policy: g.policy, Layout: layout, Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
 		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed, Settle: d.settle,
 		Denied:   func(x fs.Denial) { d.denied(g, x) },
 		Observe:  func(opcode uint32, errno int, took time.Duration) { d.observe(g, opcode, errno, took) },
@@ -461,26 +460,38 @@ func (d *Daemon) denied(g *guest, x fs.Denial) {
 	g.audit.TellOf(api.Event{Kind: kind, UID: x.UID, Pid: int(x.Tid), Operation: x.Operation, Rule: x.Rule}, x.Path, x.Stranger)
 }
 
-// policy is the policy of a spec. Guests with the same one share it.
-func (d *Daemon) policy(spec api.GuestSpec) (*policy.Policy, error) {
-	key := strings.Join(spec.Controllers, ",") + "\x00" + spec.Policy
+// parsePolicy is the policy of a spec that a worker before has checked, or that serve has.
+func (d *Daemon) parsePolicy(spec api.GuestSpec) (*policy.Policy, error) {
 	d.mu.Lock()
-	p := d.policies[key]
+	p := d.policies[policyKey(spec)]
 	d.mu.Unlock()
 	if p != nil {
 		return p, nil
 	}
 	p, err := life.PolicyOf(spec.Policy, spec.Controllers)
 	if err != nil {
-		return nil, fault.With(fault.Invalid, err)
+		return nil, err
 	}
+	return d.share(spec, p), nil
+}
+
+// share is a policy that is the same: guests with one text and the same controllers share it.
+func (d *Daemon) share(spec api.GuestSpec, p *policy.Policy) *policy.Policy {
+	key := policyKey(spec)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if same := d.policies[key]; same != nil {
+		return same
+	}
 	if len(d.policies) >= maxPolicies {
 		clear(d.policies)
 	}
 	d.policies[key] = p
-	return p, nil
+	return p
+}
+
+func policyKey(spec api.GuestSpec) string {
+	return strings.Join(spec.Controllers, ",") + "\x00" + spec.Policy
 }
 
 // maxPolicies bounds the policies that are kept for the next guest.

@@ -75,11 +75,7 @@ func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
 		in.Dirs = life.DirsOf(trees)
 	}
 	if into.ProcCgroups {
-		p, err := d.policy(g.record.Spec)
-		if err != nil {
-			return in, err
-		}
-		if in.Cgroups, err = life.CgroupsText(d.host, p); err != nil {
+		if in.Cgroups, err = life.CgroupsText(d.host, g.policy); err != nil {
 			return in, err
 		}
 	}

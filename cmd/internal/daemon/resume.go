@@ -103,17 +103,18 @@ func (d *Daemon) resumeGuest(r *state.Region, rec record, held map[uint64]int) (
 
 // goOn serves a guest again.
 func (d *Daemon) goOn(g *guest, device int, held map[uint64]int) error {
-	p, err := d.policy(g.record.Spec)
+	p, err := d.parsePolicy(g.record.Spec)
 	if err != nil {
 		return err
 	}
+	g.policy = p
 	boundaries, err := d.reopen(g.record.Boundaries)
 	if err != nil {
 		return err
 	}
 	delete(held, holder.DeviceKey)
 	file := os.NewFile(uintptr(device), "fuse")
-	s, err := life.NewViewOf(d.viewConfig(g, p, file, held), boundaries)
+	s, err := life.NewViewOf(d.viewConfig(g, file, held), boundaries)
 	file.Close()
 	if err != nil {
 		return err

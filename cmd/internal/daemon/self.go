@@ -66,7 +66,7 @@ func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}), work: make(chan struct{}, maxSelfWork),
 		boxes: boxes{all: map[string]*box{}},
 	}
-	if s.policy, err = d.policy(spec); err != nil {
+	if s.policy, err = d.parsePolicy(spec); err != nil {
 		return nil, err
 	}
 	if err := life.CheckControllers(d.host, spec.Controllers); err != nil {

@@ -285,7 +285,7 @@ func (s *selfDir) guestOf(t *toucher) (*guest, error) {
 		return nil, err
 	}
 	r.Spec.Boundary, r.Spec.Owner = t.path, fmt.Sprintf("%d:%d", owner.UID, owner.GID)
-	g, _, err = s.d.addRecord(r)
+	g, _, err = s.d.addRecord(r, s.policy)
 	return g, err
 }
 
