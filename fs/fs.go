@@ -242,7 +242,7 @@ func (v *View) start(cfg Config) (err error) {
 	}
 	c.Survival = &conn.Survival{Replied: v.replied}
 	if v.private == nil {
-		v.alone = !conn.CanResend()
+		v.alone = !conn.Resends(v.state.Init())
 		c.Survival = &conn.Survival{
 			Clone: v.alone, Init: v.state.SetInit, Passthrough: v.state.SetPassthrough, Replied: v.replied,
 			Suspect: v.suspect, Settled: v.state.RetireBut,

@@ -35,10 +35,8 @@ func Resent(unique uint64) (first uint64, again bool) {
 	return unique &^ resendBit, unique&resendBit != 0
 }
 
-// CanResend says whether this kernel sends unanswered requests again.
-func CanResend() bool { return KernelAtLeast(6, 9) }
-
-// KernelAtLeast says whether this kernel is of a version or newer. What can be asked for by itself is not to be told by it.
+// KernelAtLeast says whether this kernel is of a version or newer. What can be asked for by itself is not to be told by it:
+// see Offers.
 func KernelAtLeast(major, minor int) bool {
 	a, b := kernelVersion()
 	return a > major || a == major && b >= minor

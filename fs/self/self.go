@@ -83,7 +83,7 @@ func New(cfg Config) (d *Dir, err error) {
 	d = &Dir{RawFileSystem: fuse.NewDefaultRawFileSystem(), cfg: cfg, told: map[int]time.Time{}}
 	c := conn.Config{
 		FS: d, Slow: d.touches, MaxSlow: maxTouches, Unpaced: true, FSName: "vcgroupfs", Subtype: Subtype, ReadOnly: true, Log: cfg.Log,
-		Survival: &conn.Survival{Clone: !conn.CanResend(), Init: cfg.State.SetInit, Replied: d.replied, Suspect: d.suspect},
+		Survival: &conn.Survival{Clone: !conn.Resends(cfg.State.Init()), Init: cfg.State.SetInit, Replied: d.replied, Suspect: d.suspect},
 	}
 	if cfg.Panicked != nil {
 		c.OnPanic = func(any) { cfg.Panicked() }

@@ -164,12 +164,17 @@ func kernel() Check {
 	var lacks []string
 	for _, f := range []struct {
 		minor int
+		offer conn.Offer // 0: only the version tells
 		what  string
 	}{
-		{5, "a view takes the place of what a runtime mounted without a gap"}, {9, "a worker's death fails no request; reads pass the daemon by"},
-		{12, "views can be mounted with mapped ids"},
+		{5, 0, "a view takes the place of what a runtime mounted without a gap"}, {9, conn.OfferResend, "a worker's death fails no request"},
+		{9, conn.OfferPassthrough, "reads pass the daemon by"}, {12, conn.OfferIDMap, "views can be mounted with mapped ids"},
 	} {
-		if !conn.KernelAtLeast(6, f.minor) {
+		has, err := conn.Offers(f.offer)
+		if f.offer == 0 || err != nil {
+			has = conn.KernelAtLeast(6, f.minor)
+		}
+		if !has {
 			lacks = append(lacks, fmt.Sprintf("%s (6.%d)", f.what, f.minor))
 		}
 	}
