@@ -196,7 +196,7 @@ func TestNames(t *testing.T) {
 func TestReference(t *testing.T) {
 	const file = "../docs/control-files.md"
 	var b bytes.Buffer
-	if err := hierarchy.WriteReference(&b); err != nil {
+	if err := writeReference(&b); err != nil {
 		t.Fatal(err)
 	}
 	if *update {

@@ -220,6 +220,9 @@ func daemon(ctx context.Context, socket string) Check {
 	case info.Resend != conn.CanResend():
 		return Check{"daemon", Less, "its kernel is another one's", "ask the daemon of this host"}
 	}
+	if err := client.Health(ctx); err != nil {
+		return Check{"daemon", Less, err.Error(), "see its log"}
+	}
 	return Check{"daemon", OK, fmt.Sprintf("version %s, %d guests, %d restarts", info.Version, info.Guests, info.Restarts), ""}
 }
 
