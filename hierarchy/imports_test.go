@@ -8,26 +8,51 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
 const module = "github.com/vcgroupfs/vcgroupfs"
 
-// mayImport says what each package of the module may import, of its own module and of the rest: imports run downward only,
-// the pure packages do no I/O, one package knows the host and three know FUSE.
-var mayImport = []struct {
-	dir    string
-	own    []string // below the module's path
-	banned []string // prefixes
+// mayImport is the picture of the module: for each package the packages of the module that it may import. Imports run
+// downward only, so a package stands above all that it imports. A new edge is a decision: it gets its place here or is
+// not made.
+var mayImport = []struct{ dir, own string }{
+	{"cmd/vcgroupfs", "api daemon doctor exitcode fstype guest holder listener logs nri target hierarchy hierarchy/host policy"},
+	{"cmd/internal/daemon", "api exitcode fstype guest holder inspect target fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
+	{"cmd/internal/listener", "api exitcode guest holder notify target fs/state hierarchy hierarchy/host policy"},
+	{"cmd/internal/holder", "api fstype target fs/state"},
+	{"cmd/internal/inspect", "api hierarchy hierarchy/host"},
+	{"cmd/internal/doctor", "api fstype fs/conn hierarchy hierarchy/host"},
+	{"cmd/internal/api", "exitcode guest target fs hierarchy policy"},
+	{"cmd/internal/nri", "exitcode guest policy"},
+	{"cmd/internal/guest", "exitcode fstype logs notify target fs fs/conn hierarchy hierarchy/host policy"},
+	{"cmd/internal/fstype", "fs fs/conn hierarchy/host"},
+	{"cmd/internal/notify", "hierarchy hierarchy/host"},
+	{"cmd/internal/target", "hierarchy/host"},
+	{"cmd/internal/exitcode", ""},
+	{"cmd/internal/logs", ""},
+	{"fs", "fs/conn fs/state hierarchy hierarchy/host policy"},
+	{"fs/self", "fs/conn fs/state"},
+	{"fs/conn", ""},
+	{"fs/state", ""},
+	{"policy", "hierarchy"},
+	{"hierarchy/host", "hierarchy"},
+	{"hierarchy", ""},
+	{"packaging/seccomp/generate", ""},
+}
+
+// mayNotImport bans packages of others by prefix: the pure packages do no I/O, only fs and the packages below it know
+// FUSE, no library logs but fs, and no library knows the command line.
+var mayNotImport = []struct {
+	dirs   string
+	banned []string
 }{
-	{"hierarchy", nil, []string{"os", "net", "io/ioutil", "syscall", "github.com/hanwen", "github.com/sirupsen"}},
-	{"policy", []string{"hierarchy"}, []string{"os", "net", "syscall", "github.com/hanwen", "github.com/sirupsen"}},
-	{"hierarchy/host", []string{"hierarchy"}, []string{"github.com/hanwen", "github.com/sirupsen", "github.com/urfave"}},
-	{"fs/conn", nil, []string{"github.com/urfave"}},
-	{"fs/state", nil, []string{"github.com/hanwen", "github.com/sirupsen", "github.com/urfave"}},
-	{"fs/self", []string{"fs/conn", "fs/state"}, []string{"github.com/urfave", "os/exec"}},
-	{"fs", []string{"hierarchy", "hierarchy/host", "policy", "fs/conn", "fs/state"}, []string{"github.com/urfave", "os/exec"}},
+	{"hierarchy policy", []string{"os", "net", "io/ioutil", "syscall"}},
+	{"hierarchy policy hierarchy/host fs/state", []string{"github.com/hanwen", "github.com/sirupsen"}},
+	{"hierarchy policy hierarchy/host fs fs/conn fs/self fs/state", []string{"github.com/urfave"}},
+	{"fs fs/self", []string{"os/exec"}},
 }
 
 type pkg struct {
@@ -54,39 +79,68 @@ func packages(t *testing.T) []pkg {
 	}
 }
 
-// TestImports: imports run downward only.
+// TestImports compares the imports with mayImport and mayNotImport; with -v it prints the picture.
 func TestImports(t *testing.T) {
+	allowed := map[string][]string{}
+	for _, p := range mayImport {
+		allowed[p.dir] = nil
+		for edge := range strings.FieldsSeq(p.own) {
+			allowed[p.dir] = append(allowed[p.dir], strings.TrimPrefix(edge, "cmd/internal/"))
+		}
+	}
+	edges := map[string][]string{}
 	for _, p := range packages(t) {
 		dir := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
-		fuse := dir == "fs" || strings.HasPrefix(dir, "fs/")
-		for _, i := range p.Imports {
-			if strings.HasPrefix(i, "github.com/hanwen/") && !fuse {
-				t.Errorf("%s imports %s: only fs and what is below it know FUSE", dir, i)
-			}
+		if len(p.GoFiles) == 0 || strings.HasPrefix(dir, "integration") {
+			continue
 		}
-		for _, rule := range mayImport {
-			if rule.dir != dir {
-				continue
+		own, listed := allowed[dir]
+		if !listed {
+			t.Errorf("%s is not in mayImport: give the package its place among the others", dir)
+		}
+		for _, path := range p.Imports {
+			if below, ok := strings.CutPrefix(path, module+"/"); ok {
+				edge := strings.TrimPrefix(below, "cmd/internal/")
+				edges[dir] = append(edges[dir], edge)
+				if listed && !slices.Contains(own, edge) {
+					t.Errorf("%s imports %s, which mayImport does not allow: imports run downward only", dir, below)
+				}
 			}
-			for _, i := range p.Imports {
-				checkImport(t, dir, i, rule.own, rule.banned)
+			checkBanned(t, dir, path)
+		}
+	}
+	for _, p := range mayImport {
+		t.Logf("%-27s → %s", p.dir, strings.Join(edges[p.dir], " "))
+	}
+}
+
+func checkBanned(t *testing.T, dir, path string) {
+	if strings.HasPrefix(path, "github.com/hanwen/") && dir != "fs" && !strings.HasPrefix(dir, "fs/") {
+		t.Errorf("%s imports %s: only fs and the packages below it know FUSE", dir, path)
+	}
+	for _, rule := range mayNotImport {
+		if !slices.Contains(strings.Fields(rule.dirs), dir) {
+			continue
+		}
+		for _, b := range rule.banned {
+			if path == b || strings.HasPrefix(path, b+"/") {
+				t.Errorf("%s imports %s, which mayNotImport bans", dir, path)
 			}
 		}
 	}
 }
 
-func checkImport(t *testing.T, dir, path string, own, banned []string) {
-	if below, ok := strings.CutPrefix(path, module+"/"); ok {
-		for _, o := range own {
-			if below == o {
-				return
-			}
-		}
-		t.Errorf("%s imports %s: imports run downward only", dir, below)
+// TestImportsDownward: mayImport lists each package above all packages that it may import.
+func TestImportsDownward(t *testing.T) {
+	rank := map[string]int{}
+	for i, p := range mayImport {
+		rank[strings.TrimPrefix(p.dir, "cmd/internal/")] = i
 	}
-	for _, b := range banned {
-		if path == b || strings.HasPrefix(path, b+"/") {
-			t.Errorf("%s imports %s", dir, path)
+	for i, p := range mayImport {
+		for edge := range strings.FieldsSeq(p.own) {
+			if at, ok := rank[edge]; !ok || at <= i {
+				t.Errorf("mayImport has %s at or above %s, which may import it, or not at all", edge, p.dir)
+			}
 		}
 	}
 }
