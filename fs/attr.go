@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -11,80 +10,6 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
-
-// Real cgroups stay owned by root on the host (rule 3); what the guest sees as owner and mode is a record in an attribute
-// of the real cgroup. A directory has one of its own and one that its control files inherit, as files of a cgroup belong
-// to whoever made it; a file that was chowned or chmodded has its own. No record: root of the guest.
-const (
-	attrOwn  = "owner" // of a directory or a file itself
-	attrMade = "maker" // of a directory, for the files in it
-
-	fuseNoData = fuse.Status(unix.ENODATA)
-)
-
-// permMask are the mode bits that a cgroup directory or file keeps.
-const permMask = 0o7777
-
-// record is an owner and, where mode is not noMode, a mode.
-type record struct {
-	uid, gid uint32
-	mode     uint32
-}
-
-const noMode = ^uint32(0)
-
-func (r record) String() string {
-	if r.mode == noMode {
-		return fmt.Sprintf("%d %d", r.uid, r.gid)
-	}
-	return fmt.Sprintf("%d %d %o", r.uid, r.gid, r.mode)
-}
-
-// parseRecord is the inverse of String. It takes no other form: a record that cannot be read is none.
-func parseRecord(raw []byte) (record, bool) {
-	r := record{mode: noMode}
-	n, _ := fmt.Sscanf(string(raw), "%d %d %o", &r.uid, &r.gid, &r.mode)
-	if n == 3 {
-		r.mode &= permMask
-	}
-	return r, n >= 2
-}
-
-// xattrDir are the attributes of a directory and the files in it.
-type xattrDir interface {
-	GetXattr(name, attr string, buf []byte) (int, error)
-	SetXattr(name, attr string, data []byte, flags int) error
-	RemoveXattr(name, attr string) error
-}
-
-func readRecord(d xattrDir, name, attr string) (record, bool) {
-	var buf [64]byte
-	n, err := d.GetXattr(name, attr, buf[:])
-	if err != nil {
-		return record{}, false
-	}
-	return parseRecord(buf[:n])
-}
-
-// ownerOf is the guest's owner and mode of a directory (file "") or a file in it, from the host's mode. The boundary's are
-// fixed.
-func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode uint32) record {
-	r := record{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
-	if d.IsBoundary() {
-		return r
-	}
-	own, ok := readRecord(d, file, attrOwn)
-	if ok && own.mode != noMode {
-		return own
-	}
-	if !ok && file != "" {
-		own, ok = readRecord(d, "", attrMade)
-	}
-	if ok {
-		r.uid, r.gid = own.uid, own.gid
-	}
-	return r
-}
 
 // fillAttr fills in the attributes of a directory or file of a hierarchy from the host's stat.
 func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
@@ -321,32 +246,6 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 	}
 	_, again := conn.Resent(in.Unique)
 	return again && in.Uid == 0 && v.stranger(in.Pid)
-}
-
-// changeOwner keeps a new owner or mode in the record, and has the kernel note the time of that: setting the time of access
-// to what it is changes no other.
-func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
-	r := v.ownerOf(hier, d, file, st.Mode)
-	uid, setUID := in.GetUID()
-	gid, setGID := in.GetGID()
-	mode, setMode := in.GetMode()
-	if !setUID && !setGID && !setMode {
-		return nil
-	}
-	if setUID {
-		r.uid = uid
-	}
-	if setGID {
-		r.gid = gid
-	}
-	if setMode {
-		r.mode = mode & permMask
-	}
-	_, again := conn.Resent(in.Unique)
-	if err := v.setAttrs(d, viewsAttr, again, attrChange{file: file, stored: attrOwn, data: []byte(r.String())}); err != nil {
-		return err
-	}
-	return d.SetTimes(file, st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
 }
 
 // changeTimes sets times on the real file or directory: they mean nothing to the host and natively persist. The first time

@@ -76,3 +76,15 @@ func (v *View) suspect(unique uint64) bool {
 	}
 	return v.state.Suspect(first) > state.MaxCrashes
 }
+
+// reopened gives the number of a request that opens something. When it is sent again, what it opened the first time is
+// closed: nobody was told of it.
+func (v *View) reopened(unique uint64) uint64 {
+	first, again := conn.Resent(unique)
+	if again {
+		if fh, ok := v.state.OpenedBy(first); ok {
+			v.release(fh)
+		}
+	}
+	return first
+}

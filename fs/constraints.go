@@ -25,13 +25,13 @@ type constraint struct {
 var constraints = map[hierarchy.Constraint]constraint{
 	hierarchy.Members:       {write: (*View).writeMember},
 	hierarchy.Subtree:       {write: (*View).writeSubtree},
-	hierarchy.Trigger:       {write: (*View).writeTrigger, wrote: (*View).takeTrigger},
+	hierarchy.Trigger:       {write: (*View).writeTrigger, wrote: (*View).countTrigger},
 	hierarchy.Reclaim:       {write: (*View).writeReclaim},
 	hierarchy.PerOpen:       {write: (*View).writePerOpen},
 	hierarchy.Fake:          {write: (*View).writeFake},
 	hierarchy.PriorityClass: {write: (*View).writePriority},
 	hierarchy.DeviceRule:    {write: (*View).writeDeviceRule, allows: (*handle).byAdmin},
-	hierarchy.StrictTree:    {write: (*View).writeCanonical},
+	hierarchy.Canonical:     {write: (*View).writeCanonical},
 	hierarchy.Action:        {write: (*View).writeReclaim},
 	hierarchy.Unchanged:     {write: (*View).writeUnchanged},
 	hierarchy.ByPolicy:      {write: (*View).writeChecked},
@@ -45,15 +45,6 @@ func (v *View) writeMember(_ <-chan struct{}, h *handle, tid uint32, data []byte
 // writeSubtree enables and disables controllers.
 func (v *View) writeSubtree(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	return v.delegate(cancel, h, data)
-}
-
-// writeFake sets a file that the view keeps.
-func (v *View) writeFake(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
-	on, err := parseBool(data)
-	if err != nil {
-		return err
-	}
-	return v.setFake(h.hier, h.dir, on)
 }
 
 // writePerOpen passes any text: the kernel reads none of it and resets what the open file shows.
@@ -150,11 +141,4 @@ func (v *View) writePriority(cancel <-chan struct{}, h *handle, _ uint32, data [
 		return unix.EPERM
 	}
 	return unix.EINVAL
-}
-
-// parseBool reads an unsigned number as kstrtoull with base 0 does, for files where all that counts is that it is not 0.
-func parseBool(data []byte) (bool, error) {
-	s := strings.TrimSuffix(untilNUL(data), "\n")
-	n, err := hierarchy.ParseUint(s)
-	return n != 0, err
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // filterControllers keeps the permitted names of cgroup.controllers or cgroup.subtree_control. None left is an empty
@@ -99,47 +97,4 @@ func (hier *viewHierarchy) leastLimit(dir uint64, file string) (uint64, error) {
 		}
 		d = up
 	}
-}
-
-// The value of a faked file (notify_on_release) lives in an attribute of the real directory: passed on, it would make the
-// host run its release agent, as root, with a path that the guest chose.
-const attrFake = "notify_on_release"
-
-// readFake is a faked file's content. The boundary's is 0: what the host set there is the host's.
-func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
-	on := false
-	if !hier.isRoot(dir) {
-		d, err := hier.acquire(dir)
-		if err != nil {
-			return nil, unix.ENODEV
-		}
-		defer d.Release()
-		on = fakeSet(d)
-	}
-	if on {
-		return []byte("1\n"), nil
-	}
-	return []byte("0\n"), nil
-}
-
-func fakeSet(d xattrDir) bool {
-	var buf [1]byte
-	n, err := d.GetXattr("", attrFake, buf[:])
-	return err == nil && n == 1 && buf[0] == '1'
-}
-
-// setFake sets a faked file.
-func (v *View) setFake(hier *viewHierarchy, dir uint64, on bool) error {
-	d, err := hier.acquire(dir)
-	if err != nil {
-		return unix.ENODEV
-	}
-	defer d.Release()
-	if on {
-		return v.setAttrs(d, viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
-	}
-	if err := v.removeAttr(d, "", attrFake, false); err != nil && status(err) != fuseNoData {
-		return err
-	}
-	return nil
 }

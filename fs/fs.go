@@ -191,7 +191,7 @@ func (v *View) makeState() (err error) {
 	if v.private, err = state.New(1, privateHandles); err != nil {
 		return err
 	}
-	v.state, err = v.private.Take(nil)
+	v.state, err = v.private.Allocate(nil)
 	return err
 }
 

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -95,7 +94,7 @@ func (t *handleTable) of(n node) *handle {
 }
 
 // take takes an open out of the table; its state is kept until forget.
-func (t *handleTable) take(fh uint64) *handle {
+func (t *handleTable) remove(fh uint64) *handle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.open[fh]
@@ -208,12 +207,4 @@ func (v *View) hold(key uint64, fd int) {
 	if err := v.holder.Hold(key, fd); err != nil {
 		v.log.WithError(err).Error("cannot give the holder a descriptor; it will not survive the server")
 	}
-}
-
-// callerOf is the pid namespace of a request's caller.
-func (v *View) callerOf(tid uint32) (*host.PidNamespace, error) {
-	if tid == 0 {
-		return nil, unix.ESRCH // not visible in the server's pid namespace
-	}
-	return v.host.PidNamespaceOf(int(tid))
 }

@@ -117,9 +117,9 @@ func TestUnknownKinds(t *testing.T) {
 		"unknown constraint":     {Verdict: hierarchy.Guarded, File: file(none, hierarchy.Raw)},
 		"guarded by nothing":     {Verdict: hierarchy.Guarded, File: file(hierarchy.Unconstrained, hierarchy.Raw)},
 		"by a policy of none":    {Verdict: hierarchy.Guarded, File: file(hierarchy.ByPolicy, hierarchy.Raw)},
-		"two checks":             {Verdict: hierarchy.Guarded, File: file(hierarchy.StrictTree, hierarchy.Raw), Check: check},
-		"unknown verdict":        {Verdict: none, File: file(hierarchy.StrictTree, hierarchy.Raw)},
-		"a verdict of read-only": {Verdict: hierarchy.ReadOnly, File: file(hierarchy.StrictTree, hierarchy.Raw)},
+		"two checks":             {Verdict: hierarchy.Guarded, File: file(hierarchy.Canonical, hierarchy.Raw), Check: check},
+		"unknown verdict":        {Verdict: none, File: file(hierarchy.Canonical, hierarchy.Raw)},
+		"a verdict of read-only": {Verdict: hierarchy.ReadOnly, File: file(hierarchy.Canonical, hierarchy.Raw)},
 	} {
 		h := handleFor(d)
 		if err := v.write(nil, h, 0, []byte("1"), &change{}); err != unix.EPERM {
@@ -159,7 +159,7 @@ func TestCanonicalGrammars(t *testing.T) {
 	const junk = "\x01no value"
 	for _, f := range hierarchy.Table() {
 		switch f.Constraint {
-		case hierarchy.StrictTree, hierarchy.Reclaim, hierarchy.Action, hierarchy.Unchanged:
+		case hierarchy.Canonical, hierarchy.Reclaim, hierarchy.Action, hierarchy.Unchanged:
 			if v, err := f.Grammar.Parse([]byte(junk)); err == nil && string(v.Canonical()) == junk {
 				t.Errorf("v%d %s: any text is written as it came", f.Version, f.Name)
 			}

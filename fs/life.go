@@ -101,7 +101,7 @@ const staleTime = 2 * time.Second
 func (s *staleOpens) answer(node uint64, tid uint32) fuse.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.take(node, tid) {
+	if s.forget(node, tid) {
 		return fuse.Status(unix.ENODEV)
 	}
 	s.ring[s.next] = staleOpen{node >> fileShift, tid, time.Now()}
@@ -115,12 +115,12 @@ func (s *staleOpens) found(node uint64, tid uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.some {
-		s.take(node, tid)
+		s.forget(node, tid)
 	}
 }
 
 // take forgets that an open is to come back, and reports that it was. Called with mu held.
-func (s *staleOpens) take(node uint64, tid uint32) (was bool) {
+func (s *staleOpens) forget(node uint64, tid uint32) (was bool) {
 	s.some = false
 	for i := range s.ring {
 		o := &s.ring[i]

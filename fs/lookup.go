@@ -249,11 +249,3 @@ func (v *View) listTop() []dirEntry {
 	}
 	return order(out)
 }
-
-// reserved says whether a guest may not make this name in a directory: it is, or could be, a control file's of a controller that we
-// or this host know, or it is the leaf's. What v1
-// alone has in every cgroup, such as tasks, is a name like others on v2.
-func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
-	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Hierarchy(prefix) != nil
-}

@@ -194,18 +194,6 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 	return refuse(unix.EACCES, "another user's cgroups")
 }
 
-// allows says whether a record's mode grants a permission (4 read, 2 write). Supplementary groups are not known here: a
-// group's permission counts for the primary one.
-func (r record) allows(c credentials, want uint32) bool {
-	switch {
-	case c.uid == r.uid:
-		return r.mode>>6&want == want
-	case c.gid == r.gid:
-		return r.mode>>3&want == want
-	}
-	return r.mode&want == want
-}
-
 // commonPath is the longest path that both lie at or below; paths count from the boundary, without a leading slash.
 func commonPath(a, b string) string {
 	as, bs := strings.Split(strings.Trim(a, "/"), "/"), strings.Split(strings.Trim(b, "/"), "/")
@@ -214,4 +202,12 @@ func commonPath(a, b string) string {
 		n++
 	}
 	return strings.Join(as[:n], "/")
+}
+
+// callerOf is the pid namespace of a request's caller.
+func (v *View) callerOf(tid uint32) (*host.PidNamespace, error) {
+	if tid == 0 {
+		return nil, unix.ESRCH // not visible in the server's pid namespace
+	}
+	return v.host.PidNamespaceOf(int(tid))
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"cmp"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -27,7 +28,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return status(err)
 	}
 	defer d.Release()
-	changed, children := v.look(n.hier, d, in.Unique)
+	changed, children := v.statParent(n.hier, d, in.Unique)
 	ch := v.begin("mkdir", &in.InHeader, changed, 0, children)
 	switch {
 	case ch.done:
@@ -39,7 +40,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if st := ch.outcome(); !st.Ok() {
 		return st
 	}
-	if err := settle(d, name); err != nil {
+	if err := setMadeMode(d, name); err != nil {
 		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
 	}
 	if st := v.lookup(n.hier, d, name, in.Pid, out); st.Ok() {
@@ -54,7 +55,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 // look tells a directory's state: when a child was last made or removed there, and how many there are. kernfs keeps the time
 // only of a directory whose attributes were changed once (kernfs_add_one, kernfs_remove): so it is given the mode that it has.
 // It is the time of modification, since that of change also tells of a chmod, also of this one by the next server.
-func (v *View) look(hier *viewHierarchy, d *host.Dir, unique uint64) (changed, children uint64) {
+func (v *View) statParent(hier *viewHierarchy, d *host.Dir, unique uint64) (changed, children uint64) {
 	var st unix.Stat_t
 	if v.holder == nil || d.Stat(&st) != nil {
 		return 0, 0
@@ -95,7 +96,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	var st unix.Stat_t
 	own := ch.again && d.Lookup(name, &st) == nil && st.Mode == unix.S_IFDIR|makingMode
-	if bound, st := n.hier.takeQuota(d, own); !st.Ok() {
+	if bound, st := n.hier.reserveCgroup(d, own); !st.Ok() {
 		if st == errQuota {
 			v.exceeded(&in.InHeader, "mkdir", n, name, bound)
 		}
@@ -108,8 +109,8 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	ch.made()
 	if err != nil {
-		n.hier.expected.take(d.ID(), name)
-		n.hier.quota.give()
+		n.hier.expected.remove(d.ID(), name)
+		n.hier.quota.free()
 		return status(err)
 	}
 	if err = d.Lookup(name, &st); err == nil {
@@ -118,7 +119,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	if err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
-		n.hier.quota.give()
+		n.hier.quota.free()
 		if isQuota(err) {
 			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
 		}
@@ -128,7 +129,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 }
 
 // settle gives a cgroup that the view has made its mode.
-func settle(d *host.Dir, name string) error {
+func setMadeMode(d *host.Dir, name string) error {
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil || st.Mode != unix.S_IFDIR|makingMode {
 		return nil // removed meanwhile, or settled before
@@ -149,57 +150,6 @@ func (v *View) mayName(hier *viewHierarchy, d *host.Dir, name string) fuse.Statu
 		return errExists
 	}
 	return errName
-}
-
-// takeQuota reserves one cgroup below d, or says EAGAIN, as the kernel does at cgroup.max.depth and
-// cgroup.max.descendants.
-// One that is there already is counted, but not refused. bound is which of the two it was, by its key in the policy.
-func (hier *viewHierarchy) takeQuota(d *host.Dir, there bool) (bound string, st fuse.Status) {
-	if hier.quota.bound.Depth > 0 {
-		depth, err := d.Depth()
-		if err != nil {
-			return "", status(err)
-		}
-		if depth >= hier.quota.bound.Depth {
-			return "depth", errQuota
-		}
-	}
-	ok, err := hier.quota.take(hier.boundary.CountCgroups)
-	if err != nil {
-		return "", status(err)
-	}
-	if !ok && !there {
-		return "cgroups", errQuota
-	}
-	return "", fuse.OK
-}
-
-// own records who made a cgroup. kernfs gives a child the maker's fsuid and fsgid, or the parent's gid below a setgid
-// directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again says that the server before may have begun to.
-func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
-	rec := record{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
-	parent := v.ownerOf(hier, d, "", 0o755)
-	if parent.mode&unix.S_ISGID != 0 {
-		rec.gid = parent.gid
-		rec.mode |= unix.S_ISGID
-	}
-	inherit := !hier.v2() && fakeSet(d)
-	if rec == (record{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
-		return nil // what no record means
-	}
-	child, err := d.OpenDir(name)
-	if err != nil {
-		return err
-	}
-	defer child.Release()
-	changes := []attrChange{
-		{stored: attrMade, data: []byte(record{uid: rec.uid, gid: rec.gid, mode: noMode}.String())},
-		{stored: attrOwn, data: []byte(rec.String())},
-	}
-	if inherit {
-		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
-	}
-	return v.setAttrs(child, viewsAttr, again, changes...)
 }
 
 // Rmdir removes a cgroup: EBUSY while it has children or processes, as the host says.
@@ -243,11 +193,11 @@ func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) 
 		return d.Rmdir(name)
 	})
 	if err != nil {
-		hier.expected.take(d.ID(), name)
+		hier.expected.remove(d.ID(), name)
 		return status(err)
 	}
 	hier.timed.Delete(ch.entry.B)
-	hier.quota.give()
+	hier.quota.free()
 	return fuse.OK
 }
 
@@ -309,8 +259,16 @@ func (v *View) rename(n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newNa
 	err := d.Rename(oldName, newName)
 	ch.made()
 	if err != nil {
-		n.hier.expected.take(d.ID(), oldName)
-		n.hier.expected.take(d.ID(), newName)
+		n.hier.expected.remove(d.ID(), oldName)
+		n.hier.expected.remove(d.ID(), newName)
 	}
 	return status(err)
+}
+
+// reserved says whether a guest may not make this name in a directory: it is, or could be, a control file's of a controller that we
+// or this host know, or it is the leaf's. What v1
+// alone has in every cgroup, such as tasks, is a name like others on v2.
+func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
+	prefix, _, dotted := strings.Cut(name, ".")
+	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Hierarchy(prefix) != nil
 }

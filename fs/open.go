@@ -4,7 +4,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -119,7 +118,7 @@ func (h *handle) open(d *host.Dir) fuse.Status {
 // keepOpen gives a new open its handle. When the guest, or a stranger, has as many as it may the open is ended.
 func (v *View) keepOpen(h *handle, in *fuse.InHeader, unique uint64) (fh uint64, ok bool) {
 	if h.counted, ok = v.admits(in.Pid); ok {
-		fh, ok = v.handles.add(h, h.record(in.NodeId, unique))
+		fh, ok = v.handles.add(h, h.saved(in.NodeId, unique))
 	}
 	if !ok {
 		v.endOpen(h)
@@ -128,7 +127,7 @@ func (v *View) keepOpen(h *handle, in *fuse.InHeader, unique uint64) (fh uint64,
 }
 
 // record is what is kept of a new open.
-func (h *handle) record(node, unique uint64) state.Handle {
+func (h *handle) saved(node, unique uint64) state.Handle {
 	rec := state.Handle{Node: node, Inode: h.inode, Unique: unique, UID: h.opener.uid, GID: h.opener.gid}
 	set := func(on bool, flag uint32) {
 		if on {
@@ -146,18 +145,6 @@ func (h *handle) record(node, unique uint64) state.Handle {
 		rec.Backing, rec.File = h.backing.id, h.backing.file
 	}
 	return rec
-}
-
-// reopened gives the number of a request that opens something. When it is sent again, what it opened the first time is
-// closed: nobody was told of it.
-func (v *View) reopened(unique uint64) uint64 {
-	first, again := conn.Resent(unique)
-	if again {
-		if fh, ok := v.state.OpenedBy(first); ok {
-			v.release(fh)
-		}
-	}
-	return first
 }
 
 // authorise decides whether an open with this access may be, by the verdict and by what the kernel would have asked of
@@ -182,19 +169,6 @@ func (v *View) authorise(h *handle, access int) fuse.Status {
 	return fuse.OK
 }
 
-// unuse takes one use of a backing back.
-func (v *View) unuse(b *backing) {
-	if old := v.backings.drop(b); old != nil {
-		v.closeBacking(old.id)
-	}
-}
-
-func (v *View) closeBacking(id int32) {
-	if err := v.conn.CloseBacking(id); err != nil {
-		v.log.WithError(err).Debug("cannot close a backing file")
-	}
-}
-
 // Release ends an open.
 func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	failpoint("release-begun")
@@ -204,7 +178,7 @@ func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 
 // release ends an open. Ended already, it is no error: the kernel may send it again.
 func (v *View) release(fh uint64) {
-	h := v.handles.take(fh)
+	h := v.handles.remove(fh)
 	if h == nil {
 		v.handles.forget(fh)
 		return

@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"encoding/binary"
 	"maps"
 	"slices"
 
@@ -131,20 +130,4 @@ func (v *View) polled(kh uint64, _ uint32) {
 	if err := v.conn.NotifyPoll(kh); err != nil {
 		v.log.WithError(err).Debug("cannot notify a poll")
 	}
-}
-
-// writeHandle is the file handle of a WRITE request's body (struct fuse_write_in begins with fh).
-func writeHandle(body []byte) uint64 {
-	if len(body) < 8 {
-		return 0
-	}
-	return binary.NativeEndian.Uint64(body)
-}
-
-// setattrValid is what a SETATTR request is to change (struct fuse_setattr_in begins with valid).
-func setattrValid(body []byte) uint32 {
-	if len(body) < 4 {
-		return 0
-	}
-	return binary.NativeEndian.Uint32(body)
 }

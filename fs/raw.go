@@ -1,9 +1,12 @@
 package fs
 
 import (
+	"encoding/binary"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -13,29 +16,17 @@ type rawFS View
 
 func (r *rawFS) view() *View { return (*View)(r) }
 
-// The FUSE opcodes that slow looks at (include/uapi/linux/fuse.h).
-const (
-	opSetattr     = 4
-	opMkdir       = 9
-	opRmdir       = 11
-	opRename      = 12
-	opWrite       = 16
-	opSetxattr    = 21
-	opRemovexattr = 24
-	opRename2     = 45
-)
-
 // slow says whether a request may block in the host and must run off the serving goroutine: what makes or removes cgroups,
 // writes that reclaim, migrate or take the host's cgroup lock for long, and changes of attributes, which are made one at a
 // time in a guest and may count what there is of them (attrbudget.go).
 func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 	switch in.Opcode {
-	case opMkdir, opRmdir, opRename, opRename2, opSetxattr, opRemovexattr:
+	case conn.OpMkdir, conn.OpRmdir, conn.OpRename, conn.OpRename2, conn.OpSetxattr, conn.OpRemovexattr:
 		return true
-	case opSetattr:
+	case conn.OpSetattr:
 		valid := setattrValid(body)
 		return valid&attrChanges != 0 && valid&fuse.FATTR_SIZE == 0
-	case opWrite:
+	case conn.OpWrite:
 		h := v.handles.get(writeHandle(body))
 		return h != nil && (h.decision.File.Blocks || h.decision.File.Constraint == hierarchy.Fake)
 	}
@@ -135,4 +126,20 @@ func (r *rawFS) SetLkw(cancel <-chan struct{}, in *fuse.LkIn) fuse.Status { retu
 // Statx is not implemented: the kernel then uses GETATTR.
 func (r *rawFS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	return fuse.ENOSYS
+}
+
+// writeHandle is the file handle of a WRITE request's body (struct fuse_write_in begins with fh).
+func writeHandle(body []byte) uint64 {
+	if len(body) < 8 {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(body)
+}
+
+// setattrValid is what a SETATTR request is to change (struct fuse_setattr_in begins with valid).
+func setattrValid(body []byte) uint32 {
+	if len(body) < 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(body)
 }

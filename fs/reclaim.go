@@ -30,7 +30,7 @@ func Reclaim(b *host.Boundary, owner Owner) error {
 				return nil
 			}
 			taken++
-			return reclaim(d, name, record{uid: st.Uid, gid: st.Gid, mode: noMode}, owner)
+			return reclaim(d, name, ownership{uid: st.Uid, gid: st.Gid, mode: noMode}, owner)
 		})
 		if err != nil || taken == 0 {
 			return err
@@ -39,7 +39,7 @@ func Reclaim(b *host.Boundary, owner Owner) error {
 	return errors.New("cgroups come that are not root's, as fast as they are taken")
 }
 
-func reclaim(d *host.Dir, name string, had record, owner Owner) error {
+func reclaim(d *host.Dir, name string, had ownership, owner Owner) error {
 	if err := d.SetXattr(name, attrTaken, []byte(had.String()), 0); err != nil {
 		return fmt.Errorf("cannot remember the owner of %q: %w", name, err)
 	}
@@ -54,7 +54,7 @@ func reclaim(d *host.Dir, name string, had record, owner Owner) error {
 // GiveBack undoes Reclaim, for what is still there.
 func GiveBack(b *host.Boundary) error {
 	return b.Walk(func(d *host.Dir, name string, _ *unix.Stat_t) error {
-		had, ok := readRecord(d, name, attrTaken)
+		had, ok := readOwnership(d, name, attrTaken)
 		if !ok {
 			return nil
 		}

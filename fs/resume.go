@@ -54,18 +54,18 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	if rec.Backing != 0 {
 		h.backing = v.backings.adopt(rec.Node, rec.File, rec.Backing)
 	}
-	h.fd, h.held = takeHeld(held, rec.FH)
-	h.leaf, _ = takeHeld(held, rec.FH|leafKey)
+	h.fd, h.held = popHeld(held, rec.FH)
+	h.leaf, _ = popHeld(held, rec.FH|leafKey)
 	h.pos, h.leafPos = unknownPos, unknownPos
 	if rec.Flags&state.Trigger != 0 && h.fd >= 0 {
-		h.trigger = v.triggers.take()
+		h.trigger = v.triggers.reserve()
 		h.fired.Store(unix.POLLPRI) // the server before may have been told of an event, and nobody is told twice
 	}
 	return h, true
 }
 
 // takeHeld takes over a descriptor.
-func takeHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
+func popHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
 	fd, ok = held[key]
 	if !ok {
 		return -1, false

@@ -45,7 +45,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	}
 	h.hier.expected.add(d.ID(), subtreeFile)
 	if err = h.command([]byte(strings.Join(tokens, " "))); err != nil {
-		h.hier.expected.take(d.ID(), subtreeFile)
+		h.hier.expected.remove(d.ID(), subtreeFile)
 		return err
 	}
 	v.forget(cancel, h.hier, d.ID(), v.invalidateFiles)

@@ -25,7 +25,7 @@ type triggerBound struct {
 	count int // guarded by mu
 }
 
-func (b *triggerBound) take() bool {
+func (b *triggerBound) reserve() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.count >= maxTriggers {
@@ -35,7 +35,7 @@ func (b *triggerBound) take() bool {
 	return true
 }
 
-func (b *triggerBound) give() {
+func (b *triggerBound) free() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.count--
@@ -48,7 +48,7 @@ func (b *triggerBound) release(h *handle) {
 	h.trigger = false
 	h.mu.Unlock()
 	if held {
-		b.give()
+		b.free()
 	}
 }
 
@@ -62,11 +62,11 @@ func (v *View) writeTrigger(_ <-chan struct{}, h *handle, _ uint32, data []byte)
 	if err != nil {
 		return err
 	}
-	if !v.triggers.take() {
+	if !v.triggers.reserve() {
 		return &refusal{unix.ENOSPC, "pressure triggers", true}
 	}
 	if err := h.command([]byte(command)); err != nil {
-		v.triggers.give()
+		v.triggers.free()
 		return err
 	}
 	v.keepTrigger(h)
@@ -89,8 +89,8 @@ func (v *View) keepTrigger(h *handle) {
 }
 
 // takeTrigger counts the trigger that an earlier server's write left on the descriptor.
-func (v *View) takeTrigger(h *handle) {
-	if !h.hasTrigger() && v.triggers.take() {
+func (v *View) countTrigger(h *handle) {
+	if !h.hasTrigger() && v.triggers.reserve() {
 		v.keepTrigger(h)
 	}
 }

@@ -92,18 +92,18 @@ func TestParseTrigger(t *testing.T) {
 	}
 }
 
-func TestRecords(t *testing.T) {
-	for _, r := range []record{{0, 0, 0o755}, {524288, 1, 0o7777}, {1, 2, noMode}, {4294967294, 0, 0}} {
-		if got, ok := parseRecord([]byte(r.String())); !ok || got != r {
+func TestOwnership(t *testing.T) {
+	for _, r := range []ownership{{0, 0, 0o755}, {524288, 1, 0o7777}, {1, 2, noMode}, {4294967294, 0, 0}} {
+		if got, ok := parseOwnership([]byte(r.String())); !ok || got != r {
 			t.Errorf("%v becomes %v, %t", r, got, ok)
 		}
 	}
 	for _, raw := range []string{"", "x", "1", "-1 -1 7"} {
-		if r, ok := parseRecord([]byte(raw)); ok {
+		if r, ok := parseOwnership([]byte(raw)); ok {
 			t.Errorf("%q is a record: %v", raw, r)
 		}
 	}
-	r := record{uid: 5, gid: 6, mode: 0o640}
+	r := ownership{uid: 5, gid: 6, mode: 0o640}
 	for _, c := range []struct {
 		who  credentials
 		want bool
@@ -123,7 +123,7 @@ func TestQuota(t *testing.T) {
 	q := quota{bound: policy.Quota{Cgroups: 2}, count: -1}
 	real := 0
 	take := func() bool {
-		ok, err := q.take(func() (int, error) { return real, nil })
+		ok, err := q.reserve(func() (int, error) { return real, nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +143,7 @@ func TestQuota(t *testing.T) {
 			t.Errorf("after the host removed one: %t, want %t", got, want)
 		}
 	}
-	q.give()
+	q.free()
 	real--
 	if !take() {
 		t.Error("what was given back is not there")
@@ -292,7 +292,7 @@ func privateState(t *testing.T) *state.Region {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close() })
-	r, err := a.Take(nil)
+	r, err := a.Allocate(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,11 +329,11 @@ func TestExpectations(t *testing.T) {
 	e.add(1, "a")
 	e.add(1, "a")
 	for i, want := range []bool{true, true, false} {
-		if got := e.take(1, "a"); got != want {
+		if got := e.remove(1, "a"); got != want {
 			t.Errorf("taken %d times, expected twice: %t", i+1, got)
 		}
 	}
-	if e.take(2, "a") {
+	if e.remove(2, "a") {
 		t.Error("another directory's was taken")
 	}
 	if e.want != nil {

@@ -14,7 +14,7 @@ const (
 	Fake                     // kept by the view, never passed to the host
 	PriorityClass            // I/O priority classes that do not raise a priority
 	DeviceRule               // one rule, of an opener with CAP_SYS_ADMIN over the host
-	StrictTree               // parsed and written in canonical form: the kernel holds it against parent and children
+	Canonical                // parsed and written in canonical form: the kernel holds it against parent and children
 	Action                   // one at a time
 	Unchanged                // the value that the file has, which is no change
 	ByPolicy                 // the policy's own check

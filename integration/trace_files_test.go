@@ -45,7 +45,7 @@ func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
 			continue
 		}
 		for _, value := range slices.Concat(values, valuesOf(row)) {
-			if row.Constraint == hierarchy.StrictTree && looser(value) || row.Constraint == hierarchy.Trigger || row.Constraint == hierarchy.DeviceRule {
+			if row.Constraint == hierarchy.Canonical && looser(value) || row.Constraint == hierarchy.Trigger || row.Constraint == hierarchy.DeviceRule {
 				continue
 			}
 			steps = append(steps, step{fmt.Sprintf("file %s: value %q", name, value), func(x *traceEnv) string {

@@ -76,10 +76,10 @@ func grantOptIn(f hierarchy.ControlFile, x rule) (hierarchy.Verdict, error) {
 }
 
 // limitable says whether a constraint of the policy can stand on a file. On one that the table guards in a way of its own
-// it would have to replace the table's, since a write is checked once; StrictTree asks for no more than the canonical
+// it would have to replace the table's, since a write is checked once; Canonical asks for no more than the canonical
 // value, which a policy's constraint writes too.
 func limitable(f hierarchy.ControlFile) bool {
-	return f.Constraint == hierarchy.Unconstrained || f.Constraint == hierarchy.StrictTree
+	return f.Constraint == hierarchy.Unconstrained || f.Constraint == hierarchy.Canonical
 }
 
 // clamp is the last word on every decision made ready: nothing is writable that the table, or below the boundary optIn,
@@ -133,7 +133,7 @@ func constraintText(f hierarchy.ControlFile) string {
 		return "classes that do not raise a priority"
 	case hierarchy.DeviceRule:
 		return "one rule in a write, of a guest that the kernel would let write it"
-	case hierarchy.StrictTree:
+	case hierarchy.Canonical:
 		return "the canonical value of what was written"
 	case hierarchy.Action:
 		return "one at a time"

@@ -98,7 +98,7 @@ func checkDecision(t *testing.T, p *policy.Policy, v hierarchy.Version, name str
 		fail("the table's guard is lifted")
 	case d.Check != nil && d.Verdict != hierarchy.Guarded:
 		fail("a constraint without the verdict guarded")
-	case d.Check != nil && row.Constraint != hierarchy.Unconstrained && row.Constraint != hierarchy.StrictTree:
+	case d.Check != nil && row.Constraint != hierarchy.Unconstrained && row.Constraint != hierarchy.Canonical:
 		fail("the table's constraint is replaced")
 	case d.Check == nil && w && name == "net_cls.classid":
 		fail("writable without a constraint")

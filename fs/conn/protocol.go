@@ -38,38 +38,6 @@ const (
 	shortReply = 8 << 10
 )
 
-// Opcodes, enum fuse_opcode; go-fuse keeps its own to itself.
-const (
-	opLookup      = 1
-	opForget      = 2
-	opReadlink    = 5
-	opSymlink     = 6
-	opMknod       = 8
-	opMkdir       = 9
-	opUnlink      = 10
-	opRmdir       = 11
-	opRename      = 12
-	opLink        = 13
-	opRead        = 15
-	opRelease     = 18
-	opSetxattr    = 21
-	opGetxattr    = 22
-	opListxattr   = 23
-	opRemovexattr = 24
-	opInit        = 26
-	opReaddir     = 28
-	opReleasedir  = 29
-	opCreate      = 35
-	opInterrupt   = 36
-	opIoctl       = 39
-	opPoll        = 40
-	opNotifyReply = 41
-	opBatchForget = 42
-	opReaddirplus = 44
-	opRename2     = 45
-	opTmpfile     = 51
-)
-
 // message is a request with room for its reply. One is used for request after request.
 type message struct {
 	in, out       []byte
@@ -128,14 +96,14 @@ func (p *protocol) handle(m *message, n int) []byte {
 	if h == nil {
 		return nil
 	}
-	if init := h.Opcode == opInit; init == p.ready.Load() {
+	if init := h.Opcode == OpInit; init == p.ready.Load() {
 		return errorReply(in, m.out, fuse.EIO) // a second INIT, or anything before the first: not from a kernel
 	}
 	if st := kept(h, in[inHeader:]); st != fuse.OK {
 		return errorReply(in, m.out, st)
 	}
 	shorten(h, in)
-	if h.Opcode == opIoctl {
+	if h.Opcode == OpIoctl {
 		clear(m.out) // go-fuse replies with the whole buffer, whatever of it was filled
 	}
 	opcode, unique := h.Opcode, h.Unique
@@ -147,7 +115,7 @@ func (p *protocol) handle(m *message, n int) []byte {
 	if unique == 0 {
 		return nil
 	}
-	if opcode == opInit {
+	if opcode == OpInit {
 		p.negotiated(m.out[:wrote])
 	}
 	return m.out[:wrote]
@@ -175,7 +143,7 @@ func (p *protocol) negotiated(reply []byte) {
 // shorten has READ and READDIR ask for no more than a reply holds. The kernel asks for as much as max_pages hold
 // (fuse_direct_io, fuse_readdir_uncached since Linux 6.15) and takes a shorter answer for what there is now.
 func shorten(h *fuse.InHeader, in []byte) {
-	if h.Opcode != opRead && h.Opcode != opReaddir && h.Opcode != opReaddirplus || len(in) < int(unsafe.Sizeof(fuse.ReadIn{})) {
+	if h.Opcode != OpRead && h.Opcode != OpReaddir && h.Opcode != OpReaddirplus || len(in) < int(unsafe.Sizeof(fuse.ReadIn{})) {
 		return
 	}
 	if r := (*fuse.ReadIn)(pointer(in, 0)); int64(r.Size) <= MaxPages*int64(os.Getpagesize()) {
@@ -185,8 +153,8 @@ func shorten(h *fuse.InHeader, in []byte) {
 
 // names says where the name starts in the bodies of the requests that carry one, and that go-fuse compares.
 var names = map[uint32]int{
-	opLookup: 0, opSymlink: 0, opMknod: 16, opMkdir: 8, opUnlink: 0, opRmdir: 0, opRename: 8, opRename2: 16, opLink: 8,
-	opSetxattr: 8, opGetxattr: 8, opRemovexattr: 0, opCreate: 16, opTmpfile: 16,
+	OpLookup: 0, OpSymlink: 0, OpMknod: 16, OpMkdir: 8, OpUnlink: 0, OpRmdir: 0, OpRename: 8, OpRename2: 16, OpLink: 8,
+	OpSetxattr: 8, OpGetxattr: 8, OpRemovexattr: 0, OpCreate: 16, OpTmpfile: 16,
 }
 
 const (
@@ -210,7 +178,7 @@ func kept(h *fuse.InHeader, body []byte) fuse.Status {
 	if rest := body[off+len(keptName):]; len(rest) > 0 && rest[0] != 0 {
 		return fuse.OK
 	}
-	if h.Opcode == opLookup {
+	if h.Opcode == OpLookup {
 		return fuse.ENOENT
 	}
 	return fuse.EPERM
@@ -220,7 +188,7 @@ func kept(h *fuse.InHeader, body []byte) fuse.Status {
 // not have it, or has been told before.
 func (p *protocol) interrupt(unique uint64) bool {
 	m := fuse.InterruptIn{Unique: unique}
-	m.Length, m.Opcode = uint32(unsafe.Sizeof(m)), opInterrupt
+	m.Length, m.Opcode = uint32(unsafe.Sizeof(m)), OpInterrupt
 	in := unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m))
 	n, st := p.server.HandleRequest([][]byte{in}, [][]byte{make([]byte, headerSize)})
 	return st.Ok() && n == 0 // a refusal has a reply
@@ -248,7 +216,7 @@ func header(in []byte) *fuse.InHeader {
 // replyRoom is how long the reply to a request can be. Where it asks for more than the kernel ever does, it gets an error.
 func replyRoom(in []byte) int {
 	switch h := header(in); h.Opcode {
-	case opRead, opReaddir, opReaddirplus, opGetxattr, opListxattr, opIoctl:
+	case OpRead, OpReaddir, OpReaddirplus, OpGetxattr, OpListxattr, OpIoctl:
 		return replySize
 	}
 	return shortReply
@@ -258,7 +226,7 @@ func replyRoom(in []byte) int {
 // number 0 is a notification.
 func silent(h *fuse.InHeader) bool {
 	switch h.Opcode {
-	case opForget, opBatchForget, opNotifyReply:
+	case OpForget, OpBatchForget, OpNotifyReply:
 		return true
 	}
 	return h.Unique == 0

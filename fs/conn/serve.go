@@ -114,7 +114,7 @@ func (s *server) exchange(fd uintptr) bool {
 	s.n, s.err = readRequest(int(fd), s.m.in)
 	if s.err == unix.EAGAIN {
 		s.queueEmpty = true
-		s.lookAgain(int(fd))
+		s.poll(int(fd))
 	}
 	if s.err == unix.EAGAIN {
 		s.idle = time.Now()
@@ -129,17 +129,17 @@ func (s *server) exchange(fd uintptr) bool {
 // instead of 167, pread in 18 instead of 30, LOOKUP in 51 instead of 95. With three clients on the two cores it won on
 // pread and was even on the rest, but only since looking in vain makes it rarer.
 const (
-	lookFor = 50 * time.Microsecond
+	pollFor = 50 * time.Microsecond
 	fast    = 200 * time.Microsecond // between going to wait and the next request, waking up included
 	maxVain = 64
 )
 
 // looking counts who looks again in this process. Half of the processors may: those who make the requests need the rest.
-var looking atomic.Int32
+var pollers atomic.Int32
 
 // lookAgain tries for a while to read a request where the last one came fast, and was answered by this goroutine: else
 // another one needs the processor.
-func (s *server) lookAgain(fd int) {
+func (s *server) poll(fd int) {
 	start := time.Now()
 	if s.slept > fast || !s.inline {
 		return
@@ -148,11 +148,11 @@ func (s *server) lookAgain(fd int) {
 		s.skip--
 		return
 	}
-	defer looking.Add(-1)
-	if int(looking.Add(1)) > runtime.NumCPU()/2 {
+	defer pollers.Add(-1)
+	if int(pollers.Add(1)) > runtime.NumCPU()/2 {
 		return
 	}
-	for s.err == unix.EAGAIN && time.Since(start) < lookFor {
+	for s.err == unix.EAGAIN && time.Since(start) < pollFor {
 		s.n, s.err = readRequest(fd, s.m.in)
 	}
 	if s.err != unix.EAGAIN {
@@ -183,9 +183,9 @@ func (s *server) dispatch() {
 		c.cfg.Log.Errorf("a request of %d bytes from the kernel, shorter than its header", s.n)
 	case c.closing.Load():
 		s.reply = errorReply(in, m.out, fuse.Status(unix.ECONNABORTED))
-	case h.Opcode == opInterrupt:
+	case h.Opcode == OpInterrupt:
 		s.reply = c.interrupted(s.dev, in, m.out)
-	case h.Opcode == opInit:
+	case h.Opcode == OpInit:
 		c.keepInit(in)
 		s.reply = c.respond(m, s.n)
 		if c.proto.ready.Load() {
@@ -233,7 +233,7 @@ func (c *Conn) respond(m *message, n int) (reply []byte) {
 	if c.cfg.Observe != nil && h != nil {
 		defer func(opcode uint32, start time.Time) { c.observe(opcode, start, reply) }(h.Opcode, time.Now())
 	}
-	if h != nil && h.Opcode == opPoll {
+	if h != nil && h.Opcode == OpPoll {
 		return c.poll(m.in[:n], m.out)
 	}
 	return c.proto.handle(m, n)

@@ -207,7 +207,7 @@ func (p *slowPool) waitIdle(limit time.Duration) bool {
 func (c *Conn) goSlow(dev *device, in []byte) (refusal fuse.Status) {
 	h := header(in)
 	r := &slowRequest{body: append([]byte(nil), in...), unique: h.Unique}
-	ends := silent(h) || h.Opcode == opRelease || h.Opcode == opReleasedir
+	ends := silent(h) || h.Opcode == OpRelease || h.Opcode == OpReleasedir
 	start, ok := c.slow.add(r, ends)
 	switch {
 	case !ok && c.closing.Load():

@@ -123,7 +123,7 @@ func (c *Conn) settle(h *fuse.InHeader) {
 		return
 	}
 	switch {
-	case h.Opcode == opForget, h.Opcode == opBatchForget, h.Opcode == opInterrupt, h.Unique&resendBit != 0:
+	case h.Opcode == OpForget, h.Opcode == OpBatchForget, h.Opcode == OpInterrupt, h.Unique&resendBit != 0:
 		return
 	}
 	c.resent.Store(false)

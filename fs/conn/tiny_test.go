@@ -60,7 +60,7 @@ func newTiny() *tinyFS {
 }
 
 func (f *tinyFS) slow(h *fuse.InHeader, body []byte) bool {
-	return h.Opcode == opRead && h.NodeId == slowNode || h.Opcode == opMkdir
+	return h.Opcode == OpRead && h.NodeId == slowNode || h.Opcode == OpMkdir
 }
 
 func (f *tinyFS) poll(in PollRequest) (uint32, fuse.Status) {

@@ -21,7 +21,7 @@ func resident() int {
 // initRequest is FUSE_INIT as a kernel with these flags sends it.
 func initRequest(minor uint32, flags uint64) []byte {
 	in := fuse.InitIn{Major: 7, Minor: minor, MaxReadAhead: 131072, Flags: uint32(flags), Flags2: uint32(flags >> 32)}
-	in.Length, in.Opcode, in.Unique = uint32(unsafe.Sizeof(in)), opInit, 2
+	in.Length, in.Opcode, in.Unique = uint32(unsafe.Sizeof(in)), OpInit, 2
 	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))...)
 }
 
@@ -95,7 +95,7 @@ func TestNegotiation(t *testing.T) {
 
 func TestBeforeInit(t *testing.T) {
 	c := offlineConn(newTiny(), nil)
-	for _, opcode := range []uint32{opLookup, opPoll, opRead, 4096} {
+	for _, opcode := range []uint32{OpLookup, OpPoll, OpRead, 4096} {
 		in := request(opcode, rootNode, make([]byte, 64))
 		if h := (*fuse.OutHeader)(pointer(respondTo(c, in), 0)); h.Status != -int32(fuse.EIO) {
 			t.Errorf("opcode %d: %+v", opcode, h)
@@ -119,7 +119,7 @@ func TestOverlongRead(t *testing.T) {
 	respondTo(c, initRequest(45, 0))
 	body := make([]byte, 40)
 	body[16+3] = 0x7f // size, struct fuse_read_in
-	if h := (*fuse.OutHeader)(pointer(respondTo(c, request(opRead, plainNode, body)), 0)); h.Status != -int32(fuse.EIO) {
+	if h := (*fuse.OutHeader)(pointer(respondTo(c, request(OpRead, plainNode, body)), 0)); h.Status != -int32(fuse.EIO) {
 		t.Errorf("%+v", h)
 	}
 }
@@ -130,7 +130,7 @@ func TestLongRead(t *testing.T) {
 	f.data = make([]byte, 1<<20)
 	c := offlineConn(f, nil)
 	respondTo(c, initRequest(45, ^uint64(0)))
-	in := request(opRead, plainNode, make([]byte, 40))
+	in := request(OpRead, plainNode, make([]byte, 40))
 	(*fuse.ReadIn)(pointer(in, 0)).Size = uint32(MaxPages * os.Getpagesize())
 	reply := respondTo(c, in)
 	if h := (*fuse.OutHeader)(pointer(reply, 0)); h.Status != 0 || int(h.Length) != headerSize+MaxWrite {
@@ -185,7 +185,7 @@ func FuzzRequest(f *testing.F) {
 		f.Add(request(opcode, plainNode, make([]byte, 96)))
 		f.Add(request(opcode, rootNode, append(make([]byte, 16), keptName...)))
 	}
-	f.Add(append(request(opBatchForget, rootNode, []byte{255, 255, 255, 255, 0, 0, 0, 0}), request(opInterrupt, 0, make([]byte, 8))...))
+	f.Add(append(request(OpBatchForget, rootNode, []byte{255, 255, 255, 255, 0, 0, 0, 0}), request(OpInterrupt, 0, make([]byte, 8))...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fs := newTiny()
 		close(fs.gate)
@@ -211,7 +211,7 @@ func checkResponse(t *testing.T, c *Conn, in []byte) {
 	switch {
 	case h == nil:
 		reply = respondTo(c, in)
-	case h.Opcode == opInterrupt:
+	case h.Opcode == OpInterrupt:
 		reply = c.interrupted(nil, in, make([]byte, replySize))
 	case c.isSlow(h, in[inHeader:]):
 		reply = c.respond(&message{in: in, out: make([]byte, replyRoom(in))}, len(in))

@@ -123,19 +123,10 @@ func (d *Dir) suspect(unique uint64) bool {
 	return d.cfg.Crashed && d.cfg.State.Suspect(first) > state.MaxCrashes
 }
 
-// Opcodes of touches (include/uapi/linux/fuse.h).
-const (
-	opGetattr   = 3
-	opStatfs    = 17
-	opGetxattr  = 22
-	opListxattr = 23
-	opOpendir   = 27
-)
-
 // touches says whether a request is a touch. A thread in no pid namespace of this process has no number, and gets nothing.
 func (d *Dir) touches(h *fuse.InHeader, _ []byte) bool {
 	switch h.Opcode {
-	case opGetattr, opStatfs, opGetxattr, opListxattr, opOpendir:
+	case conn.OpGetattr, conn.OpStatfs, conn.OpGetxattr, conn.OpListxattr, conn.OpOpendir:
 		return h.Pid != 0 && !d.cfg.Own(int(h.Pid))
 	}
 	return false

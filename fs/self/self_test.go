@@ -6,6 +6,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 )
 
 // asked is a Dir without a connection, of which every touch comes to the same.
@@ -16,7 +18,7 @@ func asked(outcome Outcome, touches *int) *Dir {
 }
 
 func (d *Dir) stat(tid uint32) fuse.Status {
-	in := &fuse.GetAttrIn{InHeader: fuse.InHeader{Opcode: opGetattr, NodeId: rootNode, Caller: fuse.Caller{Pid: tid}}}
+	in := &fuse.GetAttrIn{InHeader: fuse.InHeader{Opcode: conn.OpGetattr, NodeId: rootNode, Caller: fuse.Caller{Pid: tid}}}
 	return d.GetAttr(nil, in, &fuse.AttrOut{})
 }
 
@@ -80,7 +82,7 @@ func TestEmpty(t *testing.T) {
 	}
 	out := fuse.AttrOut{}
 	d = asked(Empty, &n)
-	in := &fuse.GetAttrIn{InHeader: fuse.InHeader{Opcode: opGetattr, NodeId: rootNode, Caller: fuse.Caller{Pid: 7}}}
+	in := &fuse.GetAttrIn{InHeader: fuse.InHeader{Opcode: conn.OpGetattr, NodeId: rootNode, Caller: fuse.Caller{Pid: 7}}}
 	if st := d.GetAttr(nil, in, &out); st != fuse.OK || out.Mode != unix.S_IFDIR|0o555 || out.Timeout() != 0 {
 		t.Errorf("attributes: %v, %o, good for %v", st, out.Mode, out.Timeout())
 	}

@@ -215,7 +215,7 @@ func (a *Arena) Regions() []*Region {
 
 // Take gives a free region with this configuration to a guest; it is unfinished until Finish. ENOSPC when none is free, E2BIG
 // for a configuration over MaxConfig.
-func (a *Arena) Take(config []byte) (*Region, error) {
+func (a *Arena) Allocate(config []byte) (*Region, error) {
 	if len(config) > MaxConfig {
 		return nil, fmt.Errorf("cannot keep %d bytes of configuration, at most %d: %w", len(config), MaxConfig, unix.E2BIG)
 	}

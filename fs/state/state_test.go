@@ -36,9 +36,9 @@ func next(t *testing.T, a *Arena) *Arena {
 	return b
 }
 
-func take(t *testing.T, a *Arena, config string) *Region {
+func allocate(t *testing.T, a *Arena, config string) *Region {
 	t.Helper()
-	r, err := a.Take([]byte(config))
+	r, err := a.Allocate([]byte(config))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,8 +48,8 @@ func take(t *testing.T, a *Arena, config string) *Region {
 // TestNext: what is kept is found by the next server, and what was given back is not.
 func TestNext(t *testing.T) {
 	a := newArena(t, 3, 8)
-	r := take(t, a, "one")
-	gone := take(t, a, "two")
+	r := allocate(t, a, "one")
+	gone := allocate(t, a, "two")
 	r.Finish()
 	r.SetInit([]byte("init"))
 	r.SetPassthrough(true)
@@ -109,7 +109,7 @@ func TestNext(t *testing.T) {
 // TestLabel: the label outlives its server, leaves the configuration alone, and is not kept where it does not fit.
 func TestLabel(t *testing.T) {
 	a := newArena(t, 2, 1)
-	r := take(t, a, "configuration")
+	r := allocate(t, a, "configuration")
 	if got := r.Label(); got != "" {
 		t.Errorf("before it is set: %q", got)
 	}
@@ -120,7 +120,7 @@ func TestLabel(t *testing.T) {
 			t.Errorf("label %q, configuration %q", got.Label(), got.Config())
 		}
 	}
-	full := take(t, a, strings.Repeat("c", MaxConfig-1))
+	full := allocate(t, a, strings.Repeat("c", MaxConfig-1))
 	full.SetLabel("ab")
 	if got := full.Label(); got != "" {
 		t.Errorf("a label without room: %q", got)
@@ -138,7 +138,7 @@ func TestHead(t *testing.T) {
 		t.Errorf("the head of a region has %d bytes; the configuration behind it, of older programs, begins at 296", headSize)
 	}
 	a := newArena(t, 1, 1)
-	r := take(t, a, "")
+	r := allocate(t, a, "")
 	r.SetInit(bytes.Repeat([]byte{0xff}, maxInit))
 	if n, known := r.Attrs(); n != 0 || known {
 		t.Errorf("before it was counted: %d, %v", n, known)
@@ -154,11 +154,11 @@ func TestHead(t *testing.T) {
 // TestBounds: what does not fit is refused, and a place that was given back is there again.
 func TestBounds(t *testing.T) {
 	a := newArena(t, 1, 4)
-	if _, err := a.Take(make([]byte, MaxConfig+1)); !errors.Is(err, unix.E2BIG) {
+	if _, err := a.Allocate(make([]byte, MaxConfig+1)); !errors.Is(err, unix.E2BIG) {
 		t.Errorf("a configuration that is too long: %v", err)
 	}
-	r := take(t, a, "x")
-	if _, err := a.Take(nil); !errors.Is(err, unix.ENOSPC) {
+	r := allocate(t, a, "x")
+	if _, err := a.Allocate(nil); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("one guest too many: %v", err)
 	}
 	var last uint64
@@ -198,14 +198,14 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%d watched, the first is %d", len(w), w[0])
 	}
 	r.Release()
-	if r := take(t, a, "y"); r.Open() != 0 || r.Find(1) != nil || r.Init() != nil {
+	if r := allocate(t, a, "y"); r.Open() != 0 || r.Find(1) != nil || r.Init() != nil {
 		t.Error("a new guest has something of the one before")
 	}
 }
 
 // TestSuspects: crashes are counted for each request.
 func TestSuspects(t *testing.T) {
-	r := take(t, newArena(t, 1, 1), "")
+	r := allocate(t, newArena(t, 1, 1), "")
 	for want := uint64(1); want < 4; want++ {
 		if got := r.Suspect(8); got != want {
 			t.Errorf("%d crashes, want %d", got, want)
@@ -307,7 +307,7 @@ func TestCalls(t *testing.T) {
 func TestSights(t *testing.T) {
 	a := newArena(t, 3, 1)
 	b := next(t, a)
-	r, err := a.Take([]byte("of one"))
+	r, err := a.Allocate([]byte("of one"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func TestBound(t *testing.T) {
 	a := newArena(t, 4, 200)
 	var regions []*Region
 	for range 4 {
-		r, err := a.Take(nil)
+		r, err := a.Allocate(nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -78,7 +78,7 @@ func Open() (*Host, error) {
 	}
 	if len(h.hierarchies) == 0 {
 		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, or run this outside a container; a guest " +
-			"of vcgroupfs needs its view at " + viewPlace)
+			"of vcgroupfs needs its view at " + viewMountpoint)
 	}
 	h.probe()
 	return h, nil

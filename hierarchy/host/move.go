@@ -13,10 +13,10 @@ import (
 )
 
 // place is where a task is with respect to a boundary.
-type place uint8
+type standing uint8
 
 const (
-	outside place = iota
+	outside standing = iota
 	inside
 	unseen // exiting, and not known to be inside
 )
@@ -144,7 +144,7 @@ func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check f
 		return 0, moveError(file, err)
 	}
 	defer t.Close()
-	at, err := b.placeOf(t)
+	at, err := b.standingOf(t)
 	if err != nil {
 		return 0, moveError(file, err)
 	}
@@ -210,7 +210,7 @@ func (b *Boundary) beyond() unix.Errno {
 
 // placeOf is the place of a thread, or of all the threads of a process. Threads that exit do not count: the kernel leaves
 // them where they are.
-func (b *Boundary) placeOf(t *Task) (place, error) {
+func (b *Boundary) standingOf(t *Task) (standing, error) {
 	var st unix.Stat_t
 	if !t.thread {
 		if err := unix.Fstatat(t.proc, "task", &st, 0); err != nil {
@@ -218,7 +218,7 @@ func (b *Boundary) placeOf(t *Task) (place, error) {
 		}
 	}
 	if t.thread || st.Nlink == 3 { // 2 and one for each thread (proc_task_getattr)
-		return b.placeAt(t.proc, "")
+		return b.standingAt(t.proc, "")
 	}
 	tids, err := threadsOf(t.proc)
 	if err != nil {
@@ -226,7 +226,7 @@ func (b *Boundary) placeOf(t *Task) (place, error) {
 	}
 	all := unseen
 	for _, tid := range tids {
-		at, err := b.placeAt(t.proc, "task/"+tid+"/")
+		at, err := b.standingAt(t.proc, "task/"+tid+"/")
 		switch {
 		case errors.Is(err, unix.ESRCH):
 		case err != nil || at == outside:
@@ -240,7 +240,7 @@ func (b *Boundary) placeOf(t *Task) (place, error) {
 
 // placeAt is the place of one thread. v1 prints "/" for a task that exits (proc_cgroup_show), wherever it is. v2 prints where
 // it was, also when the rest of its process has moved on since.
-func (b *Boundary) placeAt(proc int, prefix string) (place, error) {
+func (b *Boundary) standingAt(proc int, prefix string) (standing, error) {
 	_, ok, err := b.locate(proc, prefix+"cgroup")
 	if err != nil {
 		return outside, err

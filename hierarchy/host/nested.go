@@ -14,7 +14,7 @@ import (
 // given, and all that is done to them goes through that view and its policy.
 
 // viewPlace is where a guest has its view, and where alone one is looked for: a view that is mounted elsewhere is another's.
-const viewPlace = "/sys/fs/cgroup"
+const viewMountpoint = "/sys/fs/cgroup"
 
 // choose takes the mounts that paths lead to: real cgroups, or, where there is one in its place, the view of this guest.
 func choose(mounts []hierarchy.Mount) ([]hierarchy.Mount, error) {
@@ -25,7 +25,7 @@ func choose(mounts []hierarchy.Mount) ([]hierarchy.Mount, error) {
 			if visible(m) {
 				real = append(real, m)
 			}
-		case m.Point == viewPlace || filepath.Dir(m.Point) == viewPlace:
+		case m.Point == viewMountpoint || filepath.Dir(m.Point) == viewMountpoint:
 			if !visible(m) {
 				continue
 			}

@@ -29,7 +29,7 @@ func RootIn(tid int, processes []int) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	task, err := lookAtTask(tid, own)
+	task, err := namespacesOf(tid, own)
 	if err != nil {
 		return 0, unix.ESRCH
 	}
@@ -43,7 +43,7 @@ func RootIn(tid int, processes []int) (pid int, err error) {
 	}
 	best := -1
 	for _, p := range processes {
-		x, err := lookAtTask(p, own)
+		x, err := namespacesOf(p, own)
 		if err != nil || x.mounts == ownMounts {
 			continue
 		}
@@ -65,7 +65,7 @@ type taskNamespaces struct {
 	mountsOf uint64 // the user namespace that the mount namespace belongs to
 }
 
-func lookAtTask(tid int, own uint64) (x taskNamespaces, err error) {
+func namespacesOf(tid int, own uint64) (x taskNamespaces, err error) {
 	proc := "/proc/" + strconv.Itoa(tid)
 	if x.users, err = userNamespaces(proc+"/ns/user", own); err == nil {
 		x.mounts, err = namespaceID(proc + "/ns/mnt")

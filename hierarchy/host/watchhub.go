@@ -217,7 +217,7 @@ func (h *watchHub) report(buf []byte, who []told) ([]byte, []told) {
 	case e.Overflow:
 		who = h.everybody(who)
 	case e.Created || e.Deleted || e.Modified || e.Attrib:
-		if who = h.lookup(wd, who); len(who) > 0 {
+		if who = h.watchersOf(wd, who); len(who) > 0 {
 			e.Name = strings.TrimRight(string(raw), "\x00")
 		}
 	}
@@ -231,7 +231,7 @@ func (h *watchHub) report(buf []byte, who []told) ([]byte, []told) {
 
 // lookup is who watches a directory. The kernel gives a number of a watch out again only after all others
 // (idr_alloc_cyclic), so a late event is not taken for another directory's.
-func (h *watchHub) lookup(wd int32, who []told) []told {
+func (h *watchHub) watchersOf(wd int32, who []told) []told {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, w := range h.inodes[wd].watches {

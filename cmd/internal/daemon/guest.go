@@ -336,7 +336,7 @@ func ownerOf(spec api.GuestSpec) (fs.Owner, error) {
 func (d *Daemon) mountGuest(g *guest, boundaries []*host.Boundary) error {
 	config, err := json.Marshal(g.record)
 	if err == nil {
-		g.region, err = d.arena.Take(config)
+		g.region, err = d.arena.Allocate(config)
 	}
 	if err != nil {
 		life.CloseBoundaries(boundaries)

@@ -158,7 +158,7 @@ func (s *selfDir) start() (err error) {
 	rec := record{Self: true, Since: time.Now().Round(0), Spec: spec}
 	config, err := json.Marshal(rec)
 	if err == nil {
-		s.region, err = s.d.arena.Take(config)
+		s.region, err = s.d.arena.Allocate(config)
 	}
 	if err != nil {
 		return err

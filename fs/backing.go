@@ -1,0 +1,222 @@
+package fs
+
+import (
+	"container/list"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/state"
+)
+
+// backing is the one host file that the kernel reads by itself for a node, as long as a node's open uses it.
+type backing struct {
+	node, file uint64 // node id, and the host's inode number
+	id         int32
+	uses       int           // guarded by backingTable.mu
+	idle       *list.Element // guarded by backingTable.mu; not nil when no open uses it
+	kept       int           // guarded by backingTable.mu; where the state keeps it, -1 for nowhere
+}
+
+// backingTable has a connection's backings. Those in use are kept in the state with the opens that use them, those that are
+// idle by themselves: at most state.MaxIdle. A host file that is only held open pins no removed cgroup.
+type backingTable struct {
+	state *state.Region // immutable
+
+	mu     sync.Mutex
+	byNode map[uint64]*backing // guarded by mu; made at its first use
+	idle   list.List           // guarded by mu; of *backing, the one used last in front
+	kept   []*backing          // guarded by mu; by place in the state, some nil
+}
+
+// adopt takes in a backing of an open that an earlier server made, with one use.
+func (t *backingTable) adopt(node, file uint64, id int32) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	if b == nil {
+		b = t.add(node, file, id)
+	}
+	b.uses++
+	return b
+}
+
+// add makes a backing without a use. Called with mu held.
+func (t *backingTable) add(node, file uint64, id int32) *backing {
+	b := &backing{node: node, file: file, id: id, kept: -1}
+	if t.byNode == nil {
+		t.byNode = map[uint64]*backing{}
+	}
+	t.byNode[node] = b
+	return b
+}
+
+// load takes in the backings that were idle, after those in use. What no open uses is idle.
+func (t *backingTable) load() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state.LastBacking() == 0 {
+		return // none was ever made
+	}
+	t.kept = make([]*backing, state.MaxIdle)
+	for i := range t.kept {
+		rec := t.state.Idle(i)
+		if rec.ID == 0 {
+			continue
+		}
+		if t.byNode[rec.Node] != nil {
+			t.state.SetIdle(i, state.Backing{})
+			continue
+		}
+		b := t.add(rec.Node, rec.File, rec.ID)
+		b.kept, t.kept[i] = i, b
+		b.idle = t.idle.PushFront(b)
+	}
+}
+
+// keep finds a place in the state for a backing that becomes idle. A place whose backing is in use again is free: an open
+// has that. It answers with an idle backing that had to go. Called with mu held.
+func (t *backingTable) keep(b *backing) (gone *backing) {
+	if t.kept == nil {
+		t.kept = make([]*backing, state.MaxIdle)
+	}
+	if b.kept < 0 {
+		i := slices.IndexFunc(t.kept, func(k *backing) bool { return k == nil || k.uses > 0 })
+		if i < 0 {
+			gone = t.forget(t.idle.Back().Value.(*backing))
+			i = slices.Index(t.kept, nil)
+		}
+		if old := t.kept[i]; old != nil {
+			old.kept = -1
+		}
+		b.kept, t.kept[i] = i, b
+		t.state.SetIdle(i, state.Backing{Node: b.node, File: b.file, ID: b.id})
+	}
+	return gone
+}
+
+// get is the backing of a node with one use more, or nil.
+func (t *backingTable) get(node uint64) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	if b != nil {
+		t.use(b)
+	}
+	return b
+}
+
+// use adds one use. Called with mu held.
+func (t *backingTable) use(b *backing) {
+	b.uses++
+	if b.idle != nil {
+		t.idle.Remove(b.idle)
+		b.idle = nil
+	}
+}
+
+// put takes in a backing made for a node. When another open was quicker, that one is used and the caller's is spare, to be
+// closed.
+func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b = t.byNode[node]; b != nil {
+		t.use(b)
+		return b, true
+	}
+	b = t.add(node, file, id)
+	b.uses = 1
+	return b, false
+}
+
+// drop takes one use back. It answers with a backing that is of no more use, to be closed, or nil.
+func (t *backingTable) drop(b *backing) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b.uses--
+	if b.uses > 0 {
+		return nil
+	}
+	gone := t.keep(b)
+	b.idle = t.idle.PushFront(b)
+	return gone
+}
+
+// forget takes out a backing that no open uses. Called with mu held.
+func (t *backingTable) forget(b *backing) *backing {
+	t.idle.Remove(b.idle)
+	delete(t.byNode, b.node)
+	if b.kept >= 0 {
+		t.state.SetIdle(b.kept, state.Backing{})
+		t.kept[b.kept] = nil
+		b.kept = -1
+	}
+	return b
+}
+
+// conflict reports that opens of a node use another host file than this one.
+func (t *backingTable) conflict(node, file uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	return b != nil && b.uses > 0 && b.file != file
+}
+
+// used reports that opens of a node use its backing.
+func (t *backingTable) used(node uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.byNode[node]
+	return b != nil && b.uses > 0
+}
+
+// discard takes out the backing of a node if no open uses it: it is to have another. It answers with what is to be closed.
+func (t *backingTable) discard(node, file uint64) *backing {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.byNode[node]; b != nil && b.idle != nil && b.file != file {
+		return t.forget(b)
+	}
+	return nil
+}
+
+// back finds or registers the backing of a node; nil when there is none and file is not to be one. It closes file.
+func (v *View) back(node uint64, file *hostFile) *backing {
+	if file != nil {
+		defer unix.Close(file.fd)
+	}
+	if file != nil {
+		if old := v.backings.discard(node, file.ino); old != nil {
+			v.closeBacking(old.id)
+		}
+	}
+	b := v.backings.get(node)
+	if b != nil || file == nil {
+		return b
+	}
+	id, err := v.conn.OpenBacking(file.fd)
+	if err != nil {
+		v.log.WithError(err).Debug("cannot register a backing file, reads go through the server")
+		return nil
+	}
+	v.state.SetLastBacking(id)
+	b, spare := v.backings.put(node, file.ino, id)
+	if spare {
+		v.closeBacking(id)
+	}
+	return b
+}
+
+// unuse takes one use of a backing back.
+func (v *View) unuse(b *backing) {
+	if old := v.backings.drop(b); old != nil {
+		v.closeBacking(old.id)
+	}
+}
+
+func (v *View) closeBacking(id int32) {
+	if err := v.conn.CloseBacking(id); err != nil {
+		v.log.WithError(err).Debug("cannot close a backing file")
+	}
+}

@@ -1,0 +1,68 @@
+package fs
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// The value of a faked file (notify_on_release) lives in an attribute of the real directory: passed on, it would make the
+// host run its release agent, as root, with a path that the guest chose.
+const attrFake = "notify_on_release"
+
+// readFake is a faked file's content. The boundary's is 0: what the host set there is the host's.
+func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
+	on := false
+	if !hier.isRoot(dir) {
+		d, err := hier.acquire(dir)
+		if err != nil {
+			return nil, unix.ENODEV
+		}
+		defer d.Release()
+		on = fakeSet(d)
+	}
+	if on {
+		return []byte("1\n"), nil
+	}
+	return []byte("0\n"), nil
+}
+
+func fakeSet(d xattrDir) bool {
+	var buf [1]byte
+	n, err := d.GetXattr("", attrFake, buf[:])
+	return err == nil && n == 1 && buf[0] == '1'
+}
+
+// setFake sets a faked file.
+func (v *View) setFake(hier *viewHierarchy, dir uint64, on bool) error {
+	d, err := hier.acquire(dir)
+	if err != nil {
+		return unix.ENODEV
+	}
+	defer d.Release()
+	if on {
+		return v.setAttrs(d, viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
+	}
+	if err := v.removeAttr(d, "", attrFake, false); err != nil && status(err) != fuseNoData {
+		return err
+	}
+	return nil
+}
+
+// writeFake sets a file that the view keeps.
+func (v *View) writeFake(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
+	on, err := parseBool(data)
+	if err != nil {
+		return err
+	}
+	return v.setFake(h.hier, h.dir, on)
+}
+
+// parseBool reads an unsigned number as kstrtoull with base 0 does, for files where all that counts is that it is not 0.
+func parseBool(data []byte) (bool, error) {
+	s := strings.TrimSuffix(untilNUL(data), "\n")
+	n, err := hierarchy.ParseUint(s)
+	return n != 0, err
+}

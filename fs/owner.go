@@ -1,0 +1,151 @@
+package fs
+
+import (
+	"fmt"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// Real cgroups stay owned by root on the host (rule 3); what the guest sees as owner and mode is a record in an attribute
+// of the real cgroup. A directory has one of its own and one that its control files inherit, as files of a cgroup belong
+// to whoever made it; a file that was chowned or chmodded has its own. No record: root of the guest.
+const (
+	attrOwn  = "owner" // of a directory or a file itself
+	attrMade = "maker" // of a directory, for the files in it
+
+	fuseNoData = fuse.Status(unix.ENODATA)
+)
+
+// permMask are the mode bits that a cgroup directory or file keeps.
+const permMask = 0o7777
+
+// record is an owner and, where mode is not noMode, a mode.
+type ownership struct {
+	uid, gid uint32
+	mode     uint32
+}
+
+const noMode = ^uint32(0)
+
+func (r ownership) String() string {
+	if r.mode == noMode {
+		return fmt.Sprintf("%d %d", r.uid, r.gid)
+	}
+	return fmt.Sprintf("%d %d %o", r.uid, r.gid, r.mode)
+}
+
+// parseRecord is the inverse of String. It takes no other form: a record that cannot be read is none.
+func parseOwnership(raw []byte) (ownership, bool) {
+	r := ownership{mode: noMode}
+	n, _ := fmt.Sscanf(string(raw), "%d %d %o", &r.uid, &r.gid, &r.mode)
+	if n == 3 {
+		r.mode &= permMask
+	}
+	return r, n >= 2
+}
+
+// xattrDir are the attributes of a directory and the files in it.
+type xattrDir interface {
+	GetXattr(name, attr string, buf []byte) (int, error)
+	SetXattr(name, attr string, data []byte, flags int) error
+	RemoveXattr(name, attr string) error
+}
+
+func readOwnership(d xattrDir, name, attr string) (ownership, bool) {
+	var buf [64]byte
+	n, err := d.GetXattr(name, attr, buf[:])
+	if err != nil {
+		return ownership{}, false
+	}
+	return parseOwnership(buf[:n])
+}
+
+// allows says whether a record's mode grants a permission (4 read, 2 write). Supplementary groups are not known here: a
+// group's permission counts for the primary one.
+func (r ownership) allows(c credentials, want uint32) bool {
+	switch {
+	case c.uid == r.uid:
+		return r.mode>>6&want == want
+	case c.gid == r.gid:
+		return r.mode>>3&want == want
+	}
+	return r.mode&want == want
+}
+
+// ownerOf is the guest's owner and mode of a directory (file "") or a file in it, from the host's mode. The boundary's are
+// fixed.
+func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode uint32) ownership {
+	r := ownership{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
+	if d.IsBoundary() {
+		return r
+	}
+	own, ok := readOwnership(d, file, attrOwn)
+	if ok && own.mode != noMode {
+		return own
+	}
+	if !ok && file != "" {
+		own, ok = readOwnership(d, "", attrMade)
+	}
+	if ok {
+		r.uid, r.gid = own.uid, own.gid
+	}
+	return r
+}
+
+// changeOwner keeps a new owner or mode in the record, and has the kernel note the time of that: setting the time of access
+// to what it is changes no other.
+func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
+	r := v.ownerOf(hier, d, file, st.Mode)
+	uid, setUID := in.GetUID()
+	gid, setGID := in.GetGID()
+	mode, setMode := in.GetMode()
+	if !setUID && !setGID && !setMode {
+		return nil
+	}
+	if setUID {
+		r.uid = uid
+	}
+	if setGID {
+		r.gid = gid
+	}
+	if setMode {
+		r.mode = mode & permMask
+	}
+	_, again := conn.Resent(in.Unique)
+	if err := v.setAttrs(d, viewsAttr, again, attrChange{file: file, stored: attrOwn, data: []byte(r.String())}); err != nil {
+		return err
+	}
+	return d.SetTimes(file, st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
+}
+
+// own records who made a cgroup. kernfs gives a child the maker's fsuid and fsgid, or the parent's gid below a setgid
+// directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again says that the server before may have begun to.
+func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
+	rec := ownership{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
+	parent := v.ownerOf(hier, d, "", 0o755)
+	if parent.mode&unix.S_ISGID != 0 {
+		rec.gid = parent.gid
+		rec.mode |= unix.S_ISGID
+	}
+	inherit := !hier.v2() && fakeSet(d)
+	if rec == (ownership{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
+		return nil // what no record means
+	}
+	child, err := d.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer child.Release()
+	changes := []attrChange{
+		{stored: attrMade, data: []byte(ownership{uid: rec.uid, gid: rec.gid, mode: noMode}.String())},
+		{stored: attrOwn, data: []byte(rec.String())},
+	}
+	if inherit {
+		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
+	}
+	return v.setAttrs(child, viewsAttr, again, changes...)
+}
