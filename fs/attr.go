@@ -11,7 +11,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// fillAttr fills in the attributes of a directory or file of a hierarchy from the host's stat.
+// fillAttr fills in the attributes of a directory, or of a file in it, from the host's stat.
 func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
 	r := v.ownerOf(hier, d, file, st.Mode)
 	out.Ino = st.Ino
@@ -26,18 +26,19 @@ func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.
 	case file != "":
 		dec := v.decide(hier, d.ID(), file)
 		out.Size = v.sizeOf(hier, d.ID(), dec.File)
-		out.Blocks = out.Size / 512 // with fewer it would be a sparse file to cp
+		out.Blocks = out.Size / 512 // cp takes a file with fewer blocks for a sparse one
 		if dec.Verdict == hierarchy.ReadOnly && out.Mode&0o444 != 0 {
-			out.Mode &^= 0o222 // what nobody may write is shown so; a write-only file keeps its mode
+			out.Mode &^= 0o222 // a read-only file shows no write permission; a write-only file keeps its mode
 		}
 	case d.IsBoundary() && hier.leafID.Load() != 0 && out.Nlink > 2:
-		out.Nlink-- // the leaf is not listed
+		out.Nlink-- // the listing leaves the leaf out
 	}
 }
 
 // fillTop fills in the attributes of the top of a view with several hierarchies.
 func (v *View) fillTop(out *fuse.Attr) {
-	*out = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o555, Nlink: uint32(2 + len(v.hierarchies)), Blksize: 4096}
+	nlink := uint32(2 + len(v.hierarchies))
+	*out = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o555, Nlink: nlink, Blksize: 4096}
 	out.Uid, out.Gid = v.owner.UID, v.owner.GID
 	out.SetTimes(&v.top, &v.top, &v.top)
 }
@@ -52,7 +53,7 @@ func (v *View) fillLink(n int, out *fuse.Attr) {
 	out.SetTimes(&v.top, &v.top, &v.top)
 }
 
-// attr finds the attributes of a node. A directory that is gone answers as an open descriptor of one does on kernfs.
+// attr finds the attributes of a node. A removed directory has attributes still, as fstat of an open one on kernfs.
 func (v *View) attr(n node, out *fuse.Attr) fuse.Status {
 	switch {
 	case n.top:
@@ -79,7 +80,7 @@ func (v *View) attr(n node, out *fuse.Attr) fuse.Status {
 	return fuse.OK
 }
 
-// stat is the host's stat of a node in or at d.
+// stat returns the host's stat of the node: d itself or the file in it. ENOENT for a hidden file.
 func (v *View) stat(n node, d *host.Dir) (st unix.Stat_t, code fuse.Status) {
 	var err error
 	switch {
@@ -93,13 +94,13 @@ func (v *View) stat(n node, d *host.Dir) (st unix.Stat_t, code fuse.Status) {
 	return st, status(err)
 }
 
-// fillRemoved fills in the attributes of a directory that is gone: whoever has it open can still fstat it.
+// fillRemoved fills in the attributes of a removed directory, for fstat by the programs that have it open.
 func (v *View) fillRemoved(n node, out *fuse.Attr) {
 	*out = fuse.Attr{Ino: n.dir, Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
 	out.Uid, out.Gid = v.owner.UID, v.owner.GID
 }
 
-// attrOpen finds the attributes of an open control file whose cgroup may be gone.
+// attrOpen finds the attributes of an open control file whose cgroup may have been removed.
 func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
 	if h.inode == 0 && h.backing != nil {
 		*out = fuse.Attr{Ino: h.backing.file, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
@@ -107,7 +108,7 @@ func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
 		return fuse.OK
 	}
 	fd, err := h.host()
-	if err == unix.ENODEV { // the file went while there was no server
+	if err == unix.ENODEV { // removed while no server ran
 		*out = fuse.Attr{Ino: h.inode, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
 		out.Uid, out.Gid = v.owner.UID, v.owner.GID
 		return fuse.OK
@@ -134,7 +135,8 @@ func (r *rawFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	}
 	st = v.attr(n, &out.Attr)
 	if !st.Ok() && n.file != "" {
-		if h := v.handles.of(n); h != nil { // fstat, whose handle the kernel does not name
+		// fstat: GETATTR comes without a handle.
+		if h := v.handles.of(n); h != nil {
 			st = v.attrOpen(h, &out.Attr)
 		}
 	}
@@ -142,8 +144,8 @@ func (r *rawFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	return st
 }
 
-// SetAttr answers chmod, chown, utimes and truncate. At the boundary nothing of it is the guest's to change. The kernel
-// has checked the caller against the attributes that it was given (default_permissions), capabilities included.
+// SetAttr answers chmod, chown, utimes and truncate. The guest changes nothing at the boundary. The kernel has
+// checked the caller, its capabilities included, against the attributes that GETATTR gave (default_permissions).
 func (r *rawFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	v := r.view()
 	n, st := v.node(in.NodeId)
@@ -169,7 +171,7 @@ func (r *rawFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	return fuse.OK
 }
 
-// attrChanges are the changes of a SETATTR that are more than a truncate.
+// attrChanges are the bits of a SETATTR beyond a truncate.
 const attrChanges = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 
 func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
@@ -183,7 +185,7 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 		}
 	}
 	if in.Valid&attrChanges == 0 || (truncate && in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_MODE) == 0) {
-		return fuse.OK // a truncate carries times of its own; it changes nothing of a control file
+		return fuse.OK // a truncate sets times too, which a control file ignores
 	}
 	if n.hier.isRoot(n.dir) {
 		return errDenied
@@ -203,8 +205,8 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	return v.noRoom(n, in, v.changeTimes(d, n.file, in))
 }
 
-// unlessOpen is the answer to a change of attributes of what is gone: kernfs lets those who have it open change them still,
-// and nobody else sees it.
+// unlessOpen answers a change to the attributes of a removed file or directory: OK if the guest has it open, since
+// kernfs accepts the change and no path shows it.
 func (v *View) unlessOpen(n node, st fuse.Status) fuse.Status {
 	if st == fuse.ENOENT && (n.file == "" || v.handles.of(n) != nil) {
 		return fuse.OK
@@ -212,7 +214,7 @@ func (v *View) unlessOpen(n node, st fuse.Status) fuse.Status {
 	return st
 }
 
-// noRoom is the errno of a change of attributes, and reports that the guest's budget did not allow for it.
+// noRoom turns the error of an attribute change into an errno, and reports one that exceeded the guest's budget.
 func (v *View) noRoom(n node, in *fuse.SetAttrIn, err error) fuse.Status {
 	if isQuota(err) {
 		v.exceeded(&in.InHeader, "setattr", n, "", boundAttributes)
@@ -220,8 +222,8 @@ func (v *View) noRoom(n node, in *fuse.SetAttrIn, err error) fuse.Status {
 	return status(err)
 }
 
-// truncate is accepted without effect where the file can be written, as kernfs does; the server's own is how a guest's
-// inotify fires (poke in events.go).
+// truncate has no effect and succeeds where the guest may write, as on kernfs. The server's own truncate fires the
+// guest's inotify watches (poke in events.go).
 func (v *View) truncate(n node, in *fuse.SetAttrIn) fuse.Status {
 	if n.file == "" {
 		return fuse.Status(unix.EISDIR)
@@ -237,8 +239,9 @@ func (v *View) truncate(n node, in *fuse.SetAttrIn) fuse.Status {
 	return fuse.OK
 }
 
-// pokes says whether a truncate is a server's own: this one's, or the last one's, whose thread is gone or waits in the kernel for what is
-// sent again. Outside the guest root alone can be meant by that, and a truncate changes nothing.
+// pokes reports that a truncate is a poke: by this server, or by the previous one, whose request the kernel sends
+// again. The thread of the previous one has exited or waits in the kernel, so nothing identifies it beyond uid 0
+// outside the guest. A truncate changes nothing, so a mistake is harmless.
 func (v *View) pokes(in *fuse.SetAttrIn) bool {
 	if host.OwnThread(int(in.Pid)) {
 		failpoint("poke-begun")
@@ -248,8 +251,8 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 	return again && in.Uid == 0 && v.stranger(in.Pid)
 }
 
-// changeTimes sets times on the real file or directory: they mean nothing to the host and natively persist. The first time
-// a mark is set beside them, which counts what the kernel keeps them in.
+// changeTimes sets times on the host's file or directory: the host ignores them, and natively they persist. The
+// first call also sets a mark that charges the guest for the kernel memory behind them.
 func (v *View) changeTimes(d *host.Dir, file string, in *fuse.SetAttrIn) error {
 	atime, setA := in.GetATime()
 	mtime, setM := in.GetMTime()
@@ -272,7 +275,7 @@ func timespec(t time.Time, set bool) unix.Timespec {
 	return unix.NsecToTimespec(t.UnixNano())
 }
 
-// StatFs says that nothing is counted, as cgroupfs does (simple_statfs). The type is FUSE's: the kernel fills it in.
+// StatFs reports zero counts, as cgroupfs does (simple_statfs). The kernel fills in FUSE's type.
 func (r *rawFS) StatFs(cancel <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	*out = fuse.StatfsOut{Bsize: 4096, Frsize: 4096, NameLen: nameMax}
 	return fuse.OK

@@ -11,28 +11,28 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The kernel charges an extended attribute to whoever sets it (GFP_KERNEL_ACCOUNT in simple_xattr_alloc, fs/xattr.c), which
-// is the server, and keeps it for as long as the cgroup. So a guest has a budget of them. The sum is in the guest's state,
-// where the next server finds it, and each cgroup's share is in an attribute of the cgroup (attrShare), so that its removal
-// gives back what it had without a look at its files.
+// The kernel charges an extended attribute to the process that sets it (GFP_KERNEL_ACCOUNT in simple_xattr_alloc,
+// fs/xattr.c), here the server, and keeps it as long as the cgroup. So each guest has a budget of attributes. The
+// guest's state keeps the sum, where the next server finds it; an attribute of each cgroup (attrShare) keeps the
+// cgroup's share, so that its removal refunds the share without reading its files.
 //
-// What always holds: sum and share are raised before the host's call and lowered after it, so a server that dies in between
-// leaves them too high and never too low; the request that is sent again, and recount, put them right.
+// What always holds: sum and share rise before the host's call and fall after it. A server that dies in between
+// leaves them too high, never too low; the request that the kernel sends again, and recountShare, correct them.
 const (
 	// attrBudget bounds the kernel memory of all attributes of one guest, in bytes.
 	attrBudget = 1 << 20
-	// attrReserve is what user.* and trusted.* attributes and times leave for owners and modes: the guest's root can chown
-	// a cgroup whoever in the guest has used up the rest.
+	// attrReserve is the part of the budget for owners and modes alone: the guest's root can chown a cgroup even if
+	// another user in the guest has used up the rest.
 	attrReserve = attrBudget / 8
 
 	attrShare = "share" // of a cgroup, in decimal
-	attrTimes = "times" // on what was given times, since the kernel keeps these in memory of the same kind
+	attrTimes = "times" // marks a file with times set by the guest, for which the kernel allocates memory of the same kind
 
 	boundAttributes = "attributes" // in events
 )
 
-// What an attribute takes of the kernel's memory: struct simple_xattr with the value, and its name, each rounded up to a
-// slab; and, once for each file or cgroup, struct kernfs_iattrs. A share is one more attribute.
+// Kernel memory of an attribute: struct simple_xattr with the value, and the name, each rounded up to a slab size;
+// and struct kernfs_iattrs once for each file or cgroup. A share is one more attribute.
 const (
 	xattrHead   = 40
 	smallest    = 32
@@ -40,7 +40,7 @@ const (
 	shareCost   = 256
 )
 
-// attrCost is what an attribute costs. stored is its name without the prefix.
+// attrCost returns the cost of an attribute, in bytes. stored is its name without the prefix.
 func attrCost(stored string, size int) uint64 {
 	return slab(xattrHead+size) + slab(len("trusted.vcgroupfs.")+len(stored)+1) + iattrsBytes
 }
@@ -51,16 +51,16 @@ func slab(n int) uint64 { return uint64(1) << bits.Len(uint(max(n, smallest)-1))
 type attrAccount struct {
 	state *state.Region // immutable
 
-	// slot is held by who changes attributes that are counted. It is not held across a call that waits for the guest.
+	// slot is held while counted attributes change, and never across a call that waits for the guest.
 	slot chan struct{}
 
-	counted time.Time     // guarded by slot: when the host's cgroups were last gone through
-	took    time.Duration // guarded by slot: how long that took
+	counted time.Time     // guarded by slot: the time of the last walk over the guest's cgroups
+	took    time.Duration // guarded by slot: the duration of that walk
 }
 
 func (a *attrAccount) init(r *state.Region) { a.state, a.slot = r, make(chan struct{}, 1) }
 
-// enterAttrs takes the slot, and makes the guest's sum known.
+// enterAttrs acquires the slot, and counts the guest's sum if it is not known.
 func (v *View) enterAttrs() (leave func()) {
 	v.attrs.slot <- struct{}{}
 	if _, known := v.attrs.state.Attrs(); !known {
@@ -69,14 +69,14 @@ func (v *View) enterAttrs() (leave func()) {
 	return func() { <-v.attrs.slot }
 }
 
-// attrChange is an attribute of a cgroup (file "") or of a file in it that is to be set.
+// attrChange sets one attribute of a cgroup (file "") or of a file in it.
 type attrChange struct {
 	file, stored string
 	data         []byte
 	flags        int
 }
 
-// attrKind says which part of the budget a change may use.
+// attrKind is the part of the budget that a change may use.
 type attrKind int
 
 const (
@@ -84,8 +84,8 @@ const (
 	viewsAttr                  // all
 )
 
-// setAttrs sets attributes of one cgroup and its files, in order, or none: the error is of the first that failed. again
-// says that the server before may have done so. ENOSPC when the guest's budget does not allow for it.
+// setAttrs sets attributes of one cgroup and its files, in order; it stops at the first error and returns it. again:
+// the previous server may have set them. ENOSPC over the guest's budget.
 func (v *View) setAttrs(d *host.Dir, kind attrKind, again bool, changes ...attrChange) error {
 	for _, c := range changes {
 		if err := mayFlags(d, c); err != nil {
@@ -122,7 +122,7 @@ func (v *View) setAttrs(d *host.Dir, kind attrKind, again bool, changes ...attrC
 	return nil
 }
 
-// mayFlags says what the host will, XATTR_CREATE and XATTR_REPLACE considered, before anything is charged.
+// mayFlags checks XATTR_CREATE and XATTR_REPLACE as the host will, before anything is charged.
 func mayFlags(d *host.Dir, c attrChange) error {
 	set := isSet(d, c.file, c.stored) == 1
 	switch {
@@ -148,7 +148,7 @@ func (v *View) removeAttr(d *host.Dir, file, stored string, again bool) error {
 	return err
 }
 
-// presentCost is what an attribute costs now, 0 when it is not set.
+// presentCost returns the present cost of an attribute, 0 if it is not set.
 func presentCost(d *host.Dir, file, stored string) uint64 {
 	n, err := d.GetXattr(file, stored, nil)
 	if err != nil {
@@ -157,8 +157,8 @@ func presentCost(d *host.Dir, file, stored string) uint64 {
 	return attrCost(stored, n)
 }
 
-// charge raises a cgroup's share and the guest's sum by what a change costs more than what it replaces. Called with the
-// slot.
+// charge raises the cgroup's share and the guest's sum by the difference of the costs before and after. Called with
+// the slot held.
 func (v *View) charge(d *host.Dir, kind attrKind, before, after uint64) error {
 	if after <= before {
 		return nil
@@ -186,7 +186,7 @@ func (v *View) charge(d *host.Dir, kind attrKind, before, after uint64) error {
 	return nil
 }
 
-// refund lowers a cgroup's share and the guest's sum. Called with the slot.
+// refund lowers a cgroup's share and the guest's sum. Called with the slot held.
 func (v *View) refund(d *host.Dir, bytes uint64) {
 	share := shareOf(d, "")
 	left := share - min(share, bytes)
@@ -198,13 +198,13 @@ func (v *View) refund(d *host.Dir, bytes uint64) {
 	}
 }
 
-// lower lowers the guest's sum. Called with the slot.
+// lower lowers the guest's sum. Called with the slot held.
 func (v *View) lower(bytes uint64) {
 	sum := v.sumOfAttrs()
 	v.attrs.state.SetAttrs(sum - min(sum, bytes))
 }
 
-// shareOf is the share of a cgroup (child "") or of a child of it.
+// shareOf returns the share of a cgroup (child "") or of one of its children.
 func shareOf(d *host.Dir, child string) uint64 {
 	var buf [20]byte
 	n, err := d.GetXattr(child, attrShare, buf[:])
@@ -228,14 +228,14 @@ func setShare(d *host.Dir, share uint64) error {
 	return d.SetXattr("", attrShare, []byte(strconv.FormatUint(share, 10)), 0)
 }
 
-// sumOfAttrs is the guest's sum, with the slot.
+// sumOfAttrs returns the guest's sum. Called with the slot held.
 func (v *View) sumOfAttrs() uint64 {
 	sum, _ := v.attrs.state.Attrs()
 	return sum
 }
 
-// countAttrs finds the guest's sum on the host: its boundary may have been another guest's, or its cgroups made by a program
-// that did not count. What cannot be read has no attributes either.
+// countAttrs finds the guest's sum on the host: the boundary may have belonged to another guest, or a program that
+// does not count may have made its cgroups. A cgroup that cannot be read counts as one without attributes.
 func (v *View) countAttrs() {
 	var sum uint64
 	for _, hier := range v.hierarchies {
@@ -251,11 +251,11 @@ func (v *View) countAttrs() {
 	v.attrs.state.SetAttrs(sum)
 }
 
-// recountEvery is how many times as long as a look at all of a guest's cgroups takes the next one is apart: the host may
+// recountEvery is the pause after a walk over a guest's cgroups, in multiples of the walk's duration. The host may
 // have removed cgroups, but a guest that has used up its budget must not keep the server busy.
 const recountEvery = 100
 
-// sumShares adds the shares up anew, unless that was done lately. Called with the slot.
+// sumShares adds up the shares again. False if the last walk was too recent. Called with the slot held.
 func (v *View) sumShares() bool {
 	began := time.Now()
 	if began.Sub(v.attrs.counted) < recountEvery*v.attrs.took {
@@ -274,7 +274,7 @@ func (v *View) sumShares() bool {
 	return true
 }
 
-// recountShare puts the share of a cgroup right. Called with the slot.
+// recountShare corrects the share of a cgroup. Called with the slot held.
 func (v *View) recountShare(d *host.Dir) {
 	old, share, sum := shareOf(d, ""), countShare(d), v.sumOfAttrs()
 	if old != share && setShare(d, share) == nil {
@@ -282,7 +282,8 @@ func (v *View) recountShare(d *host.Dir) {
 	}
 }
 
-// countShare adds up what the attributes of a cgroup and its files cost. The boundary's are the host's doing.
+// countShare adds up the cost of the attributes of a cgroup and its files. 0 for the boundary, whose attributes are
+// the host's.
 func countShare(d *host.Dir) (share uint64) {
 	if d.IsBoundary() {
 		return 0
@@ -303,7 +304,7 @@ func countShare(d *host.Dir) (share uint64) {
 	return share
 }
 
-// attrsCost adds up what the attributes of a cgroup (file "") or a file cost, but for what Reclaim has left there.
+// attrsCost adds up the cost of the attributes of a cgroup (file "") or a file, except those that Reclaim left.
 func attrsCost(d *host.Dir, file string) (sum uint64) {
 	names, err := d.ListXattr(file)
 	if err != nil {
@@ -321,8 +322,8 @@ func attrsCost(d *host.Dir, file string) (sum uint64) {
 	return sum
 }
 
-// removeCounted removes a child with rm and gives back what its attributes cost, which are removed, too: a guest that has a
-// file of it open would keep them in memory.
+// removeCounted removes a child by rm, then its attributes, and refunds their cost. Otherwise an open file of the
+// child would keep the attributes in memory.
 func (v *View) removeCounted(d *host.Dir, name string, rm func() error) error {
 	if sum, known := v.attrs.state.Attrs(); !known || sum == 0 || shareOf(d, name) == 0 {
 		return rm()

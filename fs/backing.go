@@ -10,27 +10,27 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// backing is the one host file that the kernel reads by itself for a node, as long as a node's open uses it.
+// backing is a host file that the kernel reads itself for the opens of a node (FOPEN_PASSTHROUGH).
 type backing struct {
 	node, file uint64 // node id, and the host's inode number
 	id         int32
 	uses       int           // guarded by backingTable.mu
-	idle       *list.Element // guarded by backingTable.mu; not nil when no open uses it
-	kept       int           // guarded by backingTable.mu; where the state keeps it, -1 for nowhere
+	idle       *list.Element // guarded by backingTable.mu; not nil without uses
+	kept       int           // guarded by backingTable.mu; index in the state, -1 for none
 }
 
-// backingTable has a connection's backings. Those in use are kept in the state with the opens that use them, those that are
-// idle by themselves: at most state.MaxIdle. A host file that is only held open pins no removed cgroup.
+// backingTable has the backings of a connection. The state keeps a backing in use with its opens, and up to
+// state.MaxIdle idle ones by themselves. An open host file does not pin a removed cgroup.
 type backingTable struct {
 	state *state.Region // immutable
 
 	mu     sync.Mutex
-	byNode map[uint64]*backing // guarded by mu; made at its first use
-	idle   list.List           // guarded by mu; of *backing, the one used last in front
-	kept   []*backing          // guarded by mu; by place in the state, some nil
+	byNode map[uint64]*backing // guarded by mu; nil before its first use
+	idle   list.List           // guarded by mu; of *backing, most recently used first
+	kept   []*backing          // guarded by mu; by index in the state, some nil
 }
 
-// adopt takes in a backing of an open that an earlier server made, with one use.
+// adopt adds one use of a backing that an earlier server registered.
 func (t *backingTable) adopt(node, file uint64, id int32) *backing {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -42,7 +42,7 @@ func (t *backingTable) adopt(node, file uint64, id int32) *backing {
 	return b
 }
 
-// add makes a backing without a use. Called with mu held.
+// add makes a backing without uses. Called with mu held.
 func (t *backingTable) add(node, file uint64, id int32) *backing {
 	b := &backing{node: node, file: file, id: id, kept: -1}
 	if t.byNode == nil {
@@ -52,12 +52,12 @@ func (t *backingTable) add(node, file uint64, id int32) *backing {
 	return b
 }
 
-// load takes in the backings that were idle, after those in use. What no open uses is idle.
+// load adds the backings that were idle, after adopt has added those in use.
 func (t *backingTable) load() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.LastBacking() == 0 {
-		return // none was ever made
+		return // no backing was ever registered
 	}
 	t.kept = make([]*backing, state.MaxIdle)
 	for i := range t.kept {
@@ -75,8 +75,8 @@ func (t *backingTable) load() {
 	}
 }
 
-// keep finds a place in the state for a backing that becomes idle. A place whose backing is in use again is free: an open
-// has that. It answers with an idle backing that had to go. Called with mu held.
+// keep finds an index in the state for a backing that becomes idle: a free one, or one whose backing is in use again
+// and kept with its opens. It returns the idle backing that had to go, or nil. Called with mu held.
 func (t *backingTable) keep(b *backing) (gone *backing) {
 	if t.kept == nil {
 		t.kept = make([]*backing, state.MaxIdle)
@@ -96,7 +96,7 @@ func (t *backingTable) keep(b *backing) (gone *backing) {
 	return gone
 }
 
-// get is the backing of a node with one use more, or nil.
+// get adds one use to the backing of a node and returns it, or nil.
 func (t *backingTable) get(node uint64) *backing {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,8 +116,8 @@ func (t *backingTable) use(b *backing) {
 	}
 }
 
-// put takes in a backing made for a node. When another open was quicker, that one is used and the caller's is spare, to be
-// closed.
+// put adds a backing for a node, with one use. If another open was quicker, put uses that one and reports the
+// caller's as spare, to be closed.
 func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,7 +130,7 @@ func (t *backingTable) put(node, file uint64, id int32) (b *backing, spare bool)
 	return b, false
 }
 
-// drop takes one use back. It answers with a backing that is of no more use, to be closed, or nil.
+// drop ends one use. It returns a backing to be closed, or nil.
 func (t *backingTable) drop(b *backing) *backing {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -143,7 +143,7 @@ func (t *backingTable) drop(b *backing) *backing {
 	return gone
 }
 
-// forget takes out a backing that no open uses. Called with mu held.
+// forget removes an idle backing. Called with mu held.
 func (t *backingTable) forget(b *backing) *backing {
 	t.idle.Remove(b.idle)
 	delete(t.byNode, b.node)
@@ -171,7 +171,7 @@ func (t *backingTable) used(node uint64) bool {
 	return b != nil && b.uses > 0
 }
 
-// discard takes out the backing of a node if no open uses it: it is to have another. It answers with what is to be closed.
+// discard removes the idle backing of a node for another file than this one, and returns it to be closed.
 func (t *backingTable) discard(node, file uint64) *backing {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,7 +181,7 @@ func (t *backingTable) discard(node, file uint64) *backing {
 	return nil
 }
 
-// back finds or registers the backing of a node; nil when there is none and file is not to be one. It closes file.
+// back finds or registers the backing of a node; nil without a file to register. It closes file.
 func (v *View) back(node uint64, file *hostFile) *backing {
 	if file != nil {
 		defer unix.Close(file.fd)
@@ -208,7 +208,7 @@ func (v *View) back(node uint64, file *hostFile) *backing {
 	return b
 }
 
-// unuse takes one use of a backing back.
+// unuse ends one use of a backing.
 func (v *View) unuse(b *backing) {
 	if old := v.backings.drop(b); old != nil {
 		v.closeBacking(old.id)

@@ -7,34 +7,38 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// A request that the kernel sends again must have the effect of one, also when the host changed something in between. Each
-// request that changes the host therefore has an entry in the state (package state, journal.go) until its reply is written:
+// A request that the kernel sends again must take effect once, even if the host has changed something in between.
+// Each request that changes the host therefore has an entry in the state (package state, journal.go) until its reply
+// is written:
 //
-//   - Done: the reply is known, and nothing is done again.
-//   - Begun: the server died in or around the host's call. A look at the host tells whether that was made:
-//     mkdir makes the cgroup with a mode that nothing else has (makingMode) and changes it when the entry is done; rmdir and
-//     rename know the kernfs id, which no other cgroup ever has; a write moves the position of the host's descriptor, which
-//     the holder has kept, if and only if it succeeded; setxattr and removexattr know whether the attribute was there.
+//   - Done: the reply is known; nothing is repeated.
+//   - Begun: the server died in or around the host's call, and the host tells whether the call was made. mkdir makes
+//     the cgroup with a mode of its own (makingMode) and sets the final mode once the entry is done. rmdir and
+//     rename know the kernfs id, which the kernel gives to no other cgroup. A write moves the position of the host's
+//     descriptor, which the holder has kept, if and only if it succeeded. setxattr and removexattr know whether the
+//     attribute was set before.
 //   - None: the server died before it began.
 //
-// While the caller waits its kernel holds the locks of the directory or file, so nobody else in the guest comes between.
+// While the caller waits, its kernel holds the lock of the directory or file, so no other request of the guest
+// interferes.
 
-// change is a change of the host that a request makes.
+// change is one change of the host by a request.
 type change struct {
 	entry *state.Entry
 	name  string // of the operation, for failpoints
-	again bool   // the request was sent before, and had begun
-	done  bool   // and its outcome is known
+	again bool   // the request was sent before and had begun
+	done  bool   // and its reply is known
 }
 
-// begin finds or makes the entry of a request. a, b and c are what a later look at the host needs.
+// begin finds or makes the entry of a request. a, b and c are values to compare with if the request is sent again.
 func (v *View) begin(name string, in *fuse.InHeader, a, b, c uint64) *change {
 	first, again := conn.Resent(in.Unique)
 	ch := &change{name: name}
 	if again {
 		if e := v.state.Find(first); e != nil && uint32(e.Op) == in.Opcode {
 			if e.State == state.Begun && v.settle != nil {
-				v.settle() // else both servers would make the change, and the later one be refused
+				// Otherwise both servers make the change, and the second one fails.
+				v.settle()
 			}
 			ch.entry, ch.again, ch.done = e, true, e.State == state.Done
 			return ch
@@ -45,20 +49,20 @@ func (v *View) begin(name string, in *fuse.InHeader, a, b, c uint64) *change {
 	return ch
 }
 
-// outcome is the reply of a change that is done.
+// outcome returns the reply of a change that is done.
 func (ch *change) outcome() fuse.Status { return fuse.Status(ch.entry.Status) }
 
-// made is called right after the host's call.
+// made marks the point right after the host's call.
 func (ch *change) made() { failpoint(ch.name + "-made") }
 
-// finish keeps the reply and gives it back.
+// finish stores the reply and returns it.
 func (ch *change) finish(st fuse.Status) fuse.Status {
 	ch.entry.Finish(uint16(st))
 	failpoint(ch.name + "-done")
 	return st
 }
 
-// replied is told that a request's reply is written.
+// replied retires the entry of a request whose reply is written.
 func (v *View) replied(unique uint64) {
 	first, again := conn.Resent(unique)
 	if again {
@@ -68,7 +72,8 @@ func (v *View) replied(unique uint64) {
 	failpoint("replied")
 }
 
-// suspect says whether a request that is sent again is to be refused: servers crashed again and again during it.
+// suspect reports that the kernel sends a request again during which servers have crashed too often. It is then
+// refused.
 func (v *View) suspect(unique uint64) bool {
 	first, _ := conn.Resent(unique)
 	if !v.crashed {
@@ -77,8 +82,8 @@ func (v *View) suspect(unique uint64) bool {
 	return v.state.Suspect(first) > state.MaxCrashes
 }
 
-// reopened gives the number of a request that opens something. When it is sent again, what it opened the first time is
-// closed: nobody was told of it.
+// reopened returns the number of an opening request without the resend bit. For a request that is sent again it
+// closes the open that the first attempt made, since its reply never arrived.
 func (v *View) reopened(unique uint64) uint64 {
 	first, again := conn.Resent(unique)
 	if again {

@@ -10,18 +10,17 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// constraint is how the view keeps one constraint of hierarchy's table.
+// constraint is the view's implementation of one constraint of hierarchy's table.
 type constraint struct {
-	// write carries out a write to a guarded file. What it passes to the host is what it parsed, never the guest's bytes.
+	// write carries out a write to a guarded file. It passes on the parsed value, never the guest's bytes.
 	write func(v *View, cancel <-chan struct{}, h *handle, tid uint32, data []byte) error
-	// allows is asked at an open for writing: what the kernel would ask of the opener. Nil: nothing beyond the verdict.
+	// allows repeats the kernel's check of the opener at an open for writing. Nil: the verdict suffices.
 	allows func(h *handle) bool
-	// wrote keeps what a write leaves in this server, for a write that an earlier server carried out. Nil: nothing.
+	// wrote restores the server's part of a write that an earlier server carried out. Nil: there is none.
 	wrote func(v *View, h *handle)
 }
 
-// constraints has a row for each constraint. What has none is denied, at open and at write: a constraint that nobody
-// keeps is no reason to let bytes through (rule 13).
+// constraints has a row for each constraint. One without a row is denied, at open and at write (rule 13).
 var constraints = map[hierarchy.Constraint]constraint{
 	hierarchy.Members:       {write: (*View).writeMember},
 	hierarchy.Subtree:       {write: (*View).writeSubtree},
@@ -47,12 +46,12 @@ func (v *View) writeSubtree(cancel <-chan struct{}, h *handle, _ uint32, data []
 	return v.delegate(cancel, h, data)
 }
 
-// writePerOpen passes any text: the kernel reads none of it and resets what the open file shows.
+// writePerOpen passes any text: the kernel ignores the text and resets the value that the open file shows.
 func (v *View) writePerOpen(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	return v.pass(cancel, h, data)
 }
 
-// writeCanonical passes the canonical form of what the file's grammar parsed.
+// writeCanonical passes the canonical form of the value that the file's grammar parsed.
 func (v *View) writeCanonical(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	value, err := h.decision.File.Grammar.Parse(data)
 	if err != nil {
@@ -61,7 +60,7 @@ func (v *View) writeCanonical(cancel <-chan struct{}, h *handle, _ uint32, data 
 	return v.pass(cancel, h, value.Canonical())
 }
 
-// writeChecked passes the canonical form of what the policy's check parsed.
+// writeChecked passes the canonical form of the value that the policy's check parsed.
 func (v *View) writeChecked(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	if h.decision.Check == nil {
 		return unix.EPERM
@@ -73,8 +72,8 @@ func (v *View) writeChecked(cancel <-chan struct{}, h *handle, _ uint32, data []
 	return v.pass(cancel, h, canonical)
 }
 
-// writeUnchanged accepts the value that the file has, as programs write back what they read or what every host has, and
-// passes nothing on. EPERM for any other.
+// writeUnchanged accepts the file's present value and passes nothing on: programs write back the value they read, or
+// a value that every host has. EPERM for any other.
 func (v *View) writeUnchanged(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	grammar := h.decision.File.Grammar
 	want, err := grammar.Parse(data)
@@ -96,8 +95,8 @@ func (v *View) writeUnchanged(_ <-chan struct{}, h *handle, _ uint32, data []byt
 	return nil
 }
 
-// writeReclaim runs one reclaim of the guest at a time; another meanwhile gets what the kernel answers when it cannot
-// reclaim more.
+// writeReclaim runs one reclaim at a time in a guest. A second one gets EAGAIN, as from a kernel that can reclaim no
+// more.
 func (v *View) writeReclaim(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	value, err := h.decision.File.Grammar.Parse(data)
 	if err != nil {
@@ -112,27 +111,28 @@ func (v *View) writeReclaim(cancel <-chan struct{}, h *handle, _ uint32, data []
 	return v.pass(cancel, h, value.Canonical())
 }
 
-// byAdmin reports that the opener has CAP_SYS_ADMIN over the host, and keeps that (devcgroup_access_write).
+// byAdmin reports that the opener has CAP_SYS_ADMIN over the host, and remembers it (devcgroup_access_write).
 func (h *handle) byAdmin() bool {
 	h.opener.admin = host.HasHostAdmin(h.opener.tid)
 	return h.opener.admin
 }
 
-// writeDeviceRule passes one rule. The kernel applies the first line and drops the rest in silence
-// (devcgroup_update_access), so more than one is refused.
+// writeDeviceRule passes one rule. EINVAL for several: the kernel applies the first line and silently drops the rest
+// (devcgroup_update_access).
 func (v *View) writeDeviceRule(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	rule := strings.TrimSpace(untilNUL(data))
 	if !h.opener.admin {
 		return unix.EPERM
 	}
 	if rule == "" || strings.Contains(rule, "\n") {
-		return unix.EINVAL // an empty one would not reach the kernel, which says so
+		// An empty write would not reach the kernel, which answers EINVAL.
+		return unix.EINVAL
 	}
 	return v.pass(cancel, h, []byte(rule))
 }
 
-// writePriority passes the I/O priority classes that lower a priority; raising it above what the host gave is refused
-// (Documentation/admin-guide/cgroup-v2.rst, io.prio.class: it does not nest).
+// writePriority passes the I/O priority classes that lower a priority. EPERM for those that raise it above the
+// host's setting (Documentation/admin-guide/cgroup-v2.rst, io.prio.class: it does not nest).
 func (v *View) writePriority(cancel <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	switch class := strings.TrimSpace(untilNUL(data)); class {
 	case "no-change", "restrict-to-be", "idle":

@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// eventQueue does, off the serving goroutine and one at a time, what must tell the guest's kernel of changes. An
-// invalidation can wait for a lock that a request of the guest holds, so no request may wait for it without end. There is a
-// goroutine only while there are jobs.
+// eventQueue runs, off the serving goroutine and one at a time, the jobs that tell the guest's kernel of changes. An
+// invalidation can wait for a lock that a request of the guest holds, so no request may wait for one without a
+// bound. The goroutine exists only while there are jobs.
 type eventQueue struct {
 	view *View // immutable
 
 	mu     sync.Mutex
-	jobs   []func()      // guarded by mu; nil when there are none
-	idle   chan struct{} // guarded by mu; not nil while jobs are done, closed when that ends
+	jobs   []func()      // guarded by mu; nil without jobs
+	idle   chan struct{} // guarded by mu; not nil while jobs run, closed at their end
 	closed bool          // guarded by mu
 }
 
-// queueLength bounds the jobs that wait; more are dropped, and the caches' timeout covers them.
+// queueLength bounds the waiting jobs. Jobs beyond it are dropped, and the cache timeout makes up for them.
 const queueLength = 1024
 
-// invalidationWait is how long the end of a view waits for a job that is being done.
+// invalidationWait is the time that close gives to the running job.
 const invalidationWait = 100 * time.Millisecond
 
 func newEventQueue(v *View) *eventQueue { return &eventQueue{view: v} }
 
-// run does jobs until there are none.
+// run runs jobs until none is left.
 func (q *eventQueue) run(idle chan struct{}) {
 	defer close(idle)
 	for job := q.next(); job != nil; job = q.next() {
@@ -33,7 +33,7 @@ func (q *eventQueue) run(idle chan struct{}) {
 	}
 }
 
-// next takes the job that waits longest, or says that the queue is idle.
+// next removes the oldest job. Nil, and the queue idle, if there is none.
 func (q *eventQueue) next() func() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -47,8 +47,8 @@ func (q *eventQueue) next() func() {
 	return job
 }
 
-// close drops the jobs that wait and takes no more. One that is being done is waited for a short while: with the connection
-// closed it can do nothing to the guest any more, but it may be in a call into the host.
+// close drops the waiting jobs and refuses further ones. It waits for the running job, but only briefly: with the
+// connection closed the job cannot affect the guest, but it may be in a call into the host.
 func (q *eventQueue) close() {
 	if q == nil {
 		return
@@ -66,7 +66,7 @@ func (q *eventQueue) close() {
 	}
 }
 
-// do queues a job; it says whether there was room.
+// do queues a job. False if the queue is full or closed.
 func (q *eventQueue) do(job func()) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

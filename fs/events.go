@@ -11,7 +11,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// put takes an event of a hierarchy's watcher.
+// put queues an event of a hierarchy's watcher.
 func (q *eventQueue) put(hier *viewHierarchy, e host.Event) {
 	if (e.Created || e.Deleted || e.Modified) && hier.expected.remove(e.Dir, e.Name) {
 		return
@@ -22,7 +22,7 @@ func (q *eventQueue) put(hier *viewHierarchy, e host.Event) {
 	q.do(func() { q.view.changed(hier, e) })
 }
 
-// subtreeFile enables controllers, and so makes control files of the children come and go.
+// subtreeFile enables controllers, which adds and removes control files of the children.
 const subtreeFile = "cgroup.subtree_control"
 
 func pollable(hier *viewHierarchy, file string) bool {
@@ -30,21 +30,21 @@ func pollable(hier *viewHierarchy, file string) bool {
 	return ok && f.Pollable
 }
 
-// watch has changes that the host makes in a directory reported.
+// watch reports changes by the host in a directory.
 func (v *View) watch(hier *viewHierarchy, d *host.Dir) {
 	if err := hier.watcher.Watch(d); err != nil {
 		v.log.WithError(err).Debug("cannot watch a cgroup; what the host changes there shows within the cache timeout")
 	}
 }
 
-// watchFile has a file's own changes reported: a guest that has looked it up may wait for them.
+// watchFile reports changes of a file itself: a guest that has looked it up may wait for them.
 func (v *View) watchFile(hier *viewHierarchy, d *host.Dir, name string) {
 	if err := hier.watcher.WatchFile(d, name); err != nil && !errors.Is(err, unix.ENOENT) {
 		v.log.WithError(err).Debugf("cannot watch %s; a guest's inotify does not see it change", name)
 	}
 }
 
-// changed tells the guest's kernel what the host changed in a directory.
+// changed tells the guest's kernel of a change by the host.
 func (v *View) changed(hier *viewHierarchy, e host.Event) {
 	switch {
 	case e.Overflow:
@@ -64,9 +64,12 @@ func (v *View) changed(hier *viewHierarchy, e host.Event) {
 	}
 }
 
-// forget has the kernel drop what it knows of the control files in or below a directory, after a guest changed which there
-// are. It waits for that at most until the kernel forgets by itself, so the guest never finds what it has switched off.
-func (v *View) forget(cancel <-chan struct{}, hier *viewHierarchy, dir uint64, invalidate func(hier *viewHierarchy, d *host.Dir)) {
+// forget makes the kernel drop its entries of the control files in or below a directory, after a guest changed the
+// set of files. It waits at most as long as the entries would live anyway, so the guest never finds a file that it
+// has disabled.
+func (v *View) forget(
+	cancel <-chan struct{}, hier *viewHierarchy, dir uint64, invalidate func(hier *viewHierarchy, d *host.Dir),
+) {
 	done := make(chan struct{})
 	if !v.queue.do(func() {
 		defer close(done)
@@ -84,7 +87,7 @@ func (v *View) forget(cancel <-chan struct{}, hier *viewHierarchy, dir uint64, i
 	}
 }
 
-// invalidateFiles drops the entries of every known control file in d's children that is gone now.
+// invalidateFiles drops the entries of all removed control files in d's children.
 func (v *View) invalidateFiles(hier *viewHierarchy, d *host.Dir) {
 	children, err := d.ReadDir()
 	if err != nil {
@@ -103,9 +106,9 @@ func (v *View) invalidateFiles(hier *viewHierarchy, d *host.Dir) {
 	}
 }
 
-// invalidateGone drops the entries of every known control file in d that is gone now and can come and go while d is there. One
-// that can be watched may be there anew: inotify would go on watching the earlier file, while an open of that is ESTALE and
-// finds the new one.
+// invalidateGone drops the entries of all removed control files in d, of those that come and go during d's life. It
+// also drops those of files with events, which may have been made again: inotify would continue to watch the earlier
+// file, whereas an open of that gets ESTALE and finds the new one.
 func (v *View) invalidateGone(hier *viewHierarchy, d *host.Dir) {
 	if v.alone {
 		return
@@ -127,8 +130,8 @@ func (v *View) invalidateGone(hier *viewHierarchy, d *host.Dir) {
 	}
 }
 
-// poke makes a guest's inotify watch on a control file fire. FUSE has no way for a server to say it; a truncate through
-// the mount does, and the view takes one from its own process for nothing else (truncate in attr.go).
+// poke makes a guest's inotify watch on a control file fire. FUSE has no such notification, but a truncate through
+// the mount fires it, and the view accepts one from its own process for nothing else (truncate in attr.go).
 func (v *View) poke(hier *viewHierarchy, dir uint64, name string) {
 	if v.ref == nil || v.alone {
 		return

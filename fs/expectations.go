@@ -4,8 +4,8 @@ import (
 	"sync"
 )
 
-// expectations are changes that the server itself is about to make in host directories: its watch will report them, and
-// the guest's kernel knows them already.
+// expectations are the changes that the server is about to make in host directories. The watch will report them, and
+// the guest's kernel already knows them.
 type expectations struct {
 	mu   sync.Mutex
 	want map[expectation]int // guarded by mu
@@ -16,8 +16,8 @@ type expectation struct {
 	name string
 }
 
-// maxExpected bounds what is waited for when reports do not come (a directory that is not watched). One that is forgotten
-// only means that the guest's kernel is told what it knows.
+// maxExpected bounds the expectations whose reports never come (a directory without a watch). Forgetting one only
+// makes the server tell the guest's kernel again.
 const maxExpected = 64
 
 func (e *expectations) add(dir uint64, name string) {
@@ -29,7 +29,7 @@ func (e *expectations) add(dir uint64, name string) {
 	e.want[expectation{dir, name}]++
 }
 
-// take says whether a change was expected, and expects it once less.
+// remove reports that a change was expected, and removes the expectation.
 func (e *expectations) remove(dir uint64, name string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -44,7 +44,7 @@ func (e *expectations) remove(dir uint64, name string) bool {
 	case len(e.want) > 1:
 		delete(e.want, k)
 	default:
-		e.want = nil // an idle guest holds nothing
+		e.want = nil // an idle guest holds no memory
 	}
 	return true
 }

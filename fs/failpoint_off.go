@@ -2,5 +2,5 @@
 
 package fs
 
-// failpoint is where a test can have the server die; in the program that is shipped it is nothing.
+// failpoint marks a point at which a test can kill the server. It has no effect in the shipped program.
 func failpoint(string) {}

@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lastDone is the operation that was done last.
+// lastDone is the name of the last finished operation.
 var lastDone atomic.Value
 
-// A program built with -tags failpoints dies by SIGKILL where VCGROUPFS_FAILPOINT=NAME[:COUNT] says, COUNT times in all (1
-// when it is left out). The deaths are counted in the size of VCGROUPFS_FAILPOINT_FILE. With VCGROUPFS_FAILPOINT_ACT=panic it
-// panics instead, with =crash it ends as if it had crashed.
+// A program built with -tags failpoints kills itself (SIGKILL) at the point VCGROUPFS_FAILPOINT=NAME[:COUNT], COUNT
+// times in all (default 1). The size of VCGROUPFS_FAILPOINT_FILE counts the deaths. With
+// VCGROUPFS_FAILPOINT_ACT=panic it panics instead, with =crash it exits as after a crash.
 var failName, failCount, failFile = readFailpoint()
 
 func readFailpoint() (name string, count int64, file string) {
@@ -28,7 +28,7 @@ func readFailpoint() (name string, count int64, file string) {
 	return name, count, os.Getenv("VCGROUPFS_FAILPOINT_FILE")
 }
 
-// failpoint "replied" is that of the operation that was done last.
+// failpoint is a point in the program. "replied" belongs to the last finished operation.
 func failpoint(name string) {
 	if done, ok := strings.CutSuffix(name, "-done"); ok {
 		lastDone.Store(done)
@@ -52,7 +52,7 @@ func failpoint(name string) {
 	switch os.Getenv("VCGROUPFS_FAILPOINT_ACT") {
 	case "panic":
 		panic("a fail point")
-	case "crash": // as a fault of the runtime does, which nothing recovers from
+	case "crash": // as a fatal error of the runtime, which nothing recovers
 		os.Exit(2)
 	}
 	unix.Kill(unix.Getpid(), unix.SIGKILL)

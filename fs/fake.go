@@ -8,11 +8,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// The value of a faked file (notify_on_release) lives in an attribute of the real directory: passed on, it would make the
-// host run its release agent, as root, with a path that the guest chose.
+// An attribute of the real directory keeps the value of a faked file (notify_on_release). On the host's file the
+// value would make the host run its release agent, as root, with a path of the guest's choosing.
 const attrFake = "notify_on_release"
 
-// readFake is a faked file's content. The boundary's is 0: what the host set there is the host's.
+// readFake returns a faked file's content: 0 at the boundary, where the value is the host's.
 func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
 	on := false
 	if !hier.isRoot(dir) {
@@ -60,7 +60,7 @@ func (v *View) writeFake(_ <-chan struct{}, h *handle, _ uint32, data []byte) er
 	return v.setFake(h.hier, h.dir, on)
 }
 
-// parseBool reads an unsigned number as kstrtoull with base 0 does, for files where all that counts is that it is not 0.
+// parseBool parses an unsigned number as kstrtoull with base 0, for files that distinguish only 0 from the rest.
 func parseBool(data []byte) (bool, error) {
 	s := strings.TrimSuffix(untilNUL(data), "\n")
 	n, err := hierarchy.ParseUint(s)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// filterControllers keeps the permitted names of cgroup.controllers or cgroup.subtree_control. None left is an empty
-// file, as the kernel writes it.
+// filterControllers keeps the permitted names of cgroup.controllers or cgroup.subtree_control. With none left the
+// file is empty, as the kernel writes it.
 func (v *View) filterControllers(raw []byte) []byte {
 	var kept []string
 	for _, c := range strings.Fields(string(raw)) {
@@ -44,9 +44,8 @@ func (v *View) filterStat(hier *viewHierarchy, dir uint64, raw []byte) []byte {
 	return out.Bytes()
 }
 
-// filterMemoryStat bounds hierarchical_memory_limit and hierarchical_memsw_limit of a v1 memory.stat: the kernel gives the
-// least limit of all ancestors (memcg1_stat_format), here only those that the guest can see count, the boundary's
-// included.
+// filterMemoryStat bounds hierarchical_memory_limit and hierarchical_memsw_limit of a v1 memory.stat. The kernel
+// prints the least limit of all ancestors (memcg1_stat_format); the view counts those from the boundary down.
 func (hier *viewHierarchy) filterMemoryStat(dir uint64, raw []byte) ([]byte, error) {
 	var out bytes.Buffer
 	for line := range strings.Lines(string(raw)) {
@@ -70,7 +69,7 @@ func (hier *viewHierarchy) filterMemoryStat(dir uint64, raw []byte) ([]byte, err
 	return out.Bytes(), nil
 }
 
-// leastLimit is the least value, in bytes, of a limit from a directory up to the boundary.
+// leastLimit returns the least value, in bytes, of a limit file from a directory up to the boundary.
 func (hier *viewHierarchy) leastLimit(dir uint64, file string) (uint64, error) {
 	least := ^uint64(0)
 	d, err := hier.acquire(dir)

@@ -7,15 +7,15 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// filter is how the view makes what the guest reads of a file. One of its functions is set.
+// filter makes the content that the guest reads of a file. Exactly one of its functions is set.
 type filter struct {
-	// shown makes it of the host's bytes.
+	// shown makes it from the host's bytes.
 	shown func(v *View, h *handle, raw []byte) ([]byte, error)
-	// read makes it for one reader, tid, from wherever it is to be had.
+	// read makes it for the reader tid, from any source.
 	read func(v *View, h *handle, tid uint32) ([]byte, error)
 }
 
-// filters has a row for each filter. What has none is denied, at open and at read (rule 13).
+// filters has a row for each filter. One without a row is denied, at open and at read (rule 13).
 var filters = map[hierarchy.Filter]filter{
 	hierarchy.Raw: {shown: func(_ *View, _ *handle, raw []byte) ([]byte, error) { return raw, nil }},
 	hierarchy.FilterControllers: {shown: func(v *View, _ *handle, raw []byte) ([]byte, error) {
@@ -31,7 +31,7 @@ var filters = map[hierarchy.Filter]filter{
 	hierarchy.FilterFake: {shown: func(_ *View, h *handle, _ []byte) ([]byte, error) { return h.hier.readFake(h.dir) }},
 }
 
-// filtered is the whole content of a control file as the guest sees it. EPERM for a filter that has no row.
+// filtered returns the whole content of a control file for the reader tid. EPERM for a filter without a row.
 func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
 	f, known := filters[h.decision.File.Filter]
 	if !known {
@@ -51,7 +51,8 @@ func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
 	return f.shown(v, h, raw)
 }
 
-// filter is what every reader in the guest sees of a file's bytes. EPERM for a filter that has no row or minds the reader.
+// filter returns the content that every reader in the guest gets for the host's bytes. EPERM for a filter without a
+// row or one that depends on the reader.
 func (v *View) filter(h *handle, raw []byte) ([]byte, error) {
 	if f := filters[h.decision.File.Filter]; f.shown != nil {
 		return f.shown(v, h, raw)

@@ -1,18 +1,20 @@
-// Package fs is the view: the synthetic cgroup tree of one guest, answered request by request from the host's cgroupfs.
+// Package fs is the view: the synthetic cgroup tree of one guest, answered request by request from the host's
+// cgroupfs.
 //
-// Words. A hierarchy here is one of the host's as this guest sees it (viewHierarchy). A node is what a FUSE node id names: the top of a view with several
-// trees, a symbolic link in it, a directory (a cgroup) or a control file. The leaf is the cgroup below the boundary in
-// which the guest's processes live when the boundary itself may not hold them (v2); the guest sees it nowhere listed.
+// Words. A hierarchy here is one of the host's as this guest sees it (viewHierarchy). A node is the object of a FUSE
+// node id: the top of a view with several hierarchies, a symbolic link in it, a directory (a cgroup) or a control
+// file. The leaf is the cgroup below the boundary in which the guest's processes live when the boundary may not hold
+// them (v2); no listing shows it to the guest.
 //
-// What always holds. Node ids need no table: they are made of the hierarchy, the directory's kernfs id and the control file's
-// name (node.go), so any node that the kernel remembers can be answered for. What an open may do is settled when it is
-// opened and kept in its handle (handle.go). No lock is held across a call into the host. A request that could block is
-// named by slow and runs off the serving goroutine. Every host access goes through package hierarchy/host, below the
-// boundary's descriptor.
+// What always holds. Node ids need no table: an id consists of the hierarchy, the directory's kernfs id and the
+// control file's name (node.go), so the server can answer for any node that the kernel remembers. The authority of
+// an open is settled at open and kept in its handle (handle.go). No lock is held across a call into the host. slow
+// names the requests that can block; they run off the serving goroutine. Every host access goes through package
+// hierarchy/host, below the boundary's descriptor.
 //
 // Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu, staleOpens.mu, settling.mu and
-// eventQueue.mu are leaves; none is taken under another, but backings.mu under lives.mu. Package state has its own, below
-// them. attrs.slot is held across calls into the host, and nothing but those leaves is taken under it.
+// eventQueue.mu are leaves; none is taken under another, but backings.mu under lives.mu. Package state has its own,
+// below them. attrs.slot is held across calls into the host, and only those leaves are taken under it.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs
@@ -35,16 +37,16 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// cacheTimeout is how long the kernel may answer from its caches for what the host changed unseen by a watch. What the
-// guest changes is coherent at once.
+// cacheTimeout is how long the kernel may answer from its caches after a change by the host that no watch reports. A
+// change by the guest is coherent at once.
 const cacheTimeout = time.Second
 
-// Owner is the host's uid and gid that are root in the guest.
+// Owner is the host's uid and gid of the guest's root.
 type Owner struct {
 	UID, GID uint32
 }
 
-// Config says what a view shows. All fields but Owner, Log and MountRef are needed.
+// Config describes a view. All fields but Owner, Log and MountRef are needed.
 type Config struct {
 	Host       *host.Host
 	Boundaries []*host.Boundary // one per hierarchy shown; the view does not close them
@@ -56,48 +58,52 @@ type Config struct {
 	// FSName is the source that mountinfo shows; "vcgroupfs" when empty.
 	FSName string
 
-	// MountRef gives a descriptor of the root of the mounted view, for the one write per event that makes a guest's
-	// inotify fire (poke in events.go). It is called off the serving goroutine. Nil: inotify in the guest sees its own changes only.
+	// MountRef returns a descriptor of the mounted view's root, for the one write per event that fires the guest's
+	// inotify watches (poke in events.go). It is called off the serving goroutine. Nil: inotify in the guest sees
+	// only the guest's own changes.
 	MountRef func() (fd int, release func(), err error)
 
-	// NoPassthrough makes every read go through the server.
+	// NoPassthrough routes every read through the server.
 	NoPassthrough bool
 
-	// MaxWatches bounds the directories that are watched for the guest in each hierarchy; 0 is 512. What the host changes
-	// beyond them shows within the cache timeout.
+	// MaxWatches bounds the watched directories of each hierarchy; 0 is 512. A change by the host in any other
+	// directory shows within the cache timeout.
 	MaxWatches int
 
-	// State keeps what the next server must know; nil: the view ends with this one.
+	// State keeps the view for the next server; nil: the view ends with this one.
 	State *state.Region
-	// Device is the connection's device, mounted, where the view goes on from an earlier server by State; nil: a new one.
+	// Device is the mounted device of an earlier server's connection, to be continued by State; nil: a new
+	// connection.
 	Device *os.File
 	// Holder keeps descriptors for the next server; nil: none does.
 	Holder Holder
-	// Held are the descriptors that it kept, by key. The view takes those over that it needs; the caller closes the others.
+	// Held are the descriptors that Holder kept, by key. The view takes over those that it needs; the caller closes
+	// the others.
 	Held map[uint64]int
-	// Crashed says that the server before did not just end or get killed: what it was doing is suspect.
+	// Crashed says that the previous server crashed, rather than ended or was killed: its unanswered requests are
+	// suspect.
 	Crashed bool
-	// Settle waits until no thread of an earlier server is in a call of the host's any more; nil: none can be.
+	// Settle waits until no thread of an earlier server is in a call into the host; nil: none can be.
 	Settle func()
-	// Denied is told what the guest is refused by the view's rules. It must be quick.
+	// Denied receives each refusal by the view's rules. It must be quick.
 	Denied func(Denial)
-	// Observe is told of each request that was answered (conn.Config).
+	// Observe receives each answered request (conn.Config).
 	Observe func(opcode uint32, errno int, took time.Duration)
-	// Panicked is told that a request's handler panicked, after that was logged.
+	// Panicked is called after a request's handler panicked and the panic was logged.
 	Panicked func()
-	// Slots bounds the requests that block at once, over many views; nil: no such bound.
+	// Slots bounds the blocking requests of many views together; nil: no such bound.
 	Slots *conn.Slots
-	// MaxRate bounds the requests in a second; 0: no bound.
+	// MaxRate bounds the requests per second; 0: no bound.
 	MaxRate int
-	// MaxCPU bounds what requests that may block take of a processor, in percent of one; 0: no bound.
+	// MaxCPU bounds the processor time of requests that may block, in percent of one processor; 0: no bound.
 	MaxCPU int
 }
 
 // Holder keeps descriptors open for the next server, each under a key.
 type Holder interface {
-	// Hold keeps a duplicate of a descriptor, instead of what was kept under the key. It has it when it returns.
+	// Hold keeps a duplicate of a descriptor, and replaces the one under the same key. The holder has it on return.
 	Hold(key uint64, fd int) error
-	// Drop closes what is kept under a key.
+	// Drop closes the descriptor under a key.
 	Drop(key uint64)
 }
 
@@ -114,13 +120,13 @@ type View struct {
 	ref         func() (int, func(), error) // immutable, may be nil
 
 	state   *state.Region // immutable
-	private *state.Arena  // immutable; not nil when the state is this view's alone
+	private *state.Arena  // immutable; not nil if the state is private to this view
 	names   *state.Arena  // immutable: control files' numbers in node ids
 	holder  Holder        // immutable, may be nil
 	denied  func(Denial)  // immutable, may be nil
 	crashed bool          // immutable
 	settle  func()        // immutable, may be nil
-	alone   bool          // immutable: no thread waits for an answer of this process (see below)
+	alone   bool          // immutable: no thread waits for an answer of this process (see start)
 
 	conn     *conn.Conn
 	handles  handleTable
@@ -146,8 +152,8 @@ type link struct {
 
 // New makes a view and its FUSE connection; mount it by Conn, then call Serve.
 //
-// It fails when no boundary was given, when the layout asks for a hierarchy that is not among them, or with what
-// conn.New says of /dev/fuse.
+// It fails without a boundary, if the layout asks for a hierarchy that is not among the boundaries, or with the
+// error of conn.New.
 func New(cfg Config) (*View, error) {
 	if len(cfg.Boundaries) == 0 {
 		return nil, errors.New("cannot make a view: no hierarchy of this host holds a permitted controller")
@@ -160,7 +166,8 @@ func New(cfg Config) (*View, error) {
 	}
 	v := &View{
 		host: cfg.Host, policy: cfg.Policy, owner: cfg.Owner, log: cfg.Log, ref: cfg.MountRef,
-		top: time.Now(), reclaims: make(chan struct{}, 1), state: cfg.State, holder: cfg.Holder, denied: cfg.Denied, crashed: cfg.Crashed, settle: cfg.Settle,
+		top: time.Now(), reclaims: make(chan struct{}, 1), state: cfg.State, holder: cfg.Holder, denied: cfg.Denied,
+		crashed: cfg.Crashed, settle: cfg.Settle,
 	}
 	if err := v.arrange(cfg); err != nil {
 		return nil, err
@@ -178,15 +185,17 @@ func New(cfg Config) (*View, error) {
 	}
 	v.load(cfg.Held)
 	if cfg.Device == nil {
-		v.enterAttrs()() // while nobody waits: a server that is killed again and again would begin anew with each request
+		// While no request waits: a server that is killed again and again would start counting anew with each
+		// request.
+		v.enterAttrs()()
 	}
 	return v, nil
 }
 
-// privateHandles is how many open files and directories a guest of this server alone may have.
+// privateHandles bounds the open files and directories of a guest with a private state.
 const privateHandles = 1 << 15
 
-// makeState makes a state that nobody shares.
+// makeState makes a state that no other view shares.
 func (v *View) makeState() (err error) {
 	if v.private, err = state.New(1, privateHandles); err != nil {
 		return err
@@ -195,17 +204,17 @@ func (v *View) makeState() (err error) {
 	return err
 }
 
-// Layout is how the view arranges its hierarchies: never LayoutAuto.
+// Layout returns the arrangement of the hierarchies, never LayoutAuto.
 func (v *View) Layout() hierarchy.Layout { return v.layout }
 
-// nested says whether the host's hierarchies are themselves views. Their files cannot be passed through once more
-// (fuse_backing_open wants a stack less deep).
+// nested reports that the host's hierarchies are themselves views. Passthrough of a passed-through file is
+// impossible (fuse_backing_open bounds the depth of the stack).
 func (v *View) nested() bool { return v.hierarchies[0].boundary.Hierarchy().View }
 
-// several says whether the view's top holds a directory per hierarchy.
+// several reports that the view's top holds a directory per hierarchy.
 func (v *View) several() bool { return v.layout != hierarchy.LayoutV2 }
 
-// arrange makes the hierarchies and the top of the view as the layout says.
+// arrange makes the hierarchies and the top of the view for the layout.
 func (v *View) arrange(cfg Config) (err error) {
 	var shown []hierarchy.Hierarchy
 	for _, b := range cfg.Boundaries {
@@ -225,12 +234,20 @@ func (v *View) arrange(cfg Config) (err error) {
 		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.hierarchies))
 	}
 	if len(v.hierarchies) > maxHierarchies {
-		return fmt.Errorf("cannot make a view: %d hierarchies, at most %d can be shown", len(v.hierarchies), maxHierarchies)
+		return fmt.Errorf("cannot make a view: %d hierarchies, at most %d can be shown",
+			len(v.hierarchies), maxHierarchies)
 	}
 	return nil
 }
 
-// start opens the connection and what watches the host.
+// start opens the connection, the poller and the watchers of the host.
+//
+// A view is alone if it is to outlive its server on a kernel before Linux 6.9, which does not send the unanswered
+// requests of a dead server again. Requests read from the server's device fail when the device is closed, at the
+// exit of the server's last thread, and a thread that waits for such a request never exits. So the server of such a
+// view never waits for a request of the guest or of its own: it does not drop entries from the kernel's cache, and
+// has none kept there; and it does not write through its own mount, so a guest's inotify sees only the guest's own
+// writes.
 func (v *View) start(cfg Config) (err error) {
 	c := conn.Config{
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
@@ -270,13 +287,7 @@ func (v *View) start(cfg Config) (err error) {
 	return nil
 }
 
-// Where the kernel does not send again what a dead server leaves (before Linux 6.9), what was read from its device fails when
-// that is closed, which is when its last thread has ended. A thread that waits for such a request then never ends: so a view
-// that is to outlive its server (alone) does nothing that waits for a request of the guest or of its own. It does not drop
-// entries from the kernel's cache, and has none kept there; and it does not write through its own mount, so a guest's
-// inotify sees only what the guest itself writes.
-
-// subtype is what mountinfo shows after "fuse.": the type a reader of mount tables would look for.
+// subtype follows "fuse." in mountinfo: the type that readers of mount tables expect.
 func (v *View) subtype() string {
 	if v.layout == hierarchy.LayoutV2 {
 		return "cgroup2"
@@ -287,11 +298,12 @@ func (v *View) subtype() string {
 // Conn is the view's FUSE connection: mount it by Conn().Mount or Conn().Fsmount.
 func (v *View) Conn() *conn.Conn { return v.conn }
 
-// Serve answers the guest until the view is unmounted (nil) or closed, or until its connection is aborted (the error).
+// Serve answers the guest until the view is unmounted (nil) or closed, or until its connection is aborted (the
+// error).
 func (v *View) Serve() error { return v.conn.Serve() }
 
-// Close ends the connection: requests in flight fail with ECONNABORTED, later ones with ENOTCONN. It takes back what the
-// view added to the host, as far as the guest left it empty.
+// Close ends the connection: requests in flight fail with ECONNABORTED, later ones with ENOTCONN. It removes the
+// cgroups that the view added to the host, if the guest left them empty.
 func (v *View) Close() error {
 	var err error
 	v.closeOnce.Do(func() {
@@ -304,7 +316,7 @@ func (v *View) Close() error {
 	return err
 }
 
-// stop gives back what the view has of this process.
+// stop releases the resources of the view in this process.
 func (v *View) stop() {
 	for _, hier := range v.hierarchies {
 		if hier.watcher != nil {
@@ -319,8 +331,8 @@ func (v *View) stop() {
 	}
 }
 
-// Suspend stops serving, so that another server goes on by the same state: it waits for what is under way and touches
-// nothing afterwards. Serve returns nil. The error is ctx's, and says that some request is not answered yet.
+// Suspend stops serving, so that another server continues with the same state. It waits for running requests and
+// touches nothing afterwards. Serve returns nil. The error is ctx's: some request is still unanswered.
 func (v *View) Suspend(ctx context.Context) error {
 	var err error
 	v.closeOnce.Do(func() {
@@ -331,7 +343,7 @@ func (v *View) Suspend(ctx context.Context) error {
 	return err
 }
 
-// Open is how many files and directories the guest has open.
+// Open returns the number of files and directories that the guest has open.
 func (v *View) Open() int { return v.state.Open() }
 
 var _ fuse.RawFileSystem = (*rawFS)(nil)

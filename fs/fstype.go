@@ -9,23 +9,23 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Types is the file-system type (f_type of statfs) of each node of a view, as the kernel's own mounts have it there. The
-// index is the hierarchy number of the node's id: id>>TypeShift, which is 0 for node 1.
+// Types is the file-system type (f_type of statfs) of each node of a view on a native host. The index is the
+// hierarchy number of the node id, id>>TypeShift: 0 for node 1.
 type Types [1 << (64 - TypeShift)]uint32
 
-// TypeShift takes a node id to its index in Types.
+// TypeShift maps a node id to its index in Types.
 const TypeShift = hierarchyShift
 
-// The extended attributes by which is asked what Types says of a node: 4 bytes, little-endian. They are listed nowhere, and tell a guest
-// nothing that its path does not. The kernel lets the first through for the host's root alone, the second for everybody
-// (xattr_permission, fs/xattr.c): a guest that answers its own programs' statfs asks, too.
+// Extended attributes with the entry of a node in Types: 4 bytes, little-endian. No listing shows them, and they
+// tell a guest nothing beyond its path. The kernel admits only the host's root to the first, and everybody to the
+// second (xattr_permission, fs/xattr.c), which a guest needs that answers statfs for its own programs.
 const (
 	typeAttr     = "trusted.vcgroupfs.type"
 	openTypeAttr = "system.vcgroupfs.type"
 )
 
-// Types says which type each node of the view has on a host: cgroup2's in a v2 hierarchy, cgroup's in a v1 hierarchy, and tmpfs's at the
-// top of a view with several hierarchies, where hosts have a tmpfs.
+// Types returns the type of each node as on a host: cgroup2's in the v2 hierarchy, cgroup's in a v1 hierarchy,
+// tmpfs's at the top of a view with several hierarchies.
 func (v *View) Types() (all Types) {
 	all[0] = unix.TMPFS_MAGIC
 	if v.layout == hierarchy.LayoutV2 {
@@ -44,7 +44,7 @@ func typeOf(hier *viewHierarchy) uint32 {
 	return unix.CGROUP_SUPER_MAGIC
 }
 
-// Cgroup is the id of the boundary in the v2 hierarchy, 0 where the view has none.
+// Cgroup returns the id of the boundary in the v2 hierarchy, 0 if the view has none.
 func (v *View) Cgroup() uint64 {
 	for _, hier := range v.hierarchies {
 		if hier.v2() {
@@ -54,7 +54,7 @@ func (v *View) Cgroup() uint64 {
 	return 0
 }
 
-// getType answers typeAttr and openTypeAttr. ERANGE where dest is too small; with no room at all the size is asked for.
+// getType answers typeAttr and openTypeAttr. ERANGE if dest is too small; an empty dest asks for the size.
 func (v *View) getType(node uint64, dest []byte) (uint32, fuse.Status) {
 	const size = 4
 	if len(dest) < size {

@@ -10,8 +10,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// handle is one open of a control file or directory by the guest. It carries the authority settled at open (rule 4): a
-// host descriptor with the access that was granted, the verdict, and who opened.
+// handle is one open of a control file or directory by the guest. It carries the authority settled at open (rule 4):
+// the host descriptor with the granted access, the verdict, and the opener.
 type handle struct {
 	fh       uint64          // immutable once it is in the table
 	hier     *viewHierarchy  // immutable; nil for the top directory
@@ -22,41 +22,41 @@ type handle struct {
 	opener   credentials     // immutable
 	reads    bool            // immutable: opened for reading only
 	flags    int             // immutable: for the host's open
-	backing  *backing        // immutable: not nil when the kernel reads the host's file itself, or does for others
-	inode    uint64          // immutable: of the host's file, 0 where nothing of the open comes here
-	counted  uint32          // immutable: state.Stranger where the open is counted as a stranger's
+	backing  *backing        // immutable: nil unless the kernel reads the host's file itself, for this open or others
+	inode    uint64          // immutable: of the host's file, 0 if no I/O of the open reaches the server
+	counted  uint32          // immutable: state.Stranger if the open counts as a stranger's
 
-	fired atomic.Uint32 // what a PSI trigger has told the poller, and the guest not yet
+	fired atomic.Uint32 // events of a PSI trigger that the poller has and the guest has not
 
 	mu      sync.Mutex
-	fd      int        // guarded by mu: host descriptor of a control file, -1 where there is none (yet, after a restart)
-	pos     int64      // guarded by mu: the descriptor's position, which each write moves on
+	fd      int        // guarded by mu: host descriptor of a control file, -1 for none (yet, after a restart)
+	pos     int64      // guarded by mu: position of fd, advanced by each write
 	leaf    int        // guarded by mu: descriptor of the leaf's file of the same name, -1 before its first use
 	leafPos int64      // guarded by mu: its position
-	content []byte     // guarded by mu: what a filtered read at offset 0 made, for the reads that follow
+	content []byte     // guarded by mu: content of a filtered read at offset 0, for the following reads
 	entries []dirEntry // guarded by mu: a directory's listing, made at offset 0
 	trigger bool       // guarded by mu: the descriptor carries a PSI trigger
-	rest    rest       // guarded by mu: what is yet to come of a write in parts
+	rest    rest       // guarded by mu: outstanding parts of a write
 	held    bool       // guarded by mu: the holder has the descriptor too
-	kh      uint64     // guarded by mu: what the kernel's polls know it by, 0 before the first poll
+	kh      uint64     // guarded by mu: the kernel's number for polls, 0 before the first poll
 }
 
-// credentials are who opened a file, in the host's ids.
+// credentials describe the opener, in the host's ids.
 type credentials struct {
 	uid, gid uint32
 	tid      int  // 0 after a restart
-	admin    bool // CAP_SYS_ADMIN over the host; looked up only where a verdict needs it
+	admin    bool // CAP_SYS_ADMIN over the host; set only for a verdict that needs it
 }
 
-// handleTable maps FUSE file handles to opens. Each open is kept in the state too, for the next server.
+// handleTable maps FUSE file handles to opens. The state keeps each open too, for the next server.
 type handleTable struct {
 	state *state.Region // immutable
 
 	mu   sync.RWMutex
-	open map[uint64]*handle // guarded by mu; made at its first use
+	open map[uint64]*handle // guarded by mu; nil before its first use
 }
 
-// add gives an open its handle. False when the guest has as many as it may.
+// add gives an open its handle. False if the guest has reached its bound.
 func (t *handleTable) add(h *handle, rec state.Handle) (fh uint64, ok bool) {
 	fh, ok = t.state.Add(rec)
 	if ok {
@@ -81,7 +81,7 @@ func (t *handleTable) get(fh uint64) *handle {
 	return t.open[fh]
 }
 
-// of finds an open of a control file, nil when there is none.
+// of finds an open of a control file, or nil.
 func (t *handleTable) of(n node) *handle {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -93,7 +93,7 @@ func (t *handleTable) of(n node) *handle {
 	return nil
 }
 
-// take takes an open out of the table; its state is kept until forget.
+// remove removes an open from the table; the state keeps it until forget.
 func (t *handleTable) remove(fh uint64) *handle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,7 +104,7 @@ func (t *handleTable) remove(fh uint64) *handle {
 
 func (t *handleTable) forget(fh uint64) { t.state.Remove(fh) }
 
-// closeAll closes every host descriptor; the connection is over, or another server goes on with it.
+// closeAll closes every host descriptor, after the end of the connection or before another server continues it.
 func (t *handleTable) closeAll() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,8 +126,8 @@ func (h *handle) close() {
 	h.fd, h.leaf = -1, -1
 }
 
-// host is the host's descriptor. After a restart that of a read-only open is opened again, if it is still the same file:
-// ENODEV when that is gone, as the descriptor would have said. EBADF for an open that has none.
+// host returns the host's descriptor. After a restart it opens the file of a read-only open again, if that is still
+// the same file: ENODEV if not, as the old descriptor would have answered. EBADF for an open without a descriptor.
 func (h *handle) host() (int, error) {
 	h.mu.Lock()
 	fd := h.fd
@@ -162,11 +162,12 @@ func (h *handle) host() (int, error) {
 	return fd, nil
 }
 
-// unknownPos is the position of a descriptor that an earlier server moved.
+// unknownPos is the position of a descriptor that an earlier server has written to.
 const unknownPos = -1
 
-// positions are those of the descriptors, for the journal. The kernel is asked after a restart: its answer waits for a write
-// that a thread of the dead server still makes by the same open file (fdget_pos), and so tells of it.
+// positions returns the positions of the descriptors, for the journal. After a restart it asks the kernel. The
+// answer waits for a write that a thread of the dead server is still making by the same open file (fdget_pos), and
+// so includes it.
 func (h *handle) positions() (own, leaf int64) {
 	h.mu.Lock()
 	own, leaf = h.pos, h.leafPos
@@ -189,17 +190,17 @@ func positionOf(fd int) int64 {
 	return 0
 }
 
-// wrote moves a position on: the kernel moves that of a descriptor with each write that succeeded, and with no other.
+// wrote advances the position by a successful write; the kernel moves a descriptor's position with no other.
 func (h *handle) wrote(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pos += int64(n)
 }
 
-// leafKey is under which the holder keeps the descriptor of a leaf's file.
+// leafKey marks the holder's key of the descriptor of a leaf's file.
 const leafKey = 1 << 63
 
-// hold has the holder keep a descriptor of an open.
+// hold gives a descriptor of an open to the holder.
 func (v *View) hold(key uint64, fd int) {
 	if v.holder == nil {
 		return

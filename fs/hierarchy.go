@@ -15,14 +15,14 @@ type viewHierarchy struct {
 	boundary *host.Boundary
 	version  hierarchy.Version
 	name     string // directory at the top of a v1 or hybrid view
-	flat     bool   // a child escapes its parent's limits (v1 blkio), so a guest may make none
+	flat     bool   // a child escapes its parent's limits (v1 blkio), so the guest may make none
 	quota    quota
-	watcher  *host.Watcher // kernfs ids are numbers of one hierarchy: each has a watcher of its own
+	watcher  *host.Watcher // one per hierarchy, because kernfs ids are unique only within one
 
-	timed sync.Map // of kernfs ids: directories whose times kernfs keeps (View.look)
+	timed sync.Map // kernfs ids of directories with times in kernfs (View.statParent)
 
 	leafID   atomic.Uint64 // kernfs id of the leaf; 0: there is none
-	evacuate chan struct{} // one slot: who holds it moves the boundary's processes into the leaf
+	evacuate chan struct{} // one slot, for moving the boundary's processes to or from the leaf
 
 	expected expectations
 }
@@ -37,10 +37,10 @@ func newViewHierarchy(index int, b *host.Boundary, q policy.Quota) *viewHierarch
 	return hier
 }
 
-// v2 says whether it is the unified hierarchy.
+// v2 reports the unified hierarchy.
 func (hier *viewHierarchy) v2() bool { return hier.version == hierarchy.V2 }
 
-// isRoot says whether a directory is what the guest sees as "/": the boundary or its leaf.
+// isRoot reports that the guest sees the directory as "/": the boundary or its leaf.
 func (hier *viewHierarchy) isRoot(dir uint64) bool {
 	return dir == hier.boundary.ID() || (dir != 0 && dir == hier.leafID.Load())
 }

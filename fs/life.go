@@ -10,21 +10,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// A controller that is switched off takes its control files away, and switched on again it makes new ones. What a guest
-// holds of an old file must go on saying ENODEV while the new one works. To the kernel both cannot be one inode: while an
-// open of it passes through, every other open must name the same backing file (fuse_inode_uncached_io_start), which is
-// dead. Nor may an inode get another generation: its open files then fail with EIO, even when they are closed
-// (fuse_stale_inode, fuse_flush). So a node id has a life in it, which comes of the file's own kernfs id.
+// Disabling a controller removes its control files; enabling it makes new ones. A guest's descriptor of an old file
+// must keep answering ENODEV while the new file works. The kernel cannot have both as one inode: while an open of it
+// passes through, every other open must name the same backing file (fuse_inode_uncached_io_start), and that one is
+// dead. Nor may the inode get another generation: its open files then fail with EIO, even at close
+// (fuse_stale_inode, fuse_flush). So a node id contains a life, derived from the file's own kernfs id.
 
-// lifeTable remembers the life of files that were asked for last. It is bounded, and only a help: without it a new file has
-// the life of the one before it in one of 64 cases, which matters to a descriptor that has the old file by O_PATH alone.
+// lifeTable remembers the lives of the files used last. It is bounded and only an optimization: without it, one new
+// file in 64 gets the life of its predecessor, which matters only to an O_PATH descriptor of the old file.
 type lifeTable struct {
 	mu   sync.Mutex
 	last [lives]struct{ base, ino, life uint64 } // guarded by mu; by scatter(base)
 }
 
-// lifeOf is the life of a control file with a kernfs id. A file that is about to go (settle.go) has one of which no open
-// passes through.
+// lifeOf returns the life of a control file with a kernfs id. For a file that is about to go (settle.go) it chooses
+// a life without a passed-through open.
 func (v *View) lifeOf(hier *viewHierarchy, dir uint64, name string, ino uint64) uint64 {
 	life := v.plainLife(hier, dir, name, ino)
 	if !v.settling.ends(hier, dir, name) {
@@ -39,7 +39,7 @@ func (v *View) lifeOf(hier *viewHierarchy, dir uint64, name string, ino uint64) 
 	return life
 }
 
-// plainLife is the life of a file that stays: never one whose old file the kernel still reads.
+// plainLife is lifeOf for a file that stays. It avoids lives whose old file the kernel still reads.
 func (v *View) plainLife(hier *viewHierarchy, dir uint64, name string, ino uint64) uint64 {
 	if !renewed(hier, name) {
 		return 0
@@ -63,23 +63,24 @@ func (v *View) plainLife(hier *viewHierarchy, dir uint64, name string, ino uint6
 	return life
 }
 
-// scatter makes a number below lives of another.
+// scatter hashes a number to one below lives.
 func scatter(n uint64) uint64 { return n * 0x9e3779b97f4a7c15 >> (64 - lifeBits) }
 
-// renewed reports that a control file can be made anew while its cgroup lives. A v1 controller does not leave its hierarchy.
+// renewed reports that a control file can be removed and made again while its cgroup lives. A v1 controller never
+// leaves its hierarchy.
 func renewed(hier *viewHierarchy, name string) bool {
 	return hier.v2() && hierarchy.ControllerOf(name) != ""
 }
 
-// current reports that the file with a kernfs id is the one that a node stands for.
+// current reports that the node stands for the file with this kernfs id.
 func (v *View) current(n node, ino uint64) bool {
 	return n.life == v.lifeOf(n.hier, n.dir, n.file, ino)
 }
 
-// staleOpens tell the first open of a node whose file is gone from the second. To ESTALE the kernel looks the path up
-// again, once (do_filp_open), and finds what is there now. An open that has no path, by /proc/self/fd or a file that is
-// bound somewhere, comes back as it was, and is ENODEV, as kernfs says (kernfs_fop_open). So is one that finds a new file
-// which is gone by then, too.
+// staleOpens tells the first open of a removed file's node from the second. On ESTALE the kernel looks the path up
+// again, once (do_filp_open), and finds the new file. An open without a path, by /proc/self/fd or a bind mount of
+// the file, comes back unchanged and gets ENODEV, as from kernfs (kernfs_fop_open). So does an open that finds a new
+// file which has been removed too.
 type staleOpens struct {
 	mu   sync.Mutex
 	ring [16]staleOpen // guarded by mu
@@ -87,17 +88,17 @@ type staleOpens struct {
 	some bool          // guarded by mu: an open may come back
 }
 
-// staleOpen is the open of a file of this name by a thread.
+// staleOpen is a thread's open of a file of this name.
 type staleOpen struct {
 	name uint64 // a node id without directory and life
 	tid  uint32
 	at   time.Time
 }
 
-// staleTime is how long an open that comes back is waited for. One that is forgotten gets ESTALE again, and says it.
+// staleTime is how long an open may take to come back. A forgotten one gets ESTALE again.
 const staleTime = 2 * time.Second
 
-// answer is the errno of an open of a node whose file is gone.
+// answer returns the errno of an open of a removed file.
 func (s *staleOpens) answer(node uint64, tid uint32) fuse.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +111,7 @@ func (s *staleOpens) answer(node uint64, tid uint32) fuse.Status {
 	return fuse.Status(unix.ESTALE)
 }
 
-// found notes that a thread's open succeeded: its next one is a first one.
+// found notes that a thread's open succeeded, so the next stale one is a first one.
 func (s *staleOpens) found(node uint64, tid uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +120,7 @@ func (s *staleOpens) found(node uint64, tid uint32) {
 	}
 }
 
-// take forgets that an open is to come back, and reports that it was. Called with mu held.
+// forget removes a thread's stale open of a file, and reports that it was there. Called with mu held.
 func (s *staleOpens) forget(node uint64, tid uint32) (was bool) {
 	s.some = false
 	for i := range s.ring {

@@ -13,7 +13,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Lookup finds a name in a directory. A miss is not cached: the host may make it any time.
+// Lookup finds a name in a directory. The kernel must not cache a miss: the host may make the name at any time.
 func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	v := r.view()
 	n, st := v.node(in.NodeId)
@@ -27,7 +27,7 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 		return errNotDir
 	}
 	if len(name) > nameMax {
-		return fuse.ENOENT // kernfs knows no longest name, and the view shows none that is longer
+		return fuse.ENOENT // kernfs has no longest name, and the view shows none above NAME_MAX
 	}
 	d, err := n.hier.acquire(n.dir)
 	if err != nil {
@@ -37,7 +37,7 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 	return v.lookup(n.hier, d, name, in.Pid, out)
 }
 
-// lookup fills in the entry of name in a directory of a hierarchy, for a caller.
+// lookup fills in the entry of a name in a directory of a hierarchy, for the caller tid.
 func (v *View) lookup(hier *viewHierarchy, d *host.Dir, name string, tid uint32, out *fuse.EntryOut) fuse.Status {
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil {
@@ -66,7 +66,9 @@ func (v *View) lookup(hier *viewHierarchy, d *host.Dir, name string, tid uint32,
 }
 
 // enterDir fills in the entry of a child cgroup.
-func (v *View) enterDir(hier *viewHierarchy, d *host.Dir, name string, tid uint32, st *unix.Stat_t, out *fuse.EntryOut) fuse.Status {
+func (v *View) enterDir(
+	hier *viewHierarchy, d *host.Dir, name string, tid uint32, st *unix.Stat_t, out *fuse.EntryOut,
+) fuse.Status {
 	if st.Ino > dirMask {
 		return fuse.Status(unix.EOVERFLOW)
 	}
@@ -77,7 +79,7 @@ func (v *View) enterDir(hier *viewHierarchy, d *host.Dir, name string, tid uint3
 	}
 	defer child.Release()
 	v.watchFor(hier, d, tid)
-	if child.IsBoundary() { // the leaf: an alias of the root, with an inode number of its own
+	if child.IsBoundary() { // the leaf: the root under another inode number
 		var root unix.Stat_t
 		if err := child.Stat(&root); err != nil {
 			return status(err)
@@ -138,10 +140,10 @@ type dirEntry struct {
 	name string
 	ino  uint64
 	mode uint32
-	off  uint64 // of its line: where the next one begins is beyond it
+	off  uint64 // position of the line in the listing
 }
 
-// ReadDir lists a directory from the listing made at offset 0, so that a reader who stops and goes on sees each name once.
+// ReadDir lists a directory from the listing made at offset 0, so a reader that pauses sees each name once.
 func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	v := r.view()
 	h := v.handles.get(in.Fh)
@@ -160,7 +162,9 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 		h.entries = entries
 		h.mu.Unlock()
 	}
-	after, _ := slices.BinarySearchFunc(entries, in.Offset+1, func(e dirEntry, off uint64) int { return cmp.Compare(e.off, off) })
+	after, _ := slices.BinarySearchFunc(entries, in.Offset+1, func(e dirEntry, off uint64) int {
+		return cmp.Compare(e.off, off)
+	})
 	for _, e := range entries[after:] {
 		if !out.AddDirEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: e.off}) {
 			break
@@ -169,8 +173,8 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 	return fuse.OK
 }
 
-// order gives each entry its offset and sorts by that: it comes of the name alone, so that a reader goes on at the right place
-// in a listing that another server makes.
+// order sets each entry's offset and sorts by it. The offset is a hash of the name, so a reader continues at the
+// right entry of a listing made by another server.
 func order(entries []dirEntry) []dirEntry {
 	for i := range entries {
 		switch e := &entries[i]; e.name {
@@ -184,16 +188,18 @@ func order(entries []dirEntry) []dirEntry {
 			e.off = h.Sum64()>>2 | 1<<61 // positive, and never small
 		}
 	}
-	slices.SortFunc(entries, func(a, b dirEntry) int { return cmp.Or(cmp.Compare(a.off, b.off), strings.Compare(a.name, b.name)) })
+	slices.SortFunc(entries, func(a, b dirEntry) int {
+		return cmp.Or(cmp.Compare(a.off, b.off), strings.Compare(a.name, b.name))
+	})
 	for i := 1; i < len(entries); i++ {
-		if entries[i].off <= entries[i-1].off { // two names of one hash
+		if entries[i].off <= entries[i-1].off { // two names with one hash
 			entries[i].off = entries[i-1].off + 1
 		}
 	}
 	return entries
 }
 
-// list is what a directory shows. One that was removed shows nothing, as on kernfs.
+// list returns the entries of a directory. A removed directory has none, as on kernfs.
 func (v *View) list(hier *viewHierarchy, dir uint64) ([]dirEntry, error) {
 	if hier == nil {
 		return v.listTop(), nil
@@ -208,7 +214,8 @@ func (v *View) list(hier *viewHierarchy, dir uint64) ([]dirEntry, error) {
 		return nil, err
 	}
 	out := make([]dirEntry, 0, len(found)+2)
-	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR}, dirEntry{name: "..", ino: v.above(d), mode: unix.S_IFDIR})
+	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR},
+		dirEntry{name: "..", ino: v.above(d), mode: unix.S_IFDIR})
 	for _, e := range found {
 		if e.IsDir {
 			if len(e.Name) <= nameMax && !hier.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
@@ -223,7 +230,7 @@ func (v *View) list(hier *viewHierarchy, dir uint64) ([]dirEntry, error) {
 	return order(out), nil
 }
 
-// above is the inode number that ".." has in a directory: that of its parent, and its own at the top.
+// above returns the inode number of "..": the parent's, or the directory's own at the top.
 func (v *View) above(d *host.Dir) uint64 {
 	if d.IsBoundary() {
 		if v.layout == hierarchy.LayoutV2 {
@@ -233,14 +240,17 @@ func (v *View) above(d *host.Dir) uint64 {
 	}
 	up, err := d.Parent()
 	if err != nil {
-		return d.ID() // it is being removed
+		return d.ID() // removal under way
 	}
 	defer up.Release()
 	return up.ID()
 }
 
 func (v *View) listTop() []dirEntry {
-	out := []dirEntry{{name: ".", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}, {name: "..", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR}}
+	out := []dirEntry{
+		{name: ".", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR},
+		{name: "..", ino: fuse.FUSE_ROOT_ID, mode: unix.S_IFDIR},
+	}
 	for _, hier := range v.hierarchies {
 		out = append(out, dirEntry{name: hier.name, ino: hier.boundary.ID(), mode: unix.S_IFDIR})
 	}

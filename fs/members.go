@@ -12,12 +12,12 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// perThread says whether a membership file names threads; the others name processes.
+// perThread reports that a membership file lists threads, not processes.
 func perThread(file string) bool { return file == "tasks" || file == "cgroup.threads" }
 
-// members is the content of cgroup.procs, cgroup.threads or tasks in the reader's own pid numbers. What the reader's pid
-// namespace does not hold is left out on v1 and 0 on v2, as the kernel has it (task_pid_vnr in cgroup_procs_show;
-// pidlist_array_load).
+// members returns the content of cgroup.procs, cgroup.threads or tasks in the reader's pid numbers. A task outside
+// the reader's pid namespace is left out on v1 and 0 on v2, as from the kernel (pidlist_array_load; task_pid_vnr in
+// cgroup_procs_show).
 func (v *View) members(h *handle, tid uint32) ([]byte, error) {
 	fd, err := h.host()
 	if err != nil {
@@ -64,8 +64,8 @@ func parsePids(raw []byte) []int {
 	return pids
 }
 
-// parsePid reads what cgroup_procs_write_start does: kstrtoint(strstrip(buf), 0) of a number that is not negative.
-// EINVAL for everything else.
+// parsePid parses a number as cgroup_procs_write_start does: kstrtoint(strstrip(buf), 0), not negative. EINVAL for
+// anything else.
 func parsePid(data []byte) (int, error) {
 	n, err := hierarchy.ParseUint(strings.TrimSpace(untilNUL(data)))
 	if err != nil || n > math.MaxInt32 {
@@ -74,12 +74,12 @@ func parsePid(data []byte) (int, error) {
 	return int(n), nil
 }
 
-// move answers a write of a pid (rule 5): the number is the writer's, 0 is the writer, and the task moves only from inside
-// the boundary to inside the boundary.
+// move answers a write of a pid (rule 5): the number is the writer's, 0 is the writer, and the task moves only from
+// inside the boundary to inside the boundary.
 func (v *View) move(h *handle, tid uint32, data []byte) error {
 	dst, err := h.hier.acquire(h.dir)
 	if err != nil {
-		return unix.ENODEV // before all else: cgroup_kn_lock_live
+		return unix.ENODEV // cgroup_kn_lock_live checks this first
 	}
 	defer dst.Release()
 	if v.removed(dst, h.file) {
@@ -111,8 +111,8 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 	return v.moveTo(h, dst, pid, thread)
 }
 
-// removed reports that a directory is no more. In a nested view the kernel's caches find the files of one for a second,
-// but not its path.
+// removed reports that a directory was removed. In a nested view the kernel's caches find its files for another
+// second, but not its path.
 func (v *View) removed(d *host.Dir, file string) bool {
 	if v.nested() {
 		_, err := d.Path()
@@ -140,9 +140,9 @@ func (v *View) moveBy(h *handle, dst *host.Dir, fd, pid int, thread bool) (int, 
 	})
 }
 
-// mayMove is the kernel's check of who may move whom, which the server's own credentials would always pass. v1
-// (cgroup1_procs_write): root, or the task's own user, saved or real. v2 (cgroup_attach_permissions): whoever may write
-// cgroup.procs of the common ancestor.
+// mayMove repeats the kernel's check of the mover, which the server's credentials would always pass. v1
+// (cgroup1_procs_write): root, or the task's own real or saved user. v2 (cgroup_attach_permissions): write
+// permission on cgroup.procs of the common ancestor.
 func (v *View) mayMove(h *handle, dst *host.Dir, pid int, t *host.Task) error {
 	if h.opener.uid == 0 || h.opener.uid == v.owner.UID {
 		return nil
@@ -160,7 +160,7 @@ func (v *View) mayMove(h *handle, dst *host.Dir, pid int, t *host.Task) error {
 	return nil
 }
 
-// mayMoveUnder asks for write permission on cgroup.procs of the common ancestor of the task's cgroup and dst.
+// mayMoveUnder checks write permission on cgroup.procs of the common ancestor of the task's cgroup and dst.
 func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 	from, err := h.hier.boundary.PathOf(pid)
 	if err != nil {
@@ -194,7 +194,7 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 	return refuse(unix.EACCES, "another user's cgroups")
 }
 
-// commonPath is the longest path that both lie at or below; paths count from the boundary, without a leading slash.
+// commonPath returns the longest path at or above both; paths start at the boundary, without a leading slash.
 func commonPath(a, b string) string {
 	as, bs := strings.Split(strings.Trim(a, "/"), "/"), strings.Split(strings.Trim(b, "/"), "/")
 	n := 0
@@ -204,7 +204,7 @@ func commonPath(a, b string) string {
 	return strings.Join(as[:n], "/")
 }
 
-// callerOf is the pid namespace of a request's caller.
+// callerOf returns the pid namespace of a request's caller.
 func (v *View) callerOf(tid uint32) (*host.PidNamespace, error) {
 	if tid == 0 {
 		return nil, unix.ESRCH // not visible in the server's pid namespace

@@ -12,7 +12,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Mkdir makes a cgroup. The real one belongs to root on the host; who made it, and with what mode, is its record.
+// Mkdir makes a cgroup. On the host it belongs to root; the guest's owner and mode are kept in attributes
+// (owner.go).
 func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	v := r.view()
 	n, st := v.node(in.NodeId)
@@ -46,15 +47,16 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	if st := v.lookup(n.hier, d, name, in.Pid, out); st.Ok() {
 		return st
 	}
-	// The host was quick to remove it again, or another has taken its place: made it was.
+	// The mkdir succeeded, even if the host has removed the cgroup or replaced it since.
 	out.NodeId = v.dirNode(n.hier, cmp.Or(ch.entry.B, goneDir))
 	v.fillRemoved(node{hier: n.hier, dir: ch.entry.B}, &out.Attr)
 	return fuse.OK
 }
 
-// look tells a directory's state: when a child was last made or removed there, and how many there are. kernfs keeps the time
-// only of a directory whose attributes were changed once (kernfs_add_one, kernfs_remove): so it is given the mode that it has.
-// It is the time of modification, since that of change also tells of a chmod, also of this one by the next server.
+// statParent returns the state of the directory above a new cgroup: the time of the last creation or removal in it,
+// and its link count. kernfs keeps that time only for a directory whose attributes were set once (kernfs_add_one,
+// kernfs_remove), so statParent sets the present mode. It uses the modification time, because a chmod, this one by
+// the next server included, changes the time of change.
 func (v *View) statParent(hier *viewHierarchy, d *host.Dir, unique uint64) (changed, children uint64) {
 	var st unix.Stat_t
 	if v.holder == nil || d.Stat(&st) != nil {
@@ -71,24 +73,24 @@ func (v *View) statParent(hier *viewHierarchy, d *host.Dir, unique uint64) (chan
 	return uint64(st.Mtim.Nano()), uint64(st.Nlink)
 }
 
-// removedSince says whether the server before made a cgroup and the host has removed it since: it is not there, something was
-// made or removed beside it, and there are as many as before.
+// removedSince reports that the previous server made the cgroup and the host has removed it: the name does not
+// exist, the directory has changed, and its link count is the same as before.
 func (v *View) removedSince(ch *change, d *host.Dir, name string, changed, children uint64) bool {
 	var st unix.Stat_t
 	return d.Lookup(name, &st) == unix.ENOENT && changed != ch.entry.A && children == ch.entry.C
 }
 
-// goneDir is the kernfs id of a cgroup that was removed before anybody knew its id: none is found by it.
+// goneDir stands in for the kernfs id of a cgroup that was removed before its id was read. No cgroup has it.
 const goneDir = dirMask
 
-// makingMode is the mode of a cgroup on the host while the view makes it. A server that was killed in between knows by it
-// that a cgroup is its own, for nobody else makes one of that mode.
+// makingMode is a cgroup's mode on the host until its creation is complete. By it a server recognizes the unfinished
+// cgroup of a killed predecessor, because no other program makes a cgroup with this mode.
 const (
-	makingMode = 0o1000 // no permission: a umask takes nothing of it
+	makingMode = 0o1000 // no permission bits, which a umask would clear
 	madeMode   = 0o755
 )
 
-// mkdir makes a cgroup and notes whose it is.
+// mkdir makes a cgroup and stores its owner.
 func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change) fuse.Status {
 	if st := v.mayName(n.hier, d, name); !st.Ok() {
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
@@ -105,7 +107,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	n.hier.expected.add(d.ID(), name)
 	err := d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
-		err = d.Silence(name) // the server before died in Mkdir
+		err = d.Silence(name) // the previous server died in Mkdir
 	}
 	ch.made()
 	if err != nil {
@@ -128,16 +130,16 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	return fuse.OK
 }
 
-// settle gives a cgroup that the view has made its mode.
+// setMadeMode sets the final mode of a cgroup with makingMode.
 func setMadeMode(d *host.Dir, name string) error {
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil || st.Mode != unix.S_IFDIR|makingMode {
-		return nil // removed meanwhile, or settled before
+		return nil // removed meanwhile, or complete already
 	}
 	return d.Chmod(name, madeMode)
 }
 
-// mayName refuses the names that no guest may make (rule 11). One that exists is the host's EEXIST to say.
+// mayName refuses the names that no guest may make (rule 11). EEXIST for a name that exists.
 func (v *View) mayName(hier *viewHierarchy, d *host.Dir, name string) fuse.Status {
 	if len(name) > nameMax {
 		return errTooLong
@@ -146,13 +148,16 @@ func (v *View) mayName(hier *viewHierarchy, d *host.Dir, name string) fuse.Statu
 		return fuse.OK
 	}
 	var st unix.Stat_t
-	if d.Lookup(name, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFDIR || v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden) {
+	if d.Lookup(name, &st) != nil {
+		return errName
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR || v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
 		return errExists
 	}
 	return errName
 }
 
-// Rmdir removes a cgroup: EBUSY while it has children or processes, as the host says.
+// Rmdir removes a cgroup. EBUSY for one with children or processes, from the host.
 func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	v := r.view()
 	n, st := v.node(in.NodeId)
@@ -160,7 +165,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		return st
 	}
 	if n.hier == nil {
-		return errBusy // natively a hierarchy at the top is a mount point; a link is ENOTDIR before it comes here
+		return errBusy // natively a hierarchy is a mount point; a link is ENOTDIR in the kernel
 	}
 	d, err := n.hier.acquire(n.dir)
 	if err != nil {
@@ -176,9 +181,10 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	switch {
 	case ch.done:
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
-		ch.finish(fuse.OK) // the cgroup that was to go is gone, and what has its name now is another
+		// The cgroup is gone; another one may have its name by now.
+		ch.finish(fuse.OK)
 	default:
-		if found == nil && info.Nlink <= 2 { // a cgroup with children stays: EBUSY
+		if found == nil && info.Nlink <= 2 { // a cgroup with children stays (EBUSY)
 			defer v.settling.begin(cancel, &ending{hier: n.hier, dir: info.Ino})()
 		}
 		ch.finish(v.rmdir(n.hier, d, name, ch))
@@ -201,7 +207,7 @@ func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) 
 	return fuse.OK
 }
 
-// Rename renames a cgroup within its directory on v1; v2 has no rename (EPERM).
+// Rename renames a cgroup within its directory on v1. EPERM on v2.
 func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	v := r.view()
 	n, st := v.node(in.NodeId)
@@ -216,7 +222,7 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 		return fuse.EINVAL // kernfs_iop_rename
 	}
 	if n.hier == nil || n.hier.v2() {
-		return errDenied // cgroup2 has no ->rename: kernfs_iop_rename says EPERM
+		return errDenied // cgroup2 has no ->rename: EPERM from kernfs_iop_rename
 	}
 	d, err := n.hier.acquire(n.dir)
 	if err != nil {
@@ -232,14 +238,16 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 	return ch.outcome()
 }
 
-// rename renames a cgroup of v1. found and info are what is at the old name.
-func (v *View) rename(n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newName string, found error, info unix.Stat_t, ch *change) fuse.Status {
+// rename renames a cgroup of v1. found and info are the result of looking up the old name.
+func (v *View) rename(
+	n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newName string, found error, info unix.Stat_t, ch *change,
+) fuse.Status {
 	var there unix.Stat_t
 	if ch.again && ch.entry.B != 0 && d.Lookup(newName, &there) == nil && there.Ino == ch.entry.B {
-		return fuse.OK // the server before has done it
+		return fuse.OK // the previous server renamed it
 	}
 	if ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B) {
-		return fuse.OK // it was renamed, and the host has done more with it since
+		return fuse.OK // renamed by the previous server, then changed by the host
 	}
 	if found != nil {
 		return status(found)
@@ -265,10 +273,13 @@ func (v *View) rename(n, to node, d *host.Dir, in *fuse.RenameIn, oldName, newNa
 	return status(err)
 }
 
-// reserved says whether a guest may not make this name in a directory: it is, or could be, a control file's of a controller that we
-// or this host know, or it is the leaf's. What v1
-// alone has in every cgroup, such as tasks, is a name like others on v2.
+// reserved reports that a guest may not make this name in a directory: the leaf's name, or the name of a control
+// file that a controller of ours or of this host has or could have. On v2 the names of files that every v1 cgroup
+// has, such as tasks, are free.
 func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) || d.IsBoundary() && name == hierarchy.LeafName || strings.ContainsRune(name, '\n') || dotted && v.host.Hierarchy(prefix) != nil
+	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) ||
+		d.IsBoundary() && name == hierarchy.LeafName ||
+		strings.ContainsRune(name, '\n') ||
+		dotted && v.host.Hierarchy(prefix) != nil
 }

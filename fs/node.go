@@ -9,11 +9,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// A node id, from the top bit down: 6 bits hierarchy (1 and up), 10 bits control file (0: the directory itself), 6 bits its life
-// (life.go), 42 bits kernfs id of the directory: 32 bits inode number and 10 bits of its generation, which grows each time
-// that the numbers have been used up. Node 1, which FUSE fixes, is the top. A control file is named through its directory, not by a
-// kernfs id of its own, because an open_by_handle_at of a file whose dentry is gone gives a descriptor that does not
-// know its name or parent, and the verdict needs both.
+// A node id, from the top bit down: 6 bits hierarchy (1 and up), 10 bits control file (0: the directory itself), 6
+// bits life (life.go), 42 bits kernfs id of the directory: 32 bits inode number and 10 bits generation, which grows
+// each time that the numbers are used up. Node 1, fixed by FUSE, is the top. The id of a control file contains its
+// directory's kernfs id rather than its own: open_by_handle_at of a file without a dentry returns a descriptor that
+// knows neither name nor parent, and the verdict needs both.
 const (
 	hierarchyShift = 58
 	fileShift      = 48
@@ -27,7 +27,7 @@ const (
 	linkHierarchy  = 63 // hierarchy number of the symbolic links at the top
 )
 
-// node is a node id taken apart.
+// node is a decoded node id.
 type node struct {
 	top  bool
 	link int            // 1 and up: number of a symbolic link at the top
@@ -37,7 +37,7 @@ type node struct {
 	life uint64         // of a file
 }
 
-// node takes a node id apart. ESTALE for one that was never given out.
+// node decodes a node id. ESTALE for one that no server gave out.
 func (v *View) node(id uint64) (node, fuse.Status) {
 	if id == fuse.FUSE_ROOT_ID {
 		if v.layout == hierarchy.LayoutV2 {
@@ -67,7 +67,7 @@ func (v *View) node(id uint64) (node, fuse.Status) {
 	return n, fuse.OK
 }
 
-// dirNode is the node id of a directory of t.
+// dirNode returns the node id of a directory.
 func (v *View) dirNode(hier *viewHierarchy, dir uint64) uint64 {
 	if v.layout == hierarchy.LayoutV2 && dir == hier.boundary.ID() {
 		return fuse.FUSE_ROOT_ID
@@ -75,7 +75,7 @@ func (v *View) dirNode(hier *viewHierarchy, dir uint64) uint64 {
 	return uint64(hier.index+1)<<hierarchyShift | dir
 }
 
-// fileNode is the node id of a control file in one of its lives; 0 when the name table is full.
+// fileNode returns the node id of a control file in one of its lives; 0 if the name table is full.
 func (v *View) fileNode(hier *viewHierarchy, dir uint64, name string, life uint64) uint64 {
 	n := v.names.NameNumber(name)
 	if n == 0 || dir > dirMask {
@@ -86,7 +86,7 @@ func (v *View) fileNode(hier *viewHierarchy, dir uint64, name string, life uint6
 
 func linkNode(n int) uint64 { return linkHierarchy<<hierarchyShift | uint64(n) }
 
-// place says whether a directory of t is the boundary; the leaf, reached by the path that /proc/self/cgroup names, is too.
+// place returns the place of a directory. The leaf, by the path in /proc/self/cgroup, is the boundary too.
 func (hier *viewHierarchy) place(dir uint64) hierarchy.Place {
 	if hier.isRoot(dir) {
 		return hierarchy.Boundary
@@ -94,7 +94,7 @@ func (hier *viewHierarchy) place(dir uint64) hierarchy.Place {
 	return hierarchy.Below
 }
 
-// acquire opens the directory of a node. The leaf's contents are the boundary's.
+// acquire opens the directory of a node. The leaf's content is the boundary's.
 func (hier *viewHierarchy) acquire(dir uint64) (*host.Dir, error) {
 	if hier.isRoot(dir) {
 		dir = hier.boundary.ID()
@@ -102,7 +102,7 @@ func (hier *viewHierarchy) acquire(dir uint64) (*host.Dir, error) {
 	return hier.boundary.Acquire(dir)
 }
 
-// decide asks policy about a control file in a directory of t.
+// decide returns the policy's decision on a control file in a directory.
 func (v *View) decide(hier *viewHierarchy, dir uint64, file string) policy.Decision {
 	return v.policy.Decide(policy.Request{Version: hier.version, File: file, Place: hier.place(dir)})
 }

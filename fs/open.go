@@ -9,8 +9,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Open settles what this open may do and opens the host's file with just that. EPERM when it may write and the verdict is
-// read-only; EINVAL for O_DIRECT, as kernfs; ENFILE over the guest's bound.
+// Open settles the authority of an open and opens the host's file with exactly that access. EPERM for write access
+// under a read-only verdict; EINVAL for O_DIRECT, as from kernfs; ENFILE over the guest's bound.
 func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	v := r.view()
 	unique := v.reopened(in.Unique)
@@ -21,7 +21,8 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if n.hier == nil || n.file == "" {
 		return fuse.Status(unix.EISDIR)
 	}
-	h := &handle{hier: n.hier, dir: n.dir, file: n.file, life: n.life, decision: v.decide(n.hier, n.dir, n.file), fd: -1, leaf: -1}
+	h := &handle{hier: n.hier, dir: n.dir, file: n.file, life: n.life, fd: -1, leaf: -1}
+	h.decision = v.decide(n.hier, n.dir, n.file)
 	h.opener = credentials{uid: in.Uid, gid: in.Gid, tid: int(in.Pid)}
 	access := int(in.Flags) & unix.O_ACCMODE
 	if st := v.authorise(h, access); !st.Ok() {
@@ -72,7 +73,7 @@ func (v *View) openAs(n node, h *handle, d *host.Dir, in *fuse.OpenIn, out *fuse
 			h.close()
 		}
 	}()
-	if stays && v.reopens(in.NodeId, h, d) { // nothing of it comes here: no descriptor is needed
+	if stays && v.reopens(in.NodeId, h, d) { // no I/O reaches the server, so no descriptor is needed
 		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
 		return fuse.OK
 	}
@@ -92,7 +93,7 @@ func (v *View) openAs(n node, h *handle, d *host.Dir, in *fuse.OpenIn, out *fuse
 	return fuse.OK
 }
 
-// gone is the errno of an open whose file is not there: it was when the kernel looked it up.
+// gone returns the errno of an open whose file existed when the kernel looked it up, and is gone now.
 func (v *View) gone(in *fuse.OpenIn, st fuse.Status) fuse.Status {
 	if st == fuse.ENOENT {
 		return v.stale.answer(in.NodeId, in.Pid)
@@ -115,7 +116,7 @@ func (h *handle) open(d *host.Dir) fuse.Status {
 	return fuse.OK
 }
 
-// keepOpen gives a new open its handle. When the guest, or a stranger, has as many as it may the open is ended.
+// keepOpen gives a new open its handle. At the bound of the guest, or of strangers, it ends the open instead.
 func (v *View) keepOpen(h *handle, in *fuse.InHeader, unique uint64) (fh uint64, ok bool) {
 	if h.counted, ok = v.admits(in.Pid); ok {
 		fh, ok = v.handles.add(h, h.saved(in.NodeId, unique))
@@ -126,7 +127,7 @@ func (v *View) keepOpen(h *handle, in *fuse.InHeader, unique uint64) (fh uint64,
 	return fh, ok
 }
 
-// record is what is kept of a new open.
+// saved returns the state's form of a new open.
 func (h *handle) saved(node, unique uint64) state.Handle {
 	rec := state.Handle{Node: node, Inode: h.inode, Unique: unique, UID: h.opener.uid, GID: h.opener.gid}
 	set := func(on bool, flag uint32) {
@@ -147,8 +148,8 @@ func (h *handle) saved(node, unique uint64) state.Handle {
 	return rec
 }
 
-// authorise decides whether an open with this access may be, by the verdict and by what the kernel would have asked of
-// the opener and cannot ask of the server (rule 9).
+// authorise decides on an open with this access: by the verdict, and by the checks of the opener that the kernel
+// would make and cannot make of the server (rule 9).
 func (v *View) authorise(h *handle, access int) fuse.Status {
 	d := h.decision
 	switch d.Verdict {
@@ -176,7 +177,7 @@ func (r *rawFS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	failpoint("release-done")
 }
 
-// release ends an open. Ended already, it is no error: the kernel may send it again.
+// release ends an open. A second release is no error, since the kernel may send it again.
 func (v *View) release(fh uint64) {
 	h := v.handles.remove(fh)
 	if h == nil {
@@ -188,7 +189,7 @@ func (v *View) release(fh uint64) {
 	v.handles.forget(fh)
 }
 
-// endOpen gives back what an open has.
+// endOpen releases the resources of an open.
 func (v *View) endOpen(h *handle) {
 	h.mu.Lock()
 	kh, fd, held, leaf := h.kh, h.fd, h.held, h.leaf

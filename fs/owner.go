@@ -10,9 +10,10 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Real cgroups stay owned by root on the host (rule 3); what the guest sees as owner and mode is a record in an attribute
-// of the real cgroup. A directory has one of its own and one that its control files inherit, as files of a cgroup belong
-// to whoever made it; a file that was chowned or chmodded has its own. No record: root of the guest.
+// Real cgroups stay owned by root on the host (rule 3). An attribute of the real cgroup keeps the owner and mode
+// that the guest sees. A directory has two: its own, and the one that its control files inherit, because the files
+// of a cgroup belong to its maker. A file gets its own with the first chown or chmod. Without an attribute the
+// guest's root is the owner.
 const (
 	attrOwn  = "owner" // of a directory or a file itself
 	attrMade = "maker" // of a directory, for the files in it
@@ -20,10 +21,10 @@ const (
 	fuseNoData = fuse.Status(unix.ENODATA)
 )
 
-// permMask are the mode bits that a cgroup directory or file keeps.
+// permMask selects the mode bits that kernfs keeps of a cgroup directory or file.
 const permMask = 0o7777
 
-// record is an owner and, where mode is not noMode, a mode.
+// ownership is an owner and, unless mode is noMode, a mode.
 type ownership struct {
 	uid, gid uint32
 	mode     uint32
@@ -38,7 +39,7 @@ func (r ownership) String() string {
 	return fmt.Sprintf("%d %d %o", r.uid, r.gid, r.mode)
 }
 
-// parseRecord is the inverse of String. It takes no other form: a record that cannot be read is none.
+// parseOwnership is the inverse of String. False for any other form, which counts as no attribute.
 func parseOwnership(raw []byte) (ownership, bool) {
 	r := ownership{mode: noMode}
 	n, _ := fmt.Sscanf(string(raw), "%d %d %o", &r.uid, &r.gid, &r.mode)
@@ -48,7 +49,7 @@ func parseOwnership(raw []byte) (ownership, bool) {
 	return r, n >= 2
 }
 
-// xattrDir are the attributes of a directory and the files in it.
+// xattrDir gives access to the attributes of a directory and of the files in it.
 type xattrDir interface {
 	GetXattr(name, attr string, buf []byte) (int, error)
 	SetXattr(name, attr string, data []byte, flags int) error
@@ -64,8 +65,8 @@ func readOwnership(d xattrDir, name, attr string) (ownership, bool) {
 	return parseOwnership(buf[:n])
 }
 
-// allows says whether a record's mode grants a permission (4 read, 2 write). Supplementary groups are not known here: a
-// group's permission counts for the primary one.
+// allows reports that the mode grants a permission (4 read, 2 write). The server does not know supplementary groups:
+// a group permission counts for the primary group.
 func (r ownership) allows(c credentials, want uint32) bool {
 	switch {
 	case c.uid == r.uid:
@@ -76,8 +77,8 @@ func (r ownership) allows(c credentials, want uint32) bool {
 	return r.mode&want == want
 }
 
-// ownerOf is the guest's owner and mode of a directory (file "") or a file in it, from the host's mode. The boundary's are
-// fixed.
+// ownerOf returns the guest's owner and mode of a directory (file "") or a file in it; hostMode is the host's mode.
+// The boundary's are fixed.
 func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode uint32) ownership {
 	r := ownership{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
 	if d.IsBoundary() {
@@ -96,8 +97,8 @@ func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode u
 	return r
 }
 
-// changeOwner keeps a new owner or mode in the record, and has the kernel note the time of that: setting the time of access
-// to what it is changes no other.
+// changeOwner stores a new owner or mode. Setting the access time to its present value makes the kernel update the
+// time of change, and no other.
 func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
 	r := v.ownerOf(hier, d, file, st.Mode)
 	uid, setUID := in.GetUID()
@@ -116,14 +117,16 @@ func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *un
 		r.mode = mode & permMask
 	}
 	_, again := conn.Resent(in.Unique)
-	if err := v.setAttrs(d, viewsAttr, again, attrChange{file: file, stored: attrOwn, data: []byte(r.String())}); err != nil {
+	own := attrChange{file: file, stored: attrOwn, data: []byte(r.String())}
+	if err := v.setAttrs(d, viewsAttr, again, own); err != nil {
 		return err
 	}
 	return d.SetTimes(file, st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
 }
 
-// own records who made a cgroup. kernfs gives a child the maker's fsuid and fsgid, or the parent's gid below a setgid
-// directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again says that the server before may have begun to.
+// own stores the maker of a new cgroup as its owner. kernfs gives a child the maker's fsuid and fsgid, or the
+// parent's gid below a setgid directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again: the previous
+// server may have begun to.
 func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
 	rec := ownership{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
 	parent := v.ownerOf(hier, d, "", 0o755)
@@ -133,7 +136,7 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 	}
 	inherit := !hier.v2() && fakeSet(d)
 	if rec == (ownership{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
-		return nil // what no record means
+		return nil // the meaning of no attribute
 	}
 	child, err := d.OpenDir(name)
 	if err != nil {

@@ -11,17 +11,18 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// served are the flags of an open whose data comes here, and nowhere else.
+// served are the flags of an open that the server answers alone.
 const served = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 
-// ioMode chooses how the kernel does I/O on an open: flags of FOPEN_, and what backs it.
+// ioMode chooses the flags (FOPEN_) of an open's I/O, and its backing.
 //
-// A file whose bytes are the host's is read by the kernel itself (passthrough): each open gets a host file of its own, so
-// what that keeps per open is kept. While one such open of a file exists, all must name the same backing
-// (fuse_file_io_open, fs/fuse/iomode.c). Those that can write, and those that the server must answer, name it too, with
-// direct I/O on top, which goes first (fuse_file_read_iter, fuse_file_write_iter, fuse_splice_write): their data comes here.
+// The kernel itself reads a file whose content is the host's (passthrough). Each open gets a host file of its own,
+// so state that the kernel keeps per open is preserved. While one such open of a file exists, all opens must name
+// the same backing (fuse_file_io_open, fs/fuse/iomode.c). An open that can write, or that the server must answer,
+// names it too and adds direct I/O, which takes precedence (fuse_file_read_iter, fuse_file_write_iter,
+// fuse_splice_write): its data reaches the server.
 //
-// False when the file's node is that of an earlier file which opens still use.
+// False when opens still use an earlier file of the same node.
 func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) bool {
 	out.OpenFlags = served
 	if !v.conn.PassthroughOK() || h.decision.File.Mode&0o444 == 0 {
@@ -47,15 +48,17 @@ func (v *View) ioMode(node uint64, h *handle, d *host.Dir, out *fuse.OpenOut) bo
 	return true
 }
 
-// servedSize is the size that a file has which the server answers for. Since Linux 6.5 sendfile and splice look at the size before they
-// read, through the page cache, what is not passed through (filemap_splice_read): of a file of size 0 they find nothing, in silence.
-// So it has one, as files of sysfs have, and such a read is EINVAL (Read): the program then reads as programs do.
+// servedSize is the size of a file that the server answers for. Since Linux 6.5 sendfile and splice read a file
+// without passthrough through the page cache, up to its size (filemap_splice_read): from a file of size 0 they
+// silently get nothing. With a size, as files of sysfs have, the read is EINVAL (Read), and programs fall back to
+// read(2).
 const servedSize = 4096
 
-// sizeOf is the size of a control file.
+// sizeOf returns the size of a control file.
 func (v *View) sizeOf(hier *viewHierarchy, dir uint64, f hierarchy.ControlFile) uint64 {
 	filtered := f.Filter != hierarchy.Raw && f.Filter != hierarchy.FilterMembers
-	if f.Filter == hierarchy.FilterMembers && hier.isRoot(dir) && hier.leafID.Load() != 0 { // which may have members in two places
+	// The root may have members in the boundary and in the leaf.
+	if f.Filter == hierarchy.FilterMembers && hier.isRoot(dir) && hier.leafID.Load() != 0 {
 		filtered = true
 	}
 	if f.Mode&0o444 != 0 && (filtered || !v.conn.PassthroughOK()) && conn.KernelAtLeast(6, 5) {
@@ -83,12 +86,12 @@ func openHostFile(d *host.Dir, name string) (*hostFile, error) {
 	return &hostFile{fd, st.Ino}, nil
 }
 
-// behind opens the host's file that has what the guest is to read, nil when none has. A filter that leaves things as they
-// are now passes too: what it is to hide comes and goes by the host's hand alone, and a later open sees to it.
+// behind opens the host file whose bytes the guest is to read, or returns nil. A filter that changes nothing now
+// passes too: only the host adds or removes the lines that it hides, and a later open filters again.
 func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 	switch h.decision.File.Filter {
 	case hierarchy.Raw:
-	case hierarchy.FilterMembers: // the kernel prints pids as the reader numbers them (cgroup_procs_show)
+	case hierarchy.FilterMembers: // the kernel prints pids in the reader's numbers (cgroup_procs_show)
 		if h.hier.v2() && h.hier.isRoot(h.dir) {
 			return h.hier.rootMembers(h, d)
 		}
@@ -104,8 +107,8 @@ func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 	return openHostFile(d, h.file)
 }
 
-// rootMembers opens the file that has all members of the root of a v2 view: the leaf's or the boundary's, nil when both
-// have some.
+// rootMembers opens the file with all members of the root of a v2 view: the leaf's or the boundary's, nil if both
+// have members.
 func (hier *viewHierarchy) rootMembers(h *handle, d *host.Dir) (*hostFile, error) {
 	leaf := hier.leafID.Load()
 	if leaf == 0 {
@@ -123,7 +126,7 @@ func (hier *viewHierarchy) rootMembers(h *handle, d *host.Dir) (*hostFile, error
 	return openHostFile(l, h.file)
 }
 
-// reopens says whether an open is a pure read of a host file that is registered already, and takes it into use.
+// reopens reports that an open only reads a host file with a backing, and uses that backing.
 func (v *View) reopens(node uint64, h *handle, d *host.Dir) bool {
 	f := h.decision.File
 	if !h.reads || f.Filter != hierarchy.Raw || f.Pollable {

@@ -11,17 +11,17 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// pollSchedule is FUSE_POLL_SCHEDULE_NOTIFY: somebody waits and wants FUSE_NOTIFY_POLL.
+// pollSchedule is FUSE_POLL_SCHEDULE_NOTIFY: a waiter wants FUSE_NOTIFY_POLL.
 const pollSchedule = 1
 
-// pollAlways is what an ordinary file says (DEFAULT_POLLMASK without the RDNORM forms).
+// pollAlways is the poll result of an ordinary file (DEFAULT_POLLMASK without the RDNORM forms).
 const pollAlways = unix.POLLIN | unix.POLLOUT | 0x40 | 0x100 // with POLLRDNORM and POLLWRNORM
 
-// pollGone is what kernfs says of a file that was removed (kernfs_fop_poll).
+// pollGone is kernfs's poll result of a removed file (kernfs_fop_poll).
 const pollGone = pollAlways | unix.POLLERR | unix.POLLPRI
 
-// poll answers FUSE_POLL from the host descriptor of the same open, which keeps what was seen: kernfs compares its own
-// event count with that of the last read (kernfs_generic_poll), PSI has its trigger there.
+// poll answers FUSE_POLL from the host descriptor of the same open, which keeps the state: kernfs compares its event
+// count with that of the last read (kernfs_generic_poll), and PSI attaches the trigger to it.
 func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 	h := v.handles.get(in.Fh)
 	if h == nil {
@@ -38,21 +38,21 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 		v.await(h, in.Kh, fd)
 	}
 	if in.Again && h.decision.File.Pollable {
-		h.fired.Or(unix.POLLPRI | unix.POLLERR) // the server before may have read the event that it was to tell of
+		h.fired.Or(unix.POLLPRI | unix.POLLERR) // the previous server may have consumed the event
 	}
 	revents, err := pollNow(fd, int16(in.Events))
 	if err != nil {
 		return 0, status(err)
 	}
 	if revents&unix.POLLPRI != 0 && h.reads && h.backing != nil {
-		// The guest reads a host file of its own, so this one would say for ever that something is new. Reading it tells of
-		// each event once: what comes after this is new again, so none is lost.
+		// The guest reads through a host file of its own, so this one would report POLLPRI for ever. Reading it
+		// acknowledges the event; a later event is new again, so none is lost.
 		unix.Pread(fd, make([]byte, 1), 0)
 	}
 	return revents | h.fired.And(^in.Events)&in.Events, fuse.OK
 }
 
-// pollNow is poll(2) of one descriptor that does not wait. Go's own signals interrupt even that.
+// pollNow is poll(2) of one descriptor without waiting. It retries, since Go's own signals interrupt it.
 func pollNow(fd int, events int16) (uint32, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	for {
@@ -63,20 +63,21 @@ func pollNow(fd int, events int16) (uint32, error) {
 	}
 }
 
-// await has the guest told, by the number kh, when an open has something to say.
+// await arranges a notification of the guest, under the number kh, for the next event of an open.
 func (v *View) await(h *handle, kh uint64, fd int) {
 	known := v.keepPolled(h, kh, fd)
 	trigger := h.hasTrigger()
 	var err error
 	if v.nested() && !known && !trigger {
-		h.fired.Or(unix.POLLPRI | unix.POLLERR) // as before the first read; what came meanwhile is told to nobody else
+		h.fired.Or(unix.POLLPRI | unix.POLLERR) // the state before the first read; no one else reports an event from before
 	}
-	if trigger || v.nested() { // a view, too, tells of an event once
-		if revents, err := pollNow(fd, unix.POLLPRI); err == nil { // before it is followed, which asks as well and does not say
+	if trigger || v.nested() { // a nested view reports an event once, as a trigger does
+		// Poll before Follow, which polls as well and drops the result.
+		if revents, err := pollNow(fd, unix.POLLPRI); err == nil {
 			h.fired.Or(revents)
 		}
 		err = v.poller.Follow(fd, kh, func(kh uint64, revents uint32) {
-			h.fired.Or(revents) // it was told to the poller, and will not be told again
+			h.fired.Or(revents) // the poller consumed the event
 			v.polled(kh, revents)
 		})
 	} else {
@@ -87,14 +88,14 @@ func (v *View) await(h *handle, kh uint64, fd int) {
 	}
 }
 
-// seen is told that the guest reads a file, before it does: what it was to be told of events, it finds now. A trigger fires whoever reads.
+// seen acknowledges the events before a read of the file by the guest. A trigger's events stay, whoever reads.
 func (h *handle) seen() {
 	if !h.hasTrigger() {
 		h.fired.And(^uint32(unix.POLLPRI | unix.POLLERR))
 	}
 }
 
-// endPolls has nothing waited for any more. The connection is over: nobody opens, polls or releases.
+// endPolls removes all opens from the poller. The connection is over: no request opens, polls or releases.
 func (v *View) endPolls() {
 	v.handles.mu.RLock()
 	open := slices.Collect(maps.Values(v.handles.open))
@@ -109,8 +110,8 @@ func (v *View) endPolls() {
 	}
 }
 
-// keepPolled remembers who is to be told. The host's descriptor knows what its reader has seen, so the next server must have
-// the same one. False when nobody waited for it before.
+// keepPolled stores the poll number, and gives the descriptor to the holder: the host's descriptor knows which
+// events its reader has seen, so the next server needs the same one. False for a new number.
 func (v *View) keepPolled(h *handle, kh uint64, fd int) bool {
 	h.mu.Lock()
 	known, held := h.kh == kh, h.held
@@ -125,7 +126,7 @@ func (v *View) keepPolled(h *handle, kh uint64, fd int) bool {
 	return known
 }
 
-// polled tells the guest's waiters that a host descriptor has something to say.
+// polled notifies the guest's waiters of an event on a host descriptor.
 func (v *View) polled(kh uint64, _ uint32) {
 	if err := v.conn.NotifyPoll(kh); err != nil {
 		v.log.WithError(err).Debug("cannot notify a poll")

@@ -9,7 +9,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// quota bounds the cgroups that a guest makes in one hierarchy: v1 has no limit of its own, v2's is the host's to set.
+// quota bounds the cgroups that a guest makes in one hierarchy. v1 has no such limit; v2's belongs to the host.
 type quota struct {
 	bound policy.Quota // immutable
 
@@ -17,8 +17,8 @@ type quota struct {
 	count int // guarded by mu; -1: not counted yet
 }
 
-// take reserves one cgroup. full is asked, without the lock, for the true number when none is known or the bound is
-// reached, since the host may have removed some.
+// reserve counts one more cgroup; false at the bound. If the count is unknown or at the bound, full returns the true
+// number, because the host may have removed some. It is called without the lock.
 func (q *quota) reserve(full func() (int, error)) (bool, error) {
 	if q.bound.Cgroups <= 0 {
 		return true, nil
@@ -36,7 +36,7 @@ func (q *quota) reserve(full func() (int, error)) (bool, error) {
 	return q.add(), nil
 }
 
-// add counts one more, unless the count is not known or at the bound.
+// add counts one more, unless the count is unknown or at the bound.
 func (q *quota) add() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -47,7 +47,7 @@ func (q *quota) add() bool {
 	return true
 }
 
-// give takes one back.
+// free counts one less.
 func (q *quota) free() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -56,9 +56,9 @@ func (q *quota) free() {
 	}
 }
 
-// takeQuota reserves one cgroup below d, or says EAGAIN, as the kernel does at cgroup.max.depth and
-// cgroup.max.descendants.
-// One that is there already is counted, but not refused. bound is which of the two it was, by its key in the policy.
+// reserveCgroup reserves one cgroup below d. EAGAIN at the bound, as from the kernel at cgroup.max.depth and
+// cgroup.max.descendants. A cgroup that exists already (there) is counted and never refused. bound names the reached
+// bound by its key in the policy.
 func (hier *viewHierarchy) reserveCgroup(d *host.Dir, there bool) (bound string, st fuse.Status) {
 	if hier.quota.bound.Depth > 0 {
 		depth, err := d.Depth()

@@ -10,15 +10,15 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// rawFS is a View as go-fuse sees it. All operations that the view implements stand in this package as methods of
-// *rawFS; those that cgroupfs does not have answer here.
+// rawFS is a View in go-fuse's terms. The methods of *rawFS are the operations of the view; those that cgroupfs
+// lacks are in this file.
 type rawFS View
 
 func (r *rawFS) view() *View { return (*View)(r) }
 
-// slow says whether a request may block in the host and must run off the serving goroutine: what makes or removes cgroups,
-// writes that reclaim, migrate or take the host's cgroup lock for long, and changes of attributes, which are made one at a
-// time in a guest and may count what there is of them (attrbudget.go).
+// slow reports that a request may block in the host and must leave the serving goroutine: requests that make or
+// remove cgroups; writes that reclaim, migrate or hold the host's cgroup lock for long; and changes of attributes,
+// which run one at a time in a guest and may count all of them (attrbudget.go).
 func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 	switch in.Opcode {
 	case conn.OpMkdir, conn.OpRmdir, conn.OpRename, conn.OpRename2, conn.OpSetxattr, conn.OpRemovexattr:
@@ -39,7 +39,7 @@ func (r *rawFS) String() string { return "vcgroupfs" }
 // SetDebug does nothing: requests are traced by the log level.
 func (r *rawFS) SetDebug(bool) {}
 
-// Init is never called: the connection is our own.
+// Init is never called: package conn answers FUSE_INIT.
 func (r *rawFS) Init(*fuse.Server) {}
 
 // OnUnmount does nothing: Serve returns.
@@ -51,13 +51,14 @@ func (r *rawFS) Forget(nodeid, nlookup uint64) {}
 // Access is answered by the kernel (default_permissions).
 func (r *rawFS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
 
-// Create refuses: kernfs has no ->create, so a missing name opened with O_CREAT is EACCES to everybody (lookup_open).
+// Create refuses with EACCES: kernfs has no ->create, so open(O_CREAT) of a missing name fails for every user
+// (lookup_open).
 func (r *rawFS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	return errNoCreate
 }
 
-// Mknod refuses a regular file as Create does, since the kernel uses it where CREATE is not implemented, and any other as
-// vfs_mknod does.
+// Mknod refuses a regular file as Create does, because the kernel sends MKNOD where CREATE is not implemented, and
+// other types as vfs_mknod does.
 func (r *rawFS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	if in.Mode&unix.S_IFMT == unix.S_IFREG {
 		return errNoCreate
@@ -66,7 +67,9 @@ func (r *rawFS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out
 }
 
 // Symlink is EPERM (vfs_symlink without ->symlink).
-func (r *rawFS) Symlink(cancel <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+func (r *rawFS) Symlink(
+	cancel <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut,
+) fuse.Status {
 	return errDenied
 }
 
@@ -85,7 +88,7 @@ func (r *rawFS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 	return errNoOp
 }
 
-// ReadDirPlus is not negotiated: attributes of a whole directory cost more than they save.
+// ReadDirPlus is not negotiated: the attributes of a whole directory cost more than they save.
 func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	return fuse.ENOSYS
 }
@@ -103,7 +106,9 @@ func (r *rawFS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 func (r *rawFS) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status { return errNoOp }
 
 // Ioctl is ENOTTY: kernfs files of cgroups have no ->ioctl.
-func (r *rawFS) Ioctl(cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
+func (r *rawFS) Ioctl(
+	cancel <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte,
+) fuse.Status {
 	return fuse.Status(unix.ENOTTY)
 }
 
@@ -112,7 +117,7 @@ func (r *rawFS) CopyFileRange(cancel <-chan struct{}, in *fuse.CopyFileRangeIn) 
 	return 0, errNoOp
 }
 
-// GetLk, SetLk and SetLkw are the kernel's: locks are not negotiated.
+// GetLk is the kernel's: locks are not negotiated.
 func (r *rawFS) GetLk(cancel <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Status {
 	return fuse.ENOSYS
 }
@@ -128,7 +133,7 @@ func (r *rawFS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	return fuse.ENOSYS
 }
 
-// writeHandle is the file handle of a WRITE request's body (struct fuse_write_in begins with fh).
+// writeHandle returns the file handle in the body of a WRITE (struct fuse_write_in begins with fh).
 func writeHandle(body []byte) uint64 {
 	if len(body) < 8 {
 		return 0
@@ -136,7 +141,8 @@ func writeHandle(body []byte) uint64 {
 	return binary.NativeEndian.Uint64(body)
 }
 
-// setattrValid is what a SETATTR request is to change (struct fuse_setattr_in begins with valid).
+// setattrValid returns the bits of changed attributes in the body of a SETATTR (struct fuse_setattr_in begins with
+// valid).
 func setattrValid(body []byte) uint32 {
 	if len(body) < 4 {
 		return 0

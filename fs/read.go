@@ -7,9 +7,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Read reads a control file: the host's bytes, or what a filter makes of them. A filtered file is made anew at offset 0
-// and continued from there, as seq_file does. EINVAL for a read into the page cache (servedSize), which alone has no lock owner
-// (fuse_send_read is given one by direct I/O only).
+// Read returns the host's bytes, or a filter's content. A filtered file is filtered again at offset 0 and continued
+// from there, as by seq_file. EINVAL for a read into the page cache (servedSize). Such a read has no lock owner,
+// which only direct I/O passes to fuse_send_read.
 func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
@@ -52,7 +52,7 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
-// Lseek answers SEEK_DATA and SEEK_HOLE by the size alone (generic_file_llseek): all is data up to there.
+// Lseek answers SEEK_DATA and SEEK_HOLE by the size alone (generic_file_llseek): the file is data up to its size.
 func (r *rawFS) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	v := r.view()
 	var size uint64

@@ -9,19 +9,19 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// A runtime may have given a guest's cgroup to the guest's root, as LXC, crun and runc do with a user namespace: then the guest can
-// mount the real cgroupfs in namespaces of its own and write there, where no policy and no quota is. Reclaim takes it back, so that
-// rule 3 holds of what others made, too.
+// A runtime may have chowned a guest's cgroup to the guest's root, as LXC, crun and runc do with a user namespace.
+// The guest can then mount the real cgroupfs in namespaces of its own and write there without any policy or quota.
+// Reclaim makes the host's root the owner again, so that rule 3 also holds for cgroups of other makers.
 
-// attrTaken is on what was reclaimed, with the owner that it had on the host.
+// attrTaken keeps the former owner of a reclaimed cgroup or file.
 const attrTaken = "taken"
 
-// reclaimRounds is how often a cgroup is gone through again because something in it was not root's yet: made meanwhile by a guest
-// that runs.
+// reclaimRounds bounds the walks over a boundary. Another walk is due after one that found files of other owners,
+// because a running guest may have made more meanwhile.
 const reclaimRounds = 10
 
-// Reclaim makes the host's root the owner of a boundary, of all cgroups below it and of their control files. The view goes on to
-// show the owners that they had; the view's owner is the one given.
+// Reclaim makes the host's root the owner of a boundary, of all cgroups below it and of their control files. The
+// view continues to show the former owners; the view's owner is the one given.
 func Reclaim(b *host.Boundary, owner Owner) error {
 	for range reclaimRounds {
 		taken := 0
@@ -44,14 +44,15 @@ func reclaim(d *host.Dir, name string, had ownership, owner Owner) error {
 		return fmt.Errorf("cannot remember the owner of %q: %w", name, err)
 	}
 	if had.uid != owner.UID || had.gid != owner.GID {
-		if err := d.SetXattr(name, attrOwn, []byte(had.String()), unix.XATTR_CREATE); err != nil && !errors.Is(err, unix.EEXIST) {
+		err := d.SetXattr(name, attrOwn, []byte(had.String()), unix.XATTR_CREATE)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("cannot keep the owner of %q: %w", name, err)
 		}
 	}
 	return d.Chown(name, 0, 0)
 }
 
-// GiveBack undoes Reclaim, for what is still there.
+// GiveBack undoes Reclaim for the cgroups and files that still exist.
 func GiveBack(b *host.Boundary) error {
 	return b.Walk(func(d *host.Dir, name string, _ *unix.Stat_t) error {
 		had, ok := readOwnership(d, name, attrTaken)

@@ -8,20 +8,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// load makes what the state keeps: open handles with the descriptors that were held for them, and backings. Descriptors that
-// were not held are opened again when they are needed (handle.host).
+// load restores the state: open handles with the descriptors that the holder kept for them, and backings.
+// handle.host opens the other descriptors when they are needed.
 func (v *View) load(held map[uint64]int) {
 	for _, rec := range v.state.Opens() {
 		h, ok := v.loadHandle(rec, held)
 		if !ok {
-			v.state.Remove(rec.FH) // its kind of node is gone with another program's idea of it
+			v.state.Remove(rec.FH) // no such node in this version of the program
 			continue
 		}
 		v.handles.put(h)
 	}
 	v.backings.load()
 	if last := v.state.LastBacking(); last > 0 {
-		// The server before may have died between registering a file and noting its id: ids are given out in turn.
+		// The previous server may have died after it registered a file and before it stored the id. The kernel
+		// numbers files consecutively.
 		v.conn.CloseBacking(last + 1)
 	}
 }
@@ -31,7 +32,9 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	if !st.Ok() || n.link != 0 {
 		return nil, false
 	}
-	h := &handle{fh: rec.FH, hier: n.hier, dir: n.dir, file: n.file, life: n.life, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh}
+	h := &handle{
+		fh: rec.FH, hier: n.hier, dir: n.dir, file: n.file, life: n.life, fd: -1, leaf: -1, inode: rec.Inode, kh: rec.Kh,
+	}
 	if h.counted = rec.Flags & state.Stranger; h.counted != 0 {
 		v.others.open.Add(1)
 	}
@@ -59,12 +62,12 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	h.pos, h.leafPos = unknownPos, unknownPos
 	if rec.Flags&state.Trigger != 0 && h.fd >= 0 {
 		h.trigger = v.triggers.reserve()
-		h.fired.Store(unix.POLLPRI) // the server before may have been told of an event, and nobody is told twice
+		h.fired.Store(unix.POLLPRI) // the previous server may have consumed an event
 	}
 	return h, true
 }
 
-// takeHeld takes over a descriptor.
+// popHeld removes a descriptor from held.
 func popHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
 	fd, ok = held[key]
 	if !ok {
@@ -74,11 +77,12 @@ func popHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
 	return fd, true
 }
 
-// Resend has the kernel send again what the server before had not answered. It must come before Serve: all that is sent again
-// is then read before anything new is.
+// Resend asks the kernel to send the unanswered requests of the previous server again. Call it before Serve, which
+// then reads them before any new request.
 func (v *View) Resend() error { return v.conn.Resend() }
 
-// Wake wakes whoever waits for an event in the guest once, since one may have come while there was no server. Serve must run.
+// Wake wakes every waiter in the guest once, since an event may have come while no server ran. Serve must be
+// running.
 func (v *View) Wake() {
 	for _, rec := range v.state.Opens() {
 		if rec.Kh == 0 {
@@ -98,7 +102,7 @@ func (v *View) Wake() {
 	}
 }
 
-// rewatch has a file's changes reported again that the guest may be watching, and tells of one.
+// rewatch watches a file again that the guest may be watching, and fires the guest's watch once.
 func (v *View) rewatch(id uint64) {
 	n, st := v.node(id)
 	if !st.Ok() || n.hier == nil || n.file == "" {
@@ -114,7 +118,7 @@ func (v *View) rewatch(id uint64) {
 	v.poke(n.hier, n.dir, n.file)
 }
 
-// Gone says whether a boundary was removed from the host: the view then shows what is left of it, which is nothing.
+// Gone reports that the host has removed a boundary. The view then shows nothing in its place.
 func (v *View) Gone() bool {
 	for _, hier := range v.hierarchies {
 		d, err := hier.boundary.Root()

@@ -8,16 +8,17 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// An open that passes through is made twice: by the view, and by the guest's kernel once it has the reply
-// (fuse_passthrough_open). If the control file goes in between, the kernel's open fails, and whatever its errno the guest
-// gets EIO (fuse_file_io_open), which no reader of cgroups knows. So what the guest itself removes waits until such opens
-// are through, and what it opens meanwhile does not pass through. What the host removes waits for nothing: there it stays.
+// The host's file of a passed-through open is opened twice: by the view, and by the guest's kernel after the reply
+// (fuse_passthrough_open). If the control file goes in between, the kernel's open fails, and the guest gets EIO
+// whatever the cause (fuse_file_io_open), an errno that no reader of cgroups expects. So a removal by the guest
+// waits until such opens have settled, and its opens meanwhile do not pass through. A removal by the host cannot
+// wait, and the EIO remains.
 
-// settleTime is how long an open that passes through may take from the reply to the kernel's own open. Nobody tells of
-// that: an open counts as settled after this time, or once it is closed.
+// settleTime is the assumed time from the reply to the kernel's own open. No event marks that open, so an open
+// counts as settled after this time, or when it is closed.
 const settleTime = 100 * time.Millisecond
 
-// ending is the control files that are about to go: those of a cgroup, or those of controllers in a whole hierarchy.
+// ending is a set of control files about to go: those of a cgroup, or those of controllers in a whole hierarchy.
 type ending struct {
 	hier        *viewHierarchy
 	dir         uint64   // 0 for every cgroup of the hierarchy
@@ -29,19 +30,19 @@ func (e *ending) covers(hier *viewHierarchy, dir uint64, file string) bool {
 		(e.controllers == nil || slices.Contains(e.controllers, hierarchy.ControllerOf(file)))
 }
 
-// settling knows the opens that are not through.
+// settling keeps the opens that have not settled.
 type settling struct {
 	mu      sync.Mutex
-	opens   map[*handle]time.Time // guarded by mu; by when the reply was made; nil when there are none
-	tidy    int                   // guarded by mu: at how many opens those that are settled are forgotten
+	opens   map[*handle]time.Time // guarded by mu; to the time of the reply; nil when empty
+	tidy    int                   // guarded by mu: the number of opens at which settled ones are dropped
 	endings []*ending             // guarded by mu
-	through chan struct{}         // guarded by mu; not nil while an ending waits, closed when an open is closed
+	through chan struct{}         // guarded by mu; not nil while an ending waits, closed with the next closed open
 }
 
-// fewOpens is how many opens are kept before those that are settled are looked for.
+// fewOpens is the least number of opens before settled ones are dropped.
 const fewOpens = 64
 
-// admit notes that an open is about to pass through. False while its file is about to go.
+// admit adds an open that is about to pass through. False if its file is about to go.
 func (s *settling) admit(h *handle) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,12 +72,12 @@ func (s *settling) ends(hier *viewHierarchy, dir uint64, file string) bool {
 	return s.covered(hier, dir, file)
 }
 
-// covered is ends. Called with mu held.
+// covered is ends, called with mu held.
 func (s *settling) covered(hier *viewHierarchy, dir uint64, file string) bool {
 	return slices.ContainsFunc(s.endings, func(e *ending) bool { return e.covers(hier, dir, file) })
 }
 
-// settle forgets an open: it is closed, or does not pass through.
+// settle removes an open that was closed or does not pass through.
 func (s *settling) settle(h *handle) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +91,8 @@ func (s *settling) settle(h *handle) {
 	}
 }
 
-// begin has opens of the files that are to go not pass through, until end is called, and waits for those that are under way.
+// begin keeps opens of the ending files from passing through until end is called, and waits for those that have not
+// settled.
 func (s *settling) begin(cancel <-chan struct{}, e *ending) (end func()) {
 	s.mu.Lock()
 	s.endings = append(s.endings, e)
@@ -109,7 +111,8 @@ func (s *settling) begin(cancel <-chan struct{}, e *ending) (end func()) {
 	}
 }
 
-// underWay says for how long an open of the files that are to go can still be, and what tells that one is through.
+// underWay returns the time until all opens of the ending files have settled, and a channel that closes when one of
+// them is closed.
 func (s *settling) underWay(e *ending) (left time.Duration, through chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,18 +7,18 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// A view can be looked at by callers that are not its guest: whoever reaches its mount. What is bounded for the guest they
-// could use up, so what they use is counted apart from a mark on. Below it nobody asks who calls, for that costs a look at
-// /proc: what strangers take there the guest does not miss.
+// A process outside the guest can use a view if it reaches the mount. It could use up the guest's bounds, so beyond
+// a threshold its use is counted separately. Below the threshold no caller is checked, because that reads /proc, and
+// strangers' use there costs the guest little.
 
-// strangersPart is the part of a guest's open descriptors up to which nobody asks, and the part that strangers may have
-// beyond it: an eighth each, so three quarters are the guest's whatever they do.
+// strangersPart divides a guest's bound of open descriptors. Callers are checked above one eighth, and strangers may
+// have another eighth, so three quarters are always left to the guest.
 const strangersPart = 8
 
-// strangers counts the opens that are known to be strangers'.
+// strangers counts the known opens of strangers.
 type strangers struct{ open atomic.Int64 }
 
-// stranger says whether a caller is outside the guest: outside its boundary in every hierarchy of the view.
+// stranger reports that a caller is outside the boundary in every hierarchy of the view.
 func (v *View) stranger(tid uint32) bool {
 	for _, hier := range v.hierarchies {
 		if inside, err := hier.boundary.Contains(int(tid)); err == nil && inside {
@@ -28,7 +28,7 @@ func (v *View) stranger(tid uint32) bool {
 	return true
 }
 
-// admits says whether a caller may open one more, and what the state is to know of the open: state.Stranger or 0.
+// admits reports that a caller may have one more open, with the state's flag for it: state.Stranger or 0.
 func (v *View) admits(tid uint32) (flag uint32, ok bool) {
 	part := max(v.state.Arena().Handles()/strangersPart, 1)
 	if v.state.Open() < part || !v.stranger(tid) {
@@ -41,21 +41,21 @@ func (v *View) admits(tid uint32) (flag uint32, ok bool) {
 	return state.Stranger, true
 }
 
-// admitted takes back what admits counted, when the open ends.
+// admitted undoes admits when the open ends.
 func (v *View) admitted(flags uint32) {
 	if flags&state.Stranger != 0 {
 		v.others.open.Add(-1)
 	}
 }
 
-// watchFor is watch for a caller: a stranger puts no end to another watch.
+// watchFor is watch on behalf of a caller: a stranger displaces no other watch.
 func (v *View) watchFor(hier *viewHierarchy, d *host.Dir, tid uint32) {
 	if !hier.watcher.Crowded(d) || !v.stranger(tid) {
 		v.watch(hier, d)
 	}
 }
 
-// watchFileFor is watchFile for a caller, and has the next server watch the file as well.
+// watchFileFor is watchFile on behalf of a caller. The state keeps the file for the next server.
 func (v *View) watchFileFor(hier *viewHierarchy, d *host.Dir, name string, tid uint32) {
 	id := v.fileNode(hier, d.ID(), name, 0)
 	if (hier.watcher.Crowded(d) || v.state.CrowdedWatched(id)) && v.stranger(tid) {

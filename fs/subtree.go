@@ -10,9 +10,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// delegate answers a write to cgroup.subtree_control, its refusals in the kernel's order: a text that is none, a cgroup that
-// is gone, a controller that is not available, and then what the host says. A hidden controller does not exist for the
-// guest: enabling it is ENOENT, and disabling it has no effect.
+// delegate answers a write to cgroup.subtree_control. It refuses in the kernel's order: malformed text, a removed
+// cgroup, an unavailable controller, then the host's errno. A hidden controller does not exist for the guest:
+// enabling it is ENOENT, disabling it has no effect.
 func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	changes, err := parseSubtree(data)
 	if err != nil || slices.ContainsFunc(changes, func(word string) bool { return !v.host.Knows(word[1:]) }) {
@@ -52,7 +52,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	return nil
 }
 
-// disabled are the controllers that changes of cgroup.subtree_control switch off, nil for none.
+// disabled returns the controllers that changes of cgroup.subtree_control disable, or nil.
 func disabled(changes []string) (off []string) {
 	for _, word := range changes {
 		if word[0] == '-' {
@@ -62,8 +62,8 @@ func disabled(changes []string) (off []string) {
 	return off
 }
 
-// parseSubtree reads "+a -b" as cgroup_subtree_control_write does: only blanks separate, EINVAL for a word without a sign
-// or with a name that no controller of the kernel has. Of several words for one controller the last counts.
+// parseSubtree parses "+a -b" as cgroup_subtree_control_write does, separated by blanks only. EINVAL for a word
+// without a sign, or for a name of no kernel controller. The last word for a controller counts.
 func parseSubtree(data []byte) ([]string, error) {
 	var out []string
 	for word := range strings.SplitSeq(strings.TrimSpace(untilNUL(data)), " ") {

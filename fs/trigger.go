@@ -11,8 +11,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// What a guest may ask of a pressure trigger. The kernel lets an unprivileged opener have windows of multiples of 2 s only
-// (psi_trigger_create, since 6.5); the server is privileged, so the rule is kept here.
+// Limits of a guest's pressure trigger. The kernel restricts an unprivileged opener to windows of multiples of 2 s
+// (psi_trigger_create, since 6.5). The server is privileged, so the view enforces that.
 const (
 	triggerStepUsec = 2_000_000
 	triggerMaxUsec  = 10_000_000
@@ -41,7 +41,7 @@ func (b *triggerBound) free() {
 	b.count--
 }
 
-// release gives back what a closed handle held.
+// release frees the trigger of a closed handle.
 func (b *triggerBound) release(h *handle) {
 	h.mu.Lock()
 	held := h.trigger
@@ -52,11 +52,12 @@ func (b *triggerBound) release(h *handle) {
 	}
 }
 
-// writeTrigger answers a write to a pressure file: "some|full THRESHOLD WINDOW" in microseconds. EINVAL for what the kernel
-// would refuse an unprivileged opener, EBUSY for a second trigger on one descriptor, ENOSPC over the guest's bound.
+// writeTrigger answers a write to a pressure file: "some|full THRESHOLD WINDOW" in microseconds. EINVAL for a
+// trigger that the kernel would refuse an unprivileged opener, EBUSY for a second one on a descriptor, ENOSPC over
+// the guest's bound.
 func (v *View) writeTrigger(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	if h.hasTrigger() {
-		return unix.EBUSY // before the text is looked at: pressure_write
+		return unix.EBUSY // pressure_write checks this before the text
 	}
 	command, err := parseTrigger(untilNUL(data))
 	if err != nil {
@@ -73,14 +74,14 @@ func (v *View) writeTrigger(_ <-chan struct{}, h *handle, _ uint32, data []byte)
 	return nil
 }
 
-// hasTrigger says whether the descriptor carries a trigger.
+// hasTrigger reports that the descriptor carries a trigger.
 func (h *handle) hasTrigger() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.trigger
 }
 
-// keepTrigger remembers that the descriptor carries a trigger.
+// keepTrigger notes that the descriptor carries a trigger.
 func (v *View) keepTrigger(h *handle) {
 	h.mu.Lock()
 	h.trigger = true
@@ -88,15 +89,15 @@ func (v *View) keepTrigger(h *handle) {
 	v.state.Update(h.fh, func(rec *state.Handle) { rec.Flags |= state.Trigger })
 }
 
-// takeTrigger counts the trigger that an earlier server's write left on the descriptor.
+// countTrigger counts the trigger of an earlier server's write on the descriptor.
 func (v *View) countTrigger(h *handle) {
 	if !h.hasTrigger() && v.triggers.reserve() {
 		v.keepTrigger(h)
 	}
 }
 
-// triggerForm is what the kernel's sscanf takes of a trigger (psi_trigger_create): decimal numbers without a sign, nothing
-// before the first word, and anything behind the last number.
+// triggerForm matches the sscanf format of a trigger (psi_trigger_create): decimal numbers without a sign, nothing
+// before the first word, anything after the last number.
 var triggerForm = regexp.MustCompile(`^(some|full)[ \t\n\v\f\r]*([0-9]+)[ \t\n\v\f\r]+([0-9]+)`)
 
 // parseTrigger returns the canonical form of a trigger.
@@ -110,7 +111,8 @@ func parseTrigger(s string) (string, error) {
 		return "", unix.EINVAL
 	}
 	window, err := strconv.ParseUint(f[3], 10, 32)
-	if err != nil || window == 0 || window > triggerMaxUsec || window%triggerStepUsec != 0 || threshold == 0 || threshold > window {
+	if err != nil || window == 0 || window > triggerMaxUsec || window%triggerStepUsec != 0 ||
+		threshold == 0 || threshold > window {
 		return "", unix.EINVAL
 	}
 	return fmt.Sprintf("%s %d %d", f[1], threshold, window), nil

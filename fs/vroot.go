@@ -11,19 +11,19 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The real root of a v2 hierarchy may hold processes and have controllers enabled at once; an ordinary cgroup may not
-// (no-internal-process rule, Documentation/admin-guide/cgroup-v2.rst). The guest sees its boundary as root. So before a
-// controller is enabled there its processes move to the leaf, and from then on the leaf is where the root's processes are:
-// listed in the root's cgroup.procs, itself listed nowhere.
+// The root of a v2 hierarchy may hold processes and have controllers enabled at once; another cgroup may not
+// (no-internal-process rule, Documentation/admin-guide/cgroup-v2.rst). The guest sees its boundary as the root. So
+// before a controller is enabled there, the boundary's processes move to the leaf, and from then on the leaf holds
+// the root's processes: the root's cgroup.procs lists them, and no listing shows the leaf.
 //
-// Only a real root has threaded children and domains with processes side by side (cgroup_is_mixable in
-// kernel/cgroup/cgroup.c, Linux 4.14): a boundary has the one or the other. Beside threaded children its processes stay
-// in it, because the leaf is a domain; the kernel enables threaded controllers over them, and no others.
+// Only the real root can have threaded children and domains with processes side by side (cgroup_is_mixable in
+// kernel/cgroup/cgroup.c, Linux 4.14). Next to threaded children a boundary keeps its processes, because the leaf is
+// a domain; the kernel then enables threaded controllers only.
 
-// evacuations bounds how often the boundary's processes are read again while they fork.
+// evacuations bounds the readings of the boundary's processes while they fork.
 const evacuations = 1000
 
-// findLeaf learns of a leaf that an earlier server left.
+// findLeaf finds the leaf of an earlier server.
 func (hier *viewHierarchy) findLeaf() {
 	if !hier.v2() {
 		return
@@ -39,7 +39,7 @@ func (hier *viewHierarchy) findLeaf() {
 	}
 }
 
-// leaf opens the leaf, and makes it where it is missing.
+// leaf opens the leaf, and makes a missing one.
 func (hier *viewHierarchy) leaf() (*host.Dir, error) {
 	root, err := hier.boundary.Root()
 	if err != nil {
@@ -57,7 +57,7 @@ func (hier *viewHierarchy) leaf() (*host.Dir, error) {
 	return d, nil
 }
 
-// removeLeaf takes the leaf away when nothing is in it.
+// removeLeaf removes an empty leaf.
 func (hier *viewHierarchy) removeLeaf() {
 	if hier.leafID.Load() == 0 {
 		return
@@ -72,7 +72,7 @@ func (hier *viewHierarchy) removeLeaf() {
 	}
 }
 
-// leafMembers are the members of the leaf when dir is the root and there is one.
+// leafMembers returns the members of the leaf if dir is the root.
 func (hier *viewHierarchy) leafMembers(dir uint64, file string) ([]byte, error) {
 	if !hier.v2() || !hier.isRoot(dir) || hier.leafID.Load() == 0 {
 		return nil, nil
@@ -85,8 +85,8 @@ func (hier *viewHierarchy) leafMembers(dir uint64, file string) ([]byte, error) 
 	return d.ReadFile(file)
 }
 
-// vacate moves the boundary's processes to the leaf, so that controllers can be enabled. In a threaded subtree they stay,
-// and the kernel says which controllers can be enabled. EBUSY as moveAll.
+// vacate moves the boundary's processes to the leaf, so that controllers can be enabled. In a threaded subtree they
+// stay, and the kernel decides which controllers can be enabled. EBUSY as moveAll.
 func (hier *viewHierarchy) vacate(cancel <-chan struct{}) error {
 	return hier.evacuation(cancel, func(root *host.Dir) error {
 		raw, err := root.ReadFile("cgroup.procs")
@@ -105,7 +105,8 @@ func (hier *viewHierarchy) vacate(cancel <-chan struct{}) error {
 	})
 }
 
-// rejoin moves the leaf's processes back to the boundary, which the kernel allows while no controller is enabled there.
+// rejoin moves the leaf's processes back to the boundary. The kernel allows that while no controller is enabled
+// there.
 func (hier *viewHierarchy) rejoin(cancel <-chan struct{}) error {
 	return hier.evacuation(cancel, func(root *host.Dir) error {
 		leaf, err := hier.boundary.Acquire(hier.leafID.Load())
@@ -117,7 +118,7 @@ func (hier *viewHierarchy) rejoin(cancel <-chan struct{}) error {
 	})
 }
 
-// evacuation calls move with the boundary, one at a time.
+// evacuation runs move, one at a time, with the boundary's directory.
 func (hier *viewHierarchy) evacuation(cancel <-chan struct{}, move func(root *host.Dir) error) error {
 	select {
 	case hier.evacuate <- struct{}{}:
@@ -133,8 +134,8 @@ func (hier *viewHierarchy) evacuation(cancel <-chan struct{}, move func(root *ho
 	return move(root)
 }
 
-// moveAll moves all processes of a cgroup. EBUSY when they fork faster than they can be moved, or when one is not visible
-// to the server.
+// moveAll moves all processes of a cgroup. EBUSY if they fork faster than it moves them, or for one that the server
+// cannot see.
 func moveAll(from, to *host.Dir) error {
 	for range evacuations {
 		raw, err := from.ReadFile("cgroup.procs")
@@ -156,15 +157,15 @@ func moveAll(from, to *host.Dir) error {
 	return unix.EBUSY
 }
 
-// inThreads reports that a boundary is threaded or the root of a threaded subtree: it has threaded children, or processes
-// and threaded controllers.
+// inThreads reports that a boundary is threaded or the root of a threaded subtree, that is, it has threaded
+// children, or processes and threaded controllers.
 func inThreads(root *host.Dir) bool {
 	kind, err := root.ReadFile("cgroup.type")
 	return err == nil && (string(kind) == "threaded\n" || string(kind) == "domain threaded\n")
 }
 
-// makeThreaded answers a write to cgroup.type. The kernel refuses it while a domain beside the cgroup holds processes
-// (cgroup_can_be_thread_root), as the leaf still does after the last controller was disabled.
+// makeThreaded answers a write to cgroup.type. The kernel refuses it while a domain next to the cgroup holds
+// processes (cgroup_can_be_thread_root), as the leaf does even after the last controller was disabled.
 func (h *handle) makeThreaded(cancel <-chan struct{}, data []byte) error {
 	err := h.command(data)
 	if !errors.Is(err, unix.EOPNOTSUPP) || h.hier.leafID.Load() == 0 || !h.besideLeaf() || h.hier.rejoin(cancel) != nil {
@@ -173,7 +174,7 @@ func (h *handle) makeThreaded(cancel <-chan struct{}, data []byte) error {
 	return h.command(data)
 }
 
-// besideLeaf reports that the directory of an open is directly below the boundary.
+// besideLeaf reports that the open's directory is a child of the boundary.
 func (h *handle) besideLeaf() bool {
 	d, err := h.hier.acquire(h.dir)
 	if err != nil {
@@ -184,7 +185,7 @@ func (h *handle) besideLeaf() bool {
 	return err == nil && !strings.Contains(strings.Trim(path, "/"), "/")
 }
 
-// moveToRoot moves a task to the guest's root: the boundary, or the leaf once there is one or controllers are enabled.
+// moveToRoot moves a task to the guest's root: the boundary, or the leaf if it exists or controllers are enabled.
 func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error {
 	hier := h.hier
 	if !hier.v2() || inThreads(root) {
@@ -215,7 +216,7 @@ func (v *View) moveToRoot(h *handle, root *host.Dir, pid int, thread bool) error
 	return err
 }
 
-// leafFile is the descriptor of the leaf's file by which an open of the root's moves tasks.
+// leafFile returns the open's descriptor of the leaf's file, to move tasks with.
 func (v *View) leafFile(h *handle, leaf *host.Dir) (int, error) {
 	h.mu.Lock()
 	fd := h.leaf

@@ -10,18 +10,19 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// rest is what the kernel will yet send of a command that was carried out as a whole at its first part.
+// rest is the part of a command that the kernel has yet to send. The whole command was carried out with its first
+// part.
 type rest struct {
 	tid    uint32
 	offset uint64 // of the next part
 	length uint64
 }
 
-// whole is the command that a WRITE is of: the request's bytes, unless it can be the first part of a longer one. The kernel
-// sends a writev of more pieces than a request has pages in several requests (fuse_direct_io), of which each would be a
-// command. done says that this is a later part of a command, which was carried out already. EFBIG when the caller's
-// RLIMIT_FSIZE cut the command off: what is left of it is not what was meant. Where the caller's call cannot be told, or is
-// longer than any command, the bytes are all there is.
+// whole returns the command of a WRITE: the request's bytes, unless they can be the first part of a longer command.
+// The kernel splits a writev of more pieces than a request has pages into several requests (fuse_direct_io), and
+// each would be a command. done reports a later part of a command that was carried out. EFBIG if the caller's
+// RLIMIT_FSIZE truncated the command, because its rest has another meaning. If the caller's system call is unknown
+// or longer than any command, the request's bytes are the command.
 func (h *handle) whole(in *fuse.WriteIn, data []byte) (command []byte, done bool, st fuse.Status) {
 	if h.continues(in, uint64(len(data))) {
 		return nil, true, fuse.OK
@@ -47,8 +48,8 @@ func (h *handle) whole(in *fuse.WriteIn, data []byte) (command []byte, done bool
 	return all, false, fuse.OK
 }
 
-// continues says whether a WRITE is the next part of a command that was carried out. Any other of its
-// thread ends the wait for more.
+// continues reports that a WRITE is the next part of a command that was carried out. Any other WRITE of the thread
+// drops the rest.
 func (h *handle) continues(in *fuse.WriteIn, length uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -57,14 +58,14 @@ func (h *handle) continues(in *fuse.WriteIn, length uint64) bool {
 		return false
 	}
 	if r.length < length || r.offset != in.Offset {
-		*r = rest{} // the caller gave up
+		*r = rest{} // the caller abandoned the rest
 		return false
 	}
 	r.offset, r.length = r.offset+length, r.length-length
 	return true
 }
 
-// noRest forgets a command that failed: the kernel sends no more of it.
+// noRest drops the rest of a failed command, which the kernel does not send.
 func (h *handle) noRest() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

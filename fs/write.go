@@ -11,14 +11,14 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// maxCommand is the longest write that kernfs takes (PAGE_SIZE, kernfs_fop_write_iter); a longer one is E2BIG and has no
-// effect. Checked here too because a guarded write does not pass the guest's bytes on. Lists of a cpuset may be longer
-// (max_write_len), and the host says how long.
+// maxCommand is the longest write that kernfs accepts (PAGE_SIZE, kernfs_fop_write_iter); a longer one is E2BIG
+// without effect. The view repeats the check because a guarded write does not pass the guest's bytes on. cpuset
+// allows longer lists (max_write_len), and its bound is the host's to check.
 const maxCommand = 4096
 
-// Write passes one command to the control file that was opened: its bytes untouched where nothing is checked, otherwise
-// the canonical form of what was parsed (rule 10). The offset means nothing, as on kernfs. It returns the request's whole
-// length or an error, never less.
+// Write passes one command to the opened control file: the guest's bytes where nothing is checked, otherwise the
+// canonical form of the parsed value (rule 10). The offset is ignored, as by kernfs. It returns the full length of
+// the request or an error.
 func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	v := r.view()
 	h := v.handles.get(in.Fh)
@@ -50,7 +50,8 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	return n, fuse.OK
 }
 
-// writeAgain answers a write of which it is not known whether it reached the host: it did if a descriptor's position moved.
+// writeAgain answers a write that the kernel sends again and that may have reached the host. It did if a
+// descriptor's position moved.
 func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
 	own, leaf := h.positions()
 	if uint64(own) != ch.entry.A || uint64(leaf) != ch.entry.B {
@@ -62,7 +63,7 @@ func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, d
 	return v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch))
 }
 
-// tried is the errno of a write, after the refusals among them were told of.
+// tried returns the errno of a write, and reports a refusal.
 func (v *View) tried(in *fuse.InHeader, h *handle, err error) fuse.Status {
 	st := status(err)
 	var refused *refusal
@@ -88,7 +89,7 @@ func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 	return r.Write(cancel, in, bytes.Join(data, nil))
 }
 
-// write carries out what the verdict allows. tid is the writer's thread, for pids and for nothing else.
+// write carries out a write within the verdict. tid is the writer's thread, used only to translate pids.
 func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte, ch *change) error {
 	defer ch.made()
 	d := h.decision
@@ -105,8 +106,8 @@ func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte,
 	return c.write(v, cancel, h, tid, data)
 }
 
-// pass writes bytes to the host's file. While it runs an interrupt of the guest's request interrupts the host call too, so
-// that a reclaim ends when its caller is killed.
+// pass writes bytes to the host's file. An interrupt of the guest's request interrupts the host's call too, so a
+// reclaim ends when its caller is killed.
 func (v *View) pass(cancel <-chan struct{}, h *handle, data []byte) error {
 	if h.decision.File.Threads {
 		return h.makeThreaded(cancel, data)
@@ -137,7 +138,7 @@ func (h *handle) command(data []byte) error {
 	return err
 }
 
-// untilNUL is the text that a kernel parser sees: kernfs ends the buffer with a NUL and the guest may have sent one.
+// untilNUL cuts data at the first NUL, where a kernel parser stops.
 func untilNUL(data []byte) string {
 	if i := bytes.IndexByte(data, 0); i >= 0 {
 		data = data[:i]

@@ -14,21 +14,22 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// A guest's extended attributes are kept under a prefix of their own on the real cgroup: real ones would speak to the
-// host. systemd-oomd, for one, obeys user.oomd_omit on cgroups that root owns, and all of a guest's are root's there.
+// The real cgroup keeps a guest's extended attributes under a prefix, because unprefixed ones would have an effect
+// on the host: systemd-oomd obeys user.oomd_omit on cgroups of root, and on the host all of a guest's cgroups are
+// root's.
 //
-// The prefix makes some names longer than the kernel takes. Those stand under a digest of the name: the value with one
-// prefix, the name itself with another. The name is set first and removed last, and without a value it counts for nothing.
+// The prefix makes some names too long for the kernel. Those are stored under a digest of the name: the value with
+// one prefix, the name with another. The name is set first and removed last; a name without a value does not count.
 const (
 	attrGuest    = "x."
 	attrLong     = "l."
 	attrLongName = "n."
 )
 
-// attrKey is where an attribute of the guest is stored: its value, and its name where that is too long for the former.
+// attrKey says where an attribute of the guest is stored: the value, and the name if it is too long for the first.
 type attrKey struct{ value, name string }
 
-// keyOf finds where an attribute is stored.
+// keyOf returns where an attribute is stored.
 func keyOf(d *host.Dir, attr string) attrKey {
 	if d.FitsXattr(attrGuest + attr) {
 		return attrKey{value: attrGuest + attr}
@@ -37,22 +38,22 @@ func keyOf(d *host.Dir, attr string) attrKey {
 	return attrKey{value: attrLong + digest, name: attrLongName + digest}
 }
 
-// What a cgroup takes of user.* attributes (KERNFS_MAX_USER_XATTRS, KERNFS_USER_XATTR_SIZE_LIMIT in fs/kernfs); here it
-// bounds all that a guest stores on one cgroup.
+// The kernel's bounds of user.* attributes of a cgroup (KERNFS_MAX_USER_XATTRS, KERNFS_USER_XATTR_SIZE_LIMIT in
+// fs/kernfs). Here they bound all attributes that a guest stores on one cgroup.
 const (
 	maxXattrName  = 255 // XATTR_NAME_MAX
 	maxXattrs     = 128
 	maxXattrBytes = 128 << 10
 )
 
-// guestAttr says whether the view keeps attributes of this name: user.*, and trusted.* which only CAP_SYS_ADMIN over the
-// host gets through the kernel's own check (xattr_permission).
+// guestAttr reports that the view keeps attributes of this name: user.* and trusted.*. The kernel admits only
+// callers with CAP_SYS_ADMIN over the host to trusted.* (xattr_permission).
 func guestAttr(name string) bool {
 	return strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "trusted.")
 }
 
-// checkAttr answers for names of no attribute that the view keeps: EINVAL for a prefix with nothing after it
-// (xattr_resolve_name), EOPNOTSUPP for the others.
+// checkAttr refuses the names that the view does not keep: EINVAL for a bare prefix (xattr_resolve_name), EOPNOTSUPP
+// for the others.
 func checkAttr(name string) fuse.Status {
 	switch {
 	case name == "user." || name == "trusted." || name == "security.":
@@ -79,7 +80,7 @@ func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
 	return n, d, status(err)
 }
 
-// openToChange is openNode for what the guest may change, which the boundary's attributes are not.
+// openToChange is openNode for a change. EPERM at the boundary.
 func (v *View) openToChange(in *fuse.InHeader) (node, *host.Dir, fuse.Status) {
 	n, d, st := v.openNode(in.NodeId)
 	if st.Ok() && d.IsBoundary() {
@@ -110,7 +111,8 @@ func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string,
 	return uint32(size), status(err)
 }
 
-// ListXAttr lists what the guest has set: trusted.* for who has CAP_SYS_ADMIN over the host alone (simple_xattr_list).
+// ListXAttr lists the attributes that the guest has set; trusted.* only for callers with CAP_SYS_ADMIN over the host
+// (simple_xattr_list).
 func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	n, d, st := r.view().openNode(in.NodeId)
 	if st == errNoOp {
@@ -139,10 +141,10 @@ func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte
 	return uint32(copy(dest, list.Bytes())), fuse.OK
 }
 
-// storedAttr is an attribute of the guest: its name, and where its value is stored.
+// storedAttr is an attribute of the guest: its name, and the stored name of its value.
 type storedAttr struct{ name, value string }
 
-// guestAttrs are the attributes that the guest has set on a directory (file "") or a file.
+// guestAttrs returns the attributes that the guest has set on a directory (file "") or a file.
 func guestAttrs(d *host.Dir, file string) ([]storedAttr, error) {
 	all, err := d.ListXattr(file)
 	if err != nil {
@@ -164,8 +166,8 @@ func guestAttrs(d *host.Dir, file string) ([]storedAttr, error) {
 	return attrs, nil
 }
 
-// SetXAttr sets an attribute. EPERM at the boundary; ENOSPC over what a cgroup takes of user.*, and over the guest's budget; EOPNOTSUPP for security.*
-// and ACLs, which would speak to the host's security modules.
+// SetXAttr sets an attribute. EPERM at the boundary; ENOSPC over the kernel's bounds of user.* or the guest's
+// budget; EOPNOTSUPP for security.* and ACLs, which would affect the host's security modules.
 func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
 	if st := checkAttr(attr); !st.Ok() {
 		return st
@@ -186,7 +188,8 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 	return ch.outcome()
 }
 
-// setAttribute sets an attribute. One that was to be made new and is there now, with this value, was made by the server before.
+// setAttribute sets an attribute. A request sent again with XATTR_CREATE finds the attribute with this value if the
+// previous server made it.
 func (v *View) setAttribute(d *host.Dir, file, attr string, data []byte, flags int, ch *change) fuse.Status {
 	defer ch.made()
 	key := keyOf(d, attr)
@@ -206,7 +209,7 @@ func (v *View) setAttribute(d *host.Dir, file, attr string, data []byte, flags i
 	return status(v.setAttrs(d, guestsAttr, ch.again, changes...))
 }
 
-// isSet is 1 where an attribute is set.
+// isSet returns 1 for an attribute that is set, else 0.
 func isSet(d *host.Dir, file, stored string) uint64 {
 	if _, err := d.GetXattr(file, stored, nil); err != nil {
 		return 0
@@ -214,14 +217,15 @@ func isSet(d *host.Dir, file, stored string) uint64 {
 	return 1
 }
 
-// hasRoom says whether one more attribute of this size may be stored.
+// hasRoom reports room for one more attribute of this size. ENOSPC without.
 func hasRoom(d *host.Dir, file, stored string, size int) fuse.Status {
 	attrs, err := guestAttrs(d, file)
 	if err != nil {
 		return status(err)
 	}
 	count, bytes := 1, size
-	// The cgroup's share is more than what any of its files has: mostly it says enough, without a look at each attribute.
+	// The cgroup's share bounds the attributes of any of its files. Mostly it suffices, without reading each
+	// attribute.
 	look := shareOf(d, "")+uint64(size) > maxXattrBytes
 	for _, a := range attrs {
 		if a.value == stored {
@@ -262,7 +266,7 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	ch.made()
 	st = status(err)
 	if ch.again && ch.entry.A == 1 && st == fuseNoData {
-		st = fuse.OK // the server before has removed it
+		st = fuse.OK // the previous server removed it
 	}
 	if st.Ok() && key.name != "" {
 		_ = r.view().removeAttr(d, n.file, key.name, ch.again)

@@ -14,10 +14,11 @@ const (
 	iocBackingClose = 0x4004e502
 )
 
-// OpenBacking registers a descriptor's file for FOPEN_PASSTHROUGH and returns its id, which lives until CloseBacking or the
-// connection's end; the descriptor may be closed at once. The kernel opens the file anew for each passed-through open, with
-// the flags of the opener and the credentials of this process. EPERM without CAP_SYS_ADMIN or where passthrough was not
-// negotiated, ELOOP for a file on a stacked file system, os.ErrClosed before the mount and after Close.
+// OpenBacking registers a descriptor's file for FOPEN_PASSTHROUGH and returns its id, which lives until CloseBacking
+// or the connection's end; the descriptor may be closed at once. The kernel opens the file anew for each
+// passed-through open, with the flags of the opener and the credentials of this process. EPERM without CAP_SYS_ADMIN
+// or where passthrough was not negotiated, ELOOP for a file on a stacked file system, os.ErrClosed before the mount
+// and after Close.
 func (c *Conn) OpenBacking(fd int) (int32, error) {
 	m := fuse.BackingMap{Fd: int32(fd)}
 	id, err := c.ioctl(iocBackingOpen, unsafe.Pointer(&m))
@@ -30,11 +31,11 @@ func (c *Conn) CloseBacking(id int32) error {
 	return err
 }
 
-// PassthroughOK says whether opens may be answered with FOPEN_PASSTHROUGH: it was asked for, the kernel has it and this
-// process may register files. False before the kernel's INIT has been served.
+// PassthroughOK reports that opens may be answered with FOPEN_PASSTHROUGH: Config asks for it, the kernel has it and
+// this process may register files. False before the kernel's INIT has been served.
 func (c *Conn) PassthroughOK() bool { return c.passthrough.Load() }
 
-// probePassthrough tries a registration after INIT, for only a try tells whether this process is allowed to.
+// probePassthrough tries a registration after INIT, because only a try shows whether this process has the right.
 func (c *Conn) probePassthrough() {
 	if c.proto.flags.Load()&fuse.CAP_PASSTHROUGH == 0 {
 		return

@@ -1,19 +1,21 @@
-// Package conn is one FUSE connection: the device, the mount, what is negotiated, a read loop and its replies. It knows
+// Package conn is one FUSE connection: the device, the mount, the negotiation, a read loop and its replies. It knows
 // nothing of cgroups.
 //
 // # Words
 //
-//   - request: one message of the kernel (include/uapi/linux/fuse.h); reply: its answer; notification: a message of ours
-//     that no request asked for.
-//   - inline: handled by the serving goroutine itself. slow: handled by a goroutine of its own, because it may block.
+//   - request: a message of the kernel (include/uapi/linux/fuse.h); reply: its answer; notification: a message of
+//     ours without a request.
+//   - inline: handled by the serving goroutine itself. slow: handled by a goroutine of its own, because it may
+//     block.
 //
 // # What always holds
 //
-//   - One goroutine serves a connection and waits in Go's poller: a thousand idle connections hold neither threads nor
-//     buffers. A request costs a thread only while it is slow and blocked, and MaxSlow bounds those.
-//   - Every request is answered, also when its handler panics or its answer is malformed: a caller whose request was read
-//     waits uninterruptibly (request_wait_answer in fs/fuse/dev.c), not even SIGKILL frees it.
-//   - Only what the kernel offered in FUSE_INIT is asked for, so the same code serves from Linux 5.4 on.
+//   - One goroutine serves a connection and waits in Go's poller: a thousand idle connections hold neither threads
+//     nor buffers. A request costs a thread only while it is slow and blocked, and MaxSlow bounds those.
+//   - Every request is answered, even if its handler panics or its answer is malformed: the caller of a request that
+//     was read waits uninterruptibly (request_wait_answer in fs/fuse/dev.c), and not even SIGKILL ends the wait.
+//   - The connection requests only capabilities that the kernel offered in FUSE_INIT, so the same code serves from
+//     Linux 5.4 on.
 //   - Nothing here forks, and nothing here touches a mounted path while it serves.
 //
 // # Lock order
@@ -23,8 +25,8 @@
 // # What it will not do
 //
 // It does not splice, does not cache data (no writeback, no readahead), does not serve a connection from several
-// goroutines, and does not unmount: who mounted does. Keeping the device open over the death of the process is somebody
-// else's part (Survival).
+// goroutines, and does not unmount; the process that mounted it does. Another process keeps the device open over the
+// death of this one (Survival).
 package conn
 
 import (
@@ -44,46 +46,48 @@ import (
 // DefaultMaxSlow is how many slow requests of one connection run at once where Config does not say.
 const DefaultMaxSlow = 32
 
-// Config is what a connection is made of. FS is required; all else may be left zero.
+// Config describes a connection. FS is required; the zero value of every other field is valid.
 type Config struct {
 	// FS answers the requests. It is called from many goroutines. Its Init and OnUnmount are never called.
 	FS fuse.RawFileSystem
-	// Poll answers FUSE_POLL, which go-fuse cannot. Without it the kernel is told ENOSYS once and then takes every file of
-	// the connection for always ready.
+	// Poll answers FUSE_POLL, which go-fuse cannot. Without it the kernel is told ENOSYS once and then takes every
+	// file of the connection for always ready.
 	Poll func(in PollRequest) (revents uint32, st fuse.Status)
-	// Slow says whether a request may block and so must leave the serving goroutine. It is asked before each request but
-	// INIT and INTERRUPT and must be quick. body is what follows the header, and is only lent.
+	// Slow reports that a request may block and must leave the serving goroutine. It is called before each request
+	// but INIT and INTERRUPT and must be quick. body follows the header and is valid only during the call.
 	Slow func(h *fuse.InHeader, body []byte) bool
 	// MaxSlow bounds the slow requests that run at once; others queue. 0 is DefaultMaxSlow.
 	MaxSlow int
 	// FSName is the source shown in mount tables, Subtype what follows "fuse." in the type.
 	FSName, Subtype string
-	// ReadOnly makes the file system one that is read-only, whatever its mounts are.
+	// ReadOnly makes the file system itself read-only, whatever the flags of its mounts.
 	ReadOnly bool
 	// Passthrough asks for FUSE_PASSTHROUGH (Linux 6.9), see PassthroughOK.
 	Passthrough bool
-	// Log takes what goes wrong; nil is the standard logger.
+	// Log receives errors; nil is the standard logger.
 	Log *logrus.Entry
-	// OnPanic is told what a handler panicked with; the request has been, or is about to be, answered EIO.
+	// OnPanic receives a handler's panic value; the request has been, or is about to be, answered EIO.
 	OnPanic func(any)
-	// Survival is what a connection needs that is to outlive this process; nil for one that is not.
+	// Survival lets the connection outlive this process; nil for one that does not.
 	Survival *Survival
-	// Observe is told of each request that was answered: its opcode, the errno (0 for success) and how long that took.
+	// Observe receives each answered request: its opcode, the errno (0 for success) and the duration.
 	Observe func(opcode uint32, errno int, took time.Duration)
 	// Slots bounds the slow requests of many connections together; nil for no such bound.
 	Slots *Slots
-	// Unpaced has slow requests begin at once, whatever others do: who handles them sees to it that a flood of them costs little.
+	// Unpaced starts slow requests at once, whatever other connections do: their handler keeps a flood of them
+	// cheap.
 	Unpaced bool
-	// MaxRate bounds the requests that are served in a second; 0 is no bound.
+	// MaxRate bounds the requests per second; 0 is no bound.
 	MaxRate int
-	// MaxCPU bounds what slow requests take of a processor in the long run, in percent of one; 0 is no bound.
+	// MaxCPU bounds the processor time of slow requests in the long run, in percent of one processor; 0 is no bound.
 	MaxCPU int
 }
 
-// Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any goroutine.
+// Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any
+// goroutine.
 type Conn struct {
 	cfg      Config    // immutable
-	number   uint64    // immutable: tells the connections of this process apart
+	number   uint64    // immutable: unique among the connections of this process
 	proto    *protocol // immutable
 	slow     slowPool
 	mounted  chan struct{} // closed when the device is mounted, or by Close
@@ -93,7 +97,7 @@ type Conn struct {
 	serving  atomic.Bool
 	served   chan struct{} // closed when Serve returns
 	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED
-	resent   atomic.Bool   // the kernel was asked to send again, and has not yet sent anything new
+	resent   atomic.Bool   // Resend was called, and the kernel has sent no new request since
 
 	suspending atomic.Bool // Suspend was called
 
@@ -132,7 +136,8 @@ var numbers atomic.Uint64
 
 func newConn(cfg Config, fd int) *Conn {
 	c := &Conn{
-		cfg: cfg, number: numbers.Add(1), fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}), agreed: make(chan struct{}), served: make(chan struct{}),
+		cfg: cfg, number: numbers.Add(1), fd: fd, mounted: make(chan struct{}), finished: make(chan struct{}),
+		agreed: make(chan struct{}), served: make(chan struct{}),
 	}
 	c.slow.init(cfg.MaxSlow, cfg.Slots)
 	c.slow.share.percent = cfg.MaxCPU
@@ -140,8 +145,8 @@ func newConn(cfg Config, fd int) *Conn {
 	return c
 }
 
-// attach makes the device usable once it is bound to a superblock. Not earlier: poll on an unbound device says EPOLLERR
-// without joining a wait queue (fuse_dev_poll), so a poller that met it then would never hear of it again.
+// attach makes the device usable once it is bound to a superblock. Not earlier: poll on an unbound device reports
+// EPOLLERR without joining a wait queue (fuse_dev_poll), so Go's poller would never hear of the device again.
 func (c *Conn) attach() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -167,9 +172,9 @@ func (c *Conn) attach() error {
 	return nil
 }
 
-// Close ends the connection: running requests are cancelled, their callers and all others waiting get ECONNABORTED, later
-// calls ENOTCONN. It returns when Serve and the last slow request are done, so it must not be called by a handler; a
-// handler that stays in the kernel keeps it waiting. The mount stays, dead, until it is unmounted. Further calls wait for
+// Close ends the connection: running requests are cancelled, their callers and all other waiters get ECONNABORTED,
+// later calls ENOTCONN. It returns when Serve and the last slow request have ended, so a handler must not call it; a
+// handler that stays in the kernel delays it. The mount stays, dead, until it is unmounted. Further calls wait for
 // the first. The error is always nil.
 func (c *Conn) Close() error {
 	c.mu.Lock()
@@ -205,9 +210,9 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// settleNotes waits for notifications under way. One that drops an entry waits for the directory's lock, whose holder may
-// wait for an answer of ours, and while it is in write(2) closing the device aborts nothing; so requests are read and
-// refused until the last one is through.
+// settleNotes waits for running notifications. One that drops an entry waits for the directory's lock, whose holder
+// may wait for a reply of ours, and closing the device aborts nothing while a notification is in write(2). So
+// settleNotes reads and refuses requests until the last notification has returned.
 func (c *Conn) settleNotes(dev *device) {
 	through := make(chan struct{})
 	go func() { c.notes.Wait(); close(through) }()
@@ -239,7 +244,7 @@ func (c *Conn) device() (*device, error) {
 	return c.dev, nil
 }
 
-// panicked reports a handler's panic, once for each.
+// panicked reports each panic of a handler once.
 func (c *Conn) panicked(v any) {
 	c.cfg.Log.WithField("panic", fmt.Sprint(v)).Errorf("a request's handler panicked\n%s", stack())
 	if c.cfg.OnPanic != nil {

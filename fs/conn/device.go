@@ -12,7 +12,7 @@ import (
 
 const devicePath = "/dev/fuse"
 
-// openDevice opens /dev/fuse for Go's poller, which needs O_NONBLOCK before it meets the descriptor.
+// openDevice opens /dev/fuse for Go's poller, which needs O_NONBLOCK before it sees the descriptor.
 func openDevice() (int, error) {
 	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == nil {
@@ -21,7 +21,8 @@ func openDevice() (int, error) {
 	perr := &os.PathError{Op: "open", Path: devicePath, Err: err}
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return -1, fmt.Errorf("cannot use FUSE: %w; load the module (modprobe fuse) or make the node (mknod -m 666 /dev/fuse c 10 229)", perr)
+		return -1, fmt.Errorf("cannot use FUSE: %w; load the module (modprobe fuse) "+
+			"or make the node (mknod -m 666 /dev/fuse c 10 229)", perr)
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return -1, fmt.Errorf("cannot use FUSE: %w; the kernel's module is not loaded (modprobe fuse)", perr)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
@@ -30,7 +31,7 @@ func openDevice() (int, error) {
 	return -1, fmt.Errorf("cannot use FUSE: %w", perr)
 }
 
-// device is a mounted /dev/fuse. os.File keeps its number from being used anew while anyone is in a system call with it.
+// device is a mounted /dev/fuse. os.File keeps the descriptor's number from reuse while a system call uses it.
 type device struct {
 	file *os.File        // immutable
 	raw  syscall.RawConn // immutable
@@ -46,9 +47,9 @@ func newDevice(fd int) (*device, error) {
 	return &device{file: file, raw: raw}, nil
 }
 
-// write is one write(2): the kernel takes a reply or a notification whole or not at all. It takes no lock of os.File, since
-// a notification may wait in it for a reply that another goroutine writes. os.ErrClosed after Close, else what write(2)
-// says.
+// write is one write(2): the kernel accepts a whole reply or notification or nothing of it. It takes no lock of
+// os.File, because a notification may block in it until another goroutine writes a reply. os.ErrClosed after Close,
+// else the error of write(2).
 func (d *device) write(b []byte) error {
 	var err error
 	if cerr := d.raw.Control(func(fd uintptr) { err = writeAll(int(fd), b) }); cerr != nil {
@@ -66,7 +67,7 @@ func writeAll(fd int, b []byte) error {
 	}
 }
 
-// readNow reads a request that is there. EAGAIN where none is; os.ErrClosed after Close.
+// readNow reads a request without waiting. EAGAIN if there is none; os.ErrClosed after Close.
 func (d *device) readNow(b []byte) (n int, err error) {
 	cerr := d.raw.Control(func(fd uintptr) { n, err = readRequest(int(fd), b) })
 	if cerr != nil {
@@ -75,7 +76,7 @@ func (d *device) readNow(b []byte) (n int, err error) {
 	return n, err
 }
 
-// readRequest is one read(2), again where the kernel says that the request it was about to give was interrupted (ENOENT).
+// readRequest is one read(2), repeated if the request was interrupted while the kernel handed it over (ENOENT).
 func readRequest(fd int, b []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, b)

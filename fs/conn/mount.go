@@ -10,20 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mount attributes of a cgroup mount: nosuid, nodev, noexec; relatime is the absence of MOUNT_ATTR_NOATIME and STRICTATIME.
+// Mount attributes of a cgroup mount: nosuid, nodev, noexec; relatime is the absence of MOUNT_ATTR_NOATIME and
+// STRICTATIME.
 const (
 	mountAttrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	mountFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME
 )
 
-// errNoFsopen says that the mount API of Linux 5.2 is not to be had, by the kernel or by a seccomp filter.
+// errNoFsopen means that the kernel lacks the mount API of Linux 5.2 or a seccomp filter blocks it.
 var errNoFsopen = errors.New("fsopen is not available")
 
-// Fsmount makes the mount and returns a descriptor of it that is attached nowhere: move_mount puts it into a mount
-// namespace, also of another process; closing it unattached ends the connection. attrs are MOUNT_ATTR_ bits beyond
-// nosuid, nodev and noexec. A connection is mounted once: EBUSY afterwards. An error for which errors.Is says
-// errors.ErrUnsupported means that the kernel lacks fsopen and only Mount can help. os.ErrClosed after Close, else as the
-// kernel answers, with its message.
+// Fsmount makes the mount and returns a detached descriptor of it: move_mount attaches it in a mount namespace, also
+// of another process; closing it detached ends the connection. attrs are MOUNT_ATTR_ bits beyond nosuid, nodev and
+// noexec. A connection is mounted once: EBUSY afterwards. An error that is errors.ErrUnsupported means that the
+// kernel lacks fsopen, so only Mount can work. os.ErrClosed after Close, else the kernel's error, with its message.
 func (c *Conn) Fsmount(attrs int) (mountFD int, err error) {
 	mountFD, err = c.fsmount(attrs)
 	if errors.Is(err, errNoFsopen) {
@@ -32,11 +32,12 @@ func (c *Conn) Fsmount(attrs int) (mountFD int, err error) {
 	return mountFD, err
 }
 
-// Mount mounts at an existing directory. ENOTDIR for anything else; EBUSY when the connection was mounted before;
-// os.ErrClosed after Close; else as the kernel answers. When it fails after the superblock was made, the connection is of no
-// more use, and Serve returns.
+// Mount mounts at an existing directory. ENOTDIR for anything else; EBUSY if the connection was mounted before;
+// os.ErrClosed after Close; else the kernel's error. A failure after the superblock was made ends the connection,
+// and Serve returns.
 //
-// made, where it is not nil, is called with a descriptor of the mount before anybody else can see it; not where the kernel lacks fsopen.
+// made, unless nil, is called with a descriptor of the mount before the mount is visible to other processes; it is
+// not called if the kernel lacks fsopen.
 func (c *Conn) Mount(dir string, made func(mountFD int)) error {
 	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -46,7 +47,7 @@ func (c *Conn) Mount(dir string, made func(mountFD int)) error {
 	return c.MountAt(at, dir, made)
 }
 
-// MountAt mounts at a directory that is open, wherever that is by now; dir is what messages call it. All else is as with Mount.
+// MountAt mounts at an open directory, wherever it is by now; dir is its name in messages. Otherwise it is Mount.
 func (c *Conn) MountAt(at int, dir string, made func(mountFD int)) error {
 	fd, err := c.fsmount(0)
 	if errors.Is(err, errNoFsopen) {
@@ -65,7 +66,7 @@ func (c *Conn) MountAt(at int, dir string, made func(mountFD int)) error {
 	return nil
 }
 
-// unmounted returns the device that waits for its mount.
+// unmounted returns the device before its mount.
 func (c *Conn) unmounted() (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,8 +79,9 @@ func (c *Conn) unmounted() (int, error) {
 	return c.fd, nil
 }
 
-// options are the kernel's (fuse_fs_parameters in fs/fuse/inode.c); a key without a value is a flag. The owner is this
-// process; allow_other lets in others, default_permissions makes the kernel check modes as on any file system.
+// options are the kernel's mount options (fuse_fs_parameters in fs/fuse/inode.c); a key without a value is a flag.
+// The owner is this process; allow_other admits other users, default_permissions makes the kernel check modes as on
+// any file system.
 func (c *Conn) options(dev int) [][2]string {
 	return [][2]string{
 		{"fd", strconv.Itoa(dev)}, {"rootmode", "40000"},
@@ -130,12 +132,12 @@ func (c *Conn) fsmount(attrs int) (int, error) {
 	return fd, nil
 }
 
-// IsDead says whether an error is that of a file system whose server is no more.
+// IsDead reports an error of a file system whose server has ended.
 func IsDead(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 }
 
-// configError adds what the kernel says of a refused option: it is read from the context, "e " and a line each.
+// configError adds the kernel's message about a refused option. The context returns it line by line, after "e ".
 func configError(ctx int, option string, err error) error {
 	var said []string
 	buf := make([]byte, 1024)
@@ -174,7 +176,8 @@ func (c *Conn) classicMount(at int, dir string) error {
 	if c.cfg.ReadOnly {
 		flags |= unix.MS_RDONLY
 	}
-	if err := unix.Mount(c.cfg.FSName, "/proc/self/fd/"+strconv.Itoa(at), fstype, flags, strings.Join(opts, ",")); err != nil {
+	target := "/proc/self/fd/" + strconv.Itoa(at)
+	if err := unix.Mount(c.cfg.FSName, target, fstype, flags, strings.Join(opts, ",")); err != nil {
 		return fmt.Errorf("cannot mount: %w", &os.PathError{Op: "mount", Path: dir, Err: err})
 	}
 	return c.attach()

@@ -17,34 +17,34 @@ const (
 	notifyDelete     = 6
 )
 
-// InvalInode makes the kernel forget what it caches of a node: attributes, and contents if any. A node it does not know is
-// no error. os.ErrClosed before the mount and after Close.
+// InvalInode makes the kernel drop its cache of a node: attributes, and contents if any. Not an error for a node
+// that the kernel does not know. os.ErrClosed before the mount and after Close.
 func (c *Conn) InvalInode(node uint64) error {
 	// struct fuse_notify_inval_inode_out: offset 0 and length 0 is the whole file.
 	return c.notify("forget a node", notifyInvalInode, make([]byte, 24), [2]uint64{node}, "")
 }
 
-// InvalEntry makes the kernel forget that a directory has an entry of this name, or has none. It waits for the directory's
-// lock, which whoever makes or removes something in it holds until we have answered: so it must not be called by a handler,
-// nor wait for one. What the kernel does not know is no error; ENOTDIR, ENAMETOOLONG as the kernel answers; os.ErrClosed
-// before the mount and after Close.
+// InvalEntry makes the kernel drop its cached entry, or cached absence, of a name in a directory. It waits for the
+// directory's lock, which a request that makes or removes something there holds until our reply: so a handler must
+// neither call it nor wait for it. Not an error for an entry that the kernel does not know; ENOTDIR, ENAMETOOLONG
+// from the kernel; os.ErrClosed before the mount and after Close.
 func (c *Conn) InvalEntry(parent uint64, name string) error {
 	return c.notify("forget an entry", notifyInvalEntry, make([]byte, 16), [2]uint64{parent}, name)
 }
 
-// DeleteEntry is InvalEntry for a name whose node is gone for good: watchers of the directory are told (IN_DELETE). Besides,
-// ENOTEMPTY and EBUSY when the kernel still has entries below it, or a mount on it.
+// DeleteEntry is InvalEntry for a name whose node is gone for good: it also fires watches of the directory
+// (IN_DELETE). Besides, ENOTEMPTY and EBUSY if the kernel still has entries below it, or a mount on it.
 func (c *Conn) DeleteEntry(parent, child uint64, name string) error {
 	return c.notify("delete an entry", notifyDelete, make([]byte, 24), [2]uint64{parent, child}, name)
 }
 
-// NotifyPoll makes who polls the open file named kh (PollRequest.Kh) ask again. An open file that nobody polls is no error.
-// os.ErrClosed before the mount and after Close.
+// NotifyPoll makes the pollers of the open file kh (PollRequest.Kh) poll again. Not an error for a file without
+// pollers. os.ErrClosed before the mount and after Close.
 func (c *Conn) NotifyPoll(kh uint64) error {
 	return c.notify("wake a poll", notifyPoll, make([]byte, 8), [2]uint64{kh}, "")
 }
 
-// notify sends a notification: a header without a request's number and with a code in place of the status, the structure
+// notify sends a notification: a header with the code in place of the status and no request number, the structure
 // with its first words filled in, and a name.
 func (c *Conn) notify(what string, code int32, body []byte, words [2]uint64, name string) error {
 	for i, w := range words {
@@ -66,12 +66,12 @@ func (c *Conn) notify(what string, code int32, body []byte, words [2]uint64, nam
 	defer c.notes.Done()
 	err = dev.write(append(msg, body...))
 	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil // ENOENT: nothing of it is cached
+		return nil // ENOENT: the kernel has no cache of it
 	}
 	return fmt.Errorf("cannot tell the kernel to %s: %w", what, os.NewSyscallError("write", err))
 }
 
-// beginNote counts a notification in, so that Close can let it finish.
+// beginNote counts a running notification, which Close waits for.
 func (c *Conn) beginNote() (*device, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

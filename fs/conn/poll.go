@@ -7,13 +7,13 @@ import (
 )
 
 // PollRequest is a FUSE_POLL request (struct fuse_poll_in). Kh names the open file to NotifyPoll. Flags has bit 0
-// (FUSE_POLL_SCHEDULE_NOTIFY) when somebody waits; Events is what is waited for (since protocol 7.21, Linux 3.9). Pid is the
-// thread that asks, in the pid namespace of the mount's owner.
+// (FUSE_POLL_SCHEDULE_NOTIFY) if a caller waits; Events are the awaited events (since protocol 7.21, Linux 3.9). Pid
+// is the calling thread, in the pid namespace of the mount's owner.
 type PollRequest struct {
 	NodeID, Fh, Kh uint64
 	Flags, Events  uint32
 	Pid            uint32
-	Again          bool // it was sent before, and what was answered then, if anything, did not arrive
+	Again          bool // sent before, without a reply that arrived
 }
 
 type pollIn struct {

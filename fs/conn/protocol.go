@@ -12,25 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This is the only file that touches go-fuse's ProtocolServer, which is marked experimental: it decodes a request, calls the
-// RawFileSystem and encodes the reply. INIT, POLL, the two names it keeps for itself and replies that it does not write are
-// seen to here and in poll.go.
+// Only this file uses go-fuse's ProtocolServer, which is marked experimental: it decodes a request, calls the
+// RawFileSystem and encodes the reply. This file and poll.go handle the exceptions: INIT, POLL, the two names that
+// go-fuse reserves for itself, and the replies that it does not write.
 
-// MaxWrite is the longest WRITE and READ in one request. A control file refuses what is longer than its own bound with
-// E2BIG (kernfs_fop_write_iter, atomic_write_len), so the first chunk of a long write must be longer than any bound: 4096
-// for nearly all, 100 + 6*NR_CPUS for cpuset.cpus, which is 49252 where NR_CPUS is the largest of x86, 8192.
+// MaxWrite is the longest WRITE and READ in one request. A control file refuses a write beyond its own bound with
+// E2BIG (kernfs_fop_write_iter, atomic_write_len), so the first chunk of a long write must exceed every bound: 4096
+// for nearly all files, 100 + 6*NR_CPUS for cpuset.cpus, which is 49252 with x86's largest NR_CPUS, 8192.
 const MaxWrite = 64 << 10
 
-// MaxPages is how many pages one request may touch, the most that a kernel takes by itself (FUSE_MAX_MAX_PAGES, or
-// fs.fuse.max_pages_limit since Linux 6.13). Each piece of a writev takes a page of it, however short it is
-// (fuse_get_user_pages), and what does not fit comes as another command. Bytes stay bounded by MaxWrite, so it costs no memory.
+// MaxPages bounds the pages of one request, with the most that a kernel allows by default (FUSE_MAX_MAX_PAGES, or
+// fs.fuse.max_pages_limit since Linux 6.13). Each piece of a writev occupies a page, however short
+// (fuse_get_user_pages), and the pieces beyond the bound arrive as another command. MaxWrite still bounds the bytes,
+// so this costs no memory.
 const MaxPages = 256
 
 const (
 	headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))
 	inHeader   = int(unsafe.Sizeof(fuse.InHeader{}))
-	// requestSize holds the longest request: WRITE, or SETXATTR with a value of 64 KiB (XATTR_SIZE_MAX) and its name. The
-	// kernel wants room for max_write and a header at least, and never less than 8192 (FUSE_MIN_READ_BUFFER).
+	// requestSize holds the longest request: WRITE, or SETXATTR with a value of 64 KiB (XATTR_SIZE_MAX) and its
+	// name. The kernel wants room for max_write and a header at least, and never less than 8192
+	// (FUSE_MIN_READ_BUFFER).
 	requestSize = MaxWrite + 8<<10
 	// replySize holds the longest reply: READ or READDIR of MaxWrite (shorten), or a value of 64 KiB.
 	replySize = MaxWrite + 8<<10
@@ -38,15 +40,15 @@ const (
 	shortReply = 8 << 10
 )
 
-// message is a request with room for its reply. One is used for request after request.
+// message is a request with room for its reply. It is reused for the next request.
 type message struct {
 	in, out       []byte
 	inVec, outVec [1][]byte // for go-fuse, which wants vectors
 }
 
-// newMessage makes the buffers of a message. That for requests is in memory from the start: when a server is killed while the kernel
-// copies a request into a page that it has to make first, the copy fails and the caller gets EIO (fuse_dev_do_read; seen once in
-// some thousand kills of servers that had just started).
+// newMessage makes the buffers of a message. The request buffer is resident from the start: if a server is killed
+// while the kernel copies a request into a page that it has to allocate first, the copy fails and the caller gets
+// EIO (fuse_dev_do_read; seen once in some thousand kills of servers just after their start).
 func newMessage(in, out int) *message {
 	m := &message{in: make([]byte, in), out: make([]byte, out)}
 	for i := 0; i < in; i += pageSize {
@@ -65,9 +67,9 @@ type protocol struct {
 }
 
 func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, panicked func(any)) *protocol {
-	// go-fuse asks for what it knows and the kernel offers; these are the exceptions. Not asked for by it, and rightly so:
-	// writeback cache, splice, POSIX ACLs, HANDLE_KILLPRIV, ATOMIC_O_TRUNC (it comes as SETATTR), DONT_MASK (the kernel
-	// applies the umask), ASYNC_DIO, EXPORT_SUPPORT.
+	// go-fuse requests every capability that it knows and the kernel offers, except these. It rightly does not
+	// request writeback cache, splice, POSIX ACLs, HANDLE_KILLPRIV, ATOMIC_O_TRUNC (it comes as SETATTR), DONT_MASK
+	// (the kernel applies the umask), ASYNC_DIO, EXPORT_SUPPORT.
 	never := uint64(fuse.CAP_READDIRPLUS | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_ASYNC_READ)
 	if !passthrough {
 		never |= fuse.CAP_PASSTHROUGH
@@ -75,7 +77,8 @@ func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, p
 	return &protocol{passthrough: passthrough, server: fuse.NewProtocolServer(fs, &fuse.MountOptions{
 		Name:     "conn",
 		MaxWrite: MaxWrite,
-		// Only RELEASE and interrupted requests are background requests here: enough for a flood of closes, and bounded.
+		// Only RELEASE and interrupted requests are background requests here: enough for a flood of closes, and
+		// bounded.
 		MaxBackground: 64,
 		// NO_EXPORT_SUPPORT (Linux 6.9): no file handles for guests. ABORT_ERROR (4.17): a read tells an abort by the
 		// administrator (ECONNABORTED) from an unmount (ENODEV).
@@ -89,7 +92,8 @@ func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, p
 	})}
 }
 
-// handle answers m.in[:n] and returns the reply, empty where none is due. It panics when the file system's ReadResult does.
+// handle answers m.in[:n] and returns the reply, empty if none is due. It panics if the file system's ReadResult
+// does.
 func (p *protocol) handle(m *message, n int) []byte {
 	in := m.in[:n]
 	h := header(in)
@@ -97,19 +101,19 @@ func (p *protocol) handle(m *message, n int) []byte {
 		return nil
 	}
 	if init := h.Opcode == OpInit; init == p.ready.Load() {
-		return errorReply(in, m.out, fuse.EIO) // a second INIT, or anything before the first: not from a kernel
+		return errorReply(in, m.out, fuse.EIO) // a second INIT, or another request before the first: no kernel sends it
 	}
 	if st := kept(h, in[inHeader:]); st != fuse.OK {
 		return errorReply(in, m.out, st)
 	}
 	shorten(h, in)
 	if h.Opcode == OpIoctl {
-		clear(m.out) // go-fuse replies with the whole buffer, whatever of it was filled
+		clear(m.out) // go-fuse replies with the whole buffer, even if only part of it was filled
 	}
 	opcode, unique := h.Opcode, h.Unique
 	m.inVec[0], m.outVec[0] = in, m.out
 	wrote, st := p.server.HandleRequest(m.inVec[:], m.outVec[:])
-	if !st.Ok() { // no reply was made: the request asks for more than a kernel does
+	if !st.Ok() { // no reply: the request asks for more than any kernel does
 		return errorReply(in, m.out, st)
 	}
 	if unique == 0 {
@@ -121,9 +125,9 @@ func (p *protocol) handle(m *message, n int) []byte {
 	return m.out[:wrote]
 }
 
-// negotiated corrects the reply to INIT where go-fuse's options cannot say it, and keeps what was agreed: no readahead,
-// for which 0 means the kernel's own to go-fuse, no stacking without passthrough, for which 0 means 1, and more pages than
-// the longest write has.
+// negotiated corrects the reply to INIT where go-fuse's options cannot, and keeps the agreed flags: no readahead (0
+// means the kernel's default to go-fuse), no stacking without passthrough (0 means 1), and more pages than the
+// longest write has.
 func (p *protocol) negotiated(reply []byte) {
 	if len(reply) < headerSize+int(unsafe.Sizeof(fuse.InitOut{})) {
 		return // refused, or a kernel so old that it has neither
@@ -140,10 +144,11 @@ func (p *protocol) negotiated(reply []byte) {
 	p.ready.Store(true)
 }
 
-// shorten has READ and READDIR ask for no more than a reply holds. The kernel asks for as much as max_pages hold
-// (fuse_direct_io, fuse_readdir_uncached since Linux 6.15) and takes a shorter answer for what there is now.
+// shorten limits READ and READDIR to the room of a reply. The kernel asks for as many bytes as max_pages hold
+// (fuse_direct_io, fuse_readdir_uncached since Linux 6.15) and accepts a shorter answer.
 func shorten(h *fuse.InHeader, in []byte) {
-	if h.Opcode != OpRead && h.Opcode != OpReaddir && h.Opcode != OpReaddirplus || len(in) < int(unsafe.Sizeof(fuse.ReadIn{})) {
+	reads := h.Opcode == OpRead || h.Opcode == OpReaddir || h.Opcode == OpReaddirplus
+	if !reads || len(in) < int(unsafe.Sizeof(fuse.ReadIn{})) {
 		return
 	}
 	if r := (*fuse.ReadIn)(pointer(in, 0)); int64(r.Size) <= MaxPages*int64(os.Getpagesize()) {
@@ -151,7 +156,7 @@ func shorten(h *fuse.InHeader, in []byte) {
 	}
 }
 
-// names says where the name starts in the bodies of the requests that carry one, and that go-fuse compares.
+// names is the offset of the name in the bodies of the requests with a name that go-fuse compares.
 var names = map[uint32]int{
 	OpLookup: 0, OpSymlink: 0, OpMknod: 16, OpMkdir: 8, OpUnlink: 0, OpRmdir: 0, OpRename: 8, OpRename2: 16, OpLink: 8,
 	OpSetxattr: 8, OpGetxattr: 8, OpRemovexattr: 0, OpCreate: 16, OpTmpfile: 16,
@@ -162,8 +167,8 @@ const (
 	keptNode = ^uint64(0)
 )
 
-// kept refuses what go-fuse answers by itself, for its own servers (poll.go): a file at the root that every lookup finds
-// though no listing has it, and its node. A guest sees nothing of that name, and cannot make it.
+// kept refuses the file that go-fuse reserves for its own servers (poll.go): every lookup at the root would find it,
+// and its node, though no listing shows it. A guest sees nothing of that name, and cannot make it.
 func kept(h *fuse.InHeader, body []byte) fuse.Status {
 	if h.NodeId == keptNode {
 		return fuse.Status(unix.ESTALE)
@@ -184,8 +189,8 @@ func kept(h *fuse.InHeader, body []byte) fuse.Status {
 	return fuse.EPERM
 }
 
-// interrupt tells a running request that its caller was interrupted: its cancel channel is closed. False when go-fuse does
-// not have it, or has been told before.
+// interrupt closes the cancel channel of a running request whose caller was interrupted. False if go-fuse does not
+// have the request, or has cancelled it before.
 func (p *protocol) interrupt(unique uint64) bool {
 	m := fuse.InterruptIn{Unique: unique}
 	m.Length, m.Opcode = uint32(unsafe.Sizeof(m)), OpInterrupt
@@ -194,7 +199,8 @@ func (p *protocol) interrupt(unique uint64) bool {
 	return st.Ok() && n == 0 // a refusal has a reply
 }
 
-// debugWriter takes go-fuse's own messages: guests can cause them at will (an ioctl it does not know), so they are debug.
+// debugWriter logs go-fuse's own messages at the debug level, because guests can cause them at will (an unknown
+// ioctl).
 type debugWriter struct{ log *logrus.Entry }
 
 func (w debugWriter) Write(b []byte) (int, error) {
@@ -205,7 +211,7 @@ func (w debugWriter) Write(b []byte) (int, error) {
 // pointer is the address of b[i].
 func pointer(b []byte, i int) unsafe.Pointer { return unsafe.Pointer(&b[i]) }
 
-// header is the request's header, nil when it is not even that.
+// header returns the request's header, nil if the request is too short.
 func header(in []byte) *fuse.InHeader {
 	if len(in) < inHeader {
 		return nil
@@ -213,7 +219,8 @@ func header(in []byte) *fuse.InHeader {
 	return (*fuse.InHeader)(unsafe.Pointer(&in[0]))
 }
 
-// replyRoom is how long the reply to a request can be. Where it asks for more than the kernel ever does, it gets an error.
+// replyRoom returns the greatest length of a request's reply. A request that asks for more than the kernel ever does
+// gets an error.
 func replyRoom(in []byte) int {
 	switch h := header(in); h.Opcode {
 	case OpRead, OpReaddir, OpReaddirplus, OpGetxattr, OpListxattr, OpIoctl:
@@ -222,8 +229,8 @@ func replyRoom(in []byte) int {
 	return shortReply
 }
 
-// silent says whether the kernel expects no reply. There is none to a request without a number either: a message with
-// number 0 is a notification.
+// silent reports that the kernel expects no reply. A message without a number is a notification and gets none
+// either.
 func silent(h *fuse.InHeader) bool {
 	switch h.Opcode {
 	case OpForget, OpBatchForget, OpNotifyReply:

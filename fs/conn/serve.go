@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// messages holds the buffers of all connections while they have nothing to do.
+// messages holds the buffers of all idle connections.
 var messages = sync.Pool{New: func() any { return newMessage(requestSize, replySize) }}
 
 // server is the serving goroutine's state.
@@ -23,23 +23,23 @@ type server struct {
 	dev  *device
 	step func(fd uintptr) bool // exchange, bound once
 
-	m     *message // nil while parked
-	reply []byte   // to be written before the next read; within m.out
+	m     *message // nil after park
+	reply []byte   // due before the next read; within m.out
 	n     int      // bytes read
 	err   error    // of the read
 
-	idle       time.Time     // when it last went to wait
-	slept      time.Duration // how long it waited then
+	idle       time.Time     // start of the last wait
+	slept      time.Duration // duration of the last wait
 	inline     bool          // the last request was not handed to another goroutine
-	queueEmpty bool          // no request was there when it had answered the last one
+	queueEmpty bool          // the queue was empty after the last reply
 	turns      turns
 	pace       pace
-	vain, skip int // how often not to look again after looking in vain, and how often still
+	vain, skip int // number of polls to skip after a vain one, and of those left
 }
 
-// Serve reads requests and answers them until the file system is unmounted, or Close is called: nil. It waits for the mount
-// when that has not been made yet. The caller's goroutine is the serving one. ECONNABORTED when the administrator aborted
-// the connection (Linux 4.17), else what reading the device fails with; an error when it serves already. Close must be
+// Serve reads requests and answers them until the file system is unmounted or Close is called: nil. It waits for a
+// mount that has not been made yet. The caller's goroutine is the serving one. ECONNABORTED after an abort by the
+// administrator (Linux 4.17), else the error of reading the device; an error if another Serve runs. Close must be
 // called in any case.
 func (c *Conn) Serve() error {
 	if c.serving.Swap(true) {
@@ -72,7 +72,7 @@ func (c *Conn) Serve() error {
 	}
 }
 
-// next writes the reply that is due and reads a request, waiting for one.
+// next writes the reply that is due and waits for a request.
 func (s *server) next() error {
 	if s.c.suspending.Load() {
 		s.flush()
@@ -90,19 +90,20 @@ func (s *server) next() error {
 		s.flush()
 		return errSuspended
 	}
-	// The device is closed, or says EPOLLERR and nothing else, for which Go's poller has but one word: the read knows more.
+	// The device is closed or reports EPOLLERR alone. Go's poller returns the same error for both; the read
+	// distinguishes them.
 	if s.m == nil {
 		s.m = messages.Get().(*message)
 	}
 	s.n, s.err = s.dev.readNow(s.m.in)
-	if s.err == unix.EAGAIN { // the poller gives up on a device that is alive: cannot happen, must not spin
+	if s.err == unix.EAGAIN { // the poller fails on a live device: impossible, and must not spin
 		time.Sleep(time.Millisecond)
 		return s.next()
 	}
 	return s.err
 }
 
-// exchange is what next does with the descriptor; false means wait until it can be read.
+// exchange is next with the descriptor at hand; false means wait until the descriptor is readable.
 func (s *server) exchange(fd uintptr) bool {
 	if len(s.reply) > 0 {
 		s.c.replied(int(fd), s.reply, writeAll(int(fd), s.reply))
@@ -124,21 +125,22 @@ func (s *server) exchange(fd uintptr) bool {
 	return true
 }
 
-// Waking up is most of a round trip, so while requests come fast the serving goroutine looks again for a while before it
-// waits. Measured with one client on two cores of a virtual machine, against waiting at once: open, read and close in 89 µs
-// instead of 167, pread in 18 instead of 30, LOOKUP in 51 instead of 95. With three clients on the two cores it won on
-// pread and was even on the rest, but only since looking in vain makes it rarer.
+// Waking up is most of a round trip, so while requests come fast the serving goroutine polls the device for a while
+// before it waits. Measured with one client on two cores of a virtual machine, against waiting at once: open, read
+// and close in 89 µs instead of 167, pread in 18 instead of 30, LOOKUP in 51 instead of 95. With three clients on
+// the two cores it won on pread and was even on the rest, but only since vain polls make further ones rarer.
 const (
 	pollFor = 50 * time.Microsecond
-	fast    = 200 * time.Microsecond // between going to wait and the next request, waking up included
+	fast    = 200 * time.Microsecond // from the start of the wait to the next request, waking up included
 	maxVain = 64
 )
 
-// looking counts who looks again in this process. Half of the processors may: those who make the requests need the rest.
+// pollers counts the polling goroutines of this process. At most half of the processors poll: the clients need the
+// rest.
 var pollers atomic.Int32
 
-// lookAgain tries for a while to read a request where the last one came fast, and was answered by this goroutine: else
-// another one needs the processor.
+// poll tries for a while to read a request if the last one came fast and this goroutine answered it. Otherwise
+// another goroutine needs the processor.
 func (s *server) poll(fd int) {
 	start := time.Now()
 	if s.slept > fast || !s.inline {
@@ -163,7 +165,7 @@ func (s *server) poll(fd int) {
 	s.skip = s.vain
 }
 
-// park gives the buffers back.
+// park returns the buffers.
 func (s *server) park() {
 	if s.m != nil {
 		messages.Put(s.m)
@@ -171,7 +173,7 @@ func (s *server) park() {
 	}
 }
 
-// dispatch answers the request in s.m, or has it answered.
+// dispatch answers the request in s.m, or passes it to another goroutine.
 func (s *server) dispatch() {
 	c, m := s.c, s.m
 	in := m.in[:s.n]
@@ -189,7 +191,7 @@ func (s *server) dispatch() {
 		c.keepInit(in)
 		s.reply = c.respond(m, s.n)
 		if c.proto.ready.Load() {
-			c.reply(s.dev, s.reply) // the kernel knows what was agreed when the write returns
+			c.reply(s.dev, s.reply) // the kernel has processed the reply when the write returns
 			s.reply = nil
 			c.probePassthrough()
 			c.keepPassthrough()
@@ -208,7 +210,7 @@ func (s *server) dispatch() {
 	}
 }
 
-// isSlow asks the file system. Where that panics the request is inline.
+// isSlow calls Config.Slow. If that panics the request is inline.
 func (c *Conn) isSlow(h *fuse.InHeader, body []byte) (slow bool) {
 	if c.cfg.Slow == nil || !c.proto.ready.Load() {
 		return false
@@ -255,8 +257,8 @@ func (c *Conn) reply(dev *device, reply []byte) {
 	_ = dev.raw.Control(func(fd uintptr) { c.replied(int(fd), reply, writeAll(int(fd), reply)) })
 }
 
-// replied looks at how a reply was taken. ENOENT: nobody waits any more, since the connection was aborted. Anything else
-// means that the reply is malformed (fuse_dev_do_write), and that the caller still waits: it gets EIO.
+// replied checks the result of writing a reply. ENOENT: the connection was aborted and no caller waits. Any other
+// error means a malformed reply (fuse_dev_do_write), whose caller still waits: it gets EIO.
 func (c *Conn) replied(fd int, reply []byte, err error) {
 	o := (*fuse.OutHeader)(pointer(reply, 0))
 	if s := c.cfg.Survival; s != nil && s.Replied != nil {
@@ -265,7 +267,8 @@ func (c *Conn) replied(fd int, reply []byte, err error) {
 	if err == nil || err == unix.ENOENT || err == unix.ENODEV || err == unix.EPERM {
 		return
 	}
-	c.cfg.Log.WithError(err).Errorf("the kernel refuses a reply of %d bytes, status %v", len(reply), syscall.Errno(-o.Status))
+	c.cfg.Log.WithError(err).Errorf("the kernel refuses a reply of %d bytes, status %v",
+		len(reply), syscall.Errno(-o.Status))
 	if o.Status == 0 {
 		o.Length, o.Status = uint32(headerSize), -int32(fuse.EIO)
 		_ = writeAll(fd, reply[:headerSize])

@@ -8,27 +8,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a slow request takes of a processor the host charges to the server: a guest whose quota is a tenth of a processor
-// could have the server take most of one for it, by mkdir and rmdir. So a connection's slow requests have a share of one
-// processor. Who seldom asks has saved up for a burst, and waits for nothing.
+// The host charges the processor time of slow requests to the server: a guest with a quota of a tenth of a processor
+// could make the server spend most of one on its mkdir and rmdir. So the slow requests of a connection have a share
+// of one processor. A connection that seldom makes them has saved up for a burst, and never waits.
 const (
-	// shareBurst is for how long the share is saved up.
+	// shareBurst bounds the saved share.
 	shareBurst = 2 * time.Second
-	// shareMaxDebt is for how long one request at most keeps those after it, however much it took (memory.reclaim).
+	// shareMaxDebt bounds the delay that one request causes to the following ones, whatever it cost
+	// (memory.reclaim).
 	shareMaxDebt = time.Second
-	// shareSlice is how often a request that waits looks whether the server is to end.
+	// shareSlice is the interval at which a waiting request checks for the end of the server.
 	shareSlice = 20 * time.Millisecond
 )
 
-// share is a connection's part of a processor.
+// share is a connection's share of a processor.
 type share struct {
 	percent int // immutable; 0: no bound
 
 	mu   sync.Mutex
-	even time.Time // guarded by mu; when what was taken is paid for
+	even time.Time // guarded by mu; the time at which the spent share is made up for
 }
 
-// spend counts what a request took.
+// spend charges a request's processor time.
 func (s *share) spend(took time.Duration, now time.Time) {
 	if s.percent <= 0 {
 		return
@@ -44,14 +45,14 @@ func (s *share) spend(took time.Duration, now time.Time) {
 	}
 }
 
-// due is when the next request may begin.
+// due returns the earliest start of the next request.
 func (s *share) due() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.even
 }
 
-// counted runs f and says what it took of a processor, the host's work for it included.
+// counted runs f and returns its processor time, the host's work included.
 func counted(f func()) time.Duration {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -60,7 +61,7 @@ func counted(f func()) time.Duration {
 	return threadTime() - before
 }
 
-// threadTime is the time that this thread has had a processor.
+// threadTime returns the processor time of this thread.
 func threadTime() time.Duration {
 	var t unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) != nil {
@@ -69,7 +70,7 @@ func threadTime() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// wait lets a request begin at its time.
+// wait delays a request until it is due.
 func (c *Conn) wait(r *slowRequest) {
 	due := c.slow.share.due()
 	if !c.cfg.Unpaced && c.othersAwake() {
@@ -103,7 +104,7 @@ func (p *slowPool) hold(r *slowRequest) {
 	r.held = true
 }
 
-// begins takes the mark away, and says whether the request was interrupted meanwhile.
+// begins removes the mark, and reports that the request was interrupted meanwhile.
 func (p *slowPool) begins(r *slowRequest) (interrupted bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,7 +112,7 @@ func (p *slowPool) begins(r *slowRequest) (interrupted bool) {
 	return r.interrupted
 }
 
-// runs says whether a request has not ended.
+// runs reports that a request has not ended.
 func (p *slowPool) runs(r *slowRequest) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,19 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of the slow requests of one connection that wait for a free place. What is beyond them gets EAGAIN: a caller can
-// try again, whereas a queue without end would let one guest eat the server's memory.
+// Bounds of the queued slow requests of one connection. Requests beyond them get EAGAIN: a caller can try again,
+// whereas an unbounded queue would let one guest use up the server's memory.
 const (
 	maxQueued      = 1024
 	maxQueuedBytes = 4 << 20
 )
 
-// slowRequest is a request with a copy of its bytes, whole.
+// slowRequest is a request with a copy of all its bytes.
 type slowRequest struct {
 	body   []byte // immutable
 	unique uint64 // immutable
 
-	held        bool // guarded by slowPool.mu; it has a goroutine, which waits for its share of a processor
+	held        bool // guarded by slowPool.mu; its goroutine waits for a share of a processor
 	interrupted bool // guarded by slowPool.mu; while it was held
 }
 
@@ -30,23 +30,23 @@ type slowPool struct {
 	max int // immutable
 
 	mu      sync.Mutex
-	active  int                      // guarded by mu; goroutines that have a request
+	active  int                      // guarded by mu; goroutines with a request
 	running map[uint64]*slowRequest  // guarded by mu; by number
 	queue   list.List                // guarded by mu; of *slowRequest
 	queued  map[uint64]*list.Element // guarded by mu; by number
-	bytes   int                      // guarded by mu; of all that is queued
+	bytes   int                      // guarded by mu; of all queued requests
 	closed  bool                     // guarded by mu
 	idle    chan struct{}            // closed when the pool is closed and nothing runs
 	ended   chan struct{}            // closed when the pool is
 
-	busySince time.Time     // guarded by mu; when a second one began while one ran
-	due       time.Time     // guarded by mu; when the next one may begin while others are awake
-	took      time.Duration // guarded by mu; how long the last one ran
+	busySince time.Time     // guarded by mu; the start of the last second request beside a running one
+	due       time.Time     // guarded by mu; the earliest start of the next one while other connections are awake
+	took      time.Duration // guarded by mu; duration of the last one
 
 	share share
 
 	slots *Slots        // immutable, may be nil
-	own   chan struct{} // one slot that no other connection can take
+	own   chan struct{} // one slot for this connection alone
 }
 
 func (p *slowPool) init(limit int, slots *Slots) {
@@ -55,8 +55,9 @@ func (p *slowPool) init(limit int, slots *Slots) {
 	p.running, p.queued = map[uint64]*slowRequest{}, map[uint64]*list.Element{}
 }
 
-// add takes a request in. start says that the caller must start a goroutine for it; not ok means there is no room. What
-// ends something (RELEASE, FORGET) always has room: it cannot be refused, and there are only as many as there were begun.
+// add accepts a request. start: the caller must start a goroutine for it; not ok: there is no room. A request that
+// ends something (RELEASE, FORGET) always has room: it cannot be refused, and there are only as many as there are
+// opens.
 func (p *slowPool) add(r *slowRequest, ends bool) (start, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,8 +108,8 @@ func (p *slowPool) unqueue(e *list.Element) *slowRequest {
 	return r
 }
 
-// interrupt finds a request: removed from the queue when it had not begun, or running, or neither. One that is
-// held is interrupted when it has begun: a signal gets it no more of a processor, and an mkdir knows no EINTR.
+// interrupt finds a request: it removes one from the queue, or reports a running one. A held request is interrupted
+// after its start: a signal must not shorten its wait for a share, and mkdir has no EINTR.
 func (p *slowPool) interrupt(unique uint64) (removed *slowRequest, running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,7 +124,7 @@ func (p *slowPool) interrupt(unique uint64) (removed *slowRequest, running bool)
 	return nil, r != nil
 }
 
-// uniques returns the numbers of what runs.
+// uniques returns the numbers of the running requests.
 func (p *slowPool) uniques() (all []uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,7 +134,7 @@ func (p *slowPool) uniques() (all []uint64) {
 	return all
 }
 
-// close refuses what comes and returns what had not begun.
+// close refuses further requests and returns those that have not begun.
 func (p *slowPool) close() (dropped []*slowRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,7 +151,7 @@ func (p *slowPool) close() (dropped []*slowRequest) {
 	return dropped
 }
 
-// pending are the numbers of what runs and what is queued, and whether there is anything.
+// pending returns the numbers of the running and queued requests, and whether there are any.
 func (p *slowPool) pending() (numbers map[uint64]bool, busy bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,14 +165,14 @@ func (p *slowPool) pending() (numbers map[uint64]bool, busy bool) {
 	return numbers, p.active > 0
 }
 
-// Slots bounds the slow requests that run at once on many connections. Each connection has one place beyond that for itself,
-// so whoever fills all others keeps nobody waiting.
+// Slots bounds the slow requests that run at once on many connections. Each connection also has one slot of its own,
+// so a connection that fills all others delays no one.
 type Slots struct{ taken chan struct{} }
 
 // NewSlots makes a bound.
 func NewSlots(n int) *Slots { return &Slots{make(chan struct{}, n)} }
 
-// enter waits for a place and says how to give it back; not ok when the pool is closed before.
+// enter waits for a slot and returns the function that gives it back; not ok if the pool is closed first.
 func (p *slowPool) enter() (leave func(), ok bool) {
 	if p.slots == nil {
 		return func() {}, true
@@ -191,7 +192,7 @@ func (p *slowPool) enter() (leave func(), ok bool) {
 	}
 }
 
-// waitIdle waits until nothing runs in a closed pool, or for a while.
+// waitIdle waits, up to a limit, until a closed pool has no running request.
 func (p *slowPool) waitIdle(limit time.Duration) bool {
 	t := time.NewTimer(limit)
 	defer t.Stop()
@@ -203,7 +204,7 @@ func (p *slowPool) waitIdle(limit time.Duration) bool {
 	}
 }
 
-// goSlow runs a request off the serving goroutine, later, or refuses it.
+// goSlow runs a request off the serving goroutine, now or later, or refuses it.
 func (c *Conn) goSlow(dev *device, in []byte) (refusal fuse.Status) {
 	h := header(in)
 	r := &slowRequest{body: append([]byte(nil), in...), unique: h.Unique}
@@ -236,16 +237,16 @@ func (c *Conn) runSlow(dev *device, r *slowRequest) {
 		took = time.Since(start)
 		leave()
 		if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {
-			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)) // it was Close that interrupted
+			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)) // Close interrupted it
 		}
 		c.reply(dev, reply)
 	}
 }
 
-// interrupted sees to FUSE_INTERRUPT, the kernel's word that the caller of a request got a signal. A request that waits in
-// the queue is answered EINTR at once, a running one has its cancel channel closed. The kernel wants no answer to the
-// INTERRUPT itself, except EAGAIN to send it anew (fuse_dev_do_write): right only for a request that is just about to
-// begin; one we do not have has been answered.
+// interrupted handles FUSE_INTERRUPT: a signal for the caller of a request. A queued request is answered EINTR at
+// once, a running one has its cancel channel closed. The kernel expects no answer to the INTERRUPT itself, except
+// EAGAIN to make it send the INTERRUPT again (fuse_dev_do_write). That is right only for a request that is about to
+// begin; an unknown one has been answered.
 func (c *Conn) interrupted(dev *device, in, out []byte) []byte {
 	if len(in) < inHeader+8 {
 		return errorReply(in, out, fuse.EIO)
@@ -261,7 +262,7 @@ func (c *Conn) interrupted(dev *device, in, out []byte) []byte {
 	return nil
 }
 
-// cancelSlow interrupts all that runs.
+// cancelSlow interrupts all running requests.
 func (c *Conn) cancelSlow() {
 	for _, u := range c.slow.uniques() {
 		c.proto.interrupt(u)

@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A connection lives as long as somebody has its device open. Where another process does, the one that serves may die: what
-// the kernel had not given it yet waits, and what it had read and not answered is sent again when the next one asks
-// (FUSE_NOTIFY_RESEND, Linux 6.9), marked as such. The next one must then know what was agreed in FUSE_INIT, which the
-// kernel does not repeat.
+// A connection lives as long as a process has its device open. If another process has it, the serving one may die:
+// the kernel keeps the requests that it has not handed out, and sends those that were read and not answered again
+// when the next server asks (FUSE_NOTIFY_RESEND, Linux 6.9), marked as such. That server must know the agreement of
+// FUSE_INIT, which the kernel does not repeat.
 //
-// Before 6.9 nothing is sent again. There each process reads from a device of its own (FUSE_DEV_IOC_CLONE, Linux 4.2): with
-// it the kernel closes what was read from it, its callers get ECONNABORTED, and the connection goes on.
+// Before 6.9 the kernel sends nothing again. There each process reads from a device of its own (FUSE_DEV_IOC_CLONE,
+// Linux 4.2): when the kernel closes it, the callers of requests read from it get ECONNABORTED, and the connection
+// goes on.
 
 const (
 	// resendBit marks a request that is sent again: FUSE_UNIQUE_RESEND of include/uapi/linux/fuse.h.
@@ -30,19 +31,18 @@ const (
 	iocClone = 0x8004e500
 )
 
-// Resent says whether a request's number is that of one which was sent before, and gives the number that it had then.
+// Resent reports that a request is sent again, and returns its number at the first time.
 func Resent(unique uint64) (first uint64, again bool) {
 	return unique &^ resendBit, unique&resendBit != 0
 }
 
-// KernelAtLeast says whether this kernel is of a version or newer. What can be asked for by itself is not to be told by it:
-// see Offers.
+// KernelAtLeast reports a kernel of this version or newer. Use it only for features that cannot be probed: see Offers.
 func KernelAtLeast(major, minor int) bool {
 	a, b := kernelVersion()
 	return a > major || a == major && b >= minor
 }
 
-// kernelVersion is 0.0 where it cannot be told.
+// kernelVersion is 0.0 if it is unknown.
 var kernelVersion = sync.OnceValues(func() (major, minor int) {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -54,27 +54,27 @@ var kernelVersion = sync.OnceValues(func() (major, minor int) {
 	return major, minor
 })
 
-// Survival is what lets a connection outlive the process that serves it. Its functions are called by serving goroutines and
-// must be quick.
+// Survival lets a connection outlive its process. The serving goroutines call its functions, which must be quick.
 type Survival struct {
-	// Clone reads requests from a device of this process's own: for kernels that do not send again. Somebody else must
-	// have the connection's device.
+	// Clone reads requests from a device of this process's own: for kernels that do not send again. Another process
+	// must have the connection's device.
 	Clone bool
-	// Init is given FUSE_INIT before it is answered, for Adopt.
+	// Init receives FUSE_INIT before its reply, for Adopt.
 	Init func(request []byte)
-	// Passthrough is told, after that, whether opens may be passed through.
+	// Passthrough then receives whether opens may be passed through.
 	Passthrough func(ok bool)
-	// Replied is told of each reply that was written, or that nobody waited for any more.
+	// Replied receives each request whose reply was written or has no waiting caller any more.
 	Replied func(unique uint64)
-	// Suspect says whether a request that is sent again is to be refused with EIO, since it has brought down servers before.
+	// Suspect reports a request to be refused with EIO when it is sent again, because servers have crashed during
+	// it.
 	Suspect func(unique uint64) bool
-	// Settled is called once after Resend, when the kernel has sent everything again: under names the requests that are
-	// being answered.
+	// Settled is called once after Resend, when the kernel has sent everything again. under reports a request that
+	// is being answered.
 	Settled func(under func(unique uint64) bool)
 }
 
-// Adopt makes a Conn of a device that is mounted, of which it keeps a duplicate, and of the FUSE_INIT that was answered on it. The
-// kernel is not told anything: call Resend when the file system is ready, and Serve.
+// Adopt makes a Conn of a mounted device, of which it keeps a duplicate, and of the answered FUSE_INIT. It tells the
+// kernel nothing: call Resend when the file system is ready, then Serve.
 func Adopt(cfg Config, mounted *os.File, init []byte, passthrough bool) (*Conn, error) {
 	if cfg.FS == nil || cfg.Survival == nil {
 		return nil, errors.New("cannot adopt a FUSE connection without a file system and what it survives by")
@@ -104,10 +104,10 @@ func Adopt(cfg Config, mounted *os.File, init []byte, passthrough bool) (*Conn, 
 	return c, nil
 }
 
-// Agreed is closed when FUSE_INIT is answered: what is then known of the connection is all that another process needs.
+// Agreed is closed after the reply to FUSE_INIT. From then on another process can take over the connection.
 func (c *Conn) Agreed() <-chan struct{} { return c.agreed }
 
-// Resend has the kernel send again what was read and not answered. On a kernel that cannot it does nothing.
+// Resend makes the kernel send again the requests that were read and not answered. Without support it does nothing.
 func (c *Conn) Resend() error {
 	if c.cfg.Survival == nil || c.cfg.Survival.Clone {
 		return nil
@@ -116,8 +116,8 @@ func (c *Conn) Resend() error {
 	return c.notify("send again", notifyResend, nil, [2]uint64{}, "")
 }
 
-// settle looks for the first request that the kernel has not sent before: all that it sends again come earlier, since they
-// go to the head of the queue (fuse_resend). FORGET and INTERRUPT have queues of their own.
+// settle detects the first new request: all that the kernel sends again come before it, since they go to the head of
+// the queue (fuse_resend). FORGET and INTERRUPT have queues of their own.
 func (c *Conn) settle(h *fuse.InHeader) {
 	if h == nil || !c.resent.Load() {
 		return
@@ -133,7 +133,7 @@ func (c *Conn) settle(h *fuse.InHeader) {
 	}
 }
 
-// suspected says whether a request is to be refused.
+// suspected reports that a request is to be refused.
 func (c *Conn) suspected(h *fuse.InHeader) bool {
 	s := c.cfg.Survival
 	return s != nil && s.Suspect != nil && h.Unique&resendBit != 0 && !silent(h) && s.Suspect(h.Unique)
@@ -153,9 +153,9 @@ func (c *Conn) keepPassthrough() {
 
 var errSuspended = errors.New("the connection is suspended")
 
-// Suspend stops reading requests, for another process to go on, and waits until those that were read are answered. It then
-// closes the device without ending the connection, which somebody else must have. Serve returns nil. The error is ctx's: some
-// requests are not answered yet, and the kernel will have to send them again.
+// Suspend stops reading requests, for another process to continue, and waits for the replies of those that were
+// read. It then closes the device without ending the connection, which another process must have open. Serve returns
+// nil. The error is ctx's: some requests are unanswered, and the kernel will have to send them again.
 func (c *Conn) Suspend(ctx context.Context) error {
 	dev, err := c.device()
 	if err != nil {
@@ -184,7 +184,8 @@ func (c *Conn) Suspend(ctx context.Context) error {
 	return dev.file.Close()
 }
 
-// Device is the connection's device before it is mounted, for who is to keep it open too. os.ErrClosed later.
+// Device returns the connection's device before it is mounted, for a process that is to keep it open. os.ErrClosed
+// later.
 func (c *Conn) Device() (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -194,7 +195,7 @@ func (c *Conn) Device() (int, error) {
 	return c.fd, nil
 }
 
-// flush writes the reply that is due.
+// flush writes a due reply.
 func (s *server) flush() {
 	if len(s.reply) > 0 {
 		s.c.reply(s.dev, s.reply)

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// A connection that always has a request more would keep a processor to itself, and those who wait for one with it. As long as
-// another connection has been woken lately it gives way: the serving goroutine makes a pause after each turn, a longer one when
-// it has not seen its queue empty for a while; and slow requests that run side by side begin further apart. What
-// floods cost a neighbour with and without that is in docs/bench.md. One client, however busy, is never made to wait, for the queue is
-// empty while it has its answer.
+// A connection with a never-empty queue would occupy a processor, and others would wait for it. While another
+// connection has been woken lately, such a connection yields: the serving goroutine pauses after each turn, longer
+// if its queue has not been empty for a while; and concurrent slow requests start further apart. docs/bench.md has
+// the cost of floods for a neighbour with and without this. A single client, however busy, never waits, because the
+// queue is empty while it handles the reply.
 const (
 	turn         = 30 * time.Microsecond
 	breather     = 100 * time.Microsecond
@@ -19,14 +19,15 @@ const (
 	othersWithin = 20                     // milliseconds
 	pollEvery    = 500 * time.Microsecond // for whoever is about to be woken
 
-	slowShare  = 12 // a slow request takes at most about one part in so many of the time
+	slowShare  = 12 // concurrent slow requests get at most about one part in so many of the time
 	maxSlowGap = 4 * time.Millisecond
 )
 
-// turns is when the serving goroutine last gave way, and since when its queue has not been empty.
+// turns is the start of the serving goroutine's turn, the time since when its queue has not been empty, and the time
+// when it last let Go's scheduler poll.
 type turns struct{ began, busySince, polled time.Time }
 
-// yield lets others have the processor when this connection always has a request more, and keeps to the rate.
+// yield gives other connections the processor if this one always has another request, and keeps the rate.
 func (s *server) yield() {
 	now := time.Now()
 	if !s.idle.IsZero() {
@@ -54,7 +55,8 @@ func (s *server) yield() {
 	}
 }
 
-// turn is when a slow request may begin while others are awake. The first that run side by side need not wait.
+// turn returns the start of a slow request while other connections are awake. The first concurrent ones need not
+// wait.
 func (p *slowPool) turn(now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,17 +71,18 @@ func (p *slowPool) turn(now time.Time) time.Time {
 	return at
 }
 
-// woken is the connection that was woken last, and when: its number, and the lower half of millis. wokenBefore is the last other one.
+// woken is the connection woken last and the time: its number, and the lower half of millis. wokenBefore is the last
+// other one.
 var woken, wokenBefore atomic.Uint64
 
-// wokenNow notes that this connection has been woken.
+// wokenNow notes that this connection was woken.
 func (c *Conn) wokenNow() {
 	if last := woken.Swap(c.number<<32 | millis()); last>>32 != c.number {
 		wokenBefore.Store(last)
 	}
 }
 
-// othersAwake says that another connection has been woken lately.
+// othersAwake reports that another connection was woken lately.
 func (c *Conn) othersAwake() bool {
 	last := woken.Load()
 	if last>>32 == c.number {
@@ -88,18 +91,18 @@ func (c *Conn) othersAwake() bool {
 	return last != 0 && last>>32 != c.number && uint32(millis())-uint32(last) < othersWithin
 }
 
-// millis is the time in milliseconds, of which the lower 32 bits are used.
+// millis is the time in milliseconds, modulo 2^32.
 func millis() uint64 { return uint64(uint32(time.Since(began).Milliseconds())) }
 
 var began = time.Now()
 
-// pace holds a connection to a rate: whoever asks for more waits, an idle second's worth may come at once.
+// pace holds a connection to a rate: excess requests wait, and an idle second's worth may come at once.
 type pace struct {
 	rate int       // requests in a second; 0: no bound
-	next time.Time // when the next one is due
+	next time.Time // due time of the next one
 }
 
-// due is how long the next request has to wait.
+// due returns how long the next request has to wait.
 func (p *pace) due(now time.Time) time.Duration {
 	if p.rate <= 0 {
 		return 0

@@ -1,26 +1,29 @@
-// Package self is a directory that has nothing in it, and that asks who looks at it.
+// Package self is an empty directory that asks its owner about each caller.
 //
 // # Words
 //
-// A touch is a request about the directory itself, which the kernel makes before it looks a name up in it, lists it or opens it.
-// The toucher is the thread that makes it. Covering is to mount something on the directory, in the toucher's mount namespace.
+// A touch is a request about the directory itself, which the kernel sends before it looks up a name in it, lists it
+// or opens it. The toucher is the calling thread. Covering is to mount something on the directory, in the toucher's
+// mount namespace.
 //
 // # What always holds
 //
-//   - The directory is empty, read-only and root's, for everybody. It serves as a trigger, as an automount point does: who is to
-//     have something has it mounted here, and is then told ESTALE, on which the kernel walks the path once more, from its
-//     beginning (retry_estale in fs/namei.c), and so comes to what is mounted.
-//   - A touch holds no lock, so it may take its time. What comes with a lock held is answered at once: LOOKUP and READDIR hold the
-//     directory's own shared, and who mounts on it needs that lock alone (lock_mount). As the file system is read-only nothing holds it
-//     exclusively and then touches: open(O_CREAT) and its like give up before they ask for permission (mnt_want_write).
-//   - A listing is empty to the last entry: "." would be copied to the caller while the lock is held, and the caller may have the
-//     memory that it is copied to answer never.
+//   - The directory is empty, read-only and root's, for every caller. It serves as a trigger, like an automount
+//     point: for a caller with a view, the owner mounts the view here, and the answer is then ESTALE, on which the
+//     kernel walks the path once more from its beginning (retry_estale in fs/namei.c) and so reaches the mount.
+//   - A touch holds no lock, so it may take its time. A request that comes with a lock held is answered at once:
+//     LOOKUP and READDIR hold the directory's own lock shared, and mounting on it needs that lock (lock_mount). On a
+//     read-only file system no caller holds it exclusively and then touches: open(O_CREAT) and its like give up
+//     before they ask for permission (mnt_want_write).
+//   - A listing is empty to the last entry: the kernel would copy "." to the caller while it holds the lock, and the
+//     caller may have memory that never answers a page fault.
 //
-// Attributes are good for no time at all, so each step of a path walk through the directory asks for them anew (fuse_permission).
+// Attributes expire at once, so each step of a path walk through the directory asks for them (fuse_permission).
 //
-// Who holds the directory open, or is in it, from before it was covered gets there by no path: told ESTALE again it would fail for
-// ever, as runc does, which opens what it binds first and then asks what it is. So who was told and comes again at once, and finds it
-// covered as it was, gets the empty directory.
+// A caller that has the directory open, or as its working directory, from before it was covered reaches the mount by
+// no path. A second ESTALE would make it fail for ever, as runc would, which opens the source of a bind mount first
+// and then asks for its attributes. So a thread that was told ESTALE and comes again at once, with the directory
+// covered as before, gets the empty directory.
 package self
 
 import (
@@ -37,53 +40,58 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// Outcome is what came of a touch.
+// Outcome is the result of a touch.
 type Outcome int
 
 // The outcomes.
 const (
-	Empty   Outcome = iota // the toucher is to have nothing here
-	Covered                // by this touch
-	Already                // by an earlier one
+	Empty   Outcome = iota // no view for the toucher
+	Covered                // covered by this touch
+	Already                // covered by an earlier touch
 )
 
-// Config says what a directory asks. All fields but Log, Device and Crashed are needed.
+// Config describes a directory. All fields but Log, Device and Crashed are needed.
 type Config struct {
-	// Touched is asked on a goroutine of its own for each touch, by the toucher's thread id in the pid namespace of this process.
-	// It may block, while others are asked, and must return once Close is called. That many ask at once is its to bound.
+	// Touched is called on a goroutine of its own for each touch, with the toucher's thread id in the pid namespace
+	// of this process. It may block, concurrently with other calls, and must return once Close is called. It bounds
+	// its own concurrency.
 	Touched func(tid int) Outcome
-	// Own says whether a thread is one of this process: those are not asked for, and never wait.
+	// Own reports a thread of this process. Touched is not called for it, and it never waits.
 	Own func(tid int) bool
-	// State keeps what the next server must know.
+	// State keeps the directory for the next server.
 	State *state.Region
-	// Device is the connection's device, mounted, where an earlier server is followed; nil: a new one.
+	// Device is the mounted device of an earlier server's connection; nil: a new connection.
 	Device *os.File
-	// Crashed says that the server before did not just end or get killed: what it was doing is suspect.
+	// Crashed says that the previous server crashed, rather than ended or was killed: its unanswered requests are
+	// suspect.
 	Crashed bool
-	// Panicked is told that a request's handler panicked, after that was logged.
+	// Panicked is called after a request's handler panicked and the panic was logged.
 	Panicked func()
 	Log      *logrus.Entry
 }
 
-// maxTouches bounds the touches that are under way: each is a goroutine that mostly waits.
+// maxTouches bounds the running touches, each a goroutine that mostly waits.
 const maxTouches = 4096
 
 // Dir is the directory on its FUSE connection: mount it by Conn, then call Serve.
 type Dir struct {
-	fuse.RawFileSystem // what is not answered here is not implemented
+	fuse.RawFileSystem // the operations below override it; all others are not implemented
 	cfg                Config
 	conn               *conn.Conn
 
 	mu   sync.Mutex
-	told map[int]time.Time // guarded by mu; threads that were told ESTALE of what they could have found, and when
+	told map[int]time.Time // guarded by mu; by thread, the time of its last ESTALE
 }
 
-// New makes the directory. The errors are of conn.New or conn.Adopt.
+// New makes the directory. The errors are those of conn.New or conn.Adopt.
 func New(cfg Config) (d *Dir, err error) {
 	d = &Dir{RawFileSystem: fuse.NewDefaultRawFileSystem(), cfg: cfg, told: map[int]time.Time{}}
 	c := conn.Config{
-		FS: d, Slow: d.touches, MaxSlow: maxTouches, Unpaced: true, FSName: "vcgroupfs", Subtype: Subtype, ReadOnly: true, Log: cfg.Log,
-		Survival: &conn.Survival{Clone: !conn.Resends(cfg.State.Init()), Init: cfg.State.SetInit, Replied: d.replied, Suspect: d.suspect},
+		FS: d, Slow: d.touches, MaxSlow: maxTouches, Unpaced: true, FSName: "vcgroupfs", Subtype: Subtype,
+		ReadOnly: true, Log: cfg.Log,
+		Survival: &conn.Survival{
+			Clone: !conn.Resends(cfg.State.Init()), Init: cfg.State.SetInit, Replied: d.replied, Suspect: d.suspect,
+		},
 	}
 	if cfg.Panicked != nil {
 		c.OnPanic = func(any) { cfg.Panicked() }
@@ -96,22 +104,23 @@ func New(cfg Config) (d *Dir, err error) {
 	return d, err
 }
 
-// Subtype is what mount tables show after "fuse.".
+// Subtype follows "fuse." in mount tables.
 const Subtype = "cgroup-self"
 
 // Conn is the directory's FUSE connection.
 func (d *Dir) Conn() *conn.Conn { return d.conn }
 
-// Serve answers until the directory is unmounted everywhere (nil) or closed, or until its connection is aborted (the error).
+// Serve answers until the directory is unmounted everywhere (nil) or closed, or until its connection is aborted (the
+// error).
 func (d *Dir) Serve() error { return d.conn.Serve() }
 
 // Close ends the connection.
 func (d *Dir) Close() error { return d.conn.Close() }
 
-// Suspend stops serving, so that another server goes on. The error is ctx's: some request is not answered yet.
+// Suspend stops serving, for another server to continue. The error is ctx's: some request is unanswered.
 func (d *Dir) Suspend(ctx context.Context) error { return d.conn.Suspend(ctx) }
 
-// replied is told that a request was answered: no server crashed in it.
+// replied clears an answered request of the suspicion of crashing servers.
 func (d *Dir) replied(unique uint64) {
 	if first, again := conn.Resent(unique); again {
 		d.cfg.State.Cleared(first)
@@ -123,7 +132,8 @@ func (d *Dir) suspect(unique uint64) bool {
 	return d.cfg.Crashed && d.cfg.State.Suspect(first) > state.MaxCrashes
 }
 
-// touches says whether a request is a touch. A thread in no pid namespace of this process has no number, and gets nothing.
+// touches reports that a request is a touch. A thread outside the pid namespace of this process has no number, and
+// gets the empty directory.
 func (d *Dir) touches(h *fuse.InHeader, _ []byte) bool {
 	switch h.Opcode {
 	case conn.OpGetattr, conn.OpStatfs, conn.OpGetxattr, conn.OpListxattr, conn.OpOpendir:
@@ -132,7 +142,7 @@ func (d *Dir) touches(h *fuse.InHeader, _ []byte) bool {
 	return false
 }
 
-// touch asks who it is, and says whether the kernel is to walk the path anew.
+// touch calls Touched, and reports that the kernel is to walk the path again.
 func (d *Dir) touch(h *fuse.InHeader) (again bool) {
 	if !d.touches(h, nil) {
 		return false
@@ -142,11 +152,11 @@ func (d *Dir) touch(h *fuse.InHeader) (again bool) {
 }
 
 const (
-	toldFor = time.Second // the kernel walks anew at once
+	toldFor = time.Second // the kernel walks again at once
 	maxTold = 4096
 )
 
-// tell says whether a thread is to be told that the directory is covered: not when it has just been, and came here again.
+// tell reports that a thread is to get ESTALE: not if it got it just before for the same mount.
 func (d *Dir) tell(tid int, outcome Outcome, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -162,13 +172,13 @@ func (d *Dir) tell(tid int, outcome Outcome, now time.Time) bool {
 	return true
 }
 
-// rootNode is the only node there is.
+// rootNode is the only node.
 const rootNode = fuse.FUSE_ROOT_ID
 
 // String names the file system in go-fuse's messages.
 func (d *Dir) String() string { return "self" }
 
-// GetAttr is the touch that comes before all others.
+// GetAttr is the touch before all others.
 func (d *Dir) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	if in.NodeId != rootNode || d.touch(&in.InHeader) {
 		return fuse.Status(unix.ESTALE)
@@ -182,7 +192,7 @@ func (d *Dir) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fus
 	return fuse.ENOENT
 }
 
-// OpenDir opens the directory for who is to have it empty.
+// OpenDir opens the empty directory.
 func (d *Dir) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.NodeId != rootNode || d.touch(&in.InHeader) {
 		return fuse.Status(unix.ESTALE)
@@ -195,7 +205,7 @@ func (d *Dir) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList
 	return fuse.OK
 }
 
-// StatFs says that there is no room.
+// StatFs reports zero counts.
 func (d *Dir) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	if d.touch(in) {
 		return fuse.Status(unix.ESTALE)

@@ -5,30 +5,30 @@ import (
 	"unsafe"
 )
 
-// Answers counts what became of a guest's system calls that seccomp stopped for the daemon. Another process than the
-// worker changes it, atomically. Its place is zero in the arenas of programs that do not know it, and they leave it
-// alone, so it does not change layoutVersion.
+// Answers counts the results of a guest's system calls that seccomp stopped for the daemon. Another process than the
+// worker changes it, atomically. Arenas of programs without it have zeros there and leave them alone, so it does not
+// change layoutVersion.
 type Answers struct {
 	Listeners uint64 // now
-	Answered  uint64 // calls that were answered instead of the kernel
-	PassedOn  uint64 // calls that the kernel was let do
+	Answered  uint64 // calls answered by the daemon
+	PassedOn  uint64 // calls continued in the kernel
 }
 
-// Answers is the guest's.
+// Answers returns the guest's counts.
 func (r *Region) Answers() *Answers { return (*Answers)(unsafe.Pointer(&r.mem[answersBase])) }
 
-// Load is a copy.
+// Load returns a copy.
 func (x *Answers) Load() Answers {
 	return Answers{atomic.LoadUint64(&x.Listeners), atomic.LoadUint64(&x.Answered), atomic.LoadUint64(&x.PassedOn)}
 }
 
-// Sight is a guest as another process than its server sees it: a region, and the file system that the guest's view is.
+// Sight is a guest as seen by a process other than its server: a region, and the file system of the guest's view.
 type Sight struct {
 	Index  int
 	Device uint64
 }
 
-// Sights are the guests that are set up, in the order of their regions, behind those in all.
+// Sights appends the complete guests to all, in the order of their regions.
 func (a *Arena) Sights(all []Sight) []Sight {
 	for i := range a.Guests() {
 		if atomic.LoadUint32(a.stage(i)) != stageLive {
@@ -41,15 +41,16 @@ func (a *Arena) Sights(all []Sight) []Sight {
 	return all
 }
 
-// Sees says whether a guest is still there.
+// Sees reports that a guest still exists.
 func (a *Arena) Sees(s Sight) bool {
 	return atomic.LoadUint32(a.stage(s.Index)) == stageLive && a.glance(s.Index).Device() == s.Device
 }
 
-// Glance is a guest's region, for its configuration and its Answers alone. What it says holds if Sees does afterwards.
+// Glance returns a guest's region, for its configuration and its Answers alone. The content is valid if Sees reports
+// true afterwards.
 func (a *Arena) Glance(s Sight) *Region { return a.glance(s.Index) }
 
-// glance is a region without what only its server needs.
+// glance returns a region without the parts for its server.
 func (a *Arena) glance(i int) *Region {
 	mem := a.slice(i)
 	return &Region{arena: a, index: i, mem: mem, head: (*regionHead)(unsafe.Pointer(&mem[0]))}

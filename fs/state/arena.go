@@ -1,18 +1,19 @@
-// Package state is what a server knows of its views and could not find out again after its death, kept in memory that the
-// next server shares: a memfd, mapped.
+// Package state keeps the knowledge of a server that the next one could not recover, in memory that it shares with
+// the next one: a mapped memfd.
 //
 // # Words
 //
 //   - Arena: the whole memory, for a bounded number of guests. Region: the part of one guest.
-//   - Handle: an open of the guest's, one slot each. Entry: a change that a request is making on the host (journal.go).
+//   - Handle: an open of the guest's, one slot each. Entry: a change that a request is making on the host
+//     (journal.go).
+//   - Record: a Handle, Entry or other unit of the layout. Its mark is the atomic word that makes it valid.
 //
 // # What always holds
 //
-//   - kill -9 loses nothing that was stored: the pages belong to the memfd. A record is stored before its mark (FH, Unique,
-//     the region's stage, the number of names), and the mark is one atomic word, so a server that dies in the middle leaves
-//     a record that is not there.
-//   - One process at a time changes an arena: the worker. Whoever else maps it only reads.
-//   - The layout is an ABI between two versions of the program: layoutVersion says which, and Map refuses another.
+//   - kill -9 loses no stored data: the pages belong to the memfd. A record is stored before its mark (FH, Unique,
+//     the region's stage, the number of names), so a server that dies in between leaves an absent record.
+//   - One process at a time changes an arena: the worker. Other processes that map it only read.
+//   - The layout is an ABI between two versions of the program: layoutVersion numbers it, and Map refuses another.
 //
 // Locks: each type's mu is a leaf.
 package state
@@ -34,14 +35,14 @@ const (
 
 	pageSize    = 4096
 	namesOffset = pageSize
-	maxNames    = 1023 // what a node id has room for
+	maxNames    = 1023 // the room in a node id
 	nameSize    = 256
-	stagesBase  = 368 << 10 // of all regions, so that looking for those in use touches none
+	stagesBase  = 368 << 10 // stages of all regions, so that finding those in use touches no region
 	regionsBase = 512 << 10
 
 	// MaxConfig is the longest configuration of one guest, in bytes.
 	MaxConfig    = 128<<10 - headSize
-	recordsBase  = 128 << 10 // of a region: journal, backings, watched files
+	recordsBase  = 128 << 10 // in a region: journal, backings, watched files
 	handlesBase  = recordsBase + pageSize
 	handleSize   = int(unsafe.Sizeof(Handle{}))
 	maxSlots     = 1 << slotBits
@@ -55,7 +56,7 @@ type arenaHead struct {
 	version   uint32
 	guests    uint32 // regions
 	handles   uint32 // slots of a region
-	names     uint32 // atomic; how many there are
+	names     uint32 // atomic; number of names
 	heartbeat uint64 // atomic
 	life      Lifeline
 }
@@ -75,8 +76,9 @@ type Arena struct {
 	names nameTable
 }
 
-// Bound bounds the opens of all guests together, for this process: a guest may have as many as are left. So one alone gets half of the
-// bound, and n get the same part of it each, with as much left for one more. It must be called before any region is used.
+// Bound bounds the opens of all guests together, for this process: a guest may have as many as are left. So a single
+// guest gets half of the bound, and n guests get equal parts of it, with another part left. Call it before any
+// region is used.
 func (a *Arena) Bound(opens int) {
 	total := 0
 	for _, r := range a.Regions() {
@@ -86,10 +88,10 @@ func (a *Arena) Bound(opens int) {
 	a.bound.Store(int64(max(opens, 1)))
 }
 
-// leastOpens is how many opens a guest may have in any case.
+// leastOpens is the number of opens that every guest may have.
 const leastOpens = 4
 
-// admits says whether a guest that has some opens may have one more.
+// admits reports that a guest with so many opens may have one more.
 func (a *Arena) admits(open int) bool {
 	bound := a.bound.Load()
 	return bound == 0 || open < leastOpens || int64(open) < bound-a.open.Load()
@@ -99,8 +101,8 @@ func regionSize(handles int) int {
 	return (handlesBase + handles*handleSize + pageSize - 1) / pageSize * pageSize
 }
 
-// New makes an arena for a number of guests, each with at most that many open files and directories. EINVAL for numbers out
-// of bounds (1 to 32768, 1 to 65536), else as memfd_create, ftruncate and mmap fail.
+// New makes an arena for a number of guests, each with at most that many open files and directories. EINVAL for
+// numbers out of bounds (1 to 32768, 1 to 65536), else as memfd_create, ftruncate and mmap fail.
 func New(guests, handles int) (*Arena, error) {
 	if guests < 1 || guests > maxGuestsMax || handles < 1 || handles > maxSlots {
 		return nil, fmt.Errorf("cannot make room for %d guests with %d open files each: %w", guests, handles, unix.EINVAL)
@@ -126,7 +128,8 @@ func New(guests, handles int) (*Arena, error) {
 	return a, nil
 }
 
-// Map maps the arena of an earlier server and takes the file over. The error says that it is none, or of another layout.
+// Map maps the arena of an earlier server and takes over the file. The error says that the file is no arena or has
+// another layout.
 func Map(file *os.File) (*Arena, error) {
 	a, err := mapFile(file)
 	if err != nil {
@@ -137,7 +140,8 @@ func Map(file *os.File) (*Arena, error) {
 	case atomic.LoadUint64(&h.magic) != magic:
 		err = errors.New("cannot use the arena: it is none")
 	case h.version != layoutVersion:
-		err = fmt.Errorf("cannot use the arena: its layout is %d, this program's is %d; end the daemon and start it anew", h.version, layoutVersion)
+		err = fmt.Errorf("cannot use the arena: its layout is %d, this program's is %d; end the daemon and start it anew",
+			h.version, layoutVersion)
 	case h.guests < 1 || h.guests > maxGuestsMax || h.handles < 1 || h.handles > maxSlots ||
 		len(a.mem) != regionsBase+int(h.guests)*regionSize(int(h.handles)):
 		err = errors.New("cannot use the arena: its sizes do not fit each other")
@@ -158,14 +162,15 @@ func mapFile(file *os.File) (*Arena, error) {
 	if st.Size() < regionsBase {
 		return nil, errors.New("cannot use the arena: it is too short to be one")
 	}
-	mem, err := unix.Mmap(int(file.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	const flags = unix.MAP_SHARED | unix.MAP_NORESERVE
+	mem, err := unix.Mmap(int(file.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
 	return &Arena{file: file, mem: mem}, nil
 }
 
-// prepare fills in what is derived.
+// prepare fills in the derived fields.
 func (a *Arena) prepare() {
 	h := a.head()
 	a.size = regionSize(int(h.handles))
@@ -178,26 +183,26 @@ func (a *Arena) prepare() {
 
 func (a *Arena) head() *arenaHead { return (*arenaHead)(unsafe.Pointer(&a.mem[0])) }
 
-// File is the arena's memfd. It stays the arena's.
+// File returns the arena's memfd. It remains the arena's.
 func (a *Arena) File() *os.File { return a.file }
 
-// Close unmaps the arena and closes the file. Nothing of it may be used any more; the memory lives on where another process
-// has the file.
+// Close unmaps the arena and closes the file. The arena must not be used afterwards; the memory lives on while
+// another process has the file.
 func (a *Arena) Close() error {
 	err := unix.Munmap(a.mem)
 	return errors.Join(err, a.file.Close())
 }
 
-// Beat says that the worker is alive.
+// Beat signals that the worker is alive.
 func (a *Arena) Beat() { atomic.AddUint64(&a.head().heartbeat, 1) }
 
 // Heartbeat changes as long as the worker is alive.
 func (a *Arena) Heartbeat() uint64 { return atomic.LoadUint64(&a.head().heartbeat) }
 
-// Guests is how many guests the arena has room for.
+// Guests returns the number of guests that the arena has room for.
 func (a *Arena) Guests() int { return int(a.head().guests) }
 
-// Handles is how many open files and directories a guest can have.
+// Handles returns the number of files and directories that a guest can have open.
 func (a *Arena) Handles() int { return int(a.head().handles) }
 
 // Regions lists the regions in use.
@@ -213,8 +218,8 @@ func (a *Arena) Regions() []*Region {
 	return all
 }
 
-// Take gives a free region with this configuration to a guest; it is unfinished until Finish. ENOSPC when none is free, E2BIG
-// for a configuration over MaxConfig.
+// Allocate gives a free region with this configuration to a guest; it is unfinished until Finish. ENOSPC if none is
+// free, E2BIG for a configuration over MaxConfig.
 func (a *Arena) Allocate(config []byte) (*Region, error) {
 	if len(config) > MaxConfig {
 		return nil, fmt.Errorf("cannot keep %d bytes of configuration, at most %d: %w", len(config), MaxConfig, unix.E2BIG)
@@ -234,7 +239,7 @@ func (a *Arena) Allocate(config []byte) (*Region, error) {
 	return nil, fmt.Errorf("cannot take another guest, there are %d: %w", len(a.used), unix.ENOSPC)
 }
 
-// release gives a region's memory back.
+// release frees a region's memory.
 func (a *Arena) release(r *Region) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A system call of a guest that the kernel stops for the daemon to answer (seccomp user notification,
-// seccomp_unotify(2)) is received straight into memory that outlives the process which receives it. The kernel marks
-// the call as received and copies it in one system call (seccomp_notify_recv), so a process that is killed afterwards
-// leaves what the next one needs to answer it.
+// A system call of a guest that the kernel stops for the daemon (seccomp user notification, seccomp_unotify(2)) is
+// received straight into memory that outlives the receiving process. The kernel marks the call as received and
+// copies it in one system call (seccomp_notify_recv), so a process that is killed afterwards leaves all that the
+// next one needs to answer it.
 
-// Calls is such memory: a memfd, mapped. It has a page for each listener, of which one process at a time has the use.
+// Calls is that memory: a mapped memfd with a page for each listener. One process at a time uses it.
 type Calls struct {
 	file *os.File
 	mem  []byte
@@ -24,9 +24,9 @@ type Calls struct {
 const (
 	callsMagic   = 0x7663_6761_6c6c_7321
 	callsVersion = 1
-	// MaxListeners is how many listeners have a page.
+	// MaxListeners is the number of pages for listeners.
 	MaxListeners = 4096
-	// CallsOfListener is how many calls of a listener have room.
+	// CallsOfListener is the number of calls in a listener's page.
 	CallsOfListener = 49
 )
 
@@ -38,17 +38,17 @@ type callsHead struct {
 	life    Lifeline
 }
 
-// Call is struct seccomp_notif (include/uapi/linux/seccomp.h), which has 80 bytes since Linux 5.0. The kernel wants
-// it zero before it receives a call into it.
+// Call is struct seccomp_notif (include/uapi/linux/seccomp.h), with 80 bytes since Linux 5.0. The kernel requires it
+// to be zero before it receives a call into it.
 type Call struct {
-	ID uint64 // atomic; 0: nothing was received, or it is answered
+	ID uint64 // atomic; 0: no call, or an answered one
 	_  [72]byte
 }
 
-// Pointer is the call's address, for who knows struct seccomp_notif.
+// Pointer returns the call's address, for users of struct seccomp_notif.
 func (c *Call) Pointer() unsafe.Pointer { return unsafe.Pointer(c) }
 
-// NewCalls makes room. The errors are of memfd_create, ftruncate and mmap.
+// NewCalls makes the memory. The errors are those of memfd_create, ftruncate and mmap.
 func NewCalls() (*Calls, error) {
 	fd, err := unix.MemfdCreate("vcgroupfs-calls", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -69,8 +69,8 @@ func NewCalls() (*Calls, error) {
 	return c, nil
 }
 
-// MapCalls maps the room that an earlier process made, and takes the file over. The error says that it is none, or
-// another version's.
+// MapCalls maps the memory of an earlier process, and takes over the file. The error says that the file is not such
+// memory, or of another version.
 func MapCalls(file *os.File) (*Calls, error) {
 	c, err := mapCalls(file)
 	if err != nil {
@@ -78,7 +78,8 @@ func MapCalls(file *os.File) (*Calls, error) {
 	}
 	if h := c.head(); atomic.LoadUint64(&h.magic) != callsMagic || h.version != callsVersion {
 		unix.Munmap(c.mem)
-		return nil, fmt.Errorf("cannot use the memory of calls: its version is %d, this program's is %d", h.version, callsVersion)
+		return nil, fmt.Errorf("cannot use the memory of calls: its version is %d, this program's is %d",
+			h.version, callsVersion)
 	}
 	return c, nil
 }
@@ -101,13 +102,13 @@ func mapCalls(file *os.File) (*Calls, error) {
 
 func (c *Calls) head() *callsHead { return (*callsHead)(unsafe.Pointer(&c.mem[0])) }
 
-// File is the memfd. It stays the Calls'.
+// File returns the memfd. It remains the Calls'.
 func (c *Calls) File() *os.File { return c.file }
 
-// Life is the lifeline of the process that has the use of the memory.
+// Life returns the lifeline of the process that uses the memory.
 func (c *Calls) Life() *Lifeline { return &c.head().life }
 
-// Of are the calls of a listener by its key, 1 to MaxListeners: those received and not answered, and room for others.
+// Of returns the calls of a listener by its key, 1 to MaxListeners: received and unanswered ones, and free ones.
 func (c *Calls) Of(key uint64) (all []*Call) {
 	page := c.mem[key*pageSize:][:pageSize]
 	for i := range CallsOfListener {

@@ -14,35 +14,35 @@ const (
 	Admin                // the opener had CAP_SYS_ADMIN over the host
 	Trigger              // the host's descriptor carries a pressure trigger
 	HostFile             // the server has a host descriptor for it
-	Held                 // and the holder has it too
-	Stranger             // the opener was not in the guest, and is counted apart
+	Held                 // the holder has it too
+	Stranger             // the opener was outside the guest, and is counted separately
 )
 
-// Handle is one open of the guest's, as the next server is to find it.
+// Handle is one open of the guest's, kept for the next server.
 type Handle struct {
 	FH      uint64 // 0: the slot is free
 	Node    uint64
 	Inode   uint64 // of the host's file
 	Unique  uint64 // of the request that opened it
-	Kh      uint64 // what the kernel's polls of it are known by, 0 for none
+	Kh      uint64 // the kernel's number for its polls, 0 for none
 	File    uint64 // inode number of the backing's file, where Backing is not 0
 	UID     uint32 // of the opener
 	GID     uint32
 	Flags   uint32
-	Backing int32 // id of the file that the kernel reads itself, 0 for none
+	Backing int32 // id of the file for passthrough, 0 for none
 }
 
 func (r *Region) slot(i int) *Handle {
 	return (*Handle)(unsafe.Pointer(&r.mem[handlesBase+i*handleSize]))
 }
 
-// top is the number of slots that were ever used.
+// top returns the number of slots that were ever used.
 func (r *Region) top() int {
 	return min(int(atomic.LoadUint32(&r.head.handleTop)), r.arena.Handles())
 }
 
-// Add keeps an open and gives it its handle, a number that no open before had. False when the guest has as many as it
-// may: as slots, or as Arena.Bound leaves to it.
+// Add stores an open and gives it its handle, a number that no open before had. False at the guest's bound: its
+// slots, or its part of Arena.Bound.
 func (r *Region) Add(h Handle) (fh uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,7 +67,7 @@ func (r *Region) Add(h Handle) (fh uint64, ok bool) {
 	return fh, true
 }
 
-// Remove forgets an open; one that is not there is no error.
+// Remove removes an open; not an error if there is none.
 func (r *Region) Remove(fh uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,7 +81,7 @@ func (r *Region) Remove(fh uint64) {
 	r.arena.open.Add(-1)
 }
 
-// find is the slot of a handle, nil when it is free or another's. Called with mu held.
+// find returns the slot of a handle, nil if it is free or another's. Called with mu held.
 func (r *Region) find(fh uint64) *Handle {
 	i := int(fh & (maxSlots - 1))
 	if fh == 0 || i >= r.top() || r.slot(i).FH != fh {
@@ -90,7 +90,7 @@ func (r *Region) find(fh uint64) *Handle {
 	return r.slot(i)
 }
 
-// Update changes what is kept of an open, all but its handle.
+// Update changes the record of an open, except its handle.
 func (r *Region) Update(fh uint64, f func(h *Handle)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,7 +100,7 @@ func (r *Region) Update(fh uint64, f func(h *Handle)) {
 	}
 }
 
-// OpenedBy is the open that a request made, if that is still there.
+// OpenedBy returns the open that a request made, if it still exists.
 func (r *Region) OpenedBy(unique uint64) (fh uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +112,7 @@ func (r *Region) OpenedBy(unique uint64) (fh uint64, ok bool) {
 	return 0, false
 }
 
-// Opens lists what is open.
+// Opens lists the opens.
 func (r *Region) Opens() []Handle {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -125,7 +125,7 @@ func (r *Region) Opens() []Handle {
 	return all
 }
 
-// Open is how many opens there are.
+// Open returns the number of opens.
 func (r *Region) Open() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

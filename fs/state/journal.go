@@ -6,12 +6,12 @@ import (
 	"unsafe"
 )
 
-// A request that changes the host has an entry from before the change until its reply is written. When the server dies in
-// between, the kernel sends the request again (FUSE_NOTIFY_RESEND), and the entry says how far it came: not begun, begun,
-// or done with a known status. Begun means that the host may or may not have been changed; A, B and C then hold what tells:
-// what the place looked like before.
+// A request that changes the host has an entry from before the change until its reply is written. If the server dies
+// in between, the kernel sends the request again (FUSE_NOTIFY_RESEND), and the entry says how far it came: not
+// begun, begun, or done with a known status. Begun means that the host may or may not have been changed; A, B and C
+// hold the state before the change, to compare with.
 
-// maxEntries is more than the requests of one guest that can be under way at once.
+// maxEntries exceeds the number of concurrent requests of one guest.
 const maxEntries = 36
 
 // The states of an Entry.
@@ -20,7 +20,7 @@ const (
 	Done  = 2
 )
 
-// Entry is a change under way.
+// Entry is a change in progress.
 type Entry struct {
 	Unique uint64 // of the request without its resend bit; 0: free
 	State  uint32 // atomic
@@ -31,7 +31,7 @@ type Entry struct {
 	C      uint64
 }
 
-// journal is a region's entries.
+// journal is the entries of a region.
 type journal struct {
 	region *Region
 
@@ -44,7 +44,7 @@ type journal struct {
 func (j *journal) init(r *Region) {
 	j.region = r
 	if r.top() == 0 && r.Init() == nil {
-		return // nothing was ever served: its page need not be touched
+		return // nothing was ever served: do not touch the page
 	}
 	for i := range j.used {
 		if atomic.LoadUint64(&j.entry(i).Unique) != 0 {
@@ -58,7 +58,7 @@ func (j *journal) entry(i int) *Entry {
 	return (*Entry)(unsafe.Pointer(&j.region.mem[recordsBase+i*int(unsafe.Sizeof(Entry{}))]))
 }
 
-// Begin keeps that a request begins to change the host. Nil when there is no room, which no kernel brings about.
+// Begin stores the start of a change. Nil if there is no room, which no kernel causes.
 func (r *Region) Begin(e Entry) *Entry {
 	j := &r.journal
 	j.mu.Lock()
@@ -79,7 +79,7 @@ func (r *Region) Begin(e Entry) *Entry {
 	return nil
 }
 
-// Finish keeps that the change is made, or refused, with the errno that the reply has.
+// Finish stores the outcome of the change, the errno of its reply.
 func (e *Entry) Finish(errno uint16) {
 	if e != nil {
 		e.Status = errno
@@ -87,7 +87,7 @@ func (e *Entry) Finish(errno uint16) {
 	}
 }
 
-// Find is the entry of a request that was begun before, nil for none.
+// Find returns the entry of a request, or nil.
 func (r *Region) Find(unique uint64) *Entry {
 	j := &r.journal
 	if j.active.Load() == 0 {
@@ -103,7 +103,7 @@ func (r *Region) Find(unique uint64) *Entry {
 	return nil
 }
 
-// Retire forgets the entry of a request, for its reply is written. One that has none is no error.
+// Retire removes the entry of a request whose reply is written. Not an error without an entry.
 func (r *Region) Retire(unique uint64) {
 	j := &r.journal
 	if j.active.Load() == 0 {
@@ -121,7 +121,8 @@ func (r *Region) Retire(unique uint64) {
 	}
 }
 
-// RetireBut forgets the entries of all requests but those that keep names: the kernel has sent again all that it will.
+// RetireBut removes the entries of all requests except those that keep reports, once the kernel has sent everything
+// again.
 func (r *Region) RetireBut(keep func(unique uint64) bool) {
 	j := &r.journal
 	j.mu.Lock()

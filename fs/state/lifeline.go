@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that is killed is not gone at once: a thread of it that waits in the kernel, perhaps for an answer that only the
-// next worker can give, keeps the process, and the parent is told of its end when the last thread has ended. The lifeline
-// tells at once: the kernel marks a robust futex when the thread that holds it ends (set_robust_list(2),
-// Documentation/locking/robust-futex-ABI.rst), and a thread that does nothing else but hold it ends without delay.
+// A killed process does not exit at once: one of its threads may wait in the kernel, perhaps for an answer that only
+// the next worker can give, and the parent learns of the exit from the last thread. A lifeline reports the kill at
+// once: the kernel marks a robust futex when the thread that holds it exits (set_robust_list(2),
+// Documentation/locking/robust-futex-ABI.rst), and a thread that only holds it exits without delay.
 
-// Lifeline is the robust list of one entry; it stands in shared memory, which does not move.
+// Lifeline is a robust list of one entry, in shared memory, which does not move.
 type Lifeline struct {
 	head struct {
 		list    uintptr
@@ -37,10 +37,10 @@ const (
 
 func (l *Lifeline) addr() uintptr { return uintptr(unsafe.Pointer(&l.futex)) }
 
-// Worker is the lifeline of the worker.
+// Worker returns the worker's lifeline.
 func (a *Arena) Worker() *Lifeline { return &a.head().life }
 
-// Hold holds the lifeline from a thread of its own until this process ends. The errors are of set_robust_list.
+// Hold holds the lifeline by a thread of its own until this process ends. The errors are those of set_robust_list.
 func (l *Lifeline) Hold() error {
 	failed := make(chan error, 1)
 	go func() {
@@ -64,10 +64,10 @@ func (l *Lifeline) Hold() error {
 	return <-failed
 }
 
-// Renew makes the lifeline ready for the next holder. Only who waits for it calls this.
+// Renew prepares the lifeline for the next holder. Only the process that waits for it calls this.
 func (l *Lifeline) Renew() { atomic.StoreUint32(&l.futex, 0) }
 
-// Severed waits until the lifeline's holder ends, or quit says that nobody wants to know any more.
+// Severed waits until the lifeline's holder ends, or quit returns true.
 func (l *Lifeline) Severed(quit func() bool) bool {
 	for !quit() {
 		v := atomic.LoadUint32(&l.futex)

@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// nameTable gives control files' names numbers from 1 up that never change. It only grows: names come from the host's
-// directories, never from a guest.
+// nameTable numbers the names of control files from 1 up; a number never changes. It only grows: names come from the
+// host's directories, never from a guest.
 type nameTable struct {
 	arena *Arena
 
@@ -37,7 +37,7 @@ func (a *Arena) storedName(i int) *storedName {
 	return (*storedName)(unsafe.Pointer(&a.mem[namesOffset+i*nameSize]))
 }
 
-// NameNumber finds or makes the number of a control file's name; 0 when there is no room for another, or it is too long.
+// NameNumber finds or makes the number of a control file's name; 0 if the table is full or the name too long.
 func (a *Arena) NameNumber(name string) uint64 {
 	t := &a.names
 	t.mu.RLock()
@@ -64,7 +64,7 @@ func (a *Arena) NameNumber(name string) uint64 {
 	return n
 }
 
-// Name is the name with a number; false for a number that was never given.
+// Name returns the name with a number; false for a number without one.
 func (a *Arena) Name(n uint64) (string, bool) {
 	t := &a.names
 	t.mu.RLock()
@@ -75,7 +75,7 @@ func (a *Arena) Name(n uint64) (string, bool) {
 	return t.list[n-1], true
 }
 
-// Names are all names that have a number. The caller must not change them.
+// Names returns all names with a number. The caller must not change them.
 func (a *Arena) Names() []string {
 	t := &a.names
 	t.mu.RLock()

@@ -9,7 +9,7 @@ import (
 // The stages of a region.
 const (
 	stageFree   = iota
-	stageMaking // a guest is being set up; if its server dies it is taken back
+	stageMaking // a guest is being set up; the next server releases it
 	stageLive
 )
 
@@ -18,23 +18,23 @@ type regionHead struct {
 	configBytes uint32
 	initBytes   uint32 // atomic; 0: FUSE_INIT was not served yet
 	passthrough uint32
-	handleTop   uint32 // atomic; no slot from here on was ever used
+	handleTop   uint32 // atomic; no slot from here on was used
 	_           uint32
 	lastBacking int32
 	generation  uint64 // of handles
-	device      uint64 // atomic; of the mounted view, 0 before
+	device      uint64 // atomic; of the mounted view, 0 before the mount
 	suspects    [maxSuspects]suspect
 	init        [maxInit]byte
-	attrs       uint64    // atomic; one more than the sum of SetAttrs, 0: not known
-	mount       [2]uint64 // atomic; numbers of the view's mount, 0: not known
-	labelBytes  uint32    // atomic; of the label, which follows the configuration; 0: none
+	attrs       uint64    // atomic; the sum of SetAttrs plus one, 0: unknown
+	mount       [2]uint64 // atomic; ids of the view's mount, 0: unknown
+	labelBytes  uint32    // atomic; length of the label after the configuration; 0: none
 	_           [36]byte
 }
 
 const (
 	headSize = int(unsafe.Sizeof(regionHead{}))
-	// maxInit is room for FUSE_INIT: a header of 40 bytes and struct fuse_init_in of 64. What follows init was once room for
-	// more, and is zero where an older program has written the head.
+	// maxInit is the room for FUSE_INIT: a header of 40 bytes and struct fuse_init_in of 64. The fields after init
+	// were once part of that room; they are zero in a head written by an older program.
 	maxInit     = 128
 	maxSuspects = 4
 )
@@ -53,12 +53,12 @@ type Region struct {
 	head  *regionHead
 
 	mu   sync.Mutex
-	free []uint16 // guarded by mu; slots below top that are free, the last one is taken first
+	free []uint16 // guarded by mu; free slots below top, a stack
 	open int      // guarded by mu
 
 	journal journal
 
-	watched     map[uint64]bool // guarded by mu; made at its first use
+	watched     map[uint64]bool // guarded by mu; nil before its first use
 	nextWatched int             // guarded by mu
 }
 
@@ -76,19 +76,19 @@ func (a *Arena) region(i int) *Region {
 	return r
 }
 
-// Arena is the arena that the region is of.
+// Arena returns the arena of the region.
 func (r *Region) Arena() *Arena { return r.arena }
 
-// Index is the region's number in the arena, the same for every server.
+// Index returns the region's number in the arena, the same for every server.
 func (r *Region) Index() int { return r.index }
 
-// Release gives the region back; it must not be used any more.
+// Release frees the region; it must not be used afterwards.
 func (r *Region) Release() { r.arena.release(r) }
 
-// Finish says that the guest is set up.
+// Finish marks the guest as set up.
 func (r *Region) Finish() { atomic.StoreUint32(r.arena.stage(r.index), stageLive) }
 
-// Finished says whether the guest was set up.
+// Finished reports that the guest was set up.
 func (r *Region) Finished() bool { return atomic.LoadUint32(r.arena.stage(r.index)) == stageLive }
 
 func (r *Region) setConfig(config []byte) {
@@ -96,15 +96,15 @@ func (r *Region) setConfig(config []byte) {
 	r.head.configBytes = uint32(len(config))
 }
 
-// Config is what Take was given.
+// Config returns the configuration given to Allocate.
 func (r *Region) Config() []byte {
 	n := min(int(r.head.configBytes), MaxConfig)
 	return append([]byte(nil), r.mem[headSize:headSize+n]...)
 }
 
-// SetLabel keeps the words by which a message names the view, as in "the view of guest web at /srv/web". They need no knowledge
-// of the configuration, so a process that does not know its format can name the view. A label that does not fit behind the
-// configuration is not kept.
+// SetLabel stores the name of the view in messages, as in "the view of guest web at /srv/web". A process that does
+// not know the format of the configuration can name the view by it. A label that does not fit after the
+// configuration is dropped.
 func (r *Region) SetLabel(label string) {
 	at := min(int(r.head.configBytes), MaxConfig)
 	if at+len(label) > MaxConfig {
@@ -115,15 +115,14 @@ func (r *Region) SetLabel(label string) {
 	atomic.StoreUint32(&r.head.labelBytes, uint32(len(label)))
 }
 
-// Label returns what SetLabel kept; "" where an earlier version allocated the region.
+// Label returns the label; "" if an earlier version allocated the region.
 func (r *Region) Label() string {
 	at := min(int(r.head.configBytes), MaxConfig)
 	n := min(int(atomic.LoadUint32(&r.head.labelBytes)), MaxConfig-at)
 	return string(r.mem[headSize+at : headSize+at+n])
 }
 
-// SetInit keeps the FUSE_INIT request, before it is answered, and whether opens may be passed through, once that is known. A
-// request that is longer than any known one is not kept.
+// SetInit stores the FUSE_INIT request before its reply. It ignores a request that is longer than any known one.
 func (r *Region) SetInit(request []byte) {
 	if len(request) > maxInit {
 		return
@@ -132,7 +131,7 @@ func (r *Region) SetInit(request []byte) {
 	atomic.StoreUint32(&r.head.initBytes, uint32(len(request)))
 }
 
-// Init is the FUSE_INIT request that was served, nil when none was.
+// Init returns the FUSE_INIT request, nil if none was served.
 func (r *Region) Init() []byte {
 	n := min(int(atomic.LoadUint32(&r.head.initBytes)), maxInit)
 	if n == 0 {
@@ -141,25 +140,25 @@ func (r *Region) Init() []byte {
 	return append([]byte(nil), r.head.init[:n]...)
 }
 
-// SetDevice keeps which file system the view is (st_dev), once it is mounted.
+// SetDevice stores the file system of the view (st_dev), once it is mounted.
 func (r *Region) SetDevice(device uint64) { atomic.StoreUint64(&r.head.device, device) }
 
-// Device is the file system that the view is, 0 before it is mounted.
+// Device returns the file system of the view, 0 before it is mounted.
 func (r *Region) Device() uint64 { return atomic.LoadUint64(&r.head.device) }
 
-// SetMount keeps the numbers by which the mount of the view is found again (package target): as mountinfo has it, and the one that is no
-// other's, 0 for one that is not known.
+// SetMount stores the ids of the view's mount, by which package target finds it again: the one in mountinfo, and the
+// unique one, 0 if it is unknown.
 func (r *Region) SetMount(id, unique uint64) {
 	atomic.StoreUint64(&r.head.mount[0], id)
 	atomic.StoreUint64(&r.head.mount[1], unique)
 }
 
-// Mount is what SetMount was given; 0 and 0 where an earlier version mounted the view.
+// Mount returns the ids of SetMount; 0 and 0 if an earlier version mounted the view.
 func (r *Region) Mount() (id, unique uint64) {
 	return atomic.LoadUint64(&r.head.mount[0]), atomic.LoadUint64(&r.head.mount[1])
 }
 
-// SetPassthrough keeps whether opens may be passed through.
+// SetPassthrough stores whether opens may be passed through.
 func (r *Region) SetPassthrough(ok bool) {
 	r.head.passthrough = 0
 	if ok {
@@ -167,23 +166,23 @@ func (r *Region) SetPassthrough(ok bool) {
 	}
 }
 
-// Passthrough says whether opens may be passed through.
+// Passthrough reports that opens may be passed through.
 func (r *Region) Passthrough() bool { return r.head.passthrough == 1 }
 
-// SetAttrs keeps what the guest's extended attributes cost, in bytes.
+// SetAttrs stores the cost of the guest's extended attributes, in bytes.
 func (r *Region) SetAttrs(bytes uint64) { atomic.StoreUint64(&r.head.attrs, bytes+1) }
 
-// Attrs is what SetAttrs was given last, by this server or one before; not known when there was none.
+// Attrs returns the last value of SetAttrs, by any server; known is false without one.
 func (r *Region) Attrs() (bytes uint64, known bool) {
 	n := atomic.LoadUint64(&r.head.attrs)
 	return n - min(n, 1), n != 0
 }
 
-// MaxCrashes is how often servers may crash during a request before it is refused.
+// MaxCrashes is the number of servers that may crash during a request before it is refused.
 const MaxCrashes = 3
 
-// Suspect counts a crash of the server during a request that the kernel has resent, and says how many there were. Of more
-// requests than it has room for the one with the fewest is forgotten.
+// Suspect counts a crash of the server during a request that the kernel has resent, and returns the number of them.
+// If there are more requests than room, the one with the fewest is dropped.
 func (r *Region) Suspect(unique uint64) uint64 {
 	least := &r.head.suspects[0]
 	for i := range r.head.suspects {
@@ -202,7 +201,7 @@ func (r *Region) Suspect(unique uint64) uint64 {
 	return 1
 }
 
-// Cleared forgets a suspect: it was answered.
+// Cleared removes a suspect that was answered.
 func (r *Region) Cleared(unique uint64) {
 	for i := range r.head.suspects {
 		if s := &r.head.suspects[i]; s.unique == unique {
@@ -216,7 +215,7 @@ const (
 	backingsBase = recordsBase + maxEntries*int(unsafe.Sizeof(Entry{}))
 	watchedBase  = backingsBase + MaxIdle*int(unsafe.Sizeof(Backing{}))
 	answersBase  = watchedBase + maxWatched*8
-	// MaxIdle bounds the backings that no open uses and that are kept.
+	// MaxIdle bounds the stored idle backings.
 	MaxIdle    = 64
 	maxWatched = 128
 )
@@ -224,7 +223,7 @@ const (
 // It all fits into its page.
 var _ [pageSize - (answersBase + int(unsafe.Sizeof(Answers{})) - recordsBase)]struct{}
 
-// Backing is a file that is registered with the connection for passthrough and that no open uses now.
+// Backing is a file registered with the connection for passthrough that no open uses now.
 type Backing struct {
 	Node uint64
 	File uint64 // inode number of the host's file
@@ -232,7 +231,7 @@ type Backing struct {
 	_    uint32
 }
 
-// SetIdle keeps the idle backings, instead of those kept before.
+// SetIdle stores an idle backing at an index, in place of the one before.
 func (r *Region) SetIdle(i int, b Backing) {
 	at := (*Backing)(unsafe.Pointer(&r.mem[backingsBase+i*int(unsafe.Sizeof(b))]))
 	atomic.StoreInt32(&at.ID, 0)
@@ -240,18 +239,18 @@ func (r *Region) SetIdle(i int, b Backing) {
 	atomic.StoreInt32(&at.ID, b.ID)
 }
 
-// Idle is the backing kept at an index, with ID 0 for none.
+// Idle returns the backing at an index, with ID 0 for none.
 func (r *Region) Idle(i int) Backing {
 	return *(*Backing)(unsafe.Pointer(&r.mem[backingsBase+i*int(unsafe.Sizeof(Backing{}))]))
 }
 
-// SetLastBacking keeps the newest id that the kernel gave out.
+// SetLastBacking stores the newest id that the kernel gave out.
 func (r *Region) SetLastBacking(id int32) { atomic.StoreInt32(&r.head.lastBacking, id) }
 
-// LastBacking is the newest id that is known.
+// LastBacking returns the newest known id.
 func (r *Region) LastBacking() int32 { return atomic.LoadInt32(&r.head.lastBacking) }
 
-// CrowdedWatched says whether a file's node is not kept and half of what is kept would be forgotten for more like it.
+// CrowdedWatched reports that a file's node is not stored and half of the room is used.
 func (r *Region) CrowdedWatched(node uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -259,7 +258,7 @@ func (r *Region) CrowdedWatched(node uint64) bool {
 	return !r.watched[node] && len(r.watched) >= maxWatched/2
 }
 
-// AddWatched keeps a file's node that the guest may be watching. Of more than 128 the oldest is forgotten.
+// AddWatched stores the node of a file that the guest may be watching. The oldest of more than 128 is dropped.
 func (r *Region) AddWatched(node uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -274,16 +273,16 @@ func (r *Region) AddWatched(node uint64) {
 	r.nextWatched = (r.nextWatched + 1) % maxWatched
 }
 
-// loadWatched finds what the server before kept. Called with mu held.
+// loadWatched reads the nodes that the previous server stored. Called with mu held.
 func (r *Region) loadWatched() {
 	if r.watched == nil {
 		r.watched = map[uint64]bool{}
-		r.nextWatched = int(r.head.generation % maxWatched) // which is the oldest, the server before knew
+		r.nextWatched = int(r.head.generation % maxWatched) // only the previous server knew the oldest
 		for i := range maxWatched {
 			if n := r.watchedAt(i); *n != 0 {
 				r.watched[*n] = true
 			} else if len(r.watched) == i {
-				r.nextWatched = i // they were filled in turn: the rest is free
+				r.nextWatched = i // filled in order: the rest is free
 			}
 		}
 	}
@@ -293,7 +292,7 @@ func (r *Region) watchedAt(i int) *uint64 {
 	return (*uint64)(unsafe.Pointer(&r.mem[watchedBase+8*i]))
 }
 
-// Watched are the nodes that were added.
+// Watched returns the stored nodes.
 func (r *Region) Watched() (all []uint64) {
 	for i := range maxWatched {
 		if n := atomic.LoadUint64(r.watchedAt(i)); n != 0 {
