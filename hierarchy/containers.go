@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Containers says which cgroups are containers', by patterns of their paths from the hierarchy's root.
+// Containers are patterns of the cgroups of containers, by their paths from the hierarchy's root.
 //
-// A pattern is matched component by component: '*', '?' and '[…]' as in path.Match, and {id} for the 64 hexadecimal digits by
-// which runtimes name containers. The latter keeps what else a runtime puts beside its containers from being taken for one:
+// A pattern matches component by component: '*', '?' and '[…]' as in path.Match, and {id} for the 64 hexadecimal
+// digits of a container's name in runtimes. {id} excludes other cgroups that a runtime makes beside its containers:
 // /docker/buildkit, libpod-conmon-….scope.
 type Containers []string
 
@@ -23,8 +23,8 @@ const (
 // maxPatternParts bounds the components of a pattern; the kernel's own bound on a path is PATH_MAX.
 const maxPatternParts = 64
 
-// defaultContainers are the cgroups that runtimes make where nobody tells them a parent. None of them is a cgroup that has several
-// containers in it: a pod's, a slice.
+// defaultContainers are the cgroups that runtimes make without a configured parent. None of them is a cgroup of
+// several containers, such as a pod's or a slice.
 var defaultContainers = Containers{
 	// Docker: by itself, by systemd.
 	"/docker/{id}", "/system.slice/docker-{id}.scope",
@@ -35,24 +35,28 @@ var defaultContainers = Containers{
 	"/default/{id}", "/system.slice/nerdctl-{id}.scope",
 	// Kubernetes, by the kubelet itself and by systemd.
 	"/kubepods/pod*/{id}", "/kubepods/*/pod*/{id}",
-	"/kubepods.slice/kubepods-pod*.slice/cri-containerd-{id}.scope", "/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/cri-containerd-{id}.scope",
-	"/kubepods.slice/kubepods-pod*.slice/crio-{id}.scope", "/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/crio-{id}.scope",
-	"/kubepods.slice/kubepods-pod*.slice/docker-{id}.scope", "/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/docker-{id}.scope",
+	"/kubepods.slice/kubepods-pod*.slice/cri-containerd-{id}.scope",
+	"/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/cri-containerd-{id}.scope",
+	"/kubepods.slice/kubepods-pod*.slice/crio-{id}.scope",
+	"/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/crio-{id}.scope",
+	"/kubepods.slice/kubepods-pod*.slice/docker-{id}.scope",
+	"/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/docker-{id}.scope",
 	// LXC and Incus, of all versions.
 	"/lxc.payload.*", "/lxc.payload/*", "/lxc/*",
 	// systemd-nspawn: beside the payload is its supervisor.
 	"/machine.slice/machine-*.scope/payload", "/machine.slice/systemd-nspawn@*.service/payload",
 }
 
-// DefaultContainers are the patterns for what runtimes do by themselves.
+// DefaultContainers returns the patterns of the runtimes' defaults.
 func DefaultContainers() Containers { return append(Containers(nil), defaultContainers...) }
 
-// ParseContainers reads patterns. The error has a line for each that cannot be used, and says what one looks like.
+// ParseContainers parses patterns. The error has a line for each unusable one, and shows the valid form.
 func ParseContainers(patterns []string) (Containers, error) {
 	var faults []error
 	for _, p := range patterns {
 		if why := patternFault(p); why != "" {
-			faults = append(faults, fmt.Errorf("cannot use the pattern %q: %s; write the path of a container's cgroup with * for what differs, "+
+			faults = append(faults, fmt.Errorf("cannot use the pattern %q: %s; "+
+				"write the path of a container's cgroup with * for what differs, "+
 				"as in /machines/* or /docker/{id}", p, why))
 		}
 	}
@@ -60,7 +64,8 @@ func ParseContainers(patterns []string) (Containers, error) {
 }
 
 func patternFault(pattern string) string {
-	if !strings.HasPrefix(pattern, "/") || path.Clean(pattern) != pattern || pattern == "/" || strings.ContainsAny(pattern, "\n\x00") {
+	if !strings.HasPrefix(pattern, "/") || path.Clean(pattern) != pattern || pattern == "/" ||
+		strings.ContainsAny(pattern, "\n\x00") {
 		return "it is no path from the root of a hierarchy"
 	}
 	parts := strings.Split(pattern[1:], "/")
@@ -86,8 +91,8 @@ func patternFault(pattern string) string {
 	return ""
 }
 
-// Of finds the container that a cgroup belongs to: of the cgroup and all above it the one nearest to the root that a pattern matches,
-// since what a container makes in itself is the container's. Not ok where there is none.
+// Of finds the container of a cgroup: of the cgroup and all above it, the matching one nearest to the root, because
+// the cgroups that a container makes belong to it. Not ok without a match.
 func (c Containers) Of(cgroup string) (boundary, pattern string, ok bool) {
 	if !strings.HasPrefix(cgroup, "/") || cgroup == "/" {
 		return "", "", false
@@ -116,7 +121,7 @@ func matchParts(pattern string, parts []string) bool {
 	return true
 }
 
-// matchPart matches one component, which is not empty and climbs nowhere.
+// matchPart matches one component, which is neither empty nor ascends.
 func matchPart(glob, name string) bool {
 	if name == "" || name == "." || name == ".." {
 		return false

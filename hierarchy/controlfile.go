@@ -1,6 +1,6 @@
 package hierarchy
 
-// Constraint names what holds for a write to a guarded control file. Package fs enforces it.
+// Constraint names the rule for a write to a guarded control file. Package fs enforces it.
 type Constraint int
 
 // The constraints.
@@ -16,11 +16,11 @@ const (
 	DeviceRule               // one rule, of an opener with CAP_SYS_ADMIN over the host
 	Canonical                // parsed and written in canonical form: the kernel holds it against parent and children
 	Action                   // one at a time
-	Unchanged                // the value that the file has, which is no change
+	Unchanged                // the file's present value only
 	ByPolicy                 // the policy's own check
 )
 
-// Filter names what a view does to a control file's content before the guest reads it.
+// Filter names the view's change to a control file's content before the guest reads it.
 type Filter int
 
 // The filters.
@@ -29,8 +29,8 @@ const (
 	FilterControllers               // permitted controllers only
 	FilterMembers                   // pids in the reader's namespace
 	FilterStat                      // cgroup.stat without hidden controllers
-	FilterMemoryStat                // v1 memory.stat with limits of the guest's own tree only
-	FilterFake                      // the value that the view keeps
+	FilterMemoryStat                // v1 memory.stat with limits from the boundary down
+	FilterFake                      // the view's own value
 )
 
 // ControlFile is a row of the table: a control file, or with '*' in its name many of one kind.
@@ -42,7 +42,7 @@ type ControlFile struct {
 	Class      string // limit, weight, protection, stat, config, action, structure, membership, event
 	Grammar    Grammar
 	Exists     string // where and since when the file is there; "" for every cgroup
-	Nests      string // how ancestors bound it, "" where that means nothing
+	Nests      string // how ancestors bound it, "" if they cannot
 	Boundary   Verdict
 	Below      Verdict
 	Constraint Constraint
@@ -51,11 +51,11 @@ type ControlFile struct {
 	PerOpen    bool // the host's file keeps state for each open
 	Blocks     bool // a write can take long
 	Hides      bool // a write shows or hides files beside it
-	Threads    bool // a write that the kernel refuses beside the root's processes in the leaf is done without them there
+	Threads    bool // a write refused next to the root's processes in the leaf is repeated without them there
 	Reason     string
 }
 
-// RootOnly says that the file exists in the root cgroup of the host alone, so in no guest's tree.
+// RootOnly reports that the file exists only in the root cgroup of the host, never in a guest.
 func (f ControlFile) RootOnly() bool { return f.Exists == rootOnly }
 
 const rootOnly = "root only"

@@ -1,19 +1,21 @@
-// Package hierarchy holds the words and facts of cgroups: controllers, hierarchies, layouts, names, the table of control
-// files and the grammars of their values. It does no I/O.
+// Package hierarchy holds the words and facts of cgroups: controllers, hierarchies, layouts, names, the table of
+// control files and the grammars of their values. It does no I/O.
 //
 // # Words
 //
-// A hierarchy is one mounted cgroup tree of the host: the v2 hierarchy, a v1 hierarchy with one or more controllers ("cpu,cpuacct"),
-// or a v1 hierarchy with a name and no controller ("name=systemd"). A control file is an interface file of cgroupfs. Its place
-// is the boundary (the cgroup that a guest sees as root) or below it. A verdict says what a guest may do with it there.
+// A hierarchy is one mounted cgroup tree of the host: the v2 hierarchy, a v1 hierarchy with one or more controllers
+// ("cpu,cpuacct"), or a v1 hierarchy with a name and no controller ("name=systemd"). A control file is an interface
+// file of cgroupfs. Its place is the boundary (the cgroup that a guest sees as root) or below it. A verdict says how
+// a guest may use it there.
 //
 // # What always holds
 //
-// The table is the one source for what a guest may see and write: policy narrows it, the documents are printed from it.
-// A control file is a row of it, never a type or a case. A name that no row covers is unknown, and unknown is hidden.
+// The table alone decides on a guest's view and writes: policy narrows it, and the documents are printed from it. A
+// control file is a row of it, never a type or a case. A name without a row is unknown, and an unknown name is
+// hidden.
 //
-// Values are parsed as the kernel would, but for what it takes and nobody means: a number that wraps, text behind a
-// number, no number at all. What was parsed is written in one canonical form.
+// A value is parsed as by the kernel, except for forms that the kernel accepts by accident: a number that wraps,
+// text after a number, no number at all. The parsed value is written in one canonical form.
 package hierarchy
 
 // Version is a version of cgroup: 1 or 2.
@@ -25,7 +27,7 @@ const (
 	V2 Version = 2
 )
 
-// Place is where in a guest's tree a control file stands.
+// Place is the position of a control file in a guest's view.
 type Place int
 
 // The places.
@@ -34,7 +36,7 @@ const (
 	Below                 // any cgroup below that
 )
 
-// Verdict is what a guest may do with a control file at a place. The zero Verdict is Hidden.
+// Verdict says how a guest may use a control file at a place. The zero Verdict is Hidden.
 type Verdict int
 
 // The verdicts.

@@ -16,11 +16,11 @@ type Grammar struct {
 	parse func(string) (Value, error)
 }
 
-// String says the form in a few words.
+// String describes the form in a few words.
 func (g Grammar) String() string { return g.text }
 
-// Parse reads what a guest wrote. As in the kernel a NUL byte ends the text and one newline at its end does not count.
-// EINVAL for what is not of the form, ERANGE for a number that does not fit into 64 bits.
+// Parse parses a guest's write. As in the kernel a NUL byte ends the text and one trailing newline does not count.
+// EINVAL for any other form, ERANGE for a number beyond 64 bits.
 func (g Grammar) Parse(raw []byte) (Value, error) {
 	if i := bytes.IndexByte(raw, 0); i >= 0 {
 		raw = raw[:i]
@@ -32,8 +32,8 @@ func (g Grammar) Parse(raw []byte) (Value, error) {
 	return g.parse(s)
 }
 
-// The grammars of the table. The kernel's parsers differ in whether they strip blanks: handlers of .write do (strstrip),
-// those of .write_u64 and .write_s64 do not (cgroup_file_write).
+// The grammars of the table. The kernel's parsers differ in whether they strip blanks: handlers of .write do
+// (strstrip), those of .write_u64 and .write_s64 do not (cgroup_file_write).
 var (
 	anyText   = Grammar{text: "anything"}
 	reset     = Grammar{"anything, for a reset", parseReset}
@@ -64,7 +64,7 @@ func stripped(parse func(string) (Value, error)) func(string) (Value, error) {
 	return func(s string) (Value, error) { return parse(strings.Trim(s, " \t\n\v\f\r")) }
 }
 
-// orWord is a grammar that has a word for "no limit" too.
+// orWord adds a word for "no limit" to a grammar.
 func orWord(word string, parse func(string) (Value, error)) func(string) (Value, error) {
 	return func(s string) (Value, error) {
 		if s == word {
@@ -88,8 +88,8 @@ func words(all ...string) Grammar {
 
 func parseReset(string) (Value, error) { return textValue("0"), nil }
 
-// ParseUint is the kernel's kstrtoull with base 0: an optional '+', then decimal, octal after a 0, or hexadecimal after 0x.
-// EINVAL, or ERANGE for more than 64 bits.
+// ParseUint is the kernel's kstrtoull with base 0: an optional '+', then decimal, octal after a 0, or hexadecimal
+// after 0x. EINVAL, or ERANGE for more than 64 bits.
 func ParseUint(s string) (uint64, error) { return parseDigits(strings.TrimPrefix(s, "+")) }
 
 func parseDigits(s string) (uint64, error) {
@@ -118,7 +118,7 @@ func parseUnsigned(s string) (Value, error) {
 	return numberValue(n), err
 }
 
-// parseSigned is kstrtoll with base 0. What is negative is "no limit" in every file that has this grammar.
+// parseSigned is kstrtoll with base 0. Any negative number is "no limit" in every file with this grammar.
 func parseSigned(s string) (Value, error) {
 	digits, negative := strings.CutPrefix(s, "-")
 	if !negative {
@@ -136,8 +136,8 @@ func parseSigned(s string) (Value, error) {
 	return numberValue(n), nil
 }
 
-// parseSize reads a number with a unit as memparse does (lib/cmdline.c), but refuses what wraps around there: 16E sets a
-// limit of 0, and so does no digit at all.
+// parseSize parses a number with a unit like memparse (lib/cmdline.c), but refuses an overflow, which wraps there
+// (16E sets a limit of 0), and a text without digits.
 func parseSize(s string) (Value, error) {
 	shift := 0
 	if s != "" {
@@ -154,7 +154,7 @@ func parseSize(s string) (Value, error) {
 	return numberValue(n << shift), nil
 }
 
-// parseReclaim reads what memory.reclaim takes (user_proactive_reclaim, mm/vmscan.c).
+// parseReclaim parses an argument of memory.reclaim (user_proactive_reclaim, mm/vmscan.c).
 func parseReclaim(s string) (Value, error) {
 	size, options, _ := strings.Cut(s, " ")
 	v, err := parseSize(size)
@@ -175,8 +175,8 @@ func parseReclaim(s string) (Value, error) {
 	return v, nil
 }
 
-// parseCPUMax reads "$MAX [$PERIOD]". The kernel's sscanf takes text behind the numbers (cpu_period_quota_parse); here it
-// is EINVAL.
+// parseCPUMax parses "$MAX [$PERIOD]". EINVAL for text after the numbers, which the kernel's sscanf accepts
+// (cpu_period_quota_parse).
 func parseCPUMax(s string) (Value, error) {
 	f := strings.Fields(s)
 	if len(f) < 1 || len(f) > 2 {
@@ -205,15 +205,15 @@ func parsePercent(s string) (Value, error) {
 	return textValue(s), nil
 }
 
-// listRegion is the region at the beginning of a list as bitmap_parse_region takes it (lib/bitmap-str.c).
+// listRegion matches the first region of a list like bitmap_parse_region (lib/bitmap-str.c).
 var listRegion = regexp.MustCompile(`^((?i:all)|(N|[0-9]+)(-(N|[0-9]+))?)(:[0-9]+/[0-9]+)?`)
 
-// listSeparators part regions (__end_of_region).
+// listSeparators separate regions (__end_of_region).
 const listSeparators = ", \t\n\v\f\r"
 
-// parseList reads a list of processors or memory nodes as bitmap_parselist does: a newline directly behind a region without
-// a pattern ends the list, whatever follows. An empty one is written as a newline: a write of nothing would not reach the
-// kernel's handler.
+// parseList parses a list of processors or memory nodes like bitmap_parselist: a newline directly after a region
+// without a pattern ends the list, whatever follows. The canonical form of an empty list is a newline, since an
+// empty write would not reach the kernel's handler.
 func parseList(s string) (Value, error) {
 	var regions []string
 	for s = strings.TrimLeft(s, listSeparators); s != ""; s = strings.TrimLeft(s, listSeparators) {
@@ -237,7 +237,7 @@ func parseList(s string) (Value, error) {
 	return textValue(strings.Join(regions, ",")), nil
 }
 
-// parseDeviceNumber reads "MAJOR:MINOR N" with nothing behind it: blkg_conf_prep and sscanf take "8:0 1M" as 1.
+// parseDeviceNumber parses "MAJOR:MINOR N". EINVAL for text after it: blkg_conf_prep and sscanf read "8:0 1M" as 1.
 func parseDeviceNumber(s string) (Value, error) {
 	f := strings.Fields(s)
 	if len(f) != 2 {

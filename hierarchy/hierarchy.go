@@ -13,16 +13,16 @@ import (
 // Hierarchy is one mounted cgroup tree of the host.
 type Hierarchy struct {
 	Version     Version
-	ID          int      // as /proc/<pid>/cgroup has it, 0 for v2
-	Controllers []string // in the kernel's order; of v2 those that its root offers
+	ID          int      // as in /proc/<pid>/cgroup, 0 for v2
+	Controllers []string // in the kernel's order; on v2 those of the root
 	Name        string   // of a named v1 hierarchy, without "name="
 	Mountpoint  string
 	Dir         string // the directory at the top of a view with several hierarchies
 	ReadOnly    bool   // the mount is
-	View        bool   // it is what a view shows: this host is itself a guest
+	View        bool   // part of a view: this host is itself a guest
 }
 
-// Unified is the name by which policies and layouts speak of the v2 hierarchy of a host that has v1 hierarchies too.
+// Unified names the v2 hierarchy in policies and layouts of a host that has v1 hierarchies too.
 const Unified = "unified"
 
 // String names a hierarchy: "cpu,cpuacct", "name=systemd", "unified".
@@ -41,7 +41,7 @@ func (h Hierarchy) labels() []string {
 	return append(slices.Clone(h.Controllers), "name="+h.Name)
 }
 
-// Names are all by which policies speak of the hierarchy: controllers, "name=systemd", "unified" for the v2 hierarchy.
+// Names returns the hierarchy's names in policies: controllers, "name=systemd", "unified" for the v2 hierarchy.
 func (h Hierarchy) Names() []string {
 	names := slices.Clone(h.labels())
 	if h.Version == V2 {
@@ -50,13 +50,13 @@ func (h Hierarchy) Names() []string {
 	return names
 }
 
-// Holds says whether a hierarchy is meant by a name, one of Names.
+// Holds reports that a name, one of Names, means this hierarchy.
 func (h Hierarchy) Holds(name string) bool {
 	return h.Version == V2 && name == Unified || slices.Contains(h.labels(), name)
 }
 
-// ControlFile finds the row of a control file that belongs to the hierarchy: one of its controllers has it, or on v2 every
-// cgroup. False for the files that every v1 cgroup has, by which no hierarchy can be told.
+// ControlFile finds the row of a control file of the hierarchy, that is, of one of its controllers or, on v2, of
+// every cgroup. False for the files of every v1 cgroup, which identify no hierarchy.
 func (h Hierarchy) ControlFile(file string) (ControlFile, bool) {
 	row, ok := Lookup(h.Version, file)
 	if row.Controller == "" {
@@ -65,7 +65,8 @@ func (h Hierarchy) ControlFile(file string) (ControlFile, bool) {
 	return row, ok && h.Holds(row.Controller)
 }
 
-// Symlinks are the further names of the hierarchy's directory at the top of a view: "cpu" and "cpuacct" for "cpu,cpuacct".
+// Symlinks returns the other names of the hierarchy's directory at the top of a view: "cpu" and "cpuacct" for
+// "cpu,cpuacct".
 func (h Hierarchy) Symlinks() []string {
 	var links []string
 	if h.Version == V1 {
@@ -83,18 +84,20 @@ type Mount struct {
 	ID       int // of the mount
 	Version  Version
 	Point    string
-	Whole    bool // its root is the hierarchy's, as the reader's cgroup namespace has it
+	Whole    bool // its root is the hierarchy's, in the reader's cgroup namespace
 	ReadOnly bool
 	Options  []string // of the superblock: a v1 hierarchy's controllers and name are among them
-	View     bool     // it is a view that root has mounted: of one hierarchy, or with a directory for each (Several)
+	View     bool     // a view mounted by root: of one hierarchy, or with a directory for each (Several)
 	Several  bool     // it has a directory for each hierarchy
-	Dir      string   // of a view that has several: the directory that is mounted, "" for all of them
+	Dir      string   // in a view of several: the mounted directory, "" for all
 }
 
-// ParseMounts finds the cgroup mounts and views in the text of /proc/<pid>/mountinfo. The error says which line is none.
+// ParseMounts finds the cgroup mounts and views in the text of /proc/<pid>/mountinfo. The error names a malformed
+// line.
 func ParseMounts(text []byte) ([]Mount, error) {
 	infos, err := ReadMounts(bytes.NewReader(text), func(i *mountinfo.Info) (skip, stop bool) {
-		return strings.TrimPrefix(i.FSType, viewType) != "cgroup" && strings.TrimPrefix(i.FSType, viewType) != "cgroup2", false
+		kind := strings.TrimPrefix(i.FSType, viewType)
+		return kind != "cgroup" && kind != "cgroup2", false
 	})
 	if err != nil {
 		return nil, err
@@ -111,7 +114,7 @@ func ParseMounts(text []byte) ([]Mount, error) {
 		}
 		if fuse {
 			if !slices.Contains(m.Options, "user_id=0") {
-				continue // anybody may mount one with fusermount, and call it what they like
+				continue // any user may mount one with fusermount, under any name
 			}
 			m.View, m.Several = true, kind == "cgroup"
 			if dir := strings.TrimPrefix(i.Root, "/"); m.Several && !strings.Contains(dir, "/") {
@@ -123,10 +126,10 @@ func ParseMounts(text []byte) ([]Mount, error) {
 	return mounts, nil
 }
 
-// viewType is what the types of views begin with in mount tables; what follows is that of the file system they stand for.
+// viewType begins the types of views in mount tables; the type of the native file system follows.
 const viewType = "fuse."
 
-// Part is the mount of one directory of a view that has several.
+// Part is the mount of one directory of a view with several hierarchies.
 func (m Mount) Part(point, dir string) Mount {
 	m.Point, m.Dir, m.Version = point, dir, V1
 	if dir == Unified {
@@ -135,9 +138,9 @@ func (m Mount) Part(point, dir string) Mount {
 	return m
 }
 
-// Assemble finds the host's hierarchies: those that both the mounts and the text of /proc/<pid>/cgroup know. A hierarchy
-// that is mounted only in part is left out; of several mounts a writable one is taken. unifiedControllers is the text of
-// the v2 root's cgroup.controllers. They come in the order of their ids, v2 last.
+// Assemble finds the host's hierarchies in both the mounts and the text of /proc/<pid>/cgroup. It omits a hierarchy
+// that is mounted only in part, and prefers a writable mount. unifiedControllers is the text of the v2 root's
+// cgroup.controllers. The order is that of their ids, v2 last.
 func Assemble(mounts []Mount, cgroups []byte, unifiedControllers string) []Hierarchy {
 	var all []Hierarchy
 	for line := range strings.Lines(string(cgroups)) {
@@ -173,7 +176,7 @@ func Assemble(mounts []Mount, cgroups []byte, unifiedControllers string) []Hiera
 	return all
 }
 
-// mountOf chooses the mount by which a hierarchy is reached.
+// mountOf chooses the mount to reach a hierarchy by.
 func mountOf(h Hierarchy, mounts []Mount) (best Mount, found bool) {
 	for _, m := range mounts {
 		if m.Version != h.Version || !m.Whole || found && (m.ReadOnly || !best.ReadOnly) {
@@ -187,12 +190,13 @@ func mountOf(h Hierarchy, mounts []Mount) (best Mount, found bool) {
 	return best, found
 }
 
-// named says whether a directory at the top of a view is named so for a v1 hierarchy (dirName).
+// named reports that a directory at the top of a view has the name of a v1 hierarchy (dirName).
 func (h Hierarchy) named(dir string) bool {
-	return dir == h.Name && dir != "" || slices.ContainsFunc(strings.Split(dir, ","), func(c string) bool { return slices.Contains(h.Controllers, c) })
+	one := func(c string) bool { return slices.Contains(h.Controllers, c) }
+	return dir == h.Name && dir != "" || slices.ContainsFunc(strings.Split(dir, ","), one)
 }
 
-// dirName is the directory's name at the top of a view, as on the host where that can be told.
+// dirName returns the directory's name at the top of a view, as on the host if that is known.
 func dirName(h Hierarchy) string {
 	if h.Version == V2 {
 		return Unified
@@ -204,14 +208,15 @@ func dirName(h Hierarchy) string {
 	if len(h.Controllers) == 0 {
 		return h.Name
 	}
-	own := slices.Contains(h.Controllers, name) || name == strings.Join(h.Controllers, ",") || sameWords(name, h.Controllers)
+	own := slices.Contains(h.Controllers, name) || name == strings.Join(h.Controllers, ",") ||
+		sameWords(name, h.Controllers)
 	if own {
 		return name
 	}
 	return strings.Join(h.Controllers, ",")
 }
 
-// sameWords says whether a name lists the controllers in another order.
+// sameWords reports that a name lists the controllers in another order.
 func sameWords(name string, controllers []string) bool {
 	words := strings.Split(name, ",")
 	if len(words) != len(controllers) {

@@ -2,21 +2,21 @@ package hierarchy
 
 import "fmt"
 
-// Layout is how hierarchies are arranged in a view.
+// Layout is the arrangement of hierarchies in a view.
 type Layout int
 
 // The layouts.
 const (
-	LayoutAuto   Layout = iota // as the hierarchies shown are: v2 for the v2 hierarchy alone, v1 for v1 alone, hybrid for both
+	LayoutAuto   Layout = iota // by the hierarchies shown: v2 for v2 alone, v1 for v1 alone, hybrid for both
 	LayoutV1                   // a directory per hierarchy
 	LayoutV2                   // one tree
 	LayoutHybrid               // as v1, and the v2 hierarchy in the directory "unified"
 )
 
-// layoutNames are the layouts as users write them, by Layout.
+// layoutNames are the layouts in users' spelling, by Layout.
 var layoutNames = []string{"auto", "v1", "v2", "hybrid"}
 
-// String is the layout as users write it.
+// String returns the layout in users' spelling.
 func (l Layout) String() string {
 	if l < 0 || int(l) >= len(layoutNames) {
 		return "unknown"
@@ -24,7 +24,7 @@ func (l Layout) String() string {
 	return layoutNames[l]
 }
 
-// ParseLayout reads a layout's name. The error lists what is allowed.
+// ParseLayout parses a layout's name. The error lists the valid ones.
 func ParseLayout(s string) (Layout, error) {
 	for i, name := range layoutNames {
 		if s == name {
@@ -34,7 +34,7 @@ func ParseLayout(s string) (Layout, error) {
 	return 0, fmt.Errorf("unknown layout %q; allowed: auto, v1, v2, hybrid", s)
 }
 
-// Resolve chooses the layout for the hierarchies shown, where it is left open.
+// Resolve chooses the layout for the hierarchies shown if it is LayoutAuto.
 func (l Layout) Resolve(shown []Hierarchy) Layout {
 	if l != LayoutAuto {
 		return l

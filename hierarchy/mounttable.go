@@ -11,9 +11,10 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// ReadMounts reads the text of /proc/<pid>/mountinfo. The filter may be nil; else what it skips is left out, and what it stops at is the
-// last. Lines may be of any length: whoever may rename directories above a mount makes its line as long as it likes (four bytes for each
-// byte of a name, and no bound on the depth), and must not hide the table by that. The error says which line is none, or is the reader's.
+// ReadMounts parses the text of /proc/<pid>/mountinfo. The filter may be nil; it can skip a line and stop at one,
+// which is the last. Lines may have any length: a user who may rename directories above a mount controls the length
+// of its line (four bytes for each byte of a name, at any depth), and must not hide the table by it. The error names
+// a malformed line, or is the reader's.
 func ReadMounts(r io.Reader, filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
 	all := []*mountinfo.Info{}
 	in := bufio.NewReader(r)
@@ -44,8 +45,8 @@ func ReadMounts(r io.Reader, filter mountinfo.FilterFunc) ([]*mountinfo.Info, er
 	}
 }
 
-// parseMount reads a line as proc(5) has it: id, parent, major:minor, root, mount point, options, any number of optional fields, "-",
-// type, source, options of the superblock. A source may be empty, and then so is its field.
+// parseMount parses a line of proc(5): id, parent, major:minor, root, mount point, options, any number of optional
+// fields, "-", type, source, options of the superblock. An empty source is an empty field.
 func parseMount(line string) (*mountinfo.Info, error) {
 	fields := strings.Split(line, " ")
 	separator := 6
@@ -56,8 +57,10 @@ func parseMount(line string) (*mountinfo.Info, error) {
 		return nil, fmt.Errorf("%.80q is no line of a mount table: too few fields", line)
 	}
 	m := &mountinfo.Info{
-		Root: unescapeMount(fields[3]), Mountpoint: unescapeMount(fields[4]), Options: fields[5], Optional: strings.Join(fields[6:separator], " "),
-		FSType: unescapeMount(fields[separator+1]), Source: unescapeMount(fields[separator+2]), VFSOptions: fields[separator+3],
+		Root: unescapeMount(fields[3]), Mountpoint: unescapeMount(fields[4]), Options: fields[5],
+		Optional: strings.Join(fields[6:separator], " "),
+		FSType:   unescapeMount(fields[separator+1]), Source: unescapeMount(fields[separator+2]),
+		VFSOptions: fields[separator+3],
 	}
 	major, minor, _ := strings.Cut(fields[2], ":")
 	for _, n := range []struct {
@@ -72,7 +75,8 @@ func parseMount(line string) (*mountinfo.Info, error) {
 	return m, nil
 }
 
-// unescapeMount reads what the kernel writes as \ooo (mangle in fs/proc_namespace.c): blank, tab, newline, backslash, and # of a source.
+// unescapeMount decodes the kernel's \ooo (mangle in fs/proc_namespace.c): blank, tab, newline, backslash, and # of
+// a source.
 func unescapeMount(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s

@@ -8,10 +8,10 @@ import (
 // sharedControllers have the same files on both versions (their cftypes are .legacy_cftypes and .dfl_cftypes at once).
 var sharedControllers = []string{"rdma", "misc", "dmem"}
 
-// table is all rows, v1 first. An exact name goes before one with '*'.
+// table is all rows, v1 first. An exact name precedes one with '*'.
 var table = makeTable()
 
-// byName finds a row by its exact name, families those with '*', by version.
+// byName finds a row by its exact name; families are those with '*', by version.
 var byName, families = indexTable()
 
 func makeTable() []ControlFile {
@@ -48,10 +48,10 @@ func indexTable() (exact [3]map[string]int, globs [3][]int) {
 	return exact, globs
 }
 
-// Table lists every control file known, v1 first. Callers must not change it.
+// Table lists all known control files, v1 first. Callers must not change it.
 func Table() []ControlFile { return table[:len(table):len(table)] }
 
-// Lookup finds the row of a control file; false for a name that no row covers. It allocates nothing.
+// Lookup finds the row of a control file; false for a name without a row. It does not allocate.
 func Lookup(v Version, name string) (ControlFile, bool) {
 	if v != V1 && v != V2 {
 		return ControlFile{}, false
@@ -67,8 +67,8 @@ func Lookup(v Version, name string) (ControlFile, bool) {
 	return ControlFile{}, false
 }
 
-// covers says whether a pattern with one '*', which stands for one or more bytes, matches a name. Its controller must be a
-// known one where the pattern leaves it open.
+// covers reports that a pattern with one '*', which stands for one or more bytes, matches a name. If the pattern
+// leaves the controller open, it must be a known one.
 func covers(pattern, name string) bool {
 	before, after, _ := strings.Cut(pattern, "*")
 	if len(name) <= len(before)+len(after) || !strings.HasPrefix(name, before) || !strings.HasSuffix(name, after) {

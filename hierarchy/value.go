@@ -2,15 +2,15 @@ package hierarchy
 
 import "strconv"
 
-// Value is what a grammar made of a write.
+// Value is a parsed write.
 type Value struct {
 	text      string
 	number    uint64
 	unlimited bool
 }
 
-// Number is the value's number, and whether the value says "no limit" ("max" on v2, a negative number on v1). It is 0 for a
-// value that is no single number.
+// Number returns the number, and whether the value means "no limit" ("max" on v2, a negative number on v1). It is 0
+// for a value of any other form than a single number.
 func (v Value) Number() (number uint64, unlimited bool) { return v.number, v.unlimited }
 
 // Canonical is the one form in which the value is written to the host.

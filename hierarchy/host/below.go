@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containment is how every path is resolved: below the descriptor that it starts from, through no link and no mount.
+// containment is the resolution of every path: below the starting descriptor, through no link and no mount.
 const containment = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
-// openBelow is the one containment function: whatever the package opens in a cgroup file system is opened by it. path
-// counts from the directory dir; "" is dir itself.
+// openBelow is the one containment function: it opens everything that the package opens in a cgroup file system.
+// path starts at the directory dir; "" is dir itself.
 func openBelow(dir int, path string, flags int) (int, error) {
 	if path == "" {
 		path = "."
@@ -28,7 +28,8 @@ func openBelow(dir int, path string, flags int) (int, error) {
 	}
 }
 
-// checkName refuses what is no single name. The kernel never sends such a one; nothing else keeps it below the directory.
+// checkName refuses anything but a single name. The kernel never sends such a name, but nothing else would keep it
+// below the directory.
 func checkName(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return unix.EINVAL
@@ -44,10 +45,10 @@ func pathError(op, path string, err error) error {
 	return &os.PathError{Op: op, Path: path, Err: err}
 }
 
-// procPath is a path that leads to what a descriptor is of, also for calls that refuse O_PATH.
+// procPath returns a path to a descriptor's object, also for calls that refuse O_PATH.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// pathOf is the path of a descriptor's directory in the mount tree of the process.
+// pathOf returns the path of a descriptor's directory in the mount tree of the process.
 func pathOf(fd int) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlink(procPath(fd), buf)
@@ -57,7 +58,7 @@ func pathOf(fd int) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// relative is the path of fd counted from base, both directories. ENOENT when it is not below base or was removed.
+// relative returns the path of fd from base, both directories. ENOENT if fd is not below base or was removed.
 func relative(base, fd int) (string, error) {
 	from, err := pathOf(base)
 	if err != nil {
@@ -74,7 +75,7 @@ func relative(base, fd int) (string, error) {
 	return rest, nil
 }
 
-// ReadAll reads an open file from its beginning to its end. The host's errno.
+// ReadAll reads an open file from beginning to end. The host's errno.
 func ReadAll(fd int) ([]byte, error) {
 	buf := make([]byte, 0, 4096)
 	for {
@@ -103,7 +104,7 @@ func readBelow(dir int, path string) ([]byte, error) {
 	return ReadAll(fd)
 }
 
-// writeBelow gives one command to a control file below a directory.
+// writeBelow writes one command to a control file below a directory.
 func writeBelow(dir int, path string, data []byte) error {
 	fd, err := openBelow(dir, path, unix.O_WRONLY)
 	if err != nil {
@@ -121,7 +122,7 @@ type Entry struct {
 	IsDir bool
 }
 
-// listFD lists a directory but for "." and "..".
+// listFD lists a directory without "." and "..".
 func listFD(dir int) ([]Entry, error) {
 	fd, err := openBelow(dir, "", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -136,7 +137,7 @@ func listFD(dir int) ([]Entry, error) {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENOENT):
-			return entries, nil // removed: it lists nothing
+			return entries, nil // a removed directory is empty
 		case err != nil:
 			return nil, err
 		case n == 0:
@@ -148,7 +149,7 @@ func listFD(dir int) ([]Entry, error) {
 	}
 }
 
-// appendEntries reads struct linux_dirent64: inode, offset, length, type, name.
+// appendEntries parses struct linux_dirent64: inode, offset, length, type, name.
 func appendEntries(entries []Entry, buf []byte) ([]Entry, error) {
 	const head = 19
 	for len(buf) > 0 {

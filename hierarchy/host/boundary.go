@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	maxOpenDirs   = 256     // descriptors that one Boundary keeps for directories not in use
-	maxKnownPaths = 1 << 16 // directories that one Boundary knows by path where there are no handles
+	maxOpenDirs   = 256     // bound of the descriptors that a Boundary keeps for unused directories
+	maxKnownPaths = 1 << 16 // bound of the directories that a Boundary knows by path, without handles
 )
 
 // Boundary is a guest's boundary in one hierarchy. It may be used by many goroutines.
@@ -24,13 +24,13 @@ type Boundary struct {
 
 	mu     sync.Mutex
 	dirs   map[uint64]*list.Element // guarded by mu; of *Dir, by kernfs id
-	recent *list.List               // guarded by mu; the one used last is in front
-	paths  map[uint64]string        // guarded by mu; where there are no handles: paths from the boundary
+	recent *list.List               // guarded by mu; most recently used first
+	paths  map[uint64]string        // guarded by mu; without handles: paths from the boundary, by kernfs id
 	closed bool                     // guarded by mu
 }
 
-// Boundary opens the cgroup at a path as a boundary. ENOENT when it is not there, EINVAL for the hierarchy's root: what is
-// global can be written there, and nothing bounds a guest.
+// Boundary opens the cgroup at a path as a boundary. ENOENT if there is none, EINVAL for the hierarchy's root: its
+// files can be global, and nothing bounds a guest there.
 func (hier *Hierarchy) Boundary(dir string) (*Boundary, error) {
 	fd, err := hier.open(dir)
 	if err != nil {
@@ -48,8 +48,8 @@ func (hier *Hierarchy) Boundary(dir string) (*Boundary, error) {
 	return hier.newBoundary(fd, st.Ino), nil
 }
 
-// BoundaryByID opens the cgroup with a kernfs id as a boundary, wherever in the hierarchy it is now, or, where there are no handles,
-// if it is where it was. ENOENT when there is none any more: an id is never another's.
+// BoundaryByID opens the cgroup with a kernfs id as a boundary: wherever it is in the hierarchy, or, without
+// handles, only at path. ENOENT if the cgroup was removed: the kernel never reuses an id.
 func (hier *Hierarchy) BoundaryByID(id uint64, path string) (*Boundary, error) {
 	if !hier.host.features.Handles {
 		b, err := hier.Boundary(path)
@@ -89,13 +89,14 @@ func (hier *Hierarchy) newBoundary(fd int, id uint64) *Boundary {
 	return b
 }
 
-// Hierarchy is the boundary's hierarchy.
+// Hierarchy returns the boundary's hierarchy.
 func (b *Boundary) Hierarchy() *Hierarchy { return b.hier }
 
-// ID is the boundary's kernfs id.
+// ID returns the boundary's kernfs id.
 func (b *Boundary) ID() uint64 { return b.root.id }
 
-// Path is the boundary's path from the root of the hierarchy, for messages and comparisons. "" when it was removed.
+// Path returns the boundary's path from the root of the hierarchy, for messages and comparisons. "" if it was
+// removed.
 func (b *Boundary) Path() string {
 	rest, err := relative(b.hier.root, b.root.fd)
 	if err != nil {
@@ -104,7 +105,7 @@ func (b *Boundary) Path() string {
 	return "/" + rest
 }
 
-// Close closes the boundary. Dirs that are in use stay open until they are released.
+// Close closes the boundary. Dirs in use stay open until they are released.
 func (b *Boundary) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,7 +123,7 @@ func (b *Boundary) Close() {
 	b.drop(b.root)
 }
 
-// Root is the boundary's own directory.
+// Root returns the boundary's own directory. ENODEV after Close.
 func (b *Boundary) Root() (*Dir, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,7 +134,7 @@ func (b *Boundary) Root() (*Dir, error) {
 	return b.root, nil
 }
 
-// Acquire opens the directory with a kernfs id. ENOENT when there is none at or below the boundary.
+// Acquire opens the directory with a kernfs id. ENOENT if there is none at or below the boundary.
 func (b *Boundary) Acquire(id uint64) (*Dir, error) {
 	if id == b.root.id {
 		return b.Root()
@@ -148,7 +149,7 @@ func (b *Boundary) Acquire(id uint64) (*Dir, error) {
 	return b.keep(id, fd)
 }
 
-// cached is a directory that is open already, or nil.
+// cached returns a directory that is open already, or nil.
 func (b *Boundary) cached(id uint64) *Dir {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -162,7 +163,7 @@ func (b *Boundary) cached(id uint64) *Dir {
 	return d
 }
 
-// keepOpen is keep for a directory whose id is not known.
+// keepOpen is keep for a directory with an unknown id.
 func (b *Boundary) keepOpen(fd int) (*Dir, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -172,7 +173,7 @@ func (b *Boundary) keepOpen(fd int) (*Dir, error) {
 	return b.keep(st.Ino, fd)
 }
 
-// keep adds an open directory to the cache, or closes it when another call was quicker.
+// keep adds an open directory to the cache, or closes it if another call was quicker.
 func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -200,7 +201,7 @@ func (b *Boundary) keep(id uint64, fd int) (*Dir, error) {
 	return d, nil
 }
 
-// forget takes a directory out of the cache. Called with mu held.
+// forget removes a directory from the cache. Called with mu held.
 func (b *Boundary) forget(d *Dir) {
 	b.recent.Remove(d.element)
 	delete(b.dirs, d.id)
@@ -208,7 +209,7 @@ func (b *Boundary) forget(d *Dir) {
 	d.element = nil
 }
 
-// drop takes one use of a directory back. Called with mu held.
+// drop ends one use of a directory. Called with mu held.
 func (b *Boundary) drop(d *Dir) {
 	d.refs--
 	if d.refs == 0 && (d.element == nil || b.closed) {
@@ -229,13 +230,13 @@ func (b *Boundary) open(id uint64) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Ino != id || st.Dev != b.hier.device {
 		unix.Close(fd)
-		return -1, unix.ENOENT // another has taken its place
+		return -1, unix.ENOENT // another cgroup has that path now
 	}
 	return fd, nil
 }
 
-// find is the path from the boundary of the directory with an id. ESTALE for one that is not known where there are no handles: the
-// kernel then looks its path up again (retry_estale).
+// find returns the path from the boundary of the directory with an id. Without handles ESTALE for an unknown id: the
+// kernel then looks the path up again (retry_estale).
 func (b *Boundary) find(id uint64) (string, error) {
 	if !b.hier.host.features.Handles {
 		b.mu.Lock()
@@ -256,7 +257,7 @@ func (b *Boundary) find(id uint64) (string, error) {
 	return relative(b.root.fd, fd)
 }
 
-// learn remembers where a directory is, where there are no handles to find it by.
+// learn stores the path of a directory, if there are no handles to find it by.
 func (b *Boundary) learn(id uint64, parent *Dir, name string) {
 	if b.hier.host.features.Handles {
 		return
@@ -273,7 +274,7 @@ func (b *Boundary) learn(id uint64, parent *Dir, name string) {
 	b.paths[id] = path.Join(rel, name)
 }
 
-// renamed notes that a directory has another path, and all below it.
+// renamed updates the paths of a renamed directory and of all below it.
 func (b *Boundary) renamed(parent *Dir, from, to string) {
 	if b.hier.host.features.Handles {
 		return
@@ -292,7 +293,7 @@ func (b *Boundary) renamed(parent *Dir, from, to string) {
 	}
 }
 
-// CountCgroups counts the cgroups below the boundary, the leaf not included.
+// CountCgroups counts the cgroups below the boundary without the leaf.
 func (b *Boundary) CountCgroups() (int, error) {
 	root, err := b.Root()
 	if err != nil {
@@ -304,7 +305,8 @@ func (b *Boundary) CountCgroups() (int, error) {
 		return 0, err
 	}
 	var st unix.Stat_t
-	if b.hier.Version == hierarchy.V2 && unix.Fstatat(root.fd, hierarchy.LeafName, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+	v2 := b.hier.Version == hierarchy.V2
+	if v2 && unix.Fstatat(root.fd, hierarchy.LeafName, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
 		n--
 	}
 	return n, nil
@@ -316,7 +318,7 @@ func countBelow(dir int) (int, error) {
 		return 0, err
 	}
 	if st.Nlink <= 2 {
-		return 0, nil // kernfs counts subdirectories in the link count
+		return 0, nil // the link count of kernfs includes subdirectories
 	}
 	entries, err := listFD(dir)
 	if err != nil {

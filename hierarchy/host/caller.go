@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OwnThread says whether a thread id, in the server's pid namespace, is one of this process.
+// OwnThread reports that a thread id, in the server's pid namespace, belongs to this process.
 func OwnThread(tid int) bool {
 	return tid > 0 && unix.Access("/proc/self/task/"+strconv.Itoa(tid), unix.F_OK) == nil
 }
 
-// ThreadGroup is the process that a thread belongs to. ESRCH when there is no such thread.
+// ThreadGroup returns the process of a thread. ESRCH if there is no such thread.
 func ThreadGroup(tid int) (int, error) {
 	tgid, err := statusField(tid, "Tgid:")
 	if err != nil {
@@ -27,8 +27,8 @@ func ThreadGroup(tid int) (int, error) {
 	return n, nil
 }
 
-// HasHostAdmin says whether a thread has CAP_SYS_ADMIN over the host: the capability, in the user namespace that the
-// server is in. False when that cannot be told.
+// HasHostAdmin reports that a thread has CAP_SYS_ADMIN over the host: the capability, in the server's user
+// namespace. False if that is unknown.
 func HasHostAdmin(tid int) bool {
 	if own, err := InOwnUserNamespace(tid); err != nil || !own {
 		return false
@@ -37,8 +37,8 @@ func HasHostAdmin(tid int) bool {
 	return err == nil && set&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
-// StatusMask is a set that a line of /proc/<tid>/status has in hexadecimal, such as the capabilities of "CapEff:". ESRCH when there is no
-// such thread or line.
+// StatusMask returns a hexadecimal set in /proc/<tid>/status, such as the capabilities of "CapEff:". ESRCH if there
+// is no such thread or line.
 func StatusMask(tid int, key string) (uint64, error) {
 	text, err := statusField(tid, key)
 	if err != nil {
@@ -51,7 +51,7 @@ func StatusMask(tid int, key string) (uint64, error) {
 	return set, nil
 }
 
-// statusField is the first word of a line of /proc/<tid>/status. ESRCH when there is no such thread or line.
+// statusField returns the first word of a line of /proc/<tid>/status. ESRCH if there is no such thread or line.
 func statusField(tid int, key string) (string, error) {
 	status, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/status")
 	if err != nil {
@@ -63,12 +63,12 @@ func statusField(tid int, key string) (string, error) {
 	return "", unix.ESRCH
 }
 
-// WriteCommand gives one command to an open control file. The offset means nothing to a control file, but the kernel moves
-// the descriptor's position on by what was written if and only if the command succeeded, also when the caller dies in
-// it (ksys_write): n is by how much. The host's errno.
+// WriteCommand writes one command to an open control file. A control file ignores the offset, but the kernel
+// advances the descriptor's position by the written bytes if and only if the command succeeded, even if the caller
+// dies in it (ksys_write): n is that advance. The host's errno.
 func WriteCommand(fd int, data []byte) (n int, err error) {
 	if len(data) == 0 {
-		return 0, nil // a write of no bytes never reaches the handler (vfs_write)
+		return 0, nil // an empty write never reaches the handler (vfs_write)
 	}
 	for {
 		n, err := unix.Write(fd, data)
@@ -78,15 +78,15 @@ func WriteCommand(fd int, data []byte) (n int, err error) {
 	}
 }
 
-// runtimePreempted says whether an error may come of a signal that Go's runtime sends its own threads: the handler of the
-// control file was interrupted, nobody asked for that.
+// runtimePreempted reports an error from a signal that Go's runtime sends its own threads: it interrupted the
+// handler of the control file, and no caller asked for that.
 func runtimePreempted(err error) bool { return err == unix.EINTR }
 
-// interruptEvery is how often a thread that should stop its host call is told so, until it has.
+// interruptEvery is the interval between signals to a thread that is to leave its host call.
 const interruptEvery = 10 * time.Millisecond
 
-// WriteInterruptible is WriteCommand for commands that reclaim memory: when cancel closes, the host call is interrupted by
-// a signal and answers as the kernel does (memory.reclaim EINTR, memory.max success before its time).
+// WriteInterruptible is WriteCommand for commands that reclaim memory: when cancel closes, a signal interrupts the
+// host call, which answers as the kernel does (memory.reclaim EINTR, memory.max early success).
 func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) (n int, err error) {
 	if len(data) == 0 {
 		return 0, nil
@@ -107,7 +107,7 @@ func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) (n int, err
 			case <-done:
 				return
 			case <-time.After(interruptEvery):
-				unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // Go's own preemption signal: its handler does nothing here
+				unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // Go's own preemption signal, without effect here
 			}
 		}
 	}()
@@ -117,7 +117,7 @@ func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) (n int, err
 	return n, err
 }
 
-// writeUntil writes, and again after an interruption that was not asked for.
+// writeUntil writes, and writes again after an interruption by Go's runtime.
 func writeUntil(cancel <-chan struct{}, fd int, data []byte) (int, error) {
 	for {
 		n, err := unix.Write(fd, data)
@@ -132,8 +132,8 @@ func writeUntil(cancel <-chan struct{}, fd int, data []byte) (int, error) {
 	}
 }
 
-// TruncateBelow truncates a file below a directory to 0 bytes, on that mount and through no link. It is for a view's own
-// mount, where a truncate has no effect but the event that watches see.
+// TruncateBelow truncates a file below a directory to 0 bytes, on that mount and through no link. On a view's own
+// mount the only effect of a truncate is the event for watches.
 func TruncateBelow(dir int, path string) error {
 	fd, err := openBelow(dir, path, unix.O_PATH)
 	if err != nil {

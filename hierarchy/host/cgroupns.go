@@ -13,20 +13,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// ErrOwnNamespace says that a process is in the server's own cgroup namespace, so that no namespace marks a boundary for it.
+// ErrOwnNamespace says that a process is in the server's own cgroup namespace, so no namespace marks a boundary for
+// it.
 var ErrOwnNamespace = errors.New("the process is in the host's own cgroup namespace")
 
-// CgroupNamespace is where the cgroup namespace of a process begins, in each hierarchy (cgroup_namespaces(7)).
+// CgroupNamespace is the root of a process's cgroup namespace in each hierarchy (cgroup_namespaces(7)).
 type CgroupNamespace struct {
-	outer []byte // /proc/<pid>/cgroup, as the server's namespace has it
-	inner []byte // the same, as the namespace of the process has it
+	outer []byte // /proc/<pid>/cgroup, read in the server's namespace
+	inner []byte // the same, read in the namespace of the process
 }
 
-// namespaceTries is how often the two readings are taken anew while the process moves between them.
+// namespaceTries bounds the repetitions of the two readings of a process that moves between them.
 const namespaceTries = 16
 
-// CgroupNamespaceOf looks at the cgroup namespace of a process, whatever cgroup the process is in now. ErrOwnNamespace when it
-// is the server's own; ESRCH when there is no such process; EPERM without CAP_SYS_ADMIN over the namespace.
+// CgroupNamespaceOf reads the cgroup namespace of a process, whatever the process's present cgroup. ErrOwnNamespace
+// for the server's own; ESRCH if there is no such process; EPERM without CAP_SYS_ADMIN over the namespace.
 func CgroupNamespaceOf(pid int) (*CgroupNamespace, error) { return cgroupNamespaceOf(pid, false) }
 
 // CgroupNamespaceOfThread is CgroupNamespaceOf for one thread, by its id.
@@ -57,10 +58,11 @@ func cgroupNamespaceOf(pid int, thread bool) (*CgroupNamespace, error) {
 			return n, nil
 		}
 	}
-	return nil, fmt.Errorf("cannot tell where the cgroup namespace of process %d begins: the process moves too fast: %w", pid, unix.EAGAIN)
+	return nil, fmt.Errorf("cannot tell where the cgroup namespace of process %d begins: the process moves too fast: %w",
+		pid, unix.EAGAIN)
 }
 
-// OwnNamespace says whether a namespace of a kind, as /proc/self/ns names it, is this process's.
+// OwnNamespace reports that a namespace of a kind, named as in /proc/self/ns, is this process's.
 func OwnNamespace(ns int, kind string) (bool, error) {
 	var a, b unix.Stat_t
 	if err := unix.Fstat(ns, &a); err != nil {
@@ -72,7 +74,7 @@ func OwnNamespace(ns int, kind string) (bool, error) {
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }
 
-// readBoth reads where a process is by both namespaces; nil when it moved meanwhile.
+// readBoth reads the position of a process in both namespaces; nil if it moved meanwhile.
 func readBoth(t *Task, ns int) (*CgroupNamespace, error) {
 	before, err := readAt(t.proc, "cgroup")
 	if err != nil {
@@ -101,22 +103,23 @@ func readBoth(t *Task, ns int) (*CgroupNamespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A process that moves away and back between the readings shows the same before and after.
+	// A process that moves away and back between the readings reads the same before and after.
 	if string(before) != string(after) || !sameDepths(after, inner, own[0], own[1]) {
 		return nil, nil
 	}
 	return &CgroupNamespace{outer: after, inner: inner}, nil
 }
 
-// sameDepths says whether the readings of a process put its namespace's root as deep as those of this process do, in each hierarchy. This
-// process does not move, so its readings tell the true depth. A root at the true depth that ends as the paths do is the true root.
+// sameDepths reports that the readings of a process place its namespace's root at the same depth in each hierarchy
+// as the readings of this process do. This process does not move, so its readings have the true depth, and a root at
+// the true depth along the paths is the true root.
 func sameDepths(outer, inner, ownOuter, ownInner []byte) bool {
 	theirs, ours := rootDepths(outer, inner), rootDepths(ownOuter, ownInner)
 	return theirs != nil && maps.Equal(theirs, ours)
 }
 
-// rootDepths is how deep a namespace begins by the two readings, from where the outer one begins: by "ID:CONTROLLERS:", without the path.
-// nil when the readings are not of the same hierarchies.
+// rootDepths returns the depth of a namespace's root from the two readings, counted from the root of the outer one,
+// by "ID:CONTROLLERS:" without the path. Nil if the readings have different hierarchies.
 func rootDepths(outer, inner []byte) map[string]int {
 	of := func(raw []byte) map[string]int {
 		all := map[string]int{}
@@ -140,7 +143,7 @@ func rootDepths(outer, inner []byte) map[string]int {
 	return depths
 }
 
-// depth is how far a path of /proc/<pid>/cgroup leads down from where it begins; up where that is negative.
+// depth returns the number of levels that a path of /proc/<pid>/cgroup descends; negative if it ascends.
 func depth(path string) (n int) {
 	for name := range strings.SplitSeq(path, "/") {
 		switch name {
@@ -154,8 +157,8 @@ func depth(path string) (n int) {
 	return n
 }
 
-// Root is the namespace's root in a hierarchy, as a path from the root of the hierarchy. ENOENT when it cannot be told: the
-// process has been moved out of it.
+// Root returns the namespace's root in a hierarchy, as a path from the root of the hierarchy. ENOENT if it is
+// unknown, because the process has moved out of it.
 func (n *CgroupNamespace) Root(h hierarchy.Hierarchy) (string, error) {
 	at, ok1 := membershipOf(n.outer, h)
 	below, ok2 := membershipOf(n.inner, h)
@@ -165,8 +168,8 @@ func (n *CgroupNamespace) Root(h hierarchy.Hierarchy) (string, error) {
 	return namespaceRoot(at, below)
 }
 
-// namespaceRoot takes from a cgroup's path what its namespace sees of it. A path that is not as the kernel writes one is refused: what is
-// cut off it, and cleaned afterwards, could be above it.
+// namespaceRoot removes from a cgroup's path the part that its namespace sees. It refuses a path that the kernel
+// would not write: after the cut and cleaning, the result could lie above the root.
 func namespaceRoot(at, below string) (string, error) {
 	if path.Clean(at) != at || path.Clean(below) != below {
 		return "", unix.ENOENT

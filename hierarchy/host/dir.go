@@ -11,39 +11,39 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Dir is one cgroup at or below a boundary, held by a descriptor until it is released. Names are single components; EINVAL
-// for any other. Once the cgroup is removed its operations are ENOENT or ENODEV, as on cgroupfs.
+// Dir is one cgroup at or below a boundary, held by a descriptor until it is released. Names are single components;
+// EINVAL for any other. Operations on a removed cgroup are ENOENT or ENODEV, as on cgroupfs.
 type Dir struct {
 	boundary *Boundary
 	id       uint64 // immutable
 	fd       int    // immutable; O_PATH
 
-	depth atomic.Int32 // 0 before it is asked for
+	depth atomic.Int32 // 0 until known
 
 	refs    int           // guarded by boundary.mu
-	element *list.Element // guarded by boundary.mu; nil when it is not in the cache
+	element *list.Element // guarded by boundary.mu; nil outside the cache
 }
 
-// ID is the cgroup's kernfs id, which is its inode number and on v2 its cgroup id.
+// ID returns the cgroup's kernfs id, its inode number and on v2 its cgroup id.
 func (d *Dir) ID() uint64 { return d.id }
 
-// FD is the descriptor, O_PATH. It is closed when the Dir is released.
+// FD returns the descriptor, O_PATH. Release closes it.
 func (d *Dir) FD() int { return d.fd }
 
-// Release gives the directory back.
+// Release ends the use of the directory.
 func (d *Dir) Release() {
 	d.boundary.mu.Lock()
 	defer d.boundary.mu.Unlock()
 	d.boundary.drop(d)
 }
 
-// IsBoundary says whether it is the boundary itself.
+// IsBoundary reports the boundary itself.
 func (d *Dir) IsBoundary() bool { return d.id == d.boundary.root.id }
 
 // Stat is fstat.
 func (d *Dir) Stat(st *unix.Stat_t) error { return unix.Fstat(d.fd, st) }
 
-// Lookup is the stat of what a name in the directory is. ENOENT also for what is mounted over.
+// Lookup stats a name in the directory. ENOENT also for one with a mount over it.
 func (d *Dir) Lookup(name string, st *unix.Stat_t) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (d *Dir) ReadFile(name string) ([]byte, error) {
 	return raw, pathError("read", name, err)
 }
 
-// WriteFile gives one command to a control file.
+// WriteFile writes one command to a control file.
 func (d *Dir) WriteFile(name string, data []byte) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -102,13 +102,13 @@ func (d *Dir) WriteFile(name string, data []byte) error {
 	return pathError("write", name, writeBelow(d.fd, name, data))
 }
 
-// ReadDir lists the directory but for "." and "..".
+// ReadDir lists the directory without "." and "..".
 func (d *Dir) ReadDir() ([]Entry, error) {
 	entries, err := listFD(d.fd)
 	return entries, pathError("readdir", "", err)
 }
 
-// Mkdir makes a child cgroup. A v1 child does not notify on release, whatever the directory does.
+// Mkdir makes a child cgroup. A v1 child does not notify on release, whatever the directory's setting.
 func (d *Dir) Mkdir(name string, mode uint32) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -172,8 +172,8 @@ func (d *Dir) Rename(from, to string) error {
 	return pathError("rename", from, err)
 }
 
-// Path is the directory's path from the boundary, "" for the boundary itself: text, not authority. ENOENT once it is
-// removed.
+// Path returns the directory's path from the boundary, "" for the boundary itself: text, not authority. ENOENT once
+// it is removed.
 func (d *Dir) Path() (string, error) {
 	if d.IsBoundary() {
 		return "", nil
@@ -184,13 +184,13 @@ func (d *Dir) Path() (string, error) {
 	}
 	var st unix.Stat_t
 	if unix.Fstatat(d.boundary.root.fd, rel, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Ino != d.id {
-		return "", unix.ENOENT // " (deleted)" follows the path of one that was removed
+		return "", unix.ENOENT // " (deleted)" follows the path of a removed cgroup
 	}
 	return rel, nil
 }
 
-// Depth is the number of levels below the boundary, 0 for the boundary itself. It never changes: a v1 cgroup is renamed
-// within its parent only.
+// Depth returns the number of levels below the boundary, 0 for the boundary itself. It never changes: a v1 cgroup
+// can only be renamed within its parent.
 func (d *Dir) Depth() (int, error) {
 	if n := d.depth.Load(); n > 0 || d.IsBoundary() {
 		return int(n), nil

@@ -14,8 +14,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Hierarchy is one hierarchy of the host, by paths from its root: "/machines/web". It is for whoever sets up and takes down a
-// guest's cgroups. It may be used by many goroutines.
+// Hierarchy is one hierarchy of the host, addressed by paths from its root: "/machines/web". It serves to set up and
+// remove a guest's cgroups. It may be used by many goroutines.
 type Hierarchy struct {
 	hierarchy.Hierarchy
 	host   *Host
@@ -25,7 +25,7 @@ type Hierarchy struct {
 	id     uint64 // immutable; the root's kernfs id
 }
 
-// openTree opens a hierarchy's root and checks that a cgroup file system, or a view of one, is what is there.
+// openHierarchy opens a hierarchy's root and checks that a cgroup file system, or a view of one, is mounted there.
 func openHierarchy(h *Host, x hierarchy.Hierarchy) (*Hierarchy, error) {
 	root, err := unix.Open(x.Mountpoint, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -41,7 +41,7 @@ func openHierarchy(h *Host, x hierarchy.Hierarchy) (*Hierarchy, error) {
 	if x.Version == hierarchy.V2 {
 		want = unix.CGROUP2_SUPER_MAGIC
 	}
-	// The host may have statfs of a view say what it stands for (package fstype).
+	// Package fstype may make statfs of a view return the type of the file system that it stands for.
 	if err == nil && fs.Type != want && !(x.View && fs.Type == unix.FUSE_SUPER_MAGIC) {
 		err = fmt.Errorf("not cgroup v%d is mounted there but a file system of type %#x", int(x.Version), fs.Type)
 	}
@@ -59,7 +59,7 @@ func openHierarchy(h *Host, x hierarchy.Hierarchy) (*Hierarchy, error) {
 	return hier, nil
 }
 
-// ID is the root's kernfs id. Of a view it is the boundary's, so that two guests' differ.
+// ID returns the root's kernfs id. In a view it is the boundary's, so two guests' ids differ.
 func (hier *Hierarchy) ID() uint64 { return hier.id }
 
 func (hier *Hierarchy) close() {
@@ -71,7 +71,7 @@ func (hier *Hierarchy) close() {
 	hier.root, hier.handle = -1, -1
 }
 
-// clean makes a path from the root into one that openBelow takes. EINVAL for one that is not absolute or climbs.
+// clean turns a path from the root into one for openBelow. EINVAL for a relative path or one that ascends.
 func clean(dir string) (string, error) {
 	if !strings.HasPrefix(dir, "/") || path.Clean(dir) != dir && path.Clean(dir)+"/" != dir {
 		return "", pathError("open", dir, unix.EINVAL)
@@ -89,7 +89,7 @@ func (hier *Hierarchy) open(dir string) (int, error) {
 	return fd, pathError("open", dir, err)
 }
 
-// Exists says whether there is a cgroup at a path.
+// Exists reports a cgroup at a path.
 func (hier *Hierarchy) Exists(dir string) bool {
 	fd, err := hier.open(dir)
 	if err == nil {
@@ -98,9 +98,9 @@ func (hier *Hierarchy) Exists(dir string) bool {
 	return err == nil
 }
 
-// Create makes a cgroup and what is missing above it. A new v1 cpuset gets its parent's processors and nodes, without which
-// it can hold no task, and a new v1 cgroup does not notify on release, whatever its parent does: the agent runs on the
-// host. No error when it is there already.
+// Create makes a cgroup and its missing ancestors. A new v1 cpuset gets its parent's processors and nodes, without
+// which it can hold no task. A new v1 cgroup does not notify on release, whatever its parent's setting, because the
+// agent runs on the host. Not an error if the cgroup exists.
 func (hier *Hierarchy) Create(dir string, mode uint32) error {
 	rel, err := clean(dir)
 	if err != nil {
@@ -157,7 +157,7 @@ func (hier *Hierarchy) prepare(parent, child int) error {
 	return nil
 }
 
-// silence sees to it that a v1 cgroup does not make the host run its release agent.
+// silence keeps a v1 cgroup from making the host run its release agent.
 func silence(dir int) error {
 	value, err := readBelow(dir, "notify_on_release")
 	if err == nil && strings.TrimSpace(string(value)) != "0" {
@@ -166,11 +166,11 @@ func silence(dir int) error {
 	return err
 }
 
-// removeWait is how long RemoveAll waits for tasks that exit.
+// removeWait bounds RemoveAll's wait for exiting tasks.
 const removeWait = 5 * time.Second
 
-// RemoveAll removes a cgroup and all below it. Tasks that are exiting are waited for, 5 s at most; EBUSY while others are
-// there. No error when there is no such cgroup.
+// RemoveAll removes a cgroup and all below it. It waits for exiting tasks, 5 s at most; EBUSY while other tasks are
+// there. Not an error if there is no such cgroup.
 func (hier *Hierarchy) RemoveAll(dir string) error {
 	parent, name, err := hier.openParent(dir)
 	if errors.Is(err, unix.ENOENT) {
@@ -231,7 +231,7 @@ func (hier *Hierarchy) RemoveIfEmpty(dir string) error {
 	return pathError("remove", dir, unix.Unlinkat(parent, name, unix.AT_REMOVEDIR))
 }
 
-// openParent opens the directory above a cgroup, and says the cgroup's name in it. EINVAL for the root.
+// openParent opens the directory above a cgroup, and returns the cgroup's name in it. EINVAL for the root.
 func (hier *Hierarchy) openParent(dir string) (parent int, name string, err error) {
 	rel, err := clean(dir)
 	if err != nil || rel == "" {
@@ -252,7 +252,7 @@ func (hier *Hierarchy) ReadFile(dir, file string) (string, error) {
 	return string(raw), pathError("read", path.Join(dir, file), err)
 }
 
-// WriteFile gives a command to a control file of the cgroup at a path.
+// WriteFile writes one command to a control file of the cgroup at a path.
 func (hier *Hierarchy) WriteFile(dir, file, value string) error {
 	fd, err := hier.open(dir)
 	if err != nil {
@@ -262,13 +262,13 @@ func (hier *Hierarchy) WriteFile(dir, file, value string) error {
 	return pathError("write", path.Join(dir, file), writeBelow(fd, file, []byte(value)))
 }
 
-// Attach moves a process to the cgroup at a path. It checks nothing but what the kernel does.
+// Attach moves a process to the cgroup at a path. Only the kernel checks the move.
 func (hier *Hierarchy) Attach(dir string, pid int) error {
 	return hier.WriteFile(dir, "cgroup.procs", strconv.Itoa(pid))
 }
 
-// Enable enables controllers for the cgroup at a path of a v2 hierarchy, in all cgroups above it. ENOENT when the root does not
-// have one, EBUSY when a cgroup above it holds processes.
+// Enable enables controllers for the cgroup at a path of a v2 hierarchy, in all cgroups above it. ENOENT if the root
+// lacks one, EBUSY if a cgroup above it holds processes.
 func (hier *Hierarchy) Enable(dir string, controllers ...string) error {
 	rel, err := clean(dir)
 	if err != nil || rel == "" || len(controllers) == 0 {
@@ -307,14 +307,15 @@ const (
 	kernfsHandleSize = 8
 )
 
-// openHandle opens a directory by its kernfs id, wherever in the hierarchy it is. ESTALE when there is none.
+// openHandle opens a directory by its kernfs id, anywhere in the hierarchy. ESTALE if there is none.
 func (hier *Hierarchy) openHandle(id uint64) (int, error) {
 	var raw [kernfsHandleSize]byte
 	binary.NativeEndian.PutUint64(raw[:], id)
-	return unix.OpenByHandleAt(hier.handle, unix.NewFileHandle(kernfsHandle, raw[:]), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	handle := unix.NewFileHandle(kernfsHandle, raw[:])
+	return unix.OpenByHandleAt(hier.handle, handle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
 }
 
-// handlesWork says whether a directory can be opened by its id.
+// handlesWork reports that a directory can be opened by its id.
 func (hier *Hierarchy) handlesWork() bool {
 	fd, err := hier.openHandle(hier.id)
 	if err != nil {
@@ -324,8 +325,8 @@ func (hier *Hierarchy) handlesWork() bool {
 	return true
 }
 
-// PathOf is the path of the cgroup that a process is in, from the root. ESRCH when there is no such process, ENOENT when it
-// is outside the server's cgroup namespace.
+// PathOf returns the path of a process's cgroup, from the root. ESRCH if there is no such process, ENOENT if it is
+// outside the server's cgroup namespace.
 func (hier *Hierarchy) PathOf(pid int) (string, error) {
 	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
@@ -343,15 +344,16 @@ func (hier *Hierarchy) PathOf(pid int) (string, error) {
 	return at, nil
 }
 
-// pathIn is the path that the text of /proc/<pid>/cgroup says, from the root. Not ok where that is outside the server's cgroup namespace.
+// pathIn returns the path in the text of /proc/<pid>/cgroup, from the root. Not ok outside the server's cgroup
+// namespace.
 func (hier *Hierarchy) pathIn(raw []byte) (at string, ok bool) {
 	at, known := membershipOf(raw, hier.Hierarchy)
 	_, below := pathBelow("/", at)
 	return at, known && below
 }
 
-// PathsOf are the paths of the cgroups that a task is in, a process or one thread, in the order of Hierarchies; "" in a hierarchy where it
-// is outside the server's cgroup namespace. ESRCH when there is no such task.
+// PathsOf returns the paths of the cgroups of a task, a process or one thread, in the order of Hierarchies; "" in a
+// hierarchy in which it is outside the server's cgroup namespace. ESRCH if there is no such task.
 func (h *Host) PathsOf(tid int) ([]string, error) {
 	raw, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/cgroup")
 	if err != nil {

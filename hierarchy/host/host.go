@@ -1,21 +1,21 @@
-// Package host is all access to the host: finding its hierarchies, the cgroups below a boundary, tasks and their pid
-// namespaces, and what changes on the host.
+// Package host is all access to the host: its hierarchies, the cgroups below a boundary, tasks and their pid
+// namespaces, and events of the host.
 //
 // # Words
 //
-// A Host is what was found when it was opened. A Hierarchy is one hierarchy of it, by paths from its root, for whoever sets a
-// guest up. A Boundary is what a view works in: it and a Dir, one cgroup at or below it, are descriptors. A path is text
-// for messages and comparisons, never authority.
+// A Host is the result of opening the host's cgroups. A Hierarchy is one hierarchy of it, addressed by paths from
+// its root, to set up a guest. A view works in a Boundary: it and a Dir, one cgroup at or below it, are descriptors.
+// A path is text for messages and comparisons, never authority.
 //
 // # What always holds
 //
 // Every access of a Boundary and its Dirs is by descriptor and of a single name, or by openat2 with RESOLVE_BENEATH,
-// RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS and RESOLVE_NO_XDEV (openBelow). A cgroup that is reached by its kernfs id is
-// opened once more by such a path from the boundary before anything is done with it. The package never mounts anything.
+// RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS and RESOLVE_NO_XDEV (openBelow). A cgroup found by its kernfs id is
+// opened again by such a path from the boundary before any use. The package never mounts anything.
 //
-// Locks: pidNamespaces.mu, Boundary.mu, watchHub.mu, polling.mu and Poller.mu are leaves: none is held while another is taken.
-// Watcher.mu is taken before watchHub.mu. None is held across a call that can block, or while a sink runs; Watcher.telling
-// is what a sink runs under, and is taken when no other is held.
+// Locks: pidNamespaces.mu, Boundary.mu, watchHub.mu, polling.mu and Poller.mu are leaves: none is held while another
+// is taken. Watcher.mu is taken before watchHub.mu. None is held across a call that can block, or while a sink runs;
+// a sink runs under Watcher.telling, which is taken when no other is held.
 package host
 
 import (
@@ -31,13 +31,13 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Features are what the kernel of the host offers.
+// Features are the capabilities of the host's kernel.
 type Features struct {
 	Handles    bool // open_by_handle_at on cgroupfs: needs CAP_DAC_READ_SEARCH over the host
 	PidnsIoctl bool // translation of pids by ioctl (Linux 6.11)
 }
 
-// Host is the host's cgroups as they were when it was opened. It may be used by many goroutines.
+// Host is the host's cgroups at the time of Open. It may be used by many goroutines.
 type Host struct {
 	hierarchies []*Hierarchy
 	features    Features
@@ -46,22 +46,22 @@ type Host struct {
 	watches     watchHub
 	polling     polling
 
-	maxDirs  atomic.Int64 // directories that all Boundaries keep open together, 0 for no bound
-	openDirs atomic.Int64 // those that they keep
+	maxDirs  atomic.Int64 // bound of the directories that all Boundaries keep open, 0 for none
+	openDirs atomic.Int64 // their number
 }
 
-// SetMaxDirs bounds the directories that all Boundaries of the host keep open while nobody uses them: beyond it each keeps one. They
-// are opened again when they are needed.
+// SetMaxDirs bounds the unused directories that all Boundaries of the host keep open: beyond it each keeps one.
+// Directories are opened again when they are needed.
 func (h *Host) SetMaxDirs(n int) { h.maxDirs.Store(int64(n)) }
 
-// crowded says whether more directories are kept open than may be.
+// crowded reports more open directories than the bound.
 func (h *Host) crowded() bool {
 	most := h.maxDirs.Load()
 	return most > 0 && h.openDirs.Load() > most
 }
 
-// Open finds the host's hierarchies. The error says what is missing: no cgroup file system is mounted as a whole, a mount
-// is not what the mount table says, or the kernel is older than Linux 5.6 (openat2).
+// Open finds the host's hierarchies. The error names the cause: no cgroup file system is mounted as a whole, a mount
+// differs from the mount table, or the kernel is older than Linux 5.6 (openat2).
 func Open() (*Host, error) {
 	found, err := discover()
 	if err != nil {
@@ -77,14 +77,15 @@ func Open() (*Host, error) {
 		h.hierarchies = append(h.hierarchies, hier)
 	}
 	if len(h.hierarchies) == 0 {
-		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, or run this outside a container; a guest " +
+		return nil, errors.New("cannot find a cgroup hierarchy: mount cgroup2 at /sys/fs/cgroup, " +
+			"or run this outside a container; a guest " +
 			"of vcgroupfs needs its view at " + viewMountpoint)
 	}
 	h.probe()
 	return h, nil
 }
 
-// discover reads what the kernel says of mounts and hierarchies.
+// discover reads mounts and hierarchies from the kernel.
 func discover() ([]hierarchy.Hierarchy, error) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -115,7 +116,7 @@ func discover() ([]hierarchy.Hierarchy, error) {
 	return hierarchy.Assemble(mounts, cgroups, unified), nil
 }
 
-// probe asks the kernel what it can do.
+// probe tests the kernel's features.
 func (h *Host) probe() {
 	h.listed, _ = os.ReadFile("/proc/cgroups")
 	h.features.Handles = true
@@ -132,20 +133,24 @@ func (h *Host) probe() {
 	h.pidns.scan = !h.features.PidnsIoctl
 }
 
-// Features says what the kernel of the host offers.
+// Features returns the capabilities of the host's kernel.
 func (h *Host) Features() Features { return h.features }
 
-// Knows says whether the kernel has a controller of v2, in whatever hierarchy. One that it was built or started without is
-// no controller to cgroup.subtree_control. In a guest /proc/cgroups may be of what it is shown alone, and the view of v2 is
-// asked: to disable a controller that is not there changes nothing, and is EINVAL only for one that the kernel has not.
-// True where neither says.
+// Knows reports that the kernel has a controller of v2, in any hierarchy. cgroup.subtree_control knows no controller
+// that the kernel was built or started without. In a guest /proc/cgroups may be filtered, so Knows asks the view of
+// v2: disabling an absent controller has no effect, and is EINVAL only for one that the kernel lacks. True if
+// neither source knows.
 func (h *Host) Knows(controller string) bool {
 	if h.Hierarchy(controller) != nil {
 		return true
 	}
 	if slices.ContainsFunc(h.hierarchies, func(hier *Hierarchy) bool { return hier.View }) {
 		unified := h.Hierarchy(hierarchy.Unified)
-		return unified == nil || !unified.View || !errors.Is(unified.WriteFile("/", "cgroup.subtree_control", "-"+controller), unix.EINVAL)
+		if unified == nil || !unified.View {
+			return true
+		}
+		err := unified.WriteFile("/", "cgroup.subtree_control", "-"+controller)
+		return !errors.Is(err, unix.EINVAL)
 	}
 	if len(h.listed) == 0 {
 		return true
@@ -162,8 +167,8 @@ func (h *Host) Knows(controller string) bool {
 // Hierarchies lists the hierarchies, v1 before v2.
 func (h *Host) Hierarchies() []*Hierarchy { return h.hierarchies }
 
-// Hierarchy finds a hierarchy by a controller that it has, as "name=systemd" for a named one, or as "unified" for v2. Nil when
-// the host has no such hierarchy.
+// Hierarchy finds a hierarchy by one of its controllers, as "name=systemd" for a named one, or as "unified" for v2.
+// Nil if the host has no such hierarchy.
 func (h *Host) Hierarchy(name string) *Hierarchy {
 	for _, hier := range h.hierarchies {
 		if hier.Holds(name) {
@@ -173,8 +178,8 @@ func (h *Host) Hierarchy(name string) *Hierarchy {
 	return nil
 }
 
-// Close closes what the host holds open, and ends what its Watchers and its Poller report. Boundaries are closed by
-// themselves.
+// Close closes the descriptors of the host, and ends the reports of its Watchers and its Poller. Boundaries are
+// closed separately.
 func (h *Host) Close() error {
 	h.watches.close()
 	h.polling.close()

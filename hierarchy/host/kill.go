@@ -12,12 +12,12 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// killPatience is how long processes may take to go: on a host with some hundred tasks for each processor it takes seconds.
+// killPatience is the time for processes to exit: on a host with some hundred tasks per processor it takes seconds.
 const killPatience = 5 * time.Second
 
-// Kill kills every process at and below the cgroup at a path, also frozen ones, but for the caller's. On v1 it waits for
-// them to be gone. No error when there is no such cgroup; EBUSY when processes come up as fast as they are killed, or are
-// there after killPatience.
+// Kill kills every process at and below the cgroup at a path, also frozen ones, except the caller's. On v1 it waits
+// for their exit. Not an error if there is no such cgroup; EBUSY if new processes appear as fast as they are killed,
+// or some remain after killPatience.
 func (hier *Hierarchy) Kill(dir string) error {
 	fd, err := hier.open(dir)
 	if errors.Is(err, unix.ENOENT) {
@@ -40,13 +40,15 @@ func (b *Boundary) Kill() error {
 	return pathError("kill", b.Path(), b.hier.killAll(root.fd))
 }
 
-// killAll kills what is at and below a directory. cgroup.kill (Linux 5.14) takes all at once, the caller's process included.
+// killAll kills the processes at and below a directory. cgroup.kill (Linux 5.14) kills all at once, the caller
+// included.
 func (hier *Hierarchy) killAll(dir int) error {
 	if hier.Version == hierarchy.V2 && !hier.holdsCaller(dir) && writeBelow(dir, "cgroup.kill", []byte("1")) == nil {
 		return nil
 	}
 	wait := time.Millisecond
-	for until := time.Now().Add(killPatience); ; wait = min(2*wait, 50*time.Millisecond) { // they may fork while they are read
+	// Repeatedly: processes may fork while they are read.
+	for until := time.Now().Add(killPatience); ; wait = min(2*wait, 50*time.Millisecond) {
 		n, err := hier.killBelow(dir)
 		if err != nil || n == 0 {
 			return err
@@ -58,7 +60,7 @@ func (hier *Hierarchy) killAll(dir int) error {
 	}
 }
 
-// holdsCaller says whether the calling process is at or below a directory, also when that cannot be told.
+// holdsCaller reports that the calling process is at or below a directory, or that this is unknown.
 func (hier *Hierarchy) holdsCaller(dir int) bool {
 	here, err := relative(hier.root, dir)
 	if err != nil {
@@ -76,10 +78,10 @@ func (hier *Hierarchy) holdsCaller(dir int) bool {
 	return below
 }
 
-// killBelow kills the processes that it finds at and below a directory, and says how many there were.
+// killBelow kills the processes at and below a directory, and returns their number.
 func (hier *Hierarchy) killBelow(dir int) (int, error) {
 	raw, err := readBelow(dir, "cgroup.procs")
-	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: the processes are those of the domain above
+	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: its processes belong to the domain above
 		raw, err = nil, nil
 	}
 	if err != nil {
@@ -120,8 +122,8 @@ func (hier *Hierarchy) killBelow(dir int) (int, error) {
 	return n, nil
 }
 
-// kill kills a process that is in a directory's cgroup. The number may have passed to another since it was read, so the
-// task is held and looked at again.
+// kill kills a process in a directory's cgroup. The number may have been reused since it was read, so kill holds the
+// task and checks it again.
 func (hier *Hierarchy) kill(dir, pid int) bool {
 	task, err := holdTask(pid, false)
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// OwnMounts is where the calling process's mount table is.
+// OwnMounts is the path of the calling process's mount table.
 const OwnMounts = "/proc/self/mountinfo"
 
-// MountTable reads the mount table that a file of /proc has, as hierarchy.ReadMounts does. An *os.PathError where it cannot be opened.
+// MountTable reads a mount table in /proc, as hierarchy.ReadMounts does. An *os.PathError if it cannot be opened.
 func MountTable(path string, filter mountinfo.FilterFunc) ([]*mountinfo.Info, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// place is where a task is with respect to a boundary.
+// standing is the position of a task relative to a boundary.
 type standing uint8
 
 const (
@@ -21,13 +21,13 @@ const (
 	unseen // exiting, and not known to be inside
 )
 
-// deletedSuffix follows the path of a removed v2 cgroup in /proc/<pid>/cgroup (proc_cgroup_show). Only tasks that exit are
-// in one.
+// deletedSuffix follows the path of a removed v2 cgroup in /proc/<pid>/cgroup (proc_cgroup_show). Only exiting tasks
+// are in one.
 const deletedSuffix = " (deleted)"
 
-// Contains says whether a task, by its number in the server's own pid namespace, is now inside the boundary in the
-// boundary's hierarchy. Of a process it is the leader that counts. A v1 hierarchy does not tell of an exiting task, which is
-// then outside. ESRCH when there is no such task.
+// Contains reports that a task, by its number in the server's own pid namespace, is now inside the boundary in the
+// boundary's hierarchy. The leader counts for a process. A v1 hierarchy does not show an exiting task, which is then
+// outside. ESRCH if there is no such task.
 func (b *Boundary) Contains(pid int) (bool, error) {
 	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
@@ -38,8 +38,8 @@ func (b *Boundary) Contains(pid int) (bool, error) {
 	return ok, err
 }
 
-// PathOf is the cgroup of a task as a path from the boundary, "" for the boundary itself. It is text for comparisons, never
-// authority. ENOENT when the task is outside, ESRCH when there is none.
+// PathOf returns the cgroup of a task as a path from the boundary, "" for the boundary itself: text for comparisons,
+// never authority. ENOENT if the task is outside, ESRCH if there is none.
 func (b *Boundary) PathOf(pid int) (string, error) {
 	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
@@ -53,9 +53,9 @@ func (b *Boundary) PathOf(pid int) (string, error) {
 	return path, err
 }
 
-// locate reads one cgroup file of a task's directory in /proc. A task is inside when its path begins with the boundary's,
-// component by component, and leads to a directory below the boundary's descriptor. The boundary's path is read before and
-// after, for the host may rename it on v1.
+// locate reads one cgroup file of a task's directory in /proc. A task is inside if its path begins with the
+// boundary's, component by component, and leads to a directory below the boundary's descriptor. The boundary's path
+// is read before and after, because the host may rename it on v1.
 func (b *Boundary) locate(proc int, file string) (path string, ok bool, err error) {
 	before := b.Path()
 	raw, err := readAt(proc, file)
@@ -90,8 +90,9 @@ func (b *Boundary) locate(proc int, file string) (path string, ok bool, err erro
 	return "", false, err
 }
 
-// membershipOf is the path in the line of a hierarchy of /proc/<pid>/cgroup, "id:controllers:path". The path can hold any
-// byte but a newline (cgroup_mkdir). It counts from the root of the reader's cgroup namespace (cgroup_namespaces(7)).
+// membershipOf returns the path in the line of a hierarchy of /proc/<pid>/cgroup, "id:controllers:path". The path
+// can hold any byte but a newline (cgroup_mkdir). It starts at the root of the reader's cgroup namespace
+// (cgroup_namespaces(7)).
 func membershipOf(raw []byte, h hierarchy.Hierarchy) (string, bool) {
 	for line := range bytes.Lines(raw) {
 		id, rest, ok1 := bytes.Cut(bytes.TrimSuffix(line, []byte{'\n'}), []byte{':'})
@@ -107,8 +108,8 @@ func membershipOf(raw []byte, h hierarchy.Hierarchy) (string, bool) {
 	return "", false
 }
 
-// pathBelow is what follows base in path, "" when they are equal. Not ok when path does not lie at or below base, or when
-// it says that it is above the reader's cgroup namespace ("/../x").
+// pathBelow returns the part of path after base, "" if they are equal. Not ok if path is not at or below base, or
+// lies above the reader's cgroup namespace ("/../x").
 func pathBelow(base, path string) (rest string, ok bool) {
 	for name := range strings.SplitSeq(path, "/") {
 		if name == ".." {
@@ -126,18 +127,18 @@ func pathBelow(base, path string) (rest string, ok bool) {
 	return strings.TrimPrefix(rest, "/"), true
 }
 
-// Move writes a task to file (cgroup.procs, cgroup.threads, tasks) of dst, a directory of this boundary, when the task is
-// inside the boundary now. A process is inside when all its threads are, for they move together. check has the last word;
-// it may be nil.
+// Move writes a task to file (cgroup.procs, cgroup.threads, tasks) of dst, a directory of this boundary, if the task
+// is inside the boundary now. A process is inside if all its threads are, because they move together. check decides
+// last; it may be nil.
 //
-// The file takes a number and not a descriptor. The number is looked at right before the write and right after; a task
-// that keeps it over both was the one moved. If the task is reaped between the two and the number goes around within those
-// few microseconds, another task could be moved in its place, and ESRCH says only that this one was not.
+// The file takes a number, not a descriptor. Move checks the number right before the write and right after; a task
+// that has it both times is the one that moved. If the task is reaped in between and the number is reused within
+// those few microseconds, another task could move in its place, and ESRCH says only that this one did not.
 //
-// fd is the membership file of dst, open for writing; n is by how much its position moved (WriteCommand).
+// fd is the membership file of dst, open for writing; n is the advance of its position (WriteCommand).
 //
-// Errors are the kernel's for a task beyond a namespace: ENOENT on v2, ESRCH on v1; ESRCH for a task that is not there;
-// ENODEV when dst was removed; those of check; and whatever the kernel answers to the write.
+// Errors are the kernel's for a task outside a namespace: ENOENT on v2, ESRCH on v1; ESRCH for a task that does not
+// exist; ENODEV if dst was removed; those of check; and the kernel's errors of the write.
 func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check func(*Task) error) (n int, err error) {
 	t, err := holdTask(pid, thread)
 	if err != nil {
@@ -156,10 +157,10 @@ func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check f
 			return 0, err
 		}
 	}
-	if at == unseen { // the kernel takes an exiting task's number and moves nothing (cgroup_migrate_add_task)
+	if at == unseen { // the kernel accepts an exiting task and moves nothing (cgroup_migrate_add_task)
 		var st unix.Stat_t
 		if dst.Lookup(file, &st) != nil {
-			return 0, moveError(file, unix.ENODEV) // what kernfs answers after an rmdir
+			return 0, moveError(file, unix.ENODEV) // as kernfs answers after an rmdir
 		}
 		return 0, nil
 	}
@@ -167,15 +168,15 @@ func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check f
 	return n, moveError(file, err)
 }
 
-// OutsideError says that a task is outside the boundary. It is the errno of beyond.
+// OutsideError says that a task is outside the boundary. It wraps the errno of beyond.
 type OutsideError struct{ err error }
 
 func (e *OutsideError) Error() string { return e.err.Error() + ": the task is outside the boundary" }
 
-// Unwrap is the error that the kernel would give.
+// Unwrap returns the kernel's errno.
 func (e *OutsideError) Unwrap() error { return e.err }
 
-// writeTo gives the task's number to an open membership file, if it is the task's before and after.
+// writeTo writes the task's number to an open membership file, if the number is the task's before and after.
 func (t *Task) writeTo(fd int) (int, error) {
 	number := strconv.AppendInt(nil, int64(t.pid), 10)
 	if !t.Alive() {
@@ -199,8 +200,8 @@ func moveError(file string, err error) error {
 	return &os.PathError{Op: "move", Path: file, Err: err}
 }
 
-// beyond is the kernel's answer to a move of a task outside. v2: cgroup_attach_permissions; v1 knows no boundary, so it is
-// that for a number which is nobody's in the writer's pid namespace.
+// beyond returns the kernel's errno for moving a task outside. v2: cgroup_attach_permissions. v1 has no boundary, so
+// the errno is that of a number without a task in the writer's pid namespace.
 func (b *Boundary) beyond() unix.Errno {
 	if b.Hierarchy().Version == hierarchy.V2 {
 		return unix.ENOENT
@@ -208,8 +209,8 @@ func (b *Boundary) beyond() unix.Errno {
 	return unix.ESRCH
 }
 
-// placeOf is the place of a thread, or of all the threads of a process. Threads that exit do not count: the kernel leaves
-// them where they are.
+// standingOf returns the standing of a thread, or of all the threads of a process. Exiting threads do not count: the
+// kernel does not move them.
 func (b *Boundary) standingOf(t *Task) (standing, error) {
 	var st unix.Stat_t
 	if !t.thread {
@@ -238,8 +239,8 @@ func (b *Boundary) standingOf(t *Task) (standing, error) {
 	return all, nil
 }
 
-// placeAt is the place of one thread. v1 prints "/" for a task that exits (proc_cgroup_show), wherever it is. v2 prints where
-// it was, also when the rest of its process has moved on since.
+// standingAt returns the standing of one thread. v1 prints "/" for an exiting task (proc_cgroup_show), wherever it
+// is. v2 prints its last cgroup, even if the rest of its process has moved since.
 func (b *Boundary) standingAt(proc int, prefix string) (standing, error) {
 	_, ok, err := b.locate(proc, prefix+"cgroup")
 	if err != nil {
@@ -255,8 +256,9 @@ func (b *Boundary) standingAt(proc int, prefix string) (standing, error) {
 	return outside, err
 }
 
-// maySkip says whether a move of an exiting task is answered as the kernel does, with success and no effect. On v2 that
-// takes a task that is inside. v1 does not tell, so whoever must reap it stands for it. Nothing is written either way.
+// maySkip reports that a move of an exiting task is answered like the kernel: success without effect. On v2 the task
+// must be inside, which is known. On v1 it is unknown, so the parent, which reaps the task, stands for it. Nothing
+// is written either way.
 func (b *Boundary) maySkip(t *Task) bool {
 	if b.Hierarchy().Version == hierarchy.V2 {
 		return false
@@ -269,7 +271,7 @@ func (b *Boundary) maySkip(t *Task) bool {
 	return ok && err == nil
 }
 
-// threadsOf lists the threads of a process by its directory in /proc.
+// threadsOf lists the threads of a process from its directory in /proc.
 func threadsOf(proc int) ([]string, error) {
 	fd, err := unix.Openat(proc, "task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Nesting: this host may itself be a guest. Then its hierarchies are what its own view shows, below the boundary that it was
-// given, and all that is done to them goes through that view and its policy.
+// Nesting: this host may itself be a guest. Its hierarchies are then those of its own view, below its boundary, and
+// every access to them passes that view and its policy.
 
-// viewPlace is where a guest has its view, and where alone one is looked for: a view that is mounted elsewhere is another's.
+// viewMountpoint is the only place for a guest's view: a view mounted elsewhere belongs to another guest.
 const viewMountpoint = "/sys/fs/cgroup"
 
-// choose takes the mounts that paths lead to: real cgroups, or, where there is one in its place, the view of this guest.
+// choose selects the mounts at the end of their paths: real cgroups, or this guest's view in their place.
 func choose(mounts []hierarchy.Mount) ([]hierarchy.Mount, error) {
 	var real, views []hierarchy.Mount
 	for _, m := range mounts {
@@ -42,7 +42,7 @@ func choose(mounts []hierarchy.Mount) ([]hierarchy.Mount, error) {
 	return real, nil
 }
 
-// visible says whether a mount is what its path leads to: something else may cover it. True where the kernel does not tell
+// visible reports that the path of a mount leads to it: another mount may cover it. True if the kernel cannot tell
 // (before Linux 5.8).
 func visible(m hierarchy.Mount) bool {
 	var st unix.Statx_t
@@ -50,7 +50,7 @@ func visible(m hierarchy.Mount) bool {
 	return err == nil && (st.Mask&unix.STATX_MNT_ID == 0 || st.Mnt_id == uint64(m.ID))
 }
 
-// partsOf is a view as the hierarchies that it shows.
+// partsOf returns the hierarchies in a view.
 func partsOf(m hierarchy.Mount) ([]hierarchy.Mount, error) {
 	if !m.Several {
 		return []hierarchy.Mount{m}, nil
@@ -69,15 +69,15 @@ func partsOf(m hierarchy.Mount) ([]hierarchy.Mount, error) {
 	}
 	var parts []hierarchy.Mount
 	for _, e := range entries {
-		if e.IsDir { // the links name the same
+		if e.IsDir { // the links name the same hierarchies
 			parts = append(parts, m.Part(filepath.Join(m.Point, e.Name), e.Name))
 		}
 	}
 	return parts, nil
 }
 
-// checkView says whether paths in a hierarchy that is a view mean what /proc/<pid>/cgroup says: that counts from the root of the cgroup
-// namespace, which is the boundary in a guest that was made with one.
+// checkView checks that paths in a view mean the same as in /proc/<pid>/cgroup. Those start at the root of the
+// cgroup namespace, which is the boundary in a guest with its own.
 func (hier *Hierarchy) checkView() error {
 	raw, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -87,13 +87,14 @@ func (hier *Hierarchy) checkView() error {
 	if ok && hier.Exists(at) {
 		return nil
 	}
-	return fmt.Errorf("this guest is in the cgroup %q there, which its view does not have: it was made without a cgroup namespace "+
+	return fmt.Errorf("this guest is in the cgroup %q there, which its view does not have: "+
+		"it was made without a cgroup namespace "+
 		"of its own; give it one (a namespace of type cgroup in its configuration)", at)
 }
 
-// attrName is the full name of an extended attribute in which a view keeps what it must know of a cgroup. Nobody but the server may
-// be able to set those, so they are trusted ones; but these take CAP_SYS_ADMIN over the whole host (xattr_permission), which a guest's
-// root does not have. A view that stands on another uses user ones: the outer view keeps them in trusted ones of the real cgroup.
+// attrName returns the full name of an extended attribute of the view's own. Only the server may set those, so they
+// are trusted.*, which needs CAP_SYS_ADMIN over the whole host (xattr_permission); a guest's root lacks it. A view
+// on top of another uses user.*: the outer view stores them as trusted.* of the real cgroup.
 func (hier *Hierarchy) attrName(name string) string {
 	if hier.View {
 		return "user.vcgroupfs." + name

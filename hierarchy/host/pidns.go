@@ -11,24 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPidNamespaces bounds the namespaces kept open. One that is dropped while somebody uses it stays open for them.
+// maxPidNamespaces bounds the namespaces kept open. One that is dropped while in use stays open for its users.
 const maxPidNamespaces = 256
 
-// PidNamespace is a pid namespace: the server's own or one below it. It stays usable until its Host is closed, also when
-// the last process in it is gone.
+// PidNamespace is a pid namespace: the server's own or one below it. It stays usable until its Host is closed, even
+// after its last process has exited.
 type PidNamespace struct {
-	file  *os.File // immutable; nsfs, so the namespace lives and its inode number names no other
+	file  *os.File // immutable; nsfs, which keeps the namespace and its inode number alive
 	raw   syscall.RawConn
 	inode uint64 // immutable
 	own   bool   // immutable
 
-	scan  bool // immutable; the kernel has no ioctl for this, /proc is read instead
-	depth int  // immutable; generations below the server's own namespace, known only when scan is set
+	scan  bool // immutable; read /proc, since the kernel lacks the ioctl
+	depth int  // immutable; generations below the server's own namespace, with scan only
 }
 
-// pidNamespaces keeps the namespaces in use open, by their inode number. The zero value is ready.
+// pidNamespaces keeps namespaces open, by their inode number. The zero value is ready.
 type pidNamespaces struct {
-	scan bool // immutable; set before the first use where the kernel has no ioctl
+	scan bool // immutable; set before the first use if the kernel lacks the ioctl
 
 	mu     sync.Mutex
 	own    uint64                 // guarded by mu; the server's own, 0 before the first use
@@ -39,19 +39,20 @@ type pidNamespaces struct {
 
 type pidnsEntry struct {
 	ns   *PidNamespace
-	used uint64 // the clock when it was last asked for
+	used uint64 // clock at the last use
 }
 
-// PidNamespaceOf is the active pid namespace of a task: the one in which the kernel reads and prints pid numbers for it. tid
-// is a thread id in the server's own pid namespace, of any thread; one that has called unshare(CLONE_NEWPID) is still
-// where it was, only its children are not. ESRCH when there is no such task, EACCES when the server may not look.
+// PidNamespaceOf returns the active pid namespace of a task, in which the kernel reads and prints pid numbers for
+// it. tid is a thread id in the server's own pid namespace, of any thread; unshare(CLONE_NEWPID) moves only the
+// thread's children, not the thread. ESRCH if there is no such task, EACCES if the server has no access to it.
 func (h *Host) PidNamespaceOf(tid int) (*PidNamespace, error) { return h.pidns.of(tid) }
 
 func (c *pidNamespaces) of(tid int) (*PidNamespace, error) {
 	if tid <= 0 {
 		return nil, unix.ESRCH
 	}
-	path := "/proc/" + strconv.Itoa(tid) + "/ns/pid" // works for threads that are no leader, though /proc does not list them
+	// This also works for threads other than leaders, which /proc does not list.
+	path := "/proc/" + strconv.Itoa(tid) + "/ns/pid"
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return nil, taskErrno(err)
@@ -66,7 +67,7 @@ func (c *pidNamespaces) of(tid int) (*PidNamespace, error) {
 	return c.keep(ns)
 }
 
-// known is the namespace with an inode number when it is kept, and the inode number of the server's own.
+// known returns the kept namespace with an inode number, or nil, and the inode number of the server's own.
 func (c *pidNamespaces) known(inode uint64) (*PidNamespace, uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,8 +82,8 @@ func (c *pidNamespaces) known(inode uint64) (*PidNamespace, uint64, error) {
 	return nil, c.own, nil
 }
 
-// start learns the server's own namespace and that /proc is of it: every number would name another task if it were not.
-// Called with mu held.
+// start reads the server's own namespace and checks that /proc belongs to it: otherwise every number would mean
+// another task. Called with mu held.
 func (c *pidNamespaces) start() error {
 	if c.closed {
 		return os.ErrClosed
@@ -105,9 +106,8 @@ func (c *pidNamespaces) start() error {
 	return nil
 }
 
-// keep remembers ns, or answers with the same namespace when another call was quicker. Of too many it forgets the one that
-// was asked for longest ago. That one is not closed here, for it may be in use: os.File closes itself when nobody refers to
-// it any more.
+// keep stores ns, or returns the same namespace if another call was quicker. Beyond the bound it drops the least
+// recently used one. It does not close that one, which may be in use: os.File closes itself with its last reference.
 func (c *pidNamespaces) keep(ns *PidNamespace) (*PidNamespace, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,7 +133,7 @@ func (c *pidNamespaces) keep(ns *PidNamespace) (*PidNamespace, error) {
 	return ns, nil
 }
 
-// close closes every namespace kept.
+// close closes all kept namespaces.
 func (c *pidNamespaces) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,7 +164,7 @@ func openPidNamespace(path string, own uint64, scan bool) (*PidNamespace, error)
 	return ns, nil
 }
 
-// taskErrno is ESRCH for the two ways in which /proc says that a task is gone, and any other error as it is.
+// taskErrno maps the two errors of /proc for a dead task to ESRCH, and returns any other error unchanged.
 func taskErrno(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return unix.ESRCH
@@ -172,15 +172,15 @@ func taskErrno(err error) error {
 	return err
 }
 
-// Own says whether this is the server's own pid namespace, whose numbers need no translation.
+// Own reports the server's own pid namespace, whose numbers need no translation.
 func (ns *PidNamespace) Own() bool { return ns.own }
 
-// ToHost is the server's number of the task that ns calls nr. Without thread it is the number of the process that the task
-// belongs to, as cgroup.procs takes any thread's number for its process (cgroup_procs_write_start). The number may be
-// another task's by the time it is used: hold it (HoldTask), then look again. ESRCH when ns has no such task,
+// ToHost returns the server's number of the task nr of ns. Without thread it is the number of the task's process,
+// since cgroup.procs accepts any thread's number for its process (cgroup_procs_write_start). The number may belong
+// to another task by the time of its use: hold the task (HoldTask), then check again. ESRCH if ns has no such task,
 // os.ErrClosed after the host was closed.
 func (ns *PidNamespace) ToHost(nr int, thread bool) (int, error) {
-	if nr <= 0 || nr > math.MaxInt32 { // the ioctl takes its argument as a pid_t, higher bits would be lost
+	if nr <= 0 || nr > math.MaxInt32 { // the ioctl's argument is a pid_t, which drops higher bits
 		return 0, unix.ESRCH
 	}
 	if ns.scan {
@@ -200,8 +200,8 @@ func (ns *PidNamespace) ToHost(nr int, thread bool) (int, error) {
 	return pid, nil
 }
 
-// FromHost is the number in ns of each of the server's numbers, 0 where ns does not see the task or there is none. Without
-// thread it is that of the process that the task belongs to.
+// FromHost translates the server's numbers to numbers in ns, 0 for a task that ns does not see or that does not
+// exist. Without thread it returns the number of the task's process.
 func (ns *PidNamespace) FromHost(host []int, thread bool) []int {
 	out := make([]int, len(host))
 	if ns.scan {
@@ -214,7 +214,7 @@ func (ns *PidNamespace) FromHost(host []int, thread bool) []int {
 	if thread {
 		op = unix.NS_GET_PID_IN_PIDNS
 	}
-	ns.raw.Control(func(fd uintptr) { // an error says that it is closed: then nothing is visible
+	ns.raw.Control(func(fd uintptr) { // an error means closed: no task is visible
 		for i, pid := range host {
 			if pid <= 0 || pid > math.MaxInt32 {
 				continue
@@ -227,8 +227,8 @@ func (ns *PidNamespace) FromHost(host []int, thread bool) []int {
 	return out
 }
 
-// pidnsIoctl asks an NS_GET_*PID_*_PIDNS question (include/uapi/linux/nsfs.h, Linux 6.11). The kernel answers it under RCU
-// and does not sleep, so Go's scheduler need not know of the call.
+// pidnsIoctl is an NS_GET_*PID_*_PIDNS ioctl (include/uapi/linux/nsfs.h, Linux 6.11). The kernel answers it under
+// RCU and does not sleep, so Go's scheduler need not know of the call.
 func pidnsIoctl(fd uintptr, op uint, nr int) (int, unix.Errno) {
 	r, _, errno := unix.RawSyscall(unix.SYS_IOCTL, fd, uintptr(op), uintptr(nr))
 	return int(r), errno

@@ -8,14 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Before Linux 6.11 no call translates a pid. /proc/<pid>/status has the numbers of a task in its own namespace and in
-// every one above it (NSpid and NStgid, Linux 4.1), and NS_GET_PARENT climbs from a namespace to the one above it (Linux
-// 4.9). A number in a namespace is found by reading the status of every task, so this costs with the tasks of the host.
+// Before Linux 6.11 no call translates a pid. /proc/<pid>/status has the numbers of a task in its own namespace and
+// in every one above it (NSpid and NStgid, Linux 4.1), and NS_GET_PARENT leads from a namespace to the one above it
+// (Linux 4.9). To find a number in a namespace the server reads the status of every task, at a cost proportional to
+// the tasks of the host.
 
 // maxPidnsDepth is MAX_PID_NS_LEVEL (include/linux/pid_namespace.h).
 const maxPidnsDepth = 32
 
-// pidnsDepth counts the generations from the namespace own down to that of fd. EPERM when fd's is not below it.
+// pidnsDepth counts the generations from the namespace own down to that of fd. EPERM if that one is not below own.
 func pidnsDepth(fd int, own uint64) (int, error) {
 	for depth := range maxPidnsDepth + 1 {
 		inode, err := pidnsAncestor(fd, depth)
@@ -29,8 +30,8 @@ func pidnsDepth(fd int, own uint64) (int, error) {
 	return 0, unix.EPERM
 }
 
-// pidnsAncestor is the inode number of the namespace so many generations above that of fd. EPERM when that one is not at or
-// below the server's own (pidns_get_parent).
+// pidnsAncestor returns the inode number of the namespace so many generations above that of fd. EPERM if that is not
+// at or below the server's own (pidns_get_parent).
 func pidnsAncestor(fd, generations int) (uint64, error) {
 	at := fd
 	for range generations {
@@ -53,8 +54,7 @@ func pidnsAncestor(fd, generations int) (uint64, error) {
 	return st.Ino, nil
 }
 
-// pidNumbers is what /proc/<pid>/status says of a task's numbers. The first is the server's, the last that of the task's
-// own namespace.
+// pidNumbers are a task's numbers in /proc/<pid>/status, from the server's namespace to the task's own.
 type pidNumbers struct {
 	pids, tgids []int
 	threads     int
@@ -81,7 +81,7 @@ func parsePidNumbers(status []byte) pidNumbers {
 	return n
 }
 
-// parseInts reads numbers between blanks, up to the first word that is none.
+// parseInts parses numbers between blanks, up to the first other word.
 func parseInts(b []byte) []int {
 	var out []int
 	for word := range bytes.FieldsSeq(b) {
@@ -102,14 +102,14 @@ func readPidNumbers(dir string) (pidNumbers, error) {
 	return parsePidNumbers(raw), nil
 }
 
-// toHostByScan looks for nr through every process that may be in ns, and then through their other threads.
+// toHostByScan searches nr in every process that may be in ns, then in their other threads.
 func (ns *PidNamespace) toHostByScan(nr int, thread bool) (int, error) {
 	all, err := numericNames("/proc")
 	if err != nil {
 		return 0, err
 	}
 	if ns.own {
-		all = []string{strconv.Itoa(nr)} // no need to look: the number is the name, for threads too
+		all = []string{strconv.Itoa(nr)} // no search: the number is the name, for threads too
 	}
 	var manyThreads []string
 	for _, name := range all {
@@ -143,8 +143,8 @@ func (ns *PidNamespace) toHostByScan(nr int, thread bool) (int, error) {
 	return 0, unix.ESRCH
 }
 
-// confirm says whether ns calls the task nr, and what the server calls it. Both are asked of one descriptor, which stays
-// with this task if the number passes to another.
+// confirm reports that the task has the number nr in ns, and returns the server's number. It reads both by one
+// descriptor, which stays with the task even if the number is reused.
 func (ns *PidNamespace) confirm(tid string, nr int, thread bool) (int, bool) {
 	proc, err := openProc(tid)
 	if err != nil {
@@ -161,7 +161,7 @@ func (ns *PidNamespace) confirm(tid string, nr int, thread bool) (int, bool) {
 	return n.tgids[0], true
 }
 
-// fromHostByStatus is the number in ns of a task of the server's, 0 where ns does not see it.
+// fromHostByStatus returns the number in ns of a task of the server's, 0 if ns does not see it.
 func (ns *PidNamespace) fromHostByStatus(pid int, thread bool) int {
 	if pid <= 0 {
 		return 0
@@ -181,7 +181,7 @@ func (ns *PidNamespace) fromHostByStatus(pid int, thread bool) int {
 	return n.tgids[ns.depth]
 }
 
-// numbersOf reads the numbers of a task, and says whether it is in ns or below.
+// numbersOf reads the numbers of a task, and reports that it is in ns or below.
 func (ns *PidNamespace) numbersOf(proc int) (pidNumbers, bool) {
 	raw, err := readAt(proc, "status")
 	if err != nil {
@@ -203,7 +203,7 @@ func (ns *PidNamespace) numbersOf(proc int) (pidNumbers, bool) {
 	return n, err == nil && inode == ns.inode
 }
 
-// numericNames lists the entries of a directory of /proc that are numbers.
+// numericNames lists the numeric names of a directory of /proc.
 func numericNames(dir string) ([]string, error) {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -8,42 +8,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Poller waits for open control files to have something to say: kernfs answers POLLPRI|POLLERR from an event until the
-// next read of the same open file (kernfs_generic_poll), PSI answers POLLPRI when a trigger fires. Each descriptor is
-// reported once and is then quiet until it is added again, unless it is followed. A Host has one for all guests.
+// Poller waits for events of open control files: kernfs answers POLLPRI|POLLERR from an event until the next read of
+// the same open file (kernfs_generic_poll), PSI answers POLLPRI when a trigger fires. A descriptor is reported once
+// and then not again until it is added again, unless it is followed. A Host has one Poller for all guests.
 //
-// It waits on a thread of its own, from the first descriptor on, and not by Go's poller: that is an epoll too, one epoll
-// asks another's files whether they are ready, and PSI says so once only (psi_trigger_poll).
+// It waits on a thread of its own, from the first descriptor on, not in Go's poller. That is an epoll too; an epoll
+// polls the files of a nested one, and PSI reports an event only once (psi_trigger_poll).
 type Poller struct {
 	epoll int           // immutable
 	stop  int           // immutable; an eventfd that ends the waiting
-	done  chan struct{} // closed when nothing will be reported any more
+	done  chan struct{} // closed after the last report
 
 	mu      sync.Mutex
 	told    sync.Cond      // on mu: a sink has returned
-	telling int            // guarded by mu; the descriptor whose sink runs, -1 for none
+	telling int            // guarded by mu; descriptor of the running sink, -1 for none
 	waits   map[int]waiter // guarded by mu; by descriptor
-	last    uint32         // guarded by mu; the number given out last, of which none is 0
+	last    uint32         // guarded by mu; the last number given out, never 0
 	running bool           // guarded by mu
 	closed  bool           // guarded by mu
 }
 
-// waiter is who is told of a descriptor.
+// waiter is the receiver of a descriptor's events.
 type waiter struct {
 	key    uint64
 	sink   func(key uint64, revents uint32)
 	every  bool   // by Follow
-	number uint32 // tells it from an earlier one of the same descriptor's number, whose event may be on its way
+	number uint32 // distinguishes it from an earlier one of the same descriptor number, whose event may be pending
 }
 
-// polling is the Poller of a Host, which begins when it is asked for.
+// polling is the Poller of a Host, made at its first use.
 type polling struct {
 	mu     sync.Mutex
 	poller *Poller // guarded by mu
 	closed bool    // guarded by mu
 }
 
-// Poller is the one Poller of the host. EMFILE and the like as the kernel answers, os.ErrClosed after Close of the Host.
+// Poller returns the one Poller of the host. EMFILE and the like from the kernel, os.ErrClosed after Close of the
+// Host.
 func (h *Host) Poller() (*Poller, error) {
 	h.polling.mu.Lock()
 	defer h.polling.mu.Unlock()
@@ -60,7 +61,7 @@ func (h *Host) Poller() (*Poller, error) {
 	return h.polling.poller, nil
 }
 
-// close ends the Poller. Nothing is reported after it has returned.
+// close ends the Poller. No event is reported after it has returned.
 func (p *polling) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -91,14 +92,14 @@ func newPoller() (*Poller, error) {
 	return p, nil
 }
 
-// Add waits for the next event of a descriptor and has sink told of it, with key and the events (POLLPRI, POLLERR,
-// POLLHUP). One that has something to say already is reported at once. Added again it waits again; the key and the sink
-// are then the new ones. Remove it before it is closed.
+// Add waits for the next event of a descriptor and passes it to sink, with key and the events (POLLPRI, POLLERR,
+// POLLHUP). A pending event is reported at once. A second Add waits again, with the new key and sink. Remove a
+// descriptor before closing it.
 //
-// All sinks are called on one goroutine, one after another: they must not wait for anything, and must call neither the
+// All sinks run on one goroutine, one after another: they must not wait for anything, and must call neither the
 // Poller nor Close of the Host.
 //
-// EPERM when the file cannot be waited for, os.ErrClosed after Close of the Host.
+// EPERM for a file that cannot be polled, os.ErrClosed after Close of the Host.
 func (p *Poller) Add(fd int, key uint64, sink func(key uint64, revents uint32)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -108,7 +109,7 @@ func (p *Poller) Add(fd int, key uint64, sink func(key uint64, revents uint32)) 
 	if again {
 		err = p.control(unix.EPOLL_CTL_MOD, fd, w.event(fd))
 	}
-	if errors.Is(err, unix.ENOENT) { // also where it was closed without Remove, and the number is another file's now
+	if errors.Is(err, unix.ENOENT) { // also after a close without Remove and reuse of the number
 		return p.add(fd, w)
 	}
 	if err != nil {
@@ -119,8 +120,9 @@ func (p *Poller) Add(fd int, key uint64, sink func(key uint64, revents uint32)) 
 	return nil
 }
 
-// Follow is Add for what tells of an event once only, and so would tell epoll when it is added again: a PSI trigger. Every
-// event from now on is reported, until Remove. Followed again, the key and the sink are the new ones. Errors as of Add.
+// Follow is Add for a file that reports an event only once, and would report it to epoll when it is added again: a
+// PSI trigger. It reports every event from now on, until Remove. A second Follow sets the new key and sink. Errors
+// as of Add.
 func (p *Poller) Follow(fd int, key uint64, sink func(key uint64, revents uint32)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,13 +132,13 @@ func (p *Poller) Follow(fd int, key uint64, sink func(key uint64, revents uint32
 		p.waits[fd] = w
 		return nil
 	}
-	if again { // before it had a trigger, when the kernel did not remember who polled it
+	if again { // before the trigger, the kernel did not register the poll
 		p.remove(fd)
 	}
 	return p.add(fd, waiter{key: key, sink: sink, every: true})
 }
 
-// add has epoll wait for a descriptor that it does not know. Called with mu held.
+// add adds an unknown descriptor to epoll. Called with mu held.
 func (p *Poller) add(fd int, w waiter) error {
 	p.last++
 	w.number = p.last
@@ -152,8 +154,8 @@ func (p *Poller) add(fd int, w waiter) error {
 	return nil
 }
 
-// event is what epoll is told. EPOLLONESHOT is quiet after one report, and unlike EPOLLET it is looked at anew when it is
-// armed.
+// event is the waiter's epoll event. EPOLLONESHOT is silent after one report, and polls the file again when it is
+// armed, unlike EPOLLET.
 func (w waiter) event(fd int) *unix.EpollEvent {
 	how := uint32(unix.EPOLLONESHOT)
 	if w.every {
@@ -162,8 +164,8 @@ func (w waiter) event(fd int) *unix.EpollEvent {
 	return &unix.EpollEvent{Events: unix.EPOLLPRI | unix.EPOLLERR | how, Fd: int32(fd), Pad: int32(w.number)}
 }
 
-// Remove ends the wait for a descriptor. Its sink is not called any more once Remove has returned; it waits for one that
-// runs, so a sink must not call it.
+// Remove ends the wait for a descriptor. Its sink is not called after Remove has returned; Remove waits for a
+// running sink, so a sink must not call it.
 func (p *Poller) Remove(fd int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,7 +177,7 @@ func (p *Poller) Remove(fd int) {
 	}
 }
 
-// remove forgets a descriptor. Called with mu held.
+// remove removes a descriptor. Called with mu held.
 func (p *Poller) remove(fd int) {
 	p.control(unix.EPOLL_CTL_DEL, fd, nil) // ENOENT, EBADF: closed before
 	delete(p.waits, fd)
@@ -189,7 +191,7 @@ func (p *Poller) control(op, fd int, ev *unix.EpollEvent) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epoll, op, fd, ev))
 }
 
-// close ends all waits. Nothing is reported after it has returned. The descriptors stay open.
+// close ends all waits. No event is reported after it has returned. The descriptors stay open.
 func (p *Poller) close() {
 	p.mu.Lock()
 	again, running := p.closed, p.running
@@ -220,7 +222,7 @@ func (p *Poller) run() {
 	}
 }
 
-// report tells of an event, unless its descriptor was removed since.
+// report passes an event on, unless its descriptor was removed since.
 func (p *Poller) report(ev unix.EpollEvent) {
 	if w, ok := p.begin(int(ev.Fd), uint32(ev.Pad)); ok {
 		w.sink(w.key, ev.Events) // under no lock
@@ -228,7 +230,7 @@ func (p *Poller) report(ev unix.EpollEvent) {
 	}
 }
 
-// begin says whom to tell, and has Remove wait for the end.
+// begin returns the receiver of an event, and makes Remove wait for end.
 func (p *Poller) begin(fd int, number uint32) (waiter, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

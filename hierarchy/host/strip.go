@@ -4,14 +4,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stripper holds a cgroup and those of its files that have attributes of this project. Whoever has a file of a cgroup open keeps
-// what belongs to it in memory after the cgroup's removal, and its attributes with it.
+// Stripper holds a cgroup and those of its files that have attributes of this project. An open file of a removed
+// cgroup keeps the cgroup's files in memory, and their attributes with them.
 type Stripper struct {
 	dir *Dir
 	fds []int
 }
 
-// Stripper makes one for a child. The errors are of opening and listing it.
+// Stripper makes one for a child. The errors are those of opening and listing it.
 func (d *Dir) Stripper(name string) (*Stripper, error) {
 	child, err := d.OpenDir(name)
 	if err != nil {
@@ -29,7 +29,7 @@ func (d *Dir) Stripper(name string) (*Stripper, error) {
 		}
 		fd, err := openBelow(child.fd, e.Name, unix.O_PATH|unix.O_NOFOLLOW)
 		if err != nil {
-			continue // it went with its controller
+			continue // removed with its controller
 		}
 		if names, err := child.listXattr(procPath(fd)); err != nil || len(names) == 0 {
 			unix.Close(fd)
@@ -40,7 +40,7 @@ func (d *Dir) Stripper(name string) (*Stripper, error) {
 	return s, nil
 }
 
-// Strip removes the attributes. It works on a cgroup that is removed: kernfs asks for no active reference there.
+// Strip removes the attributes. It works on a removed cgroup, because kernfs requires no active reference there.
 func (s *Stripper) Strip() {
 	for _, fd := range append([]int{s.dir.fd}, s.fds...) {
 		names, err := s.dir.listXattr(procPath(fd))
@@ -53,7 +53,7 @@ func (s *Stripper) Strip() {
 	}
 }
 
-// Release closes what is held.
+// Release closes the descriptors.
 func (s *Stripper) Release() {
 	for _, fd := range s.fds {
 		unix.Close(fd)

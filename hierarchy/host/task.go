@@ -9,19 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Task is a process or a thread that is held: what is asked of it is answered of this task, also when its number has
-// passed to another. Two descriptors hold it. The pidfd says whether the number is still its own; the directory of /proc
-// belongs to the same struct pid and tells the rest.
+// Task is a held process or thread: its methods answer for this task, even if its number is reused. Two descriptors
+// hold it. The pidfd tells whether the number is still the task's; the directory of /proc belongs to the same struct
+// pid and has the rest.
 type Task struct {
 	pid    int  // immutable
 	thread bool // immutable
-	pidfd  int  // immutable; -1 where the kernel has none for such a task
+	pidfd  int  // immutable; -1 if the kernel has none for such a task
 	proc   int  // immutable; O_PATH of /proc/<pid>
 }
 
 // HoldTask holds a task by its number in the server's own pid namespace: a process, or with thread one thread of any
-// process. A zombie can be held until it is reaped. ESRCH when there is no such task, or the number is that of a thread
-// which is no process; EMFILE and the like as the kernel answers.
+// process. A zombie can be held until it is reaped. ESRCH if there is no such task, or the number belongs to a
+// thread other than a leader; EMFILE and the like from the kernel.
 func (h *Host) HoldTask(pid int, thread bool) (*Task, error) { return holdTask(pid, thread) }
 
 func holdTask(pid int, thread bool) (*Task, error) {
@@ -34,7 +34,7 @@ func holdTask(pid int, thread bool) (*Task, error) {
 	}
 	t := &Task{pid: pid, thread: thread, pidfd: pidfd, proc: -1}
 	t.proc, err = openProc(strconv.Itoa(pid))
-	// Alive after the second was opened: the number was the same task's both times.
+	// Alive after the second open: the number belonged to the same task both times.
 	if err == nil && !t.Alive() {
 		err = unix.ESRCH
 	}
@@ -48,8 +48,8 @@ func holdTask(pid int, thread bool) (*Task, error) {
 	return t, nil
 }
 
-// openPidfd opens a pidfd (Linux 5.3), for a thread with PIDFD_THREAD (Linux 6.9). It is -1 where the kernel cannot. With
-// a number that is no process the kernel answers ENOENT, before 6.9 EINVAL.
+// openPidfd opens a pidfd (Linux 5.3), for a thread with PIDFD_THREAD (Linux 6.9). -1 if the kernel cannot. For a
+// number of no process the kernel answers ENOENT, before 6.9 EINVAL.
 func openPidfd(pid int, thread bool) (int, error) {
 	flags := 0
 	if thread {
@@ -67,24 +67,25 @@ func openPidfd(pid int, thread bool) (int, error) {
 	return -1, err
 }
 
-// Pid is the task's number in the server's own pid namespace. It is another's once Alive is false.
+// Pid returns the task's number in the server's own pid namespace. It can belong to another task once Alive is
+// false.
 func (t *Task) Pid() int { return t.pid }
 
-// Thread says whether the task is held as one thread rather than as a process.
+// Thread reports that the task is held as one thread rather than as a process.
 func (t *Task) Thread() bool { return t.thread }
 
-// Alive says whether the number is still this task's. A zombie that waits for its parent keeps it.
+// Alive reports that the number is still this task's. A zombie that waits for its parent keeps it.
 func (t *Task) Alive() bool {
 	if t.pidfd < 0 {
-		// Nothing is found below a directory of /proc whose task was released (pid_revalidate, proc_pident_lookup).
+		// The directory of a released task in /proc is empty (pid_revalidate, proc_pident_lookup).
 		return unix.Faccessat(t.proc, "stat", unix.F_OK, 0) == nil
 	}
 	err := unix.PidfdSendSignal(t.pidfd, 0, nil, 0)
 	return err == nil || errors.Is(err, unix.EPERM)
 }
 
-// UIDs are the real and the saved user id of the task, in the server's user namespace: those that v1 compares with a
-// writer's effective id (cgroup1_procs_write). ESRCH when the task is gone.
+// UIDs returns the real and the saved user id of the task, in the server's user namespace. v1 compares them with a
+// writer's effective id (cgroup1_procs_write). ESRCH if the task is dead.
 func (t *Task) UIDs() (uid, suid uint32, err error) {
 	status, err := readAt(t.proc, "status")
 	if err != nil {
@@ -97,7 +98,7 @@ func (t *Task) UIDs() (uid, suid uint32, err error) {
 	return uint32(ids[0]), uint32(ids[2]), nil
 }
 
-// Close lets the task go.
+// Close releases the task.
 func (t *Task) Close() {
 	for _, fd := range []int{t.pidfd, t.proc} {
 		if fd >= 0 {
@@ -107,7 +108,7 @@ func (t *Task) Close() {
 	t.pidfd, t.proc = -1, -1
 }
 
-// isProcess says whether the task is the leader of its thread group.
+// isProcess reports that the task is the leader of its thread group.
 func (t *Task) isProcess() bool {
 	status, err := readAt(t.proc, "status")
 	if err != nil {
@@ -117,7 +118,7 @@ func (t *Task) isProcess() bool {
 	return len(tgid) == 1 && tgid[0] == t.pid
 }
 
-// statusLine is what follows key in its line of /proc/<pid>/status.
+// statusLine returns the part after key in its line of /proc/<pid>/status.
 func statusLine(status []byte, key string) []byte {
 	for line := range bytes.Lines(status) {
 		if rest, ok := bytes.CutPrefix(line, []byte(key)); ok {
@@ -130,13 +131,13 @@ func statusLine(status []byte, key string) []byte {
 // pfExiting is PF_EXITING of include/linux/sched.h, set from the start of do_exit and never cleared.
 const pfExiting = 0x4
 
-// taskStat is what is used of /proc/<pid>/stat.
+// taskStat is the used part of /proc/<pid>/stat.
 type taskStat struct {
 	exiting bool
 	parent  int
 }
 
-// readStat reads the stat of the task whose directory is at path below dir. ESRCH when it is gone.
+// readStat reads the stat of a task whose directory is at path below dir. ESRCH if the task is dead.
 func readStat(dir int, path string) (taskStat, error) {
 	raw, err := readAt(dir, path)
 	if err != nil {
@@ -161,7 +162,7 @@ func openProc(tid string) (int, error) {
 	return fd, taskErrno(err)
 }
 
-// readAt reads a file of /proc below a task's directory. ESRCH when the task is gone.
+// readAt reads a file of /proc below a task's directory. ESRCH if the task is dead.
 func readAt(dir int, path string) ([]byte, error) {
 	fd, err := unix.Openat(dir, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -186,8 +187,8 @@ func readAt(dir int, path string) ([]byte, error) {
 	}
 }
 
-// StartOf is when a process started, in clock ticks since the host's boot: together with its number it names a process for
-// good. ESRCH when there is no such process, or when all that is left of it is its exit status.
+// StartOf returns the start time of a process, in clock ticks since the host's boot: with the number it identifies a
+// process for good. ESRCH if there is no such process, or only its exit status is left.
 func StartOf(pid int) (uint64, error) {
 	raw, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
 	if err != nil {

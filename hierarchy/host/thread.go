@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OnThread does something on a thread of its own, which ends afterwards: what do changes of the thread, its namespaces or its
-// working directory, nothing else sees. It is never the main thread, of which /proc/self tells.
+// OnThread runs do on a thread of its own, which ends afterwards, so changes of the thread, its namespaces or its
+// working directory affect no other code. It is never the main thread, whose state /proc/self shows.
 func OnThread(do func() error) error {
 	done := make(chan error, 1)
 	go func() {

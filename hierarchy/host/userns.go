@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxUserNamespaces is how deep user namespaces can be below another (create_user_ns: 32).
+// maxUserNamespaces bounds the depth of user namespaces (create_user_ns: 32).
 const maxUserNamespaces = 33
 
-// RootIn finds among processes one whose root user is root of the container that a task is in: the one in the outermost user
-// namespace. A user of a container may have made namespaces of its own, in which it is root; the container's are still those of
-// the processes that the container began with. Who merely came into the container's mounts, as a runtime's own helper does, is
-// none of them: its user namespace is above the one that the mounts belong to. ESRCH when the task is gone; the error says when
-// no process can tell.
+// RootIn finds, among processes, one whose root user is the root of a task's container: the one in the outermost
+// user namespace. A user of a container may have made namespaces of its own and be root in them; the container's
+// namespaces are those of its first processes. A process that only entered the container's mounts, such as a
+// runtime's helper, does not count: its user namespace is above the owner of the mount namespace. ESRCH if the task
+// is dead; an error if no process can tell.
 func RootIn(tid int, processes []int) (pid int, err error) {
 	own, err := namespaceID("/proc/self/ns/user")
 	if err != nil {
@@ -35,7 +35,7 @@ func RootIn(tid int, processes []int) (pid int, err error) {
 	}
 	bottom := "/ns/user"
 	if !slices.Contains(task.users, task.mountsOf) {
-		bottom = "/ns/mnt" // it came from outside
+		bottom = "/ns/mnt" // an outsider in the container's mounts
 	}
 	chain, err := userNamespaces("/proc/"+strconv.Itoa(tid)+bottom, own)
 	if err != nil {
@@ -60,9 +60,9 @@ func RootIn(tid int, processes []int) (pid int, err error) {
 
 // taskNamespaces are some namespaces of a task, by their inode numbers.
 type taskNamespaces struct {
-	users    []uint64 // its user namespace, and those above up to the server's own
+	users    []uint64 // its user namespace, and those above it up to the server's own
 	mounts   uint64
-	mountsOf uint64 // the user namespace that the mount namespace belongs to
+	mountsOf uint64 // the user namespace that owns the mount namespace
 }
 
 func namespacesOf(tid int, own uint64) (x taskNamespaces, err error) {
@@ -81,7 +81,7 @@ func namespacesOf(tid int, own uint64) (x taskNamespaces, err error) {
 	return x, nil
 }
 
-// userNamespaces are the user namespace at a path, or the one that another namespace belongs to, and all above it up to the
+// userNamespaces returns the user namespace at a path, or the owner of another namespace, and all above it up to the
 // server's own. EPERM for one that is not at or below that.
 func userNamespaces(path string, own uint64) (chain []uint64, err error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -121,13 +121,13 @@ func namespaceID(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// IDRange is a line of the table of a user namespace's ids.
+// IDRange is a line of a user namespace's id map.
 type IDRange struct {
-	Inside, Outside, Size int64 // the first id in it and out of it, and how many
+	Inside, Outside, Size int64 // first id inside and outside, and their number
 }
 
-// IDRanges reads the text of /proc/<pid>/uid_map or gid_map (user_namespaces(7)). Of the reader's own namespace the ids outside count from
-// the parent's, of any other from the reader's. What is no line of a table is left out.
+// IDRanges parses the text of /proc/<pid>/uid_map or gid_map (user_namespaces(7)). For the reader's own namespace
+// the outside ids are the parent's, for any other the reader's. It skips malformed lines.
 func IDRanges(text string) (ranges []IDRange) {
 	for line := range strings.Lines(text) {
 		var r IDRange
@@ -192,7 +192,7 @@ func hasEnded(proc string) bool {
 	return err != nil || len(threads) <= 1
 }
 
-// InOwnUserNamespace says whether a task is in the user namespace that this process is in. ESRCH when there is no such task.
+// InOwnUserNamespace reports that a task is in the user namespace of this process. ESRCH if there is no such task.
 func InOwnUserNamespace(tid int) (bool, error) {
 	own, err := namespaceID("/proc/self/ns/user")
 	if err != nil {
@@ -202,7 +202,8 @@ func InOwnUserNamespace(tid int) (bool, error) {
 	return theirs == own, taskErrno(err)
 }
 
-// MountNamespace is the mount namespace of a task by its inode number, 0 for this process's own. ESRCH when there is no such task.
+// MountNamespace returns the inode number of a task's mount namespace, 0 for this process's own. ESRCH if there is
+// no such task.
 func MountNamespace(tid int) (uint64, error) {
 	proc := "/proc/self"
 	if tid != 0 {

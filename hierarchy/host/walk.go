@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Walk calls f for the boundary, for each cgroup below it (name "") and for each of their control files: a cgroup before what is in
-// it. What goes meanwhile is passed over. The error is f's, or says what cannot be listed.
+// Walk calls f for the boundary, for each cgroup below it (name "") and for each of their control files: a cgroup
+// before its content. It skips what is removed meanwhile. The error is f's, or that of listing a cgroup.
 func (b *Boundary) Walk(f func(d *Dir, name string, st *unix.Stat_t) error) error {
 	root, err := b.Root()
 	if err != nil {
@@ -17,7 +17,7 @@ func (b *Boundary) Walk(f func(d *Dir, name string, st *unix.Stat_t) error) erro
 	return root.walk(f)
 }
 
-// WalkCgroups calls f for the boundary and for each cgroup below it, as Walk does, with no look at the files.
+// WalkCgroups calls f for the boundary and for each cgroup below it, as Walk does, without reading the files.
 func (b *Boundary) WalkCgroups(f func(d *Dir) error) error {
 	root, err := b.Root()
 	if err != nil {
@@ -33,7 +33,7 @@ func (d *Dir) walkCgroups(f func(d *Dir) error) error {
 	}
 	var st unix.Stat_t
 	if err := d.Stat(&st); err != nil || st.Nlink <= 2 {
-		return err // kernfs counts subdirectories in the link count
+		return err // the link count of kernfs includes subdirectories
 	}
 	entries, err := d.ReadDir()
 	if err != nil {
@@ -84,7 +84,7 @@ func (d *Dir) walk(f func(d *Dir, name string, st *unix.Stat_t) error) error {
 	return nil
 }
 
-// unlessGone is nil for the errors of a cgroup that was removed.
+// unlessGone drops the errors of a removed cgroup.
 func unlessGone(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
 		return nil

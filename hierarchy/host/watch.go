@@ -10,18 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxWatches bounds the directories that one Watcher watches where its maker does not say.
+// maxWatches bounds the directories of one Watcher by default.
 const maxWatches = 512
 
-// watchMask is what a Watcher asks for. Control files that come and go with cgroup.subtree_control make no event: kernfs
-// adds and removes them without the VFS. Nor does a removed directory of its own, before Linux 7.1; its parent tells.
+// watchMask selects a Watcher's events. Control files that come and go with cgroup.subtree_control cause none:
+// kernfs adds and removes them without the VFS. Nor does the removal of a watched directory itself, before Linux
+// 7.1; its parent reports it.
 const watchMask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO |
 	unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_ONLYDIR
 
-// Event is something that happened in a watched directory. The server's own doings are reported as well.
+// Event is a change in a watched directory, also one by the server itself.
 type Event struct {
 	Dir      uint64 // kernfs id of the directory; 0 with Overflow
-	Name     string // what it happened to, "" for the directory itself
+	Name     string // name of the changed entry, "" for the directory itself
 	Created  bool   // a cgroup was made or, on v1, renamed to Name
 	Deleted  bool   // a cgroup was removed or, on v1, renamed from Name
 	Modified bool   // a control file was written, or the kernel says that its value changed (cgroup.events)
@@ -29,7 +30,7 @@ type Event struct {
 	Overflow bool   // events were lost
 }
 
-// Watcher reports what changes in host directories. It costs next to nothing until it watches one.
+// Watcher reports changes in host directories. It costs next to nothing until it watches one.
 type Watcher struct {
 	hub   *watchHub // immutable
 	limit int       // immutable
@@ -39,11 +40,11 @@ type Watcher struct {
 
 	mu     sync.Mutex
 	byID   map[uint64]*list.Element // guarded by mu; of *watch
-	recent list.List                // guarded by mu; the directory that was asked for last is in front
+	recent list.List                // guarded by mu; most recently used first
 	closed bool                     // guarded by mu
 }
 
-// watch is a directory that a Watcher watches.
+// watch is a watched directory.
 type watch struct {
 	watcher *Watcher // immutable
 	id      uint64   // immutable
@@ -54,25 +55,26 @@ type watch struct {
 // pin is a watch that only holds a file's inode in memory.
 type pin struct {
 	file string
-	ino  uint64 // a controller that is switched off and on again makes its files anew
+	ino  uint64 // a controller makes new files when it is enabled again
 	wd   int32
 }
 
-// populatedFile changes when a v2 cgroup becomes empty. It is what systemd waits for.
+// populatedFile changes when a v2 cgroup becomes empty. systemd waits for that.
 const populatedFile = "cgroup.events"
 
-// pinMask asks for what kernfs does not send before Linux 7.1, and is nobody's after: a watch with it only holds the inode.
+// pinMask selects an event that kernfs does not send before Linux 7.1 and that has no receiver after: such a watch
+// only holds the inode.
 const pinMask = unix.IN_DELETE_SELF
 
-// Watch has changes in a directory reported, on v2 also that cgroup.events has changed. Asked again for the same one it does
-// nothing but remember that; over the limit the one that was asked for longest ago is no longer watched. ENOSPC over the
-// bound of SetMaxWatches, or when the user has too many watches (fs.inotify.max_user_watches); os.ErrClosed after Close.
+// Watch reports changes in a directory, on v2 also of cgroup.events. A second call for a directory only marks it as
+// used; over the limit the least recently used one is dropped. ENOSPC over the bound of SetMaxWatches, or if the
+// user has too many watches (fs.inotify.max_user_watches); os.ErrClosed after Close.
 func (w *Watcher) Watch(d *Dir) error { return w.watch(d.ID(), d.FD(), populatedFile) }
 
-// WatchFile is Watch that also has the kernel's own changes of one control file reported: memory.events, pids.events. The
-// kernel tells of those only while the file's inode is in memory (kernfs_notify_workfn), so that is held there. A file that
-// has been made anew since is another one: ask again. Errors as of Watch, ENOENT when there is no such file, EINVAL when the
-// name is no single component.
+// WatchFile is Watch that also reports the kernel's own changes of one control file: memory.events, pids.events. The
+// kernel reports them only while the file's inode is in memory (kernfs_notify_workfn), so WatchFile holds the inode.
+// A file that is made again is another one: call WatchFile again. Errors as of Watch, ENOENT if there is no such
+// file, EINVAL if the name is no single component.
 func (w *Watcher) WatchFile(d *Dir, name string) error {
 	if err := checkName(name); err != nil {
 		return err
@@ -83,15 +85,15 @@ func (w *Watcher) WatchFile(d *Dir, name string) error {
 	return w.pin(d.ID(), d.FD(), name)
 }
 
-// Crowded says whether a directory is not watched and half of the limit is taken: what is watched on from there will put an
-// end to other watches.
+// Crowded reports that a directory is not watched and half of the limit is used: from there on a new watch may end
+// others.
 func (w *Watcher) Crowded(d *Dir) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.byID[d.ID()] == nil && len(w.byID) >= w.limit/2
 }
 
-// watch is Watch, and holds the inode of a file when there is one.
+// watch is Watch, and holds the inode of a file if there is one.
 func (w *Watcher) watch(id uint64, dir int, file string) error {
 	if again, err := w.addDir(id, dir); again || err != nil {
 		return err
@@ -102,7 +104,7 @@ func (w *Watcher) watch(id uint64, dir int, file string) error {
 	return nil // v1, or the root of v2
 }
 
-// addDir watches a directory, unless it does already.
+// addDir watches a directory, unless it is watched already.
 func (w *Watcher) addDir(id uint64, dir int) (again bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -127,9 +129,9 @@ func (w *Watcher) addDir(id uint64, dir int) (again bool, err error) {
 	return false, nil
 }
 
-// pin holds the inode of a file in memory as long as its directory is watched, in place of an earlier file of that name.
+// pin holds the inode of a file in memory while its directory is watched, in place of an earlier file of that name.
 func (w *Watcher) pin(id uint64, dir int, file string) error {
-	// Without mu: looking a name up in a cgroup waits for whoever makes or removes something there.
+	// Without mu: the lookup of a name in a cgroup waits for creations and removals there.
 	fd, err := openBelow(dir, file, unix.O_PATH)
 	if err != nil {
 		return pathError("watch", file, err)
@@ -143,12 +145,12 @@ func (w *Watcher) pin(id uint64, dir int, file string) error {
 	defer w.mu.Unlock()
 	e := w.byID[id]
 	if e == nil {
-		return nil // closed, or so many are watched that this one no longer is
+		return nil // closed, or dropped over the limit
 	}
 	x := e.Value.(*watch)
 	if i := slices.IndexFunc(x.pins, func(p pin) bool { return p.file == file }); i >= 0 {
 		old := x.pins[i]
-		if old.ino >= st.Ino { // kernfs ids grow (__kernfs_new_node): a slower call has found an earlier file
+		if old.ino >= st.Ino { // kernfs ids grow (__kernfs_new_node): this call is slower and has found an earlier file
 			return nil
 		}
 		w.hub.drop(old.wd, nil)
@@ -161,7 +163,7 @@ func (w *Watcher) pin(id uint64, dir int, file string) error {
 	return err
 }
 
-// end ends a watch and what it holds. Called with mu held.
+// end ends a watch and its pins. Called with mu held.
 func (w *Watcher) end(e *list.Element) {
 	x := w.recent.Remove(e).(*watch)
 	delete(w.byID, x.id)
@@ -171,7 +173,7 @@ func (w *Watcher) end(e *list.Element) {
 	}
 }
 
-// ended sees to a watch that the kernel has ended.
+// ended removes a watch that the kernel has ended.
 func (w *Watcher) ended(x *watch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -180,7 +182,7 @@ func (w *Watcher) ended(x *watch) {
 	}
 }
 
-// tell reports an event.
+// tell passes an event on.
 func (w *Watcher) tell(e Event) {
 	w.telling.Lock()
 	defer w.telling.Unlock()

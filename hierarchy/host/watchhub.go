@@ -13,17 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultMaxWatches bounds the inodes that a Host watches, directories and files, for all its Watchers. The kernel holds
-// each of them in memory.
+// defaultMaxWatches bounds the inodes that a Host watches, directories and files, for all its Watchers. Each
+// occupies kernel memory.
 const defaultMaxWatches = 65536
 
-var errTooManyWatches = fmt.Errorf("cannot watch one cgroup more: as many as SetMaxWatches allows are watched: %w", unix.ENOSPC)
+var errTooManyWatches = fmt.Errorf(
+	"cannot watch one cgroup more: as many as SetMaxWatches allows are watched: %w", unix.ENOSPC)
 
-// watchHub is the one inotify instance of a Host: a user may have 128 of them, and there is a Watcher for each hierarchy of
-// each guest. The kernel has one watch for an inode however often it is asked for, so they are counted here. It begins with
-// the first Watcher.
+// watchHub is the one inotify instance of a Host: a user may have 128 of them, and there is a Watcher for each
+// hierarchy of each guest. The kernel has one watch per inode however often it is added, so the hub counts the
+// users. It starts with the first Watcher.
 type watchHub struct {
-	done chan struct{} // made with file; closed when no event will be reported any more
+	done chan struct{} // made with file; closed after the last event
 
 	mu       sync.Mutex
 	file     *os.File              // guarded by mu; inotify, nil before the first Watcher
@@ -34,14 +35,14 @@ type watchHub struct {
 	watchers map[*Watcher]struct{} // guarded by mu
 }
 
-// inode is what the kernel has one watch for. The numbers are those of one instance, so directories of several hierarchies
-// do not meet here, though their kernfs ids may be equal.
+// inode is one watch of the kernel. Its number belongs to one instance, so directories of several hierarchies differ
+// here, even with equal kernfs ids.
 type inode struct {
-	pins    int      // how often it is held without anybody being told
-	watches []*watch // who is told; rarely more than one
+	pins    int      // number of users without a receiver
+	watches []*watch // receivers; rarely more than one
 }
 
-// register makes a Watcher one of those that are told of lost events, and opens inotify for the first.
+// register adds a Watcher to the receivers of lost events, and opens inotify for the first one.
 func (h *watchHub) register(w *Watcher) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -75,7 +76,7 @@ func (h *watchHub) open() error {
 	return nil
 }
 
-// unregister forgets a Watcher.
+// unregister removes a Watcher.
 func (h *watchHub) unregister(w *Watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -89,11 +90,11 @@ func (h *watchHub) setMax(n int) {
 	h.max = max(n, 0)
 }
 
-// add watches what a descriptor is of. of is who is told of its events; nil only holds the inode. ENOSPC over the bound,
+// add watches a descriptor's inode. of receives the events; nil only holds the inode. ENOSPC over the bound,
 // os.ErrClosed after close.
 func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
-	// With mu held, so that the goroutine that reads finds the watch. It waits for nobody: the way to the inode is a link of
-	// procfs, no name is looked up in a cgroup.
+	// With mu held, so that the reading goroutine finds the watch. This cannot block: the path to the inode is a
+	// link of procfs, so no name is looked up in a cgroup.
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed || h.file == nil {
@@ -102,7 +103,7 @@ func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
 	var n int
 	var err error
 	if h.raw.Control(func(inotify uintptr) {
-		// IN_MASK_ADD: one who holds an inode does not take from who is told of it.
+		// IN_MASK_ADD: holding an inode does not remove the events of its receivers.
 		n, err = unix.InotifyAddWatch(int(inotify), procPath(fd), mask|unix.IN_MASK_ADD)
 	}) != nil {
 		return 0, os.ErrClosed
@@ -116,7 +117,7 @@ func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
 	if limit == 0 {
 		limit = defaultMaxWatches
 	}
-	if !known && len(h.inodes) >= limit { // only the kernel knows whether an inode is watched already
+	if !known && len(h.inodes) >= limit { // the kernel alone knows whether an inode has a watch
 		h.end(wd)
 		return 0, errTooManyWatches
 	}
@@ -130,13 +131,13 @@ func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
 	return wd, nil
 }
 
-// drop takes back what add did with the same of.
+// drop undoes add with the same of.
 func (h *watchHub) drop(wd int32, of *watch) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	in, ok := h.inodes[wd]
 	if !ok {
-		return // the kernel has ended it, or the hub is closed
+		return // ended by the kernel, or the hub is closed
 	}
 	if of == nil {
 		in.pins--
@@ -151,7 +152,7 @@ func (h *watchHub) drop(wd int32, of *watch) {
 	h.end(wd)
 }
 
-// end ends the kernel's watch. Called with mu held.
+// end removes the kernel's watch. Called with mu held.
 func (h *watchHub) end(wd int32) {
 	h.raw.Control(func(inotify uintptr) { unix.InotifyRmWatch(int(inotify), uint32(wd)) })
 }
@@ -179,7 +180,7 @@ func (h *watchHub) run(file *os.File) {
 	for {
 		n, err := file.Read(buf)
 		if err != nil {
-			return // closed: a read of inotify fails in no other way
+			return // closed: the only failure of reading inotify
 		}
 		for rest := buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
 			rest, told = h.report(rest, told[:0])
@@ -187,13 +188,13 @@ func (h *watchHub) run(file *os.File) {
 	}
 }
 
-// told is who is told of an event, and the directory's id as it knows it.
+// told is a receiver of an event, and the directory's id in its hierarchy.
 type told struct {
 	by *Watcher
 	id uint64
 }
 
-// report tells of the first event in buf (struct inotify_event) and answers with the rest.
+// report passes the first event in buf (struct inotify_event) on and returns the rest.
 func (h *watchHub) report(buf []byte, who []told) ([]byte, []told) {
 	wd := int32(binary.NativeEndian.Uint32(buf[0:]))
 	mask := binary.NativeEndian.Uint32(buf[4:])
@@ -225,12 +226,12 @@ func (h *watchHub) report(buf []byte, who []told) ([]byte, []told) {
 		e.Dir = t.id
 		t.by.tell(e)
 	}
-	clear(who) // nothing that was closed is kept
+	clear(who) // keep no closed Watcher alive
 	return rest, who
 }
 
-// lookup is who watches a directory. The kernel gives a number of a watch out again only after all others
-// (idr_alloc_cyclic), so a late event is not taken for another directory's.
+// watchersOf appends the receivers of a directory's events. The kernel reuses the number of a watch only after all
+// others (idr_alloc_cyclic), so a late event is not attributed to another directory.
 func (h *watchHub) watchersOf(wd int32, who []told) []told {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -249,7 +250,7 @@ func (h *watchHub) everybody(who []told) []told {
 	return who
 }
 
-// ended sees to a watch that the kernel has ended with its inode.
+// ended removes a watch that the kernel has ended with its inode.
 func (h *watchHub) ended(wd int32) {
 	h.mu.Lock()
 	in := h.inodes[wd]
@@ -260,14 +261,15 @@ func (h *watchHub) ended(wd int32) {
 	}
 }
 
-// SetMaxWatches bounds the directories and files that all Watchers of the host watch together: beyond it Watch is ENOSPC.
-// What is watched already stays so. 0 is 65536.
+// SetMaxWatches bounds the directories and files that all Watchers of the host watch together: beyond it Watch is
+// ENOSPC. Existing watches stay. 0 is 65536.
 func (h *Host) SetMaxWatches(n int) { h.watches.setMax(n) }
 
-// NewWatcher makes a watcher of directories of one hierarchy: kernfs ids are numbers of one hierarchy. It calls sink for
-// one event after another, on a goroutine that all Watchers of the host share: sink must not wait for anything, and must
-// not call Close of the Watcher or of the Host. limit bounds the directories that it watches; 0 is 512. EMFILE when there
-// are too many inotify instances (fs.inotify.max_user_instances), os.ErrClosed after Close of the Host.
+// NewWatcher makes a watcher of directories of one hierarchy, because kernfs ids are unique only within one. It
+// calls sink for one event after another, on a goroutine shared by all Watchers of the host: sink must not wait for
+// anything, and must not call Close of the Watcher or of the Host. limit bounds the watched directories; 0 is 512.
+// EMFILE if there are too many inotify instances (fs.inotify.max_user_instances), os.ErrClosed after Close of the
+// Host.
 func (h *Host) NewWatcher(sink func(Event), limit int) (*Watcher, error) {
 	if limit <= 0 {
 		limit = maxWatches
@@ -279,7 +281,7 @@ func (h *Host) NewWatcher(sink func(Event), limit int) (*Watcher, error) {
 	return w, nil
 }
 
-// explainInstances says what to do about the one limit that a host sets low.
+// explainInstances adds the remedy for the one limit that a host sets low.
 func explainInstances(err error) error {
 	if errors.Is(err, unix.EMFILE) {
 		return fmt.Errorf("%w: raise fs.inotify.max_user_instances", err)

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A FUSE request may carry less than its caller wrote: what exceeds the pages of a request comes in another one, and what
-// exceeds RLIMIT_FSIZE never comes. The caller waits in its system call until the request is answered, so the call itself
-// says what it was about to write.
+// A FUSE request may carry less than its caller wrote: the bytes beyond the pages of a request come in another one,
+// and those beyond RLIMIT_FSIZE never come. The caller waits in its system call for the answer, so the call itself
+// has the full text.
 
-// FileSizeLimit is a thread's RLIMIT_FSIZE, unix.RLIM_INFINITY where it has none or that cannot be told.
+// FileSizeLimit returns a thread's RLIMIT_FSIZE, unix.RLIM_INFINITY if it has none or it is unknown.
 func FileSizeLimit(tid int) uint64 {
 	var limit unix.Rlimit
 	if tid <= 0 || unix.Prlimit(tid, unix.RLIMIT_FSIZE, nil, &limit) != nil {
@@ -23,9 +23,9 @@ func FileSizeLimit(tid int) uint64 {
 	return limit.Cur
 }
 
-// Written is what a thread writes by the system call that it is in, where that is at most limit bytes. False when it is in
-// another one than write, writev or their relatives, of the server's own architecture; when it is longer; or when the
-// server may not look.
+// Written returns the bytes that a thread writes in its present system call, up to limit bytes. False in any call
+// but write, writev and their relatives of the server's own architecture; for longer writes; and without the right
+// to read the thread.
 func Written(tid, limit int) ([]byte, bool) {
 	pieces, ok := writtenPieces(tid)
 	if !ok {
@@ -40,7 +40,7 @@ func Written(tid, limit int) ([]byte, bool) {
 	return readMemory(tid, pieces, int(total))
 }
 
-// writtenPieces are the addresses and lengths of what a thread writes.
+// writtenPieces returns the addresses and lengths of a thread's write.
 func writtenPieces(tid int) ([]unix.RemoteIovec, bool) {
 	text, ok := currentCall(tid)
 	if !ok {
@@ -48,7 +48,7 @@ func writtenPieces(tid int) ([]unix.RemoteIovec, bool) {
 	}
 	var nr, fd, address, count uint64
 	if n, _ := fmt.Sscanf(text, "%d %v %v %v", &nr, &fd, &address, &count); n != 4 {
-		return nil, false // in none
+		return nil, false // in no system call
 	}
 	switch nr {
 	case unix.SYS_WRITE, unix.SYS_PWRITE64:
@@ -70,8 +70,8 @@ func writtenPieces(tid int) ([]unix.RemoteIovec, bool) {
 	return pieces, true
 }
 
-// currentCall is what /proc says of the system call that a thread waits in. A thread that has sent a request is about to
-// wait for its answer, but may not do so yet: then it is looked at again. False when it does not come to that.
+// currentCall returns the system call in which a thread waits, from /proc. A thread that has sent a request is about
+// to wait, but may still be running: then it is read again. False if it does not wait within a second.
 func currentCall(tid int) (string, bool) {
 	for pause := 10 * time.Microsecond; pause < time.Second; pause *= 2 {
 		text, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(tid)+"/syscall")

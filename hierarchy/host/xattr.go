@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Extended attributes and times of a directory (name "") or of a control file in it. They are set through /proc/self/fd,
-// since the calls on descriptors refuse O_PATH and a control file may be open for nobody. The attributes are those that this
-// project keeps, by names of its own (Hierarchy.attrName): "owner" is trusted.vcgroupfs.owner.
+// Extended attributes and times of a directory (name "") or of a control file in it. The calls go through
+// /proc/self/fd, since those on descriptors refuse O_PATH and a control file may be readable by no one. The
+// attributes are this project's, under names of its own (Hierarchy.attrName): "owner" is trusted.vcgroupfs.owner.
 
-// at calls f with a path that leads to the directory or the file.
+// at calls f with a path to the directory or the file.
 func (d *Dir) at(name string, f func(path string) error) error {
 	if name == "" {
 		return f(procPath(d.fd))
@@ -27,8 +27,8 @@ func (d *Dir) at(name string, f func(path string) error) error {
 	return f(procPath(fd))
 }
 
-// GetXattr reads an attribute into buf and answers with its size; with no buf the size alone. ENODATA when it is not set,
-// ERANGE when buf is too small.
+// GetXattr reads an attribute into buf and returns its size; without buf the size alone. ENODATA if it is not set,
+// ERANGE if buf is too small.
 func (d *Dir) GetXattr(name, attr string, buf []byte) (n int, err error) {
 	err = d.at(name, func(path string) error {
 		n, err = unix.Getxattr(path, d.boundary.hier.attrName(attr), buf)
@@ -37,8 +37,8 @@ func (d *Dir) GetXattr(name, attr string, buf []byte) (n int, err error) {
 	return n, err
 }
 
-// SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG as the kernel answers, ERANGE for a name that is too
-// long.
+// SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG from the kernel, ERANGE for a name
+// that is too long.
 func (d *Dir) SetXattr(name, attr string, data []byte, flags int) error {
 	return d.at(name, func(path string) error { return unix.Setxattr(path, d.boundary.hier.attrName(attr), data, flags) })
 }
@@ -46,15 +46,15 @@ func (d *Dir) SetXattr(name, attr string, data []byte, flags int) error {
 // maxXattrName is XATTR_NAME_MAX (include/uapi/linux/limits.h).
 const maxXattrName = 255
 
-// FitsXattr says whether the kernel takes the full name of an attribute. A longer one is ERANGE.
+// FitsXattr reports that the kernel accepts the full name of an attribute. ERANGE for a longer one.
 func (d *Dir) FitsXattr(attr string) bool { return len(d.boundary.hier.attrName(attr)) <= maxXattrName }
 
-// RemoveXattr removes an attribute. ENODATA when it is not set.
+// RemoveXattr removes an attribute. ENODATA if it is not set.
 func (d *Dir) RemoveXattr(name, attr string) error {
 	return d.at(name, func(path string) error { return unix.Removexattr(path, d.boundary.hier.attrName(attr)) })
 }
 
-// ListXattr lists the names of all attributes that this project keeps there.
+// ListXattr lists the names of all attributes of this project.
 func (d *Dir) ListXattr(name string) (names []string, err error) {
 	err = d.at(name, func(path string) error {
 		names, err = d.listXattr(path)
@@ -81,7 +81,7 @@ func (d *Dir) listXattr(path string) (names []string, err error) {
 	return names, nil
 }
 
-// SetTimes sets the times; Nsec UTIME_OMIT leaves one as it is.
+// SetTimes sets the times; Nsec UTIME_OMIT leaves one unchanged.
 func (d *Dir) SetTimes(name string, atime, mtime unix.Timespec) error {
 	return d.at(name, func(path string) error {
 		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{atime, mtime}, 0)
