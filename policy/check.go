@@ -81,12 +81,14 @@ func (r *reader) refused(x rule, why error) {
 func (r *reader) unmatched(x rule) {
 	switch near := nearest(string(x.glob)); {
 	case !x.glob.literal():
-		r.fault(x.node, x.key, "a glob that covers no known control file; allowed: one that does (docs/control-files.md lists them)")
+		r.fault(x.node, x.key, "a glob that covers no known control file; "+
+			"allowed: one that does (docs/control-files.md lists them)")
 	case near != "":
 		r.fault(x.node, x.key, "no such control file; did you mean %s? allowed: docs/control-files.md lists them, and "+
 			"under %s what no table knows", near, keyUnknown)
 	default:
-		r.fault(x.node, x.key, "no such control file; allowed: docs/control-files.md lists them, and under %s what no table knows",
+		r.fault(x.node, x.key, "no such control file; "+
+			"allowed: docs/control-files.md lists them, and under %s what no table knows",
 			keyUnknown)
 	}
 }

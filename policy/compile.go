@@ -15,8 +15,8 @@ type answer struct {
 // file is a control file under this policy: the answers at both places, by place.
 type file struct{ at [2]answer }
 
-// family is a row of the table that stands for many names, such as hugetlb.*.max. Its names are not known beforehand, so
-// the globs that cover some of them are asked at each decision, the first that covers being right.
+// family is a row of the table that stands for many names, such as hugetlb.*.max. Its names are not known
+// beforehand, so the globs that cover some of them are asked at each decision, the first that covers being right.
 type family struct {
 	row    hierarchy.ControlFile
 	plain  file // where no rule covers the name
@@ -29,8 +29,8 @@ type choice struct {
 	answer
 }
 
-// compile makes every decision ready. It gives nothing that grant and clamp do not, so it needs no error: Parse has told
-// its reader what will not be given.
+// compile makes every decision ready. It gives nothing that grant and clamp do not, so it needs no error: Parse has
+// told its reader what will not be given.
 func compile(s spec) *Policy {
 	p := &Policy{spec: s, shown: make(map[string]bool, len(s.controllers))}
 	for _, c := range s.controllers {
@@ -108,7 +108,8 @@ func (p *Policy) rulesFor(row hierarchy.ControlFile, place hierarchy.Place) []ru
 
 // looseness orders the verdicts, the strictest first.
 func looseness(v hierarchy.Verdict) int {
-	return slices.Index([]hierarchy.Verdict{hierarchy.Hidden, hierarchy.ReadOnly, hierarchy.Guarded, hierarchy.ReadWrite}, v)
+	order := []hierarchy.Verdict{hierarchy.Hidden, hierarchy.ReadOnly, hierarchy.Guarded, hierarchy.ReadWrite}
+	return slices.Index(order, v)
 }
 
 // ruleAnswer is the answer of one rule, which grant has given something.
@@ -179,8 +180,8 @@ func (p *Policy) whyHidden(controller string) string {
 	return why
 }
 
-// compileUnknown is a file that no table knows and the policy names: read-only at both places, if its controller is shown.
-// Reading it may take the kernel any time, and what it says may change with each open.
+// compileUnknown is a file that no table knows and the policy names: read-only at both places, if its controller is
+// shown. Reading it may take the kernel any time, and what it says may change with each open.
 func (p *Policy) compileUnknown(v hierarchy.Version, u namedUnknown) *file {
 	row := hierarchy.ControlFile{Version: v, Controller: hierarchy.ControllerOf(u.name), Name: u.name, Mode: 0o444,
 		Class: "unknown", Boundary: hierarchy.ReadOnly, Below: hierarchy.ReadOnly, PerOpen: true, Blocks: true,

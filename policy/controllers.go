@@ -12,13 +12,15 @@ import (
 var notByDefault = map[string]string{
 	"blkio": "v1 throttling is flat: a task in a child cgroup escapes its parent's limit; on v2 the controller io nests " +
 		"and is shown",
-	"net_prio":        "it lists and sets the network interfaces of the host, whoever asks",
-	"perf_event":      "it is of use only with a descriptor of a real cgroupfs (PERF_FLAG_PID_CGROUP)",
-	"debug":           "it shows the kernel's own data structures",
-	hierarchy.Unified: "on a host with v1 hierarchies the v2 tree is a second view of the same guest; on a host with v2 only it is always shown",
+	"net_prio":   "it lists and sets the network interfaces of the host, whoever asks",
+	"perf_event": "it is of use only with a descriptor of a real cgroupfs (PERF_FLAG_PID_CGROUP)",
+	"debug":      "it shows the kernel's own data structures",
+	hierarchy.Unified: "on a host with v1 hierarchies the v2 tree is a second view of the same guest; " +
+		"on a host with v2 only it is always shown",
 }
 
-// nameMax is the kernel's bound on a named hierarchy, MAX_CGROUP_ROOT_NAMELEN less the NUL (kernel/cgroup/cgroup-internal.h).
+// nameMax is the kernel's bound on a named hierarchy, MAX_CGROUP_ROOT_NAMELEN less the NUL
+// (kernel/cgroup/cgroup-internal.h).
 const nameMax = 63
 
 // knownController says whether some kernel has this controller.
@@ -36,7 +38,8 @@ func checkController(name string) error {
 		}
 		return fmt.Errorf("bad name of a hierarchy; allowed: name= and 1 to %d of letters, digits, '.', '-', '_'", nameMax)
 	}
-	return fmt.Errorf("no such controller; allowed: %s, %s, name=NAME", strings.Join(hierarchy.KnownControllers(), ", "), hierarchy.Unified)
+	return fmt.Errorf("no such controller; allowed: %s, %s, name=NAME",
+		strings.Join(hierarchy.KnownControllers(), ", "), hierarchy.Unified)
 }
 
 func notNameRune(c rune) bool { return c > 0x7f || !isNameByte(byte(c)) }

@@ -13,15 +13,16 @@ type Request struct {
 	Place   hierarchy.Place
 }
 
-// Decision is the answer. Where Verdict is Guarded and Check is nil, File.Constraint names what the caller must enforce.
+// Decision is the answer. Where Verdict is Guarded and Check is nil, File.Constraint names what the caller must
+// enforce.
 type Decision struct {
 	Verdict hierarchy.Verdict
 	// File is the row of the table; the zero ControlFile for a file that no table knows. Its Constraint is ByPolicy
 	// where Check is set.
 	File hierarchy.ControlFile
-	// Check holds a write against the constraint that the policy sets, nil where it sets none. It returns the canonical
-	// bytes to write instead of the guest's. Errors: those of File.Grammar (unix.EINVAL, unix.ERANGE), and unix.EPERM for
-	// a value outside the constraint.
+	// Check holds a write against the constraint that the policy sets, nil where it sets none. It returns the
+	// canonical bytes to write instead of the guest's. Errors: those of File.Grammar (unix.EINVAL, unix.ERANGE), and
+	// unix.EPERM for a value outside the constraint.
 	Check func(raw []byte) ([]byte, error)
 	// Rule names the rule that spoke: "default table", "policy.yaml:12", "--controllers", ….
 	Rule string

@@ -29,9 +29,9 @@ func (e Explanation) String() string {
 	return fmt.Sprintf("v%d %s: %s (%s): %s", int(e.Version), place, e.Verdict, e.Rule, e.Reason)
 }
 
-// Explain says the verdict on a control file at the boundary and below it, for each version of cgroup that has the file,
-// v1 first. The error is ErrUnknownFile, with the name that was probably meant, for a file that is hidden because nobody
-// knows it.
+// Explain says the verdict on a control file at the boundary and below it, for each version of cgroup that has the
+// file, v1 first. The error is ErrUnknownFile, with the name that was probably meant, for a file that is hidden
+// because nobody knows it.
 func (p *Policy) Explain(file string) ([]Explanation, error) {
 	var out []Explanation
 	for _, v := range versions {

@@ -12,12 +12,13 @@ import (
 // tableRule names the table as the rule that spoke.
 const tableRule = "default table"
 
-// optIn lists the files that the table keeps from guests below the boundary and a policy may hand out after all, each by
-// its name and for a reason. Everything else that the table does not make writable never is.
+// optIn lists the files that the table keeps from guests below the boundary and a policy may hand out after all,
+// each by its name and for a reason. Everything else that the table does not make writable never is.
 //
-// net_cls.classid is not bounded by the parent's, so it is writable only within a constraint that keeps the guest to the
-// classes that are its own. cpu.rt_* are: the runtimes of the children add up to at most the parent's
-// (__rt_schedulable, kernel/sched/rt.c), so the kernel keeps what the host gave; what they pin is the host's own hand.
+// net_cls.classid is not bounded by the parent's, so it is writable only within a constraint that keeps the guest to
+// the classes that are its own. cpu.rt_* are: the runtimes of the children add up to at most the parent's
+// (__rt_schedulable, kernel/sched/rt.c), so the kernel keeps what the host gave; what they pin is the host's own
+// hand.
 var optIn = map[string]struct{ constraint bool }{
 	"net_cls.classid":   {constraint: true},
 	"cpu.rt_runtime_us": {},
@@ -53,7 +54,8 @@ func grant(f hierarchy.ControlFile, place hierarchy.Place, x rule) (hierarchy.Ve
 	case x.limit == nil && table != hierarchy.Guarded:
 		return 0, fmt.Errorf("the table puts no constraint on it; allowed: one of range, values, max")
 	case x.limit != nil && !limitable(f):
-		return 0, fmt.Errorf("guarded by the table already (%s); allowed: {} to keep that, or hidden, read-only", constraintText(f))
+		return 0, fmt.Errorf("guarded by the table already (%s); allowed: {} to keep that, or hidden, read-only",
+			constraintText(f))
 	}
 	return hierarchy.Guarded, nil
 }
@@ -67,7 +69,8 @@ func grantOptIn(f hierarchy.ControlFile, x rule) (hierarchy.Verdict, error) {
 	case !ok:
 		return 0, fmt.Errorf("never writable%s; allowed: hidden, read-only", because(f.Reason))
 	case x.limit == nil && in.constraint:
-		return 0, fmt.Errorf("writable only within a constraint%s; allowed: hidden, read-only, or guarded with range, values or max",
+		return 0, fmt.Errorf("writable only within a constraint%s; "+
+			"allowed: hidden, read-only, or guarded with range, values or max",
 			because(f.Reason))
 	case x.limit == nil && x.verdict == hierarchy.Guarded:
 		return 0, fmt.Errorf("the table puts no constraint on it; allowed: one of range, values, max")
@@ -75,9 +78,9 @@ func grantOptIn(f hierarchy.ControlFile, x rule) (hierarchy.Verdict, error) {
 	return x.verdict, nil
 }
 
-// limitable says whether a constraint of the policy can stand on a file. On one that the table guards in a way of its own
-// it would have to replace the table's, since a write is checked once; Canonical asks for no more than the canonical
-// value, which a policy's constraint writes too.
+// limitable says whether a constraint of the policy can stand on a file. On one that the table guards in a way of
+// its own it would have to replace the table's, since a write is checked once; Canonical asks for no more than the
+// canonical value, which a policy's constraint writes too.
 func limitable(f hierarchy.ControlFile) bool {
 	return f.Constraint == hierarchy.Unconstrained || f.Constraint == hierarchy.Canonical
 }

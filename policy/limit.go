@@ -137,8 +137,8 @@ func number(g hierarchy.Grammar, raw []byte) (uint64, error) {
 	return n, nil
 }
 
-// plainNumber is the value's number when the value is nothing but that number. The canonical text decides: a list, a pair
-// or "unlimited" has a number too, or seems to, but is not one, and no bound may be taken for kept by it.
+// plainNumber is the value's number when the value is nothing but that number. The canonical text decides: a list, a
+// pair or "unlimited" has a number too, or seems to, but is not one, and no bound may be taken for kept by it.
 func plainNumber(v hierarchy.Value) (uint64, bool) {
 	n, unlimited := v.Number()
 	if unlimited || clean(v.Canonical()) != strconv.FormatUint(n, 10) {

@@ -50,8 +50,8 @@ var builtin = sync.OnceValue(func() *Policy {
 	return compile(s)
 })
 
-// Parse reads a policy; name is its file's name, for messages. What the policy leaves out is as in Default. The error is
-// an Errors with every fault of the text.
+// Parse reads a policy; name is its file's name, for messages. What the policy leaves out is as in Default. The
+// error is an Errors with every fault of the text.
 func Parse(name string, data []byte) (*Policy, error) {
 	r := reader{file: name}
 	s, ok := r.read(data, Default().spec)

@@ -102,7 +102,8 @@ func (r *reader) syntax(err error) {
 func (r *reader) plainNodes(n *yaml.Node) {
 	switch {
 	case n.Kind == yaml.AliasNode:
-		r.faultAt(n.Line, n.Column, "", "*"+shorten(n.Value), "an alias; allowed: the text itself (quote a glob that begins with '*')")
+		r.faultAt(n.Line, n.Column, "", "*"+shorten(n.Value),
+			"an alias; allowed: the text itself (quote a glob that begins with '*')")
 		return // what it stands for is faulted where it stands
 	case n.Anchor != "":
 		r.faultAt(n.Line, n.Column, "", "&"+shorten(n.Anchor), "an anchor; allowed: the text itself")
