@@ -172,6 +172,36 @@ func (f *flooder) play(kind string) {
 			_, errno = rawOpen(file, unix.O_RDWR)
 			f.got[errno]++
 		}
+	case "hoard": // and goes on asking
+		for f.goesOn() {
+			_, errno := rawOpen(file, unix.O_RDONLY)
+			f.got[errno]++
+		}
+	case "watch":
+		f.playWatch()
+	}
+}
+
+// playWatch watches every file of a cgroup and of those above it, and ends all the watches.
+func (f *flooder) playWatch() {
+	var paths []*byte
+	for _, above := range []string{"", "..", "../.."} {
+		files, _ := filepath.Glob(filepath.Join(f.dir, above, "*"))
+		for _, file := range files {
+			paths = append(paths, cString(file))
+		}
+	}
+	for f.goesOn() {
+		fd, _, errno := unix.RawSyscall(unix.SYS_INOTIFY_INIT1, unix.IN_CLOEXEC, 0, 0)
+		f.got[errno]++
+		if errno != 0 {
+			continue
+		}
+		for _, path := range paths {
+			_, _, errno := unix.RawSyscall(unix.SYS_INOTIFY_ADD_WATCH, fd, uintptr(unsafe.Pointer(path)), unix.IN_MODIFY)
+			f.got[errno]++
+		}
+		unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 	}
 }
 

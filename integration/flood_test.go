@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,13 +35,15 @@ type floodKind struct {
 	processes, threads int
 	least              int      // times that each thread does it
 	allowed            []string // errnos
+	uid                int
+	join               func(pid int) error // where else its processes belong; nil for nowhere
 }
 
 func floodKinds(t testing.TB) []floodKind {
 	return []floodKind{
-		{"threads that open, read and close", "open", scaled(t, 20, 2), 500, 1, []string{"ok", "ENFILE", "EAGAIN"}},
-		{"mkdir and rmdir", "mkdir", scaled(t, 20, 2), 50, 10, []string{"ok", "EAGAIN"}},
-		{"writes of 4 and 64 KiB", "write", scaled(t, 20, 2), 50, 10, []string{"EINVAL", "E2BIG"}},
+		{name: "threads that open, read and close", does: "open", processes: scaled(t, 20, 2), threads: 500, least: 1, allowed: []string{"ok", "ENFILE", "EAGAIN"}},
+		{name: "mkdir and rmdir", does: "mkdir", processes: scaled(t, 20, 2), threads: 50, least: 10, allowed: []string{"ok", "EAGAIN"}},
+		{name: "writes of 4 and 64 KiB", does: "write", processes: scaled(t, 20, 2), threads: 50, least: 10, allowed: []string{"EINVAL", "E2BIG"}},
 	}
 }
 
@@ -90,13 +93,20 @@ func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Hierarchy, place
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=flood %s %d %d %s", roleVariable, kind.does, kind.threads, kind.least, s.at(name)),
 			"GOGC=off", "GODEBUG=asyncpreemptoff=1")
 		cmd.Stderr = os.Stderr
+		if kind.uid != 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(kind.uid), Gid: uint32(kind.uid)}}
+		}
 		f.helpers = append(f.helpers, startProcess(t, cmd))
 	}
 	for _, h := range f.helpers {
 		if got := f.line(t, h); got != "ready\n" {
 			t.Fatalf("a process of the flood says %q", got)
 		}
-		if err := cpu.Attach(place, h.pid()); err != nil {
+		err := cpu.Attach(place, h.pid())
+		if err == nil && kind.join != nil {
+			err = kind.join(h.pid())
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

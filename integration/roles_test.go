@@ -60,6 +60,8 @@ func playRole(role string) {
 		playFlood(arg)
 	case "scrape": // asks for metrics as often as it can
 		playScrape(arg)
+	case "streams": // follows events as often as it can
+		playStreams(arg)
 	case "ask": // asks a control socket
 		playAsk(arg)
 	case "nest": // is the host of another guest

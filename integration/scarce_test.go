@@ -75,6 +75,37 @@ func playScrape(address string) {
 	os.Exit(0)
 }
 
+// playStreams follows a daemon's events by as many connections as it gets, keeps them, and goes on asking for one more. It says how many
+// it had when its input ends.
+func playStreams(socket string) {
+	end := make(chan bool)
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(end)
+	}()
+	var kept []net.Conn
+	for refused := 0; ; {
+		select {
+		case <-end:
+			fmt.Println(len(kept), "followed,", refused, "refused")
+			return
+		default:
+		}
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			io.WriteString(c, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+			if answer, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && answer.StatusCode == http.StatusOK {
+				kept = append(kept, c)
+				continue
+			}
+			c.Close()
+		}
+		if refused++; refused == 1 {
+			fmt.Println("ready")
+		}
+	}
+}
+
 // mkdirs is how often a neighbour can make and remove a cgroup within a time.
 func mkdirs(t *testing.T, p *place, within time.Duration) (n int) {
 	t.Helper()
