@@ -55,10 +55,17 @@ files_of() {
 	done
 }
 
-# update_lists brings apt's lists up to date, once per script.
+# update OPTION... brings lists of apt up to date. Another that does so at the same time is waited for: apt itself does not (its
+# DPkg::Lock::Timeout is for dpkg alone), and fails.
+update() {
+	mkdir -p "$cache"
+	flock "$cache/lists.lock" apt-get "$@" update
+}
+
+# update_lists brings apt's own lists up to date, once per script.
 update_lists() {
 	[ -z "${lists_fresh:-}" ] || return 0
-	quiet apt-get -o DPkg::Lock::Timeout=300 update
+	quiet update
 	lists_fresh=1
 }
 
@@ -146,5 +153,5 @@ private_lists() {
 		Dir::Cache "$private/cache";
 		APT::Sandbox::User "root";
 	EOF
-	apt-get -c "$private/apt.conf" update >"$private/update.log" 2>&1 </dev/null
+	update -c "$private/apt.conf" >"$private/update.log" 2>&1 </dev/null
 }

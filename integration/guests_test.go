@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -426,15 +427,27 @@ func TestServeRefuses(t *testing.T) {
 	d.stop(t)
 }
 
+// loopback finds an address for a daemon. It is no fixed one: another run of these tests may be beside this one.
+func loopback(t *testing.T) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
 // TestProbes: health and figures on a loopback address, and nothing else there.
 func TestProbes(t *testing.T) {
-	d := startDaemonWith(t, program(t), []string{"--metrics", "127.0.0.1:17923"})
+	address := loopback(t)
+	d := startDaemonWith(t, program(t), []string{"--metrics", address})
 	p := newPlace(t, d, "probes")
 	d.wantTry(t, 0, "", p.add("web")...)
 	withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max")) // denied
 	readFile(p.at("pids.max"))
 	for path, want := range map[string]int{"/healthz": 200, "/metrics": 200, "/v1/info": 404, "/v1/guests": 404} {
-		resp, err := http.Get("http://127.0.0.1:17923" + path)
+		resp, err := http.Get("http://" + address + path)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -124,7 +124,7 @@ func mkdirs(t *testing.T, p *place, within time.Duration) (n int) {
 // processors when nobody else wants them, so that it is the daemon's work that is measured. A machine that is busy with something else is
 // given three tries.
 func TestScrapeFlood(t *testing.T) {
-	const address = "127.0.0.1:17924"
+	address := loopback(t)
 	d := startDaemonWith(t, program(t), []string{"--metrics", address})
 	p := newPlace(t, d, "scraped")
 	d.wantTry(t, 0, "", p.add("web")...)
