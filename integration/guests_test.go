@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -267,6 +268,7 @@ func TestHalfMade(t *testing.T) {
 	p, resend := newPlace(t, d, "half"), d.ready(t).Resend
 	stop := make(chan struct{})
 	ended := make(chan struct{})
+	var killed atomic.Int32
 	go func() {
 		defer close(ended)
 		last := 0
@@ -277,11 +279,14 @@ func TestHalfMade(t *testing.T) {
 			case <-time.After(time.Duration(float64(60*time.Millisecond) / scale(t))):
 				if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
 					last = pid
+					if killed.Add(1)%2 == 0 { // a busy machine may need longer than that for one, and the daemon gives up at last
+						d.ready(t)
+					}
 				}
 			}
 		}
 	}()
-	for i := range scaled(t, 40, 5) {
+	for i := 0; i < scaled(t, 40, 5) || killed.Load() < 3 && i < 1000; i++ {
 		if status, out := d.try(t, p.add("x")...); status != 0 {
 			t.Errorf("add %d: status %d, %s", i, status, out)
 		}
@@ -322,7 +327,7 @@ func TestDeclared(t *testing.T) {
 		return "boundary: " + p.path + "\ntarget: " + p.dir + "\ncontrollers: [pids]\n" + more
 	}
 	has := func(name string, want bool) func() bool {
-		return func() bool { status, _ := d.try(t, "guest", "show", name); return (status == 0) == want }
+		return func() bool { return (d.call("GET", "/v1/guests/"+name, nil, nil) == nil) == want }
 	}
 	write("bad", spec(q, "colour: red\n"))
 	write("a", spec(p, "limits: {pids.max: \"12\"}\n"))
