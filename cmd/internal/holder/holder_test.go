@@ -97,9 +97,10 @@ func killed(told string) string {
 
 // TestHolderGivesUp: workers that exit at once have it give up, with views ended and an error.
 func TestHolderGivesUp(t *testing.T) {
-	r := runHolder(t, func(c *Config) { c.GiveUp = 5 * time.Second })
+	r := runHolder(t, nil)
 	pid, _ := r.noted("worker", 1)
 	r.serves(pid)
+	r.post(func() { r.supervisor.giveUp = time.Second })
 	if err := os.WriteFile(os.Getenv(failVariable), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -115,11 +116,15 @@ func TestHolderGivesUp(t *testing.T) {
 
 // TestHolderWatchdog: a worker that is stopped is killed and replaced.
 func TestHolderWatchdog(t *testing.T) {
-	r := runHolder(t, func(c *Config) { c.Watchdog = 3 * time.Second })
+	r := runHolder(t, func(c *Config) { c.Watchdog = time.Second })
+	r.post(func() { r.supervisor.watchdog = time.Hour }) // a busy machine takes long to start a worker
 	pid, _ := r.noted("worker", 1)
+	r.serves(pid)
 	syscall.Kill(pid, unix.SIGSTOP)
-	next, rest := r.noted("worker", 2)
-	if !strings.Contains(rest, "reason "+killed(rest)) || next == pid || !strings.Contains(r.log(), "has not beaten for 3s") {
+	r.post(func() { r.supervisor.watchdog = time.Second })
+	eventually(t, "the watchdog", func() bool { return strings.Contains(r.log(), "has not beaten for 1s") })
+	r.post(func() { r.supervisor.watchdog = time.Hour })
+	if _, rest := r.noted("worker", 2); !strings.Contains(rest, "reason "+killed(rest)) {
 		t.Errorf("the second worker: %s; the log: %s", rest, r.log())
 	}
 	if err := r.stop(); err != nil {
