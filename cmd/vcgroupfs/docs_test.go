@@ -168,7 +168,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		{"operations.md", "the daemon a second, a worker 20 ms", ".", "lastWords", "time.Second"},
 		{"operations.md", "the daemon a second, a worker 20 ms", ".", "workerLastWords", "20 * time.Millisecond"},
 		{"operations.md", "told again every 50 ms, in order, of up to 4096 things", "../internal/holder", "managerRetry", "50 * time.Millisecond"},
-		{"operations.md", "told again every 50 ms, in order, of up to 4096 things", "../internal/holder", "maxWaiting", "4096"},
+		{"operations.md", "told again every 50 ms, in order, of up to 4096 things", "../internal/holder", "maxQueue", "4096"},
 	} {
 		if text := read(t, "../../docs/"+c.doc); !strings.Contains(text, c.says) {
 			t.Errorf("%s does not say %q", c.doc, c.says)

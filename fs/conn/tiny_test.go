@@ -302,6 +302,7 @@ func TestMain(m *testing.M) {
 	goroutines, fds, mounts := runtime.NumGoroutine(), countDir("/proc/self/fd"), countMounts()
 	log.SetOutput(io.Discard) // go-fuse's word on requests that no kernel sends
 	code := m.Run()
+	closeSpareNaps()
 	// The fuzzer has processes and signals of its own, and go-fuse's server, which is measured too, keeps its pipes.
 	if flag.Lookup("test.fuzz").Value.String() != "" || flag.Lookup("test.bench").Value.String() != "" {
 		os.Exit(code)

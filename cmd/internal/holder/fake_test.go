@@ -92,7 +92,7 @@ func fakeWorker() error {
 	}
 	slices.Sort(kept)
 	if start.Restarts == 0 && start.Reason == "" {
-		region, err := w.Arena.Take([]byte("not for the holder"))
+		region, err := w.Arena.Allocate([]byte("not for the holder"))
 		if err != nil {
 			return err
 		}
