@@ -26,12 +26,15 @@ func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.
 	case file != "":
 		dec := v.decide(hier, d.ID(), file)
 		out.Size = v.sizeOf(hier, d.ID(), dec.File)
-		out.Blocks = out.Size / 512 // cp takes a file with fewer blocks for a sparse one
+		// cp takes a file with fewer blocks for a sparse one.
+		out.Blocks = out.Size / 512
 		if dec.Verdict == hierarchy.ReadOnly && out.Mode&0o444 != 0 {
-			out.Mode &^= 0o222 // a read-only file shows no write permission; a write-only file keeps its mode
+			// A read-only file shows no write permission; a write-only file keeps its mode.
+			out.Mode &^= 0o222
 		}
 	case d.IsBoundary() && hier.leafID.Load() != 0 && out.Nlink > 2:
-		out.Nlink-- // the listing leaves the leaf out
+		// The listing leaves the leaf out.
+		out.Nlink--
 	}
 }
 
@@ -108,7 +111,8 @@ func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
 		return fuse.OK
 	}
 	fd, err := h.host()
-	if err == unix.ENODEV { // removed while no server ran
+	// Removed while no server ran.
+	if err == unix.ENODEV {
 		*out = fuse.Attr{Ino: h.inode, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
 		out.Uid, out.Gid = v.owner.UID, v.owner.GID
 		return fuse.OK
@@ -185,7 +189,8 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 		}
 	}
 	if in.Valid&attrChanges == 0 || (truncate && in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_MODE) == 0) {
-		return fuse.OK // a truncate sets times too, which a control file ignores
+		// A truncate sets times too, which a control file ignores.
+		return fuse.OK
 	}
 	if n.hier.isRoot(n.dir) {
 		return errDenied

@@ -57,7 +57,8 @@ func (t *backingTable) load() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.state.LastBacking() == 0 {
-		return // no backing was ever registered
+		// No backing was ever registered.
+		return
 	}
 	t.kept = make([]*backing, state.MaxIdle)
 	for i := range t.kept {

@@ -33,7 +33,7 @@ func pollable(hier *viewHierarchy, file string) bool {
 // watch reports changes by the host in a directory.
 func (v *View) watch(hier *viewHierarchy, d *host.Dir) {
 	if err := hier.watcher.Watch(d); err != nil {
-		v.log.WithError(err).Debug("cannot watch a cgroup; what the host changes there shows within the cache timeout")
+		v.log.WithError(err).Debug("cannot watch a cgroup; changes by the host there show within the cache timeout")
 	}
 }
 
@@ -48,7 +48,7 @@ func (v *View) watchFile(hier *viewHierarchy, d *host.Dir, name string) {
 func (v *View) changed(hier *viewHierarchy, e host.Event) {
 	switch {
 	case e.Overflow:
-		v.log.Warn("the kernel dropped events of watched cgroups; what the host changed shows within the cache timeout")
+		v.log.Warn("the kernel dropped events of watched cgroups; changes by the host show within the cache timeout")
 	case e.Created, e.Deleted:
 		if e.Deleted && !v.alone {
 			v.conn.InvalEntry(v.dirNode(hier, e.Dir), e.Name)

@@ -44,7 +44,8 @@ func (e *expectations) remove(dir uint64, name string) bool {
 	case len(e.want) > 1:
 		delete(e.want, k)
 	default:
-		e.want = nil // an idle guest holds no memory
+		// An idle guest holds no memory.
+		e.want = nil
 	}
 	return true
 }

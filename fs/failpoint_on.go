@@ -52,7 +52,8 @@ func failpoint(name string) {
 	switch os.Getenv("VCGROUPFS_FAILPOINT_ACT") {
 	case "panic":
 		panic("a fail point")
-	case "crash": // as a fatal error of the runtime, which nothing recovers
+	case "crash":
+		// As a fatal error of the runtime, which nothing recovers.
 		os.Exit(2)
 	}
 	unix.Kill(unix.Getpid(), unix.SIGKILL)

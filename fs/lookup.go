@@ -27,7 +27,8 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 		return errNotDir
 	}
 	if len(name) > nameMax {
-		return fuse.ENOENT // kernfs has no longest name, and the view shows none above NAME_MAX
+		// kernfs has no longest name, and the view shows none above NAME_MAX.
+		return fuse.ENOENT
 	}
 	d, err := n.hier.acquire(n.dir)
 	if err != nil {
@@ -79,7 +80,8 @@ func (v *View) enterDir(
 	}
 	defer child.Release()
 	v.watchFor(hier, d, tid)
-	if child.IsBoundary() { // the leaf: the root under another inode number
+	// The leaf: the root under another inode number.
+	if child.IsBoundary() {
 		var root unix.Stat_t
 		if err := child.Stat(&root); err != nil {
 			return status(err)
@@ -185,14 +187,16 @@ func order(entries []dirEntry) []dirEntry {
 		default:
 			h := fnv.New64a()
 			h.Write([]byte(e.name))
-			e.off = h.Sum64()>>2 | 1<<61 // positive, and never small
+			// Positive, and never small.
+			e.off = h.Sum64()>>2 | 1<<61
 		}
 	}
 	slices.SortFunc(entries, func(a, b dirEntry) int {
 		return cmp.Or(cmp.Compare(a.off, b.off), strings.Compare(a.name, b.name))
 	})
 	for i := 1; i < len(entries); i++ {
-		if entries[i].off <= entries[i-1].off { // two names with one hash
+		// Two names with one hash.
+		if entries[i].off <= entries[i-1].off {
 			entries[i].off = entries[i-1].off + 1
 		}
 	}
@@ -240,7 +244,8 @@ func (v *View) above(d *host.Dir) uint64 {
 	}
 	up, err := d.Parent()
 	if err != nil {
-		return d.ID() // removal under way
+		// Removal under way.
+		return d.ID()
 	}
 	defer up.Release()
 	return up.ID()

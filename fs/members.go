@@ -79,7 +79,8 @@ func parsePid(data []byte) (int, error) {
 func (v *View) move(h *handle, tid uint32, data []byte) error {
 	dst, err := h.hier.acquire(h.dir)
 	if err != nil {
-		return unix.ENODEV // cgroup_kn_lock_live checks this first
+		// cgroup_kn_lock_live checks this first.
+		return unix.ENODEV
 	}
 	defer dst.Release()
 	if v.removed(dst, h.file) {
@@ -207,7 +208,8 @@ func commonPath(a, b string) string {
 // callerOf returns the pid namespace of a request's caller.
 func (v *View) callerOf(tid uint32) (*host.PidNamespace, error) {
 	if tid == 0 {
-		return nil, unix.ESRCH // not visible in the server's pid namespace
+		// Not visible in the server's pid namespace.
+		return nil, unix.ESRCH
 	}
 	return v.host.PidNamespaceOf(int(tid))
 }

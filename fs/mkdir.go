@@ -107,7 +107,8 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	n.hier.expected.add(d.ID(), name)
 	err := d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
-		err = d.Silence(name) // the previous server died in Mkdir
+		// The previous server died in Mkdir.
+		err = d.Silence(name)
 	}
 	ch.made()
 	if err != nil {
@@ -134,7 +135,8 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 func setMadeMode(d *host.Dir, name string) error {
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil || st.Mode != unix.S_IFDIR|makingMode {
-		return nil // removed meanwhile, or complete already
+		// Removed meanwhile, or complete already.
+		return nil
 	}
 	return d.Chmod(name, madeMode)
 }
@@ -165,7 +167,8 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		return st
 	}
 	if n.hier == nil {
-		return errBusy // natively a hierarchy is a mount point; a link is ENOTDIR in the kernel
+		// Natively a hierarchy is a mount point; a link is ENOTDIR in the kernel.
+		return errBusy
 	}
 	d, err := n.hier.acquire(n.dir)
 	if err != nil {
@@ -184,7 +187,8 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		// The cgroup is gone; another one may have its name by now.
 		ch.finish(fuse.OK)
 	default:
-		if found == nil && info.Nlink <= 2 { // a cgroup with children stays (EBUSY)
+		// A cgroup with children stays (EBUSY).
+		if found == nil && info.Nlink <= 2 {
 			defer v.settling.begin(cancel, &ending{hier: n.hier, dir: info.Ino})()
 		}
 		ch.finish(v.rmdir(n.hier, d, name, ch))
@@ -219,10 +223,12 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 		return st
 	}
 	if in.Flags != 0 {
-		return fuse.EINVAL // kernfs_iop_rename
+		// kernfs_iop_rename.
+		return fuse.EINVAL
 	}
 	if n.hier == nil || n.hier.v2() {
-		return errDenied // cgroup2 has no ->rename: EPERM from kernfs_iop_rename
+		// cgroup2 has no ->rename: EPERM from kernfs_iop_rename.
+		return errDenied
 	}
 	d, err := n.hier.acquire(n.dir)
 	if err != nil {
@@ -244,19 +250,23 @@ func (v *View) rename(
 ) fuse.Status {
 	var there unix.Stat_t
 	if ch.again && ch.entry.B != 0 && d.Lookup(newName, &there) == nil && there.Ino == ch.entry.B {
-		return fuse.OK // the previous server renamed it
+		// The previous server renamed it.
+		return fuse.OK
 	}
 	if ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B) {
-		return fuse.OK // renamed by the previous server, then changed by the host
+		// Renamed by the previous server, then changed by the host.
+		return fuse.OK
 	}
 	if found != nil {
 		return status(found)
 	}
 	if info.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return errNotDir // cgroup1_rename: only directories
+		// cgroup1_rename: only directories.
+		return errNotDir
 	}
 	if to.hier != n.hier || to.dir != n.dir {
-		return fuse.EIO // cgroup1_rename: not to another parent
+		// cgroup1_rename: not to another parent.
+		return fuse.EIO
 	}
 	if st := v.mayName(n.hier, d, newName); !st.Ok() {
 		v.deny(&in.InHeader, "rename", n, newName, "reserved name")

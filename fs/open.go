@@ -73,7 +73,8 @@ func (v *View) openAs(n node, h *handle, d *host.Dir, in *fuse.OpenIn, out *fuse
 			h.close()
 		}
 	}()
-	if stays && v.reopens(in.NodeId, h, d) { // no I/O reaches the server, so no descriptor is needed
+	// No I/O reaches the server, so no descriptor is needed.
+	if stays && v.reopens(in.NodeId, h, d) {
 		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, h.backing.id
 		return fuse.OK
 	}

@@ -136,7 +136,8 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 	}
 	inherit := !hier.v2() && fakeSet(d)
 	if rec == (ownership{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
-		return nil // the meaning of no attribute
+		// No attribute means the same.
+		return nil
 	}
 	child, err := d.OpenDir(name)
 	if err != nil {

@@ -91,7 +91,8 @@ func openHostFile(d *host.Dir, name string) (*hostFile, error) {
 func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 	switch h.decision.File.Filter {
 	case hierarchy.Raw:
-	case hierarchy.FilterMembers: // the kernel prints pids in the reader's numbers (cgroup_procs_show)
+	case hierarchy.FilterMembers:
+		// The kernel prints pids in the reader's numbers (cgroup_procs_show).
 		if h.hier.v2() && h.hier.isRoot(h.dir) {
 			return h.hier.rootMembers(h, d)
 		}

@@ -38,7 +38,8 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 		v.await(h, in.Kh, fd)
 	}
 	if in.Again && h.decision.File.Pollable {
-		h.fired.Or(unix.POLLPRI | unix.POLLERR) // the previous server may have consumed the event
+		// The previous server may have consumed the event.
+		h.fired.Or(unix.POLLPRI | unix.POLLERR)
 	}
 	revents, err := pollNow(fd, int16(in.Events))
 	if err != nil {
@@ -69,15 +70,18 @@ func (v *View) await(h *handle, kh uint64, fd int) {
 	trigger := h.hasTrigger()
 	var err error
 	if v.nested() && !known && !trigger {
-		h.fired.Or(unix.POLLPRI | unix.POLLERR) // the state before the first read; no one else reports an event from before
+		// The state before the first read; no one else reports an event from before.
+		h.fired.Or(unix.POLLPRI | unix.POLLERR)
 	}
-	if trigger || v.nested() { // a nested view reports an event once, as a trigger does
+	// A nested view reports an event once, as a trigger does.
+	if trigger || v.nested() {
 		// Poll before Follow, which polls as well and drops the result.
 		if revents, err := pollNow(fd, unix.POLLPRI); err == nil {
 			h.fired.Or(revents)
 		}
 		err = v.poller.Follow(fd, kh, func(kh uint64, revents uint32) {
-			h.fired.Or(revents) // the poller consumed the event
+			// The poller consumed the event.
+			h.fired.Or(revents)
 			v.polled(kh, revents)
 		})
 	} else {

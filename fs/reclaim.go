@@ -36,7 +36,7 @@ func Reclaim(b *host.Boundary, owner Owner) error {
 			return err
 		}
 	}
-	return errors.New("cgroups come that are not root's, as fast as they are taken")
+	return errors.New("cannot reclaim the guest's cgroups: new ones of other owners appear as fast")
 }
 
 func reclaim(d *host.Dir, name string, had ownership, owner Owner) error {

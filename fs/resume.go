@@ -14,7 +14,8 @@ func (v *View) load(held map[uint64]int) {
 	for _, rec := range v.state.Opens() {
 		h, ok := v.loadHandle(rec, held)
 		if !ok {
-			v.state.Remove(rec.FH) // no such node in this version of the program
+			// No such node in this version of the program.
+			v.state.Remove(rec.FH)
 			continue
 		}
 		v.handles.put(h)
@@ -62,7 +63,8 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 	h.pos, h.leafPos = unknownPos, unknownPos
 	if rec.Flags&state.Trigger != 0 && h.fd >= 0 {
 		h.trigger = v.triggers.reserve()
-		h.fired.Store(unix.POLLPRI) // the previous server may have consumed an event
+		// The previous server may have consumed an event.
+		h.fired.Store(unix.POLLPRI)
 	}
 	return h, true
 }

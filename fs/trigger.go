@@ -57,7 +57,8 @@ func (b *triggerBound) release(h *handle) {
 // the guest's bound.
 func (v *View) writeTrigger(_ <-chan struct{}, h *handle, _ uint32, data []byte) error {
 	if h.hasTrigger() {
-		return unix.EBUSY // pressure_write checks this before the text
+		// pressure_write checks this before the text.
+		return unix.EBUSY
 	}
 	command, err := parseTrigger(untilNUL(data))
 	if err != nil {

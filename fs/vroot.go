@@ -79,7 +79,8 @@ func (hier *viewHierarchy) leafMembers(dir uint64, file string) ([]byte, error) 
 	}
 	d, err := hier.boundary.Acquire(hier.leafID.Load())
 	if err != nil {
-		return nil, nil // the host removed it
+		// The host removed it.
+		return nil, nil
 	}
 	defer d.Release()
 	return d.ReadFile(file)
@@ -91,7 +92,8 @@ func (hier *viewHierarchy) vacate(cancel <-chan struct{}) error {
 	return hier.evacuation(cancel, func(root *host.Dir) error {
 		raw, err := root.ReadFile("cgroup.procs")
 		if len(raw) == 0 && err == nil || inThreads(root) {
-			return nil // a threaded cgroup's cgroup.procs cannot be read
+			// A threaded cgroup's cgroup.procs cannot be read.
+			return nil
 		}
 		if err != nil {
 			return err
@@ -229,7 +231,8 @@ func (v *View) leafFile(h *handle, leaf *host.Dir) (int, error) {
 		return -1, err
 	}
 	h.mu.Lock()
-	if h.leaf >= 0 { // another write of the same open was quicker
+	// Another write of the same open was quicker.
+	if h.leaf >= 0 {
 		have := h.leaf
 		h.mu.Unlock()
 		unix.Close(fd)

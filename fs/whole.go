@@ -58,7 +58,8 @@ func (h *handle) continues(in *fuse.WriteIn, length uint64) bool {
 		return false
 	}
 	if r.length < length || r.offset != in.Offset {
-		*r = rest{} // the caller abandoned the rest
+		// The caller abandoned the rest.
+		*r = rest{}
 		return false
 	}
 	r.offset, r.length = r.offset+length, r.length-length

@@ -266,7 +266,8 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	ch.made()
 	st = status(err)
 	if ch.again && ch.entry.A == 1 && st == fuseNoData {
-		st = fuse.OK // the previous server removed it
+		// The previous server removed it.
+		st = fuse.OK
 	}
 	if st.Ok() && key.name != "" {
 		_ = r.view().removeAttr(d, n.file, key.name, ch.again)

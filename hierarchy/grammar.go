@@ -143,7 +143,8 @@ func parseSize(s string) (Value, error) {
 	if s != "" {
 		if i := strings.IndexByte("KMGTPE", s[len(s)-1]&^0x20); i >= 0 && !strings.HasPrefix(strings.ToLower(s), "0x") {
 			shift, s = 10*(i+1), s[:len(s)-1]
-		} else if i >= 0 && s[len(s)-1]|0x20 != 'e' { // in a hexadecimal number E is a digit
+		} else if i >= 0 && s[len(s)-1]|0x20 != 'e' {
+			// In a hexadecimal number E is a digit.
 			shift, s = 10*(i+1), s[:len(s)-1]
 		}
 	}

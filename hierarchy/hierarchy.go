@@ -114,7 +114,8 @@ func ParseMounts(text []byte) ([]Mount, error) {
 		}
 		if fuse {
 			if !slices.Contains(m.Options, "user_id=0") {
-				continue // any user may mount one with fusermount, under any name
+				// Any user may mount one with fusermount, under any name.
+				continue
 			}
 			m.View, m.Several = true, kind == "cgroup"
 			if dir := strings.TrimPrefix(i.Root, "/"); m.Several && !strings.Contains(dir, "/") {

@@ -52,15 +52,18 @@ func (l Layout) Resolve(shown []Hierarchy) Layout {
 	return LayoutV2
 }
 
-// Arrange is Resolve where each of the hierarchies shown must have a place. The error names one that has none in this layout.
+// Arrange is Resolve, with a place for each of the hierarchies shown. The error names one without a place in this
+// layout.
 func (l Layout) Arrange(shown []Hierarchy) (Layout, error) {
 	l = l.Resolve(shown)
 	for _, h := range shown {
 		if l == LayoutV2 && h.Version != V2 {
-			return l, fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, or permit only controllers of the v2 hierarchy", h)
+			return l, fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, "+
+				"or permit only controllers of the v2 hierarchy", h)
 		}
 		if l == LayoutV1 && h.Version == V2 {
-			return l, fmt.Errorf("cannot show the v2 hierarchy in layout v1: use layout hybrid, or do not permit its controllers")
+			return l, fmt.Errorf("cannot show the v2 hierarchy in layout v1: use layout hybrid, " +
+				"or do not permit its controllers")
 		}
 	}
 	return l, nil

@@ -58,7 +58,8 @@ func (r *reader) checkRules(place hierarchy.Place, rules []rule) {
 			}
 			given = true
 			if !r.fits(f, x) {
-				break // one fault for a rule is enough
+				// One fault for a rule is enough.
+				break
 			}
 		}
 		if !given {
@@ -142,7 +143,8 @@ func sharedFile(x, y rule, rules []rule) (string, bool) {
 
 // nearest is the known control file that a name was probably meant to be, or "".
 func nearest(name string) string {
-	best, least := "", 3 // two slips at most
+	// Two slips at most.
+	best, least := "", 3
 	for _, f := range hierarchy.Table() {
 		if glob(f.Name).literal() {
 			if d := distance(name, f.Name, least); d < least {

@@ -123,7 +123,8 @@ func (p *Policy) ruleAnswer(row hierarchy.ControlFile, place hierarchy.Place, x 
 	if x.limit != nil {
 		check, _, err := x.limit.check(row)
 		if err != nil {
-			check, d.Verdict = nil, hierarchy.ReadOnly // never: Parse has tried it
+			// Impossible: Parse has tried it.
+			check, d.Verdict = nil, hierarchy.ReadOnly
 		}
 		d.Check, d.File.Constraint = check, hierarchy.ByPolicy
 		why = "the policy says guarded by " + x.limit.String()

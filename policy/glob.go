@@ -64,12 +64,14 @@ func (g glob) match(name string) bool {
 // over all pairs of positions: reach[j] tells whether g from i and h from j can still meet.
 func (g glob) meets(h glob) bool {
 	switch {
-	case h.literal(): // as most are
+	case h.literal():
+		// Most are.
 		return g.match(string(h))
 	case g.literal():
 		return h.match(string(g))
 	}
-	reach := make([]bool, len(h)+1) // row i+1 of the recurrence
+	// Row i+1 of the recurrence.
+	reach := make([]bool, len(h)+1)
 	for i := len(g); i >= 0; i-- {
 		row := make([]bool, len(h)+1)
 		for j := len(h); j >= 0; j-- {

@@ -50,7 +50,8 @@ func grant(f hierarchy.ControlFile, place hierarchy.Place, x rule) (hierarchy.Ve
 	case !writable(table), f.Constraint == hierarchy.Unchanged:
 		return grantOptIn(f, x)
 	case x.verdict == hierarchy.ReadWrite:
-		return table, nil // guarded by the table stays guarded
+		// Guarded by the table stays guarded.
+		return table, nil
 	case x.limit == nil && table != hierarchy.Guarded:
 		return 0, fmt.Errorf("the table puts no constraint on it; allowed: one of range, values, max")
 	case x.limit != nil && !limitable(f):

@@ -104,7 +104,8 @@ func (r *reader) plainNodes(n *yaml.Node) {
 	case n.Kind == yaml.AliasNode:
 		r.faultAt(n.Line, n.Column, "", "*"+shorten(n.Value),
 			"an alias; allowed: the text itself (quote a glob that begins with '*')")
-		return // what it stands for is faulted where it stands
+		// The fault of its content is reported at the anchor.
+		return
 	case n.Anchor != "":
 		r.faultAt(n.Line, n.Column, "", "&"+shorten(n.Anchor), "an anchor; allowed: the text itself")
 	case n.Style&yaml.TaggedStyle != 0:

@@ -69,7 +69,8 @@ func (r *reader) readSpec(root *yaml.Node, base spec) spec {
 		s.controllers, s.listed, s.controllersAt = r.readControllers(n), true, r.at(n)
 	}
 	if n, ok := top[keyBoundary]; ok {
-		s.writable = false // the inherited list goes with the inherited section
+		// The inherited list goes with the inherited section.
+		s.writable = false
 		s.boundary = r.readBoundary(n, &s)
 	}
 	if n, ok := top[keyBelow]; ok {

@@ -200,7 +200,8 @@ func (c *Conn) Close() error {
 		c.reply(dev, errorReply(r.body, make([]byte, headerSize), fuse.Status(unix.ECONNABORTED)))
 	}
 	c.settleNotes(dev)
-	dev.file.Close() // the last reference: fuse_dev_release aborts the connection
+	// The last reference: fuse_dev_release aborts the connection.
+	dev.file.Close()
 	if c.serving.Load() {
 		<-c.served
 	}

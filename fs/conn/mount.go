@@ -122,7 +122,8 @@ func (c *Conn) fsmount(attrs int) (int, error) {
 	if err := unix.FsconfigCreate(ctx); err != nil {
 		return -1, configError(ctx, "create", err)
 	}
-	if err := c.attach(); err != nil { // the superblock has the device now
+	// The superblock has the device now.
+	if err := c.attach(); err != nil {
 		return -1, fmt.Errorf("cannot mount: %w", err)
 	}
 	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, mountAttrs|attrs)

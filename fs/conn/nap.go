@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A serving goroutine that always finds a request never parks: read, write and nanosleep are system calls, in which it keeps its
-// place among Go's scheduler's processors. As long as nobody parks nobody may poll the network: findRunnable of Go 1.26 (runtime/proc.go)
-// runs what a poll without waiting has found, and wakes no other thread to poll on. Then only the runtime's monitor polls, every
-// 10 ms (sysmon), and that is what a request of another connection waits. So whoever gives way parks, on a timer of the kernel that
-// Go's poller waits for. time.Sleep would park, too, but rounds up to the millisecond of epoll_wait(2).
+// A serving goroutine with a never-empty queue does not park: during read, write and nanosleep it keeps its
+// processor of Go's scheduler (P). While no goroutine parks, no thread polls the network: findRunnable of Go 1.26
+// (runtime/proc.go) runs the results of a poll without waiting and wakes no other thread to poll again. Then only
+// the runtime's monitor polls, every 10 ms (sysmon), and a request of another connection waits that long. So a
+// yielding goroutine parks on a timer of the kernel, which Go's poller waits for. time.Sleep would park too, but
+// rounds up to the millisecond of epoll_wait(2).
 
-// maxSpareNaps is how many timers are kept that nobody waits on.
+// maxSpareNaps bounds the unused timers that are kept.
 const maxSpareNaps = 16
 
 // nap is a timer of the kernel (timerfd_create(2)).
@@ -23,18 +24,18 @@ type nap struct {
 	file *os.File              // immutable
 	raw  syscall.RawConn       // immutable
 	wait func(fd uintptr) bool // immutable; step, bound once
-	d    time.Duration         // of the goroutine that has the nap
+	d    time.Duration         // used by the goroutine with the nap only
 	set  bool                  // the same
 }
 
-// spareNaps are the timers that nobody waits on.
+// spareNaps are the unused timers.
 var spareNaps struct {
 	mu  sync.Mutex
 	all []*nap // guarded by mu
 }
 
-// rest parks the goroutine for a while, and so lets Go's scheduler poll for others. Where the process has no descriptor left the
-// goroutine sleeps in a system call.
+// rest parks the goroutine for a while, and so lets Go's scheduler poll for others. If the process has no descriptor
+// left, the goroutine sleeps in a system call.
 func rest(d time.Duration) {
 	n, err := borrowNap()
 	if err == nil {
@@ -69,7 +70,7 @@ func borrowNap() (*nap, error) {
 	return n, nil
 }
 
-// giveBack keeps the timer for the next one, unless it failed or there are enough.
+// giveBack keeps the timer for reuse, unless it failed or there are enough.
 func (n *nap) giveBack(failed error) {
 	spareNaps.mu.Lock()
 	keep := failed == nil && len(spareNaps.all) < maxSpareNaps
@@ -87,8 +88,8 @@ func (n *nap) rest(d time.Duration) error {
 	return n.raw.Read(n.wait)
 }
 
-// step arms the timer when it is called first, and is called again when that has expired. Nobody reads the timer: arming it anew
-// forgets that it has expired (timerfd_settime(2)).
+// step arms the timer at its first call; the second call follows the expiry. The timer is never read: arming it
+// again clears the expiry (timerfd_settime(2)).
 func (n *nap) step(fd uintptr) (expired bool) {
 	if n.set {
 		return true

@@ -52,7 +52,8 @@ func (c *Conn) notify(what string, code int32, body []byte, words [2]uint64, nam
 			binary.NativeEndian.PutUint64(body[8*i:], w)
 		}
 	}
-	if name != "" { // struct fuse_notify_inval_entry_out, fuse_notify_delete_out: the length follows the node ids
+	// struct fuse_notify_inval_entry_out, fuse_notify_delete_out: the length follows the node ids.
+	if name != "" {
 		binary.NativeEndian.PutUint32(body[len(body)-8:], uint32(len(name)))
 		body = append(append(body, name...), 0)
 	}
@@ -66,7 +67,8 @@ func (c *Conn) notify(what string, code int32, body []byte, words [2]uint64, nam
 	defer c.notes.Done()
 	err = dev.write(append(msg, body...))
 	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil // ENOENT: the kernel has no cache of it
+		// ENOENT: the kernel has no cache of it.
+		return nil
 	}
 	return fmt.Errorf("cannot tell the kernel to %s: %w", what, os.NewSyscallError("write", err))
 }

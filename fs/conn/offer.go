@@ -15,27 +15,28 @@ import (
 // Offer is a set of features that a kernel offers in FUSE_INIT (include/uapi/linux/fuse.h).
 type Offer uint64
 
-// The offers that others than a connection itself ask for. Distributions bring them to older kernels too, so no version tells.
+// The offers for callers outside the connection. Distributions backport them, so the kernel's version does not tell.
 const (
 	OfferPassthrough Offer = fuse.CAP_PASSTHROUGH // Linux 6.9
 	OfferResend      Offer = fuse.CAP_HAS_RESEND  // Linux 6.9
 	OfferIDMap       Offer = fuse.CAP_ALLOW_IDMAP // Linux 6.12
 )
 
-// Offers reports whether this kernel offers all of some features. The first call asks it, by a connection that is mounted nowhere. The
-// error is that of making one: without CAP_SYS_ADMIN nobody can ask.
+// Offers reports that this kernel offers all of some features. The first call asks the kernel, by an unmounted
+// connection. The error is that of making one, which needs CAP_SYS_ADMIN.
 func Offers(features Offer) (bool, error) {
 	offered, err := askOffer()
 	return err == nil && offered&features == features, err
 }
 
-// CanResend reports whether this kernel sends unanswered requests again: no where it cannot be asked.
+// CanResend reports that this kernel sends unanswered requests again; false if the kernel cannot be asked.
 func CanResend() bool {
 	yes, _ := Offers(OfferResend)
 	return yes
 }
 
-// Resends is CanResend by the FUSE_INIT that a connection was made with, so that each of its servers has the same answer; nil for none yet.
+// Resends is CanResend from a connection's FUSE_INIT, so that each of its servers gets the same answer; nil before
+// there is one.
 func Resends(init []byte) bool {
 	if len(init) == 0 {
 		return CanResend()
@@ -43,9 +44,10 @@ func Resends(init []byte) bool {
 	return offerOf(init)&OfferResend != 0
 }
 
-// offerOf is what a kernel's FUSE_INIT offers.
+// offerOf returns the offer in a kernel's FUSE_INIT.
 func offerOf(init []byte) Offer {
-	if len(init) < int(unsafe.Sizeof(fuse.InitIn{})) { // a kernel without flags2, before Linux 5.17
+	// A kernel without flags2, before Linux 5.17.
+	if len(init) < int(unsafe.Sizeof(fuse.InitIn{})) {
 		return 0
 	}
 	in := (*fuse.InitIn)(pointer(init, 0))

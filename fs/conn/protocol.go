@@ -101,19 +101,22 @@ func (p *protocol) handle(m *message, n int) []byte {
 		return nil
 	}
 	if init := h.Opcode == OpInit; init == p.ready.Load() {
-		return errorReply(in, m.out, fuse.EIO) // a second INIT, or another request before the first: no kernel sends it
+		// A second INIT, or another request before the first: no kernel sends it.
+		return errorReply(in, m.out, fuse.EIO)
 	}
 	if st := kept(h, in[inHeader:]); st != fuse.OK {
 		return errorReply(in, m.out, st)
 	}
 	shorten(h, in)
 	if h.Opcode == OpIoctl {
-		clear(m.out) // go-fuse replies with the whole buffer, even if only part of it was filled
+		// go-fuse replies with the whole buffer, even if only part of it was filled.
+		clear(m.out)
 	}
 	opcode, unique := h.Opcode, h.Unique
 	m.inVec[0], m.outVec[0] = in, m.out
 	wrote, st := p.server.HandleRequest(m.inVec[:], m.outVec[:])
-	if !st.Ok() { // no reply: the request asks for more than any kernel does
+	// No reply: the request asks for more than any kernel does.
+	if !st.Ok() {
 		return errorReply(in, m.out, st)
 	}
 	if unique == 0 {
@@ -130,7 +133,8 @@ func (p *protocol) handle(m *message, n int) []byte {
 // longest write has.
 func (p *protocol) negotiated(reply []byte) {
 	if len(reply) < headerSize+int(unsafe.Sizeof(fuse.InitOut{})) {
-		return // refused, or a kernel so old that it has neither
+		// Refused, or a kernel so old that it has neither.
+		return
 	}
 	out := (*fuse.InitOut)(unsafe.Pointer(&reply[headerSize]))
 	out.MaxReadAhead = 0
@@ -196,7 +200,8 @@ func (p *protocol) interrupt(unique uint64) bool {
 	m.Length, m.Opcode = uint32(unsafe.Sizeof(m)), OpInterrupt
 	in := unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m))
 	n, st := p.server.HandleRequest([][]byte{in}, [][]byte{make([]byte, headerSize)})
-	return st.Ok() && n == 0 // a refusal has a reply
+	// A refusal has a reply.
+	return st.Ok() && n == 0
 }
 
 // debugWriter logs go-fuse's own messages at the debug level, because guests can cause them at will (an unknown

@@ -96,7 +96,8 @@ func (s *server) next() error {
 		s.m = messages.Get().(*message)
 	}
 	s.n, s.err = s.dev.readNow(s.m.in)
-	if s.err == unix.EAGAIN { // the poller fails on a live device: impossible, and must not spin
+	// The poller fails on a live device: impossible, and must not spin.
+	if s.err == unix.EAGAIN {
 		time.Sleep(time.Millisecond)
 		return s.next()
 	}
@@ -191,7 +192,8 @@ func (s *server) dispatch() {
 		c.keepInit(in)
 		s.reply = c.respond(m, s.n)
 		if c.proto.ready.Load() {
-			c.reply(s.dev, s.reply) // the kernel has processed the reply when the write returns
+			// The kernel has processed the reply when the write returns.
+			c.reply(s.dev, s.reply)
 			s.reply = nil
 			c.probePassthrough()
 			c.keepPassthrough()

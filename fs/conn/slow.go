@@ -237,7 +237,8 @@ func (c *Conn) runSlow(dev *device, r *slowRequest) {
 		took = time.Since(start)
 		leave()
 		if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {
-			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)) // Close interrupted it
+			// Close interrupted it.
+			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED))
 		}
 		c.reply(dev, reply)
 	}

@@ -77,7 +77,7 @@ type Survival struct {
 // kernel nothing: call Resend when the file system is ready, then Serve.
 func Adopt(cfg Config, mounted *os.File, init []byte, passthrough bool) (*Conn, error) {
 	if cfg.FS == nil || cfg.Survival == nil {
-		return nil, errors.New("cannot adopt a FUSE connection without a file system and what it survives by")
+		return nil, errors.New("cannot adopt a FUSE connection without a file system and a Survival")
 	}
 	device, err := unix.FcntlInt(mounted.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -89,7 +89,7 @@ func Adopt(cfg Config, mounted *os.File, init []byte, passthrough bool) (*Conn, 
 		copy(m.in, init)
 		if reply := c.proto.handle(m, len(init)); len(reply) == 0 || !c.proto.ready.Load() {
 			unix.Close(device)
-			return nil, errors.New("cannot adopt a FUSE connection: what was agreed on it makes no sense to this program")
+			return nil, errors.New("cannot adopt a FUSE connection: this program cannot use its negotiated FUSE_INIT")
 		}
 		c.agree.Do(func() { close(c.agreed) })
 		c.passthrough.Store(passthrough && c.proto.flags.Load()&fuse.CAP_PASSTHROUGH != 0)
@@ -162,7 +162,8 @@ func (c *Conn) Suspend(ctx context.Context) error {
 		return nil
 	}
 	c.suspending.Store(true)
-	_ = dev.file.SetReadDeadline(time.Unix(1, 0)) // wakes Serve
+	// Wakes Serve.
+	_ = dev.file.SetReadDeadline(time.Unix(1, 0))
 	if c.serving.Load() {
 		select {
 		case <-c.served:

@@ -138,7 +138,7 @@ func Map(file *os.File) (*Arena, error) {
 	h := a.head()
 	switch {
 	case atomic.LoadUint64(&h.magic) != magic:
-		err = errors.New("cannot use the arena: it is none")
+		err = errors.New("cannot use the arena: the file is not an arena")
 	case h.version != layoutVersion:
 		err = fmt.Errorf("cannot use the arena: its layout is %d, this program's is %d; end the daemon and start it anew",
 			h.version, layoutVersion)
@@ -160,7 +160,7 @@ func mapFile(file *os.File) (*Arena, error) {
 		return nil, err
 	}
 	if st.Size() < regionsBase {
-		return nil, errors.New("cannot use the arena: it is too short to be one")
+		return nil, errors.New("cannot use the arena: the file is too short")
 	}
 	const flags = unix.MAP_SHARED | unix.MAP_NORESERVE
 	mem, err := unix.Mmap(int(file.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, flags)
@@ -236,7 +236,7 @@ func (a *Arena) Allocate(config []byte) (*Region, error) {
 		atomic.StoreUint32(a.stage(i), stageMaking)
 		return r, nil
 	}
-	return nil, fmt.Errorf("cannot take another guest, there are %d: %w", len(a.used), unix.ENOSPC)
+	return nil, fmt.Errorf("cannot add a guest to the %d that exist: %w", len(a.used), unix.ENOSPC)
 }
 
 // release frees a region's memory.

@@ -44,7 +44,8 @@ type journal struct {
 func (j *journal) init(r *Region) {
 	j.region = r
 	if r.top() == 0 && r.Init() == nil {
-		return // nothing was ever served: do not touch the page
+		// Nothing was ever served: do not touch the page.
+		return
 	}
 	for i := range j.used {
 		if atomic.LoadUint64(&j.entry(i).Unique) != 0 {

@@ -58,7 +58,8 @@ func (l *Lifeline) Hold() error {
 		unix.Syscall(unix.SYS_FUTEX, l.addr(), futexWake, 1)
 		failed <- nil
 		for {
-			_, _ = unix.Ppoll(nil, nil, nil) // until the process ends; Go's own signals interrupt it
+			// Until the process ends; Go's own signals interrupt it.
+			_, _ = unix.Ppoll(nil, nil, nil)
 		}
 	}()
 	return <-failed

@@ -277,12 +277,14 @@ func (r *Region) AddWatched(node uint64) {
 func (r *Region) loadWatched() {
 	if r.watched == nil {
 		r.watched = map[uint64]bool{}
-		r.nextWatched = int(r.head.generation % maxWatched) // only the previous server knew the oldest
+		// Only the previous server knew the oldest.
+		r.nextWatched = int(r.head.generation % maxWatched)
 		for i := range maxWatched {
 			if n := r.watchedAt(i); *n != 0 {
 				r.watched[*n] = true
 			} else if len(r.watched) == i {
-				r.nextWatched = i // filled in order: the rest is free
+				// Filled in order: the rest is free.
+				r.nextWatched = i
 			}
 		}
 	}

@@ -137,7 +137,8 @@ func listFD(dir int) ([]Entry, error) {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENOENT):
-			return entries, nil // a removed directory is empty
+			// A removed directory is empty.
+			return entries, nil
 		case err != nil:
 			return nil, err
 		case n == 0:

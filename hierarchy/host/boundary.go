@@ -230,7 +230,8 @@ func (b *Boundary) open(id uint64) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Ino != id || st.Dev != b.hier.device {
 		unix.Close(fd)
-		return -1, unix.ENOENT // another cgroup has that path now
+		// Another cgroup has that path now.
+		return -1, unix.ENOENT
 	}
 	return fd, nil
 }
@@ -318,7 +319,8 @@ func countBelow(dir int) (int, error) {
 		return 0, err
 	}
 	if st.Nlink <= 2 {
-		return 0, nil // the link count of kernfs includes subdirectories
+		// The link count of kernfs includes subdirectories.
+		return 0, nil
 	}
 	entries, err := listFD(dir)
 	if err != nil {
@@ -332,7 +334,8 @@ func countBelow(dir int) (int, error) {
 		n++
 		child, err := openBelow(dir, e.Name, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
-			continue // removed meanwhile
+			// Removed meanwhile.
+			continue
 		}
 		below, err := countBelow(child)
 		unix.Close(child)

@@ -68,7 +68,8 @@ func statusField(tid int, key string) (string, error) {
 // dies in it (ksys_write): n is that advance. The host's errno.
 func WriteCommand(fd int, data []byte) (n int, err error) {
 	if len(data) == 0 {
-		return 0, nil // an empty write never reaches the handler (vfs_write)
+		// An empty write never reaches the handler (vfs_write).
+		return 0, nil
 	}
 	for {
 		n, err := unix.Write(fd, data)
@@ -107,7 +108,8 @@ func WriteInterruptible(cancel <-chan struct{}, fd int, data []byte) (n int, err
 			case <-done:
 				return
 			case <-time.After(interruptEvery):
-				unix.Tgkill(unix.Getpid(), tid, unix.SIGURG) // Go's own preemption signal, without effect here
+				// Go's own preemption signal, without effect here.
+				unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
 			}
 		}
 	}()

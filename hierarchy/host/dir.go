@@ -184,7 +184,8 @@ func (d *Dir) Path() (string, error) {
 	}
 	var st unix.Stat_t
 	if unix.Fstatat(d.boundary.root.fd, rel, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Ino != d.id {
-		return "", unix.ENOENT // " (deleted)" follows the path of a removed cgroup
+		// " (deleted)" follows the path of a removed cgroup.
+		return "", unix.ENOENT
 	}
 	return rel, nil
 }

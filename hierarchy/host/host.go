@@ -156,7 +156,8 @@ func (h *Host) Knows(controller string) bool {
 		return true
 	}
 	for line := range strings.Lines(string(h.listed)) {
-		f := strings.Fields(line) // name, hierarchy, number of cgroups, enabled
+		// The fields: name, hierarchy, number of cgroups, enabled.
+		f := strings.Fields(line)
 		if len(f) == 4 && f[3] == "1" && slices.Contains(hierarchy.LegacyNames(controller), f[0]) {
 			return true
 		}

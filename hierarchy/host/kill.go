@@ -81,7 +81,8 @@ func (hier *Hierarchy) holdsCaller(dir int) bool {
 // killBelow kills the processes at and below a directory, and returns their number.
 func (hier *Hierarchy) killBelow(dir int) (int, error) {
 	raw, err := readBelow(dir, "cgroup.procs")
-	if errors.Is(err, unix.EOPNOTSUPP) { // threaded: its processes belong to the domain above
+	// Threaded: its processes belong to the domain above.
+	if errors.Is(err, unix.EOPNOTSUPP) {
 		raw, err = nil, nil
 	}
 	if err != nil {
@@ -98,7 +99,8 @@ func (hier *Hierarchy) killBelow(dir int) (int, error) {
 		}
 	}
 	if hier.Holds("freezer") {
-		writeBelow(dir, "freezer.state", []byte("THAWED")) // a frozen v1 task does not see the signal
+		// A frozen v1 task does not see the signal.
+		writeBelow(dir, "freezer.state", []byte("THAWED"))
 	}
 	entries, err := listFD(dir)
 	if err != nil {

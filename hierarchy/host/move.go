@@ -157,10 +157,12 @@ func (b *Boundary) Move(dst *Dir, file string, fd, pid int, thread bool, check f
 			return 0, err
 		}
 	}
-	if at == unseen { // the kernel accepts an exiting task and moves nothing (cgroup_migrate_add_task)
+	// The kernel accepts an exiting task and moves nothing (cgroup_migrate_add_task).
+	if at == unseen {
 		var st unix.Stat_t
 		if dst.Lookup(file, &st) != nil {
-			return 0, moveError(file, unix.ENODEV) // as kernfs answers after an rmdir
+			// As kernfs answers after an rmdir.
+			return 0, moveError(file, unix.ENODEV)
 		}
 		return 0, nil
 	}
@@ -218,7 +220,8 @@ func (b *Boundary) standingOf(t *Task) (standing, error) {
 			return outside, taskErrno(err)
 		}
 	}
-	if t.thread || st.Nlink == 3 { // 2 and one for each thread (proc_task_getattr)
+	// 2 and one for each thread (proc_task_getattr).
+	if t.thread || st.Nlink == 3 {
 		return b.standingAt(t.proc, "")
 	}
 	tids, err := threadsOf(t.proc)

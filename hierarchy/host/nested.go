@@ -69,7 +69,8 @@ func partsOf(m hierarchy.Mount) ([]hierarchy.Mount, error) {
 	}
 	var parts []hierarchy.Mount
 	for _, e := range entries {
-		if e.IsDir { // the links name the same hierarchies
+		// The links name the same hierarchies.
+		if e.IsDir {
 			parts = append(parts, m.Part(filepath.Join(m.Point, e.Name), e.Name))
 		}
 	}

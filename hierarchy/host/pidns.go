@@ -180,7 +180,8 @@ func (ns *PidNamespace) Own() bool { return ns.own }
 // to another task by the time of its use: hold the task (HoldTask), then check again. ESRCH if ns has no such task,
 // os.ErrClosed after the host was closed.
 func (ns *PidNamespace) ToHost(nr int, thread bool) (int, error) {
-	if nr <= 0 || nr > math.MaxInt32 { // the ioctl's argument is a pid_t, which drops higher bits
+	// The ioctl's argument is a pid_t, which drops higher bits.
+	if nr <= 0 || nr > math.MaxInt32 {
 		return 0, unix.ESRCH
 	}
 	if ns.scan {
@@ -214,7 +215,8 @@ func (ns *PidNamespace) FromHost(host []int, thread bool) []int {
 	if thread {
 		op = unix.NS_GET_PID_IN_PIDNS
 	}
-	ns.raw.Control(func(fd uintptr) { // an error means closed: no task is visible
+	// An error means closed: no task is visible.
+	ns.raw.Control(func(fd uintptr) {
 		for i, pid := range host {
 			if pid <= 0 || pid > math.MaxInt32 {
 				continue

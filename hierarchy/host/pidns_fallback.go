@@ -109,7 +109,8 @@ func (ns *PidNamespace) toHostByScan(nr int, thread bool) (int, error) {
 		return 0, err
 	}
 	if ns.own {
-		all = []string{strconv.Itoa(nr)} // no search: the number is the name, for threads too
+		// No search: the number is the name, for threads too.
+		all = []string{strconv.Itoa(nr)}
 	}
 	var manyThreads []string
 	for _, name := range all {
@@ -192,7 +193,8 @@ func (ns *PidNamespace) numbersOf(proc int) (pidNumbers, bool) {
 		return pidNumbers{}, false
 	}
 	if ns.own {
-		return n, true // every task in /proc is in the server's own namespace or below
+		// Every task in /proc is in the server's own namespace or below.
+		return n, true
 	}
 	fd, err := unix.Openat(proc, "ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

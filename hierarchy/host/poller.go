@@ -109,7 +109,8 @@ func (p *Poller) Add(fd int, key uint64, sink func(key uint64, revents uint32)) 
 	if again {
 		err = p.control(unix.EPOLL_CTL_MOD, fd, w.event(fd))
 	}
-	if errors.Is(err, unix.ENOENT) { // also after a close without Remove and reuse of the number
+	// Also after a close without Remove and reuse of the number.
+	if errors.Is(err, unix.ENOENT) {
 		return p.add(fd, w)
 	}
 	if err != nil {
@@ -132,7 +133,8 @@ func (p *Poller) Follow(fd int, key uint64, sink func(key uint64, revents uint32
 		p.waits[fd] = w
 		return nil
 	}
-	if again { // before the trigger, the kernel did not register the poll
+	// Before the trigger, the kernel did not register the poll.
+	if again {
 		p.remove(fd)
 	}
 	return p.add(fd, waiter{key: key, sink: sink, every: true})
@@ -179,7 +181,8 @@ func (p *Poller) Remove(fd int) {
 
 // remove removes a descriptor. Called with mu held.
 func (p *Poller) remove(fd int) {
-	p.control(unix.EPOLL_CTL_DEL, fd, nil) // ENOENT, EBADF: closed before
+	// ENOENT, EBADF: closed before.
+	p.control(unix.EPOLL_CTL_DEL, fd, nil)
 	delete(p.waits, fd)
 }
 
@@ -212,7 +215,8 @@ func (p *Poller) run() {
 	defer close(p.done)
 	events := make([]unix.EpollEvent, 64)
 	for {
-		n, _ := unix.EpollWait(p.epoll, events, -1) // EINTR: Go's own signals
+		// EINTR: Go's own signals.
+		n, _ := unix.EpollWait(p.epoll, events, -1)
 		for _, ev := range events[:max(n, 0)] {
 			if int(ev.Fd) == p.stop {
 				return
@@ -225,7 +229,8 @@ func (p *Poller) run() {
 // report passes an event on, unless its descriptor was removed since.
 func (p *Poller) report(ev unix.EpollEvent) {
 	if w, ok := p.begin(int(ev.Fd), uint32(ev.Pad)); ok {
-		w.sink(w.key, ev.Events) // under no lock
+		// The sink runs under no lock.
+		w.sink(w.key, ev.Events)
 		p.end()
 	}
 }

@@ -29,7 +29,8 @@ func (d *Dir) Stripper(name string) (*Stripper, error) {
 		}
 		fd, err := openBelow(child.fd, e.Name, unix.O_PATH|unix.O_NOFOLLOW)
 		if err != nil {
-			continue // removed with its controller
+			// Removed with its controller.
+			continue
 		}
 		if names, err := child.listXattr(procPath(fd)); err != nil || len(names) == 0 {
 			unix.Close(fd)

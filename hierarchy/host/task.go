@@ -60,7 +60,8 @@ func openPidfd(pid int, thread bool) (int, error) {
 	case err == nil:
 		return fd, nil
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM), errors.Is(err, unix.EINVAL) && thread:
-		return -1, nil // no such call, none for seccomp, or no such flag
+		// No such call, none for seccomp, or no such flag.
+		return -1, nil
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH):
 		return -1, unix.ESRCH
 	}
@@ -92,7 +93,8 @@ func (t *Task) UIDs() (uid, suid uint32, err error) {
 		return 0, 0, err
 	}
 	ids := parseInts(statusLine(status, "Uid:"))
-	if len(ids) != 4 { // real, effective, saved, file system
+	// The ids: real, effective, saved, file system.
+	if len(ids) != 4 {
 		return 0, 0, unix.ESRCH
 	}
 	return uint32(ids[0]), uint32(ids[2]), nil

@@ -14,7 +14,8 @@ func OnThread(do func() error) error {
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
 			done <- do()
-			return // locked: the thread ends
+			// The thread is locked, so it ends with the goroutine.
+			return
 		}
 		done <- OnThread(do)
 		runtime.UnlockOSThread()

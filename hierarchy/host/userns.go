@@ -35,7 +35,8 @@ func RootIn(tid int, processes []int) (pid int, err error) {
 	}
 	bottom := "/ns/user"
 	if !slices.Contains(task.users, task.mountsOf) {
-		bottom = "/ns/mnt" // an outsider in the container's mounts
+		// An outsider in the container's mounts.
+		bottom = "/ns/mnt"
 	}
 	chain, err := userNamespaces("/proc/"+strconv.Itoa(tid)+bottom, own)
 	if err != nil {
@@ -53,7 +54,7 @@ func RootIn(tid int, processes []int) (pid int, err error) {
 		}
 	}
 	if best < 0 {
-		return 0, fmt.Errorf("none of its %d processes tells who is root in the container of task %d", len(processes), tid)
+		return 0, fmt.Errorf("cannot find the root user of task %d's container among its %d processes", tid, len(processes))
 	}
 	return pid, nil
 }
@@ -156,7 +157,8 @@ func UsedIDs() (used []IDRange, err error) {
 		if _, err := strconv.Atoi(entry.Name()); err != nil {
 			continue
 		}
-		id, err := namespaceID(proc + "/ns/user") // EACCES for a process that may not be traced; its maps are for everybody
+		// EACCES for a process that may not be traced; its maps are readable by every user.
+		id, err := namespaceID(proc + "/ns/user")
 		if err == nil && seen[id] || hasEnded(proc) {
 			continue
 		}

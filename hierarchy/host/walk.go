@@ -33,7 +33,8 @@ func (d *Dir) walkCgroups(f func(d *Dir) error) error {
 	}
 	var st unix.Stat_t
 	if err := d.Stat(&st); err != nil || st.Nlink <= 2 {
-		return err // the link count of kernfs includes subdirectories
+		// The link count of kernfs includes subdirectories.
+		return err
 	}
 	entries, err := d.ReadDir()
 	if err != nil {

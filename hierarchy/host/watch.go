@@ -101,7 +101,8 @@ func (w *Watcher) watch(id uint64, dir int, file string) error {
 	if err := w.pin(id, dir, file); !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	return nil // v1, or the root of v2
+	// v1, or the root of v2.
+	return nil
 }
 
 // addDir watches a directory, unless it is watched already.
@@ -145,12 +146,14 @@ func (w *Watcher) pin(id uint64, dir int, file string) error {
 	defer w.mu.Unlock()
 	e := w.byID[id]
 	if e == nil {
-		return nil // closed, or dropped over the limit
+		// Closed, or dropped over the limit.
+		return nil
 	}
 	x := e.Value.(*watch)
 	if i := slices.IndexFunc(x.pins, func(p pin) bool { return p.file == file }); i >= 0 {
 		old := x.pins[i]
-		if old.ino >= st.Ino { // kernfs ids grow (__kernfs_new_node): this call is slower and has found an earlier file
+		// kernfs ids grow (__kernfs_new_node): this call is slower and has found an earlier file.
+		if old.ino >= st.Ino {
 			return nil
 		}
 		w.hub.drop(old.wd, nil)

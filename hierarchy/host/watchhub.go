@@ -117,7 +117,8 @@ func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
 	if limit == 0 {
 		limit = defaultMaxWatches
 	}
-	if !known && len(h.inodes) >= limit { // the kernel alone knows whether an inode has a watch
+	// The kernel alone knows whether an inode has a watch.
+	if !known && len(h.inodes) >= limit {
 		h.end(wd)
 		return 0, errTooManyWatches
 	}
@@ -137,7 +138,8 @@ func (h *watchHub) drop(wd int32, of *watch) {
 	defer h.mu.Unlock()
 	in, ok := h.inodes[wd]
 	if !ok {
-		return // ended by the kernel, or the hub is closed
+		// Ended by the kernel, or the hub is closed.
+		return
 	}
 	if of == nil {
 		in.pins--
@@ -176,11 +178,13 @@ func (h *watchHub) close() {
 func (h *watchHub) run(file *os.File) {
 	defer close(h.done)
 	buf := make([]byte, 16<<10)
-	var told []told // of one event; kept for the next
+	// The receivers of one event, kept for the next.
+	var told []told
 	for {
 		n, err := file.Read(buf)
 		if err != nil {
-			return // closed: the only failure of reading inotify
+			// Closed: the only failure of reading inotify.
+			return
 		}
 		for rest := buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
 			rest, told = h.report(rest, told[:0])
@@ -226,7 +230,8 @@ func (h *watchHub) report(buf []byte, who []told) ([]byte, []told) {
 		e.Dir = t.id
 		t.by.tell(e)
 	}
-	clear(who) // keep no closed Watcher alive
+	// Keep no closed Watcher alive.
+	clear(who)
 	return rest, who
 }
 

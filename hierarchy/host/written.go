@@ -48,7 +48,8 @@ func writtenPieces(tid int) ([]unix.RemoteIovec, bool) {
 	}
 	var nr, fd, address, count uint64
 	if n, _ := fmt.Sscanf(text, "%d %v %v %v", &nr, &fd, &address, &count); n != 4 {
-		return nil, false // in no system call
+		// In no system call.
+		return nil, false
 	}
 	switch nr {
 	case unix.SYS_WRITE, unix.SYS_PWRITE64:
