@@ -23,8 +23,8 @@ const (
 )
 
 // Check says every fault of a spec, a line for each: a field's name, what is wrong with it and what is allowed. It knows no
-// host: a cgroup, a process, a directory or a controller that is not there is for who makes the guest to find. p is the guest's
-// policy, narrowed to its controllers.
+// host: a cgroup, a process, a directory or a controller that is not there is for who makes the guest to find. p is
+// the guest's policy, narrowed to its controllers.
 func (s *GuestSpec) Check() (p *policy.Policy, err error) {
 	p = policy.Default()
 	if s.Policy != "" {
@@ -113,8 +113,8 @@ func (i *Into) check(pid int, fault func(field, format string, args ...any)) {
 	}
 }
 
-// narrow is the policy with the controllers, which may only narrow what it lists. The controllers of a spec whose policy is wrong
-// are held against the default, so that all faults are said at once.
+// narrow is the policy with the controllers, which may only narrow what it lists. The controllers of a spec whose
+// policy is wrong are held against the default, so that all faults are said at once.
 func (s *GuestSpec) narrow(p *policy.Policy, policyErr error, fault func(field, format string, args ...any)) *policy.Policy {
 	if policyErr != nil {
 		for line := range strings.SplitSeq(policyErr.Error(), "\n") {

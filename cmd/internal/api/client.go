@@ -26,9 +26,9 @@ const (
 )
 
 // Client asks a daemon. While its worker is replaced, which a call may notice by its connection breaking, calls that can be
-// done twice with the same effect as once are tried again. All methods may be called from any goroutine. Errors are of the
-// kind that the daemon answered with, fault.NoDaemon where none listens on the socket and fault.Unsupported where the caller may not
-// connect; others say what to do.
+// done twice with the same effect as once are tried again. All methods may be called from any goroutine. Errors are of
+// the kind that the daemon answered with, fault.NoDaemon where none listens on the socket and fault.Unsupported where
+// the caller may not connect; others say what to do.
 type Client struct {
 	socket string
 	http   *http.Client
@@ -75,7 +75,8 @@ func (c *Client) Add(ctx context.Context, name string, spec GuestSpec) (g Guest,
 	return g, status == http.StatusCreated, err
 }
 
-// Remove takes a guest away; fault.NotFound when there is none, fault.Conflict when it is another maker's or frozen, unless by force.
+// Remove takes a guest away; fault.NotFound when there is none, fault.Conflict when it is another maker's or frozen,
+// unless by force.
 func (c *Client) Remove(ctx context.Context, name string, force bool) error {
 	path := guestPath(name, "")
 	if force {
@@ -129,7 +130,8 @@ func (c *Client) Upgrade(ctx context.Context, program string) error {
 	return c.call(ctx, "POST", "/v1/upgrade", UpgradeRequest{program}, nil)
 }
 
-// ShowType has statfs answer for a file system; fault.Unsupported where the daemon cannot. One of an earlier version says fault.NotFound.
+// ShowType has statfs answer for a file system; fault.Unsupported where the daemon cannot. One of an earlier version
+// says fault.NotFound.
 func (c *Client) ShowType(ctx context.Context, r TypeRequest) error {
 	return c.call(ctx, "PUT", "/v1/type", r, nil)
 }
@@ -313,9 +315,12 @@ func (c *Client) explain(err error, tried time.Duration) error {
 	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
-		return fault.New(fault.NoDaemon, "cannot reach the daemon at %s: the daemon is not running: start it with: vcgroupfs serve", c.socket)
+		return fault.New(fault.NoDaemon,
+			"cannot reach the daemon at %s: the daemon is not running: start it with: vcgroupfs serve", c.socket)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return fault.New(fault.Unsupported, "cannot reach the daemon at %s: %w: run as root, or look as a member of the observers' group", c.socket, err)
+		return fault.New(fault.Unsupported,
+			"cannot reach the daemon at %s: %w: run as root, or look as a member of the observers' group",
+			c.socket, err)
 	case isDial(err) && tried == 0:
 		return fmt.Errorf("cannot reach the daemon at %s: %w: is that the daemon's socket", c.socket, err)
 	case tried == 0:

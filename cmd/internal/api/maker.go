@@ -77,9 +77,11 @@ func makerOf(h http.Header) (Maker, error) {
 	case err != nil:
 		return m, fault.New(fault.Invalid, "cannot read the header %s: %v", makerHeader, err)
 	case !slices.Contains(callers, m.By):
-		return m, fault.New(fault.Invalid, "header %s: by=%.40q is not allowed; allowed: %s", makerHeader, m.By, strings.Join(callers, ", "))
+		return m, fault.New(fault.Invalid,
+			"header %s: by=%.40q is not allowed; allowed: %s", makerHeader, m.By, strings.Join(callers, ", "))
 	case len(m.Of) > maxMaker:
-		return m, fault.New(fault.Invalid, "header %s: \"of\" has %d bytes; allowed: %d", makerHeader, len(m.Of), maxMaker)
+		return m, fault.New(fault.Invalid,
+			"header %s: \"of\" has %d bytes; allowed: %d", makerHeader, len(m.Of), maxMaker)
 	}
 	return m, nil
 }

@@ -59,8 +59,8 @@ func probes() []route {
 	return slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return r.access != accessProbe })
 }
 
-// match finds the route of a request, and the guest's name in its path. The error is fault.NotFound, or fault.Invalid with
-// the methods that the path has.
+// match finds the route of a request, and the guest's name in its path. The error is fault.NotFound, or fault.Invalid
+// with the methods that the path has.
 func match(table []route, method, path string) (r route, name string, allowed []string, err error) {
 	parts := strings.Split(path, "/")
 	for _, candidate := range table {
@@ -74,7 +74,8 @@ func match(table []route, method, path string) (r route, name string, allowed []
 		allowed = append(allowed, candidate.method)
 	}
 	if len(allowed) > 0 {
-		return route{}, "", allowed, fault.New(fault.Invalid, "cannot %s %s; allowed: %s", method, path, strings.Join(allowed, ", "))
+		return route{}, "", allowed, fault.New(fault.Invalid,
+			"cannot %s %s; allowed: %s", method, path, strings.Join(allowed, ", "))
 	}
 	return route{}, "", nil, fault.New(fault.NotFound, "there is no %s; GET /v1/info tells what serves here", path)
 }

@@ -39,10 +39,12 @@ func (s *streams) begin(uid uint32) error {
 		most = rootStreams
 	}
 	if s.users[uid] >= most {
-		return fault.New(fault.Busy, "uid %d follows events %d times already, which is all that it may: end one", uid, most)
+		return fault.New(fault.Busy,
+			"uid %d follows events %d times already, which is all that it may: end one", uid, most)
 	}
 	if uid != 0 && s.other >= otherStreams {
-		return fault.New(fault.Busy, "users other than root follow events %d times already, which is all that they may", otherStreams)
+		return fault.New(fault.Busy,
+			"users other than root follow events %d times already, which is all that they may", otherStreams)
 	}
 	if s.users == nil {
 		s.users = map[uint32]int{}

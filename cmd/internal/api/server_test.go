@@ -170,7 +170,8 @@ func TestChecks(t *testing.T) {
 	}
 }
 
-// TestErrors: an error without a kind is answered as failed (each kind: package fault); a panic is answered and logged, and the server goes on.
+// TestErrors: an error without a kind is answered as failed (each kind: package fault); a panic is answered and
+// logged, and the server goes on.
 func TestErrors(t *testing.T) {
 	backend := &fake{}
 	var log lockedBuffer

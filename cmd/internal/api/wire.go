@@ -171,7 +171,8 @@ type UpgradeRequest struct {
 	Program string `json:"program"` // absolute path of the program to go on with; empty: the one that the daemon was started as
 }
 
-// Error is the body of every answer that is not 2xx. The codes, and the status of each, are in the table of package fault.
+// Error is the body of every answer that is not 2xx. The codes, and the status of each, are in the table of package
+// fault.
 type Error struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`

@@ -1,17 +1,18 @@
-// Package cgroups is the host's hand in a guest's cgroups: it lists them with their figures and processes, sets limits, freezes, thaws
-// and kills, and counts how often a limit was reached.
+// Package cgroups is the host's hand in a guest's cgroups: it lists them with their figures and processes, sets
+// limits, freezes, thaws and kills, and counts how often a limit was reached.
 //
-// It acts on the guest's open boundaries, one for each hierarchy that the guest is shown. Of the host it touches nothing else but to
-// read the names of the processes that it finds there. A guest's own policy does not count: the host may do what the guest may not.
+// It acts on the guest's open boundaries, one for each hierarchy that the guest is shown. Of the host it touches
+// nothing else but to read the names of the processes that it finds there. A guest's own policy does not count: the
+// host may do what the guest may not.
 //
 // # What always holds
 //
-// Constants bound everything: a guest that makes many cgroups, or nests them deeply, costs no more than those say. Set changes
-// all that it was asked for or nothing, and never leaves a cgroup with more than it had unless that was asked for. Freeze and Kill
-// refuse a guest that the calling process or its parent is in.
+// Constants bound everything: a guest that makes many cgroups, or nests them deeply, costs no more than those say. Set
+// changes all that it was asked for or nothing, and never leaves a cgroup with more than it had unless that was asked
+// for. Freeze and Kill refuse a guest that the calling process or its parent is in.
 //
-// Errors have a kind (package fault). The functions may be called from many goroutines, but Set, Freeze, Thaw and Kill of one guest only
-// one at a time.
+// Errors have a kind (package fault). The functions may be called from many goroutines, but Set, Freeze, Thaw and Kill
+// of one guest only one at a time.
 package cgroups
 
 import (

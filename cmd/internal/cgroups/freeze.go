@@ -38,8 +38,8 @@ func await(ctx context.Context, ok func() bool) bool {
 }
 
 // Freeze stops all tasks of a guest, and answers when they have stopped. When some do not in time, 10 s where ctx has no
-// deadline, the guest runs again and the error is fault.Failed. fault.Unsupported when none of the guest's hierarchies can
-// freeze, fault.Conflict when the caller is in the guest.
+// deadline, the guest runs again and the error is fault.Failed. fault.Unsupported when none of the guest's hierarchies
+// can freeze, fault.Conflict when the caller is in the guest.
 func Freeze(ctx context.Context, bs []*host.Boundary) error {
 	brakes, err := brakesOf(bs, "freeze")
 	if err != nil {
@@ -63,14 +63,15 @@ func Freeze(ctx context.Context, bs []*host.Boundary) error {
 		if err != nil {
 			return fault.New(fault.Failed, "cannot freeze the guest in the hierarchy %s: %v", k.tree, err)
 		}
-		return fault.New(fault.Failed, "cannot freeze the guest: some of its tasks did not stop in time in the hierarchy %s, so it runs "+
-			"on: look with ps for those in state D, which wait for the kernel, and try again", k.tree)
+		return fault.New(fault.Failed,
+			"cannot freeze the guest: some of its tasks did not stop in time in the hierarchy %s, so it runs "+
+				"on: look with ps for those in state D, which wait for the kernel, and try again", k.tree)
 	}
 	return nil
 }
 
-// Thaw lets a frozen guest run again. It is no error when it is not frozen, and fault.Failed when it does not run after 10 s,
-// or ctx's deadline: a cgroup above the boundary is frozen. Otherwise errors are as those of Freeze.
+// Thaw lets a frozen guest run again. It is no error when it is not frozen, and fault.Failed when it does not run
+// after 10 s, or ctx's deadline: a cgroup above the boundary is frozen. Otherwise errors are as those of Freeze.
 func Thaw(ctx context.Context, bs []*host.Boundary) error {
 	brakes, err := brakesOf(bs, "thaw")
 	if err != nil {
@@ -83,16 +84,17 @@ func Thaw(ctx context.Context, bs []*host.Boundary) error {
 	}
 	for _, k := range brakes {
 		if !await(ctx, func() bool { return !k.frozen() }) {
-			return fault.New(fault.Failed, "cannot thaw the guest: its boundary in the hierarchy %s stays frozen, for a cgroup above is; "+
-				"thaw that", k.tree)
+			return fault.New(fault.Failed,
+				"cannot thaw the guest: its boundary in the hierarchy %s stays frozen, for a cgroup above is; "+
+					"thaw that", k.tree)
 		}
 	}
 	return nil
 }
 
 // Kill kills all processes of a guest, also frozen ones, and answers when they are gone. A guest that was frozen is thawed,
-// for else v1 would keep them. fault.Failed when some are there still after 10 s, or ctx's deadline; fault.Conflict when the
-// caller is in the guest.
+// for else v1 would keep them. fault.Failed when some are there still after 10 s, or ctx's deadline; fault.Conflict
+// when the caller is in the guest.
 func Kill(ctx context.Context, bs []*host.Boundary) error {
 	if err := refuseOwn(bs, "kill"); err != nil {
 		return err
@@ -115,8 +117,9 @@ func Kill(ctx context.Context, bs []*host.Boundary) error {
 		return fault.New(fault.Failed, "cannot kill the guest's processes: %v", failed)
 	}
 	if !done {
-		return fault.New(fault.Failed, "cannot kill all of the guest's processes: %d are there still; those in state D wait for the "+
-			"kernel, and a frozen cgroup above the boundary keeps them on v1: look with ps, then try again", CountProcesses(bs))
+		return fault.New(fault.Failed,
+			"cannot kill all of the guest's processes: %d are there still; those in state D wait for the "+
+				"kernel, and a frozen cgroup above the boundary keeps them on v1: look with ps, then try again", CountProcesses(bs))
 	}
 	return nil
 }
@@ -146,10 +149,12 @@ func refuseOwn(bs []*host.Boundary, verb string) error {
 			switch inside, err := b.Contains(pid); {
 			case errors.Is(err, unix.ESRCH):
 			case err != nil:
-				return fault.New(fault.Failed, "cannot %s the guest: cannot tell whether process %d is in it: %v: try again", verb, pid, err)
+				return fault.New(fault.Failed,
+					"cannot %s the guest: cannot tell whether process %d is in it: %v: try again", verb, pid, err)
 			case inside:
-				return fault.New(fault.Conflict, "cannot %s the guest: process %d, which serves it, is inside its boundary in the "+
-					"hierarchy %s: move that process out first", verb, pid, b.Hierarchy())
+				return fault.New(fault.Conflict,
+					"cannot %s the guest: process %d, which serves it, is inside its boundary in the "+
+						"hierarchy %s: move that process out first", verb, pid, b.Hierarchy())
 			}
 		}
 	}
@@ -179,8 +184,9 @@ func brakesOf(bs []*host.Boundary, verb string) ([]brake, error) {
 	}
 	all := append(first, then...)
 	if len(all) == 0 {
-		return nil, fault.New(fault.Unsupported, "cannot %s the guest: none of its hierarchies (%s) can: add it again with the controller "+
-			"freezer, or with the v2 tree of Linux 5.2 or newer", verb, names(bs))
+		return nil, fault.New(fault.Unsupported,
+			"cannot %s the guest: none of its hierarchies (%s) can: add it again with the controller "+
+				"freezer, or with the v2 tree of Linux 5.2 or newer", verb, names(bs))
 	}
 	return all, nil
 }

@@ -21,8 +21,9 @@ var settable = []string{"limit", "weight", "protection", "config"}
 // refuses a value because of what cgroups below have, it lowers just those (see makeRoom). Limits of one list that depend on
 // each other, as memory.limit_in_bytes and memory.memsw.limit_in_bytes do, are written in an order that the kernel takes.
 //
-// All is done or nothing: when one limit cannot be set, what was changed is put back. fault.Invalid for a file or a value that
-// cannot be set, fault.Unsupported for a file of a hierarchy that the guest is not shown, fault.Failed when the kernel refuses.
+// All is done or nothing: when one limit cannot be set, what was changed is put back. fault.Invalid for a file or a
+// value that cannot be set, fault.Unsupported for a file of a hierarchy that the guest is not shown, fault.Failed when
+// the kernel refuses.
 func Set(bs []*host.Boundary, limits []Limit) ([]Change, error) {
 	var todo []*setting
 	for _, l := range limits {
@@ -82,11 +83,13 @@ func settingOf(bs []*host.Boundary, l Limit) (*setting, error) {
 			if err := checkSettable(row, l.File); err != nil {
 				return nil, err
 			}
-			return nil, fault.New(fault.Unsupported, "cannot set %s: no hierarchy of the guest has it; it has %s: use their names of the "+
-				"file, which docs/control-files.md lists, or add the guest with the controller", l.File, names(bs))
+			return nil, fault.New(fault.Unsupported,
+				"cannot set %s: no hierarchy of the guest has it; it has %s: use their names of the "+
+					"file, which docs/control-files.md lists, or add the guest with the controller", l.File, names(bs))
 		}
 	}
-	return nil, fault.New(fault.Invalid, "cannot set %s: there is no such control file: docs/control-files.md lists them", l.File)
+	return nil, fault.New(fault.Invalid,
+		"cannot set %s: there is no such control file: docs/control-files.md lists them", l.File)
 }
 
 // checkSettable refuses what is no value: what moves or kills tasks, shapes the tree, runs something on the host, or could
@@ -94,12 +97,14 @@ func settingOf(bs []*host.Boundary, l Limit) (*setting, error) {
 func checkSettable(row hierarchy.ControlFile, file string) error {
 	switch {
 	case !slices.Contains(settable, row.Class):
-		return fault.New(fault.Invalid, "cannot set %s, whose class is %s: name a control file of the classes %s; docs/control-files.md "+
-			"lists them", file, row.Class, strings.Join(settable, ", "))
+		return fault.New(fault.Invalid,
+			"cannot set %s, whose class is %s: name a control file of the classes %s; docs/control-files.md "+
+				"lists them", file, row.Class, strings.Join(settable, ", "))
 	case row.Mode&0o222 == 0:
 		return fault.New(fault.Invalid, "cannot set %s: it is read-only: name another control file", file)
 	case row.Mode&0o444 == 0:
-		return fault.New(fault.Invalid, "cannot set %s: what it has now cannot be read, so it could not be put back: write it on the host",
+		return fault.New(fault.Invalid,
+			"cannot set %s: what it has now cannot be read, so it could not be put back: write it on the host",
 			file)
 	}
 	return nil

@@ -32,8 +32,8 @@ type treeMaker struct {
 
 // Tree is a guest's cgroups, those of all its hierarchies put together by their paths, with their figures and processes. The
 // leaf of a v2 boundary is a part of "/", as the guest sees it. Of 10,000 cgroups, 100 levels and 50,000 processes on the
-// rest is left out, and the cgroup that has it is marked as Cut. fault.NotFound when no boundary is there any more, fault.Failed
-// when the host cannot be read.
+// rest is left out, and the cgroup that has it is marked as Cut. fault.NotFound when no boundary is there any more,
+// fault.Failed when the host cannot be read.
 func Tree(bs []*host.Boundary) (Cgroup, error) {
 	m := treeMaker{nodes: map[string]*node{}, commands: map[int]string{}}
 	m.node("")
@@ -41,11 +41,13 @@ func Tree(bs []*host.Boundary) (Cgroup, error) {
 		t := b.Hierarchy()
 		err := walk(b, func(c cgroup) bool { return m.visit(t, c) }, func(at string) { m.nodes[at].Cut = true })
 		if err != nil && !gone(err) {
-			return Cgroup{}, fault.New(fault.Failed, "cannot list the guest's cgroups in the hierarchy %s: %v: try again", t, err)
+			return Cgroup{}, fault.New(fault.Failed,
+				"cannot list the guest's cgroups in the hierarchy %s: %v: try again", t, err)
 		}
 	}
 	if len(m.nodes[""].Hierarchies) == 0 {
-		return Cgroup{}, fault.New(fault.NotFound, "cannot list the guest's cgroups: its boundary is gone: remove the guest")
+		return Cgroup{}, fault.New(fault.NotFound,
+			"cannot list the guest's cgroups: its boundary is gone: remove the guest")
 	}
 	tree, _ := m.finish(m.nodes[""])
 	return tree, nil

@@ -1,7 +1,7 @@
 package cgroups
 
-// Figures are what a guest or one of its cgroups uses now. A figure that none of the hierarchies has is -1; so is a limit that is
-// not set.
+// Figures are what a guest or one of its cgroups uses now. A figure that none of the hierarchies has is -1; so is a
+// limit that is not set.
 type Figures struct {
 	Processes   int64 // at and below; -1 of FiguresOf, see CountProcesses
 	Cgroups     int64 // below; the most of the hierarchies, in a Tree all of them

@@ -139,8 +139,8 @@ func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, p *po
 	return g.info(), made, nil
 }
 
-// addRecord makes the guest of a record, with the policy of its spec. Its boundaries are those that the record has, or else that the
-// spec says.
+// addRecord makes the guest of a record, with the policy of its spec. Its boundaries are those that the record has, or
+// else that the spec says.
 func (d *Daemon) addRecord(r record, p *policy.Policy) (*guest, bool, error) {
 	if r.Spec.Target == "" {
 		r.Spec.Target = d.targetOf(r.Name)
@@ -180,7 +180,9 @@ func (d *Daemon) reserve(r record) (g *guest, mine bool, err error) {
 			continue
 		}
 		if !reflect.DeepEqual(old.guest.record.Spec, r.Spec) || old.guest.record.Rule != r.Rule {
-			return nil, false, fault.New(fault.Conflict, "cannot add guest %s: there is one of that name with another configuration, made by %s; remove it first (vcgroupfs guest rm %s)", r.Name, old.guest.record.maker(), r.Name)
+			return nil, false, fault.New(fault.Conflict,
+				"cannot add guest %s: there is one of that name with another configuration, made by %s; "+
+					"remove it first (vcgroupfs guest rm %s)", r.Name, old.guest.record.maker(), r.Name)
 		}
 		return old.guest, false, nil
 	}
@@ -201,11 +203,13 @@ func (d *Daemon) enter(r record) (entered, error) {
 		return entered{}, fault.New(fault.Busy, "cannot add guest %s: the daemon is ending", r.Name)
 	}
 	if len(d.guests) >= min(d.arena.Guests(), d.settings.MaxGuests) {
-		return entered{}, fault.New(fault.Busy, "cannot add guest %s: there are %d, as many as serve --max-guests allows", r.Name, len(d.guests))
+		return entered{}, fault.New(fault.Busy,
+			"cannot add guest %s: there are %d, as many as serve --max-guests allows", r.Name, len(d.guests))
 	}
 	for _, g := range d.guests {
 		if at := d.placeOf(r.Spec); g.at.Target == at {
-			return entered{}, fault.New(fault.Conflict, "cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, at)
+			return entered{}, fault.New(fault.Conflict,
+				"cannot add guest %s: the view of guest %s is mounted at %s", r.Name, g.record.Name, at)
 		}
 	}
 	r.Since = time.Now().Round(0)

@@ -101,7 +101,9 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 		return nil
 	}
 	if into != nil && into.Tmpfs && s.View.Layout() == hierarchy.LayoutV2 {
-		return fault.New(fault.Invalid, "cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; show a v1 hierarchy")
+		return fault.New(fault.Invalid,
+			"cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; "+
+				"show a v1 hierarchy")
 	}
 	// What the guest mounts on its view is not for others to see.
 	view, release, err := g.at.Open()
@@ -257,7 +259,8 @@ func (d *Daemon) Attach(name string) error {
 	case g.gone:
 		return notFound(name)
 	case g.record.Spec.Into == nil:
-		return fault.New(fault.Invalid, "cannot attach guest %s anew: it was added without a place in the guest (--into)", name)
+		return fault.New(fault.Invalid,
+			"cannot attach guest %s anew: it was added without a place in the guest (--into)", name)
 	case ended(g.record):
 		return fault.New(fault.Invalid, "cannot attach guest %s anew: its process has ended", name)
 	}

@@ -58,17 +58,23 @@ func (d *Daemon) mayRemove(ctx context.Context, g *guest, by api.Maker, force bo
 	name, maker := g.record.Name, g.record.maker()
 	switch {
 	case maker.By == api.ByDeclared:
-		return fault.New(fault.Conflict, "cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
+		return fault.New(fault.Conflict,
+			"cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
 	case force, g.record.Spec.Pid != 0 && ended(g.record):
 		return nil
 	case by.By != api.ByHand && by != maker && !g.record.makerless():
-		return fault.New(fault.Conflict, "cannot remove guest %s: it is not the one of this container; it was made by %s", name, maker)
+		return fault.New(fault.Conflict,
+			"cannot remove guest %s: it is not the one of this container; it was made by %s", name, maker)
 	case by.By != api.ByHand:
 		return g.awaitEnd(ctx)
 	case by.By != maker.By:
-		return fault.New(fault.Conflict, "cannot remove guest %s: it was made by %s, which removes it; to end its view all the same give --force", name, maker)
+		return fault.New(fault.Conflict,
+			"cannot remove guest %s: it was made by %s, which removes it; to end its view all the same give "+
+				"--force", name, maker)
 	case g.frozen():
-		return fault.New(fault.Conflict, "cannot remove guest %s: it is frozen, and would stay so; thaw it first (vcgroupfs guest thaw %s), or give --force", name, name)
+		return fault.New(fault.Conflict,
+			"cannot remove guest %s: it is frozen, and would stay so; thaw it first (vcgroupfs guest thaw "+
+				"%s), or give --force", name, name)
 	}
 	return nil
 }
@@ -87,7 +93,9 @@ func (g *guest) awaitEnd(ctx context.Context) error {
 	defer process.Close()
 	for until := time.Now().Add(endedWait); !hasEnded(process.Fd()) && !ended(g.record); time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil || time.Now().After(until) {
-			return fault.New(fault.Busy, "cannot remove guest %s: its process %d lives; the guest goes when that ends", g.record.Name, g.record.Spec.Pid)
+			return fault.New(fault.Busy,
+				"cannot remove guest %s: its process %d lives; the guest goes when that ends",
+				g.record.Name, g.record.Spec.Pid)
 		}
 	}
 	return nil

@@ -1,7 +1,7 @@
 package fault
 
-// The exit codes. They are an interface: docs/exit-codes.md has each, and a test holds the two together. "run" ends with its
-// command's status, 128+n when signal n ended that.
+// The exit codes. They are an interface: docs/exit-codes.md has each, and a test holds the two together. "run" ends
+// with its command's status, 128+n when signal n ended that.
 const (
 	ExitOK            = 0
 	ExitFailure       = 1   // what was asked for failed

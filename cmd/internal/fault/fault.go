@@ -1,8 +1,8 @@
-// Package fault is the error type of the program. A fault is an error of a kind; one table gives each kind its exit code and, where
-// the daemon may answer with it, its code on the wire and its status of HTTP.
+// Package fault is the error type of the program. A fault is an error of a kind; one table gives each kind its exit
+// code and, where the daemon may answer with it, its code on the wire and its status of HTTP.
 //
-// Codes and statuses are an ABI, documented in docs/exit-codes.md. A command ends with the same exit code whether it does a thing
-// by itself or asks the daemon to do it.
+// Codes and statuses are an ABI, documented in docs/exit-codes.md. A command ends with the same exit code whether it
+// does a thing by itself or asks the daemon to do it.
 package fault
 
 import (

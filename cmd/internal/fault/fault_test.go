@@ -97,8 +97,9 @@ func serve(t *testing.T, backend api.Backend) (socket string, bare *http.Client,
 	return socket, bare, ours
 }
 
-// TestKinds: every kind has its rows in docs/exit-codes.md and every row there is a kind's; on the wire it has its code and status, and at
-// the other end it is the same kind again, with the same message and exit code. A kind of this process alone is Failed there.
+// TestKinds: every kind has its rows in docs/exit-codes.md and every row there is a kind's; on the wire it has its
+// code and status, and at the other end it is the same kind again, with the same message and exit code. A kind of this
+// process alone is Failed there.
 func TestKinds(t *testing.T) {
 	doc := document(t)
 	backend := &killer{}

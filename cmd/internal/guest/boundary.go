@@ -135,7 +135,8 @@ func treeOf(h *host.Host, file string) (*host.Hierarchy, error) {
 		return t, nil
 	}
 	if here := nameHere(h, file); here != "" {
-		return nil, fault.New(fault.Unsupported, "cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here)
+		return nil, fault.New(fault.Unsupported,
+			"cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here)
 	}
 	return nil, fault.New(fault.Unsupported, "cannot set %s: no hierarchy of this host has a control file of "+
 		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, Available(h))
