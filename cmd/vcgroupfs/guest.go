@@ -11,7 +11,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 func guestCommand() *cli.Command {
@@ -149,7 +149,7 @@ func intoOf(c *cli.Context, rootfs string) (*api.Into, error) {
 	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups")}, err
 }
 
-func checkName(name string) error { return fault.With(fault.Invalid, guest.CheckName(name)) }
+func checkName(name string) error { return fault.With(fault.Invalid, spec.CheckName(name)) }
 
 // layoutOf is the layout as a guest's spec has it: "" for auto.
 func layoutOf(c *cli.Context) string {
@@ -160,46 +160,46 @@ func layoutOf(c *cli.Context) string {
 }
 
 // specFlags makes a guest's spec out of the flags of "guest add".
-func specFlags(c *cli.Context) (spec api.GuestSpec, err error) {
-	spec = api.GuestSpec{
+func specFlags(c *cli.Context) (g api.GuestSpec, err error) {
+	g = api.GuestSpec{
 		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"), Layout: layoutOf(c),
-		Controllers: guest.ControllerNames(c.String("controllers")),
+		Controllers: spec.ControllerNames(c.String("controllers")),
 	}
 	if err := checkPlace(c); err != nil {
-		return spec, err
+		return g, err
 	}
-	if c.IsSet("controllers") && len(spec.Controllers) == 0 {
-		return spec, usagef("no controller in --controllers; as in: --controllers memory,pids")
+	if c.IsSet("controllers") && len(g.Controllers) == 0 {
+		return g, usagef("no controller in --controllers; as in: --controllers memory,pids")
 	}
-	if spec.Into, err = intoFlags(c); err != nil {
-		return spec, err
+	if g.Into, err = intoFlags(c); err != nil {
+		return g, err
 	}
-	spec.Over = c.Bool("over")
-	if spec.Rootfs, spec.Target, err = targetFlags(c.String("rootfs"), c.String("target"), spec.Into == nil); err != nil {
-		return spec, err
+	g.Over = c.Bool("over")
+	if g.Rootfs, g.Target, err = targetFlags(c.String("rootfs"), c.String("target"), g.Into == nil); err != nil {
+		return g, err
 	}
 	limits, err := limitArgs(c.StringSlice("limit"))
 	if err != nil {
-		return spec, err
+		return g, err
 	}
 	for _, l := range limits {
-		if _, twice := spec.Limits[l.File]; twice {
-			return spec, usagef("--limit %s is given twice", l.File)
+		if _, twice := g.Limits[l.File]; twice {
+			return g, usagef("--limit %s is given twice", l.File)
 		}
-		if spec.Limits == nil {
-			spec.Limits = map[string]string{}
+		if g.Limits == nil {
+			g.Limits = map[string]string{}
 		}
-		spec.Limits[l.File] = l.Value
+		g.Limits[l.File] = l.Value
 	}
 	p, text, err := readPolicy(c.String("policy"))
 	if err != nil {
-		return spec, err
+		return g, err
 	}
-	spec.Policy = text
-	if err := spec.CheckParsed(p); err != nil {
-		return spec, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	g.Policy = text
+	if err := g.CheckParsed(p); err != nil {
+		return g, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	return spec, nil
+	return g, nil
 }
 
 // targetFlags are the guest's root and the target. The root is another one's matter where the view is to be attached in a process.
@@ -233,7 +233,7 @@ func hostPath(path string) (string, error) {
 
 func limitArgs(texts []string) (limits []api.Limit, err error) {
 	for _, text := range texts {
-		l, err := guest.ParseLimit(text)
+		l, err := spec.ParseLimit(text)
 		if err != nil {
 			return nil, fault.With(fault.Invalid, err)
 		}

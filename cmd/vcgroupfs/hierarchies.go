@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -59,7 +59,7 @@ func listHierarchies(c *cli.Context) error {
 	defer h.Close()
 	var shown []hierarchy.Hierarchy
 	for _, t := range h.Hierarchies() {
-		if guest.Shown(h, t, p) {
+		if views.Shown(h, t, p) {
 			shown = append(shown, t.Hierarchy)
 		}
 	}
@@ -77,7 +77,7 @@ func listHierarchies(c *cli.Context) error {
 				info.Permitted = append(info.Permitted, name)
 			}
 		}
-		if guest.Shown(h, t, p) {
+		if views.Shown(h, t, p) {
 			info.Shown = t.Dir
 			if layout == hierarchy.LayoutV2 {
 				info.Shown = "."

@@ -19,7 +19,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -101,7 +101,7 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		defer daemon.Close()
 		ctx, cancel := context.WithTimeout(c.Context, hookTimeout)
 		defer cancel()
-		name := guest.NameOf(box.id)
+		name := spec.NameOf(box.id)
 		if box.pid == 0 {
 			return removeContainer(ctx, daemon, name, c.App.ErrWriter)
 		}
@@ -109,23 +109,23 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		spec := api.GuestSpec{Layout: layoutOf(c), Controllers: guest.ControllerNames(c.String("controllers")), Policy: text, Pid: box.pid}
-		if spec.Into, err = intoOf(c, box.rootfs); err != nil {
+		g := api.GuestSpec{Layout: layoutOf(c), Controllers: spec.ControllerNames(c.String("controllers")), Policy: text, Pid: box.pid}
+		if g.Into, err = intoOf(c, box.rootfs); err != nil {
 			return err
 		}
-		if spec.Controllers, err = guest.Narrow(spec.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
+		if g.Controllers, err = spec.Narrow(g.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}
-		if spec.Controllers, err = ownControllers(box, spec.Controllers, p); err != nil {
+		if g.Controllers, err = ownControllers(box, g.Controllers, p); err != nil {
 			return err
 		}
 		// A runtime makes the container's cgroup and puts its first process there before it calls: without a namespace to mark the
 		// boundary, it is where that process is now.
 		_, err = host.CgroupNamespaceOf(box.pid)
-		if spec.CurrentCgroup = errors.Is(err, host.ErrOwnNamespace); err != nil && !spec.CurrentCgroup {
+		if g.CurrentCgroup = errors.Is(err, host.ErrOwnNamespace); err != nil && !g.CurrentCgroup {
 			return fmt.Errorf("cannot look at process %d of container %s: %w", box.pid, box.id, err)
 		}
-		_, _, err = daemon.Add(ctx, name, spec)
+		_, _, err = daemon.Add(ctx, name, g)
 		return err
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 func TestOCIState(t *testing.T) {
@@ -55,11 +55,11 @@ func TestOCIState(t *testing.T) {
 
 func TestGuestNameOf(t *testing.T) {
 	long := strings.Repeat("x", 65)
-	if guest.NameOf("web-1") != "web-1" || guest.NameOf(long) == long || guest.NameOf(long) == guest.NameOf(long+"x") || guest.NameOf("a/b") == guest.NameOf("a.b") {
-		t.Error(guest.NameOf("web-1"), guest.NameOf(long), guest.NameOf("a/b"))
+	if spec.NameOf("web-1") != "web-1" || spec.NameOf(long) == long || spec.NameOf(long) == spec.NameOf(long+"x") || spec.NameOf("a/b") == spec.NameOf("a.b") {
+		t.Error(spec.NameOf("web-1"), spec.NameOf(long), spec.NameOf("a/b"))
 	}
 	for _, id := range []string{"", "../x", "tasks", "cgroup.x", strings.Repeat("ü", 40)} {
-		if err := checkName(guest.NameOf(id)); err != nil {
+		if err := checkName(spec.NameOf(id)); err != nil {
 			t.Errorf("%q: %v", id, err)
 		}
 	}

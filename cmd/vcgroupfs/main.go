@@ -14,9 +14,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/run"
 )
 
 // version is set when the program is built.
@@ -41,14 +41,14 @@ func main() {
 // roles are what this program starts itself as, by the argument; each ends with the status to exit with.
 func roles() map[string]func() int {
 	return map[string]func() int{
-		guest.InitCommand:          guest.Init,
-		guest.GuardCommand:         guest.Guard,
-		guest.SupervisorCommand:    guest.Supervise,
-		guest.KeysCommand:          guest.ListenToKeys,
-		guest.KeeperStarterCommand: guest.StartKeeper,
-		guest.KeeperCommand:        guest.Keep,
-		holder.WorkerCommand:       serveWorker,
-		endTypeCommand:             func() int { return fault.ExitOK },
+		run.InitCommand:          run.Init,
+		run.GuardCommand:         run.Guard,
+		run.SupervisorCommand:    run.Supervise,
+		run.KeysCommand:          run.ListenToKeys,
+		run.KeeperStarterCommand: run.StartKeeper,
+		run.KeeperCommand:        run.Keep,
+		holder.WorkerCommand:     serveWorker,
+		endTypeCommand:           func() int { return fault.ExitOK },
 	}
 }
 

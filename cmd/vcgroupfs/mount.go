@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 )
 
 func mountCommand() *cli.Command {
@@ -64,12 +65,12 @@ func mount(c *cli.Context) error {
 		return err
 	}
 	log := logrus.NewEntry(logrus.StandardLogger())
-	cfg := guest.MountConfig{
-		Boundary: guest.Place{Path: c.String("boundary"), Pid: c.Int("pid"), Current: c.Bool("current-cgroup")},
+	cfg := views.MountConfig{
+		Boundary: views.Place{Path: c.String("boundary"), Pid: c.Int("pid"), Current: c.Bool("current-cgroup")},
 		Target:   at, Over: c.Bool("over"), Source: c.String("source"), Log: log,
 	}
 	if o := c.String("owner"); o != "" {
-		owner, err := guest.ParseOwner(o)
+		owner, err := spec.ParseOwner(o)
 		if err != nil {
 			return fault.With(fault.Invalid, err)
 		}
@@ -100,7 +101,7 @@ func mount(c *cli.Context) error {
 		defer types.close()
 		cfg.Types = types
 	}
-	return guest.Mount(cfg)
+	return views.Mount(cfg)
 }
 
 // mountTarget is where the arguments say to mount.

@@ -4,7 +4,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/run"
 )
 
 func notifyExecCommand() *cli.Command {
@@ -38,5 +38,5 @@ func notifyExec(c *cli.Context) error {
 	if c.NArg() == 0 {
 		return runError(usagef("no command to execute; as in: vcgroupfs notify-exec -- /lib/systemd/systemd"))
 	}
-	return runError(guest.NotifyExec(c.Args().Slice(), logrus.NewEntry(logrus.StandardLogger())))
+	return runError(run.NotifyExec(c.Args().Slice(), logrus.NewEntry(logrus.StandardLogger())))
 }

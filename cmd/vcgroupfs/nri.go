@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/nri"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 func nriCommand() *cli.Command {
@@ -57,7 +57,7 @@ func runNRI(c *cli.Context) error {
 	}
 	plugin := &nri.Plugin{
 		Name: c.String("plugin-name"), Index: c.String("plugin-index"), Program: c.String("program"), Socket: c.String("socket"),
-		PolicyFile: c.String("policy"), Controllers: guest.ControllerNames(c.String("controllers")), Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups"),
+		PolicyFile: c.String("policy"), Controllers: spec.ControllerNames(c.String("controllers")), Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups"),
 		Notify: c.String("notify"), Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	if plugin.Policy, err = loadPolicy(plugin.PolicyFile); err != nil {

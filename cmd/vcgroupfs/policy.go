@@ -8,7 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -92,7 +92,7 @@ func explain(c *cli.Context) error {
 		return err
 	}
 	if c.IsSet("controllers") {
-		if p, err = p.WithControllers(guest.ControllerNames(c.String("controllers"))); err != nil {
+		if p, err = p.WithControllers(spec.ControllerNames(c.String("controllers"))); err != nil {
 			return fault.With(fault.Invalid, err)
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -34,7 +35,7 @@ func policyFlag(c *cli.Context) (*policy.Policy, error) {
 	if err != nil || !c.IsSet("controllers") {
 		return p, err
 	}
-	names := guest.ControllerNames(c.String("controllers"))
+	names := spec.ControllerNames(c.String("controllers"))
 	if len(names) == 0 {
 		return nil, usagef("no controller in --controllers; as in: --controllers memory,pids")
 	}
@@ -46,7 +47,7 @@ func policyFlag(c *cli.Context) (*policy.Policy, error) {
 		return nil, fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	return p, guest.CheckControllers(h, names)
+	return p, views.CheckControllers(h, names)
 }
 
 // loadPolicy reads a policy's file; "" is the default.

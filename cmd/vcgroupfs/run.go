@@ -5,7 +5,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/run"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 func runCommand() *cli.Command {
@@ -36,11 +37,11 @@ func runCommand() *cli.Command {
 			noBPFFlag(),
 			&cli.BoolFlag{Name: "no-notify", Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its own"},
 		),
-		Action: run,
+		Action: runAction,
 	}
 }
 
-func run(c *cli.Context) error {
+func runAction(c *cli.Context) error {
 	status, err := runGuest(c)
 	if err != nil {
 		return runError(err)
@@ -64,16 +65,16 @@ func runGuest(c *cli.Context) (int, error) {
 		return 0, usagef("no command to run; as in: vcgroupfs run -- sh")
 	}
 	if name := c.String("name"); name != "" {
-		if err := guest.CheckName(name); err != nil {
+		if err := spec.CheckName(name); err != nil {
 			return 0, fault.With(fault.Invalid, err)
 		}
 	}
-	cfg := guest.RunConfig{
+	cfg := run.RunConfig{
 		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoNotify: c.Bool("no-notify"), NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
 		Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	for _, text := range c.StringSlice("limit") {
-		l, err := guest.ParseLimit(text)
+		l, err := spec.ParseLimit(text)
 		if err != nil {
 			return 0, fault.With(fault.Invalid, err)
 		}
@@ -95,5 +96,5 @@ func runGuest(c *cli.Context) (int, error) {
 		defer types.close()
 		cfg.Types = types
 	}
-	return guest.Run(cfg)
+	return run.Run(cfg)
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/daemon"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/listener"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
@@ -208,7 +208,7 @@ func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 		}
 		return nil, nil
 	}
-	s := &daemon.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"), Controllers: guest.ControllerNames(c.String("self-controllers"))}
+	s := &daemon.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"), Controllers: spec.ControllerNames(c.String("self-controllers"))}
 	if len(s.Containers) == 0 {
 		s.Containers = hierarchy.DefaultContainers()
 	}

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -77,7 +77,7 @@ func (s *GuestSpec) check(p *policy.Policy, policyErr error) (*policy.Policy, er
 	}
 	p = s.narrow(p, policyErr, fault)
 	if s.Owner != "" {
-		if _, err := guest.ParseOwner(s.Owner); err != nil {
+		if _, err := spec.ParseOwner(s.Owner); err != nil {
 			fault("owner", "%v", err)
 		}
 	}

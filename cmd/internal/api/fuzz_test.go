@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -20,7 +20,7 @@ type strictBackend struct {
 }
 
 func (s *strictBackend) name(name string) {
-	if err := guest.CheckName(name); err != nil {
+	if err := spec.CheckName(name); err != nil {
 		s.t.Errorf("a wrong name reached the backend: %v", err)
 	}
 }

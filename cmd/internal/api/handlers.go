@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 func (h *handler) info(*request) (any, error) { return h.cfg.Backend.Info(), nil }
@@ -123,7 +123,7 @@ func (h *handler) upgrade(q *request) (any, error) {
 func (h *handler) events(q *request) (any, error) {
 	name := q.r.URL.Query().Get("guest")
 	if name != "" {
-		if err := guest.CheckName(name); err != nil {
+		if err := spec.CheckName(name); err != nil {
 			return nil, fault.With(fault.Invalid, err)
 		}
 	}

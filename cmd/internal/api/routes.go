@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 // access says who may use a route. What holds for all of them is in peer.go: nobody in a guest may use any.
@@ -143,7 +143,7 @@ func (q *request) check(r route) error {
 		if err != nil {
 			return fault.With(fault.Invalid, err)
 		}
-		if err := guest.CheckName(name); err != nil {
+		if err := spec.CheckName(name); err != nil {
 			return fault.With(fault.Invalid, err)
 		}
 		q.name = name

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -134,7 +134,7 @@ func (d *Daemon) has(name string) bool {
 
 // apply makes the guest of a file.
 func (x *declarations) apply(name string) error {
-	if err := life.CheckName(name); err != nil {
+	if err := spec.CheckName(name); err != nil {
 		return err
 	}
 	spec, p, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix))

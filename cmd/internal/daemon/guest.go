@@ -17,11 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
@@ -74,8 +76,8 @@ type guest struct {
 	audit   *api.GuestAudit // immutable
 	region  *state.Region   // immutable once the guest is made
 	policy  *policy.Policy  // immutable once the guest is made
-	at      life.Mountpoint
-	serving atomic.Pointer[life.Served] // nil while it is not served
+	at      attach.Mountpoint
+	serving atomic.Pointer[views.Served] // nil while it is not served
 
 	requests atomic.Uint64
 	denials  atomic.Uint64
@@ -87,7 +89,7 @@ type guest struct {
 	gone bool       // guarded by mu
 }
 
-func (g *guest) served() *life.Served { return g.serving.Load() }
+func (g *guest) served() *views.Served { return g.serving.Load() }
 
 // boundaries are the open boundaries, nil for a guest that is not served.
 func (g *guest) boundaries() []*host.Boundary {
@@ -221,7 +223,7 @@ func (d *Daemon) enter(r record) (entered, error) {
 
 // newGuest makes a guest that is not served yet.
 func (d *Daemon) newGuest(r record) *guest {
-	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: life.Mountpoint{Target: d.placeOf(r.Spec), Over: r.Spec.Over}}
+	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: attach.Mountpoint{Target: d.placeOf(r.Spec), Over: r.Spec.Over}}
 }
 
 // forget takes a guest out of the table.
@@ -265,7 +267,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	}
 	undoLimits, err := setLimits(boundaries, spec.Limits)
 	if err != nil {
-		life.CloseBoundaries(boundaries)
+		views.CloseBoundaries(boundaries)
 		return err
 	}
 	defer func() {
@@ -282,9 +284,9 @@ func (d *Daemon) openBoundaries(g *guest) ([]*host.Boundary, error) {
 		return d.reopen(g.record.Boundaries)
 	}
 	spec := g.record.Spec
-	trees, err := life.Select(d.host, g.policy)
+	trees, err := views.Select(d.host, g.policy)
 	if err == nil {
-		err = life.CheckControllers(d.host, spec.Controllers)
+		err = views.CheckControllers(d.host, spec.Controllers)
 	}
 	if err != nil {
 		return nil, fault.With(fault.Unsupported, err)
@@ -294,11 +296,11 @@ func (d *Daemon) openBoundaries(g *guest) ([]*host.Boundary, error) {
 			return nil, fault.New(fault.Missing, "cannot use process %d: no such process", spec.Pid)
 		}
 	}
-	find, err := life.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
+	find, err := views.Place{Path: spec.Boundary, Pid: spec.Pid, Current: spec.CurrentCgroup}.Find()
 	if err != nil {
 		return nil, fault.With(fault.Missing, err)
 	}
-	boundaries, err := life.OpenBoundaries(trees, find)
+	boundaries, err := views.OpenBoundaries(trees, find)
 	if err != nil {
 		return nil, fault.With(fault.Missing, err)
 	}
@@ -328,12 +330,12 @@ func setLimits(boundaries []*host.Boundary, limits map[string]string) (undo func
 	}, nil
 }
 
-func ownerOf(spec api.GuestSpec) (fs.Owner, error) {
-	if spec.Owner == "" {
-		return life.OwnerOf(nil, spec.Pid)
+func ownerOf(s api.GuestSpec) (fs.Owner, error) {
+	if s.Owner == "" {
+		return views.OwnerOf(nil, s.Pid)
 	}
-	owner, err := life.ParseOwner(spec.Owner)
-	return owner, err
+	owner, err := spec.ParseOwner(s.Owner)
+	return fs.Owner(owner), err
 }
 
 // mountGuest makes the view on boundaries, which it takes over, and mounts it.
@@ -343,11 +345,11 @@ func (d *Daemon) mountGuest(g *guest, boundaries []*host.Boundary) error {
 		g.region, err = d.arena.Allocate(config)
 	}
 	if err != nil {
-		life.CloseBoundaries(boundaries)
+		views.CloseBoundaries(boundaries)
 		return fault.With(fault.Busy, err)
 	}
 	g.region.SetLabel(g.record.label())
-	s, err := life.NewViewOf(d.viewConfig(g, nil, nil), boundaries)
+	s, err := views.NewViewOf(d.viewConfig(g, nil, nil), boundaries)
 	if err != nil {
 		g.region.Release()
 		return fault.With(fault.Unsupported, err)
@@ -406,14 +408,14 @@ func agreed(c *conn.Conn, ended <-chan struct{}) error {
 const agreeWait = 10 * time.Second
 
 // begin begins to serve a guest, and sees to its end.
-func (d *Daemon) begin(g *guest, s *life.Served) {
+func (d *Daemon) begin(g *guest, s *views.Served) {
 	d.followProcess(g)
 	s.Ended = func() { d.viewEnded(g, s) }
 	s.Serve()
 }
 
 // viewEnded is told that nobody is served any more: the view was unmounted, its connection was aborted, or we ended it.
-func (d *Daemon) viewEnded(g *guest, s *life.Served) {
+func (d *Daemon) viewEnded(g *guest, s *views.Served) {
 	if d.isClosing() || g.serving.Load() != s {
 		return // it is taken away, or was never made
 	}
@@ -465,18 +467,18 @@ func (d *Daemon) denied(g *guest, x fs.Denial) {
 }
 
 // parsePolicy is the policy of a spec that a worker before has checked, or that serve has.
-func (d *Daemon) parsePolicy(spec api.GuestSpec) (*policy.Policy, error) {
+func (d *Daemon) parsePolicy(s api.GuestSpec) (*policy.Policy, error) {
 	d.mu.Lock()
-	p := d.policies[policyKey(spec)]
+	p := d.policies[policyKey(s)]
 	d.mu.Unlock()
 	if p != nil {
 		return p, nil
 	}
-	p, err := life.PolicyOf(spec.Policy, spec.Controllers)
+	p, err := spec.PolicyOf(s.Policy, s.Controllers)
 	if err != nil {
 		return nil, err
 	}
-	return d.share(spec, p), nil
+	return d.share(s, p), nil
 }
 
 // share is a policy that is the same: guests with one text and the same controllers share it.

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -61,21 +62,21 @@ func (d *Daemon) makeTarget(target string) error {
 }
 
 // inside is where the view of a guest is attached. What is served may be nil: the guest's boundaries are not known then.
-func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
+func (d *Daemon) inside(g *guest, s *views.Served) (in attach.Inside, err error) {
 	into := g.record.Spec.Into
-	in = life.Inside{Work: filepath.Dir(d.settings.Socket), Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
+	in = attach.Inside{Work: filepath.Dir(d.settings.Socket), Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
 	if s != nil {
-		in.Own = life.OwnMountsOf(s.Boundaries, s.View.Layout())
+		in.Own = attach.OwnMountsOf(s.Boundaries, s.View.Layout())
 	}
 	if into.Tmpfs && s != nil {
 		var trees []*host.Hierarchy
 		for _, b := range s.Boundaries {
 			trees = append(trees, b.Hierarchy())
 		}
-		in.Dirs = life.DirsOf(trees)
+		in.Dirs = attach.DirsOf(trees)
 	}
 	if into.ProcCgroups {
-		if in.Cgroups, err = life.CgroupsText(d.host, g.policy); err != nil {
+		if in.Cgroups, err = attach.CgroupsText(d.host, g.policy); err != nil {
 			return in, err
 		}
 	}
@@ -83,19 +84,19 @@ func (d *Daemon) inside(g *guest, s *life.Served) (in life.Inside, err error) {
 }
 
 // stack is what becomes of what is mounted where the guest's view is attached.
-func (r record) stack() life.Stack {
+func (r record) stack() attach.Stack {
 	switch said := r.Spec.Into.Stack; {
 	case said != nil && *said:
-		return life.StackAll
+		return attach.StackAll
 	case said == nil && r.StacksOwn:
-		return life.StackOwn
+		return attach.StackOwn
 	}
-	return life.StackNone
+	return attach.StackNone
 }
 
 // attach attaches the view in the mount namespace of the guest's process, where the spec asks for it, and takes the guest's cgroups
 // from it where the runtime has given them to its root.
-func (d *Daemon) attach(g *guest, s *life.Served) error {
+func (d *Daemon) attach(g *guest, s *views.Served) error {
 	into := g.record.Spec.Into
 	if into == nil && g.record.Rule == "" {
 		return nil
@@ -133,7 +134,7 @@ func (d *Daemon) attach(g *guest, s *life.Served) error {
 
 // detach takes the view out of a guest whose process goes on. What was taken from its root is given back where somebody asked for
 // that: a daemon that ends leaves no guest with more than it had.
-func (d *Daemon) detach(g *guest, s *life.Served, giveBack bool) {
+func (d *Daemon) detach(g *guest, s *views.Served, giveBack bool) {
 	if g.record.Spec.Into == nil || g.at.View.Device == 0 || ended(g.record) {
 		return
 	}

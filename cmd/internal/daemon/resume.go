@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
@@ -65,7 +66,7 @@ func (d *Daemon) clearViews() {
 	if d.start.Restarts > 0 || d.start.Reason != "" {
 		return
 	}
-	if err := life.ClearDeadViews(d.viewsDir(), d.log); err != nil {
+	if err := attach.ClearDeadViews(d.viewsDir(), d.log); err != nil {
 		d.log.WithError(err).Warn("cannot look for views that a daemon before this one has left")
 	}
 }
@@ -114,7 +115,7 @@ func (d *Daemon) goOn(g *guest, device int, held map[uint64]int) error {
 	}
 	delete(held, holder.DeviceKey)
 	file := os.NewFile(uintptr(device), "fuse")
-	s, err := life.NewViewOf(d.viewConfig(g, file, held), boundaries)
+	s, err := views.NewViewOf(d.viewConfig(g, file, held), boundaries)
 	file.Close()
 	if err != nil {
 		return err
@@ -136,12 +137,12 @@ func (d *Daemon) reopen(ids []boundaryID) (all []*host.Boundary, err error) {
 	for _, id := range ids {
 		t := d.treeNamed(id.Tree)
 		if t == nil {
-			life.CloseBoundaries(all)
+			views.CloseBoundaries(all)
 			return nil, fmt.Errorf("the host has no hierarchy %s any more", id.Tree)
 		}
 		b, err := t.BoundaryByID(id.ID, id.Path)
 		if err != nil {
-			life.CloseBoundaries(all)
+			views.CloseBoundaries(all)
 			return nil, fmt.Errorf("its boundary in the hierarchy %s is gone: %v", t, err)
 		}
 		all = append(all, b)

@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs/self"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -29,7 +30,7 @@ type selfDir struct {
 	spec   api.GuestSpec  // of the guests that are made, but for their boundaries and owners
 	policy *policy.Policy // of theirs
 
-	at     life.Mountpoint
+	at     attach.Mountpoint
 	region *state.Region
 	dir    *self.Dir
 	served chan struct{} // closed when it is served no more
@@ -62,17 +63,17 @@ func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 		return nil, err
 	}
 	s := &selfDir{
-		d: d, rule: rule, spec: spec, at: life.Mountpoint{Target: target.Beside(d.settings.Self.Path), Over: true},
+		d: d, rule: rule, spec: spec, at: attach.Mountpoint{Target: target.Beside(d.settings.Self.Path), Over: true},
 		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}), work: make(chan struct{}, maxSelfWork),
 		boxes: boxes{all: map[string]*box{}},
 	}
 	if s.policy, err = d.parsePolicy(spec); err != nil {
 		return nil, err
 	}
-	if err := life.CheckControllers(d.host, spec.Controllers); err != nil {
+	if err := views.CheckControllers(d.host, spec.Controllers); err != nil {
 		return nil, err
 	}
-	_, err = life.Select(d.host, s.policy)
+	_, err = views.Select(d.host, s.policy)
 	return s, err
 }
 

@@ -4,19 +4,19 @@ import (
 	"encoding/json"
 	"testing"
 
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 )
 
 // TestRecordStack: a record of a version before, which had a field that was true or absent, means what it meant there.
 func TestRecordStack(t *testing.T) {
-	for text, want := range map[string]life.Stack{
-		`{"spec": {"into": {"path": "/x"}}}`:                                     life.StackNone,
-		`{"spec": {"into": {"path": "/x", "stack": true}}}`:                      life.StackAll,
-		`{"spec": {"into": {"path": "/x"}}, "stacksOwn": true}`:                  life.StackOwn,
-		`{"spec": {"into": {"path": "/x", "stack": false}}}`:                     life.StackNone,
-		`{"spec": {"into": {"path": "/x", "stack": true}}, "stacksOwn": true}`:   life.StackAll,
-		`{"spec": {"into": {"path": "/x", "stack": false}}, "stacksOwn": true}`:  life.StackNone,
-		`{"spec": {"into": {"path": "/x", "tmpfs": true, "procCgroups": true}}}`: life.StackNone,
+	for text, want := range map[string]attach.Stack{
+		`{"spec": {"into": {"path": "/x"}}}`:                                     attach.StackNone,
+		`{"spec": {"into": {"path": "/x", "stack": true}}}`:                      attach.StackAll,
+		`{"spec": {"into": {"path": "/x"}}, "stacksOwn": true}`:                  attach.StackOwn,
+		`{"spec": {"into": {"path": "/x", "stack": false}}}`:                     attach.StackNone,
+		`{"spec": {"into": {"path": "/x", "stack": true}}, "stacksOwn": true}`:   attach.StackAll,
+		`{"spec": {"into": {"path": "/x", "stack": false}}, "stacksOwn": true}`:  attach.StackNone,
+		`{"spec": {"into": {"path": "/x", "tmpfs": true, "procCgroups": true}}}`: attach.StackNone,
 	} {
 		var r record
 		if err := json.Unmarshal([]byte(text), &r); err != nil {

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 )
 
 // take takes a guest away, and tells of it by an event of this kind, "" for none.
@@ -46,7 +46,7 @@ func (d *Daemon) takeLocked(g *guest, kind, reason string) {
 }
 
 // noteUnmounted remembers that a view was unmounted by somebody else: its mount's number may be another's by now.
-func (d *Daemon) noteUnmounted(g *guest, s *life.Served) {
+func (d *Daemon) noteUnmounted(g *guest, s *views.Served) {
 	if s == nil || d.isClosing() {
 		return
 	}

@@ -13,8 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/self"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -152,7 +153,7 @@ func (s *selfDir) refuse(t *toucher, b *box, err error) {
 	if _, gone := host.StartOf(t.tid); gone != nil {
 		return // it was killed meanwhile
 	}
-	if !errors.Is(err, life.ErrNotTheirs) { // that is so for one thread, and may not be for the next
+	if !errors.Is(err, attach.ErrNotTheirs) { // that is so for one thread, and may not be for the next
 		b.refused = time.Now()
 	}
 	if why := err.Error(); b.said != why {
@@ -208,7 +209,7 @@ func (s *selfDir) find(tid int) (*toucher, error) {
 	}
 	for i, tree := range s.d.host.Hierarchies() {
 		at, pattern, ok := s.rule.Of(paths[i])
-		if !ok || !life.Shown(s.d.host, tree, s.policy) {
+		if !ok || !views.Shown(s.d.host, tree, s.policy) {
 			continue
 		}
 		b, err := tree.Boundary(at)
@@ -243,7 +244,7 @@ func (s *selfDir) show(t *toucher, b *box) (covered bool, err error) {
 		return false, err
 	}
 	if first, err := host.MountNamespace(1); t.mounts == own || err == nil && t.mounts == first {
-		return false, fmt.Errorf("it is in the host's own mount namespace: %w", life.ErrNotTheirs)
+		return false, fmt.Errorf("it is in the host's own mount namespace: %w", attach.ErrNotTheirs)
 	}
 	g, err := s.guestOf(t)
 	if err != nil {
@@ -260,7 +261,7 @@ func (s *selfDir) show(t *toucher, b *box) (covered bool, err error) {
 	}
 	defer release()
 	b.stuck.Store(true)
-	return life.Cover{
+	return attach.Cover{
 		Tid: t.tid, Start: t.start, Device: s.at.View.Device, Ended: func() { b.stuck.Store(false) },
 		Foreign: func(device uint64) bool { return device != g.at.View.Device && s.d.isView(device) },
 	}.With(view)
@@ -295,7 +296,7 @@ func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
 	if err != nil {
 		return owner, err
 	}
-	defer life.CloseBoundaries(boundaries)
+	defer views.CloseBoundaries(boundaries)
 	processes := cgroups.Processes(boundaries[0], maxProcesses)
 	if len(processes) == maxProcesses {
 		return owner, fmt.Errorf("it has %d processes and more: too many to tell who is root", maxProcesses)
@@ -304,7 +305,7 @@ func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
 	if err != nil {
 		return owner, err
 	}
-	return life.OwnerOf(nil, pid)
+	return views.OwnerOf(nil, pid)
 }
 
 var (

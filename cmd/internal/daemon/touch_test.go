@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
 const someID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -22,7 +22,7 @@ func TestTouchName(t *testing.T) {
 	} {
 		u := toucher{path: c.path, pattern: c.pattern, boundaries: []boundaryID{{Tree: "pids", ID: uint64(id)}}}
 		name := u.name()
-		if !regexp.MustCompile("^"+c.stem+"-[0-9a-f]{12}$").MatchString(name) || life.CheckName(name) != nil || seen[name] {
+		if !regexp.MustCompile("^"+c.stem+"-[0-9a-f]{12}$").MatchString(name) || spec.CheckName(name) != nil || seen[name] {
 			t.Errorf("%s: %s, want one that begins with %s", c.path, name, c.stem)
 		}
 		seen[name] = true

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -148,7 +148,7 @@ func (gs *guests) read(s state.Sight) *guest {
 	if err != nil || !gs.arena.Sees(s) || g.record.Self {
 		return nil
 	}
-	if g.policy, err = life.PolicyOf(g.record.Spec.Policy, g.record.Spec.Controllers); err != nil {
+	if g.policy, err = spec.PolicyOf(g.record.Spec.Policy, g.record.Spec.Controllers); err != nil {
 		return nil // the worker does not serve it either
 	}
 	for _, id := range g.record.Boundaries {

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	life "github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -46,7 +46,7 @@ type processState struct {
 
 // container says of which container a listener is.
 func (s *processState) container() (word, error) {
-	w := word{kind: kindListener, pid: s.State.Pid, name: life.NameOf(s.State.ID)}
+	w := word{kind: kindListener, pid: s.State.Pid, name: spec.NameOf(s.State.ID)}
 	if w.pid == 0 {
 		w.pid = s.Pid
 	}

@@ -28,7 +28,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/guest"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -153,7 +153,7 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 		return nil, err
 	}
 	asked, _ := plugin.GetEffectiveAnnotation(pod, ControllersAnnotation, container)
-	controllers, err := guest.Narrow(p.Controllers, ControllersAnnotation, asked)
+	controllers, err := spec.Narrow(p.Controllers, ControllersAnnotation, asked)
 	if err == nil && len(controllers) > 0 {
 		_, err = p.Policy.WithControllers(controllers)
 	}

@@ -1,0 +1,122 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+)
+
+// ClearDead unmounts what servers of ours that are no more have left mounted there, one on the other. What else is mounted there stays: whoever
+// mounts there is told of it.
+func (m *Mountpoint) ClearDead(log *logrus.Entry) error {
+	for {
+		fd, err := m.Target.Open()
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		cleared, err := clearDead(fd)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("cannot unmount what a server that is no more has left at %s: %w", m.Target, err)
+		}
+		if !cleared {
+			return nil
+		}
+		log.Warnf("a server that is no more has left its file system at %s: it is unmounted", m.Target)
+	}
+}
+
+// clearDead unmounts what a descriptor is the root of, if it is a view or self, and dead.
+func clearDead(fd int) (bool, error) {
+	root, err := isMountRoot(fd)
+	if err != nil || !root {
+		return false, err
+	}
+	m, err := target.MountOf(fd)
+	if err != nil {
+		return false, err
+	}
+	kind, err := m.Type()
+	if err != nil || !isOurs(kind) || !isDead(fd, m.Device) {
+		return false, err
+	}
+	return true, target.Detach(fd)
+}
+
+// isOurs says whether a type of a mount table is one of this program's file systems.
+func isOurs(kind string) bool { return strings.HasPrefix(kind, "fuse.cgroup") }
+
+// ClearDeadViews unmounts the dead views in a directory of ours, and removes the directories that they were mounted at.
+func ClearDeadViews(dir string, log *logrus.Entry) error {
+	real, err := target.Beside(dir).Open()
+	if err != nil {
+		return nil // there is none
+	}
+	path, err := os.Readlink(target.Link(real))
+	unix.Close(real)
+	if err != nil {
+		return err
+	}
+	dead, err := target.Below(path, isOurs)
+	for _, at := range dead {
+		m := &Mountpoint{Target: target.Beside(at)}
+		if err := m.ClearDead(log); err != nil {
+			log.Warn(err)
+			continue
+		}
+		os.Remove(at)
+	}
+	return err
+}
+
+// deadWait is how long a server may take to answer until it is taken for one that lives.
+const deadWait = 2 * time.Second
+
+// asking has the file systems whose servers are being asked whether they live: one that hangs holds one thread, however often it is asked.
+var asking sync.Map
+
+// isDead says whether the server of a file system is no more.
+func isDead(fd int, device uint64) bool {
+	if _, busy := asking.LoadOrStore(device, true); busy {
+		return false
+	}
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		asking.Delete(device)
+		return false
+	}
+	answer := make(chan bool, 1)
+	go func() {
+		var fs unix.Statfs_t
+		answer <- conn.IsDead(unix.Fstatfs(own, &fs))
+		unix.Close(own)
+		asking.Delete(device)
+	}()
+	select {
+	case dead := <-answer:
+		return dead
+	case <-time.After(deadWait):
+		return false
+	}
+}
+
+// isMountRoot says whether a descriptor is the root of a mount; before Linux 5.8 nobody knows.
+func isMountRoot(fd int) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return false, os.NewSyscallError("statx", err)
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}

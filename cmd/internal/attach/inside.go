@@ -1,0 +1,472 @@
+// Package attach mounts a view in the mount namespace of a guest, or at a directory of the host, and unmounts it.
+//
+// # What always holds
+//
+// A directory is resolved once, to a descriptor, and mounted and unmounted by descriptor or mount id: a path of the
+// guest is never resolved on the host. What was mounted is unmounted on every way out; the dead mounts of a killed
+// server are cleared by the next.
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// Inside is a place in the mount namespace of a process, where a view that is mounted on the host is attached, too.
+type Inside struct {
+	Work   string // a directory of the host's own, to work in
+	Pid    int
+	Start  uint64 // of Pid (host.StartOf), so that its number is no other's
+	Rootfs string // what will be the guest's root, as a path from the process's root; "" for that root
+	Later  bool   // the process may have made Rootfs its root since the guest was made
+	Path   string // from the guest's root
+	Stack  Stack  // what becomes of what is mounted there
+	Own    OwnMounts
+	Dirs   []Dir // for a tmpfs with a mount for each of these, instead of the view itself
+
+	Cgroups string // what /proc/cgroups is to say (CgroupsText); "" leaves the kernel's
+	file    bool   // the place is a file
+}
+
+// Dir is a directory at the top of a view that gets a mount of its own, and the links to it.
+type Dir struct {
+	Name  string
+	Links []string
+}
+
+// DirsOf are the directories of a view that shows hierarchies in layout v1 or hybrid, with the links that hosts have where one
+// hierarchy has several controllers (cpu -> cpu,cpuacct).
+func DirsOf(trees []*host.Hierarchy) (dirs []Dir) {
+	for _, t := range trees {
+		d := Dir{Name: t.Dir}
+		if len(t.Controllers) > 1 && t.Version == hierarchy.V1 {
+			d.Links = slices.DeleteFunc(slices.Clone(t.Controllers), func(c string) bool { return c == t.Dir })
+		}
+		dirs = append(dirs, d)
+	}
+	return dirs
+}
+
+// insideTimeout is how long a guest may take to be looked up a path in: it may have mounted a file system that never answers.
+const insideTimeout = 10 * time.Second
+
+// moveMountBeneath is MOVE_MOUNT_BENEATH of include/uapi/linux/mount.h (Linux 6.5).
+const moveMountBeneath = 0x200
+
+// Attach attaches the view of whose root it is given a descriptor. What is mounted at the place goes in the same moment, or stays below:
+// nobody in the guest finds the place empty. The error says what is missing.
+func (in Inside) Attach(view int) error {
+	fresh, err := in.attachCgroups()
+	if err != nil {
+		return err
+	}
+	if err := in.attachView(view); err != nil {
+		if fresh {
+			_ = in.detachCgroups()
+		}
+		return err
+	}
+	return nil
+}
+
+// Mend attaches what the guest has taken away.
+func (in Inside) Mend(view int, device uint64) error {
+	has, err := in.Has(device)
+	switch {
+	case err != nil:
+		return err
+	case !has:
+		return in.Attach(view)
+	}
+	_, err = in.attachCgroups()
+	return err
+}
+
+func (in Inside) attachView(view int) error {
+	clone, err := in.clone(view)
+	if err != nil {
+		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, forbidden(err))
+	}
+	_, err = in.do(func(p *place) (bool, error) { return true, in.put(clone, p) }, func() { unix.Close(clone) })
+	if err != nil {
+		return fmt.Errorf("cannot attach the view at %s of process %d: %w", in.Path, in.Pid, forbidden(err))
+	}
+	return nil
+}
+
+// forbidden adds to an error of open_tree, setns or move_mount what else than the kernel can be the cause. Every kernel that has
+// openat2 (Linux 5.6), without which nothing here works, has these (5.2): ENOSYS is never for want of one, and root is not refused.
+func forbidden(err error) error {
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w; the daemon may not make mounts: give it CAP_SYS_ADMIN and no seccomp filter (a container: --privileged; "+
+			"a systemd unit: no SystemCallFilter=)", err)
+	}
+	return err
+}
+
+// clone makes a mount, attached nowhere, of what the guest is to have.
+func (in Inside) clone(view int) (fd int, err error) {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	if len(in.Dirs) == 0 {
+		fd, err = unix.OpenTree(view, "", unix.AT_EMPTY_PATH|flags)
+		return fd, os.NewSyscallError("open_tree", err)
+	}
+	top, err := os.MkdirTemp(in.Work, ".tree-")
+	if err != nil {
+		return -1, err
+	}
+	defer os.Remove(top)
+	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("tmpfs", top, "tmpfs", safe, "mode=755,size=64k"); err != nil {
+		return -1, PathError("mount", top, err)
+	}
+	defer unix.Unmount(top, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err := unix.Mount("", top, "", unix.MS_PRIVATE, ""); err != nil {
+		return -1, PathError("mount", top, err)
+	}
+	for _, d := range in.Dirs {
+		at := filepath.Join(top, d.Name)
+		err := os.Mkdir(at, 0o755)
+		if err == nil {
+			err = PathError("mount", at, unix.Mount(filepath.Join(target.Link(view), d.Name), at, "", unix.MS_BIND, ""))
+		}
+		for _, link := range d.Links {
+			err = errors.Join(err, os.Symlink(d.Name, filepath.Join(top, link)))
+		}
+		if err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.Mount("", top, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|safe, ""); err != nil {
+		return -1, PathError("mount", top, err)
+	}
+	fd, err = unix.OpenTree(unix.AT_FDCWD, top, flags|unix.AT_RECURSIVE)
+	return fd, PathError("open_tree", top, err)
+}
+
+// PathError is nil for no error.
+func PathError(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: path, Err: err}
+}
+
+// put attaches a mount at the place.
+func (in Inside) put(mount int, p *place) error {
+	const byFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+	covered, err := p.mounted()
+	if err != nil {
+		return err
+	}
+	stacks, done := in.below(p)
+	defer done()
+	if err := p.claim(); err != nil {
+		return err
+	}
+	if covered && !stacks() {
+		// Linux 6.5. It is refused where what is there must stay: the root itself, a mount that another user namespace locks.
+		if unix.MoveMount(mount, "", p.at, "", byFD|moveMountBeneath) == nil {
+			return p.unmount()
+		}
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", p.at, "", byFD))
+}
+
+// below looks at what is at the place. Then stacks makes it ready to stay below, and says whether it is to.
+func (in Inside) below(p *place) (stacks func() bool, done func()) {
+	if in.Stack == StackNone || len(in.Own) == 0 {
+		return func() bool { return in.Stack == StackAll }, func() {}
+	}
+	all, err := p.cgroups(in.Own)
+	useful := slices.ContainsFunc(all, func(b below) bool { return b.own })
+	stacks = func() bool {
+		if err == nil && (useful || in.Stack == StackAll) {
+			err = p.tidy(all, in.Stack == StackOwn)
+		}
+		return in.Stack == StackAll || err == nil && useful
+	}
+	return stacks, func() {
+		for _, b := range all {
+			unix.Close(b.fd)
+		}
+	}
+}
+
+// Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
+func (in Inside) Detach(device uint64) error {
+	cgroupsErr := in.detachCgroups()
+	err := in.takeAway(func(p *place) (bool, error) { return in.isView(p.at, device) })
+	return errors.Join(err, cgroupsErr)
+}
+
+// takeAway unmounts what is at the place, if it is ours.
+func (in Inside) takeAway(ours func(p *place) (bool, error)) error {
+	_, err := in.do(func(p *place) (bool, error) {
+		is, err := ours(p)
+		if err != nil || !is {
+			return false, err
+		}
+		if _, err := p.mounted(); err != nil {
+			return false, err
+		}
+		if err := p.claim(); err != nil {
+			return false, err
+		}
+		return true, p.unmount()
+	}, nil)
+	return err
+}
+
+// Has says whether a view is what the guest finds at the place.
+func (in Inside) Has(device uint64) (bool, error) {
+	return in.do(func(p *place) (bool, error) { return in.isView(p.at, device) }, nil)
+}
+
+// isView says whether what is mounted at the place is a view, or the tmpfs with its directories.
+func (in Inside) isView(at int, device uint64) (bool, error) {
+	var st unix.Statx_t
+	path, flags := "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC
+	if len(in.Dirs) > 0 {
+		path, flags = in.Dirs[0].Name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC
+	}
+	err := unix.Statx(at, path, flags, 0, &st)
+	if path != "" && errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, os.NewSyscallError("statx", err)
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor) == device, nil
+}
+
+// place is an Inside that is entered: the thread is in the mount namespace of the process.
+type place struct {
+	ns, root int         // of the process
+	mounts   *os.File    // its mountinfo
+	own      *os.File    // this process's
+	fds      int         // the directory of this process's descriptors, by the host's /proc
+	at       int         // what is at the place, O_PATH
+	settled  atomic.Bool // it was acted upon, or given up
+}
+
+// errGivenUp is what a thread gets that comes too late: nobody knows of what it would do.
+var errGivenUp = errors.New("the guest does not let its paths be looked up: a file system of its own does not answer")
+
+var errHostMounts = errors.New("the process is in the host's own mount namespace; mount the view at a directory (--target DIR)")
+
+// claim is called before something is changed.
+func (p *place) claim() error {
+	if !p.settled.CompareAndSwap(false, true) {
+		return errGivenUp
+	}
+	return nil
+}
+
+// mount is the number of the mount that the place is in, and whether it is the root of that. The table has the process's mounts.
+func (p *place) mount() (id int, covered bool, table []*mountinfo.Info, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, false, nil, os.NewSyscallError("statx", err)
+	}
+	if _, err := p.mounts.Seek(0, io.SeekStart); err != nil {
+		return 0, false, nil, err
+	}
+	table, err = hierarchy.ReadMounts(p.mounts, nil)
+	return int(st.Mnt_id), st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, table, err
+}
+
+// mounted says whether something is mounted at the place itself. The error says that what happens there would happen in this
+// process's own mount namespace, too.
+func (p *place) mounted() (bool, error) {
+	id, covered, mounts, err := p.mount()
+	if err != nil {
+		return false, err
+	}
+	found := false
+	for range 2 { // the mount that the place is in, and, where it is the root of that, the one below
+		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.ID == id })
+		if i < 0 {
+			break
+		}
+		if ours, err := p.reachesOurs(mounts[i]); err != nil {
+			return false, err
+		} else if ours {
+			return false, fmt.Errorf("its mount at %s is shared with the host's: what is attached there would be attached here, too; "+
+				"make the guest's mounts private or slaves (mount --make-rslave /)", mounts[i].Mountpoint)
+		}
+		found, id = true, mounts[i].Parent
+		if !covered {
+			break
+		}
+	}
+	if !found {
+		return false, errors.New("its mount is not in the mountinfo of the process")
+	}
+	return covered, nil
+}
+
+// reachesOurs says whether what is mounted on a mount of the guest comes into this process's namespace: a mount there is of the
+// same peer group, or a slave of it (mount_namespaces(7)).
+func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
+	found, err := notify.Reaches(m, p.own)
+	if err == nil {
+		_, err = p.own.Seek(0, io.SeekStart)
+	}
+	return found, err
+}
+
+// unmount unmounts what is at the place.
+func (p *place) unmount() error { return os.NewSyscallError("umount2", p.unmountFD(p.at)) }
+
+func (p *place) close() {
+	for _, fd := range []int{p.ns, p.root, p.at, p.fds} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	for _, f := range []*os.File{p.mounts, p.own} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// do does something in the mount namespace of the process, with the place opened, and then calls after (visit).
+func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) {
+	return visit(in.Pid, in.Start, func(p *place) (bool, error) {
+		if err := in.enter(p); err != nil {
+			return false, err
+		}
+		return f(p)
+	}, after)
+}
+
+// visit does something with what was reached of a process, on a thread that may enter its namespaces, and then calls after, if there
+// is one: what that closes is in use until then, also when the guest has taken too long. The guest decides what its paths are; none
+// of them leads out of its root.
+func visit(pid int, start uint64, f func(p *place) (bool, error), after func()) (bool, error) {
+	p, err := reach(pid, start)
+	if err != nil {
+		if after != nil {
+			after()
+		}
+		return false, err
+	}
+	type answer struct {
+		is  bool
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		var a answer
+		a.err = host.OnThread(func() (err error) {
+			a.is, err = f(p)
+			return err
+		})
+		p.close()
+		if after != nil {
+			after()
+		}
+		done <- a
+	}()
+	select {
+	case a := <-done:
+		return a.is, a.err
+	case <-time.After(insideTimeout):
+	}
+	if p.claim() == nil {
+		return false, errGivenUp
+	}
+	a := <-done // it is at work, and asks the guest for nothing more
+	return a.is, a.err
+}
+
+// reach opens what is needed of the process. The error says that there is no such process, or that it is in this process's own
+// mount namespace, where nothing is to be taken away.
+func reach(pid int, start uint64) (p *place, err error) {
+	proc := "/proc/" + strconv.Itoa(pid)
+	p = &place{ns: -1, root: -1, at: -1, fds: -1}
+	if p.ns, err = unix.Open(proc+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		p.root, err = unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	if err == nil {
+		p.mounts, err = os.Open(proc + "/mountinfo")
+	}
+	if err == nil {
+		p.own, err = os.Open("/proc/self/mountinfo")
+	}
+	if err == nil {
+		p.fds, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	// The same process after all was opened: all is of that one.
+	if now, serr := host.StartOf(pid); serr != nil || now != start {
+		err = fmt.Errorf("no such process %d", pid)
+	}
+	if err == nil {
+		err = p.notHosts()
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// join brings the thread into the mount namespace.
+func (p *place) join() error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants that
+		return os.NewSyscallError("unshare", err)
+	}
+	return os.NewSyscallError("setns", unix.Setns(p.ns, unix.CLONE_NEWNS))
+}
+
+func (in Inside) enter(p *place) error {
+	if err := p.join(); err != nil {
+		return err
+	}
+	root := p.root
+	if in.Rootfs != "" {
+		rootfs, err := openIn(root, in.Rootfs, unix.O_DIRECTORY)
+		switch {
+		case err == nil:
+			defer unix.Close(rootfs)
+			root = rootfs
+		case !in.Later || !errors.Is(err, unix.ENOENT):
+			return err
+		}
+	}
+	flags := unix.O_DIRECTORY
+	if in.file {
+		flags = 0
+	}
+	var err error
+	p.at, err = openIn(root, in.Path, flags)
+	return err
+}
+
+// openIn opens what is at a path that a root bounds, as chroot would.
+func openIn(root int, path string, flags int) (int, error) {
+	fd, err := unix.Openat2(root, path, &unix.OpenHow{
+		Flags: uint64(unix.O_PATH | unix.O_CLOEXEC | flags), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}

@@ -1,0 +1,144 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// CgroupsPath is a file that no namespace bounds: it names every controller of the host and counts its cgroups.
+const CgroupsPath = "/proc/cgroups"
+
+// CgroupsText is /proc/cgroups as a guest sees it: permitted controllers only, and no number of the host's cgroups. It is "" where the
+// kernel has no such file.
+func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
+	raw, err := os.ReadFile(CgroupsPath)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	var v2 []string
+	if t := h.Hierarchy(hierarchy.Unified); t != nil {
+		v2 = t.Controllers
+	}
+	return filterCgroups(string(raw), p.Permits, v2), err
+}
+
+// filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each with one
+// cgroup. It adds those that a kernel leaves out which is built without v1 for a controller (CONFIG_MEMCG_V1, Linux 6.11): programs
+// look there whether v2 has it.
+func filterCgroups(text string, permits func(string) bool, v2 []string) string {
+	var add []string // in the order of v2
+	for _, c := range v2 {
+		if permits(c) {
+			add = append(add, hierarchy.LegacyNames(c)...)
+		}
+	}
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(line, "#"):
+			b.WriteString(line)
+		case len(f) == 4 && (permits(f[0]) || slices.Contains(add, f[0])):
+			f[2] = "1"
+			b.WriteString(strings.Join(f, "\t") + "\n")
+			add = slices.DeleteFunc(add, func(name string) bool { return name == f[0] })
+		}
+	}
+	for _, name := range add {
+		b.WriteString(name + "\t0\t1\t1\n")
+	}
+	return b.String()
+}
+
+// The file that is put over /proc/cgroups of a guest is the only one of a tmpfs, and goes with its last mount. By this the guest's
+// mountinfo knows it.
+const (
+	cgroupsSource = "vcgroupfs"
+	cgroupsFile   = "cgroups"
+)
+
+// overCgroups is the place where it goes. What is there stays below.
+func (in Inside) overCgroups() Inside {
+	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Later: in.Later, Path: CgroupsPath, Stack: StackAll, file: true}
+}
+
+// attachCgroups puts a file over /proc/cgroups of the guest, unless it is there.
+func (in Inside) attachCgroups() (fresh bool, err error) {
+	if in.Cgroups == "" {
+		return false, nil
+	}
+	file, err := CgroupsMount(in.Work, in.Cgroups)
+	if err == nil {
+		over := in.overCgroups()
+		fresh, err = over.do(func(p *place) (bool, error) {
+			if is, err := p.isCgroups(); err != nil || is {
+				return false, err
+			}
+			return true, over.put(file, p)
+		}, func() { unix.Close(file) })
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot put a file over %s of process %d: %w", CgroupsPath, in.Pid, err)
+	}
+	return fresh, nil
+}
+
+// detachCgroups takes it away, if it is there.
+func (in Inside) detachCgroups() error {
+	if in.Cgroups == "" {
+		return nil
+	}
+	return in.overCgroups().takeAway((*place).isCgroups)
+}
+
+// isCgroups says whether what is at the place is our file.
+func (p *place) isCgroups() (bool, error) {
+	id, covered, table, err := p.mount()
+	if err != nil || !covered {
+		return false, err
+	}
+	for _, m := range table {
+		if m.ID == id {
+			return m.FSType == "tmpfs" && m.Source == cgroupsSource && m.Root == "/"+cgroupsFile, nil
+		}
+	}
+	return false, nil
+}
+
+// CgroupsMount makes a mount, attached nowhere, of a file with the text, which nobody can write: the file system itself is read-only.
+// It is made in a mount namespace of one thread, of which nothing is left whatever happens to us, at a directory.
+func CgroupsMount(dir, text string) (fd int, err error) {
+	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	const options = "mode=755,size=64k"
+	err = host.OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return PathError("mount", "/", err)
+		}
+		if err := unix.Mount(cgroupsSource, dir, "tmpfs", safe, options); err != nil {
+			return PathError("mount", dir, err)
+		}
+		file := filepath.Join(dir, cgroupsFile)
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o444), os.Chmod(file, 0o444)); err != nil { // whatever the umask
+			return err
+		}
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|safe, options); err != nil {
+			return PathError("mount", dir, err)
+		}
+		fd, err = unix.OpenTree(unix.AT_FDCWD, file, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		return PathError("open_tree", file, err)
+	})
+	return fd, err
+}

@@ -1,0 +1,319 @@
+package run
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// InitCommand is the argument that makes this program the first process of a guest. It is not for users.
+const InitCommand = "guest-init"
+
+// Descriptors that the first process is given.
+const (
+	initMount    = 3 // of the view, mounted nowhere
+	initSetupFD  = 4 // an initSetup, when the process is in its cgroups
+	initResultFD = 5 // takes an initFailure; closed by execve
+	initListener = 6 // a socket that takes the listener of the guest's filter
+)
+
+// What is said, beside an initSetup and an initFailure, by a byte each.
+const (
+	initReady  = 'r' // by the first process: all is set up
+	initGo     = 'g' // to it: the limits are set
+	initBegins = 'x' // by it: it becomes the command
+)
+
+// initSetup is what the first process is told.
+type initSetup struct {
+	Command    []string
+	Userns     bool
+	Privileged bool
+	NoNotify   bool   // the guest's filter asks nobody
+	TypeGiven  bool   // statfs of the view says the right type without the guest's filter
+	Cgroups    string // what /proc/cgroups says
+	Dir        string // the working directory
+	Below      []kernelMount
+}
+
+// initFailure is what it says when it cannot become the command.
+type initFailure struct {
+	Kind fault.Kind
+	Text string
+}
+
+// Init is the first process of a guest. It returns only when it fails, with the exit status.
+func Init() int {
+	runtime.LockOSThread() // what is unshared here is this thread's, and this thread becomes the command
+	runtime.GOMAXPROCS(1)  // with no more threads than are needed
+	err := keepStandardFDs()
+	if err == nil {
+		err = becomeCommand()
+	}
+	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{fault.Of(fault.With(fault.RunFailed, err)), err.Error()})
+	return fault.ExitRunFailed
+}
+
+// keepStandardFDs lets the command inherit input, output and errors, and nothing else that vcgroupfs was started with: a
+// descriptor of a host directory would be a way around every mount.
+func keepStandardFDs() error {
+	const first, last = 3, 1<<32 - 1
+	err := unix.CloseRange(first, last, unix.CLOSE_RANGE_CLOEXEC) // the flag since Linux 5.11
+	if err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("cannot keep descriptors from the guest: %w", err)
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+func becomeCommand() error {
+	var s initSetup
+	orders := os.NewFile(initSetupFD, "setup")
+	defer runtime.KeepAlive(orders) // more comes by it
+	if err := json.NewDecoder(orders).Decode(&s); err != nil {
+		return fmt.Errorf("cannot read the set-up of the guest: %w", err)
+	}
+	// The cgroup namespace's root is where this process is now: the boundaries.
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("cannot make a cgroup namespace: %w", err)
+	}
+	if err := leaveKeys(); err != nil {
+		return err
+	}
+	if err := setMounts(s); err != nil {
+		return err
+	}
+	// The working directory may be on a mount that is gone or covered now: a real cgroup, say. Its path leads elsewhere.
+	if os.Chdir(s.Dir) != nil {
+		if err := os.Chdir("/"); err != nil {
+			return fmt.Errorf("cannot leave the host's working directory: %w", err)
+		}
+	}
+	path, err := exec.LookPath(s.Command[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return commandError(s.Command[0], err)
+	}
+	if err := filterCalls(s); err != nil {
+		return fmt.Errorf("cannot put a filter on the guest's calls: %w", err)
+	}
+	if !s.Privileged {
+		if err := dropPrivileges(); err != nil {
+			return err
+		}
+	}
+	env := os.Environ()
+	debug.FreeOSMemory()
+	if err := awaitGo(); err != nil {
+		return err
+	}
+	return commandError(s.Command[0], syscall.Exec(path, s.Command, env))
+}
+
+// awaitGo says that all is set up, waits until the limits are set, and says that the command begins. With those limits this program might have
+// no thread more, and Go's runtime starts one for a call of which it knows that it waits.
+func awaitGo() error {
+	said := []byte{initReady, initBegins}
+	answer := []byte{0}
+	do := func(call uintptr, fd int, b *byte) bool {
+		for {
+			n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(b)), 1)
+			if errno != unix.EINTR {
+				return errno == 0 && n == 1
+			}
+		}
+	}
+	if !do(unix.SYS_WRITE, initResultFD, &said[0]) || !do(unix.SYS_READ, initSetupFD, &answer[0]) || answer[0] != initGo ||
+		!do(unix.SYS_WRITE, initResultFD, &said[1]) {
+		return errors.New("cannot start the command: whoever sets its limits has ended")
+	}
+	return nil
+}
+
+// commandError gives what a shell gives: 127 for a command that is not there, 126 for one that cannot be executed.
+func commandError(name string, err error) error {
+	kind := fault.NotExecutable
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+		kind = fault.NoCommand
+	}
+	var e *exec.Error
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	return fault.New(kind, "cannot execute %s: %w", name, err)
+}
+
+// viewPath is where the guest has its view.
+const viewPath = "/sys/fs/cgroup"
+
+// setMounts makes the guest's mounts: files of the host, /proc, /sys and /dev of its own, no cgroup file system but the view. With --privileged
+// alone it keeps what the host has mounted but for cgroups.
+func setMounts(s initSetup) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot make the guest's mounts private: %w", err)
+	}
+	switch {
+	case s.Userns: // made before the user namespace was
+		return setMountsOnStage(s)
+	case s.Privileged:
+		if err := detachCgroups(); err != nil {
+			return err
+		}
+	default:
+		if err := keepFiles(anew{procStays: true}); err != nil {
+			return err
+		}
+	}
+	return mountGuest(s)
+}
+
+func setMountsOnStage(s initSetup) error {
+	stage, err := enterStage()
+	if err != nil {
+		return err
+	}
+	if err := mountGuest(s); err != nil {
+		return err
+	}
+	return stage.leave()
+}
+
+// mountGuest mounts what a guest has anew.
+func mountGuest(s initSetup) error {
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("cannot mount the guest's /proc: %w", err)
+	}
+	if err := overmountCgroups(s.Cgroups); err != nil {
+		return err
+	}
+	mountBelow(s.Below)
+	if s.Userns {
+		if err := keepWholeProc(); err != nil {
+			return err
+		}
+	}
+	if err := unix.MoveMount(initMount, "", unix.AT_FDCWD, viewPath, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot mount the view: %w", &os.PathError{Op: "move_mount", Path: viewPath, Err: err})
+	}
+	if s.Privileged && !s.Userns {
+		if hasQueues() {
+			return ownQueues(queuesPath)
+		}
+		return nil
+	}
+	if err := mountOwn(); err != nil {
+		return err
+	}
+	if s.Userns {
+		return nil
+	}
+	return protectKernelFiles()
+}
+
+// keepWholeProc mounts a /proc with nothing over parts of it where the view will cover it. The guest can make user namespaces, and in
+// one a /proc can only be mounted where another is in sight of the kernel of which nothing is covered (mount_too_revealing).
+func keepWholeProc() error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	at := viewPath + "/proc"
+	err := attach.PathError("mount", viewPath, unix.Mount("tmpfs", viewPath, "tmpfs", flags, "mode=755,size=64k"))
+	if err == nil {
+		err = os.Mkdir(at, 0o555)
+	}
+	if err == nil {
+		err = attach.PathError("mount", at, unix.Mount("proc", at, "proc", flags, ""))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make /proc mountable in the guest: %w", err)
+	}
+	return nil
+}
+
+// detachCgroups unmounts every cgroup file system of the mount namespace, and every view. What paths do not lead to is out of the
+// guest's reach, too.
+func detachCgroups() error {
+	raw, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	mounts, err := hierarchy.ParseMounts(raw)
+	if err != nil {
+		return fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
+	}
+	for _, m := range slices.Backward(mounts) { // what was mounted last goes first
+		err := byPath(m.Point, func(path string) error { return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) })
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: m.Point, Err: err})
+		}
+	}
+	return nil
+}
+
+// overmountCgroups puts a file over /proc/cgroups, which no namespace bounds.
+func overmountCgroups(text string) error {
+	if _, err := os.Stat(attach.CgroupsPath); os.IsNotExist(err) {
+		return nil // CONFIG_PROC_PID_CPUSET and v1 support are not built in
+	}
+	file, err := attach.CgroupsMount(viewPath, text)
+	if err == nil {
+		err = attach.PathError("move_mount", attach.CgroupsPath, unix.MoveMount(file, "", unix.AT_FDCWD, attach.CgroupsPath, unix.MOVE_MOUNT_F_EMPTY_PATH))
+		unix.Close(file)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the guest's /proc/cgroups: %w", err)
+	}
+	return nil
+}
+
+// readOnlyPaths are files of the kernel by which the host's root, without any capability, rules the host; maskedPaths are those that it does
+// not even read. Both are those of a container (runc, crun, containerd and Docker have the same lists).
+var (
+	readOnlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	maskedPaths   = []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+		"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+)
+
+// protectKernelFiles keeps them from a guest whose root is the host's.
+func protectKernelFiles() error {
+	for _, path := range maskedPaths {
+		if err := hide(path); err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("cannot protect %s: %w", path, err)
+		}
+	}
+	for _, path := range readOnlyPaths {
+		if _, err := os.Lstat(path); err != nil {
+			continue
+		}
+		const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+		err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, "")
+		if err == nil {
+			err = unix.Mount("", path, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
+		}
+		if err != nil {
+			return fmt.Errorf("cannot protect %s: %w", path, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// dataTypes are the types of file systems that hold files, and no device: of those that need one the kernel tells by itself. A guest of "run"
+// has those of the host. Every other type is a way to the kernel or to somebody's program, and what a later kernel brings may be one.
+var dataTypes = []string{
+	"tmpfs", "ramfs", "overlay", "aufs", "autofs", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "zfs", "bcachefs", "ubifs", "jffs2",
+	"ecryptfs", "vboxsf", "vmhgfs", "fuse",
+}
+
+// refusedFuse are FUSE file systems that are none of data: views, and LXCFS, whose older versions have the host's cgroups.
+var refusedFuse = []string{"fuse.cgroup", "fuse.lxcfs"}
+
+// kinds knows which types of file systems hold files.
+type kinds map[string]bool
+
+// readKinds reads /proc/filesystems: a type without "nodev" is one of block devices.
+func readKinds() (kinds, error) {
+	raw, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		return nil, err
+	}
+	k := kinds{}
+	for line := range strings.Lines(string(raw)) {
+		if name, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "\t"); ok {
+			k[name] = true
+		}
+	}
+	for _, name := range dataTypes {
+		k[name] = true
+	}
+	return k, nil
+}
+
+// holds says whether a mount is of files.
+func (k kinds) holds(m *mountinfo.Info) bool {
+	for _, refused := range refusedFuse {
+		if strings.HasPrefix(m.FSType, refused) {
+			return false
+		}
+	}
+	main, _, _ := strings.Cut(m.FSType, ".")
+	return k[m.FSType] || k[main] && main == "fuse"
+}
+
+// rebuilt are the directories whose mounts a guest has anew, with nothing of the host's below.
+var rebuilt = []string{"/proc", "/sys", "/dev"}
+
+func under(path string, dirs []string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") })
+}
+
+// keepFiles leaves this thread's mount namespace, which is its own and private, mounts of files only, on which devices are none, and makes
+// /sys and /dev anew. /proc is gone, or stays to be mounted over: the guest mounts its own. What cannot be unmounted, as a mount that came with a user namespace, is covered.
+func keepFiles(d anew) error {
+	k, err := readKinds()
+	if err != nil {
+		return err
+	}
+	all, err := host.MountTable(threadMounts, nil)
+	if err != nil {
+		return err
+	}
+	sys, err := cloneMount("/sys")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(sys)
+	nodes := d.open()
+	defer nodes.close()
+	var locked []string
+	for _, m := range slices.Backward(all) { // what was mounted last goes first
+		if m.Mountpoint == "/" || m.Mountpoint == "/proc" && d.procStays || !under(m.Mountpoint, rebuilt) && k.holds(m) {
+			continue
+		}
+		done, err := takeAway(m)
+		if err != nil {
+			return fmt.Errorf("cannot take the host's mount at %s away: %w", m.Mountpoint, err)
+		}
+		if !done && !under(m.Mountpoint, rebuilt) { // where all is mounted over
+			locked = append(locked, m.Mountpoint)
+		}
+	}
+	if err := noDevices(); err != nil {
+		return err
+	}
+	if err := d.makeSys(sys); err != nil {
+		return err
+	}
+	if err := d.makeDev(nodes); err != nil {
+		return err
+	}
+	for _, path := range locked {
+		if err := hide(path); err != nil {
+			return fmt.Errorf("cannot cover the host's mount at %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// threadMounts is where the mount table of this thread is, whose mount namespace may be its own.
+const threadMounts = "/proc/thread-self/mountinfo"
+
+// cloneMount makes a mount, attached nowhere, of what is mounted at a path, without what is mounted on that, unless a user namespace above
+// keeps the two together.
+func cloneMount(path string) (int, error) {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	if errors.Is(err, unix.EINVAL) {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, path, flags|unix.AT_RECURSIVE)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("cannot make a mount for the guest: %w", attach.PathError("open_tree", path, err))
+	}
+	return fd, nil
+}
+
+// takeAway unmounts what a line of the mount table names, if that is what its path leads to: what is hidden is out of the guest's reach, too. It
+// says whether nothing is left to do.
+func takeAway(m *mountinfo.Info) (done bool, err error) {
+	err = byPath(m.Mountpoint, func(path string) error {
+		var st unix.Statx_t
+		const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT
+		err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
+		if err == nil && st.Mask&unix.STATX_MNT_ID != 0 && int(st.Mnt_id) != m.ID { // the id since Linux 5.8
+			return nil
+		}
+		return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return true, nil
+	case errors.Is(err, unix.EINVAL):
+		return false, nil
+	}
+	return true, attach.PathError("umount", m.Mountpoint, err)
+}
+
+// pathMax is PATH_MAX of include/uapi/linux/limits.h: no call takes a longer path, its NUL included.
+const pathMax = 4096
+
+// byPath calls f with a path to a mount point that a call takes. Whoever may rename directories above a mount can make its path too long; it is
+// reached all the same: from its directory, where this thread then is, as f must not mind. The thread's working directory must be its own.
+func byPath(path string, f func(path string) error) error {
+	if len(path) < pathMax {
+		return f(path)
+	}
+	dir, err := target.OpenPath(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	here, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(here)
+	if err := unix.Fchdir(dir); err != nil {
+		return err
+	}
+	return errors.Join(f(filepath.Base(path)), unix.Fchdir(here))
+}
+
+// hide mounts over a directory one that is empty, and over a file the device that is. ENOENT where neither is.
+func hide(path string) error {
+	return attach.PathError("mount", path, byPath(path, func(path string) error {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return unix.Mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=4k")
+		}
+		return unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
+	}))
+}
+
+// noDevices makes device files in all mounts of this thread none: a guest has the devices that its /dev has.
+func noDevices() error {
+	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV}) // Linux 5.12
+	if !errors.Is(err, unix.ENOSYS) {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	all, err := host.MountTable(threadMounts, nil)
+	if err != nil {
+		return err
+	}
+	for _, m := range all {
+		err := byPath(m.Mountpoint, func(path string) error {
+			var st unix.Statfs_t
+			if err := unix.Statfs(path, &st); err != nil {
+				return err
+			}
+			const same = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // the numbers of ST_RDONLY and so on are those of MS_RDONLY
+			flags := uintptr(st.Flags)&same | unix.MS_NODEV | unix.MS_REMOUNT | unix.MS_BIND
+			return unix.Mount("", path, "", flags, "")
+		})
+		if err != nil {
+			return attach.PathError("mount", m.Mountpoint, err)
+		}
+	}
+	return nil
+}

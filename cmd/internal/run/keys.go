@@ -1,0 +1,133 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// KeysCommand is the argument that makes this program listen to a terminal's keys beside a guest. It is not for users.
+const KeysCommand = "guest-keys"
+
+// keysReady is a descriptor of it, which takes a byte when it listens.
+const keysReady = 3
+
+// keys are the signals that a terminal sends to the group in its foreground.
+var keys = []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTSTP, unix.SIGTTIN}
+
+// stops are those of them that stop a process which does not handle them.
+var stops = map[os.Signal]bool{unix.SIGTSTP: true, unix.SIGTTIN: true}
+
+// seat is the foreground of a terminal that a guest has for as long as it runs, in a process group of its own: of a group that is not in its pid
+// namespace a shell can tell no number, and then gives the terminal back to none. The guest's first process gets of the terminal's signals only those
+// that it handles, so a process outside of its pid namespace is in that group, and passes them on to this one.
+type seat struct {
+	group int
+	own   int // this process's group
+}
+
+// interactive says whether input, output and errors are one terminal, in whose foreground this process is. With anything else, as in a
+// pipe, others of the group may want the terminal.
+func interactive() bool {
+	if !isTerminal(0) || !foreground() {
+		return false
+	}
+	var in unix.Stat_t
+	if unix.Fstat(0, &in) != nil {
+		return false
+	}
+	for fd := 1; fd <= 2; fd++ {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != in.Rdev {
+			return false
+		}
+	}
+	return true
+}
+
+// takeSeat gives the foreground to a process that leads a group, whose stops come by a channel from then on.
+func takeSeat(pid int, signals chan<- os.Signal) (*seat, error) {
+	s := &seat{group: pid, own: unix.Getpgrp()}
+	cmd := exec.Command("/proc/self/exe", KeysCommand)
+	cmd.Args[0] = "vcgroupfs"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: pid, Pdeathsig: unix.SIGKILL}
+	ready, err := newPipe()
+	if err != nil {
+		return nil, err
+	}
+	defer ready.r.Close()
+	cmd.ExtraFiles = []*os.File{ready.w} // keysReady
+	err = cmd.Start()
+	ready.w.Close()
+	if err != nil {
+		return nil, err
+	}
+	go cmd.Wait() // it ends with the thread that started it
+	if _, err := ready.r.Read(make([]byte, 1)); err != nil {
+		return nil, fmt.Errorf("what listens to its keys has ended: %w", err)
+	}
+	signal.Notify(signals, unix.SIGTSTP, unix.SIGTTIN)
+	signal.Ignore(unix.SIGTTOU) // who gives the terminal away from the background is stopped by it
+	return s, s.give(pid)
+}
+
+// give puts a group into the foreground.
+func (s *seat) give(group int) error {
+	return os.NewSyscallError("TIOCSPGRP", unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, group))
+}
+
+// leave takes the terminal back, if it belongs to a group that is no more.
+func (s *seat) leave() {
+	if s == nil {
+		return
+	}
+	group, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
+	if err == nil && group != s.own && errors.Is(unix.Kill(-group, 0), unix.ESRCH) {
+		_ = s.give(s.own)
+	}
+}
+
+// stop stops the guest and this process, as a shell expects of what it has started, until it is continued. Without a shell nobody would continue
+// it.
+func (s *seat) stop() {
+	if !hasShell() {
+		return
+	}
+	_ = unix.Kill(-s.group, unix.SIGSTOP)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP) // of this thread, so that nothing is done before the stop
+	if foreground() {
+		_ = s.give(s.group)
+	}
+	_ = unix.Kill(-s.group, unix.SIGCONT)
+}
+
+// hasShell says whether the parent is of this session and another group: then this one is not orphaned.
+func hasShell() bool {
+	parent := unix.Getppid()
+	theirs, err1 := unix.Getsid(parent)
+	ours, err2 := unix.Getsid(0)
+	group, err3 := unix.Getpgid(parent)
+	return errors.Join(err1, err2, err3) == nil && theirs == ours && group != unix.Getpgrp()
+}
+
+// ListenToKeys passes a terminal's signals on to the process that has started this one, until it is killed.
+func ListenToKeys() int {
+	parent := os.Getppid()
+	signals := make(chan os.Signal, 32)
+	signal.Notify(signals, keys...)
+	unix.Write(keysReady, []byte{0})
+	unix.Close(keysReady)
+	for s := range signals {
+		_ = unix.Kill(parent, s.(syscall.Signal))
+	}
+	return 0
+}

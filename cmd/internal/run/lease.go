@@ -1,0 +1,239 @@
+package run
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+const (
+	// parentPath is the cgroup of all guests, in each hierarchy.
+	parentPath = "/vcgroupfs"
+	// leaseDir has a file for each guest.
+	leaseDir = "/run/vcgroupfs/guests"
+)
+
+// record is what a lease's file says.
+type record struct {
+	Name  string   `json:"name"`
+	Pid   int      `json:"pid"`
+	Trees []string `json:"trees"`          // hierarchies by their String
+	Root  uint64   `json:"root,omitempty"` // of the first, by its kernfs id: a guest may share /run with its host
+}
+
+// lease is what "run" has made on the host for one guest.
+type lease struct {
+	file  *os.File          // locked
+	path  string            // of the boundary, in each hierarchy
+	trees []*host.Hierarchy // where it was made
+	log   *logrus.Entry
+}
+
+// take makes the boundary of a guest in the hierarchies given, with the permitted controllers enabled on v2.
+func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy, log *logrus.Entry) (l *lease, err error) {
+	if name == "" {
+		name = "run-" + strconv.Itoa(os.Getpid())
+	}
+	if err := spec.CheckName(name); err != nil {
+		return nil, err
+	}
+	made := &lease{path: parentPath + "/" + name, log: log}
+	if made.file, err = lockFile(name); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			made.release()
+		}
+	}()
+	r := record{Name: name, Pid: os.Getpid(), Root: rootOf(h)}
+	for _, t := range trees {
+		r.Trees = append(r.Trees, t.String())
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := made.file.WriteAt(text, 0); err != nil {
+		return nil, fmt.Errorf("cannot note the guest: %w", err)
+	}
+	for _, t := range trees {
+		if err := made.create(t, p); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+func (l *lease) create(t *host.Hierarchy, p *policy.Policy) error {
+	if t.ReadOnly {
+		return fmt.Errorf("cannot make a boundary in the hierarchy %s: %s is mounted read-only", t, t.Mountpoint)
+	}
+	if t.Exists(l.path) {
+		return fmt.Errorf("cannot make a boundary: there is a cgroup %s in the hierarchy %s already; choose another --name", l.path, t)
+	}
+	l.trees = append(l.trees, t)
+	var enable []string
+	for _, c := range t.Controllers {
+		if t.Version == hierarchy.V2 && p.Permits(c) {
+			enable = append(enable, c)
+		}
+	}
+	for tries := 0; ; tries++ {
+		err := t.Create(l.path, 0o755)
+		if err == nil && len(enable) > 0 {
+			err = t.Enable(l.path, enable...)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.ENOENT) && tries < 10: // the last guest that ended has taken the parent away
+		case errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("cannot enable %s for the boundary: %w: a cgroup above it holds processes", strings.Join(enable, ", "), err)
+		default:
+			return fmt.Errorf("cannot make a boundary in the hierarchy %s: %w", t, err)
+		}
+	}
+}
+
+// release removes what the lease made. It goes on after an error, and logs each.
+func (l *lease) release() {
+	removeGuest(l.trees, l.path, l.log)
+	if l.file != nil {
+		os.Remove(l.file.Name()) // still locked: nobody takes it between
+		l.file.Close()
+	}
+}
+
+// removeGuest kills what is left in a guest's cgroups and removes them.
+func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
+	for _, t := range trees {
+		if err := t.Kill(path); err != nil {
+			log.WithError(err).Warnf("cannot kill what is left of the guest in the hierarchy %s", t)
+		}
+	}
+	for _, t := range trees {
+		if err := t.RemoveAll(path); err != nil {
+			log.WithError(err).Warnf("cannot remove the guest's cgroup from the hierarchy %s", t)
+		}
+		err := t.RemoveIfEmpty(parentPath)
+		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) {
+			log.WithError(err).Debugf("cannot remove %s from the hierarchy %s", parentPath, t)
+		}
+	}
+}
+
+// lockFile makes a guest's file and locks it. EEXIST in words when another server has that guest.
+func lockFile(name string) (*os.File, error) {
+	file := name + ".json"
+	f, err := lockBelow(leaseDir, file)
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("cannot use the name %q: a guest of that name is running (%s); choose another --name",
+			name, filepath.Join(leaseDir, file))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot note the guest: %w", err)
+	}
+	return f, f.Truncate(0)
+}
+
+// errLocked says that another process has a file locked.
+var errLocked = errors.New("the file is locked")
+
+// lockBelow makes a file in a directory of ours below /run, and locks it. errLocked when somebody has.
+func lockBelow(dir, name string) (*os.File, error) {
+	err := os.MkdirAll(filepath.Dir(dir), 0o755) // the daemon's socket is there too, and others may be let in to it
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, name)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				err = errLocked
+			}
+			return nil, err
+		}
+		if sameFile(f, path) {
+			return f, nil
+		}
+		f.Close() // removed by who had it, between our open and our lock
+	}
+}
+
+func sameFile(f *os.File, path string) bool {
+	a, err1 := f.Stat()
+	b, err2 := os.Lstat(path)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// rootOf tells whose cgroups a host's are: those of a host, or of which guest.
+func rootOf(h *host.Host) uint64 { return h.Hierarchies()[0].ID() }
+
+// CleanUp removes what servers that were killed have left behind, and says of how many guests.
+func CleanUp(h *host.Host, log *logrus.Entry) int {
+	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, path := range files {
+		if cleanUp(h, path, log) {
+			n++
+		}
+	}
+	return n
+}
+
+// cleanUp removes one guest unless its server lives.
+func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !sameFile(f, path) {
+		return false
+	}
+	name := strings.TrimSuffix(filepath.Base(path), ".json")
+	if spec.CheckName(name) != nil {
+		log.Warnf("cannot clean up after %s: it is no file of a guest", path)
+		return false
+	}
+	var r record
+	if err := json.NewDecoder(f).Decode(&r); err != nil {
+		log.WithError(err).Debugf("the file %s was not written to its end", path)
+	}
+	if r.Root != 0 && r.Root != rootOf(h) {
+		return false // a guest of a guest, or of our host
+	}
+	trees := h.Hierarchies()
+	if len(r.Trees) > 0 {
+		trees = slices.DeleteFunc(slices.Clone(trees), func(t *host.Hierarchy) bool { return !slices.Contains(r.Trees, t.String()) })
+	}
+	log.Infof("removing what the guest %s left: its server (process %d) was killed", name, r.Pid)
+	removeGuest(trees, parentPath+"/"+name, log)
+	os.Remove(path)
+	return true
+}

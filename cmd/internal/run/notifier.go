@@ -1,0 +1,338 @@
+package run
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// SupervisorCommand is the argument that makes this program answer the calls of a guest's filter. It is not for users.
+const SupervisorCommand = "guest-supervisor"
+
+// Descriptors that it is given.
+const (
+	supervisorListener = 3
+	supervisorArena    = 4
+	supervisorRoot     = 5
+	supervisorMounts   = 6
+)
+
+// supervisorStuck is the status with which it ends when a file system of the guest's own keeps a thread of it: another one goes on.
+const supervisorStuck = 75
+
+// supervisorSetup is what it is told.
+type supervisorSetup struct {
+	Inside bool // the process is one of the guest's; of the view nothing is said then
+	Stay   bool // it does not end for threads that are kept
+	Level  logrus.Level
+	JSON   bool // the log's format
+
+	Device  uint64
+	Several bool
+	Parts   []notify.Part
+}
+
+// Supervise answers the calls of a guest, until its last process has ended, and answers with the exit status. It is a process of its own:
+// it looks paths up in the view, and a process that waits for an answer of its own view cannot be killed.
+func Supervise() int {
+	ignoreSignals()
+	logs.ToStderr(0)
+	var s supervisorSetup
+	err := json.NewDecoder(os.Stdin).Decode(&s)
+	var slots []*notify.Request
+	if err == nil {
+		slots, err = notify.MapArena(os.NewFile(supervisorArena, "requests"))
+	}
+	var listener *os.File
+	if err == nil {
+		listener, err = notify.NewListener(supervisorListener)
+	}
+	if err == nil {
+		logrus.SetLevel(s.Level)
+		logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
+		if s.JSON {
+			logrus.SetFormatter(&logrus.JSONFormatter{})
+		}
+		x := notify.Supervisor{Guest: &notify.Own{}, Inside: s.Inside, Log: logrus.NewEntry(logrus.StandardLogger())}
+		if !s.Stay {
+			x.Stuck = endStuck
+		}
+		if !s.Inside {
+			x.Guest = &notify.View{Root: supervisorRoot, Mounts: supervisorMounts, Device: s.Device, Several: s.Several, Parts: s.Parts}
+		}
+		err = x.Serve(listener, slots)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "vcgroupfs: cannot answer the guest's calls: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// endStuck ends a supervisor. Its end may come much later: a request that the guest's file system has read, and does not answer, keeps
+// even a killed thread (request_wait_answer, fs/fuse/dev.c). So it says before that it is of no more use.
+func endStuck() {
+	os.Stdout.Write([]byte{0})
+	os.Exit(supervisorStuck)
+}
+
+// ignoreSignals keeps what answers a guest's calls alive when all processes are told to end.
+func ignoreSignals() { signal.Ignore(forwarded...) }
+
+// notifier has the calls of a guest's filter answered: by a Supervise that is started at the first call, and anew where it ends before the
+// guest.
+type notifier struct {
+	listener *os.File
+	root     *os.File // of the view; nil with setup.Inside
+	kept     *shelter // that the view is mounted in; nil where no mounts are made
+	setup    supervisorSetup
+	log      *logrus.Entry
+	done     chan struct{}
+
+	left    atomic.Int32 // supervisors that do not end
+	mu      sync.Mutex
+	process *os.Process // guarded by mu; that answers now, nil for none
+	closed  bool        // guarded by mu
+}
+
+// How often the process that answers is started anew before calls are passed on.
+const (
+	maxRestarts = 5
+	restartTime = 10 * time.Second
+)
+
+// endTime is how long one that is kept is waited for; maxLeft is how many may be left to themselves. The last one then stays.
+const (
+	endTime = time.Second
+	maxLeft = 4
+)
+
+// partsOf are the hierarchies of a guest's view, with the controllers that it may know of.
+func partsOf(trees []*host.Hierarchy, p *policy.Policy, boundary string) (parts []notify.Part) {
+	for _, t := range trees {
+		parts = append(parts, notify.PartOf(t.Hierarchy, boundary, p.Permits))
+	}
+	return parts
+}
+
+// start begins to have calls answered. It takes the listener over.
+func (n *notifier) start(listener int) error {
+	var err error
+	if n.listener, err = notify.NewListener(listener); err != nil {
+		unix.Close(listener)
+		return err
+	}
+	arena, err := notify.NewArena((&notify.Supervisor{}).Slots())
+	if err != nil {
+		n.listener.Close()
+		return err
+	}
+	slots, err := notify.MapArena(arena)
+	if err != nil {
+		arena.Close()
+		n.listener.Close()
+		return err
+	}
+	n.done = make(chan struct{})
+	go func() {
+		defer close(n.done)
+		defer arena.Close()
+		runtime.LockOSThread() // the process is to die with this thread (PR_SET_PDEATHSIG)
+		n.run(arena, slots)
+	}()
+	return nil
+}
+
+// close ends it. A guest that still runs has its calls fail with ENOSYS.
+func (n *notifier) close() {
+	defer n.kept.close()
+	if n.done == nil {
+		return
+	}
+	n.mu.Lock()
+	n.closed = true
+	if n.process != nil {
+		n.process.Kill()
+	}
+	n.mu.Unlock()
+	n.listener.Close()
+	select {
+	case <-n.done:
+	case <-time.After(endTime): // it is kept by a file system whose server is no process of the guest's
+	}
+}
+
+func (n *notifier) run(arena *os.File, slots []*notify.Request) {
+	var failed []time.Time
+	for {
+		// What was received, and not answered by a process that is no more, is no call to wait for.
+		if !notify.Pending(slots) {
+			if more, err := notify.Await(n.listener); err != nil || !more {
+				return
+			}
+		}
+		err := n.supervise(arena)
+		if err == nil || n.isClosed() {
+			return
+		}
+		var exit *exec.ExitError
+		if err == errLeft || errors.As(err, &exit) && exit.ExitCode() == supervisorStuck {
+			continue
+		}
+		now := time.Now()
+		failed = append(failed, now)
+		n.log.WithError(err).Debug("the process that answers the guest's calls has ended")
+		if len(failed) > maxRestarts && now.Sub(failed[len(failed)-1-maxRestarts]) < restartTime {
+			break
+		}
+	}
+	n.log.Warn("the process that answers the guest's calls keeps ending: the kernel answers them")
+	_ = notify.PassOn(n.listener, slots)
+}
+
+func (n *notifier) isClosed() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closed
+}
+
+// supervise starts the process and waits for its end.
+func (n *notifier) supervise(arena *os.File) error {
+	setup := n.setup
+	setup.Stay = n.left.Load() >= maxLeft
+	_, setup.JSON = logrus.StandardLogger().Formatter.(*logrus.JSONFormatter)
+	said, err := json.Marshal(setup)
+	if err != nil {
+		return err
+	}
+	stuck, says, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("/proc/self/exe", SupervisorCommand)
+	cmd.Args[0] = "vcgroupfs"
+	if n.setup.Inside {
+		cmd.Args[0] = keeperName
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(said), says, os.Stderr
+	cmd.ExtraFiles = []*os.File{n.listener, arena}
+	if n.kept != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, n.root, n.kept.ns)
+	}
+	// In a group of its own, which no key of a terminal signals.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	err = n.begin(cmd)
+	says.Close()
+	if err != nil {
+		stuck.Close()
+		return err
+	}
+	err = n.await(cmd, stuck)
+	n.mu.Lock()
+	n.process = nil
+	n.mu.Unlock()
+	return err
+}
+
+// begin starts a supervisor, unless nothing is to be answered any more.
+func (n *notifier) begin(cmd *exec.Cmd) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return os.ErrClosed
+	}
+	err := cmd.Start()
+	if err == nil {
+		n.process = cmd.Process
+	}
+	return err
+}
+
+// errLeft says that a supervisor is of no more use, and has not ended.
+var errLeft = errors.New("it is kept by a file system of the guest's own")
+
+// await waits for a supervisor's end, or until it said that it is stuck and does not end. It closes the pipe by which that is said.
+func (n *notifier) await(cmd *exec.Cmd, stuck *os.File) error {
+	ended, said := make(chan error, 1), make(chan struct{})
+	go func() { ended <- cmd.Wait() }()
+	go func() {
+		defer stuck.Close()
+		if got, _ := stuck.Read(make([]byte, 1)); got == 1 {
+			close(said)
+		}
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-said:
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(endTime):
+	}
+	n.left.Add(1)
+	go func() {
+		<-ended
+		n.left.Add(-1)
+	}()
+	return errLeft
+}
+
+// sendListener hands a descriptor over by a socket.
+func sendListener(socket, listener int) error {
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(socket, []byte{0}, unix.UnixRights(listener), nil, 0))
+}
+
+// receiveListener takes what sendListener handed over; errNoListener when the other side has ended without.
+func receiveListener(socket *os.File) (int, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("recvmsg", err)
+	}
+	if n == 0 {
+		return -1, errNoListener
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		return -1, errLostListener
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errLostListener
+	}
+	return fds[0], nil
+}
+
+var (
+	errNoListener = errors.New("the guest's filter has no listener")
+	// The kernel drops a descriptor for which there is no room (scm_detach_fds).
+	errLostListener = errors.New("cannot take the listener of the guest's filter: this process may have no more descriptors (ulimit -n)")
+)
+
+// socketPair is two ends of a socket that are closed on exec.
+func socketPair() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}

@@ -1,0 +1,86 @@
+package run
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+)
+
+// kernelMount is a mount of the kernel's cgroups that "run" makes below its view, where a runtime would have one.
+type kernelMount struct {
+	Dir     string // of the view; "" for the view itself
+	Type    string
+	Options string
+}
+
+// kernelMounts are those of what a view shows, nil in a guest, whose hierarchies are views themselves.
+func kernelMounts(shown []*host.Hierarchy, layout hierarchy.Layout) (all []kernelMount) {
+	for _, t := range shown {
+		m := kernelMount{Dir: t.Dir, Type: "cgroup2"}
+		switch {
+		case t.View:
+			return nil
+		case layout == hierarchy.LayoutV2:
+			m.Dir = ""
+		case t.Version == hierarchy.V1:
+			m.Type = "cgroup"
+			if m.Options = strings.Join(t.Controllers, ","); t.Name != "" {
+				m.Options = strings.Join(append(slices.Clone(t.Controllers), "name="+t.Name), ",")
+			}
+			if len(t.Controllers) == 0 {
+				m.Options = "none," + m.Options
+			}
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// mountBelow makes them, read-only, rooted where the cgroup namespace of this process begins: in that of the host, a
+// mount of cgroup2 without nsdelegate would take it from the whole host (apply_cgroup_root_flags in
+// kernel/cgroup/cgroup.c). Where one cannot be made there are none: they are a convenience for programs that read
+// mountinfo.
+func mountBelow(all []kernelMount) {
+	if len(all) == 0 {
+		return
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	made := 0 // mounts at the place
+	undo := func() {
+		for ; made > 0; made-- {
+			_ = unix.Unmount(viewPath, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
+	}
+	if all[0].Dir != "" {
+		if unix.Mount("tmpfs", viewPath, "tmpfs", flags, "mode=755,size=64k") != nil {
+			return
+		}
+		made++
+	}
+	for _, m := range all {
+		at := filepath.Join(viewPath, m.Dir)
+		var err error
+		if m.Dir != "" {
+			err = os.Mkdir(at, 0o755)
+		}
+		if err == nil {
+			err = unix.Mount(m.Type, at, m.Type, flags, m.Options)
+		}
+		if err == nil && m.Dir == "" {
+			made++
+		}
+		if err == nil { // of this mount, not of the file system, which is the host's, too
+			err = unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
+		}
+		if err != nil {
+			undo()
+			return
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package views
+
+import (
+	"os"
+	"os/signal"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
+	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// MountConfig says what "mount" shows, and where.
+type MountConfig struct {
+	Boundary Place
+	Policy   *policy.Policy
+	Layout   hierarchy.Layout
+	Owner    *spec.Owner // nil: root, or with a process who is root in its user namespace
+	Target   target.Target
+	Over     bool   // also over what is mounted there, or in the directory
+	Source   string // as mount tables show it
+	Ready    func() // called when the view is mounted; may be nil
+	Types    Typer  // nil: statfs of the view says FUSE
+	Log      *logrus.Entry
+}
+
+// Mount serves a view at a directory until it is unmounted or a signal asks for the end.
+func Mount(cfg MountConfig) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer signal.Stop(signals)
+	h, err := host.Open()
+	if err != nil {
+		return fault.With(fault.Unsupported, err)
+	}
+	defer h.Close()
+	trees, err := Select(h, cfg.Policy)
+	if err != nil {
+		return err
+	}
+	at := &attach.Mountpoint{Target: cfg.Target, Over: cfg.Over}
+	if err := at.Check(); err != nil {
+		return err
+	}
+	owner, err := OwnerOf(cfg.Owner, cfg.Boundary.Pid)
+	if err != nil {
+		return err
+	}
+	find, err := cfg.Boundary.Find()
+	if err != nil {
+		return err
+	}
+	s, err := NewView(fs.Config{
+		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.Open,
+	}, trees, find)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := at.Mount(s.View.Conn(), cfg.made(s.View)); err != nil {
+		return err
+	}
+	s.Serve()
+	defer at.Leave(cfg.Log)
+	cfg.Log.Infof("the view is mounted at %s", cfg.Target)
+	if cfg.Ready != nil {
+		cfg.Ready()
+	}
+	select {
+	case sig := <-signals:
+		cfg.Log.Infof("%v: unmounting %s", sig, cfg.Target)
+		return nil
+	case <-s.Done:
+		at.Gone = true
+		return s.Err
+	}
+}
+
+// made has statfs of a new view answered.
+func (cfg MountConfig) made(v *fs.View) func(mountFD int) {
+	if cfg.Types == nil {
+		return nil
+	}
+	return func(mountFD int) { cfg.Types.Show(mountFD, fstype.ViewOf(v)) }
+}

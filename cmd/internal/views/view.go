@@ -1,0 +1,209 @@
+// Package views opens a guest's boundary in each hierarchy, makes the view of them and serves it. The command mount is
+// that alone.
+package views
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+	"golang.org/x/sys/unix"
+)
+
+// Shown says whether a view with this policy shows a hierarchy: the v2 tree of a host without v1 always.
+func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
+	if t.Version == hierarchy.V2 && len(h.Hierarchies()) == 1 {
+		return true
+	}
+	return slices.ContainsFunc(t.Names(), p.Permits)
+}
+
+// Select lists the hierarchies that a view with this policy shows. The error says what the host has when that is none.
+func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
+	var trees []*host.Hierarchy
+	for _, t := range h.Hierarchies() {
+		if Shown(h, t, p) {
+			trees = append(trees, t)
+		}
+	}
+	if len(trees) == 0 {
+		return nil, fault.New(fault.Unsupported,
+			"cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h))
+	}
+	return trees, nil
+}
+
+// Available names what the host has, for messages.
+func Available(h *host.Host) string {
+	var names []string
+	for _, t := range h.Hierarchies() {
+		names = append(names, t.Names()...)
+	}
+	return strings.Join(names, ", ")
+}
+
+// CheckControllers says which controllers that were named on a command line the host does not have.
+func CheckControllers(h *host.Host, names []string) error {
+	for _, name := range names {
+		if h.Hierarchy(name) == nil {
+			return fault.New(fault.Unsupported,
+				"cannot show controller %q: this host does not have it; it has %s", name, Available(h))
+		}
+	}
+	return nil
+}
+
+// Place says where a guest's boundary is: at a path counted from the root of each hierarchy, or where the cgroup namespace of a
+// process begins, or, with Current, at the cgroups that the process is in now.
+type Place struct {
+	Path    string
+	Pid     int
+	Current bool
+}
+
+// Served is a view with what it stands on.
+type Served struct {
+	View       *fs.View
+	Boundaries []*host.Boundary
+	Done       chan struct{} // closed when it is served no more; nil before Serve
+	Err        error         // of serving, after Done
+	Ended      func()        // called after Done, on the serving goroutine; may be nil
+	Mount      *os.File      // nil for one that is not kept open
+}
+
+// NewView opens the boundaries and makes the view on them, not mounted yet.
+func NewView(cfg fs.Config, trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (*Served, error) {
+	boundaries, err := OpenBoundaries(trees, path)
+	if err != nil {
+		return nil, err
+	}
+	return NewViewOf(cfg, boundaries)
+}
+
+// NewViewOf makes the view on boundaries that are open, which it takes over.
+func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
+	cfg.Boundaries = boundaries
+	view, err := fs.New(cfg)
+	if err != nil {
+		CloseBoundaries(boundaries)
+		return nil, viewError(err)
+	}
+	return &Served{View: view, Boundaries: boundaries}, nil
+}
+
+// OpenBoundaries opens a guest's boundary in each hierarchy. The error says in which it is not there.
+func OpenBoundaries(trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (all []*host.Boundary, err error) {
+	for _, t := range trees {
+		dir, err := path(t)
+		if err != nil {
+			CloseBoundaries(all)
+			return nil, err
+		}
+		b, err := t.Boundary(dir)
+		if err != nil {
+			CloseBoundaries(all)
+			return nil, boundaryError(t, dir, err)
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+// CloseBoundaries closes boundaries.
+func CloseBoundaries(all []*host.Boundary) {
+	for _, b := range all {
+		b.Close()
+	}
+}
+
+func boundaryError(t *host.Hierarchy, dir string, err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("cannot use %s as a boundary: there is no such cgroup in the hierarchy %s (%s%s); make it, or show "+
+			"fewer controllers with --controllers", dir, t, t.Mountpoint, dir)
+	case errors.Is(err, unix.EINVAL):
+		return fault.New(fault.Invalid, "cannot use %q as a boundary: give the path of a cgroup below the root, "+
+			"counted from the root of each hierarchy, such as /machines/web", dir)
+	}
+	return err
+}
+
+// viewError says what to do where the kernel or the container that we are in has no FUSE.
+func viewError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return fault.New(fault.Unsupported, "cannot open /dev/fuse: %w; load the module (modprobe fuse), or give "+
+			"this container the device", err)
+	case errors.Is(err, os.ErrPermission):
+		return fault.New(fault.Unsupported, "cannot open /dev/fuse: %w; run as root with the device permitted", err)
+	}
+	return err
+}
+
+// Find says how to find the boundary in a hierarchy. The error says what to give instead when a process has no boundary.
+func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
+	if p.Path != "" {
+		return func(*host.Hierarchy) (string, error) { return p.Path, nil }, nil
+	}
+	at := func(t *host.Hierarchy) (string, error) { return t.PathOf(p.Pid) }
+	what := "the cgroup"
+	if !p.Current {
+		ns, err := host.CgroupNamespaceOf(p.Pid)
+		switch {
+		case errors.Is(err, host.ErrOwnNamespace):
+			return nil, fmt.Errorf("cannot find the boundary of process %d: it is in the host's own cgroup namespace, so nothing marks "+
+				"one; take the cgroup that it is in now (--current-cgroup), or give a path (--boundary PATH)", p.Pid)
+		case errors.Is(err, unix.ESRCH):
+			return nil, fmt.Errorf("cannot find the boundary of process %d: no such process", p.Pid)
+		case err != nil:
+			return nil, fmt.Errorf("cannot find the boundary of process %d: %w", p.Pid, err)
+		}
+		at = func(t *host.Hierarchy) (string, error) { return ns.Root(t.Hierarchy) }
+		what = "the root of the cgroup namespace"
+	}
+	return func(t *host.Hierarchy) (string, error) {
+		path, err := at(t)
+		switch {
+		case errors.Is(err, unix.ENOENT) && !p.Current:
+			return "", fmt.Errorf("cannot find %s of process %d in the hierarchy %s: the process was moved out of it; give a path "+
+				"(--boundary PATH)", what, p.Pid, t)
+		case err != nil:
+			return "", fmt.Errorf("cannot find %s of process %d in the hierarchy %s: %w", what, p.Pid, t, err)
+		case path == "/":
+			return "", fmt.Errorf("cannot use %s of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
+				"of its own, or show fewer controllers with --controllers", what, p.Pid, t)
+		}
+		return path, nil
+	}, nil
+}
+
+// Close ends the view.
+func (s *Served) Close() {
+	s.View.Close()
+	if s.Done != nil {
+		<-s.Done
+	}
+	if s.Mount != nil {
+		s.Mount.Close()
+	}
+	CloseBoundaries(s.Boundaries)
+}
+
+// Serve starts to serve a view that is mounted.
+func (s *Served) Serve() {
+	s.Done = make(chan struct{})
+	go func() {
+		s.Err = s.View.Serve()
+		close(s.Done)
+		if s.Ended != nil {
+			s.Ended()
+		}
+	}()
+}
