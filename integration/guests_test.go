@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bufio"
 	"encoding/json"
 	"io"
 	"net"
@@ -80,8 +81,14 @@ func (d *daemon) events(t *testing.T) func() string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program(t), "guest", "events", "--json", "--socket", d.socket)
-	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	ready, follows, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+	defer follows.Close()
+	cmd := exec.Command(program(t), "guest", "events", "--json", "--ready-fd", readyFD, "--socket", d.socket)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, os.Stderr, []*os.File{follows}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +97,11 @@ func (d *daemon) events(t *testing.T) func() string {
 		cmd.Wait()
 		out.Close()
 	})
-	time.Sleep(300 * time.Millisecond)
+	follows.Close()
+	ready.SetReadDeadline(time.Now().Add(patience))
+	if word, err := bufio.NewReader(ready).ReadString('\n'); err != nil {
+		t.Fatalf("guest events ended before it followed any: %q, %v", word, err)
+	}
 	return func() string { return readFile(out.Name()) }
 }
 

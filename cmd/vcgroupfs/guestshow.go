@@ -275,7 +275,8 @@ func guestEventsCommand() *cli.Command {
 		Description: "Prints a line for each event until it is interrupted: guests added, removed and gone, requests that a policy denied, quotas and\n" +
 			"limits reached, out-of-memory kills. A line \"dropped\" counts what came too fast to be told. It goes on while the daemon is\n" +
 			"upgraded. With --json it is a JSON object a line.",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "guest", Usage: "of the guest `NAME` only"}, jsonFlag(), socketFlag()},
+		Flags: []cli.Flag{&cli.StringFlag{Name: "guest", Usage: "of the guest `NAME` only"}, jsonFlag(),
+			readyFlag("when no event is missed from now on"), socketFlag()},
 		Action: guestAction(0, 0, "no argument, or --guest NAME", func(c *cli.Context, daemon *api.Client, _ []string) error {
 			name := c.String("guest")
 			if name != "" {
@@ -286,8 +287,12 @@ func guestEventsCommand() *cli.Command {
 					return err // else it would wait for a name that was mistyped
 				}
 			}
+			follows, err := readyFDTeller(c)
+			if err != nil {
+				return err
+			}
 			lines := json.NewEncoder(c.App.Writer)
-			return daemon.Events(c.Context, name, func(e api.Event) error {
+			return daemon.Events(c.Context, name, follows, func(e api.Event) error {
 				if c.Bool("json") {
 					return lines.Encode(e)
 				}

@@ -23,27 +23,40 @@ func readyFlag(when string) cli.Flag {
 // readyTeller makes what tells that a command serves: a line on standard output, unless the log is for errors alone, and the
 // descriptor of --ready-fd, which no child inherits.
 func readyTeller(c *cli.Context, what string) (func(), error) {
-	out, fd := c.App.Writer, c.Uint("ready-fd")
+	out := c.App.Writer
 	if out == io.Writer(os.Stdout) {
 		out = logs.New(unix.Stdout, func(uint64) []byte { return nil }) // which is not waited for
 	}
-	if c.IsSet("ready-fd") {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || int(fd) <= unix.Stderr {
-			return nil, usagef("--ready-fd %d: give a descriptor above 2 that is open, as in: --ready-fd 3 3>FIFO", fd)
-		}
-		unix.CloseOnExec(int(fd))
+	tell, err := readyFDTeller(c)
+	if err != nil {
+		return nil, err
 	}
 	return func() {
 		if logrus.IsLevelEnabled(logrus.WarnLevel) {
 			announce(out, what)
 		}
-		if fd > 0 {
-			go func() { // whoever has it may not read it
-				f := os.NewFile(uintptr(fd), "ready-fd")
-				f.WriteString(readyWord)
-				f.Close()
-			}()
-		}
+		tell()
+	}, nil
+}
+
+// readyFDTeller returns a function that tells the descriptor of --ready-fd, if one was given, and closes it. No child
+// inherits it.
+func readyFDTeller(c *cli.Context) (func(), error) {
+	if !c.IsSet("ready-fd") {
+		return func() {}, nil
+	}
+	fd := c.Uint("ready-fd")
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || int(fd) <= unix.Stderr {
+		return nil, usagef("--ready-fd %d: give a descriptor above 2 that is open, as in: --ready-fd 3 3>FIFO", fd)
+	}
+	unix.CloseOnExec(int(fd))
+	return func() {
+		// In a goroutine, because a pipe may be full and its reader slow.
+		go func() {
+			f := os.NewFile(uintptr(fd), "ready-fd")
+			f.WriteString(readyWord)
+			f.Close()
+		}()
 	}, nil
 }
 

@@ -139,9 +139,10 @@ func (c *Client) ShowType(ctx context.Context, r TypeRequest) error {
 // Health is nil when the daemon says that it is well.
 func (c *Client) Health(ctx context.Context) error { return c.call(ctx, "GET", "/healthz", nil, nil) }
 
-// Events calls each for every event of a guest, or of all for "", until ctx is done or each fails. When the connection
-// breaks it is taken up again, and each gets an EventDropped without a count for what happened in between.
-func (c *Client) Events(ctx context.Context, guest string, each func(Event) error) error {
+// Events calls each for every event of a guest, or of all for "", until ctx is done or each fails. It calls follows once,
+// when the daemon has begun to send: no event after that is missed. When the connection breaks it is taken up again, and
+// each gets an EventDropped without a count for what happened in between.
+func (c *Client) Events(ctx context.Context, guest string, follows func(), each func(Event) error) error {
 	path := "/v1/events"
 	if guest != "" {
 		path += "?guest=" + url.QueryEscape(guest)
@@ -154,7 +155,9 @@ func (c *Client) Events(ctx context.Context, guest string, each func(Event) erro
 				return err
 			}
 			defer r.Body.Close()
-			if again {
+			if !again {
+				follows()
+			} else {
 				failed = each(Event{Time: time.Now(), Kind: EventDropped, Guest: guest, Reason: "the connection to the daemon broke; what happened meanwhile was not told"})
 			}
 			for d := json.NewDecoder(r.Body); failed == nil; {

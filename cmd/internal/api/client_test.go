@@ -222,7 +222,7 @@ func TestFollow(t *testing.T) {
 	events := make(chan Event)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- NewClient(socket).Events(ctx, "", func(e Event) error {
+		ended <- NewClient(socket).Events(ctx, "", func() {}, func(e Event) error {
 			events <- e
 			if e.Kind == EventGone {
 				return io.ErrUnexpectedEOF
