@@ -88,6 +88,9 @@ func (c *Caller) walk(at int, name string, r *rights) (fd int, err error) {
 	}
 	defer unix.Close(root)
 	own, err := ownRights()
+	if err == nil && r.searches() {
+		err = r.outer.read(c)
+	}
 	if err != nil {
 		return -1, err
 	}

@@ -62,17 +62,17 @@ func (c *Caller) rights() (*rights, error) {
 	}
 	if !own {
 		r.outer = &idRanges{}
-		if r.caps&searchCaps != 0 {
-			uids, err1 := c.read("uid_map")
-			gids, err2 := c.read("gid_map")
-			if err := errors.Join(err1, err2); err != nil {
-				return nil, err
-			}
-			r.outer = &idRanges{host.IDRanges(string(uids)), host.IDRanges(string(gids))}
-		}
 	}
 	c.has = r
 	return r, nil
+}
+
+// read fills them with those of a caller's user namespace. Few lookups need them.
+func (r *idRanges) read(c *Caller) error {
+	users, err1 := c.read("uid_map")
+	groups, err2 := c.read("gid_map")
+	r.users, r.groups = host.IDRanges(string(users)), host.IDRanges(string(groups))
+	return errors.Join(err1, err2)
 }
 
 // parseRights reads the text of /proc/<tid>/status.
