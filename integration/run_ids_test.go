@@ -172,7 +172,7 @@ func playPipes() {
 // TestRunIDsMany: guests that start at once get ranges apart, all of which are free afterwards.
 func TestRunIDsMany(t *testing.T) {
 	need(t, openHost(t), "pids")
-	const many = 20
+	many := scaled(t, 20, 5)
 	var guests []*helper
 	for range many {
 		guests = append(guests, startProcess(t, exec.Command(program(t), "run", "--userns", "--controllers", "pids", "--",
