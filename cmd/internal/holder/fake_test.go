@@ -119,7 +119,10 @@ func fakeWorker() error {
 		os.Getpid(), start.Restarts, start.Reason, start.Settings, strings.Join(kept, " "))
 	ended := make(chan struct{})
 	end := sync.OnceFunc(func() { close(ended) })
-	go func() { _ = w.Follow(end, end) }()
+	go func() {
+		_ = w.Follow(end, end)
+		end() // the holder has ended
+	}()
 	<-ended
 	return nil
 }
@@ -155,6 +158,7 @@ func fakeAnswerer() error {
 			_ = a.Left()
 			end()
 		})
+		end() // the holder has ended
 	}()
 	<-ended
 	return nil

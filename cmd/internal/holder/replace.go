@@ -162,10 +162,13 @@ func (m *machine) workerGone(outcome string, how exit) {
 		}
 	}
 	m.log(logrus.WarnLevel, "the worker (process %d) ended with %s; the holder spawns another", w.pid, outcome)
-	m.respawn = m.now.Add(pause(m.failures))
+	// From the outage's begin on: where workers are killed faster than they start, a pause after each would leave none
+	// to serve.
+	m.respawn = m.outage.Add(pause(m.failures))
 }
 
-// pause returns how long the next worker waits: not at all, unless workers ended before they served.
+// pause returns how long after the outage began the next worker is spawned: at once, unless workers ended before they
+// served.
 func pause(failures int) time.Duration {
 	return min(time.Duration(failures)*failurePause, maxPause)
 }

@@ -124,11 +124,11 @@ func TestFailures(t *testing.T) {
 	id := 2
 	for _, want := range []time.Duration{20, 40, 60} {
 		x.exits(id, exitedByItself, "log warning")
-		if due := x.s.due().Sub(x.at); due != want*time.Millisecond {
-			t.Errorf("the next worker is due in %v, want %v ms", due, want)
+		if due := x.s.due().Sub(x.s.outage); due != want*time.Millisecond {
+			t.Errorf("the next worker is due %v after the outage began, want %v ms", due, want)
 		}
 		id++
-		x.hang(want*time.Millisecond, fmt.Sprintf("spawn worker %d", id))
+		x.hang(failurePause, fmt.Sprintf("spawn worker %d", id))
 	}
 	x.on(event{kind: spawnFailed, child: id, text: "no memory"}, "log error: cannot spawn a worker: no memory")
 	if x.s.reason != "no memory" {
@@ -138,6 +138,10 @@ func TestFailures(t *testing.T) {
 	x.says(6, childPrepared, "resume worker 6")
 	x.says(6, childServes, "notify ready")
 	x.exits(6, exitedKilled, "log warning", "spawn worker 7") // the pause is forgotten
+	x.pass(time.Second)
+	for id := 7; id < 100; id++ { // killed faster than they start: each is replaced at once
+		x.exits(id, exitedKilled, "log warning", fmt.Sprintf("spawn worker %d", id+1))
+	}
 	for n, want := range map[int]time.Duration{
 		0: 0, 1: 20 * time.Millisecond, 10: 200 * time.Millisecond, 1000: time.Second,
 	} {
