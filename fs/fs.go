@@ -13,8 +13,9 @@
 // hierarchy/host, below the boundary's descriptor.
 //
 // Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu, staleOpens.mu, settling.mu and
-// eventQueue.mu are leaves; none is taken under another, but backings.mu under lives.mu. Package state has its own,
-// below them. attrs.slot is held across calls into the host, and only those leaves are taken under it.
+// eventQueue.mu are leaves; none is taken under another, but backings.mu under lives.mu, and handle.mu under
+// handles.mu where all opens are closed. Package state has its own, below them. attrs.slot is held across calls into
+// the host, and only those leaves are taken under it.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs

@@ -15,7 +15,7 @@
 //   - One process at a time changes an arena: the worker. Other processes that map it only read.
 //   - The layout is an ABI between two versions of the program: layoutVersion numbers it, and Map refuses another.
 //
-// Locks: each type's mu is a leaf.
+// Locks: each type's mu is a leaf, but Region.mu is taken under Arena.mu where a region is released.
 package state
 
 import (
