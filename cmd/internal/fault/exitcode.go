@@ -1,13 +1,13 @@
 package fault
 
-// The exit codes. They are an interface: docs/exit-codes.md has each, and a test holds the two together. "run" ends
-// with its command's status, 128+n when signal n ended that.
+// Exit codes. They are an interface: docs/exit-codes.md lists each, and a test compares the two. "run" ends with its
+// command's status, or 128+n if signal n ended the command.
 const (
 	ExitOK            = 0
-	ExitFailure       = 1   // what was asked for failed
-	ExitUsage         = 2   // the command line is wrong
-	ExitBadPolicy     = 3   // a policy is wrong, or cannot be read
-	ExitUnsupported   = 4   // the host, or the caller's privileges, cannot do it
+	ExitFailure       = 1   // the operation failed
+	ExitUsage         = 2   // wrong command line
+	ExitBadPolicy     = 3   // wrong or unreadable policy
+	ExitUnsupported   = 4   // impossible on this host, or with the caller's privileges
 	ExitNoDaemon      = 5   // the daemon is not running
 	ExitNoGuest       = 6   // the daemon has no guest of that name
 	ExitRunFailed     = 125 // "run" or "notify-exec" failed before its command began

@@ -1,8 +1,8 @@
-// Package fault is the error type of the program. A fault is an error of a kind; one table gives each kind its exit
-// code and, where the daemon may answer with it, its code on the wire and its status of HTTP.
+// Package fault defines the program's error type. A fault is an error of a kind. One table gives each kind its exit
+// code and, if the daemon may answer with it, its wire code and HTTP status.
 //
-// Codes and statuses are an ABI, documented in docs/exit-codes.md. A command ends with the same exit code whether it
-// does a thing by itself or asks the daemon to do it.
+// Codes and statuses are an ABI, documented in docs/exit-codes.md. A command's exit code is the same whether the
+// command acts by itself or through the daemon.
 package fault
 
 import (
@@ -11,19 +11,19 @@ import (
 	"net/http"
 )
 
-// Kind says what went wrong, as scripts and clients tell it apart. The zero Kind is Failed.
+// Kind classifies an error for scripts and clients. The zero Kind is Failed.
 type Kind int
 
-// The kinds.
+// Kinds.
 const (
-	Failed        Kind = iota // it was tried and failed; also every error without a kind
-	Missing                   // what was named on the host is not there, or is something else
-	Conflict                  // another guest has that name or place, or another maker that guest
-	Busy                      // a bound of the daemon is reached, or it is ending
-	Invalid                   // the command line or the request is wrong
-	BadPolicy                 // a policy is wrong, or cannot be read
-	Unsupported               // the host, or the caller's privileges, cannot do it
-	Forbidden                 // the daemon does not let the caller do it
+	Failed        Kind = iota // the operation failed; also every error without a kind
+	Missing                   // something named on the host does not exist, or is something else
+	Conflict                  // another guest has that name or target, or another maker that guest
+	Busy                      // a bound of the daemon is reached, or the daemon is ending
+	Invalid                   // wrong command line or request
+	BadPolicy                 // wrong or unreadable policy
+	Unsupported               // impossible on this host, or with the caller's privileges
+	Forbidden                 // the daemon refuses this caller
 	NotFound                  // the daemon has no guest of that name, or no such route
 	NoDaemon                  // no daemon is running
 	RunFailed                 // "run" or "notify-exec" failed before its command began
@@ -31,7 +31,7 @@ const (
 	NoCommand                 // the command of "run" or "notify-exec" was not found
 )
 
-// row is a kind as each interface names it. A kind without a wire code is of this process alone.
+// row holds a kind's codes on each interface. A kind without a wire code stays within this process.
 type row struct {
 	code   string
 	status int
@@ -54,16 +54,16 @@ var table = [...]row{
 	NoCommand:     {exit: ExitNotFound},
 }
 
-// ExitCode is the code that a command ends with.
+// ExitCode returns the kind's exit code.
 func (k Kind) ExitCode() int { return k.row().exit }
 
-// Code is the kind's code on the wire: that of Failed for a kind of this process alone.
+// Code returns the kind's wire code, or that of Failed for a kind without one.
 func (k Kind) Code() string { return k.wire().code }
 
-// Status is the status of HTTP that goes with Code.
+// Status returns the HTTP status of Code.
 func (k Kind) Status() int { return k.wire().status }
 
-// row is that of Failed for a number that is no kind: another process may have sent it.
+// row returns the row of Failed for an unknown number: another process may have sent it.
 func (k Kind) row() row {
 	if k < 0 || int(k) >= len(table) {
 		return table[Failed]
@@ -78,7 +78,7 @@ func (k Kind) wire() row {
 	return table[Failed]
 }
 
-// KindOf is the kind of a code on the wire: Failed for one of a later version.
+// KindOf returns the kind of a wire code, or Failed for a later version's.
 func KindOf(code string) Kind {
 	for k, r := range table {
 		if r.code == code && code != "" {
@@ -94,18 +94,18 @@ type Error struct {
 	Err  error
 }
 
-// Error is the message of the error inside.
+// Error returns the message of the wrapped error.
 func (e *Error) Error() string { return e.Err.Error() }
 
-// Unwrap is the error inside.
+// Unwrap returns the wrapped error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// New is With of an error that fmt.Errorf makes.
+// New returns an error of a kind, formatted as by fmt.Errorf.
 func New(kind Kind, format string, args ...any) error {
 	return With(kind, fmt.Errorf(format, args...))
 }
 
-// With gives an error a kind; nil stays nil. An error that has a kind keeps it.
+// With gives an error a kind; nil stays nil. An error with a kind keeps it.
 func With(kind Kind, err error) error {
 	var have *Error
 	if err == nil || errors.As(err, &have) {
@@ -114,7 +114,7 @@ func With(kind Kind, err error) error {
 	return &Error{kind, err}
 }
 
-// Of is the kind of an error: Failed for one without, and for nil.
+// Of returns the kind of an error, or Failed for one without a kind and for nil.
 func Of(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
@@ -123,7 +123,7 @@ func Of(err error) Kind {
 	return Failed
 }
 
-// ExitCode is the code to end with: ExitOK for nil, else that of the error's kind.
+// ExitCode returns the exit code of an error: ExitOK for nil, otherwise its kind's.
 func ExitCode(err error) int {
 	if err == nil {
 		return ExitOK
