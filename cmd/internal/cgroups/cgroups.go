@@ -1,18 +1,17 @@
-// Package cgroups is the host's hand in a guest's cgroups: it lists them with their figures and processes, sets
-// limits, freezes, thaws and kills, and counts how often a limit was reached.
+// Package cgroups acts on a guest's cgroups for the host: it lists them with their figures and processes, sets limits,
+// freezes, thaws and kills, and counts reached limits.
 //
-// It acts on the guest's open boundaries, one for each hierarchy that the guest is shown. Of the host it touches
-// nothing else but to read the names of the processes that it finds there. A guest's own policy does not count: the
-// host may do what the guest may not.
+// It acts on the guest's open boundaries, one for each hierarchy shown to the guest. Elsewhere on the host it only
+// reads the names of the processes found there. The guest's policy does not apply: the host may do more than the guest.
 //
 // # What always holds
 //
-// Constants bound everything: a guest that makes many cgroups, or nests them deeply, costs no more than those say. Set
-// changes all that it was asked for or nothing, and never leaves a cgroup with more than it had unless that was asked
-// for. Freeze and Kill refuse a guest that the calling process or its parent is in.
+// Constants bound all work: a guest with many or deeply nested cgroups costs no more than they allow. Set makes all
+// requested changes or none, and never leaves a cgroup with more than before unless that was requested. Freeze and Kill
+// refuse a guest that contains the calling process or its parent.
 //
-// Errors have a kind (package fault). The functions may be called from many goroutines, but Set, Freeze, Thaw and Kill
-// of one guest only one at a time.
+// Errors have a kind (package fault). Many goroutines may call the functions at once, but Set, Freeze, Thaw and Kill of
+// one guest only one at a time.
 package cgroups
 
 import (
@@ -28,20 +27,20 @@ import (
 )
 
 const (
-	maxCgroups = 10_000 // of a guest that are looked at, in each hierarchy
-	maxDepth   = 100    // levels below the boundary that are looked at; each holds a descriptor
+	maxCgroups = 10_000 // visited in a guest, in each hierarchy
+	maxDepth   = 100    // levels visited below the boundary; each holds a descriptor
 )
 
-// cgroup is a stop of a walk.
+// cgroup is one cgroup of a walk.
 type cgroup struct {
 	dir  *host.Dir // open until the visit returns
-	path string    // from the boundary, "" for that
-	leaf bool      // the leaf of a v2 boundary: a part of the boundary, as the guest sees it, so its path is "" too
+	path string    // from the boundary, "" for the boundary itself
+	leaf bool      // the leaf of a v2 boundary: part of the boundary to the guest, so its path is "" too
 }
 
-// walk visits a boundary and every cgroup below it, parents first and siblings by name. visit says whether to go on below.
-// cut, which may be nil, is called with the path of a cgroup that has more below than is visited. What vanishes on the way
-// is left out; the error is the first other one, after which what can be visited still is.
+// walk visits a boundary and every cgroup below it, parents first and siblings by name. visit reports whether to
+// descend. cut, which may be nil, is called with the path of a cgroup with unvisited children. A cgroup removed
+// meanwhile is skipped. The error is the first other one; the walk goes on after it.
 func walk(b *host.Boundary, visit func(cgroup) bool, cut func(path string)) error {
 	root, err := b.Root()
 	if err != nil {
@@ -96,14 +95,16 @@ func (w *walker) note(err error) {
 	}
 }
 
-// children are the names of the cgroups in a directory, sorted. A directory that was removed has none; its descriptor tells.
+// children returns the names of the cgroups in a directory, sorted. A removed directory has none, as its descriptor
+// tells.
 func children(d *host.Dir) ([]string, error) {
 	var st unix.Stat_t
 	if err := d.Stat(&st); err != nil {
 		return nil, err
 	}
 	if st.Nlink <= 2 {
-		return nil, nil // kernfs counts subdirectories in the link count
+		// kernfs counts subdirectories in the link count.
+		return nil, nil
 	}
 	entries, err := d.ReadDir()
 	if err != nil {
@@ -119,8 +120,8 @@ func children(d *host.Dir) ([]string, error) {
 	return names, nil
 }
 
-// pids are the processes in a cgroup by the caller's numbers: of a threaded v2 cgroup none, for they are those of the domain
-// above, and none that the caller's pid namespace does not have.
+// pids returns the processes in a cgroup by the caller's numbers, without those that the caller's pid namespace does
+// not have. A threaded v2 cgroup has none: its processes belong to the domain above.
 func pids(d *host.Dir) ([]int, error) {
 	raw, err := d.ReadFile("cgroup.procs")
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -138,16 +139,16 @@ func pids(d *host.Dir) ([]int, error) {
 	return all, nil
 }
 
-// read reads a control file without the blanks around it.
+// read reads a control file and trims it.
 func read(d *host.Dir, file string) (string, error) {
 	raw, err := d.ReadFile(file)
 	return strings.TrimSpace(string(raw)), err
 }
 
-// viewPath is a cgroup's path in the guest's view.
+// viewPath returns a cgroup's path in the guest's view.
 func viewPath(path string) string { return "/" + path }
 
-// gone says whether an error is that of a cgroup that was removed.
+// gone reports that an error means a removed cgroup.
 func gone(err error) bool { return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) }
 
 // names lists the hierarchies of a guest, for messages.
@@ -159,9 +160,10 @@ func names(bs []*host.Boundary) string {
 	return strings.Join(all, ", ")
 }
 
-// Processes lists the processes of a boundary and below, at most so many.
+// Processes lists the processes of a boundary and below, most at the maximum.
 func Processes(b *host.Boundary, most int) (all []int) {
-	_ = walk(b, func(c cgroup) bool { // what can be listed is
+	// It lists as many as can be read.
+	_ = walk(b, func(c cgroup) bool {
 		found, _ := pids(c.dir)
 		all = append(all, found...)
 		return len(all) < most

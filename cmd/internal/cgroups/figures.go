@@ -8,8 +8,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// FiguresOf is what a guest uses, at a price of a handful of reads, and of a listing per cgroup where it has some. Processes
-// is -1: see CountProcesses. A boundary that is gone has no figures.
+// FiguresOf returns the figures of a guest. It costs a handful of reads, and a directory listing for each cgroup with
+// children. Processes is -1: see CountProcesses. A removed boundary has no figures.
 func FiguresOf(bs []*host.Boundary) Figures {
 	f := noFigures()
 	for _, b := range bs {
@@ -30,8 +30,8 @@ func noFigures() Figures {
 	return Figures{Processes: -1, Cgroups: -1, CPUUsec: -1, MemoryBytes: -1, MemoryLimit: -1, Pids: -1, PidsLimit: -1}
 }
 
-// fill adds what a cgroup's files in one hierarchy say. A v1 hierarchy is asked for its controllers' figures; the v2 tree of
-// a host that has v1 too for what is missing.
+// fill adds the figures from a cgroup's files in one hierarchy. A v1 hierarchy gives its controllers' figures; the v2
+// tree of a host with v1 gives the missing ones.
 func fill(f *Figures, t *host.Hierarchy, d *host.Dir) {
 	if t.Version == hierarchy.V2 {
 		fillV2(f, d)
@@ -55,7 +55,8 @@ func fill(f *Figures, t *host.Hierarchy, d *host.Dir) {
 }
 
 func fillV2(f *Figures, d *host.Dir) {
-	if f.CPUUsec < 0 { // cpu.stat is in every cgroup, whatever is enabled
+	// Every cgroup has cpu.stat, whatever is enabled.
+	if f.CPUUsec < 0 {
 		f.CPUUsec = keyed(d, "cpu.stat", "usage_usec")
 	}
 	if f.MemoryBytes < 0 {
@@ -67,11 +68,11 @@ func fillV2(f *Figures, d *host.Dir) {
 	f.Frozen = f.Frozen || keyed(d, "cgroup.events", "frozen") == 1
 }
 
-// unlimited is what no limit in bytes is set to: v1 memory shows the largest number of pages for no limit, 1<<63 less a page
-// (PAGE_COUNTER_MAX, include/linux/page_counter.h).
+// unlimited is the least value in bytes that means no limit: v1 memory shows the largest number of pages for it, 1<<63
+// less a page (PAGE_COUNTER_MAX, include/linux/page_counter.h).
 const unlimited = 1 << 62
 
-// number reads a control file with one number: -1 where there is none, and for what means no limit.
+// number reads a control file with one number: -1 if the file is missing or means no limit.
 func number(d *host.Dir, file string) int64 {
 	text, err := read(d, file)
 	if err != nil {
@@ -83,12 +84,13 @@ func number(d *host.Dir, file string) int64 {
 func amount(text string) int64 {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || n >= unlimited {
-		return -1 // "max" among them
+		// "max" is among them.
+		return -1
 	}
 	return n
 }
 
-// keyed reads one line "KEY NUMBER" of a control file, -1 where there is none.
+// keyed reads one line "KEY NUMBER" of a control file, -1 if there is none.
 func keyed(d *host.Dir, file, key string) int64 {
 	text, err := read(d, file)
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// stopWait is how long Freeze, Thaw and Kill wait for the guest's tasks when the caller sets no deadline.
+// stopWait bounds the wait of Freeze, Thaw and Kill for the guest's tasks if the caller sets no deadline.
 const stopWait = 10 * time.Second
 
-// within is ctx, with a deadline.
+// within gives ctx a deadline.
 func within(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -25,7 +25,7 @@ func within(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, stopWait)
 }
 
-// await asks until the answer is yes. False when the time is over.
+// await polls ok until it is true. False when the time is over.
 func await(ctx context.Context, ok func() bool) bool {
 	for pause := time.Millisecond; !ok(); pause = min(2*pause, 50*time.Millisecond) {
 		select {
@@ -37,9 +37,9 @@ func await(ctx context.Context, ok func() bool) bool {
 	return true
 }
 
-// Freeze stops all tasks of a guest, and answers when they have stopped. When some do not in time, 10 s where ctx has no
-// deadline, the guest runs again and the error is fault.Failed. fault.Unsupported when none of the guest's hierarchies
-// can freeze, fault.Conflict when the caller is in the guest.
+// Freeze stops all tasks of a guest, and returns when they have stopped. If some do not stop in time, 10 s without a
+// deadline of ctx, the guest runs again and the error is fault.Failed. fault.Unsupported if none of the guest's
+// hierarchies can freeze, fault.Conflict if the caller is in the guest.
 func Freeze(ctx context.Context, bs []*host.Boundary) error {
 	brakes, err := brakesOf(bs, "freeze")
 	if err != nil {
@@ -70,8 +70,8 @@ func Freeze(ctx context.Context, bs []*host.Boundary) error {
 	return nil
 }
 
-// Thaw lets a frozen guest run again. It is no error when it is not frozen, and fault.Failed when it does not run
-// after 10 s, or ctx's deadline: a cgroup above the boundary is frozen. Otherwise errors are as those of Freeze.
+// Thaw lets a frozen guest run again. A guest that is not frozen is no error. fault.Failed if the guest does not run
+// after 10 s, or ctx's deadline: a cgroup above the boundary is frozen. Other errors as for Freeze.
 func Thaw(ctx context.Context, bs []*host.Boundary) error {
 	brakes, err := brakesOf(bs, "thaw")
 	if err != nil {
@@ -92,9 +92,9 @@ func Thaw(ctx context.Context, bs []*host.Boundary) error {
 	return nil
 }
 
-// Kill kills all processes of a guest, also frozen ones, and answers when they are gone. A guest that was frozen is thawed,
-// for else v1 would keep them. fault.Failed when some are there still after 10 s, or ctx's deadline; fault.Conflict
-// when the caller is in the guest.
+// Kill kills all processes of a guest, also frozen ones, and returns when they are gone. It thaws a frozen guest,
+// because v1 keeps frozen processes. fault.Failed if some live after 10 s, or ctx's deadline; fault.Conflict if the
+// caller is in the guest.
 func Kill(ctx context.Context, bs []*host.Boundary) error {
 	if err := refuseOwn(bs, "kill"); err != nil {
 		return err
@@ -124,8 +124,8 @@ func Kill(ctx context.Context, bs []*host.Boundary) error {
 	return nil
 }
 
-// thawedFirst orders boundaries for Kill: v2 kills what is frozen, then v1 thaws what it has frozen, and the tasks that
-// are killed in the rest can go.
+// thawedFirst orders boundaries for Kill: v2 kills frozen tasks, then v1 thaws the ones that it froze, so that the
+// killed tasks in the other hierarchies can end.
 func thawedFirst(bs []*host.Boundary, brakes []brake) []*host.Boundary {
 	var order []*host.Boundary
 	for _, k := range brakes {
@@ -139,12 +139,13 @@ func thawedFirst(bs []*host.Boundary, brakes []brake) []*host.Boundary {
 	return order
 }
 
-// refuseOwn refuses what would stop the caller, or its parent: the daemon is two processes.
+// refuseOwn refuses a guest that contains the caller or its parent: the daemon is two processes.
 func refuseOwn(bs []*host.Boundary, verb string) error {
 	for _, b := range bs {
 		for _, pid := range []int{os.Getpid(), os.Getppid()} {
 			if pid <= 0 {
-				continue // the parent is outside the pid namespace
+				// The parent is outside the pid namespace.
+				continue
 			}
 			switch inside, err := b.Contains(pid); {
 			case errors.Is(err, unix.ESRCH):
@@ -161,14 +162,14 @@ func refuseOwn(bs []*host.Boundary, verb string) error {
 	return nil
 }
 
-// brake is what freezes a boundary in one hierarchy.
+// brake freezes a boundary in one hierarchy.
 type brake struct {
 	tree *host.Hierarchy
 	b    *host.Boundary
 }
 
-// brakesOf are the brakes of a guest. The v2 tree comes first: a task that v1 has frozen never gets as far as to freeze for
-// v2 (measured on Linux 6.18; the other way around both say frozen).
+// brakesOf returns the brakes of a guest. The v2 tree comes first: a task frozen by v1 never gets as far as freezing
+// for v2 (measured on Linux 6.18; in the other order both report frozen).
 func brakesOf(bs []*host.Boundary, verb string) ([]brake, error) {
 	if err := refuseOwn(bs, verb); err != nil {
 		return nil, err
@@ -191,7 +192,7 @@ func brakesOf(bs []*host.Boundary, verb string) ([]brake, error) {
 	return all, nil
 }
 
-// release lets go, in the order that is the reverse of brakesOf's. The first error, after all have been tried.
+// release thaws, in the reverse order of brakesOf. It tries all, and returns the first error.
 func release(brakes []brake) error {
 	var first error
 	for i := len(brakes) - 1; i >= 0; i-- {
@@ -219,7 +220,7 @@ func (k brake) write(freeze bool) error {
 	return root.WriteFile("freezer.state", []byte("THAWED"))
 }
 
-// frozen says whether every task has stopped. On v1 the question itself makes the kernel look (freezer_read).
+// frozen reports that every task has stopped. On v1 reading the state makes the kernel check (freezer_read).
 func (k brake) frozen() bool {
 	root, err := k.b.Root()
 	if err != nil {

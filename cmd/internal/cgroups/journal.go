@@ -7,13 +7,13 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// journal is what Set has written, so that it can be told and put back.
+// journal lists the writes of Set, to report them and to restore the old values.
 type journal struct {
 	writes []written
-	lost   []error // what could not be put back
+	lost   []error // failed restores
 }
 
-// written is a write with what undoes it.
+// written is a write and the write that undoes it.
 type written struct {
 	Change
 	boundary *host.Boundary
@@ -21,7 +21,7 @@ type written struct {
 	back     string
 }
 
-// write writes a control file and remembers it when that changed anything.
+// write writes a control file, and notes the write if it changed anything.
 func (j *journal) write(b *host.Boundary, d *host.Dir, file, value string) error {
 	from, err := read(d, file)
 	if err != nil {
@@ -39,15 +39,16 @@ func (j *journal) write(b *host.Boundary, d *host.Dir, file, value string) error
 	}
 	path, err := d.Path()
 	if err != nil {
-		path = "?" // removed meanwhile: there is nothing to put back either
+		// Removed meanwhile: nothing is left to restore either.
+		path = "?"
 	}
 	j.writes = append(j.writes, written{Change{Path: viewPath(path), File: file, From: from, To: to}, b, d.ID(),
 		undoing(file, from, value)})
 	return nil
 }
 
-// undo puts back all but the first writes, the last first: so the kernel sees the same states again. A cgroup that is gone
-// is left out.
+// undo restores the values before all but the first writes, the last write first: so the kernel sees the same states
+// again. It skips removed cgroups.
 func (j *journal) undo(first int) {
 	for i := len(j.writes) - 1; i >= first; i-- {
 		w := j.writes[i]
@@ -63,8 +64,8 @@ func (j *journal) undo(first int) {
 	j.writes = j.writes[:first]
 }
 
-// perKey are the control files that have a line per device, resource or interface, of which a write sets one. The value is
-// what a line that was not there is taken away by; "" where every line always is.
+// perKey lists the control files with a line per device, resource or interface, of which a write sets one. The value
+// removes a line that was not there before; "" if every line is always there.
 var perKey = map[string]string{
 	"blkio.throttle.read_bps_device":   "0",
 	"blkio.throttle.write_bps_device":  "0",
@@ -84,8 +85,8 @@ var perKey = map[string]string{
 	"net_prio.ifpriomap":               "0",
 }
 
-// keyOf is what the line that a write sets begins with, "" for a file with one value. A weight without a device is the
-// default's.
+// keyOf returns the key of the line that a write sets, "" for a file with one value. A weight without a device sets the
+// default.
 func keyOf(file, value string) string {
 	if _, ok := perKey[file]; !ok {
 		return ""
@@ -96,13 +97,15 @@ func keyOf(file, value string) string {
 	return "default"
 }
 
-// undoing is the write that makes a control file read again what it did.
+// undoing returns the write that restores a control file's content.
 func undoing(file, from, value string) string {
-	if file == "memory.oom_control" { // it shows more than can be set
+	// The file shows more than can be set.
+	if file == "memory.oom_control" {
 		return fmt.Sprint(max(valueOf(from, "oom_kill_disable"), 0))
 	}
 	if from == "" && perKey[file] == "" {
-		return "\n" // a write of nothing would not reach the kernel's handler
+		// A write of nothing would not reach the kernel's handler.
+		return "\n"
 	}
 	key := keyOf(file, value)
 	if key == "" {

@@ -9,8 +9,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// makeRoom lowers what keeps a v1 boundary from a value, and says whether there was anything. v2 takes any value and makes
-// the smaller one of a cgroup and those above it count. On v1 these are held against each other (measured on Linux 6.18):
+// makeRoom lowers values below a v1 boundary that keep it from a new value, and reports that there were any. v2 accepts
+// any value, and the smallest one on the way to the root applies. v1 checks these against each other (measured on Linux
+// 6.18):
 //
 //	cpuset.cpus, cpuset.mems                     EBUSY while a child has more
 //	cpuset.cpu_exclusive, cpuset.mem_exclusive   EBUSY for 0 while a child has 1
@@ -18,8 +19,8 @@ import (
 //	cpu.rt_runtime_us, cpu.rt_period_us          EINVAL while the children's ratios are larger together
 //	memory.memsw.limit_in_bytes                  EINVAL while memory.limit_in_bytes is larger
 //
-// No file of the rest is: a child's memory or pids limit may be larger than its parent's. Writes go from the deepest cgroup
-// up, so that each is lawful when it is made.
+// It checks no other file: a child's memory or pids limit may exceed its parent's. Writes go from the deepest cgroup
+// up, so that each is valid when it is made.
 func (s *setting) makeRoom(j *journal) (made bool, err error) {
 	if s.row.Version != hierarchy.V1 {
 		return false, nil
@@ -61,7 +62,7 @@ type room struct {
 	j    *journal
 	b    *host.Boundary
 	file string
-	left int // cgroups that may still be looked at
+	left int // cgroups that may still be visited
 }
 
 func (r *room) write(d *host.Dir, file, value string) error { return r.j.write(r.b, d, file, value) }
@@ -70,7 +71,7 @@ func (r *room) writeNumber(d *host.Dir, file string, n int64) error {
 	return r.write(d, file, strconv.FormatInt(n, 10))
 }
 
-// each calls f for the children of a cgroup. One that vanishes is left out.
+// each calls f for the children of a cgroup. It skips removed ones.
 func (r *room) each(d *host.Dir, depth int, f func(child *host.Dir) error) error {
 	names, err := children(d)
 	if err != nil {
@@ -100,7 +101,8 @@ func (r *room) each(d *host.Dir, depth int, f func(child *host.Dir) error) error
 func (r *room) clear(d *host.Dir, depth int) error {
 	return r.each(d, depth, func(child *host.Dir) error {
 		if number(child, r.file) != 1 {
-			return nil // none below can have it
+			// Then none below can have it.
+			return nil
 		}
 		if err := r.clear(child, depth+1); err != nil {
 			return err
@@ -109,12 +111,13 @@ func (r *room) clear(d *host.Dir, depth int) error {
 	})
 }
 
-// share is a time in each period; a runtime below 0 is no limit.
+// share is a runtime in each period; a runtime below 0 is no limit.
 type share struct {
 	runtimeUsec, periodUsec int64
 }
 
-// ratio is the share as the kernel compares it, in units of 2^-20 (to_ratio, kernel/sched/core.c); -1 for no limit.
+// ratio returns the share as the kernel compares it, in units of 2^-20 (to_ratio, kernel/sched/core.c); -1 for no
+// limit.
 func (s share) ratio() int64 {
 	if s.runtimeUsec < 0 || s.periodUsec <= 0 {
 		return -1
@@ -122,7 +125,7 @@ func (s share) ratio() int64 {
 	return scale(s.runtimeUsec, 1<<20, s.periodUsec)
 }
 
-// scale is n*by/of, rounded down, for by no more than of or a result that fits.
+// scale returns n*by/of, rounded down, for by at most of or a result that fits.
 func scale(n, by, of int64) int64 {
 	hi, lo := bits.Mul64(uint64(n), uint64(by))
 	if hi >= uint64(of) {
@@ -135,8 +138,8 @@ func scale(n, by, of int64) int64 {
 // minQuotaUsec is the smallest quota and period (min_cfs_quota_period, kernel/sched/core.c).
 const minQuotaUsec = 1000
 
-// fitQuota makes the boundary's own burst, and all shares below, fit a share (tg_cfs_schedulable_down: the largest child is
-// held against the parent, through children without a limit too).
+// fitQuota lowers the boundary's own burst, and all shares below, to fit a share. tg_cfs_schedulable_down compares the
+// largest child with the parent, through children without a limit too.
 func (r *room) fitQuota(root *host.Dir, want share) error {
 	if want.ratio() < 0 {
 		return nil
@@ -154,10 +157,12 @@ func (r *room) fitBelow(d *host.Dir, want share, depth int) error {
 			return r.fitBelow(child, want, depth+1)
 		}
 		if have.ratio() <= want.ratio() {
-			return nil // and so has all below
+			// Then all shares below fit too.
+			return nil
 		}
 		less := share{scale(have.periodUsec, want.runtimeUsec, want.periodUsec), have.periodUsec}
-		if less.runtimeUsec < minQuotaUsec { // its period is too short for so small a share
+		// The period is too short for so small a share.
+		if less.runtimeUsec < minQuotaUsec {
 			less = share{minQuotaUsec, scale(minQuotaUsec, want.periodUsec, want.runtimeUsec) + 1}
 		}
 		if err := r.fitBelow(child, less, depth+1); err != nil {
@@ -167,7 +172,7 @@ func (r *room) fitBelow(d *host.Dir, want share, depth int) error {
 	})
 }
 
-// lowerQuota writes a smaller share, so that it is smaller after each write.
+// lowerQuota writes a smaller share so that each write lowers it.
 func (r *room) lowerQuota(d *host.Dir, have, less share) error {
 	if err := r.fitBurst(d, less.runtimeUsec); err != nil {
 		return err
@@ -180,7 +185,7 @@ func (r *room) lowerQuota(d *host.Dir, have, less share) error {
 	return r.writeNumber(d, "cpu.cfs_quota_us", less.runtimeUsec)
 }
 
-// fitBurst lowers a cgroup's burst to a quota: more is EINVAL (tg_set_cfs_bandwidth). There is none before Linux 5.14.
+// fitBurst lowers a cgroup's burst to a quota: more is EINVAL (tg_set_cfs_bandwidth). Linux before 5.14 has no burst.
 func (r *room) fitBurst(d *host.Dir, quotaUsec int64) error {
 	if number(d, "cpu.cfs_burst_us") <= quotaUsec {
 		return nil
@@ -188,7 +193,7 @@ func (r *room) fitBurst(d *host.Dir, quotaUsec int64) error {
 	return r.writeNumber(d, "cpu.cfs_burst_us", quotaUsec)
 }
 
-// fitRealtime makes the children's ratios fit into one together (tg_rt_schedulable), each lowered by the same factor.
+// fitRealtime lowers the children's ratios by a common factor until their sum fits a ratio (tg_rt_schedulable).
 func (r *room) fitRealtime(d *host.Dir, ratio int64, depth int) error {
 	if ratio < 0 {
 		return nil

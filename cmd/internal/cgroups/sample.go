@@ -7,19 +7,19 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// counter is a number of the kernel's that grows with what happens to a guest.
+// counter is a kernel counter of events in a guest.
 type counter struct {
 	version    hierarchy.Version
 	controller string
 	file, key  string // key "" is for a file with nothing else
 	kind       EventKind
-	limit      string // the control file whose limit it tells of
+	limit      string // the control file with the limit
 }
 
-// The counters. Those of v1 are of one cgroup: memory.oom_control counts in the cgroup that the victim was in
-// (memcg_memory_event does not go up on v1), memory.failcnt in the one whose own limit was hit, pids.events in the one that
-// the fork was in, whosever limit it was (pids_event). Those of v2 are of all below too. memory.memsw.failcnt stays 0 on
-// Linux 6.18, so there a limit that only memsw sets is heard of by OOM kills alone (measured).
+// counters are the known counters. Those of v1 count for one cgroup: memory.oom_control in the victim's cgroup
+// (memcg_memory_event does not propagate on v1), memory.failcnt in the one whose own limit was hit, pids.events in the
+// forking task's, whichever limit it hit (pids_event). Those of v2 include all cgroups below. memory.memsw.failcnt
+// stays 0 on Linux 6.18, so there only OOM kills tell of a limit set by memsw alone (measured).
 var counters = []counter{
 	{hierarchy.V1, "memory", "memory.oom_control", "oom_kill", OOMKill, "memory.limit_in_bytes"},
 	{hierarchy.V1, "memory", "memory.failcnt", "", LimitReached, "memory.limit_in_bytes"},
@@ -30,8 +30,8 @@ var counters = []counter{
 	{hierarchy.V2, "pids", "pids.events", "max", LimitReached, "pids.max"},
 }
 
-// Sampler tells what happened to one guest since it was asked last. The zero Sampler is ready for use, by one goroutine at a
-// time. A v1 cgroup that is made and removed between two samples is not heard of.
+// Sampler detects events of one guest since the last sample. The zero Sampler is ready, for one goroutine at a time. It
+// misses a v1 cgroup that is made and removed between two samples.
 type Sampler struct {
 	last map[counterKey]uint64
 }
@@ -50,7 +50,8 @@ func (s *Sampler) Sample(bs []*host.Boundary) []Event {
 		if len(mine) == 0 {
 			continue
 		}
-		whole := true // nothing was left out but what is gone
+		// Nothing was skipped but removed cgroups.
+		whole := true
 		err := walk(b, func(c cgroup) bool {
 			r := reader{dir: c.dir}
 			below := false
@@ -79,8 +80,7 @@ func (s *Sampler) Sample(bs []*host.Boundary) []Event {
 	return events
 }
 
-// keep takes over what was known of a boundary that could not be read as a whole: what is not read this time is not new the
-// next.
+// keep keeps the last values of a boundary that was read in part: a value missed in this sample is not new in the next.
 func (s *Sampler) keep(now map[counterKey]uint64, boundary int) {
 	for key, value := range s.last {
 		if _, ok := now[key]; !ok && key.boundary == boundary {
@@ -89,26 +89,28 @@ func (s *Sampler) keep(now map[counterKey]uint64, boundary int) {
 	}
 }
 
-// own is a counter of one of the guest's hierarchies.
+// own is a counter in one of the guest's hierarchies.
 type own struct {
 	counter
-	place int  // in the table
-	deep  bool // it tells of one cgroup, so it is read in all
+	place int  // index in the table
+	deep  bool // counts for one cgroup, so all are read
 }
 
-// countersOf are the counters of a boundary's hierarchy. Before Linux 6.11 pids.events was of one cgroup on v2 too.
+// countersOf returns the counters of a boundary's hierarchy. Before Linux 6.11 pids.events counted for one cgroup on v2
+// too.
 func countersOf(b *host.Boundary) []own {
 	var mine []own
 	t := b.Hierarchy()
 	for place, c := range counters {
 		if c.version == t.Version && t.Holds(c.controller) {
-			mine = append(mine, own{c, place, t.Version == hierarchy.V1 || c.controller == "pids" && !has(b, "pids.events.local")})
+			mine = append(mine,
+				own{c, place, t.Version == hierarchy.V1 || c.controller == "pids" && !has(b, "pids.events.local")})
 		}
 	}
 	return mine
 }
 
-// has says whether a boundary has a control file.
+// has reports that a boundary has a control file.
 func has(b *host.Boundary, file string) bool {
 	root, err := b.Root()
 	if err != nil {
@@ -119,7 +121,7 @@ func has(b *host.Boundary, file string) bool {
 	return root.Lookup(file, &st) == nil
 }
 
-// reader reads counters of a cgroup, a file with several of them once.
+// reader reads counters of a cgroup. It reads a file with several of them once.
 type reader struct {
 	dir        *host.Dir
 	file, text string
@@ -143,7 +145,7 @@ func (r *reader) value(c counter) (uint64, error) {
 	return uint64(n), nil
 }
 
-// growth is by how much a counter grew. One that is smaller was reset in between, as a guest may do with some.
+// growth returns the growth of a counter. A smaller value means a reset in between: a guest may reset some counters.
 func growth(from, to uint64) uint64 {
 	if to < from {
 		return to

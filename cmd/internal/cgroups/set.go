@@ -14,15 +14,15 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// settable are the classes of control files that Set takes.
+// settable are the classes of control files that Set accepts.
 var settable = []string{"limit", "weight", "protection", "config"}
 
-// Set sets control files of a guest's boundary, and answers with all that it changed, in the order of the writes. Where v1
-// refuses a value because of what cgroups below have, it lowers just those (see makeRoom). Limits of one list that depend on
-// each other, as memory.limit_in_bytes and memory.memsw.limit_in_bytes do, are written in an order that the kernel takes.
+// Set sets control files of a guest's boundary, and returns all changes in the order of the writes. If v1 refuses a
+// value because of values in cgroups below, Set lowers just those (see makeRoom). Limits that depend on each other,
+// like memory.limit_in_bytes and memory.memsw.limit_in_bytes, are written in an order that the kernel accepts.
 //
-// All is done or nothing: when one limit cannot be set, what was changed is put back. fault.Invalid for a file or a
-// value that cannot be set, fault.Unsupported for a file of a hierarchy that the guest is not shown, fault.Failed when
+// Set makes all changes or none: if one limit cannot be set, it restores the old values. fault.Invalid for a file or a
+// value that cannot be set, fault.Unsupported for a file of a hierarchy that is not shown to the guest, fault.Failed if
 // the kernel refuses.
 func Set(bs []*host.Boundary, limits []Limit) ([]Change, error) {
 	var todo []*setting
@@ -56,10 +56,10 @@ type setting struct {
 	row      hierarchy.ControlFile
 	file     string
 	value    string // in canonical form
-	got      string // what the file read after the write
+	got      string // content of the file after the write
 }
 
-// key is what a line of a file with several settings begins with.
+// key returns the key of the line that the setting writes, in a file with several.
 func (s *setting) key() string { return keyOf(s.file, s.value) }
 
 // settingOf finds the hierarchy of a limit and checks it.
@@ -92,8 +92,8 @@ func settingOf(bs []*host.Boundary, l Limit) (*setting, error) {
 		"cannot set %s: there is no such control file: docs/control-files.md lists them", l.File)
 }
 
-// checkSettable refuses what is no value: what moves or kills tasks, shapes the tree, runs something on the host, or could
-// not be put back.
+// checkSettable refuses a file that is no plain value: it moves or kills tasks, shapes the tree, runs something on the
+// host, or could not be restored.
 func checkSettable(row hierarchy.ControlFile, file string) error {
 	switch {
 	case !slices.Contains(settable, row.Class):
@@ -110,8 +110,8 @@ func checkSettable(row hierarchy.ControlFile, file string) error {
 	return nil
 }
 
-// setAll writes all settings. First each as it is, again and again as long as one more is taken; then room is made for one
-// that is not.
+// setAll writes all settings. It first tries each as it is, repeatedly while one more is accepted, and then makes room
+// for a refused one.
 func setAll(j *journal, all []*setting) error {
 	for todo := all; len(todo) > 0; {
 		var rest []*setting
@@ -138,7 +138,8 @@ func setAll(j *journal, all []*setting) error {
 	return nil
 }
 
-// forceOne makes room for the first setting that can then be written, and says which. The error is the first one's.
+// forceOne writes the first refused setting for which room can be made, and returns its index. The error is that of the
+// first setting.
 func forceOne(j *journal, todo []*setting, refused []error) (int, error) {
 	var first error
 	for i, s := range todo {
@@ -155,10 +156,10 @@ func forceOne(j *journal, todo []*setting, refused []error) (int, error) {
 	return 0, first
 }
 
-// roomTries is how often room is made for one value: the guest may take it in between.
+// roomTries bounds the tries to make room for one value: the guest may use up the room in between.
 const roomTries = 3
 
-// force makes room for a setting that was refused, and writes it.
+// force makes room for a refused setting, and writes it.
 func (s *setting) force(j *journal, refused error) error {
 	err := refused
 	for range roomTries {
@@ -176,8 +177,8 @@ func (s *setting) force(j *journal, refused error) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("cannot set %s=%s in the hierarchy %s: %w: %s", s.file, strings.TrimSpace(s.value), s.boundary.Hierarchy(),
-		err, s.advice(err))
+	return fmt.Errorf("cannot set %s=%s in the hierarchy %s: %w: %s", s.file, strings.TrimSpace(s.value),
+		s.boundary.Hierarchy(), err, s.advice(err))
 }
 
 // write writes the setting at the boundary.
@@ -194,7 +195,7 @@ func (s *setting) write(j *journal) error {
 	return err
 }
 
-// check says whether the setting still stands: room for another may have been made of it.
+// check checks that the setting still holds: making room for another one may have changed it.
 func (s *setting) check() error {
 	root, err := s.boundary.Root()
 	if err != nil {
@@ -202,13 +203,14 @@ func (s *setting) check() error {
 	}
 	defer root.Release()
 	if now, err := read(root, s.file); err != nil || now != s.got && keyOf(s.file, s.value) == "" {
-		return fmt.Errorf("cannot set %s=%s: another of the values leaves no room for it: see which of them belong together (%w)",
+		return fmt.Errorf(
+			"cannot set %s=%s: another of the values leaves no room for it: see which of them belong together (%w)",
 			s.file, strings.TrimSpace(s.value), cmp.Or(err, error(unix.EINVAL)))
 	}
 	return nil
 }
 
-// advice says what to do about the kernel's answer.
+// advice returns the remedy for the kernel's error.
 func (s *setting) advice(err error) string {
 	switch {
 	case gone(err):

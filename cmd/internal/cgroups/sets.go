@@ -11,8 +11,8 @@ import (
 // maxMember bounds the numbers of processors and memory nodes.
 const maxMember = 1 << 16
 
-// parseSet reads a list of numbers and ranges as cpuset shows it, "0-3,7". False for anything else, as the strides that a
-// write may have: then no room is made.
+// parseSet reads a list of numbers and ranges as cpuset shows it, "0-3,7". False for any other form, such as the
+// strides that a write may have: then no room is made.
 func parseSet(text string) (*big.Int, bool) {
 	set := new(big.Int)
 	for part := range strings.SplitSeq(strings.TrimSpace(text), ",") {
@@ -35,7 +35,8 @@ func parseSet(text string) (*big.Int, bool) {
 	return set, true
 }
 
-// formatSet is a list that cpuset takes. None is a newline, for a write of nothing would not reach the kernel's handler.
+// formatSet returns a list that cpuset accepts. The empty set is a newline, because a write of nothing would not reach
+// the kernel's handler.
 func formatSet(set *big.Int) string {
 	var parts []string
 	for i := 0; i < set.BitLen(); i++ {
@@ -58,12 +59,13 @@ func formatSet(set *big.Int) string {
 	return strings.Join(parts, ",")
 }
 
-// contains says whether all of a set is in another.
+// contains reports that a set includes another one.
 func contains(set, part *big.Int) bool { return new(big.Int).AndNot(part, set).Sign() == 0 }
 
-// fitSets makes the cpusets below a cgroup subsets of want. One that would have nothing left gets all of want, as on v2:
-// with processes in it, it cannot have nothing. That may not be in what the cgroup above has now, which is widened until the
-// ones below are written; it is then narrowed itself, by its own turn or by the write that room is made for.
+// fitSets makes the cpusets below a cgroup subsets of want. A cpuset that would become empty gets all of want, as on
+// v2: with processes in it, it cannot be empty. want may exceed the present set of the cgroup above. Then that one is
+// widened until the ones below are written, and narrowed afterwards, in its own turn or by the write that needs the
+// room.
 func (r *room) fitSets(d *host.Dir, want *big.Int, depth int) error {
 	text, err := read(d, r.file)
 	if err != nil {
@@ -81,7 +83,8 @@ func (r *room) fitSets(d *host.Dir, want *big.Int, depth int) error {
 		}
 		mine, ok := parseSet(text)
 		if !ok || contains(want, mine) {
-			return nil // and so is all below
+			// Then all below are subsets too.
+			return nil
 		}
 		less := new(big.Int).And(mine, want)
 		if less.Sign() == 0 {

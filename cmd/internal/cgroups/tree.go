@@ -13,10 +13,10 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// maxProcesses is how many processes one Tree lists, one that is in several cgroups each time.
+// maxProcesses bounds the processes that one Tree lists. A process in several cgroups counts in each.
 const maxProcesses = 50_000
 
-// node is a cgroup of the tree while it grows.
+// node is a cgroup of a growing tree.
 type node struct {
 	Cgroup
 	pids     map[int]bool
@@ -27,13 +27,13 @@ type node struct {
 type treeMaker struct {
 	nodes     map[string]*node // by path
 	processes int              // listed
-	commands  map[int]string   // "" for a process that is gone
+	commands  map[int]string   // "" for a process that has ended
 }
 
-// Tree is a guest's cgroups, those of all its hierarchies put together by their paths, with their figures and processes. The
-// leaf of a v2 boundary is a part of "/", as the guest sees it. Of 10,000 cgroups, 100 levels and 50,000 processes on the
-// rest is left out, and the cgroup that has it is marked as Cut. fault.NotFound when no boundary is there any more,
-// fault.Failed when the host cannot be read.
+// Tree returns a guest's cgroups, with their figures and processes. It merges all hierarchies by path. The leaf of a v2
+// boundary is part of "/", as the guest sees it. Tree lists 10,000 cgroups, 100 levels and 50,000 processes at most,
+// and marks a cgroup with unlisted ones as Cut. fault.NotFound if no boundary is left, fault.Failed if the host cannot
+// be read.
 func Tree(bs []*host.Boundary) (Cgroup, error) {
 	m := treeMaker{nodes: map[string]*node{}, commands: map[int]string{}}
 	m.node("")
@@ -57,7 +57,8 @@ func Tree(bs []*host.Boundary) (Cgroup, error) {
 func (m *treeMaker) visit(t *host.Hierarchy, c cgroup) bool {
 	found, err := pids(c.dir)
 	if err != nil {
-		return false // removed meanwhile
+		// Removed meanwhile.
+		return false
 	}
 	n := m.node(c.path)
 	if n == nil {
@@ -73,14 +74,15 @@ func (m *treeMaker) visit(t *host.Hierarchy, c cgroup) bool {
 			m.processes++
 		}
 	}
-	if !c.leaf { // the leaf's figures are in those of the boundary
+	// The boundary's figures include the leaf's.
+	if !c.leaf {
 		n.Hierarchies = append(n.Hierarchies, t.String())
 		fill(&n.Figures, t, c.dir)
 	}
 	return true
 }
 
-// node is the cgroup at a path, or nil when there are too many.
+// node returns the cgroup at a path, or nil if there are too many.
 func (m *treeMaker) node(at string) *node {
 	if n := m.nodes[at]; n != nil {
 		return n
@@ -103,21 +105,22 @@ func (m *treeMaker) node(at string) *node {
 	return n
 }
 
-// command is the name of a process, "" when it is gone.
+// command returns the name of a process, "" if it has ended.
 func (m *treeMaker) command(pid int) string {
 	name, ok := m.commands[pid]
 	if !ok {
 		raw, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
 		name = string(bytes.TrimSuffix(raw, []byte{'\n'}))
 		if name == "" && len(raw) > 0 {
-			name = "?" // a process may call itself nothing
+			// A process may have an empty name.
+			name = "?"
 		}
 		m.commands[pid] = name
 	}
 	return name
 }
 
-// finish orders a cgroup and all below it, counts, and answers with the processes at and below it.
+// finish sorts a cgroup and all below it, counts, and returns the processes at and below it.
 func (m *treeMaker) finish(n *node) (Cgroup, map[int]bool) {
 	n.Processes, n.Children = []Process{}, []Cgroup{}
 	for pid := range n.pids {
@@ -139,7 +142,7 @@ func (m *treeMaker) finish(n *node) (Cgroup, map[int]bool) {
 	return n.Cgroup, all
 }
 
-// CountProcesses counts the processes of a guest, each once: it reads the list of every cgroup.
+// CountProcesses counts the processes of a guest, each once. It reads every cgroup's list.
 func CountProcesses(bs []*host.Boundary) int64 {
 	all := map[int]bool{}
 	for _, b := range bs {

@@ -1,10 +1,10 @@
 package cgroups
 
-// Figures are what a guest or one of its cgroups uses now. A figure that none of the hierarchies has is -1; so is a
-// limit that is not set.
+// Figures are the present usage of a guest or one of its cgroups. A figure that no hierarchy has is -1, and so is an
+// unset limit.
 type Figures struct {
-	Processes   int64 // at and below; -1 of FiguresOf, see CountProcesses
-	Cgroups     int64 // below; the most of the hierarchies, in a Tree all of them
+	Processes   int64 // at and below; -1 from FiguresOf, see CountProcesses
+	Cgroups     int64 // below; the maximum over the hierarchies, in a Tree their union
 	CPUUsec     int64 // used since the cgroup was made
 	MemoryBytes int64
 	MemoryLimit int64
@@ -13,14 +13,15 @@ type Figures struct {
 	Frozen      bool
 }
 
-// Cgroup is a cgroup of a guest, in all hierarchies that have it, with the processes that are in it in any of them.
+// Cgroup is a cgroup of a guest, merged from all hierarchies that have it, with the processes that it has in any of
+// them.
 type Cgroup struct {
 	Name        string // "/" for the boundary
 	Hierarchies []string
 	Processes   []Process // by pid
 	Figures               // "Processes" is the list above, not the figure
 	Children    []Cgroup  // by name
-	Cut         bool      // it has more children or processes than are listed
+	Cut         bool      // has unlisted children or processes
 }
 
 // Process is a process of a guest.
@@ -32,26 +33,27 @@ type Process struct {
 // Limit is one control file of the boundary to set.
 type Limit struct{ File, Value string }
 
-// Change is a control file that Set has changed.
+// Change is a change by Set to a control file.
 type Change struct {
 	Path     string // of the cgroup, "/" for the boundary
 	File     string
 	From, To string
 }
 
-// EventKind says what happened to a guest.
+// EventKind classifies an event of a guest.
 type EventKind int
 
-// The kinds of events.
+// Kinds of events.
 const (
 	OOMKill EventKind = iota
 	LimitReached
 )
 
-// Event says that something happened to a guest since the sample before.
+// Event is an event of a guest since the previous sample.
 type Event struct {
-	Kind  EventKind
-	Path  string // of the cgroup, "/" for the boundary; on v2 that also for what happened below
+	Kind EventKind
+	// Path is the cgroup's, "/" for the boundary; on v2 the boundary also stands for cgroups below.
+	Path  string
 	Limit string // the control file with the limit
 	Count uint64
 }
