@@ -31,14 +31,16 @@ func prepare() (specs []program, cache *btf.Cache, err error) {
 	if arch.name == "arm64" && !conn.KernelAtLeast(6, 0) {
 		return nil, nil, errNotSupported
 	}
-	if !conn.KernelAtLeast(5, 11) { // programs and maps were locked memory of the process before
+	// Before Linux 5.11 programs and maps counted as locked memory of the process.
+	if !conn.KernelAtLeast(5, 11) {
 		unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	}
-	if err := permitted(); err != nil { // before the kernel's types are read, which takes much longer
+	// Before reading the kernel's types, which takes much longer.
+	if err := permitted(); err != nil {
 		return nil, nil, err
 	}
-	// A kernel that has FUSE as a module loads it for this, and only then has its types.
+	// Opening /dev/fuse loads the module fuse on a kernel that has it. Only then does the kernel have its types.
 	if fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
 		unix.Close(fd)
 	}
@@ -51,7 +53,7 @@ func prepare() (specs []program, cache *btf.Cache, err error) {
 	return specs, cache, err
 }
 
-// verify has the kernel look at the programs.
+// verify loads each program, so that the kernel's verifier checks it, and attaches none.
 func verify(specs []program, cache *btf.Cache) error {
 	shared, err := newMaps()
 	if err != nil {
@@ -69,7 +71,8 @@ func verify(specs []program, cache *btf.Cache) error {
 	return nil
 }
 
-// permitted loads a program that does nothing but call what a kernel that is locked down refuses, attached to nothing.
+// permitted loads a program that only calls bpf_probe_write_user, which a locked-down kernel refuses. It attaches
+// nothing.
 func permitted() error {
 	code := asm.Instructions{
 		asm.Mov.Imm(asm.R0, 0), asm.StoreMem(asm.RFP, slotType, asm.R0, asm.DWord),
@@ -80,7 +83,8 @@ func permitted() error {
 		Name: programPrefix + "probe", Type: ebpf.RawTracepoint, License: license, Instructions: code,
 	})
 	var verifier *ebpf.VerifierError
-	if errors.As(err, &verifier) { // it knows no such function then (bpf_base_func_proto and its like)
+	// The verifier then knows no such function (bpf_base_func_proto and its like).
+	if errors.As(err, &verifier) {
 		return fmt.Errorf("%w: %w", errLocked, err)
 	}
 	if err != nil {
@@ -89,8 +93,8 @@ func permitted() error {
 	return p.Close()
 }
 
-// attach loads programs in their order, which is the one in which they may begin to run: what consumes notes before
-// what leaves them.
+// attach attaches programs in order. They may start to run in that order, so those that consume notes come before the
+// one that leaves them.
 func attach(specs []program, cache *btf.Cache) (p *Programs, err error) {
 	p = &Programs{}
 	defer func() {
@@ -102,14 +106,16 @@ func attach(specs []program, cache *btf.Cache) (p *Programs, err error) {
 	if err != nil {
 		return p, err
 	}
-	defer shared.close() // the programs keep them
+	// The programs keep the maps.
+	defer shared.close()
 	if p.views, err = shared[viewsName].Clone(); err != nil {
 		return p, err
 	}
 	if p.guests, err = shared[guestsName].Clone(); err != nil {
 		return p, err
 	}
-	without := "" // a function that is not to be had: where no program runs at its beginning, none may at its end
+	// A function that cannot be followed: without a program at its beginning, none may run at its end.
+	without := ""
 	for _, s := range specs {
 		if s.spec.AttachTo == without {
 			continue
@@ -127,7 +133,7 @@ func attach(specs []program, cache *btf.Cache) (p *Programs, err error) {
 	return p, nil
 }
 
-// newMaps makes the maps that programs share.
+// newMaps makes the maps shared by the programs.
 func newMaps() (shared sharedMaps, err error) {
 	shared = sharedMaps{}
 	for _, m := range mapSpecs() {
@@ -150,7 +156,7 @@ func (s sharedMaps) close() {
 
 const programName = "program"
 
-// load loads a program that uses shared maps.
+// load loads a program with the shared maps.
 func (s program) load(shared sharedMaps, cache *btf.Cache) (*ebpf.Collection, error) {
 	used := map[string]*ebpf.MapSpec{}
 	replace := map[string]*ebpf.Map{}

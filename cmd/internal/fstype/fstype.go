@@ -1,33 +1,33 @@
-// Package fstype has statfs tell the type of file system that a view stands for, by BPF: the kernel says FUSE's for
-// every FUSE file system, and many programs take only cgroup2's.
+// Package fstype makes statfs report, by BPF, the type of file system that a view stands for. The kernel reports FUSE's
+// type for every FUSE file system, and many programs accept only cgroup2's.
 //
 // # Words
 //
 // A call is one of the kernel's functions for the system calls statfs and fstatfs: 64-bit, or compat for 32-bit
-// callers. A note is what the end of fuse_statfs leaves for the end of the call around it: the type to answer, under
-// the task's id. The view map says which super_blocks are views, by device number, and which type each node has.
+// callers. A note passes the type to answer from the end of fuse_statfs to the end of the call around it, under the
+// task's id. The view map lists the super_blocks of views, by device number, and the types of their nodes.
 //
 // # What always holds
 //
-//   - Only super_blocks of the view map are answered for. Nothing else of a file system counts: any user who mounts
+//   - Only super_blocks of the view map get an answer. Nothing else of a file system counts: any user who mounts
 //     FUSE chooses the rest.
-//   - A super_block's entry goes in the kernel, before its device number is free for another (kill_anon_super in
+//   - The kernel removes a super_block's entry before its device number can be reused (kill_anon_super in
 //     fs/super.c).
-//   - A note is used by the call in which it was left and by no other: each call begins without one. ustat, overlayfs
-//     and others ask for statfs too, and leave one.
-//   - The answer is changed only where the call succeeded and the caller's memory has FUSE's type.
-//   - No other system call passes through any of this, but for a test of one bit where a task is made.
+//   - Only the call in which a note was left uses it: each call begins without a note. ustat, overlayfs and others
+//     call fuse_statfs too, and leave notes.
+//   - The answer changes only if the call succeeded and the caller's memory has FUSE's type.
+//   - No other system call passes through these programs, except for a test of one bit when a task is made.
 //
-// Where BPF is among the kernel's security modules (lsm= and CONFIG_LSM), clone3 with CLONE_INTO_CGROUP answers ENOSYS
-// to the tasks of a guest: no directory of a view will do for it, and upon ENOSYS programs fall back to what works.
+// If BPF is among the kernel's security modules (lsm= and CONFIG_LSM), clone3 with CLONE_INTO_CGROUP answers ENOSYS to
+// a guest's tasks: it accepts no directory of a view, and upon ENOSYS programs fall back to another way.
 //
-// The caller's memory is written without waiting for it (bpf_probe_write_user). The kernel itself wrote there just
-// before; if the page is gone again by then the answer stays FUSE's.
+// The caller's memory is written without waiting for a page (bpf_probe_write_user). The kernel itself wrote there just
+// before; if the page is gone again by then, the answer stays FUSE's.
 //
 // # What it will not do
 //
-// It is no boundary: nothing may depend on what it answers. It needs CAP_SYS_ADMIN, BTF, and BPF trampolines (x86-64:
-// Linux 5.5, arm64: Linux 6.0), and a kernel that is not locked down; Refused says which of them is missing.
+// It is no boundary: nothing may depend on its answers. It needs CAP_SYS_ADMIN, BTF, and BPF trampolines (x86-64: Linux
+// 5.5, arm64: Linux 6.0), and a kernel that is not locked down. Refused names the missing one.
 package fstype
 
 import (
@@ -42,16 +42,16 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs"
 )
 
-// Programs are the programs in the kernel. They stay there for as long as their descriptors are open somewhere.
+// Programs are the programs in the kernel. They stay there as long as a process has their descriptors open.
 type Programs struct {
 	views, guests *ebpf.Map
 	links         []link.Link
 }
 
-// Load loads and attaches the programs. The error is a *Refused where this host cannot have them.
+// Load loads and attaches the programs. The error is a *Refused if this host cannot have them.
 func Load() (*Programs, error) {
 	p, err := load()
-	// What was read of the kernel's types is not needed any more, and it is much.
+	// Parsing the kernel's types took much memory, which is free now.
 	debug.FreeOSMemory()
 	if err != nil {
 		return nil, explain(err)
@@ -59,7 +59,7 @@ func Load() (*Programs, error) {
 	return p, nil
 }
 
-// Probe says what Load would, and attaches nothing: taking programs away again has the kernel wait for a second.
+// Probe reports the error that Load would return, and attaches nothing: detaching programs takes the kernel a second.
 func Probe() error {
 	specs, cache, err := prepare()
 	if err == nil {
@@ -72,19 +72,19 @@ func Probe() error {
 	return nil
 }
 
-// View is what the programs are to know of a view.
+// View is the programs' entry for a view.
 type View struct {
-	Types fs.Types `json:"types"` // by the uppermost 6 bits of a node's id; 0: as it is
-	// Cgroup is the id of the v2 cgroup that holds the guest's tasks: their clone3 with CLONE_INTO_CGROUP answers
-	// ENOSYS. 0: nobody's does.
+	Types fs.Types `json:"types"` // by the uppermost 6 bits of a node's id; 0: unchanged
+	// Cgroup is the id of the v2 cgroup with the guest's tasks. Their clone3 with CLONE_INTO_CGROUP answers ENOSYS. 0: no
+	// task's does.
 	Cgroup uint64 `json:"cgroup,omitempty"`
 }
 
-// ViewOf is what they are to know of one.
+// ViewOf returns the entry for a view.
 func ViewOf(v *fs.View) View { return View{v.Types(), v.Cgroup()} }
 
-// Show has a view answered for, until its super_block is gone. view is a descriptor of any of its nodes: while that is
-// open the super_block is there, and so the number is no other's.
+// Show makes statfs answer for a view until its super_block is gone. view is a descriptor of any node of the view.
+// While it is open the super_block exists, so its device number is not reused. The error is the kernel's.
 func (p *Programs) Show(view int, v View) error {
 	key, err := deviceOf(view)
 	if err != nil {
@@ -101,8 +101,8 @@ func (p *Programs) Show(view int, v View) error {
 	return nil
 }
 
-// deviceOf is a file system's number as the kernel has it (MKDEV of include/linux/kdev_t.h). The server of the view is
-// not asked.
+// deviceOf returns a file system's device number in the kernel's form (MKDEV of include/linux/kdev_t.h). It sends no
+// request to the view's server.
 func deviceOf(view int) (uint32, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(view, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
@@ -111,7 +111,7 @@ func deviceOf(view int) (uint32, error) {
 	return st.Dev_major<<20 | st.Dev_minor, nil
 }
 
-// Close lets go of the programs: what nobody else has open ends.
+// Close closes the descriptors of the programs. A program that no process has open ends.
 func (p *Programs) Close() {
 	for _, l := range p.links {
 		l.Close()

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keptName begins the names of kept descriptors. The number is that of the programs and maps as this program has them:
-// another version's are not gone on with.
+// keptName begins the names of kept descriptors. Its number is the version of the programs and maps: descriptors of
+// another version are not reused.
 const keptName = "type-1-"
 
-// Kept are the descriptors that have the programs outlive this process, by names for Take.
+// Kept returns the descriptors that let the programs outlive this process, by their names for Take.
 func (p *Programs) Kept() map[string]int {
 	kept := map[string]int{keptName + viewsName: p.views.FD(), keptName + guestsName: p.guests.FD()}
 	for i, l := range p.links {
@@ -25,11 +25,11 @@ func (p *Programs) Kept() map[string]int {
 	return kept
 }
 
-// IsKept says whether a name may be one of Kept, of this version or another.
+// IsKept reports that a name may be one of Kept, of this version or another.
 func IsKept(name string) bool { return strings.HasPrefix(name, "type-") }
 
-// Take goes on with what an earlier process kept. It takes the descriptors over, and closes them where it fails:
-// something is missing, or is of another version.
+// Take reuses the programs that an earlier process kept. It takes over the descriptors, and closes them on an error:
+// one is missing, or is of another version.
 func Take(kept map[string]int) (p *Programs, err error) {
 	rest := maps.Clone(kept)
 	p = &Programs{}
@@ -62,7 +62,7 @@ func Take(kept map[string]int) (p *Programs, err error) {
 	return p, p.check()
 }
 
-// taken takes a descriptor out of those that are kept.
+// taken removes a descriptor from the kept ones.
 func taken(kept map[string]int, name string) (int, error) {
 	fd, ok := kept[name]
 	if !ok {
@@ -88,7 +88,7 @@ func takeMap(kept map[string]int, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// check says whether the kernel has the programs attached, on the functions on which this version has them.
+// check checks that the kernel has programs of ours attached, as many as this version needs.
 func (p *Programs) check() error {
 	if len(p.links) < leastLinks {
 		return fmt.Errorf("only %d programs are attached", len(p.links))
@@ -105,7 +105,7 @@ func (p *Programs) check() error {
 	return nil
 }
 
-// attached is the name of the program of a link, which must be one to a function of the kernel.
+// attached returns the name of a link's program. The link must be to a function of the kernel.
 func attached(l link.Link) (string, error) {
 	info, err := l.Info()
 	if err != nil {

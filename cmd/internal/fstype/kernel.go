@@ -8,23 +8,23 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// call is a function of the kernel's for a system call, which has the caller's registers for its one argument.
+// call is a kernel function of a system call. Its one argument are the caller's registers.
 type call struct {
 	symbol   string
-	buffer   int  // which argument of the system call the buffer is, from 0
+	buffer   int  // index of the buffer among the system call's arguments, from 0
 	compat   bool // of 32-bit callers
-	optional bool // a kernel may be built without
+	optional bool // a kernel may lack it
 }
 
-// arch is how an architecture enters system calls.
+// arch describes an architecture's entry to system calls.
 type arch struct {
 	name      string
 	calls     []call
 	registers func(compat bool, argument int) (member string, index int) // of struct pt_regs
 }
 
-// arches: the symbols are made by SYSCALL_DEFINE and COMPAT_SYSCALL_DEFINE of arch/x86/include/asm/syscall_wrapper.h
-// and of its like for arm64; the functions are in fs/statfs.c, and arm64's own two in arch/arm64/kernel/sys32.c.
+// arches: SYSCALL_DEFINE and COMPAT_SYSCALL_DEFINE of arch/x86/include/asm/syscall_wrapper.h, and their like for arm64,
+// make the symbols. The functions are in fs/statfs.c, and arm64's own two in arch/arm64/kernel/sys32.c.
 var arches = []arch{
 	{"amd64", []call{
 		{"__x64_sys_statfs", 1, false, false},
@@ -58,7 +58,7 @@ func thisArch() (arch, error) {
 	return arch{}, fmt.Errorf("%w %s", errArch, runtime.GOARCH)
 }
 
-// argument is where in struct pt_regs the buffer of a call is.
+// argument returns the offset of a call's buffer in struct pt_regs.
 func (a arch) argument(k kernel, c call) (int16, error) {
 	member, index := a.registers(c.compat, c.buffer)
 	at, err := k.offset("pt_regs", member)
@@ -66,7 +66,7 @@ func (a arch) argument(k kernel, c call) (int16, error) {
 	return int16(at) + int16(index)*register, err
 }
 
-// kernel is the running kernel's types: its own, and those of the module fuse where there is one.
+// kernel holds the running kernel's types: its own, and those of the module fuse if there is one.
 type kernel struct{ own, fuse *btf.Spec }
 
 func kernelTypes(cache *btf.Cache) (k kernel, err error) {
@@ -87,7 +87,7 @@ func (k kernel) hasFunc(name string) bool {
 	return k.own.TypeByName(name, &f) == nil
 }
 
-// offset is where a member of a struct is, in bytes.
+// offset returns the offset of a struct's member, in bytes.
 func (k kernel) offset(name, member string) (uint32, error) {
 	var s *btf.Struct
 	err := k.own.TypeByName(name, &s)
@@ -104,7 +104,7 @@ func (k kernel) offset(name, member string) (uint32, error) {
 	return at, nil
 }
 
-// memberIn also looks into members that have no name.
+// memberIn also searches unnamed members.
 func memberIn(members []btf.Member, name string) (uint32, bool) {
 	for _, m := range members {
 		if m.Name == name {
@@ -127,7 +127,7 @@ func memberIn(members []btf.Member, name string) (uint32, bool) {
 // offsets are those of the members that programs read.
 type offsets struct {
 	dentrySB, dentryInode, sbDevice int16
-	nodeID                          int32 // from the inode that is part of a struct fuse_inode
+	nodeID                          int32 // from the inode inside struct fuse_inode
 }
 
 func offsetsOf(k kernel) (o offsets, err error) {

@@ -11,11 +11,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs"
 )
 
-// program is one program, and the kernel's function that it is attached to.
+// program is a program, and the kernel function that it is attached to.
 type program struct {
 	spec     *ebpf.ProgramSpec
 	maps     []string
-	optional bool // goes without, where it cannot be attached
+	optional bool // the others run without it
 }
 
 const (
@@ -23,15 +23,15 @@ const (
 	notesName  = "vcg_notes"
 	guestsName = "vcg_guests"
 
-	programPrefix = "vcg_" // of the programs' names, as bpftool lists them
+	programPrefix = "vcg_" // begins the programs' names, as bpftool lists them
 	typeSize      = 4      // of one type in a view's entry
 	types         = len(fs.Types{})
-	cgroupAt      = types * typeSize // in a view's entry: the id of the cgroup
+	cgroupAt      = types * typeSize // in a view's entry: offset of the cgroup's id
 	entrySize     = cgroupAt + 8
 
 	maxViews = 1 << 16
-	// A note is there for the time between the end of fuse_statfs and that of the call. Each processor takes 128 free
-	// places at once (LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c), and with none left a note is lost.
+	// A note lives from the end of fuse_statfs to the end of the call. Each processor takes 128 free entries at once
+	// (LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c), and without a free one a note is lost.
 	minNotes     = 1 << 14
 	notesPerCPU  = 256
 	leastLinks   = 6 // note, bury, and two for each of statfs and fstatfs
@@ -49,7 +49,7 @@ func viewsSpec() *ebpf.MapSpec {
 	}
 }
 
-// valueOf is a view as its map has it.
+// valueOf returns a view in its map's form.
 func valueOf(v View) []byte {
 	b := make([]byte, 0, entrySize)
 	for _, t := range v.Types {
@@ -58,7 +58,7 @@ func valueOf(v View) []byte {
 	return binary.NativeEndian.AppendUint64(b, v.Cgroup)
 }
 
-// guestsSpec has the device number of a view by the id of its guest's cgroup, which is no other's ever again.
+// guestsSpec maps the id of a guest's cgroup, which is never reused, to the device number of its view.
 func guestsSpec() *ebpf.MapSpec {
 	return &ebpf.MapSpec{
 		Name: guestsName, Type: ebpf.Hash, KeySize: 8, ValueSize: 4,
@@ -83,15 +83,14 @@ func processors() int {
 	return n
 }
 
-// Slots of the stack.
+// Stack slots.
 const (
 	slotTask = -8  // the note's key
-	slotType = -16 // a type, as the caller's memory has it or is to have it
+	slotType = -16 // a type, as read from or written to the caller's memory
 	slotKey  = -20 // the view map's key
 )
 
-// programsOf makes the programs for an architecture and a kernel's types, in the order in which they are to be
-// attached.
+// programsOf makes the programs for an architecture and a kernel's types, in the order of their attachment.
 func programsOf(arch arch, kernel kernel) (all []program, err error) {
 	for _, c := range arch.calls {
 		if !kernel.hasFunc(c.symbol) {
@@ -118,8 +117,8 @@ func programsOf(arch arch, kernel kernel) (all []program, err error) {
 		program{exit("fuse_statfs", "note", note(at)), []string{viewsName, notesName}, false}), nil
 }
 
-// tracing is a program. The kernel has bpf_probe_write_user only for programs under a licence like its own; this one's
-// are under both.
+// tracing makes a program. The kernel allows bpf_probe_write_user only under a licence compatible with its own; this
+// program is under two.
 func tracing(name, to string, at ebpf.AttachType, code asm.Instructions) *ebpf.ProgramSpec {
 	return &ebpf.ProgramSpec{
 		Name: programPrefix + name, Type: ebpf.Tracing, AttachType: at, AttachTo: to, License: license,
@@ -127,7 +126,7 @@ func tracing(name, to string, at ebpf.AttachType, code asm.Instructions) *ebpf.P
 	}
 }
 
-// entry runs where a function of the kernel begins, exit where it has returned.
+// entry makes a program that runs when a kernel function begins; exit makes one that runs when it has returned.
 func entry(to, name string, code asm.Instructions) *ebpf.ProgramSpec {
 	return tracing(name, to, ebpf.AttachTraceFEntry, code)
 }
@@ -140,14 +139,14 @@ func out() asm.Instructions {
 	return asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("out"), asm.Return()}
 }
 
-// key loads the arguments of a map's helper: the map, and a slot of the stack.
+// key loads the arguments of a map's helper: the map, and a stack slot.
 func key(name string, slot int32) asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMapPtr(asm.R1, 0).WithReference(name), asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, slot),
 	}
 }
 
-// task stores the note's key of this task.
+// task stores this task's key of a note.
 func task() asm.Instructions {
 	return asm.Instructions{asm.FnGetCurrentPidTgid.Call(), asm.StoreMem(asm.RFP, slotTask, asm.R0, asm.DWord)}
 }
@@ -159,7 +158,7 @@ func join(parts ...asm.Instructions) (all asm.Instructions) {
 	return all
 }
 
-// lookup leaves in R0 what a map has under a slot's key, and goes out when that is nothing.
+// lookup leaves a map's value for a slot's key in R0, and jumps out if there is none.
 func lookup(name string, slot int32) asm.Instructions {
 	return append(key(name, slot), asm.FnMapLookupElem.Call(), asm.JEq.Imm(asm.R0, 0, "out"))
 }
@@ -168,7 +167,8 @@ func remove(name string, slot int32) asm.Instructions {
 	return append(key(name, slot), asm.FnMapDeleteElem.Call())
 }
 
-// begin runs where a call begins: no note of before is to answer it. Looking is much cheaper than deleting.
+// begin runs when a call begins, and removes an old note: it must not answer this call. Looking up is much cheaper than
+// deleting.
 func begin() asm.Instructions {
 	return join(task(), lookup(notesName, slotTask), remove(notesName, slotTask), out())
 }
@@ -186,8 +186,9 @@ func note(at offsets) asm.Instructions {
 		},
 		lookup(viewsName, slotKey),
 		asm.Instructions{
-			asm.Mov.Reg(asm.R7, asm.R0), // the view's types
-			// The inode is part of a struct fuse_inode, which the verifier cannot know.
+			// R7: the view's types.
+			asm.Mov.Reg(asm.R7, asm.R0),
+			// The inode is inside a struct fuse_inode, which the verifier cannot know.
 			asm.LoadMem(asm.R3, asm.R6, at.dentryInode, asm.DWord),
 			asm.Add.Imm(asm.R3, at.nodeID),
 			asm.Mov.Reg(asm.R1, asm.RFP), asm.Add.Imm(asm.R1, slotType), asm.Mov.Imm(asm.R2, 8),
@@ -198,7 +199,8 @@ func note(at offsets) asm.Instructions {
 			asm.LSh.Imm(asm.R6, 2), // typeSize
 			asm.Add.Reg(asm.R7, asm.R6),
 			asm.LoadMem(asm.R6, asm.R7, 0, asm.Word),
-			asm.JEq.Imm(asm.R6, 0, "out"), // a node of no tree
+			// A node of no tree.
+			asm.JEq.Imm(asm.R6, 0, "out"),
 			asm.StoreMem(asm.RFP, slotType, asm.R6, asm.DWord),
 		},
 		task(), key(notesName, slotTask),
@@ -208,9 +210,9 @@ func note(at offsets) asm.Instructions {
 		}, out())
 }
 
-// answer runs where a call ends: a function of struct pt_regs *. The buffer's address is in one of those registers,
-// and in the buffer the type comes first: a long, or in the structs of compat callers 4 bytes (struct statfs,
-// compat_statfs, compat_statfs64).
+// answer runs when a call ends: a function of struct pt_regs *. One of those registers holds the buffer's address. The
+// buffer begins with the type: a long, or 4 bytes in the structs of compat callers (struct statfs, compat_statfs,
+// compat_statfs64).
 func answer(buffer int16, compat bool) asm.Instructions {
 	size := int32(8)
 	narrow := asm.Instructions{}
@@ -242,7 +244,7 @@ func answer(buffer int16, compat bool) asm.Instructions {
 		}, out())
 }
 
-// bury runs where kill_anon_super(struct super_block *) begins: the device's number is free for another afterwards.
+// bury runs when kill_anon_super(struct super_block *) begins: afterwards the device's number can be reused.
 func bury(at offsets) asm.Instructions {
 	return join(asm.Instructions{
 		asm.LoadMem(asm.R6, asm.R1, ctxArg1, asm.DWord),
@@ -255,7 +257,8 @@ func bury(at offsets) asm.Instructions {
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, "view"),
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
-		asm.JNE.Reg(asm.R1, asm.R6, "view"), // the guest has another view
+		// The guest has another view.
+		asm.JNE.Reg(asm.R1, asm.R6, "view"),
 	}, remove(guestsName, slotTask), asm.Instructions{
 		asm.Mov.Imm(asm.R0, 0).WithSymbol("view"),
 	}, remove(viewsName, slotKey), out())
@@ -267,10 +270,12 @@ const (
 )
 
 // intoCgroup runs at the security hook task_alloc(struct task_struct *, unsigned long clone_flags), before the kernel
-// looks for the cgroup (copy_process in kernel/fork.c). The caller is a guest's where one of the cgroups above it is.
+// looks up the cgroup (copy_process in kernel/fork.c). The caller is a guest's if a guest's cgroup is among the
+// caller's cgroup and those above.
 func intoCgroup() *ebpf.ProgramSpec {
 	code := asm.Instructions{
-		asm.LoadMem(asm.R1, asm.R1, ctxReturned, asm.DWord), // the second argument
+		// The second argument.
+		asm.LoadMem(asm.R1, asm.R1, ctxReturned, asm.DWord),
 		asm.RSh.Imm(asm.R1, intoCgroupBit),
 		asm.And.Imm(asm.R1, 1),
 		asm.JEq.Imm(asm.R1, 0, "out"),
@@ -278,7 +283,8 @@ func intoCgroup() *ebpf.ProgramSpec {
 	for level := int32(1); level <= maxDepth; level++ {
 		code = join(code, asm.Instructions{
 			asm.Mov.Imm(asm.R1, level), asm.FnGetCurrentAncestorCgroupId.Call(),
-			asm.JEq.Imm(asm.R0, 0, "out"), // it is not so deep
+			// The caller's cgroup is not so deep.
+			asm.JEq.Imm(asm.R0, 0, "out"),
 			asm.StoreMem(asm.RFP, slotTask, asm.R0, asm.DWord),
 		}, key(guestsName, slotTask), asm.Instructions{
 			asm.FnMapLookupElem.Call(), asm.JNE.Imm(asm.R0, 0, "refuse"),

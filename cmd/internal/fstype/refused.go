@@ -20,19 +20,19 @@ var (
 	errLocked = errors.New("the kernel is locked down")
 )
 
-// Refused is why this host cannot have the programs.
+// Refused tells why this host cannot have the programs.
 type Refused struct {
 	Reason string // one thought, for a log line or a table
 	Err    error
 }
 
-// Error says what is refused, and why.
+// Error names the refused service, and the reason.
 func (r *Refused) Error() string { return "statfs of views cannot be answered by BPF: " + r.Reason }
 
-// Unwrap is the kernel's own error.
+// Unwrap returns the kernel's own error.
 func (r *Refused) Unwrap() error { return r.Err }
 
-// errNotSupported is the kernel's ENOTSUPP (include/linux/errno.h), which no C library knows: what attaching answers
+// errNotSupported is the kernel's ENOTSUPP (include/linux/errno.h), unknown to C libraries: the answer to attaching
 // without trampolines.
 const errNotSupported = syscall.Errno(524)
 
@@ -60,7 +60,7 @@ func explain(err error) *Refused {
 	return &Refused{reason, err}
 }
 
-// notPermitted says why the kernel answers EPERM.
+// notPermitted finds the reason for an EPERM of the kernel.
 func notPermitted() string {
 	mode := lockdown()
 	if mode != "" && mode != "none" {
@@ -79,7 +79,7 @@ func notPermitted() string {
 	return why + "a security module says no"
 }
 
-// lockdown is how far the kernel is locked down, "" where that cannot be read: no securityfs is mounted.
+// lockdown returns the kernel's lockdown mode, "" if it cannot be read: no securityfs is mounted.
 func lockdown() string {
 	raw, _ := os.ReadFile("/sys/kernel/security/lockdown")
 	_, mode, _ := strings.Cut(string(raw), "[")
@@ -94,7 +94,7 @@ func or(s, other string) string {
 	return s
 }
 
-// capable says whether this process has CAP_SYS_ADMIN where the kernel asks for it here: in the first user namespace.
+// capable reports that this process has CAP_SYS_ADMIN in the first user namespace, as BPF requires.
 func capable() bool {
 	raw, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil || strings.Join(strings.Fields(string(raw)), " ") != "0 0 4294967295" {
@@ -105,8 +105,8 @@ func capable() bool {
 	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
-// SecurityModule says whether BPF is among the kernel's security modules, and programs may answer clone3; false where
-// that cannot be read.
+// SecurityModule reports that BPF is among the kernel's security modules, so that programs may answer clone3; false if
+// the list cannot be read.
 func SecurityModule() bool {
 	raw, _ := os.ReadFile("/sys/kernel/security/lsm")
 	return slices.Contains(strings.Split(strings.TrimSpace(string(raw)), ","), "bpf")
