@@ -1,16 +1,16 @@
-// Package nri is a plugin of NRI, the Node Resource Interface of containerd and CRI-O: it has the runtime give a view to each
-// container that asks for one by an annotation of its pod.
+// Package nri is a plugin of NRI, the Node Resource Interface of containerd and CRI-O. It makes the runtime give a view
+// to each container whose pod has an annotation for it.
 //
 // # Words
 //
-// The runtime is containerd or CRI-O. The OCI runtime is what it starts to make a container (runc, crun); that one calls hooks.
+// The runtime is containerd or CRI-O. The OCI runtime (runc, crun) is the program that the runtime starts to make a
+// container, and that calls hooks.
 //
 // # What always holds
 //
-// The cgroup of a container does not exist when the plugin is asked about it. So the plugin makes no guest: it adds the hooks of
-// "vcgroupfs hook oci" to the container, and where Plugin.Notify says so a listener to its seccomp policy, and changes nothing else of
-// it. What is wrong makes the container fail. A container that
-// asks for nothing is left alone.
+// A container's cgroup does not exist yet when the runtime calls the plugin. So the plugin adds no guest: it adds the
+// hooks of "vcgroupfs hook oci" to the container, and with Plugin.Notify a listener to its seccomp policy, and changes
+// nothing else. Any fault makes the container fail. A container without an annotation stays as it is.
 package nri
 
 import (
@@ -32,43 +32,46 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// The annotations of a pod. Each is for all of its containers, as it is or with "/pod" behind it, or with "/container.NAME" for one
-// container, which comes first.
+// Annotations of a pod. Each applies to all of its containers, by itself or with the suffix "/pod", or to one container
+// with the suffix "/container.NAME", which takes precedence.
 const (
 	ViewAnnotation        = "cgroups.vcgroupfs.dev"             // "true" asks for a view
-	ControllersAnnotation = "controllers.cgroups.vcgroupfs.dev" // narrows the controllers that are shown
-	StackAnnotation       = "stack.cgroups.vcgroupfs.dev"       // "true", "false": Plugin.Stack for it
-	TmpfsAnnotation       = "tmpfs.cgroups.vcgroupfs.dev"       // "true", "false": Plugin.Tmpfs for it
+	ControllersAnnotation = "controllers.cgroups.vcgroupfs.dev" // narrows the controllers shown
+	StackAnnotation       = "stack.cgroups.vcgroupfs.dev"       // "true", "false": replaces Plugin.Stack
+	TmpfsAnnotation       = "tmpfs.cgroups.vcgroupfs.dev"       // "true", "false": replaces Plugin.Tmpfs
 )
 
-// DefaultSocket is where a runtime listens for plugins when nobody says otherwise.
+// DefaultSocket is the runtime's default socket for plugins.
 const DefaultSocket = api.DefaultSocketPath
 
 const (
-	// reconnectEvery is how long the plugin waits for a runtime that is not there. Until it is back the runtime starts containers
-	// without it.
+	// reconnectEvery is the pause between tries to reach an absent runtime. Once it is back, the runtime starts containers
+	// without the plugin until the next try.
 	reconnectEvery = time.Second
-	// startTimeout is more than a runtime gives a plugin to register and to be configured (5 s and 2 s).
+	// startTimeout exceeds a runtime's own limits for registering and configuring a plugin (5 s and 2 s).
 	startTimeout = 10 * time.Second
 )
 
 // Plugin answers a runtime. Its fields are immutable.
 type Plugin struct {
-	Name, Index string         // as the runtime is to know it; the index, two digits, orders the plugins
-	Program     string         // that the hooks run: a path of the host, as are the next two
+	Name, Index string         // as the runtime knows it; the index, two digits, orders the plugins
+	Program     string         // run by the hooks: a path on the host, like the next two
 	Socket      string         // the daemon's
 	PolicyFile  string         // "" for the default policy
-	Policy      *policy.Policy // what PolicyFile says, narrowed to Controllers
-	Controllers []string       // that may be shown; none: as the policy says
-	Stack       *bool          // whether what is mounted in the container stays below the view, unless its pod says; nil: as hooks do unasked
-	Tmpfs       bool           // a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise
-	ProcCgroups bool           // a file over /proc/cgroups, too
-	Notify      string         // the daemon's socket for listeners, which the container's seccomp policy is to ask; "" for none
-	Log         *logrus.Entry
+	Policy      *policy.Policy // of PolicyFile, narrowed to Controllers
+	Controllers []string       // allowed to be shown; none: the policy decides
+	// Stack keeps the container's mounts below the view, unless its pod says otherwise; nil: the default of hooks.
+	Stack *bool
+	// Tmpfs makes a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise.
+	Tmpfs       bool
+	ProcCgroups bool // also a file over /proc/cgroups
+	// Notify is the daemon's socket for listeners, put into the container's seccomp policy; "" for none.
+	Notify string
+	Log    *logrus.Entry
 }
 
-// Run serves the runtime that listens on a socket until ctx is done, which is no error. While the runtime is not there it tries
-// again and again. The error is about a name or an index that no runtime takes.
+// Run serves the runtime on a socket until ctx is done, which is no error. It keeps trying while the runtime is absent.
+// fault.Invalid for a name or an index that no runtime accepts.
 func (p *Plugin) Run(ctx context.Context, socket string) error {
 	if err := errors.Join(api.CheckPluginName(p.Name), api.CheckPluginIndex(p.Index)); err != nil {
 		return fault.With(fault.Invalid, err)
@@ -78,7 +81,8 @@ func (p *Plugin) Run(ctx context.Context, socket string) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err.Error() != said { // once, not each second
+		// Once, not every second.
+		if err.Error() != said {
 			said = err.Error()
 			p.Log.WithError(err).Warn("no runtime to serve; trying again")
 		}
@@ -90,20 +94,21 @@ func (p *Plugin) Run(ctx context.Context, socket string) error {
 	}
 }
 
-// serve is one connection to the runtime. It always ends with an error.
+// serve serves one connection to the runtime. It always ends with an error.
 func (p *Plugin) serve(ctx context.Context, socket string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	// A runtime that knows failure policies fails a container rather than start it when the plugin does not answer.
+	// A runtime with failure policies then fails a container instead of starting it when the plugin does not answer.
 	failClosed := &api.FailurePolicy{FailRequest: true, KeepConnected: true}
-	s, err := stub.New(p, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithConnection(conn), stub.WithFailurePolicy(failClosed))
+	s, err := stub.New(p, stub.WithPluginName(p.Name), stub.WithPluginIdx(p.Index), stub.WithConnection(conn),
+		stub.WithFailurePolicy(failClosed))
 	if err != nil {
 		return err
 	}
-	// The stub waits for ever for a runtime that registers it and goes away before it configures it.
+	// The stub waits for ever for a runtime that registers it and disconnects before configuring it.
 	started := make(chan error, 1)
 	go func() { started <- s.Start(ctx) }()
 	select {
@@ -123,10 +128,12 @@ func (p *Plugin) serve(ctx context.Context, socket string) error {
 	return errors.New("the runtime has ended the connection")
 }
 
-// CreateContainer adds the hooks to a container that asks for a view. The error makes the container fail: an annotation is
-// malformed, or names a controller that may not be shown.
-func (p *Plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	log := p.Log.WithFields(logrus.Fields{"namespace": pod.GetNamespace(), "pod": pod.GetName(), "container": c.GetName(), "id": c.GetId()})
+// CreateContainer adds the hooks to a container with the annotation. An error makes the container fail: an annotation
+// is malformed, or names a controller that may not be shown.
+func (p *Plugin) CreateContainer(_ context.Context, pod *api.PodSandbox,
+	c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	log := p.Log.WithFields(logrus.Fields{"namespace": pod.GetNamespace(), "pod": pod.GetName(), "container": c.GetName(),
+		"id": c.GetId()})
 	hooks, err := p.hooks(pod, c.GetName())
 	switch {
 	case err != nil:
@@ -147,7 +154,7 @@ func (p *Plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 	return adjust, nil, nil
 }
 
-// hooks are those of a container of a pod; nil when it asks for no view.
+// hooks returns the hooks of a pod's container; nil if it wants no view.
 func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error) {
 	if view, err := saysYes(pod, ViewAnnotation, container, false); err != nil || !view {
 		return nil, err
@@ -171,7 +178,8 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 	}
 
 	args := []string{"vcgroupfs", "hook", "oci", "--made-by", "nri", "--socket", p.Socket}
-	poststop := slices.Clone(args) // what is shown is nothing to it, and a policy that is gone must not keep the guest
+	// poststop needs no view, and a missing policy must not keep the guest.
+	poststop := slices.Clone(args)
 	if len(controllers) > 0 {
 		args = append(args, "--controllers", strings.Join(controllers, ","))
 	}
@@ -193,7 +201,8 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 	}, nil
 }
 
-// saysYes is what an annotation that is "true" or "false" says of a container. The error is about any other value.
+// saysYes returns the value of an annotation that is "true" or "false" for a container, or otherwise without one. An
+// error for any other value.
 func saysYes(pod *api.PodSandbox, key, container string, otherwise bool) (bool, error) {
 	said, err := says(pod, key, container)
 	if said == nil {
@@ -202,7 +211,7 @@ func saysYes(pod *api.PodSandbox, key, container string, otherwise bool) (bool, 
 	return *said, err
 }
 
-// says is the same, nil where there is no annotation.
+// says returns the same, but nil without an annotation.
 func says(pod *api.PodSandbox, key, container string) (*bool, error) {
 	said, ok := plugin.GetEffectiveAnnotation(pod, key, container)
 	if !ok {

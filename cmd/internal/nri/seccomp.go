@@ -6,11 +6,10 @@ import (
 	"github.com/containerd/nri/pkg/api"
 )
 
-// The seccomp policy of a container, as NRI has it since 0.10 (containerd 2.2, CRI-O 1.34): a plugin is told the one
-// that the runtime is to use, and what it gives back takes its place. An older runtime tells none and ignores what it
-// is given.
+// The seccomp policy of a container, in NRI since 0.10 (containerd 2.2, CRI-O 1.34): the runtime sends the plugin its
+// policy, and the plugin's answer replaces it. An older runtime sends none and ignores an answer.
 
-// The actions of a policy (config-linux.md of the OCI runtime specification).
+// Actions of a policy (config-linux.md of the OCI runtime specification).
 const (
 	allow  = "SCMP_ACT_ALLOW"
 	refuse = "SCMP_ACT_ERRNO"
@@ -18,15 +17,14 @@ const (
 	enosys = 38
 )
 
-// asked are the calls that the daemon answers where they are allowed; refused is the one that is ENOSYS instead of
-// allowed, for with CLONE_INTO_CGROUP it takes no directory of a view, and programs fall back to clone for no other
-// errno.
+// asked are the calls that the daemon answers, if the policy allows them. An allowed clone3, refused, becomes ENOSYS:
+// with CLONE_INTO_CGROUP it accepts no directory of a view, and programs fall back to clone for no other errno.
 var asked = []string{"statfs", "statfs64", "fstatfs", "fstatfs64", "mount", "fsopen"}
 
 const refused = "clone3"
 
-// notifying is a container's policy that asks a daemon's socket, nil where the container's is left alone: the runtime
-// does not say what it is, or it has a listener already. Nothing is allowed that was not.
+// notifying returns a container's policy with a daemon's socket as its listener. It allows nothing new. nil leaves the
+// container's policy as it is: the runtime sent none, or it has a listener already.
 func notifying(c *api.LinuxContainer, socket string) *api.LinuxSeccomp {
 	old, profile := c.GetSeccompPolicy(), c.GetSeccompProfile()
 	switch {
@@ -69,7 +67,7 @@ func notifying(c *api.LinuxContainer, socket string) *api.LinuxSeccomp {
 	return p
 }
 
-// appendRule adds a rule for calls, if there are any, with the conditions of another one.
+// appendRule adds a rule for calls, if any, with the conditions of another rule.
 func appendRule(rules []*api.LinuxSyscall, like *api.LinuxSyscall, action string, names []string) []*api.LinuxSyscall {
 	if len(names) == 0 {
 		return rules
