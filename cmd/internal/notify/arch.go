@@ -2,7 +2,7 @@ package notify
 
 import "golang.org/x/sys/unix"
 
-// call is what a call is to this package, whatever its number.
+// call names a system call, independent of its number.
 type call int
 
 const (
@@ -22,22 +22,22 @@ const (
 	callKeyctl
 )
 
-// arch is an architecture whose programs a kernel runs.
+// arch is an architecture with programs that a kernel runs.
 type arch struct {
 	audit   uint32 // AUDIT_ARCH_ of include/uapi/linux/audit.h
 	numbers map[call]uint32
-	foreign uint32 // numbers from here on are those of another table (x32); 0: there is none
+	foreign uint32 // numbers from here on belong to another table (x32); 0: there is none
 	narrow  bool   // 32 bits
 	sizes   []uint64
 }
 
-// The numbers that all architectures share, since Linux 5.2 and 5.3.
+// Numbers common to all architectures, since Linux 5.2 and 5.3.
 const (
 	nrFsopen = 430
 	nrClone3 = 435
 )
 
-// find is the call that a number stands for, and the architecture; 0 for any other.
+// find returns the call of a number, and its architecture; 0 for any other call.
 func find(audit uint32, nr int32) (*arch, call) {
 	for i := range arches {
 		a := &arches[i]
@@ -53,7 +53,7 @@ func find(audit uint32, nr int32) (*arch, call) {
 	return nil, 0
 }
 
-// newMount says whether the flags of mount(2) ask for a new mount, as path_mount decides it (fs/namespace.c).
+// newMount reports that the flags of mount(2) ask for a new mount, as path_mount decides (fs/namespace.c).
 func newMount(flags uint32) bool {
 	if flags&mgcMask == unix.MS_MGC_VAL {
 		flags &^= mgcMask

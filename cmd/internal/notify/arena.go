@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewArena is a file in memory with room for some requests, which outlives each process that has it mapped.
+// NewArena makes a file in memory with room for n requests. It outlives each process that maps it. *os.SyscallError, or
+// the error of the truncate.
 func NewArena(n int) (*os.File, error) {
 	fd, err := unix.MemfdCreate("requests", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -22,7 +23,7 @@ func NewArena(n int) (*os.File, error) {
 	return f, nil
 }
 
-// MapArena maps the requests of an arena, for as long as this process lives.
+// MapArena maps the requests of an arena for the life of this process. *os.SyscallError, or the error of the stat.
 func MapArena(f *os.File) ([]*Request, error) {
 	st, err := f.Stat()
 	if err != nil {
@@ -39,7 +40,7 @@ func MapArena(f *os.File) ([]*Request, error) {
 	return slots, nil
 }
 
-// Pending says whether some request was received and not answered, as far as the slots tell.
+// Pending reports that a slot holds a request that was received and not answered.
 func Pending(slots []*Request) bool {
 	return slices.ContainsFunc(slots, func(r *Request) bool { return r.ID != 0 })
 }

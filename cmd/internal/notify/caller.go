@@ -10,25 +10,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Caller is a thread that waits for the answer to its call.
+// Caller is a thread waiting for the answer to its call.
 type Caller struct {
 	Request // as it was received
 	server  *server
-	proc    int  // O_PATH of /proc/<tid>: what is opened below it is of this caller, or fails
-	cached  bool // paths are looked up in the kernel's cache only, which nobody's file system keeps waiting
-	again   bool // the call may have been answered before, without the caller's knowledge
+	proc    int  // O_PATH of /proc/<tid>: an open below it reaches this caller, or fails
+	cached  bool // path lookup uses the kernel's cache only, so no file system delays it
+	again   bool // an earlier answer may not have reached the caller
 
-	about string  // of /proc/<tid>/status; "" until it is read, as the next
-	has   *rights // over files
+	about string  // text of /proc/<tid>/status; "" before it is read
+	has   *rights // over files; nil before they are read
 
-	settled atomic.Bool // it was acted upon, or given up
-	acted   bool        // something is changed for it
+	settled atomic.Bool // the call is acted upon, or given up
+	acted   bool        // a change was made for it
 }
 
-// claim says whether this is the first to settle the call.
+// claim reports that this caller is the first to settle the call.
 func (c *Caller) claim() bool { return c.settled.CompareAndSwap(false, true) }
 
-// act is called before something is changed. False: the call was given up, or nobody waits for it any more.
+// act claims the call before a change. False if the call was given up, or if the caller waits no more.
 func (c *Caller) act() bool {
 	if !c.Waits() || !c.claim() {
 		return false
@@ -37,10 +37,10 @@ func (c *Caller) act() bool {
 	return true
 }
 
-// Waits says whether the caller still waits for this answer.
+// Waits reports that the caller still waits for this answer.
 func (c *Caller) Waits() bool { return valid(c.server.fd, c.ID) }
 
-// Open opens a file of /proc/<tid>. ESRCH when the caller has gone.
+// Open opens a file of /proc/<tid>. ESRCH after the end of the caller.
 func (c *Caller) Open(name string, flags int) (int, error) {
 	fd, err := unix.Openat(c.proc, name, flags|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -61,7 +61,7 @@ func (c *Caller) read(name string) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// status reads the caller's credentials and numbers, which do not change while it waits.
+// status returns the text of the caller's status file. Credentials and ids in it do not change while the caller waits.
 func (c *Caller) status() (string, error) {
 	if c.about == "" {
 		b, err := c.read("status")
@@ -73,20 +73,23 @@ func (c *Caller) status() (string, error) {
 	return c.about, nil
 }
 
-// ownProc says whether /proc has the numbers of this process's pid namespace, as those of callers are. Where it is another's, which a
-// sandbox may have bound, a caller's number there is that of a stranger: with that one's rights and in its mount namespace all would be done.
+// ownProc reports that /proc shows this process's pid namespace, which the callers' numbers are in. A sandbox may have
+// bound the /proc of another namespace. There, a caller's number would be a stranger's, and we would act with the
+// stranger's rights and in its mount namespace.
 func ownProc() bool {
 	self, err := os.Readlink("/proc/self")
 	return err == nil && self == strconv.Itoa(os.Getpid())
 }
 
-// hold opens the caller's directory in /proc. The call's id is asked for afterwards: while the caller waits its number is its own.
+// hold opens the caller's directory in /proc, and then checks the call's id: while the caller waits, its number is not
+// reused.
 func (c *Caller) hold() error {
 	if c.Tid == 0 || !ownProc() {
 		return unix.ESRCH
 	}
 	var err error
-	if c.proc, err = unix.Open("/proc/"+strconv.Itoa(int(c.Tid)), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+	if c.proc, err = unix.Open("/proc/"+strconv.Itoa(int(c.Tid)),
+		unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return err
 	}
 	if !c.Waits() {
@@ -101,7 +104,7 @@ func (c *Caller) close() {
 	}
 }
 
-// answer finds out what the call is to come to.
+// answer finds the answer to the call.
 func (c *Caller) answer() answer {
 	a, what := find(c.Arch, c.Nr)
 	if a == nil || c.hold() != nil {
@@ -118,10 +121,10 @@ func (c *Caller) answer() answer {
 	return pass
 }
 
-// pageSize is the unit in which a caller's memory is there or not. Smaller than some kernels' is no harm.
+// pageSize is the granularity of readable memory. A value below the kernel's is harmless.
 const pageSize = 4096
 
-// text reads a string of at most max bytes with its end. EFAULT, or ENAMETOOLONG for a longer one.
+// text reads a string of at most max bytes, terminator included. EFAULT, or ENAMETOOLONG for a longer one.
 func (c *Caller) text(at uint64, max int) (string, error) {
 	b := make([]byte, 0, max)
 	for len(b) < max {
@@ -132,7 +135,8 @@ func (c *Caller) text(at uint64, max int) (string, error) {
 			return "", err
 		}
 		if end := bytes.IndexByte(part, 0); end >= 0 {
-			if !c.Waits() { // what was read was another's
+			// Otherwise the text came from another process.
+			if !c.Waits() {
 				return "", unix.ESRCH
 			}
 			return string(b[:len(b)+end]), nil
@@ -146,7 +150,7 @@ func (c *Caller) readMemory(at uint64, into []byte) error {
 	return c.memory(unix.ProcessVMReadv, at, into)
 }
 
-// writeMemory writes into a caller that waits. It is not done by /proc/<pid>/mem, which writes to pages that are read-only.
+// writeMemory writes into the memory of a waiting caller. Not by /proc/<pid>/mem, which also writes to read-only pages.
 func (c *Caller) writeMemory(at uint64, from []byte) error {
 	write := func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) {
 		if !c.Waits() {
@@ -157,9 +161,10 @@ func (c *Caller) writeMemory(at uint64, from []byte) error {
 	return c.memory(write, at, from)
 }
 
-// memory copies between a caller's memory and a buffer. The memory may be a file of the guest's own file system, which keeps who touches
-// it waiting.
-func (c *Caller) memory(move func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error), at uint64, buffer []byte) (err error) {
+// memory copies between a caller's memory and a buffer. The memory may map a file of the guest's own file system, which
+// can block the access.
+func (c *Caller) memory(move func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error), at uint64,
+	buffer []byte) (err error) {
 	local := []unix.Iovec{{Base: &buffer[0]}}
 	local[0].SetLen(len(buffer))
 	remote := []unix.RemoteIovec{{Base: uintptr(at), Len: len(buffer)}}
@@ -167,7 +172,7 @@ func (c *Caller) memory(move func(int, []unix.Iovec, []unix.RemoteIovec, uint) (
 	return err
 }
 
-// whole makes an error of what was done in part.
+// whole turns a partial transfer into EFAULT.
 func whole(n int, err error) func(want int) error {
 	return func(want int) error {
 		if err == nil && n < want {
@@ -177,7 +182,7 @@ func whole(n int, err error) func(want int) error {
 	}
 }
 
-// ids are the caller's numbers as a process and as a thread in its own pid namespace.
+// ids returns the caller's process and thread id in its own pid namespace.
 func (c *Caller) ids() (tgid, tid string) {
 	status, err := c.status()
 	if err != nil {
@@ -186,5 +191,5 @@ func (c *Caller) ids() (tgid, tid string) {
 	return statusField(status, "NStgid:", -1), statusField(status, "NSpid:", -1)
 }
 
-// errElsewhere says that a path leads where only the caller itself can follow.
+// errElsewhere reports a path that only the caller itself can follow.
 var errElsewhere = errors.New("the path leads where only the caller can follow")

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// procFD is a descriptor of this process's /proc, for threads that are in other mount namespaces.
+// procFD is a descriptor of this process's /proc, for use by threads in other mount namespaces.
 var procFD = sync.OnceValue(func() int {
 	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -17,10 +17,11 @@ var procFD = sync.OnceValue(func() int {
 	return fd
 })
 
-// mayMount says whether a caller may mount: it has CAP_SYS_ADMIN over the owner of its mount namespace (may_mount, fs/namespace.c).
+// mayMount reports that a caller may mount: it has CAP_SYS_ADMIN over the owner of its mount namespace (may_mount,
+// fs/namespace.c).
 func (c *Caller) mayMount() bool { return c.admin("ns/mnt") }
 
-// admin says whether a caller has CAP_SYS_ADMIN over the owner of one of its namespaces.
+// admin reports that a caller has CAP_SYS_ADMIN over the owner of one of its namespaces.
 func (c *Caller) admin(namespace string) bool {
 	status, err := c.status()
 	if err != nil {
@@ -43,23 +44,25 @@ func (c *Caller) admin(namespace string) bool {
 	return credentials{hasAdmin(status), effectiveUID(status), st.Ino}.over(ns)
 }
 
-// credentials are what a caller has.
+// credentials are a caller's, as cap_capable needs them.
 type credentials struct {
 	admin bool   // CAP_SYS_ADMIN in its user namespace
 	uid   uint32 // effective, in this process's user namespace
-	users uint64 // its user namespace, by the number of the inode
+	users uint64 // inode number of its user namespace
 }
 
-// maxUserNamespaces is how deep user namespaces can be below another (create_user_ns: 32).
+// maxUserNamespaces bounds the depth of user namespaces below another one (create_user_ns: 32).
 const maxUserNamespaces = 33
 
-// over says whether they have CAP_SYS_ADMIN over a namespace (cap_capable, security/commoncap.c): in the user namespace that owns it,
-// in one above, or as the user who made that or one between in their own.
+// over reports CAP_SYS_ADMIN over a namespace (cap_capable, security/commoncap.c): in the user namespace that owns the
+// namespace, in one above, or as the user who made a child of the caller's own user namespace that is the owning one or
+// above it.
 func (o credentials) over(ns int) bool {
 	at, err := unix.IoctlRetInt(ns, unix.NS_GET_USERNS)
 	for range maxUserNamespaces {
 		if err != nil {
-			return false // above this process's own, where it is at most
+			// Above this process's own user namespace, if anywhere.
+			return false
 		}
 		var st unix.Stat_t
 		if unix.Fstat(at, &st) != nil {
@@ -83,7 +86,7 @@ func (o credentials) over(ns int) bool {
 	return false
 }
 
-// ownerOf is the user who made a user namespace.
+// ownerOf returns the user who made a user namespace.
 func ownerOf(users int) (uint32, error) { return unix.IoctlGetUint32(users, unix.NS_GET_OWNER_UID) }
 
 func hasAdmin(status string) bool {
@@ -96,7 +99,8 @@ func effectiveUID(status string) uint32 {
 	return uint32(uid)
 }
 
-// statusField is a word of a line of /proc/<pid>/status, "" where there is none. A negative index counts from the end.
+// statusField returns a word of a line of /proc/<pid>/status, "" if there is none. A negative index counts from the
+// end.
 func statusField(status, key string, i int) string {
 	for line := range strings.Lines(status) {
 		if rest, ok := strings.CutPrefix(line, key); ok {

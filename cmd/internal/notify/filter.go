@@ -9,24 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rules say what a filter does. clone3 is ENOSYS by each: with CLONE_INTO_CGROUP it takes no directory of a view, for EBADF programs do
-// not fall back to clone, and its flags are out of a filter's reach.
+// Rules choose the calls that a filter stops. Every filter makes clone3 ENOSYS. With CLONE_INTO_CGROUP it accepts no
+// directory of a view, and programs do not fall back to clone for EBADF; its flags are out of a filter's reach.
 type Rules struct {
 	Type   bool // statfs and fstatfs ask the listener
-	Mounts bool // mount, where it is to make a new mount, and fsopen ask the listener
-	// NoUserNamespaces makes setns EPERM, and clone and unshare with CLONE_NEWUSER, and all calls by another architecture's numbers ENOSYS.
-	// setns without a type joins a user namespace, too, and what is joined is known by a descriptor only.
+	Mounts bool // mount, if it makes a new mount, and fsopen ask the listener
+	// NoUserNamespaces makes setns EPERM, also clone and unshare with CLONE_NEWUSER, and makes all calls by another
+	// architecture's numbers ENOSYS. setns without a type joins a user namespace too, and a filter sees only the
+	// descriptor of the namespace.
 	NoUserNamespaces bool
-	// NoInput makes EPERM the two ioctls by which a program types into its terminal, for whoever reads from it next: TIOCSTI, and TIOCLINUX,
-	// which pastes. The kernel looks at the low half of the command only.
+	// NoInput makes two ioctls EPERM by which a program types into its terminal, for the next reader of the terminal:
+	// TIOCSTI, and TIOCLINUX, which pastes. The kernel uses the low half of the command only.
 	NoInput bool
-	NoKeys  bool // add_key, request_key and keyctl are EPERM: no namespace bounds keyrings, and a user has the same ones everywhere
+	// NoKeys makes add_key, request_key and keyctl EPERM: no namespace bounds keyrings, and a user has the same ones
+	// everywhere.
+	NoKeys bool
 }
 
-// Listens says whether a filter by these rules wants a listener.
+// Listens reports that a filter by these rules wants a listener.
 func (r Rules) Listens() bool { return r.Type || r.Mounts }
 
-// Offsets in struct seccomp_data of include/uapi/linux/seccomp.h; of an argument the low half, little-endian.
+// Offsets in struct seccomp_data of include/uapi/linux/seccomp.h. For an argument: its low half, little-endian.
 const (
 	dataNr   = 0
 	dataArch = 4
@@ -36,8 +39,8 @@ const (
 
 const errnoMask = 0xffff // SECCOMP_RET_DATA
 
-// Filter makes the program. Calls of which it says nothing are allowed after a look at architecture and number alone, which the kernel
-// then does without the program (seccomp_cache_prepare, Linux 5.11).
+// Filter makes the program. It allows all other calls by architecture and number alone. The kernel then allows them
+// without running the program (seccomp_cache_prepare, Linux 5.11).
 func Filter(r Rules) []unix.SockFilter {
 	f := program{}
 	for i, a := range arches {
@@ -60,7 +63,7 @@ func Filter(r Rules) []unix.SockFilter {
 	return f
 }
 
-// program is a filter that is being written.
+// program is a filter under construction.
 type program []unix.SockFilter
 
 func (f *program) add(code uint16, k uint32, yes, no uint8) {
@@ -73,7 +76,7 @@ func (f *program) ret(k uint32) { f.add(unix.BPF_RET|unix.BPF_K, k, 0, 0) }
 
 func (f *program) refuse(e unix.Errno) { f.ret(unix.SECCOMP_RET_ERRNO | uint32(e)&errnoMask) }
 
-// unless jumps to where here is called with its result, if what was loaded is not k.
+// unless jumps to the matching here if the loaded value is not k. here takes the result of unless.
 func (f *program) unless(k uint32) int {
 	f.add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, k, 0, 0)
 	return len(*f) - 1
@@ -81,7 +84,7 @@ func (f *program) unless(k uint32) int {
 
 func (f *program) here(jump int) { (*f)[jump].Jf = uint8(len(*f) - jump - 1) }
 
-// arch writes what is done with the calls of one architecture, whose number is loaded.
+// arch writes the rules for the calls of one architecture. The call's number is loaded.
 func (f *program) arch(a arch, r Rules) {
 	if a.foreign != 0 {
 		f.add(unix.BPF_JMP|unix.BPF_JGE|unix.BPF_K, a.foreign, 0, 1)
@@ -123,7 +126,7 @@ func (f *program) arch(a arch, r Rules) {
 	f.ret(unix.SECCOMP_RET_ALLOW)
 }
 
-// mount asks the listener where the flags are those of a new mount (newMount).
+// mount asks the listener if the flags ask for a new mount (newMount).
 func (f *program) mount() {
 	const flags = dataArgs + 3*argSize
 	test := func(mask uint32) {
@@ -147,7 +150,7 @@ func (f *program) userNamespaces() {
 	f.ret(unix.SECCOMP_RET_ALLOW)
 }
 
-// The commands of NoInput (include/uapi/asm-generic/ioctls.h).
+// Commands of NoInput (include/uapi/asm-generic/ioctls.h).
 const (
 	tiocsti   = 0x5412
 	tioclinux = 0x541c
@@ -163,11 +166,12 @@ func (f *program) input() {
 	f.ret(unix.SECCOMP_RET_ALLOW)
 }
 
-// Install puts a filter on this thread and all that come of it, and gives its listener, closed on exec. Without no_new_privs it needs
-// CAP_SYS_ADMIN: EACCES. EBUSY where a filter with a listener holds already.
+// Install installs a filter on this thread and its descendants, and returns the listener, closed on exec. EACCES
+// without CAP_SYS_ADMIN or no_new_privs; EBUSY if a filter with a listener is installed already.
 func Install(filter []unix.SockFilter) (listener int, err error) {
 	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
-	// A caller that waits for an answer is then not woken by signals that do not end it, so that no call is made twice (Linux 5.19).
+	// WAIT_KILLABLE_RECV: only a fatal signal wakes a caller whose call was received, so that no call is made twice (Linux
+	// 5.19).
 	listener, err = install(filter, flags|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
 	if errors.Is(err, unix.EINVAL) {
 		listener, err = install(filter, flags)
@@ -175,8 +179,8 @@ func Install(filter []unix.SockFilter) (listener int, err error) {
 	return listener, err
 }
 
-// InstallPlain puts a filter on this thread and all that come of it, whose rules want no listener or are to have none: to ask is then
-// ENOSYS.
+// InstallPlain installs a filter without a listener on this thread and its descendants. A call that the filter sends to
+// a listener is then ENOSYS. Errors as for Install.
 func InstallPlain(filter []unix.SockFilter) error {
 	_, err := install(filter, 0)
 	return err

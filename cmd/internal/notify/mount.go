@@ -15,23 +15,24 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The types of file systems of which a guest's mounts are answered.
+// Types of file systems whose mounts by a guest are answered.
 const (
 	typeV1 = "cgroup"
 	typeV2 = "cgroup2"
 )
 
-// maxType is more than the length of those.
+// maxType exceeds the length of both.
 const maxType = 16
 
-// ours says whether the name of a type in a caller's memory is one of those. What cannot be read is not.
+// ours reports that a type's name in a caller's memory is typeV1 or typeV2. False for unreadable memory.
 func (c *Caller) ours(at uint64) (fstype string, ok bool) {
 	fstype, err := c.text(at, maxType)
 	return fstype, err == nil && (fstype == typeV1 || fstype == typeV2)
 }
 
-// fsopen says to who may mount that the kernel has no such call: libmount and runtimes then use mount(2). A descriptor of a mount cannot
-// be put into a caller (SECCOMP_IOCTL_NOTIF_ADDFD takes none that is O_PATH). Who may not mount is told so by the kernel.
+// fsopen answers ENOSYS to a caller that may mount: libmount and runtimes then fall back to mount(2). A mount's
+// descriptor cannot be passed to a caller (SECCOMP_IOCTL_NOTIF_ADDFD takes no O_PATH descriptor). The kernel refuses a
+// caller that may not mount.
 func (c *Caller) fsopen() answer {
 	if _, ok := c.ours(c.Args[0]); !ok || !c.mayMount() || !c.admin("ns/cgroup") {
 		return pass
@@ -39,8 +40,8 @@ func (c *Caller) fsopen() answer {
 	return answer{errno: unix.ENOSYS}
 }
 
-// mount answers for new mounts of cgroups. What is wrong with it is looked for in the kernel's order: the place and the right to mount,
-// the options, what is there.
+// mount answers new mounts of cgroups. It checks in the kernel's order: the place and the right to mount, the options,
+// the existing mounts.
 func (c *Caller) mount() answer {
 	if !newMount(uint32(c.Args[3])) {
 		return pass
@@ -51,12 +52,13 @@ func (c *Caller) mount() answer {
 	}
 	options, err := c.options()
 	if err == nil && c.Args[0] != 0 {
-		_, err = c.text(c.Args[0], maxPath) // the source, which cgroups do not look at
+		// The source. Cgroups ignore it.
+		_, err = c.text(c.Args[0], maxPath)
 	}
 	if err != nil {
 		return refuse(err)
 	}
-	// Who may not mount is told so by the kernel, when it has looked the place up.
+	// The kernel refuses such a caller itself, after looking up the place.
 	if !c.mayMount() {
 		return pass
 	}
@@ -65,7 +67,8 @@ func (c *Caller) mount() answer {
 	case errors.Is(err, errElsewhere):
 		return answer{errno: unix.ELOOP}
 	case err != nil:
-		return pass // the same
+		// The kernel finds the same error.
+		return pass
 	}
 	defer unix.Close(at)
 	a := c.attach(at, fstype, options)
@@ -73,7 +76,7 @@ func (c *Caller) mount() answer {
 	return a
 }
 
-// options reads the last argument as the kernel does (copy_mount_options): a page, or what there is of it.
+// options reads the last argument as the kernel does (copy_mount_options): a page, or its readable part.
 func (c *Caller) options() (string, error) {
 	if c.Args[4] == 0 {
 		return "", nil
@@ -85,7 +88,7 @@ func (c *Caller) options() (string, error) {
 	return text, err
 }
 
-// attach attaches the tree that a caller asks for.
+// attach attaches the tree that the caller asks for.
 func (c *Caller) attach(at int, fstype, options string) answer {
 	tree, err := c.server.Guest.Tree(c, fstype, options)
 	if err != nil {
@@ -93,7 +96,8 @@ func (c *Caller) attach(at int, fstype, options string) answer {
 	}
 	defer unix.Close(tree)
 	if !isDirectory(at) {
-		return answer{errno: unix.ENOTDIR} // graft_tree; of move_mount it is EINVAL
+		// The answer of graft_tree; move_mount would say EINVAL.
+		return answer{errno: unix.ENOTDIR}
 	}
 	if same, err := sameRoot(tree, at); err != nil {
 		return refuse(err)
@@ -101,7 +105,8 @@ func (c *Caller) attach(at int, fstype, options string) answer {
 		if c.again {
 			return answer{made: true}
 		}
-		return answer{errno: unix.EBUSY} // do_add_mount
+		// As do_add_mount answers.
+		return answer{errno: unix.EBUSY}
 	}
 	if err := restrict(tree, c.Args[3]&unix.MS_RDONLY != 0); err != nil {
 		return refuse(err)
@@ -119,7 +124,7 @@ func isDirectory(fd int) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// restrict makes a mount what the kernel's own usually is, whatever the caller asked for.
+// restrict gives a mount the usual attributes of the kernel's own, whatever the caller asked for.
 func restrict(mount int, readOnly bool) error {
 	attr := unix.MountAttr{
 		Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE,
@@ -127,14 +132,16 @@ func restrict(mount int, readOnly bool) error {
 	if readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
-	err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr) // Linux 5.12
+	// Linux 5.12.
+	err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, &attr)
 	if errors.Is(err, unix.ENOSYS) && !readOnly {
-		return nil // a view's mounts are made so
+		// A view's mounts have these attributes already.
+		return nil
 	}
 	return err
 }
 
-// sameRoot says whether two descriptors lead to the same, and the second to the root of a mount.
+// sameRoot reports that two descriptors lead to the same inode, and the second one to the root of a mount.
 func sameRoot(tree, at int) (bool, error) {
 	var a, b unix.Statx_t
 	const flags = unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC
@@ -144,11 +151,12 @@ func sameRoot(tree, at int) (bool, error) {
 	if err := unix.Statx(at, "", flags, unix.STATX_INO, &b); err != nil {
 		return false, err
 	}
-	return a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor && a.Ino == b.Ino && b.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	return a.Dev_major == b.Dev_major && a.Dev_minor == b.Dev_minor && a.Ino == b.Ino &&
+		b.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// put attaches a mount in the mount namespace of the caller, on a thread that may enter it. EPERM where it would come into this
-// process's.
+// put attaches a mount in the caller's mount namespace, on a thread that may enter it. EPERM if the mount would reach
+// this process's own namespace.
 func (c *Caller) put(tree, at int) error {
 	inside, err := c.enterMounts()
 	if err != nil {
@@ -165,7 +173,8 @@ func (c *Caller) put(tree, at int) error {
 	return unix.MoveMount(tree, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
-// enterMounts brings the thread into the mount namespace of the caller, or says that it is in it, as one of the guest's own.
+// enterMounts moves the thread into the caller's mount namespace. inside is true for a Supervisor of its own guest
+// (Supervisor.Inside), which needs no check of propagation.
 func (c *Caller) enterMounts() (inside bool, err error) {
 	ns, err := c.Open("ns/mnt", unix.O_RDONLY)
 	if err != nil {
@@ -181,31 +190,35 @@ func (c *Caller) enterMounts() (inside bool, err error) {
 	case own:
 		return true, nil
 	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants that
+	// setns requires it.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return false, err
 	}
 	return c.server.Inside, unix.Setns(ns, unix.CLONE_NEWNS)
 }
 
-// staysInside says whether what is mounted at a place, in the namespace that the thread is in, stays out of this process's. EPERM.
+// staysInside checks that a mount at a place in the thread's namespace does not propagate to this process's. EPERM if
+// it does.
 func (c *Caller) staysInside(at int) error {
 	var st unix.Statx_t
 	if err := unix.Statx(at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
 		return err
 	}
-	// By the descriptor of this process's /proc: the guest's may be anything.
+	// The descriptor of this process's /proc: a guest's /proc is not trusted.
 	fd, err := unix.Openat(procFD(), strconv.Itoa(unix.Gettid())+"/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), "mountinfo")
 	defer f.Close()
-	table, err := hierarchy.ReadMounts(f, func(m *mountinfo.Info) (skip, stop bool) { return uint64(m.ID) != st.Mnt_id, false })
+	table, err := hierarchy.ReadMounts(f,
+		func(m *mountinfo.Info) (skip, stop bool) { return uint64(m.ID) != st.Mnt_id, false })
 	if err != nil {
 		return err
 	}
 	if len(table) != 1 {
-		return unix.EINVAL // check_mnt
+		// As check_mnt answers.
+		return unix.EINVAL
 	}
 	own, err := c.ownMounts()
 	if err != nil {
@@ -219,7 +232,7 @@ func (c *Caller) staysInside(at int) error {
 	return err
 }
 
-// ownMounts is the mount table of this process.
+// ownMounts opens the mount table of this process.
 func (c *Caller) ownMounts() (*os.File, error) {
 	fd, err := unix.Openat(procFD(), "self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -228,8 +241,8 @@ func (c *Caller) ownMounts() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "mountinfo"), nil
 }
 
-// Reaches says whether what is mounted on a mount of another namespace comes into the one whose mount table is given: a mount there is of
-// the same peer group, or a slave of it (mount_namespaces(7)).
+// Reaches reports that mounts on a mount of another namespace propagate to the namespace of the given table: the table
+// has a peer or a slave of that mount (mount_namespaces(7)). The error is the table's.
 func Reaches(m *mountinfo.Info, table io.Reader) (found bool, err error) {
 	_, group, shared := strings.Cut(m.Optional, "shared:")
 	if !shared {

@@ -1,23 +1,27 @@
-// Package notify answers some calls of a guest in the kernel's stead, by seccomp user notification (seccomp_unotify(2)): statfs of a
-// view says the type of the kernel's own mount, and mount of cgroup or cgroup2 attaches the guest's own view.
+// Package notify answers some calls of a guest instead of the kernel, by seccomp user notification
+// (seccomp_unotify(2)): statfs of a view reports the type of the kernel's own mount, and mount of cgroup or cgroup2
+// attaches the guest's own view.
 //
 // # Words
 //
-// A listener is the descriptor by which the calls of all processes under one filter come. A Request is one call, a Caller the thread that
-// waits in it. A Supervisor answers the calls of one guest; to pass a call on is to let the kernel do it as if there were no filter.
+// A listener is the descriptor that delivers the calls of all processes under one filter. A Request is one call; a
+// Caller is the thread waiting in it. A Supervisor answers the calls of one guest. To pass a call on is to let the
+// kernel carry it out as without a filter.
 //
 // # What always holds
 //
-// This is convenience, never a boundary: a caller's arguments can change after they were read, and whatever is answered is harmless when
-// it is wrong. A call is passed on when it is about nothing of this guest, when too many are being answered, or when one takes too long.
-// A mount is attached in the caller's own mount namespace only, is never rooted above the caller's cgroup namespace, and never comes into
-// the namespace of this process. Memory of a caller is written only after the kernel said that the caller still waits. A path is looked up
-// with no more rights than the caller has: no errno tells what the caller could not find out itself.
+// The answers are a convenience, never a boundary: a caller can change its arguments after they were read, so every
+// answer must be harmless when it is wrong. A call is passed on when it concerns nothing of this guest, when too many
+// calls are under way, or when it takes too long. A mount is attached in the caller's own mount namespace only, is
+// never rooted above the caller's cgroup namespace, and never reaches the namespace of this process. A caller's memory
+// is written only after the kernel confirmed that the caller still waits. Path lookup uses no more rights than the
+// caller has: no errno tells the caller more than it could find out itself.
 //
-// A Supervisor looks paths up for its callers, which asks the server of the view. It must not run in the process that is that server: a
-// thread that waits for an answer of its own process keeps a killed process from ending (request_wait_answer, fs/fuse/dev.c).
+// A Supervisor looks up paths for its callers, and so sends requests to the view's server. It must not run in that
+// server's process: a thread waiting for an answer of its own process keeps a killed process from ending
+// (request_wait_answer, fs/fuse/dev.c).
 //
-// The package holds no lock while it does anything for a caller. server.mu is a leaf.
+// The package holds no lock while it acts for a caller. server.mu is a leaf.
 package notify
 
 import (
@@ -28,11 +32,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Request is struct seccomp_notif of include/uapi/linux/seccomp.h, so that the kernel writes into it wherever it is: also in memory that
-// outlives this process. ID is 0 in one that is free.
+// Request is struct seccomp_notif of include/uapi/linux/seccomp.h. The kernel can write into it anywhere, also in
+// memory that outlives this process. ID is 0 in a free one.
 type Request struct {
 	ID    uint64
-	Tid   uint32 // of the caller, in this process's pid namespace; 0 where that does not know it
+	Tid   uint32 // of the caller, in this process's pid namespace; 0 if it is not visible there
 	Flags uint32
 
 	Nr   int32
@@ -41,49 +45,50 @@ type Request struct {
 	Args [6]uint64
 }
 
-// Guest is what a Supervisor must know of the guest for which it answers. Its methods are called by many goroutines at once.
+// Guest is the knowledge of a guest that its Supervisor needs. Many goroutines call its methods at once.
 type Guest interface {
-	// Type is the type (f_type of statfs) that the kernel's own mount has where a descriptor (O_PATH) leads to; 0 where that is no view of
-	// this guest.
+	// Type returns the type (f_type of statfs) that the kernel's own mount would have where a descriptor (O_PATH) leads; 0
+	// for anything but a view of this guest.
 	Type(fd int) uint32
-	// Tree makes a mount, attached nowhere, of what mount(2) of a type ("cgroup", "cgroup2") with options is to show a caller. The error
-	// is the errno of the kernel, or ErrPassOn.
+	// Tree makes a detached mount: the caller's part of the view for mount(2) of a type ("cgroup", "cgroup2") with
+	// options. The error is the kernel's errno, or ErrPassOn.
 	Tree(c *Caller, fstype, options string) (mount int, err error)
 }
 
-// The bounds of a Supervisor, where nothing else is said.
+// Default bounds of a Supervisor.
 const (
 	DefaultThreads = 16
 	DefaultTimeout = 10 * time.Second
 )
 
-// slowAfter is how long a path may take to be looked up before others with the same path are passed on; roomTime is how long a call waits
-// for others; watchEvery is how often it is looked whether somebody waits still.
+// slowAfter bounds the lookup of a path before other calls with the same path are passed on. roomTime bounds a call's
+// wait for others. watchEvery is the period of checks that the caller still waits.
 const (
 	slowAfter  = 2 * time.Second
 	roomTime   = time.Second
 	watchEvery = 200 * time.Millisecond
 )
 
-// Supervisor answers calls of one guest. Its fields are not changed once it serves.
+// Supervisor answers calls of one guest. Its fields do not change once it serves.
 type Supervisor struct {
 	Guest Guest
 	Log   *logrus.Entry
 
-	// Threads bounds the calls of one listener that may wait for file systems of the guest's own at once, and those that ask the view; 0 is
-	// DefaultThreads. Four times as many are being answered at most. Others are passed on.
+	// Threads bounds the calls of one listener that may wait for file systems of the guest's own at once, and those that
+	// ask the view; 0 is DefaultThreads. At most four times as many calls are under way. Further ones are passed on.
 	Threads int
-	// Timeout is how long a call may take to be answered; 0 is DefaultTimeout.
+	// Timeout bounds the time of a call until its answer; 0 is DefaultTimeout.
 	Timeout time.Duration
-	// Stuck is called, perhaps often, when a thread of this process is kept by a file system of the guest's own although nobody waits for its
-	// call any more. Such a thread can keep the guest's own from ending, and ends with this process only. May be nil.
+	// Stuck is called, perhaps often, when a file system of the guest's own blocks a thread of this process after the
+	// caller has stopped waiting. Such a thread can keep the guest's own threads from ending, and ends with this process
+	// only. May be nil.
 	Stuck func()
-	// Admit, where it is not nil, is asked before a call is answered, and may wait a while for room; leave is called when the call was
-	// answered and nothing of it is left. A call that is not admitted is passed on.
+	// Admit, if not nil, is asked before a call is answered, and may wait a while for room. leave is called once the call
+	// is answered and nothing of it is left. A call refused by Admit is passed on.
 	Admit func() (leave func(), ok bool)
-	// Observe, where it is not nil, is told what became of each call.
+	// Observe, if not nil, is called with the outcome of each call.
 	Observe func(passedOn bool)
-	// Inside says that this process is one of the guest's, with its rights and in its namespaces.
+	// Inside marks this process as one of the guest's, with its rights and in its namespaces.
 	Inside bool
 }
 
@@ -94,10 +99,10 @@ func (s *Supervisor) threads() int {
 	return DefaultThreads
 }
 
-// perThread is how many calls are being answered at once for each that may wait for a file system.
+// perThread is the ratio of calls under way to those that may wait for a file system.
 const perThread = 4
 
-// Slots is how many requests are received at most before one of them is answered.
+// Slots returns the most requests received before one of them is answered.
 func (s *Supervisor) Slots() int { return s.threads()*perThread + 1 }
 
 func (s *Supervisor) timeout() time.Duration {
@@ -113,19 +118,19 @@ func (s *Supervisor) debugf(format string, args ...any) {
 	}
 }
 
-// answer is what comes of a call: an errno, 0 for success, or that it is passed on.
+// answer is the outcome of a call: an errno, 0 for success, or passing it on.
 type answer struct {
 	errno  unix.Errno
 	passOn bool
-	made   bool // something was changed, which the same call finds when it is made again
+	made   bool // a change was made, which a repetition of the call will find
 }
 
 var pass = answer{passOn: true}
 
-// ErrPassOn says that a guest has no view of what a caller wants.
+// ErrPassOn reports that a guest has no view of the requested tree.
 var ErrPassOn = errors.New("the guest has no view of it")
 
-// refuse is the answer that an error stands for: EPERM where that is no errno.
+// refuse returns the answer for an error: its errno, or EPERM without one.
 func refuse(err error) answer {
 	var errno unix.Errno
 	switch {

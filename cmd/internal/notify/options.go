@@ -10,11 +10,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Which hierarchy a mount means, and what is wrong with its options, by the rules of cgroup1_parse_param, check_cgroupfs_options and
-// cgroup1_root_to_use (kernel/cgroup/cgroup-v1.c) and of cgroup2_parse_param (kernel/cgroup/cgroup.c) for a cgroup namespace that is not
-// the host's, where no hierarchy can be made.
+// The choice of a mount's hierarchy, and the errors in its options, follow cgroup1_parse_param, check_cgroupfs_options
+// and cgroup1_root_to_use (kernel/cgroup/cgroup-v1.c) and cgroup2_parse_param (kernel/cgroup/cgroup.c), for a cgroup
+// namespace other than the host's, which cannot make a hierarchy.
 
-// wanted is what the options of a v1 mount ask for.
+// wanted are the parsed options of a v1 mount.
 type wanted struct {
 	controllers []string
 	name        string
@@ -23,30 +23,32 @@ type wanted struct {
 	agent       bool
 }
 
-// Options that have no value and no effect on a hierarchy that is there.
+// Options without a value that do not affect an existing hierarchy.
 var (
 	v1Flags = []string{"clone_children", "cpuset_v2_mode", "xattr", "favordynmods", "nofavordynmods"}
 	v2Flags = []string{
-		"nsdelegate", "favordynmods", "nofavordynmods", "memory_localevents", "memory_recursiveprot", "memory_hugetlb_accounting", "pids_localevents",
+		"nsdelegate", "favordynmods", "nofavordynmods", "memory_localevents", "memory_recursiveprot",
+		"memory_hugetlb_accounting", "pids_localevents",
 	}
-	// Of every file system: vfs_parse_sb_flag, fs/fs_context.c. mount(2) has flags for them, too.
+	// Options of every file system: vfs_parse_sb_flag, fs/fs_context.c. mount(2) has flags for them too.
 	superFlags = []string{"dirsync", "lazytime", "mand", "ro", "sync", "async", "nolazytime", "nomand", "rw"}
 )
 
-// maxName is MAX_CGROUP_ROOT_NAMELEN, with the end of the string.
+// maxName is MAX_CGROUP_ROOT_NAMELEN, with the terminator.
 const maxName = 64
 
 var nameForm = regexp.MustCompile(`^[\w.-]+$`)
 
-// Rights are what a caller may do beside mounting in its mount namespace.
+// Rights are a caller's, beyond mounting in its mount namespace.
 type Rights struct {
-	HostRoot bool // set release agents: it is the host's root
-	Cgroups  bool // mount what its cgroup namespace shows (mount_capable)
+	HostRoot bool // may set release agents, as the host's root
+	Cgroups  bool // may mount its cgroup namespace's tree (mount_capable)
 }
 
-// Choose finds the hierarchy that mount(2) of a type with options means among those that a guest has, v2's by Legacy. The error is the kernel's errno:
-// EINVAL for options that make no sense or name a controller that there is not, EPERM without the right to mount cgroups and for what
-// would be a new hierarchy, EBUSY for a name that belongs to other controllers, ENODEV for a v2 tree that the guest does not have.
+// Choose finds the hierarchy of mount(2) by type and options among the guest's; v2's has the controllers of Legacy. The
+// error is the kernel's errno: EINVAL for inconsistent options or an unknown controller, EPERM without the right to
+// mount cgroups and for a hierarchy that would be new, EBUSY for a name in use with other controllers, ENODEV for a v2
+// tree that the guest does not have.
 func Choose(fstype, options string, has []hierarchy.Hierarchy, r Rights) (hierarchy.Hierarchy, error) {
 	if fstype == typeV2 {
 		return chooseV2(options, has, r)
@@ -81,7 +83,7 @@ func chooseV2(options string, has []hierarchy.Hierarchy, r Rights) (hierarchy.Hi
 	return hierarchy.Hierarchy{}, unix.ENODEV
 }
 
-// isSuperFlag says whether an option is one of every file system, which may have a value that nobody looks at.
+// isSuperFlag reports an option of every file system. Its value, if any, is ignored.
 func isSuperFlag(option string) bool {
 	key, _, _ := strings.Cut(option, "=")
 	return slices.Contains(superFlags, key)
@@ -112,7 +114,8 @@ func parseV1(options string, has []hierarchy.Hierarchy, hostRoot bool) (w wanted
 				return w, unix.EINVAL
 			}
 			w.agent = true
-		case known(key, has): // with whatever value
+		case known(key, has):
+			// With any value.
 			w.controllers = append(w.controllers, key)
 		default:
 			return w, unix.EINVAL
@@ -121,13 +124,13 @@ func parseV1(options string, has []hierarchy.Hierarchy, hostRoot bool) (w wanted
 	return w, nil
 }
 
-// known says whether some hierarchy of a guest has a controller, by its name on v1.
+// known reports that a hierarchy of the guest has a controller, by its v1 name.
 func known(controller string, has []hierarchy.Hierarchy) bool {
 	return slices.ContainsFunc(has, func(h hierarchy.Hierarchy) bool { return slices.Contains(h.Controllers, controller) })
 }
 
-// Legacy gives a hierarchy of v2 the controllers of which mount options can speak: those that a guest may know of, by their names on v1,
-// and that the kernel has for v1. Others it does not know (CONFIG_MEMCG_V1, CONFIG_CPUSETS_V1).
+// Legacy gives a v2 hierarchy the controllers that mount options can name: those permitted to the guest, by their v1
+// names, if the kernel has them for v1. Mount options do not know others (CONFIG_MEMCG_V1, CONFIG_CPUSETS_V1).
 func Legacy(h hierarchy.Hierarchy, has, permits func(controller string) bool) hierarchy.Hierarchy {
 	var names []string
 	for _, c := range h.Controllers {
@@ -139,7 +142,7 @@ func Legacy(h hierarchy.Hierarchy, has, permits func(controller string) bool) hi
 	return h
 }
 
-// PartOf is a part of the view of a guest that may know of the controllers for which permits holds.
+// PartOf returns the part of a view for a guest with the controllers for which permits holds.
 func PartOf(h hierarchy.Hierarchy, boundary string, permits func(controller string) bool) Part {
 	if h.Version == hierarchy.V2 {
 		h = Legacy(h, KernelHas, permits)
@@ -147,18 +150,19 @@ func PartOf(h hierarchy.Hierarchy, boundary string, permits func(controller stri
 	return Part{Hierarchy: h, Boundary: boundary}
 }
 
-// KernelHas asks the kernel whether it has a controller for v1. /proc/cgroups does not tell: 6.12 lists memory without CONFIG_MEMCG_V1. A
-// kernel that cannot be asked has it.
+// KernelHas asks the kernel for a v1 controller. /proc/cgroups does not tell: 6.12 lists memory without
+// CONFIG_MEMCG_V1. True if the kernel cannot be asked.
 func KernelHas(controller string) bool {
 	fs, err := unix.Fsopen(typeV1, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return true
 	}
 	defer unix.Close(fs)
-	return unix.FsconfigSetFlag(fs, controller) == nil // cgroup1_parse_param; nothing is made
+	// cgroup1_parse_param; this makes nothing.
+	return unix.FsconfigSetFlag(fs, controller) == nil
 }
 
-// check completes what is asked for, and says what does not go together.
+// check completes the options, and returns EINVAL for a wrong combination.
 func (w *wanted) check(has []hierarchy.Hierarchy) error {
 	if w.all && len(w.controllers) > 0 {
 		return unix.EINVAL
@@ -178,7 +182,7 @@ func (w *wanted) check(has []hierarchy.Hierarchy) error {
 	return nil
 }
 
-// find looks for a hierarchy of just this name and these controllers.
+// find finds the hierarchy of exactly this name and these controllers.
 func (w *wanted) find(has []hierarchy.Hierarchy) (hierarchy.Hierarchy, error) {
 	for _, h := range has {
 		if h.Version != hierarchy.V1 || w.name != "" && w.name != h.Name {

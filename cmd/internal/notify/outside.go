@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a server of many guests needs beyond Serve.
+// Additions to Serve for a server of many guests.
 
-// admit asks Supervisor.Admit.
+// admit calls Supervisor.Admit.
 func (s *Supervisor) admit() (leave func(), ok bool) {
 	if s.Admit == nil {
 		return func() {}, true
@@ -24,11 +24,11 @@ func (s *Supervisor) observe(passedOn bool) {
 	}
 }
 
-// Waits says whether a call that a listener gave still waits for its answer.
+// Waits reports that a call from a listener still waits for its answer.
 func Waits(listener int, id uint64) bool { return valid(listener, id) }
 
-// Once finds the answer to one call that somebody else has received, who gives the answer, too. The caller keeps the
-// listener.
+// Once finds the answer to one call for another process, which received the call and sends the answer. The caller keeps
+// the listener.
 func (s *Supervisor) Once(listener int, r *Request) (errno unix.Errno, passOn bool) {
 	a := s.once(listener, r)
 	s.observe(a.passOn)
@@ -40,7 +40,8 @@ func (s *Supervisor) once(listener int, r *Request) answer {
 	if !ok {
 		return pass
 	}
-	procFD() // before any thread is elsewhere
+	// procFD opens /proc before any thread is in another mount namespace.
+	procFD()
 	fd, err := unix.FcntlInt(uintptr(listener), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		leave()
@@ -62,7 +63,8 @@ func (s *Supervisor) once(listener int, r *Request) answer {
 		if c.claim() {
 			return pass
 		}
-		return <-done // it was acted upon
+		// The call was acted upon.
+		return <-done
 	}
 }
 
@@ -80,7 +82,7 @@ func PutResponse(b []byte, id uint64, errno unix.Errno, passOn bool) {
 	binary.NativeEndian.PutUint32(b[16:], uint32(-int32(errno)))
 }
 
-// getxattr and fstatfs of a view are interrupted by the signals of Go's scheduler when they take long: the view's server answers EINTR then.
+// Signals of Go's scheduler interrupt a long getxattr or fstatfs of a view: the view's server then answers EINTR.
 
 func getxattr(path, name string, b []byte) (n int, err error) {
 	for n, err = unix.Getxattr(path, name, b); errors.Is(err, unix.EINTR); {

@@ -13,26 +13,28 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Own is the guest that this process is in, with what it can see and do itself. Its views are those that root has mounted and the mount
-// table calls so. Root in the guest can make a file system that claims to be one, and lies to this guest alone, which asks nobody else.
+// Own is the guest of this process, with the process's own sight and rights. Its views are those mounted by root and
+// typed as views in the mount table. Root in the guest can fake a view, but deceives this guest alone, the only one to
+// ask.
 type Own struct {
 	mu    sync.Mutex
-	known map[uint64]kind // guarded by mu; file systems by device
+	known map[uint64]kind // guarded by mu; by device
 }
 
-// kind is what the mount table says of a file system.
+// kind is the mount table's entry for a file system.
 type kind struct {
 	fstype string // "" for no view
 	at     time.Time
 }
 
-// Bounds of what is remembered of file systems: a number may be another's later.
+// Bounds of the cache of file systems: a device number may be reused.
 const (
 	maxKnown  = 256
 	knownTime = time.Second
 )
 
-// Type asks the view. One that does not tell, of an older server, is known by the mount table where it has one hierarchy.
+// Type asks the view. The mount table answers for the view of an older server with one hierarchy, which does not tell
+// its type.
 func (o *Own) Type(fd int) uint32 {
 	device, err := DeviceOf(fd)
 	if err != nil {
@@ -48,7 +50,7 @@ func (o *Own) Type(fd int) uint32 {
 	return unix.CGROUP2_SUPER_MAGIC
 }
 
-// fstype is the type of a view's mounts by its device, "" for what is none.
+// fstype returns the type of a view's mounts by its device, "" for anything but a view.
 func (o *Own) fstype(device uint64) string {
 	o.mu.Lock()
 	k, ok := o.known[device]
@@ -72,7 +74,8 @@ func viewType(device uint64) (fstype string) {
 		if unix.Mkdev(uint32(m.Major), uint32(m.Minor)) != device {
 			return true, false
 		}
-		rooted := slices.Contains(strings.Split(m.VFSOptions, ","), "user_id=0") // anybody may mount one with fusermount
+		// Any user may mount one with fusermount.
+		rooted := slices.Contains(strings.Split(m.VFSOptions, ","), "user_id=0")
 		if rooted && (m.FSType == "fuse.cgroup" || m.FSType == "fuse.cgroup2") {
 			fstype = m.FSType
 		}
@@ -84,7 +87,8 @@ func viewType(device uint64) (fstype string) {
 	return fstype
 }
 
-// Tree makes a mount of the caller's part of the view at /sys/fs/cgroup, with the rights that this process has.
+// Tree makes a mount of the caller's part of the view at /sys/fs/cgroup, with this process's rights. The error is the
+// kernel's errno, or ErrPassOn without a view there.
 func (o *Own) Tree(c *Caller, fstype, options string) (mount int, err error) {
 	h, err := host.Open()
 	if err != nil {

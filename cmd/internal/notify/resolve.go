@@ -10,13 +10,14 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// maxPath is PATH_MAX, with the end of the string.
+// maxPath is PATH_MAX, with the terminator.
 const maxPath = 4096
 
 // resolveCached is RESOLVE_CACHED of include/uapi/linux/openat2.h.
 const resolveCached = 0x20
 
-// resolve opens, O_PATH, what a path leads a caller to. The error is the errno that the caller would get, or errElsewhere.
+// resolve opens the target of a caller's path, O_PATH. The error is the errno that the caller would get, or
+// errElsewhere.
 func (c *Caller) resolve(name string) (int, error) {
 	if name == "" {
 		return -1, unix.ENOENT
@@ -36,15 +37,16 @@ func (c *Caller) resolve(name string) (int, error) {
 	return c.below(at, name, how)
 }
 
-// below opens a path from a directory with the caller's rights. A path that leaves the directory, or leads through one that the caller may
-// search by its capabilities alone, is walked as the caller would.
+// below opens a path from a directory with the caller's rights. A path that leaves the directory, or passes through one
+// that the caller may search by its capabilities alone, is walked as the caller would.
 func (c *Caller) below(at int, name string, how uint64) (fd int, err error) {
 	r, err := c.rights()
 	if err != nil {
 		return -1, err
 	}
 	if c.cached {
-		how |= resolveCached // Linux 5.12; EINVAL before
+		// Linux 5.12; EINVAL before.
+		how |= resolveCached
 	}
 	err = r.with(func() error {
 		fd, err = open(at, name, 0, how)
@@ -59,8 +61,8 @@ func (c *Caller) below(at int, name string, how uint64) (fd int, err error) {
 	return -1, err
 }
 
-// open is openat2 of an O_PATH descriptor. With magic links forbidden ELOOP is what they come to: another process's may be meant, by
-// numbers of a pid namespace that is not ours.
+// open is openat2 for an O_PATH descriptor. A forbidden magic link gives ELOOP: it may name another process, by a
+// number of a pid namespace that is not ours.
 func open(at int, name string, flags, how uint64) (int, error) {
 	for range 8 {
 		fd, err := unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: how})
@@ -69,7 +71,8 @@ func open(at int, name string, flags, how uint64) (int, error) {
 			return fd, nil
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.EAGAIN) && how&resolveCached == 0: // something was renamed meanwhile, where a path goes up
+		case errors.Is(err, unix.EAGAIN) && how&resolveCached == 0:
+			// A rename meanwhile, on a path that goes up.
 			continue
 		case errors.Is(err, unix.ELOOP):
 			return -1, errElsewhere
@@ -79,8 +82,8 @@ func open(at int, name string, flags, how uint64) (int, error) {
 	return -1, errElsewhere
 }
 
-// walk opens a path from a directory of the caller, with the caller's rights and its root for the thread's own: ".." and links lead as they
-// lead the caller.
+// walk opens a path from a directory of the caller, with the caller's rights and with its root as the thread's own:
+// ".." and links lead the thread where they lead the caller.
 func (c *Caller) walk(at int, name string, r *rights) (fd int, err error) {
 	root, err := c.Open("root", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
@@ -96,7 +99,8 @@ func (c *Caller) walk(at int, name string, r *rights) (fd int, err error) {
 	}
 	err = host.OnThread(func() error {
 		if unix.Unshare(unix.CLONE_FS) != nil || unix.Fchdir(root) != nil || unix.Chroot(".") != nil {
-			return errElsewhere // without CAP_SYS_CHROOT
+			// Without CAP_SYS_CHROOT.
+			return errElsewhere
 		}
 		if err := r.take(own); err != nil {
 			return err
@@ -112,15 +116,16 @@ func (c *Caller) walk(at int, name string, r *rights) (fd int, err error) {
 	return fd, nil
 }
 
-// own opens what a path by the caller's own directory in /proc leads to. What the links there lead to depends on the process that
-// follows them, and a guest's /proc has numbers of its own.
+// own opens a path through the caller's own directory in /proc. The links there depend on the process that follows
+// them, and a guest's /proc has its own numbers.
 func (c *Caller) own(name string) (fd int, mine bool, err error) {
 	words := strings.Split(strings.TrimPrefix(name, "/proc/"), "/")
 	if !strings.HasPrefix(name, "/proc/") || !c.isSelf(words[0]) {
 		return -1, false, nil
 	}
 	if c.cached {
-		return -1, true, unix.EAGAIN // what is at the caller's /proc may be anything, and is asked what it is
+		// Any file system may be at the caller's /proc, and checking its type sends it a request.
+		return -1, true, unix.EAGAIN
 	}
 	if len(words) > 3 && words[1] == "task" {
 		if _, tid := c.ids(); words[2] != tid {
@@ -130,7 +135,8 @@ func (c *Caller) own(name string) (fd int, mine bool, err error) {
 	}
 	link, rest := "", []string(nil)
 	switch {
-	case len(words) > 2 && words[1] == "fd" && isNumber(words[2]): // ".." there would lead into this process's own /proc
+	case len(words) > 2 && words[1] == "fd" && isNumber(words[2]):
+		// ".." there would lead into this process's own /proc.
 		link, rest = "fd/"+words[2], words[3:]
 	case len(words) > 1 && (words[1] == "cwd" || words[1] == "root"):
 		link, rest = words[1], words[2:]
@@ -155,7 +161,7 @@ func isNumber(s string) bool {
 	return err == nil
 }
 
-// isSelf says whether a name in /proc is that of the caller.
+// isSelf reports that a name in /proc is the caller's.
 func (c *Caller) isSelf(name string) bool {
 	switch {
 	case name == "self" || name == "thread-self":
@@ -167,7 +173,7 @@ func (c *Caller) isSelf(name string) bool {
 	return name == tgid || name == tid
 }
 
-// procIsMounted finds out whether the caller has the kernel's /proc where it is expected. errElsewhere, or the caller's errno on the way.
+// procIsMounted checks that the caller's /proc is the kernel's. errElsewhere, or the caller's errno on the way.
 func (c *Caller) procIsMounted() error {
 	root, err := c.Open("root", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {

@@ -13,32 +13,35 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// rights are what the kernel asks of a thread that looks a path up (generic_permission, fs/namei.c). This process looks its callers' paths
-// up with theirs: with its own an errno would tell anybody what there is in other users' directories, and a mount would come there.
+// rights are the rights of a thread in path lookup (generic_permission, fs/namei.c). This process looks up its callers'
+// paths with their rights: with its own, an errno would reveal the content of other users' directories, and a mount
+// could be attached there.
 type rights struct {
 	uid, gid int // fsuid and fsgid, in this process's user namespace
 	groups   []int
 	caps     uint64 // effective
-	// outer is nil where the capabilities hold as this process's own do. Those of a user namespace below hold for an inode whose owner and
-	// group are ids of that namespace (capable_wrt_inode_uidgid, kernel/capability.c), which outer has as this process sees them.
+	// outer is nil if the capabilities hold as this process's own do. Capabilities of a user namespace below hold only for
+	// an inode whose owner and group are ids of that namespace (capable_wrt_inode_uidgid, kernel/capability.c). outer
+	// lists these ids as this process sees them.
 	outer *idRanges
 }
 
 // idRanges are the users and groups of a user namespace, by their ids outside.
 type idRanges struct{ users, groups []host.IDRange }
 
-// has says whether the owner and the group of an inode are ids of the namespace.
+// has reports that an inode's owner and group are ids of the namespace.
 func (r *idRanges) has(st *unix.Statx_t) bool {
 	in := func(ranges []host.IDRange, id uint32) bool {
-		return slices.ContainsFunc(ranges, func(r host.IDRange) bool { return r.Outside <= int64(id) && int64(id)-r.Outside < r.Size })
+		return slices.ContainsFunc(ranges,
+			func(r host.IDRange) bool { return r.Outside <= int64(id) && int64(id)-r.Outside < r.Size })
 	}
 	return in(r.users, st.Uid) && in(r.groups, st.Gid)
 }
 
-// searchCaps are those by which a directory is searched whatever its mode is.
+// searchCaps allow a search of any directory, whatever its mode.
 const searchCaps = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH
 
-// rights reads a caller's rights, which do not change while it waits.
+// rights reads a caller's rights. They do not change while the caller waits.
 func (c *Caller) rights() (*rights, error) {
 	if c.has != nil {
 		return c.has, nil
@@ -67,7 +70,7 @@ func (c *Caller) rights() (*rights, error) {
 	return r, nil
 }
 
-// read fills them with those of a caller's user namespace. Few lookups need them.
+// read reads the ids of a caller's user namespace. Few lookups need them.
 func (r *idRanges) read(c *Caller) error {
 	users, err1 := c.read("uid_map")
 	groups, err2 := c.read("gid_map")
@@ -77,7 +80,8 @@ func (r *idRanges) read(c *Caller) error {
 
 // parseRights reads the text of /proc/<tid>/status.
 func parseRights(status string) (*rights, error) {
-	const fs = 3 // of the real, effective, saved and file-system id
+	// Index in: real, effective, saved, file-system id.
+	const fs = 3
 	r := &rights{}
 	var err1, err2, err3 error
 	r.uid, err1 = strconv.Atoi(statusField(status, "Uid:", fs))
@@ -101,7 +105,7 @@ func parseRights(status string) (*rights, error) {
 	return r, nil
 }
 
-// ownRights are this process's, by which a thread is itself again.
+// ownRights are this process's, which a thread returns to.
 var ownRights = sync.OnceValues(func() (*rights, error) {
 	r := &rights{uid: unix.Geteuid(), gid: unix.Getegid()}
 	var err error
@@ -120,7 +124,7 @@ func threadCaps() (unix.CapUserHeader, [2]unix.CapUserData, error) {
 	return header, data, err
 }
 
-// setCaps makes capabilities the effective ones of this thread, as far as it may have them.
+// setCaps sets this thread's effective capabilities, as far as they are permitted.
 func setCaps(caps uint64) error {
 	header, data, err := threadCaps()
 	if err != nil {
@@ -130,7 +134,7 @@ func setCaps(caps uint64) error {
 	return unix.Capset(&header, &data[0])
 }
 
-// with does something with these rights and no others. No file of this process's /proc is to be opened there.
+// with calls do with these rights and no others. do must not open a file of this process's /proc.
 func (r *rights) with(do func() error) error {
 	own, err := ownRights()
 	if err != nil {
@@ -140,7 +144,8 @@ func (r *rights) with(do func() error) error {
 		return do()
 	}
 	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() { // a change of ids takes the main thread's PR_SET_PDEATHSIG away (commit_creds, kernel/cred.c)
+	// A change of ids clears the main thread's PR_SET_PDEATHSIG (commit_creds, kernel/cred.c).
+	if unix.Gettid() == unix.Getpid() {
 		runtime.UnlockOSThread()
 		return host.OnThread(func() error {
 			if err := r.take(own); err != nil {
@@ -152,9 +157,10 @@ func (r *rights) with(do func() error) error {
 	if err = r.take(own); err == nil {
 		err = do()
 	}
+	// A thread that cannot return to its own rights stays locked: it has no other use, and ends with this goroutine.
 	if own.giveBack(r) == nil {
 		runtime.UnlockOSThread()
-	} // else the thread is used for nothing else, and ends with this goroutine
+	}
 	return err
 }
 
@@ -162,7 +168,7 @@ func (r *rights) sameIDs(o *rights) bool {
 	return r.uid == o.uid && r.gid == o.gid && slices.Equal(r.groups, o.groups)
 }
 
-// take gives the thread these rights, less those that this process has not. EPERM where it may not: without CAP_SETUID and CAP_SETGID.
+// take gives the thread these rights, without those that this process lacks. EPERM without CAP_SETUID and CAP_SETGID.
 func (r *rights) take(from *rights) error {
 	if err := r.setIDs(from); err != nil {
 		return err
@@ -170,8 +176,8 @@ func (r *rights) take(from *rights) error {
 	return setCaps(r.effective())
 }
 
-// effective are the capabilities of a thread with these rights. Of a user namespace below there are none, but for a directory that it may
-// search by them.
+// effective returns the effective capabilities of a thread with these rights: none if they are of a user namespace
+// below. step raises those for a directory that they may search.
 func (r *rights) effective() uint64 {
 	if r.outer != nil {
 		return 0
@@ -179,7 +185,7 @@ func (r *rights) effective() uint64 {
 	return r.caps
 }
 
-// giveBack gives the thread this process's rights.
+// giveBack gives the thread this process's rights again.
 func (r *rights) giveBack(from *rights) error {
 	if err := setCaps(r.caps); err != nil {
 		return err
@@ -187,17 +193,18 @@ func (r *rights) giveBack(from *rights) error {
 	if err := r.setIDs(from); err != nil {
 		return err
 	}
-	return setCaps(r.caps) // a change of the fsuid changes them (cap_task_fix_setuid)
+	// A change of the fsuid changes them (cap_task_fix_setuid).
+	return setCaps(r.caps)
 }
 
-// setIDs changes the ids of this thread alone, with which files are judged; no signal and no ptrace goes by them.
+// setIDs changes the ids of this thread for file access only; signals and ptrace do not use them.
 func (r *rights) setIDs(from *rights) error {
 	if !slices.Equal(r.groups, from.groups) {
 		if err := unix.Setgroups(r.groups); err != nil {
 			return err
 		}
 	}
-	// Neither call says whether it did anything.
+	// Neither call reports its success.
 	if r.gid != from.gid {
 		_, _ = unix.SetfsgidRetGid(r.gid)
 		if now, err := unix.SetfsgidRetGid(-1); err != nil || now != r.gid {

@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// searches says whether there may be directories that are searched by the capabilities of a user namespace below.
+// searches reports that capabilities of a user namespace below may allow the search of a directory.
 func (r *rights) searches() bool { return r.outer != nil && r.caps&searchCaps != 0 }
 
-// Of include/linux/namei.h and include/uapi/linux/statfs.h.
+// Constants of include/linux/namei.h and include/uapi/linux/statfs.h.
 const (
 	maxLinks     = 40     // MAXSYMLINKS
 	noSymFollow  = 0x2000 // ST_NOSYMFOLLOW
 	stickyPublic = unix.S_ISVTX | unix.S_IWOTH
 )
 
-// search opens, O_PATH, a path from a directory name by name, as the kernel does for a thread in the user namespace below. The thread has
-// taken these rights, and has the caller's root for its own.
+// search opens a path from a directory, O_PATH, name by name, as the kernel does for a thread in the user namespace
+// below. The thread has taken these rights, and has the caller's root as its own.
 func (r *rights) search(at int, path string) (int, error) {
 	here, err := r.step(at, beginning(path))
 	for links := 0; err == nil && strings.Trim(path, "/") != ""; {
@@ -38,7 +38,7 @@ func (r *rights) search(at int, path string) (int, error) {
 	return here, err
 }
 
-// beginning is where a path begins.
+// beginning returns the start of a path: its root or the working directory.
 func beginning(path string) string {
 	if strings.HasPrefix(path, "/") {
 		return "/"
@@ -46,8 +46,8 @@ func beginning(path string) string {
 	return "."
 }
 
-// enter opens the first name of a path in a directory. rest leads on from there. Of a link it is the beginning that is opened, and rest is
-// all of what the link and the path say.
+// enter opens the first name of a path in a directory. rest leads on from there. For a link, it opens the beginning of
+// the link's target, and rest is the target joined with the path's remainder.
 func (r *rights) enter(dir int, path string) (next int, rest string, link bool, err error) {
 	name, rest, more := strings.Cut(strings.TrimLeft(path, "/"), "/")
 	if next, err = r.step(dir, name); err != nil {
@@ -77,7 +77,8 @@ func (r *rights) enter(dir int, path string) (next int, rest string, link bool, 
 	return next, rest, false, nil
 }
 
-// step opens a name in a directory. Where the directory is not to be searched otherwise, it is by the capabilities that hold for it.
+// step opens a name in a directory. If the search is refused, it tries again with the capabilities that hold for the
+// directory.
 func (r *rights) step(dir int, name string) (int, error) {
 	next, err := open(dir, name, unix.O_NOFOLLOW, unix.RESOLVE_NO_MAGICLINKS)
 	if !errors.Is(err, unix.EACCES) {
@@ -100,15 +101,16 @@ func (r *rights) step(dir int, name string) (int, error) {
 	return next, err
 }
 
-// attributes are what is known of an inode. Its file system is not asked.
+// attributes returns an inode's cached attributes. It sends no request to the inode's file system.
 func attributes(fd int) (st unix.Statx_t, err error) {
 	const mask = unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, mask, &st)
 	return st, err
 }
 
-// target is what a link in a directory says. Links of a /proc are not followed: they say what they lead the reader to. Those that another
-// user has put where all may write are refused, whatever fs.protected_symlinks is (may_follow_link, fs/namei.c).
+// target returns the target of a link in a directory. Links of a /proc are not followed: their targets depend on the
+// reader. Another user's link in a world-writable sticky directory is refused, whatever fs.protected_symlinks is
+// (may_follow_link, fs/namei.c).
 func (r *rights) target(dir, link int, st *unix.Statx_t) (string, error) {
 	var fs unix.Statfs_t
 	if err := fstatfs(link, &fs); err != nil {

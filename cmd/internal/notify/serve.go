@@ -26,18 +26,18 @@ type server struct {
 	listener *os.File         // immutable
 	fd       int              // immutable; a duplicate of the listener, for answers
 	free     chan *Request    // slots
-	running  atomic.Int32     // calls that are being answered, or that a guest's file system keeps
+	running  atomic.Int32     // calls under way, also those that a guest's file system blocks
 	pending  sync.WaitGroup   // the same
-	looking  [2]chan struct{} // have one in them for each call that may wait for a guest's file system
+	looking  [2]chan struct{} // one element for each call that may wait for a guest's file system
 	asking   chan struct{}    // the same, for the view
 
 	mu   sync.Mutex
-	slow map[string]int         // guarded by mu; paths that are being looked up for long, and by how many
-	made map[identity]time.Time // guarded by mu; calls that changed something, and whose callers had gone when they were answered
+	slow map[string]int         // guarded by mu; paths under a long lookup, and the number of their calls
+	made map[identity]time.Time // guarded by mu; calls that made a change but whose answer found no caller
 }
 
-// identity is what a call that is made again after a signal has in common with the first: before Linux 5.19 each signal ends the wait for
-// an answer, and the kernel begins the call anew.
+// identity recognises a call that is repeated after a signal. Before Linux 5.19 each signal ends the wait for an
+// answer, and the kernel restarts the call.
 type identity struct {
 	tid  uint32
 	nr   int32
@@ -52,9 +52,10 @@ const (
 	madeTime = 10 * time.Second
 )
 
-// Serve answers until the last process under the listener's filter has ended (nil), or the listener is closed (os.ErrClosed). It receives
-// into the memory of slots, of which it needs two; without any it has its own. A slot that is not free is a call that a server before
-// received and perhaps did not answer: those come first. Calls that are being answered when Serve returns are still answered.
+// Serve answers calls until the last process under the listener's filter has ended (nil), or the listener is closed
+// (os.ErrClosed). It receives into the memory of slots, and needs two of them; with fewer it allocates its own. An
+// occupied slot holds a call that an earlier server received and perhaps did not answer: those come first. Calls under
+// way when Serve returns are still answered.
 func (s *Supervisor) Serve(listener *os.File, slots []*Request) error {
 	x, err := newServer(s, listener)
 	if err != nil {
@@ -85,7 +86,8 @@ func (s *Supervisor) Serve(listener *os.File, slots []*Request) error {
 }
 
 func newServer(s *Supervisor, listener *os.File) (*server, error) {
-	procFD() // before any thread is elsewhere
+	// procFD opens /proc before any thread is in another mount namespace.
+	procFD()
 	fd, err := duplicate(listener)
 	if err != nil {
 		return nil, err
@@ -96,11 +98,12 @@ func newServer(s *Supervisor, listener *os.File) (*server, error) {
 func (s *Supervisor) at(listener *os.File, fd int) *server {
 	return &server{
 		Supervisor: s, listener: listener, fd: fd, slow: map[string]int{}, made: map[identity]time.Time{},
-		looking: [2]chan struct{}{make(chan struct{}, s.threads()), make(chan struct{}, s.threads())}, asking: make(chan struct{}, s.threads()),
+		looking: [2]chan struct{}{make(chan struct{}, s.threads()), make(chan struct{}, s.threads())},
+		asking:  make(chan struct{}, s.threads()),
 	}
 }
 
-// duplicate is a descriptor of its own for what a file has open: the number of the file's is another's when it is closed.
+// duplicate returns a new descriptor of the open file: the number of the file's own one is reused after its close.
 func duplicate(f *os.File) (fd int, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -112,7 +115,8 @@ func duplicate(f *os.File) (fd int, err error) {
 	return fd, os.NewSyscallError("fcntl", err)
 }
 
-// NewListener is a file for a listener, which it takes over, that waits in Go's poller instead of a thread.
+// NewListener makes a file of a listener, which it takes over. A read waits in Go's poller, not in a thread.
+// *os.SyscallError.
 func NewListener(fd int) (*os.File, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
@@ -120,7 +124,8 @@ func NewListener(fd int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "seccomp listener"), nil
 }
 
-// serve receives. The slot that it receives into is never one of a call that waits, so there is always one to pass a call on from.
+// serve receives calls. The slot for the next call is never occupied, so that a call can always be received and passed
+// on.
 func (x *server) serve() error {
 	slot := <-x.free
 	var p Pace
@@ -153,18 +158,20 @@ func ended(err error) error {
 	return err
 }
 
-// Await waits until there is a call (true), the last process under the filter has ended (false), or the listener is closed (os.ErrClosed).
+// Await waits until a call is ready (true), the last process under the filter has ended (false), or the listener is
+// closed (os.ErrClosed).
 func Await(listener *os.File) (bool, error) {
 	err := await(listener, func(int) (bool, error) { return true, nil })
 	return err == nil, ended(err)
 }
 
-// receive waits for a call and receives it. Nobody else asks this listener: to ask for a call while there is none blocks
-// (seccomp_notify_recv).
+// receive waits for a call and receives it. It must be the listener's only receiver: receiving without a ready call
+// blocks (seccomp_notify_recv).
 func receive(listener *os.File, slot *Request) error {
 	return await(listener, func(fd int) (bool, error) {
 		err := ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(slot))
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR) { // it was interrupted meanwhile
+		// A signal interrupted the call meanwhile.
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR) {
 			*slot = Request{}
 			return false, nil
 		}
@@ -172,7 +179,7 @@ func receive(listener *os.File, slot *Request) error {
 	})
 }
 
-// await waits in Go's poller, and does something each time that there is a call, until that is done. errEnded, or os.ErrClosed.
+// await waits in Go's poller, and calls do for each ready call, until do is done. errEnded, or os.ErrClosed.
 func await(listener *os.File, do func(fd int) (done bool, err error)) error {
 	raw, err := listener.SyscallConn()
 	if err != nil {
@@ -196,13 +203,14 @@ func await(listener *os.File, do func(fd int) (done bool, err error)) error {
 	})
 	if err != nil {
 		if _, closed := listener.Stat(); errors.Is(closed, os.ErrClosed) {
-			return os.ErrClosed // the raw connection says it in words of its own
+			// The raw connection has an error of its own for it.
+			return os.ErrClosed
 		}
 	}
 	return errors.Join(err, failed)
 }
 
-// poll says whether a listener has a call. errEnded when there will be none.
+// poll reports that a listener has a ready call. errEnded if no call will follow.
 func poll(fd int) (bool, error) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(p, 0)
@@ -228,7 +236,7 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 	return nil
 }
 
-// send answers a call. It says whether there was still somebody to be answered.
+// send answers a call. It reports that the caller still waited.
 func (x *server) send(id uint64, a answer) bool { return send(x.fd, id, a) }
 
 func send(fd int, id uint64, a answer) bool {
@@ -243,7 +251,7 @@ func valid(fd int, id uint64) bool {
 	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)) == nil
 }
 
-// begin has a call answered, and its slot free afterwards.
+// begin starts to answer a call, and frees its slot afterwards.
 func (x *server) begin(slot *Request, again bool) {
 	if int(x.running.Add(1)) > x.threads()*perThread {
 		x.running.Add(-1)
@@ -275,7 +283,7 @@ func (x *server) begin(slot *Request, again bool) {
 	})
 }
 
-// finish answers and frees a slot.
+// finish sends the answer and frees the slot.
 func (x *server) finish(slot *Request, a answer) {
 	if !x.send(slot.ID, a) && a.made {
 		x.remember(slot)
@@ -285,7 +293,7 @@ func (x *server) finish(slot *Request, a answer) {
 	x.free <- slot
 }
 
-// remember keeps that a call was done whose caller does not know it.
+// remember stores a completed call whose caller did not get the answer.
 func (x *server) remember(slot *Request) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -295,7 +303,7 @@ func (x *server) remember(slot *Request) {
 	x.made[slot.identity()] = time.Now()
 }
 
-// repeated says whether a call is one that was done already.
+// repeated reports that a call was completed before.
 func (x *server) repeated(slot *Request) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -304,11 +312,12 @@ func (x *server) repeated(slot *Request) bool {
 	return ok && time.Since(at) < madeTime
 }
 
-// look does what may wait for a file system of the guest's own at a path. Where so many do that there is no room for another, it waits
-// for a while, and where one does for long already at the same path, not at all: false.
+// look calls do, which may wait for a file system of the guest's own at a path. Without room it waits for a while.
+// False, without a call of do, if no room becomes free or another call has waited for long at the same path.
 func (x *server) look(c *Caller, path string, do func()) bool {
 	room := x.looking[0]
-	if strings.HasPrefix(path, "/sys/") { // where views are, and seldom anything else that is mounted
+	// Views are mounted there, and seldom anything else.
+	if strings.HasPrefix(path, "/sys/") {
 		room = x.looking[1]
 	}
 	if x.isSlow(path) || !x.enter(room) {
@@ -319,7 +328,7 @@ func (x *server) look(c *Caller, path string, do func()) bool {
 	return true
 }
 
-// watched does what may wait for somebody, at a path or at none (""), with an eye on it.
+// watched calls do, which may block, at a path or at none (""), under a watch.
 func (x *server) watched(c *Caller, path string, do func()) {
 	done, over := make(chan struct{}), make(chan struct{})
 	timer := time.AfterFunc(watchEvery, func() {
@@ -333,8 +342,9 @@ func (x *server) watched(c *Caller, path string, do func()) {
 	}
 }
 
-// watch keeps others from a path that takes long to be looked up, and says when nobody waits for it any more: the thread that looks it up
-// may hold the caller's memory, and locks of the guest's file system, for which the guest's own threads wait even when they are killed.
+// watch marks a path whose lookup takes long, so that other calls avoid it, and reports a lookup whose caller waits no
+// more. Its thread may hold the caller's memory and locks of the guest's file system, for which the guest's own threads
+// wait even when they are killed.
 func (x *server) watch(c *Caller, path string, done <-chan struct{}) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -373,7 +383,7 @@ func (x *server) isSlow(path string) bool {
 	return x.slow[path] > 0
 }
 
-// enter waits for room, but not for long.
+// enter waits for room, for a bounded time.
 func (x *server) enter(room chan struct{}) bool {
 	select {
 	case room <- struct{}{}:
@@ -390,7 +400,7 @@ func (x *server) enter(room chan struct{}) bool {
 	}
 }
 
-// PassOn lets the kernel do all calls, first those that were received into slots and not answered, until the last process under the
+// PassOn passes all calls on, starting with the received and unanswered ones in slots, until the last process under the
 // filter has ended (nil) or the listener is closed (os.ErrClosed).
 func PassOn(listener *os.File, slots []*Request) error {
 	fd, err := duplicate(listener)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statfs answers for views. All else is passed on, errors too: the kernel finds the same.
+// statfs answers for views. It passes everything else on, errors too: the kernel finds the same.
 func (c *Caller) statfs(a *arch, what call) answer {
 	into := c.Args[1]
 	wide := what == callStatfs64 || what == callFstatfs64
@@ -40,7 +40,7 @@ func (c *Caller) statfs(a *arch, what call) answer {
 	return answer{}
 }
 
-// ask asks a view what it is; false for what is none, and where too many ask.
+// ask asks a view for its statfs. False for anything but a view, and if too many calls ask.
 func (c *Caller) ask(fd int, st *unix.Statfs_t) (ok bool) {
 	if !c.server.enter(c.server.asking) {
 		return false
@@ -55,7 +55,8 @@ func (c *Caller) ask(fd int, st *unix.Statfs_t) (ok bool) {
 	return ok
 }
 
-// lookUp opens what a path in the caller's memory leads to. What the kernel's cache knows, no file system can keep waiting.
+// lookUp opens the target of a path in the caller's memory. It tries the kernel's cache first, which no file system can
+// delay.
 func (c *Caller) lookUp(at uint64) (fd int, err error) {
 	name, err := c.text(at, maxPath)
 	if err != nil {
@@ -72,7 +73,7 @@ func (c *Caller) lookUp(at uint64) (fd int, err error) {
 	return fd, err
 }
 
-// statfs32 is struct compat_statfs of include/asm-generic/compat.h, as i386 and ARM have it.
+// statfs32 is struct compat_statfs of include/asm-generic/compat.h, on i386 and ARM.
 type statfs32 struct {
 	Type, Bsize, Blocks, Bfree, Bavail, Files, Ffree uint32
 	Fsid                                             [2]int32
@@ -89,10 +90,11 @@ type statfs64 struct {
 	Spare                               [4]uint32
 }
 
-// encode is what the kernel would write for a caller of an architecture.
+// encode returns the bytes that the kernel would write for a caller of an architecture.
 func encode(a *arch, wide bool, st *unix.Statfs_t) []byte {
 	var b bytes.Buffer
-	var x any = st // which is struct statfs where all is 64 bits wide
+	// struct statfs of a 64-bit architecture.
+	var x any = st
 	switch {
 	case wide:
 		x = &statfs64{
@@ -101,10 +103,12 @@ func encode(a *arch, wide bool, st *unix.Statfs_t) []byte {
 		}
 	case a.narrow:
 		x = &statfs32{
-			uint32(st.Type), uint32(st.Bsize), uint32(st.Blocks), uint32(st.Bfree), uint32(st.Bavail), uint32(st.Files), uint32(st.Ffree),
+			uint32(st.Type), uint32(st.Bsize), uint32(st.Blocks), uint32(st.Bfree), uint32(st.Bavail), uint32(st.Files),
+			uint32(st.Ffree),
 			st.Fsid.Val, uint32(st.Namelen), uint32(st.Frsize), uint32(st.Flags), [4]uint32{},
 		}
 	}
-	binary.Write(&b, binary.LittleEndian, x) // which cannot fail: all is of fixed size
+	// It cannot fail: all fields have a fixed size.
+	binary.Write(&b, binary.LittleEndian, x)
 	return b.Bytes()
 }

@@ -16,23 +16,25 @@ import (
 // Part is one hierarchy of a view.
 type Part struct {
 	hierarchy.Hierarchy
-	Boundary string // the path of the guest's boundary, from the root that the hierarchy has for this process
+	Boundary string // path of the guest's boundary, from the hierarchy's root as this process sees it
 }
 
-// View is a Guest that has a view. The view is mounted in a mount namespace that holds nothing else: so this process can make mounts of
-// it whatever the guest does with its own, and before Linux 6.15 a mount that is attached nowhere cannot be copied.
+// View is a Guest with a view. The view is mounted in a mount namespace with nothing else: so this process can make
+// mounts of it whatever the guest does with its own mounts. Before Linux 6.15 a detached mount cannot be copied.
 type View struct {
 	Root    int    // the view's root, O_PATH
-	Mounts  int    // the mount namespace that it is mounted in; -1: this process's own
-	Device  uint64 // of the view, as unix.Mkdev has it
-	Several bool   // its top holds a directory for each hierarchy
+	Mounts  int    // its mount namespace; -1: this process's own
+	Device  uint64 // of the view, as by unix.Mkdev
+	Several bool   // the top holds a directory for each hierarchy
 	Parts   []Part
 }
 
-// TypeAttrs are the extended attributes by which a view tells a node's type, 4 bytes, little-endian: everybody may ask for the first.
+// TypeAttrs are the extended attributes with a node's type in a view, 4 bytes, little-endian. Any user may read the
+// first.
 var TypeAttrs = []string{"system.vcgroupfs.type", "trusted.vcgroupfs.type"}
 
-// DeviceOf is the file system that a descriptor leads to. Its server is not asked.
+// DeviceOf returns the device of a descriptor's file system. It sends no request to the file system's server. The error
+// is the errno of statx.
 func DeviceOf(fd int) (uint64, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
@@ -49,11 +51,11 @@ func (v *View) Type(fd int) uint32 {
 	return AskType(fd)
 }
 
-// AskType asks a view for the type of one of its nodes; 0 where it does not tell.
+// AskType asks a view for the type of one of its nodes; 0 if the view does not tell.
 func AskType(fd int) uint32 {
 	b := make([]byte, 4)
 	for _, name := range TypeAttrs {
-		// getxattr takes no O_PATH descriptor but by its link.
+		// getxattr takes an O_PATH descriptor only by its link in /proc.
 		if n, err := getxattr("/proc/self/fd/"+strconv.Itoa(fd), name, b); err == nil && n == len(b) {
 			return binary.LittleEndian.Uint32(b)
 		}
@@ -61,7 +63,7 @@ func AskType(fd int) uint32 {
 	return 0
 }
 
-// Tree makes a mount of the caller's part of the view.
+// Tree makes a mount of the caller's part of the view. The error is the kernel's errno.
 func (v *View) Tree(c *Caller, fstype, options string) (mount int, err error) {
 	part, err := v.choose(fstype, options, c.Rights())
 	if err != nil {
@@ -109,14 +111,15 @@ func (v *View) choose(fstype, options string, r Rights) (Part, error) {
 	return Part{}, unix.ENODEV
 }
 
-// CloneBelow makes a mount, attached nowhere, of a directory at or below one that is mounted in the thread's mount namespace. No link and
-// no other mount leads anywhere else.
+// CloneBelow makes a detached mount of a directory at or below root, which is mounted in the thread's mount namespace.
+// It follows no link and crosses no mount. The error is the kernel's errno.
 func CloneBelow(root int, below string) (int, error) {
 	const how = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 	if below = strings.Trim(below, "/"); below == "" {
 		below = "."
 	}
-	dir, err := unix.Openat2(root, below, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: how})
+	dir, err := unix.Openat2(root, below,
+		&unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: how})
 	if err != nil {
 		return -1, err
 	}
@@ -124,13 +127,13 @@ func CloneBelow(root int, below string) (int, error) {
 	return unix.OpenTree(dir, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 }
 
-// Rights are the caller's. The host is the user namespace of this process.
+// Rights returns the caller's rights. The host is this process's user namespace.
 func (c *Caller) Rights() Rights {
 	return Rights{HostRoot: host.HasHostAdmin(int(c.Tid)), Cgroups: c.admin("ns/cgroup")}
 }
 
-// Below is where the root of the caller's cgroup namespace is in a hierarchy, as a path from the boundary of a view. A namespace that begins
-// at the boundary or above shows all of the view. EPERM for one that begins elsewhere.
+// Below returns the root of the caller's cgroup namespace in a hierarchy, as a path from the view's boundary. A
+// namespace rooted at the boundary or above shows the whole view. EPERM for one rooted elsewhere.
 func (c *Caller) Below(p Part) (string, error) {
 	ns, err := host.CgroupNamespaceOfThread(int(c.Tid))
 	if errors.Is(err, host.ErrOwnNamespace) {
@@ -141,7 +144,8 @@ func (c *Caller) Below(p Part) (string, error) {
 	}
 	root, err := ns.Root(p.Hierarchy)
 	if err != nil {
-		return "", unix.EPERM // it was moved out of its namespace
+		// The caller was moved out of its namespace.
+		return "", unix.EPERM
 	}
 	if !c.Waits() {
 		return "", unix.ESRCH
@@ -158,14 +162,14 @@ func belowBoundary(root, boundary string) (string, error) {
 		return "", unix.EPERM
 	}
 	below := path.Clean("/" + strings.TrimPrefix(root, boundary))
-	// The leaf shows what the boundary does, and is the boundary to the guest.
+	// The leaf shows the boundary's content, and is the boundary to the guest.
 	if leaf := "/" + hierarchy.LeafName; below == leaf || strings.HasPrefix(below, leaf+"/") {
 		below = path.Clean("/" + strings.TrimPrefix(below, leaf))
 	}
 	return below, nil
 }
 
-// isBelow says whether a clean path is another one or below it.
+// isBelow reports that a clean path equals another one or lies below it.
 func isBelow(at, above string) bool {
 	return above == "/" || at == above || strings.HasPrefix(at, above+"/")
 }
