@@ -21,7 +21,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// answerer is the process.
+// answerer is the state of the answerer process.
 type answerer struct {
 	log    *logrus.Entry
 	link   *holder.Answerer
@@ -29,34 +29,34 @@ type answerer struct {
 	calls  *state.Calls
 	guests *guests
 	peers  *api.HostPeers
-	shared chan struct{} // places for calls of all guests
+	shared chan struct{} // slots for calls of all guests
 	home   away
 
-	keeping  chan struct{} // one slot; a thread is kept by a guest's file system
-	passing  atomic.Bool   // every call is passed on
+	keeping  chan struct{} // one slot; a guest's file system blocks a thread
+	passing  atomic.Bool   // pass every call on
 	orphan   atomic.Bool   // the holder has ended
-	draining atomic.Bool   // the next answerer goes on
+	draining atomic.Bool   // the next answerer takes over
 	refusals refusals
 
 	mu      sync.Mutex
 	used    [state.MaxListeners + 1]bool // guarded by mu; keys
 	entries map[uint64]*entry            // guarded by mu
-	files   map[uint64]interrupter       // guarded by mu; what is waited for
+	files   map[uint64]interrupter       // guarded by mu; files and connections with a pending read
 	sockets []net.Listener               // guarded by mu
-	changed chan struct{}                // one slot; an entry has gone
+	changed chan struct{}                // one slot; an entry has ended
 }
 
-// interrupter is a file or connection whose waiting can be ended.
+// interrupter is a file or connection with a read that a deadline ends.
 type interrupter interface{ SetReadDeadline(t time.Time) error }
 
-// settings are those of the daemon's that concern an answerer (daemon.Settings).
+// settings are the daemon's settings for an answerer (daemon.Settings).
 type settings struct {
 	MaxGuests   int `json:"maxGuests"`
 	MaxBlocking int `json:"maxBlocking"`
 }
 
-// Run is an answerer's life. It returns when another is to go on, or when the last container has ended after the
-// holder.
+// Run runs an answerer. It returns nil when another answerer takes over, or when the last container has ended after the
+// holder, and an error if it cannot serve.
 func Run(log *logrus.Entry) error {
 	link, kept, err := holder.ConnectAnswerer()
 	if err != nil {
@@ -73,7 +73,8 @@ func Run(log *logrus.Entry) error {
 	a := &answerer{
 		log: log, link: link, arena: link.Arena, calls: link.Calls, guests: newGuests(link.Arena, h),
 		shared: make(chan struct{}, limits.MaxBlocking), home: away{host: h, log: log},
-		entries: map[uint64]*entry{}, files: map[uint64]interrupter{}, changed: make(chan struct{}, 1), keeping: make(chan struct{}, 1),
+		entries: map[uint64]*entry{}, files: map[uint64]interrupter{}, changed: make(chan struct{}, 1),
+		keeping: make(chan struct{}, 1),
 	}
 	if a.peers, err = api.NewHostPeers(a.guests.inGuest); err != nil {
 		return err
@@ -83,7 +84,8 @@ func Run(log *logrus.Entry) error {
 		log.WithError(err).Warn("the holder will hear of this process's death only when all of it is gone")
 	}
 	for _, s := range a.arena.Sights(nil) {
-		atomic.StoreUint64(&a.arena.Glance(s).Answers().Listeners, 0) // they are counted anew
+		// resume counts them again.
+		atomic.StoreUint64(&a.arena.Glance(s).Answers().Listeners, 0)
 	}
 	for _, x := range kept {
 		a.resume(x)
@@ -113,7 +115,7 @@ func Run(log *logrus.Entry) error {
 	return nil
 }
 
-// listen begins to accept runtimes.
+// listen starts to accept runtimes.
 func (a *answerer) listen() error {
 	for _, s := range []struct {
 		file   *os.File
@@ -124,7 +126,8 @@ func (a *answerer) listen() error {
 		if err != nil {
 			return err
 		}
-		l.(*net.UnixListener).SetUnlinkOnClose(false) // it is the holder's
+		// The socket file is the holder's.
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
 		a.sockets = append(a.sockets, l)
 		go s.accept(l.(*net.UnixListener))
 	}
@@ -139,7 +142,7 @@ func (a *answerer) stopListening() {
 	}
 }
 
-// resume goes on with what an answerer before had.
+// resume resumes a listener or connection of an earlier answerer.
 func (a *answerer) resume(x holder.Listener) {
 	w := parseWord(x.Word)
 	e := a.enlist(x.Key, w)
@@ -162,7 +165,7 @@ func (a *answerer) resume(x holder.Listener) {
 	}
 }
 
-// enlist makes an entry under a key, or under a free one for 0. Nil when it is taken, or none is free.
+// enlist makes an entry under a key, or under a free one for 0. nil if the key is taken or none is free.
 func (a *answerer) enlist(key uint64, w word) *entry {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -177,21 +180,21 @@ func (a *answerer) enlist(key uint64, w word) *entry {
 	return a.entry(key, w)
 }
 
-// entry makes an entry instead of the one that has its key. Called with mu held.
+// entry makes an entry, replacing the one with its key. Called with mu held.
 func (a *answerer) entry(key uint64, w word) *entry {
 	e := &entry{of: a, key: key, word: w, log: a.log.WithField("container", w.name)}
 	a.entries[key] = e
 	return e
 }
 
-// become makes an entry for what is kept instead of another under the same key.
+// become replaces an entry by one with another word under the same key.
 func (a *answerer) become(e *entry, w word) *entry {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.entry(e.key, w)
 }
 
-// opened says what an entry waits for.
+// opened registers the file or connection of an entry's pending read.
 func (a *answerer) opened(e *entry, f interrupter) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -201,10 +204,11 @@ func (a *answerer) opened(e *entry, f interrupter) {
 	}
 }
 
-// forget takes an entry away: it has ended.
+// forget removes an entry that has ended.
 func (a *answerer) forget(e *entry) {
 	if a.draining.Load() {
-		return // what is kept is the next answerer's
+		// The next answerer has the kept descriptor.
+		return
 	}
 	if g := e.guest.Load(); g != nil && a.arena.Sees(g.sight) {
 		atomic.AddUint64(&a.arena.Glance(g.sight).Answers().Listeners, ^uint64(0))
@@ -228,10 +232,10 @@ func (a *answerer) count() int {
 	return len(a.entries)
 }
 
-// drainWait is how long calls under way keep an upgrade waiting. The next answerer sees to those that take longer.
+// drainWait bounds the time that calls under way delay an upgrade. The next answerer handles those that take longer.
 const drainWait = 2 * time.Second
 
-// drain stops serving: another answerer goes on.
+// drain stops serving, for another answerer to take over.
 func (a *answerer) drain() {
 	a.draining.Store(true)
 	a.stopListening()
@@ -255,7 +259,7 @@ func (a *answerer) drain() {
 	}
 }
 
-// stuck is told that a guest's file system keeps a thread of this process, which may keep the guest from ending.
+// stuck reports that a guest's file system blocks a thread of this process, which may keep the guest from ending.
 func (a *answerer) stuck() {
 	select {
 	case a.keeping <- struct{}{}:
@@ -263,10 +267,11 @@ func (a *answerer) stuck() {
 	}
 }
 
-// renewEvery bounds how often guests can have this process replaced.
+// renewEvery is the shortest time between replacements of this process because of guests.
 const renewEvery = 10 * time.Second
 
-// renew has another answerer go on where threads of this one are kept: they end with it alone. Without a holder there is no other.
+// renew lets another answerer take over if threads of this one are blocked: only the end of this process ends them.
+// Without a holder there is no other answerer.
 func (a *answerer) renew(drain func()) {
 	began := time.Now()
 	for range a.keeping {
@@ -274,12 +279,13 @@ func (a *answerer) renew(drain func()) {
 		if a.passing.Load() || a.orphan.Load() {
 			return
 		}
-		a.log.Warn("a file system in a container does not answer and keeps a thread: another process goes on with the calls of containers")
+		a.log.Warn(
+			"a file system in a container does not answer and keeps a thread: another process goes on with the calls of containers")
 		drain()
 	}
 }
 
-// leave goes on without the holder, which takes all guests away: every call is passed on.
+// leave separates this process from the holder, which removes all guests. Every call is passed on from then on.
 func (a *answerer) leave() {
 	a.passing.Store(true)
 	a.stopListening()
@@ -291,11 +297,12 @@ func (a *answerer) leave() {
 	}
 }
 
-// alone goes on until the last container has ended: the holder has.
+// alone serves after the end of the holder, until the last container has ended.
 func (a *answerer) alone(why error) {
 	a.stopListening()
 	if !a.passing.Load() && a.count() > 0 {
-		a.log.WithError(why).Error("the holder has ended: calls of containers are answered while the worker serves, then passed on")
+		a.log.WithError(why).Error(
+			"the holder has ended: calls of containers are answered while the worker serves, then passed on")
 	}
 	if a.count() > 0 {
 		hush()
@@ -306,7 +313,7 @@ func (a *answerer) alone(why error) {
 	a.home.comeBack()
 }
 
-// hush lets go of what this process was started with to write to: somebody may wait for the end of it.
+// hush redirects the inherited standard files to /dev/null: another process may wait for their end of file.
 func hush() {
 	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -318,8 +325,8 @@ func hush() {
 	unix.Close(fd)
 }
 
-// enter takes a place for a call of a guest: of the guest's own, and of those that all guests share unless it is the
-// guest's only one.
+// enter takes a slot for a call of a guest: one of the guest's, and a shared one unless the guest's reserved one is
+// free.
 func (a *answerer) enter(g *guest) (leave func(), ok bool) {
 	if !g.take() {
 		return nil, false

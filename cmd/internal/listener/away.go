@@ -13,21 +13,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// away takes this process out of the cgroup of the service that started it: a service manager that ends the service
-// kills what is there (KillMode= of systemd.kill(5)). Its place is below that of the guests of "run", in the
-// hierarchies by which systemd knows services.
+// away moves this process out of the cgroup of the service that started it. A service manager that ends the service
+// kills the processes there (KillMode= of systemd.kill(5)). The new cgroup is below that of the guests of "run", in the
+// hierarchies in which systemd keeps services.
 type away struct {
 	host *host.Host
 	log  *logrus.Entry
 	left []*host.Hierarchy
 }
 
-// parent is where the program makes cgroups of its own.
+// parent is the cgroup of the program's own cgroups.
 const parent = "/vcgroupfs"
 
 func (x *away) path() string { return parent + "/serve-notify-" + strconv.Itoa(os.Getpid()) }
 
-// leave leaves. Where that fails this process may be killed with the service.
+// leave moves this process. On failure the service's end may kill it.
 func (x *away) leave() {
 	for _, t := range x.host.Hierarchies() {
 		if t.Version != hierarchy.V2 && !slices.Contains(t.Names(), "name=systemd") {
@@ -39,12 +39,13 @@ func (x *away) leave() {
 			err = t.Attach(x.path(), os.Getpid())
 		}
 		if err != nil {
-			x.log.WithError(err).Warnf("cannot leave the service's cgroup in the hierarchy %s: it may be killed with the service", t)
+			x.log.WithError(err).Warnf(
+				"cannot leave the service's cgroup in the hierarchy %s: it may be killed with the service", t)
 		}
 	}
 }
 
-// comeBack leaves nothing behind.
+// comeBack removes the cgroups that leave made.
 func (x *away) comeBack() {
 	for _, t := range x.left {
 		err := t.Attach("/", os.Getpid())
@@ -54,17 +55,18 @@ func (x *away) comeBack() {
 		if err != nil {
 			x.log.WithError(err).Warnf("cannot remove %s from the hierarchy %s", x.path(), t)
 		}
-		_ = t.RemoveIfEmpty(parent) // another's guests may be there
+		// Other guests may be there.
+		_ = t.RemoveIfEmpty(parent)
 	}
 }
 
-// refusals are said, but no more than one in a second.
+// refusals limits log messages about refusals to one in a second.
 type refusals struct {
 	mu   sync.Mutex
 	last time.Time // guarded by mu
 }
 
-// refuse says why somebody is not served.
+// refuse logs the refusal of a listener.
 func (a *answerer) refuse(err error) {
 	a.refusals.mu.Lock()
 	defer a.refusals.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// failpoint kills this process where VCGROUPFS_FAILPOINT=NAME:COUNT says, COUNT times in all. The deaths are counted
-// in the size of VCGROUPFS_FAILPOINT_FILE.
+// failpoint kills this process at the point of VCGROUPFS_FAILPOINT=NAME:COUNT, COUNT times in all. The size of
+// VCGROUPFS_FAILPOINT_FILE counts the deaths.
 func failpoint(name string) {
 	want, count, _ := strings.Cut(os.Getenv("VCGROUPFS_FAILPOINT"), ":")
 	most, _ := strconv.ParseInt(count, 10, 64)

@@ -17,7 +17,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// record is what is read of a guest's record (package daemon), which the worker keeps in the arena.
+// record is the part of a guest's record (package daemon) that the answerer uses. The worker keeps the record in the
+// arena.
 type record struct {
 	Name string `json:"name"`
 	Spec struct {
@@ -36,26 +37,26 @@ type record struct {
 	Self     bool   `json:"self"`
 }
 
-// The bounds of a guest.
+// Bounds of a guest.
 const (
-	maxOfGuest = 48                     // calls that are answered at once
-	stuckAfter = 200 * time.Millisecond // since a place was last given back: who has them all hangs
+	maxOfGuest = 48                     // calls under way at once
+	stuckAfter = 200 * time.Millisecond // since a slot was last given back: then the calls in all slots hang
 )
 
-// guest is one that the worker serves.
+// guest is a guest of the worker.
 type guest struct {
 	sight      state.Sight  // immutable
 	record     record       // immutable
-	view       *notify.View // nil where it is not found yet; a guest that find gave has it for good
+	view       *notify.View // nil before it is found; guests.find returns only guests with a view, which they keep
 	boundaries []*host.Boundary
 	policy     *policy.Policy // immutable
 
-	places chan struct{} // calls that are being answered
-	only   chan struct{} // one place that no other guest can take
-	given  atomic.Int64  // when a place was last given back, in nanoseconds
+	places chan struct{} // calls under way
+	only   chan struct{} // one slot, reserved for this guest
+	given  atomic.Int64  // time of the last slot given back, in nanoseconds
 }
 
-// take takes one of the guest's places. It waits for one, unless those who have them hang.
+// take takes one of the guest's slots. It waits for one, unless the calls in them hang.
 func (g *guest) take() bool {
 	select {
 	case g.places <- struct{}{}:
@@ -82,7 +83,7 @@ func (g *guest) give() {
 	<-g.places
 }
 
-// contains says whether a process is inside the guest's boundary in each hierarchy.
+// contains reports that a process is inside the guest's boundary in each hierarchy.
 func (g *guest) contains(pid int) bool {
 	for _, b := range g.boundaries {
 		if in, err := b.Contains(pid); err != nil || !in {
@@ -92,7 +93,7 @@ func (g *guest) contains(pid int) bool {
 	return len(g.boundaries) > 0
 }
 
-// depth tells the inner of two guests that contain a process.
+// depth orders guests that contain the same process: the larger one is the inner.
 func (g *guest) depth() int {
 	n := 0
 	for _, b := range g.record.Boundaries {
@@ -101,7 +102,7 @@ func (g *guest) depth() int {
 	return n
 }
 
-// guests are those of the arena.
+// guests are the guests of the arena.
 type guests struct {
 	arena *state.Arena
 	host  *host.Host
@@ -114,7 +115,7 @@ func newGuests(a *state.Arena, h *host.Host) *guests {
 	return &guests{arena: a, host: h, known: map[state.Sight]*guest{}}
 }
 
-// at are the guests that are seen. Called with mu held.
+// at returns the guests of some sights. Called with mu held.
 func (gs *guests) at(sights []state.Sight) (all []*guest) {
 	now := map[state.Sight]bool{}
 	for _, s := range sights {
@@ -140,7 +141,7 @@ func (gs *guests) at(sights []state.Sight) (all []*guest) {
 	return all
 }
 
-// read makes a guest of its record; nil when it has gone meanwhile, or is self.
+// read makes a guest from its record; nil if the guest has ended meanwhile, or is self.
 func (gs *guests) read(s state.Sight) *guest {
 	g := &guest{sight: s, places: make(chan struct{}, maxOfGuest), only: make(chan struct{}, 1)}
 	g.given.Store(time.Now().UnixNano())
@@ -149,7 +150,8 @@ func (gs *guests) read(s state.Sight) *guest {
 		return nil
 	}
 	if g.policy, err = spec.PolicyOf(g.record.Spec.Policy, g.record.Spec.Controllers); err != nil {
-		return nil // the worker does not serve it either
+		// The worker does not serve it either.
+		return nil
 	}
 	for _, id := range g.record.Boundaries {
 		for _, t := range gs.host.Hierarchies() {
@@ -164,11 +166,12 @@ func (gs *guests) read(s state.Sight) *guest {
 	return g
 }
 
-// openView finds the view where the daemon has mounted it.
+// openView finds the view at the daemon's mount point.
 func (g *guest) openView() *notify.View {
 	at := target.Target{Rootfs: g.record.Spec.Rootfs, Path: g.record.Spec.Target}
 	if at.Rootfs == "" {
-		at = target.Beside(at.Path) // there may be links on the way to the daemon's own directory; what is found is compared
+		// The path to the daemon's own directory may contain links. The device of the mount found is compared.
+		at = target.Beside(at.Path)
 	}
 	fd, err := target.Mount{Device: g.sight.Device}.At(at)
 	if err != nil {
@@ -197,8 +200,8 @@ func (g *guest) close() {
 	}
 }
 
-// find is the guest of a container: that of its name and first process, or of that process alone, or the innermost in
-// whose boundary it is. Nil for none.
+// find returns the guest of a container: the one of its first process, confirmed by start time or name; by name alone
+// if the pid is unknown; or else the innermost one with that process inside its boundary. nil for none.
 func (gs *guests) find(w word, sights []state.Sight) (found *guest) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -226,7 +229,7 @@ func (gs *guests) find(w word, sights []state.Sight) (found *guest) {
 	return found
 }
 
-// inGuest says whether a process is inside a guest's boundary.
+// inGuest reports that a process is inside a guest's boundary.
 func (gs *guests) inGuest(pid int) bool {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()

@@ -2,20 +2,20 @@
 //
 // # Words
 //
-// A runtime gives a container a seccomp profile that stops some calls, and hands the listener of that over: the
-// descriptor by which the calls come. The answerer matches it to the guest whose view the container has, and answers
-// as package notify does. To pass a call on is to let the kernel do it as if there were no profile. An entry is what
-// the answerer knows of a listener; its word is what the holder keeps of that.
+// A runtime gives a container a seccomp profile that stops some calls, and hands over its listener: the descriptor that
+// delivers the calls. The answerer finds the guest whose view the container has, and answers as package notify does. To
+// pass a call on is to let the kernel carry it out as without a profile. An entry is the answerer's state of a
+// listener; its word is the part of it that the holder keeps.
 //
 // # What always holds
 //
-//   - A call is passed on unless it is known of which guest the container is: the listener may come before the guest,
-//     outlive it, or be of no guest.
-//   - What is answered is about the view of that guest alone. Whoever hands a listener over says whose it is; a wrong
-//     word gains nothing, since every answer is about the caller itself (package notify).
-//   - A listener is with the holder before a call of it is received, and a call is received into memory that outlives
+//   - A call is passed on unless the container's guest is known: the listener may come before the guest, outlive
+//     it, or belong to no guest.
+//   - An answer concerns the view of that guest alone. The process that hands a listener over names the guest; a
+//     wrong name gains nothing, since every answer is about the caller itself (package notify).
+//   - The holder has a listener before a call is received from it, and a call is received into memory that outlives
 //     this process.
-//   - When the holder ends, this process lives on until the last container with a listener has ended: without
+//   - After the end of the holder this process lives on until the last container with a listener has ended: without
 //     listeners the kernel fails their calls with ENOSYS.
 //
 // Lock order: entry.mu, then guests.mu. answerer.mu is a leaf. None is held across a call that can block on a guest.
@@ -39,24 +39,25 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 )
 
-// word is what must be known of a listener to find its guest, as the holder keeps it: KIND.PID.START.NAME.
+// word identifies the guest of a listener, as the holder keeps it: KIND.PID.START.NAME.
 type word struct {
 	kind  string
 	pid   int    // of the container's first process
-	start uint64 // of that process, so that its number is no other's; 0 where it had ended
+	start uint64 // of that process, to detect a reused number; 0 if it had ended
 	name  string // of the guest
 }
 
-// The kinds of what is kept.
+// Kinds of kept descriptors.
 const (
-	kindConn     = "conn"     // a connection of which the listener was not read yet
+	kindConn     = "conn"     // a connection whose listener is not received yet
 	kindListener = "listener" //
-	kindLXC      = "lxc"      // a connection by which LXC asks for each call
+	kindLXC      = "lxc"      // a connection by which LXC sends each call
 )
 
+// String returns the word in the holder's form.
 func (w word) String() string { return fmt.Sprintf("%s.%d.%d.%s", w.kind, w.pid, w.start, w.name) }
 
-// parseWord reads a word. Of what it does not understand only the kind is set, or nothing.
+// parseWord reads a word. Of an unknown form it sets the kind only, or nothing.
 func parseWord(s string) word {
 	parts := strings.SplitN(s, ".", 4)
 	w := word{kind: parts[0]}
@@ -68,30 +69,31 @@ func parseWord(s string) word {
 	return w
 }
 
-// entry is a listener.
+// entry is the state of one listener.
 type entry struct {
 	of   *answerer
 	key  uint64 // immutable
 	word word   // immutable
 	log  *logrus.Entry
 
-	running atomic.Int32          // calls that are being answered
-	guest   atomic.Pointer[guest] // nil while none is known
+	running atomic.Int32          // calls under way
+	guest   atomic.Pointer[guest] // nil while unknown
 
-	mu   sync.Mutex    // held while a guest is looked for
-	seen []state.Sight // guarded by mu; the guests among which there was none
+	mu   sync.Mutex    // held during the search for the guest
+	seen []state.Sight // guarded by mu; the guests of the last search without a result
 }
 
 const (
-	// threads is how many calls of a listener may wait for a guest's file system; calls that are being answered have room in a page.
+	// threads bounds the calls of a listener that may wait for a guest's file system. The calls under way fit into a page.
 	threads = (state.CallsOfListener - 1) / 4
-	// callTimeout is how long a call may take to be answered.
+	// callTimeout bounds the time of a call until its answer.
 	callTimeout = 5 * time.Second
-	// patience is how long a call waits for a place among those of its guest that are being answered.
+	// patience bounds a call's wait for one of its guest's slots.
 	patience = time.Second
 )
 
-// serve answers the calls of a listener, which it takes over, until its last process has ended or this process drains.
+// serve answers the calls of a listener, which it takes over, until the listener's last process has ended or this
+// process drains.
 func (e *entry) serve(fd int) {
 	a := e.of
 	file, err := notify.NewListener(fd)
@@ -107,19 +109,21 @@ func (e *entry) serve(fd int) {
 	}
 	err = s.Serve(file, requests(a.calls.Of(e.key)))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return // the next answerer has it
+		// The next answerer has it.
+		return
 	}
 	if err != nil {
 		e.log.WithError(err).Error("a listener is served no more")
 	}
 	for end := time.Now().Add(callTimeout + time.Second); e.running.Load() > 0 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond) // a call that ends late gives its room back
+		// A call that ends late still uses its memory.
+		time.Sleep(10 * time.Millisecond)
 	}
 	file.Close()
 	a.forget(e)
 }
 
-// requests are the rooms of calls as package notify has them: both are struct seccomp_notif.
+// requests converts the memory of calls for package notify: both types are struct seccomp_notif.
 func requests(calls []*state.Call) (all []*notify.Request) {
 	for _, c := range calls {
 		all = append(all, (*notify.Request)(c.Pointer()))
@@ -127,7 +131,7 @@ func requests(calls []*state.Call) (all []*notify.Request) {
 	return all
 }
 
-// admit says whether a call is answered, and what to do when it was.
+// admit admits a call to be answered. leave must be called after the answer.
 func (e *entry) admit() (leave func(), ok bool) {
 	if e.of.passing.Load() {
 		return nil, false
@@ -148,7 +152,7 @@ func (e *entry) admit() (leave func(), ok bool) {
 	}, true
 }
 
-// observe counts what became of a call.
+// observe counts the outcome of a call.
 func (e *entry) observe(passedOn bool) {
 	if g := e.guest.Load(); g != nil && e.of.arena.Sees(g.sight) {
 		x := e.of.arena.Glance(g.sight).Answers()
@@ -160,8 +164,8 @@ func (e *entry) observe(passedOn bool) {
 	}
 }
 
-// match is the guest of a listener, nil while there is none. It looks for one only where guests have come or gone
-// since.
+// match returns the guest of a listener, nil if there is none. It searches again only after guests were added or
+// removed.
 func (e *entry) match() *guest {
 	g := e.guest.Load()
 	if g != nil && e.of.arena.Sees(g.sight) {
@@ -200,7 +204,7 @@ func sameSights(a, b []state.Sight) bool {
 	return true
 }
 
-// Type is what package notify asks of the guest.
+// Type implements notify.Guest.
 func (e *entry) Type(fd int) uint32 {
 	if g := e.guest.Load(); g != nil {
 		return g.view.Type(fd)
@@ -208,7 +212,7 @@ func (e *entry) Type(fd int) uint32 {
 	return 0
 }
 
-// Tree is, too.
+// Tree implements notify.Guest. notify.ErrPassOn without a guest.
 func (e *entry) Tree(c *notify.Caller, fstype, options string) (int, error) {
 	if g := e.guest.Load(); g != nil {
 		return g.tree(c, fstype, options)
@@ -216,7 +220,7 @@ func (e *entry) Tree(c *notify.Caller, fstype, options string) (int, error) {
 	return -1, notify.ErrPassOn
 }
 
-// kept is a listener as the holder is to keep it.
+// kept returns a listener in the form for the holder.
 func (e *entry) kept(fd int) holder.Listener {
 	return holder.Listener{Key: e.key, FD: fd, Word: e.word.String()}
 }

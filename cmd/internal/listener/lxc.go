@@ -16,11 +16,11 @@ import (
 )
 
 // The protocol is that of lxc.seccomp.notify.proxy (struct seccomp_notify_proxy_msg, src/lxc/lxcseccomp.h of liblxc
-// 5.0): LXC keeps the listener, receives each call itself and sends it in one packet, with descriptors of
-// /proc/<pid>, of the caller's memory and of the listener. It waits for the same packet with the answer filled in, 30
-// s at most, and answers ENOSYS where that does not come.
+// 5.0). LXC keeps the listener, receives each call itself and sends it in one packet, with descriptors of /proc/<pid>,
+// of the caller's memory and of the listener. It waits 30 s at most for the same packet with the answer filled in, and
+// otherwise answers ENOSYS.
 //
-// A packet is taken from the connection only when it is answered, so that the next answerer finds it.
+// A packet leaves the connection only after its answer, so that the next answerer finds an unanswered one.
 
 const (
 	// Bytes: reserved (8), the monitor's pid (4), init's pid (4), three sizes (6), padding (2), the cookie's length (8).
@@ -28,14 +28,14 @@ const (
 	lxcInitPid   = 12
 	lxcSizes     = 16
 	lxcFDs       = 3
-	lxcListener  = 2 // among the descriptors
+	lxcListener  = 2 // index among the descriptors
 	maxLXCPacket = 4096
-	sentWait     = 50 * time.Millisecond // for LXC to act upon an answer that it has read
+	sentWait     = 50 * time.Millisecond // bounds LXC's reaction to an answer that it has read
 )
 
-// request is what LXC asks.
+// request is a packet of LXC.
 type request struct {
-	packet   []byte // without the cookie: what LXC wants back
+	packet   []byte // without the cookie: the form of the reply
 	response []byte // a part of it
 	call     notify.Request
 	initPid  int
@@ -55,7 +55,8 @@ func parseLXC(packet []byte, fds []int) (*request, error) {
 	r := &request{fds: fds, listener: -1, initPid: int(int32(binary.NativeEndian.Uint32(packet[lxcInitPid:])))}
 	end := lxcHead + notif + resp
 	if notif < int(unsafe.Sizeof(r.call)) || resp < notify.ResponseSize || len(packet) < end {
-		return nil, fmt.Errorf("cannot read a packet of LXC: sizes of %d, %d and %d bytes do not fit", notif, resp, len(packet))
+		return nil, fmt.Errorf("cannot read a packet of LXC: sizes of %d, %d and %d bytes do not fit",
+			notif, resp, len(packet))
 	}
 	r.packet, r.response = packet[:end:end], packet[lxcHead+notif:end]
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.call)), unsafe.Sizeof(r.call)), packet[lxcHead:])
@@ -91,7 +92,7 @@ func (a *answerer) acceptLXC(l *net.UnixListener) {
 	}
 }
 
-// serveLXC goes on with a connection that was kept.
+// serveLXC resumes a kept connection.
 func (e *entry) serveLXC(fd int) {
 	file := os.NewFile(uintptr(fd), "lxc")
 	c, err := net.FileConn(file)
@@ -103,7 +104,7 @@ func (e *entry) serveLXC(fd int) {
 	e.of.forget(e)
 }
 
-// answerLXC answers what comes by a connection until it is closed, or this process drains.
+// answerLXC answers the packets of a connection until it is closed, or this process drains.
 func (e *entry) answerLXC(c *net.UnixConn, again bool) {
 	defer c.Close()
 	if err := e.hold(c); err != nil {
@@ -119,7 +120,8 @@ func (e *entry) answerLXC(c *net.UnixConn, again bool) {
 		}
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return // the next answerer has it
+		// The next answerer has it.
+		return
 	}
 	if !errors.Is(err, errClosed) {
 		e.log.WithError(err).Warn("LXC is answered no more")
@@ -129,7 +131,7 @@ func (e *entry) answerLXC(c *net.UnixConn, again bool) {
 
 var errClosed = errors.New("the connection is closed")
 
-// hold has the holder keep a connection. (*net.UnixConn).File would make it one that blocks, for all who have it.
+// hold lets the holder keep a connection. (*net.UnixConn).File would make it blocking for every process that has it.
 func (e *entry) hold(c *net.UnixConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -139,7 +141,7 @@ func (e *entry) hold(c *net.UnixConn) error {
 	return errors.Join(failed, err)
 }
 
-// nextLXC answers the next packet. again says that an answerer before may have answered it.
+// nextLXC answers the next packet. again: an earlier answerer may have answered it.
 func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error, again bool) error {
 	packet, fds, err := receivePacket(read, unix.MSG_PEEK)
 	if err != nil {
@@ -167,7 +169,7 @@ func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error,
 	return take(read)
 }
 
-// learn notes of which container a connection is. What it is about does not change.
+// learn stores the container of a connection, which does not change.
 func (e *entry) learn(c *net.UnixConn, initPid int) *entry {
 	e.word.pid = initPid
 	e.word.start, _ = host.StartOf(initPid)
@@ -180,14 +182,16 @@ func (e *entry) learn(c *net.UnixConn, initPid int) *entry {
 // answerOne finds the answer to one call.
 func (e *entry) answerOne(r *request) (errno unix.Errno, passOn bool) {
 	if r.listener < 0 {
-		return 0, true // an LXC that gives none, before 4.0.3: nothing would say whether the caller still waits
+		// LXC before 4.0.3 sends no listener: nothing would tell whether the caller still waits.
+		return 0, true
 	}
-	s := &notify.Supervisor{Guest: e, Log: e.log, Timeout: callTimeout, Admit: e.admit, Observe: e.observe, Stuck: e.of.stuck}
+	s := &notify.Supervisor{Guest: e, Log: e.log, Timeout: callTimeout, Admit: e.admit, Observe: e.observe,
+		Stuck: e.of.stuck}
 	return s.Once(r.listener, &r.call)
 }
 
-// wasAnswered says whether a packet was answered by an answerer that could not take it from the connection any more:
-// the answer is there unread, or LXC has acted upon it.
+// wasAnswered reports that an earlier answerer answered a packet but did not remove it from the connection: the answer
+// is still unread, or LXC has acted upon it.
 func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) bool {
 	unread := 0
 	_ = read(func(fd uintptr) bool {
@@ -205,7 +209,7 @@ func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) 
 	return unread > 0
 }
 
-// take takes a packet from the connection.
+// take removes a packet from the connection.
 func take(read func(func(fd uintptr) bool) error) error {
 	_, fds, err := receivePacket(read, 0)
 	closeAll(fds)

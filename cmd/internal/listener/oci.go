@@ -18,18 +18,18 @@ import (
 )
 
 // The protocol is that of linux.seccomp.listenerPath: "The Container Process State" in config-linux.md of the OCI
-// runtime specification. The runtime connects, sends the state once, with the listener, and closes. runc 1.1.5 does
-// so after the createRuntime hooks, and once more for each process that it executes in the container. crun 1.8.1 connects
-// before the container's process is there, has that process send the state, and says of one that it executes in the
-// container the container's name alone: the pids are 0.
+// runtime specification. The runtime connects, sends the state once, with the listener, and closes. runc 1.1.5 does so
+// after the createRuntime hooks, and again for each process that it executes in the container. crun 1.8.1 connects
+// before the container's process exists, and lets that process send the state. For a process that it executes in the
+// container it sends the container's name alone: the pids are 0.
 
 const (
 	maxState    = 64 << 10 // bytes
 	maxStateFDs = 8
-	// hooksTime is how long a runtime may take until it sends: its hooks run meanwhile.
+	// hooksTime bounds the runtime's time to send: its hooks run meanwhile.
 	hooksTime = 2 * time.Minute
-	stateTime = 5 * time.Second // for the rest
-	// maxReading bounds the connections that are read at once. Others wait to be accepted.
+	stateTime = 5 * time.Second // for the rest of the state
+	// maxReading bounds the connections read at once. Further ones wait to be accepted.
 	maxReading = 128
 	seccompFD  = "seccompFd"
 )
@@ -37,14 +37,14 @@ const (
 // processState is the container process state.
 type processState struct {
 	FDs   []string `json:"fds"`
-	Pid   int      `json:"pid"` // of the process that has the filter
+	Pid   int      `json:"pid"` // of the process with the filter
 	State struct {
 		ID  string `json:"id"`
 		Pid int    `json:"pid"` // of the container's first process
 	} `json:"state"`
 }
 
-// container says of which container a listener is.
+// container returns the container of a listener.
 func (s *processState) container() (word, error) {
 	w := word{kind: kindListener, pid: s.State.Pid, name: spec.NameOf(s.State.ID)}
 	if w.pid == 0 {
@@ -53,11 +53,12 @@ func (s *processState) container() (word, error) {
 	if s.State.ID == "" || w.pid < 0 {
 		return w, errors.New("the state names no container")
 	}
-	w.start, _ = host.StartOf(w.pid) // of one that has ended: none
+	// 0 for a process that has ended.
+	w.start, _ = host.StartOf(w.pid)
 	return w, nil
 }
 
-// acceptOCI receives listeners, some at a time.
+// acceptOCI receives listeners, several at a time.
 func (a *answerer) acceptOCI(l *net.UnixListener) {
 	reading := make(chan struct{}, maxReading)
 	for {
@@ -77,7 +78,7 @@ func (a *answerer) acceptOCI(l *net.UnixListener) {
 	}
 }
 
-// goesOn says whether accepting goes on after an error, and waits where that takes time.
+// goesOn reports that accepting continues after an error, and waits before it does.
 func (a *answerer) goesOn(err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
@@ -87,7 +88,7 @@ func (a *answerer) goesOn(err error) bool {
 	return true
 }
 
-// receiveOCI takes a listener from a new connection.
+// receiveOCI receives a listener from a new connection.
 func (a *answerer) receiveOCI(c *net.UnixConn) {
 	defer c.Close()
 	if err := a.peers.Check(c); err != nil {
@@ -99,14 +100,14 @@ func (a *answerer) receiveOCI(c *net.UnixConn) {
 		a.refuse(errFull)
 		return
 	}
-	// The holder has the connection before anything of it is read: a process that is killed meanwhile loses nothing.
+	// The holder gets the connection before anything is read from it: killing this process meanwhile loses nothing.
 	if err := e.hold(c); err != nil {
 		a.log.WithError(err).Warn("the holder does not keep a runtime's connection")
 	}
 	a.readOCI(e, c)
 }
 
-// resumeConn reads a connection that an answerer before has accepted.
+// resumeConn reads a connection that an earlier answerer accepted.
 func (a *answerer) resumeConn(e *entry, fd int) {
 	file := os.NewFile(uintptr(fd), "runtime")
 	c, err := net.FileConn(file)
@@ -120,8 +121,7 @@ func (a *answerer) resumeConn(e *entry, fd int) {
 	a.readOCI(e, u)
 }
 
-// readOCI reads the state from a connection and serves the listener that comes with it, which is kept under the same
-// key.
+// readOCI reads the state from a connection and serves its listener, which is kept under the same key.
 func (a *answerer) readOCI(e *entry, c *net.UnixConn) {
 	a.opened(e, c)
 	c.SetReadDeadline(time.Now().Add(hooksTime))
@@ -140,8 +140,8 @@ func (a *answerer) readOCI(e *entry, c *net.UnixConn) {
 	}
 }
 
-// readState reads the state without taking it from the connection, so that another process can, too. One that is
-// longer than what the kernel has in one piece is taken.
+// readState reads the state but leaves it in the connection, so that another process can read it too. A state too long
+// for one piece of the kernel's is removed.
 func readState(c *net.UnixConn) (listener int, w word, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -201,7 +201,7 @@ func receiveState(read func(func(fd uintptr) bool) error, flags int) (text []byt
 	return buf[:n], fds, nil
 }
 
-// readRest reads on until the state is whole.
+// readRest reads until the state is complete.
 func readRest(c io.Reader, text []byte, s *processState) error {
 	for json.Unmarshal(text, s) != nil {
 		if len(text) >= maxState {
@@ -238,7 +238,7 @@ func closeAll(fds []int) {
 	}
 }
 
-// isListener says whether a descriptor is a seccomp listener (init_listener, kernel/seccomp.c).
+// isListener reports that a descriptor is a seccomp listener (init_listener, kernel/seccomp.c).
 func isListener(fd int) bool {
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	return err == nil && name == "anon_inode:seccomp notify"
