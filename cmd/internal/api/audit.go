@@ -8,33 +8,33 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// AuditConfig says where denials go. A zero rate or burst is the default, 10 a second and 20 at once.
+// AuditConfig configures the reporting of denials. A zero rate or burst is the default, 10 a second and 20 at once.
 type AuditConfig struct {
 	Log       *logrus.Entry // a line for each
 	Hub       *Hub          // an event for each
-	Metrics   *Metrics      // counts what was dropped; nil: nobody does
-	PerSecond int           // of one guest, in the long run
+	Metrics   *Metrics      // counts dropped denials; may be nil
+	PerSecond int           // of one guest, on average
 	Burst     int           // of one guest, at once
 }
 
-// auditQueue is how many denials of all guests wait for the log, which may be slow.
+// auditQueue bounds the denials of all guests that wait for the log, which may be slow.
 const auditQueue = 1024
 
-// dropInterval is how often one guest's dropped denials are told of.
+// dropInterval is the pause between reports of dropped denials.
 const dropInterval = time.Second
 
-// Auditor tells of denials: one log line and one event for each that the guest's rate lets through, and a count of the
-// others. No denial is lost without being counted.
+// Auditor reports denials: one log line and one event for each that the guest's rate allows, and a count of the others.
+// No denial goes uncounted.
 type Auditor struct {
 	cfg   AuditConfig
 	start time.Time
 	queue chan told
-	wake  chan struct{} // holds one, when limited was empty
+	wake  chan struct{} // one slot, filled when limited was empty
 	stop  chan struct{}
 	ended chan struct{}
 
 	mu      sync.Mutex
-	limited []*GuestAudit // guarded by mu; those with a count to tell of
+	limited []*GuestAudit // guarded by mu; those with a count to report
 }
 
 type told struct {
@@ -51,19 +51,20 @@ func NewAuditor(cfg AuditConfig) *Auditor {
 		cfg.Burst = 20
 	}
 	a := &Auditor{
-		cfg: cfg, start: time.Now(), queue: make(chan told, auditQueue), wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
+		cfg: cfg, start: time.Now(), queue: make(chan told, auditQueue), wake: make(chan struct{}, 1),
+		stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	go a.run()
 	return a
 }
 
-// Close tells of what is left and ends the auditor. What guests do after it is counted and not told.
+// Close reports the remaining denials and ends the auditor. Later denials are counted, not reported.
 func (a *Auditor) Close() {
 	close(a.stop)
 	<-a.ended
 }
 
-// GuestAudit is the auditor's part of one guest, for its view to keep. It is some 60 bytes, and goes with the view.
+// GuestAudit is the auditor's state of one guest. Its view keeps it and frees it; it has some 60 bytes.
 type GuestAudit struct {
 	auditor *Auditor
 	name    string
@@ -71,24 +72,26 @@ type GuestAudit struct {
 	dropped atomic.Uint64
 }
 
-// Guest makes the part of a guest.
+// Guest makes the state of a guest.
 func (a *Auditor) Guest(name string) *GuestAudit {
 	g := &GuestAudit{auditor: a, name: name}
 	g.bucket.init(a.cfg.PerSecond, a.cfg.Burst)
 	return g
 }
 
-// Tell takes an event of kind EventDenied or EventQuota; guest and time need not be set. It is for the serving threads: it
-// takes no lock while denials are let through, and never waits for who writes the log.
-// path is asked for e.Path once the event is let through, for it costs something; nil where e has it.
+// Tell reports an event of kind EventDenied or EventQuota; guest and time need not be set. It is safe for serving
+// threads: it takes no lock while the rate allows denials, and never waits for the log.
+//
+// path returns e.Path, and is called only once the rate allows the event, because it is costly; nil if e has the path.
 func (g *GuestAudit) Tell(e Event, path func() string) { g.TellOf(e, path, nil) }
 
-// TellOf is Tell of what a stranger may have done: half of the guest's burst is for the guest alone. stranger is asked only
-// when the other half is used up; nil: it was the guest.
+// TellOf is Tell for an event whose cause may be a stranger: half of the burst is for the guest alone. stranger is
+// called only once the other half is used up; nil means the guest.
 func (g *GuestAudit) TellOf(e Event, path func() string, stranger func() bool) {
 	now := time.Now()
 	at := now.Sub(g.auditor.start)
-	if !g.bucket.take(at, g.bucket.depth/2) && (!g.bucket.has(at) || stranger != nil && stranger() || !g.bucket.take(at, 0)) {
+	if !g.bucket.take(at, g.bucket.depth/2) &&
+		(!g.bucket.has(at) || stranger != nil && stranger() || !g.bucket.take(at, 0)) {
 		g.drop()
 		return
 	}
@@ -106,7 +109,7 @@ func (g *GuestAudit) TellOf(e Event, path func() string, stranger func() bool) {
 	}
 }
 
-// drop counts one. The first since the last word of it has the auditor tell of them soon.
+// drop counts a dropped event. The first since the last report makes the auditor report soon.
 func (g *GuestAudit) drop() {
 	if g.dropped.Add(1) > 1 {
 		return
@@ -123,7 +126,8 @@ func (g *GuestAudit) drop() {
 
 func (a *Auditor) run() {
 	defer close(a.ended)
-	var tick <-chan time.Time // not nil while there are counts to tell of
+	// nil while there is no count to report.
+	var tick <-chan time.Time
 	for {
 		select {
 		case t := <-a.queue:
@@ -150,14 +154,15 @@ func (a *Auditor) run() {
 	}
 }
 
-// tellDropped tells of each count once.
+// tellDropped reports each count once.
 func (a *Auditor) tellDropped() {
 	a.mu.Lock()
 	limited := a.limited
 	a.limited = nil
 	a.mu.Unlock()
 	for _, g := range limited {
-		n := g.dropped.Swap(0) // what is dropped from here on is a new first
+		// A later drop is a new first.
+		n := g.dropped.Swap(0)
 		a.tell(Event{Time: time.Now(), Kind: EventDropped, Guest: g.name, Count: n, Reason: "more denials than are told of"})
 		if a.cfg.Metrics != nil {
 			a.cfg.Metrics.dropped.Add(float64(n))
@@ -165,7 +170,7 @@ func (a *Auditor) tellDropped() {
 	}
 }
 
-// tell is the event and the log line, which have the same fields.
+// tell publishes the event and logs it, with the same fields.
 func (a *Auditor) tell(e Event) {
 	a.cfg.Hub.Publish(e)
 	f := logrus.Fields{"guest": e.Guest}
@@ -180,8 +185,8 @@ func (a *Auditor) tell(e Event) {
 	a.cfg.Log.WithTime(e.Time).WithFields(f).Warn(e.Kind)
 }
 
-// bucket is a token bucket without a lock: it keeps the time at which it would be full again. It is the generic cell rate
-// algorithm in its form of the virtual schedule (ITU-T I.371, annex A).
+// bucket is a token bucket without a lock: it keeps the time of being full again. It is the generic cell rate algorithm
+// as virtual scheduling (ITU-T I.371, annex A).
 type bucket struct {
 	price time.Duration // of a token
 	depth time.Duration // price × burst
@@ -193,7 +198,7 @@ func (b *bucket) init(perSecond, burst int) {
 	b.depth = b.price * time.Duration(burst)
 }
 
-// wait takes a token, and says how long to wait for it.
+// wait takes a token, and returns the wait until it is available.
 func (b *bucket) wait(now time.Duration) time.Duration {
 	for {
 		full := b.full.Load()
@@ -204,12 +209,12 @@ func (b *bucket) wait(now time.Duration) time.Duration {
 	}
 }
 
-// has says whether there is a token. Now counts from the owner's start.
+// has reports that a token is available. now counts from the owner's start.
 func (b *bucket) has(now time.Duration) bool {
 	return max(time.Duration(b.full.Load()), now)+b.price-now <= b.depth
 }
 
-// take takes a token, if there is one and more are left than what keep costs.
+// take takes a token if one is available and tokens worth keep remain afterwards.
 func (b *bucket) take(now, keep time.Duration) bool {
 	for {
 		full := b.full.Load()

@@ -6,35 +6,46 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// Backend does what the routes ask for. An error is answered by its kind (package fault). All methods may be called
-// from any goroutine.
+// Backend implements the routes. The kind of an error determines the answer (package fault). Any goroutine may call any
+// method.
 type Backend interface {
+	// Info describes the daemon.
 	Info() Info
+	// Guests lists the guests by name.
 	Guests() []Guest
+	// Guest returns a guest. fault.NotFound if there is none, as for all methods with a name but Add.
 	Guest(name string) (Guest, error)
-	// Add makes a guest for its maker; p is the spec's policy. One that is there with the same spec is no error, and
-	// made is false.
+	// Add adds a guest for its maker; p is the spec's policy. An existing guest with the same spec is no error: then made
+	// is false.
 	Add(ctx context.Context, name string, spec GuestSpec, p *policy.Policy, by Maker) (g Guest, made bool, err error)
-	// Remove takes a guest away: fault.NotFound when there is none, fault.Conflict when it is another maker's or
-	// frozen. By force it is taken away all the same, and its processes go on.
+	// Remove removes a guest: fault.NotFound if there is none, fault.Conflict if it is another maker's or frozen. force
+	// removes it nevertheless, and its processes go on.
 	Remove(ctx context.Context, name string, by Maker, force bool) error
+	// Tree returns a guest's cgroups.
 	Tree(name string) (Cgroup, error)
+	// Top returns each guest's present usage.
 	Top() []Usage
+	// Set sets limits of a guest and returns all changes; fault.Invalid, fault.Unsupported or fault.Failed as by package
+	// cgroups.
 	Set(name string, limits []Limit) ([]Change, error)
-	// Attach attaches the view in the guest's mount namespace anew, unless it is there; fault.Invalid for a guest
-	// without Into.
+	// Attach attaches the view in the guest's mount namespace again, unless it is there; fault.Invalid for a guest without
+	// Into.
 	Attach(name string) error
+	// Freeze stops a guest's processes; the error is that of package cgroups.
 	Freeze(ctx context.Context, name string) error
+	// Thaw resumes a guest's processes; the error is that of package cgroups.
 	Thaw(ctx context.Context, name string) error
+	// Kill kills a guest's processes; the error is that of package cgroups.
 	Kill(ctx context.Context, name string) error
-	// Subscribe gives events until cancel is called; guest "" is all. A subscriber that does not keep up misses some, and is
-	// told how many by an EventDropped.
+	// Subscribe returns a stream of events until cancel is called; guest "" is all. A slow subscriber misses some, and
+	// gets their count in an EventDropped.
 	Subscribe(guest string) (events <-chan Event, cancel func())
-	// Upgrade goes on with another program; it returns when the new worker serves, or says why the old one stays.
+	// Upgrade replaces the worker by another program's. It returns once the new worker serves, or with the reason why the
+	// old one stays.
 	Upgrade(ctx context.Context, program string) error
-	// ShowType has statfs answer for a file system that a process, by the daemon's pid numbers, has open;
-	// fault.Unsupported where nothing answers for any.
+	// ShowType makes statfs answer for a file system that a process, by the daemon's pid numbers, has open;
+	// fault.Unsupported without BPF.
 	ShowType(ctx context.Context, pid int, r TypeRequest) error
-	// InGuest says whether a process, by the daemon's pid numbers, is inside a guest's boundary.
+	// InGuest reports that a process, by the daemon's pid numbers, is inside a guest's boundary.
 	InGuest(pid int) bool
 }

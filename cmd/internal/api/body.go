@@ -11,15 +11,15 @@ import (
 	"unicode/utf8"
 )
 
-// maxBody bounds a request's body. The largest part of one is a policy's text.
+// maxBody bounds a request's body, in bytes. A policy's text is the largest part of one.
 const maxBody = 1 << 20
 
-// maxNesting bounds how deep a body's values may nest; no body of the interface needs more than 3.
+// maxNesting bounds the nesting of a body's values. The interface needs 3 at most.
 const maxNesting = 16
 
-// decode reads a body into a wire struct, strictly: what encoding/json would pass over in silence (fields that are not
-// known, or known in other letters, or given twice; bytes that are no UTF-8; data after the value) is an error. The error
-// names the field and what is allowed.
+// decode reads a body into a wire struct, strictly. encoding/json would ignore unknown fields, fields in other letters
+// or given twice, invalid UTF-8, and data after the value; decode rejects each. The error names the field and the
+// allowed values.
 func decode(raw []byte, into any) error {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return errors.New("the body is empty; give " + kindName(reflect.TypeOf(into).Elem()) + " as JSON")
@@ -39,8 +39,8 @@ func decode(raw []byte, into any) error {
 
 var anyType = reflect.TypeFor[any]()
 
-// checkKeys reads one value and checks the keys of its objects against the fields of t. Where a value is of another kind
-// than t, Unmarshal is left to say so.
+// checkKeys reads one value and checks the keys of its objects against the fields of t. It ignores a value of another
+// kind than t: Unmarshal reports that.
 func checkKeys(d *json.Decoder, t reflect.Type, at string, depth int) error {
 	if depth > maxNesting {
 		return fmt.Errorf("the body nests deeper than %d", maxNesting)
@@ -67,7 +67,8 @@ func checkKeys(d *json.Decoder, t reflect.Type, at string, depth int) error {
 	default:
 		return nil
 	}
-	_, err = d.Token() // the end of it
+	// The closing delimiter.
+	_, err = d.Token()
 	return err
 }
 
@@ -125,7 +126,7 @@ func (f fields) of(name string) reflect.Type {
 	return nil
 }
 
-// jsonError says in the interface's words what encoding/json found.
+// jsonError rewrites an error of encoding/json in the interface's words.
 func jsonError(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError

@@ -14,7 +14,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// Bounds on what a request may carry; the kernel's own are PATH_MAX and, for a write to a control file, a page
+// Bounds of a request's fields. The kernel's own are PATH_MAX and, for a write to a control file, a page
 // (kernfs_fop_write_iter).
 const (
 	maxPath   = 4095
@@ -22,9 +22,9 @@ const (
 	maxLimits = 256
 )
 
-// Check says every fault of a spec, a line for each: a field's name, what is wrong with it and what is allowed. It knows no
-// host: a cgroup, a process, a directory or a controller that is not there is for who makes the guest to find. p is
-// the guest's policy, narrowed to its controllers.
+// Check reports every fault of a spec, a line for each: the field's name, the fault and the allowed values. It does not
+// check against the host: the daemon finds a missing cgroup, process, directory or controller while it adds the guest.
+// p is the guest's policy, narrowed to its controllers.
 func (s *GuestSpec) Check() (p *policy.Policy, err error) {
 	p = policy.Default()
 	if s.Policy != "" {
@@ -33,7 +33,7 @@ func (s *GuestSpec) Check() (p *policy.Policy, err error) {
 	return s.check(p, err)
 }
 
-// CheckParsed is Check of a spec whose policy has been parsed.
+// CheckParsed is Check for a spec with its policy already parsed.
 func (s *GuestSpec) CheckParsed(p *policy.Policy) error {
 	_, err := s.check(p, nil)
 	return err
@@ -50,8 +50,9 @@ func (s *GuestSpec) check(p *policy.Policy, policyErr error) (*policy.Policy, er
 	case s.Boundary != "" && s.Pid != 0:
 		fault("boundary", "given beside pid; give one of the two")
 	case s.Boundary != "" && !cleanPath(s.Boundary):
-		fault("boundary", "%q is not allowed; give the path of a cgroup below the root, counted from the root of each hierarchy, "+
-			"such as /machines/web", s.Boundary)
+		fault("boundary",
+			"%q is not allowed; give the path of a cgroup below the root, counted from the root of each hierarchy, "+
+				"such as /machines/web", s.Boundary)
 	}
 	if s.CurrentCgroup && s.Pid == 0 {
 		fault("currentCgroup", "given without pid; it says which cgroup of a process to take")
@@ -70,7 +71,8 @@ func (s *GuestSpec) check(p *policy.Policy, policyErr error) (*policy.Policy, er
 	case s.Rootfs != "" && s.Target == "":
 		fault("rootfs", "given without target; it is the guest's root, from which target is counted")
 	case s.Rootfs != "" && !cleanPath(s.Rootfs):
-		fault("rootfs", "%q is not allowed; give the absolute path of the guest's root, without . and .., such as /srv/web/rootfs", s.Rootfs)
+		fault("rootfs",
+			"%q is not allowed; give the absolute path of the guest's root, without . and .., such as /srv/web/rootfs", s.Rootfs)
 	}
 	if s.Over && s.Target == "" {
 		fault("over", "given without target; it lets the view be mounted over what is there")
@@ -106,16 +108,19 @@ func (i *Into) check(pid int, fault func(field, format string, args ...any)) {
 		fault("into", "given without pid; it is a place in the mount namespace of a process")
 	}
 	if !cleanPath(i.Path) {
-		fault("into.path", "%q is not allowed; give the absolute path of a directory in the guest, such as /sys/fs/cgroup", i.Path)
+		fault("into.path", "%q is not allowed; give the absolute path of a directory in the guest, such as /sys/fs/cgroup",
+			i.Path)
 	}
 	if i.Rootfs != "" && !cleanPath(i.Rootfs) {
-		fault("into.rootfs", "%q is not allowed; give the absolute path of the directory that will be the guest's root", i.Rootfs)
+		fault("into.rootfs", "%q is not allowed; give the absolute path of the directory that will be the guest's root",
+			i.Rootfs)
 	}
 }
 
-// narrow is the policy with the controllers, which may only narrow what it lists. The controllers of a spec whose
-// policy is wrong are held against the default, so that all faults are said at once.
-func (s *GuestSpec) narrow(p *policy.Policy, policyErr error, fault func(field, format string, args ...any)) *policy.Policy {
+// narrow returns the policy with the controllers, which can only narrow its list. With a wrong policy, it checks the
+// controllers against the default, so that all faults are reported at once.
+func (s *GuestSpec) narrow(p *policy.Policy, policyErr error,
+	fault func(field, format string, args ...any)) *policy.Policy {
 	if policyErr != nil {
 		for line := range strings.SplitSeq(policyErr.Error(), "\n") {
 			fault("policy", "%s", strings.TrimPrefix(line, "policy:"))
@@ -134,12 +139,13 @@ func (s *GuestSpec) narrow(p *policy.Policy, policyErr error, fault func(field, 
 	return narrowed
 }
 
-// Place is where on the host the view is mounted.
+// Place returns the mount point of the view on the host.
 func (s *GuestSpec) Place() target.Target { return target.Target{Rootfs: s.Rootfs, Path: s.Target} }
 
-// cleanPath says whether p is absolute, below the root, and written in the one way.
+// cleanPath reports that p is absolute, below the root, and in canonical form.
 func cleanPath(p string) bool {
-	return strings.HasPrefix(p, "/") && p != "/" && path.Clean(p) == p && len(p) <= maxPath && !strings.ContainsAny(p, "\x00\n")
+	return strings.HasPrefix(p, "/") && p != "/" && path.Clean(p) == p && len(p) <= maxPath &&
+		!strings.ContainsAny(p, "\x00\n")
 }
 
 func checkLimit(l Limit) error {
@@ -147,15 +153,17 @@ func checkLimit(l Limit) error {
 		return fmt.Errorf("%q is not allowed; give the name of a control file of the boundary, such as pids.max", l.File)
 	}
 	if l.Value == "" || len(l.Value) > maxValue || strings.ContainsAny(l.Value, "\x00\n") {
-		return fmt.Errorf("the value of %s is not allowed; give one line of 1 to %d bytes, such as %s=64", l.File, maxValue, l.File)
+		return fmt.Errorf("the value of %s is not allowed; give one line of 1 to %d bytes, such as %s=64", l.File, maxValue,
+			l.File)
 	}
 	return nil
 }
 
-// CheckLimits says every fault of the body of POST /v1/guests/{name}/set, a line for each.
+// CheckLimits reports every fault of the body of POST /v1/guests/{name}/set, a line for each.
 func CheckLimits(limits []Limit) error {
 	if len(limits) == 0 || len(limits) > maxLimits {
-		return fmt.Errorf("%d limits; give 1 to %d, as in [{\"file\": \"pids.max\", \"value\": \"64\"}]", len(limits), maxLimits)
+		return fmt.Errorf("%d limits; give 1 to %d, as in [{\"file\": \"pids.max\", \"value\": \"64\"}]", len(limits),
+			maxLimits)
 	}
 	var faults []string
 	for i, l := range limits {
@@ -171,8 +179,9 @@ func CheckLimits(limits []Limit) error {
 
 func (u *UpgradeRequest) check() error {
 	if u.Program != "" && !cleanPath(u.Program) {
-		return fmt.Errorf("program: %q is not allowed; give the absolute path of a program without . and .., or nothing for the one "+
-			"that the daemon was started as", u.Program)
+		return fmt.Errorf(
+			"program: %q is not allowed; give the absolute path of a program without . and .., or nothing for the one "+
+				"that the daemon was started as", u.Program)
 	}
 	return nil
 }

@@ -17,37 +17,39 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
-// How long a call is tried again, and how often.
+// Bounds and pauses of retries.
 const (
-	retryFor   = 10 * time.Second       // while the worker is replaced
-	refusedFor = time.Second            // where nobody listens at all
+	retryFor   = 10 * time.Second       // during the replacement of the worker
+	refusedFor = time.Second            // without any listening daemon
 	retryEvery = 50 * time.Millisecond  // at first
 	retryMost  = 500 * time.Millisecond // later
 )
 
-// Client asks a daemon. While its worker is replaced, which a call may notice by its connection breaking, calls that can be
-// done twice with the same effect as once are tried again. All methods may be called from any goroutine. Errors are of
-// the kind that the daemon answered with, fault.NoDaemon where none listens on the socket and fault.Unsupported where
-// the caller may not connect; others say what to do.
+// Client calls a daemon. During the replacement of the daemon's worker, when a call's connection may break, it repeats
+// calls that can be repeated safely. Any goroutine may call any method. An error has the kind of the daemon's answer,
+// fault.NoDaemon if no daemon listens on the socket, or fault.Unsupported if the caller may not connect; other errors
+// name a remedy.
 type Client struct {
 	socket string
 	http   *http.Client
-	maker  Maker // of the guests that it adds; none: by hand
+	maker  Maker // of the guests to add; empty: by hand
 }
 
-// NewClient makes a client of the daemon on a socket. It connects when it is asked to do something.
+// NewClient makes a client of the daemon on a socket. It connects at the first call.
 func NewClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true, IdleConnTimeout: idleTimeout / 2}}}
+	return &Client{socket: socket,
+		http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true,
+			IdleConnTimeout: idleTimeout / 2}}}
 }
 
-// Close closes the connections that are kept for the next call.
+// Close closes the idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Info says what serves.
+// Info returns the daemon's description.
 func (c *Client) Info(ctx context.Context) (i Info, err error) {
 	return i, c.call(ctx, "GET", "/v1/info", nil, &i)
 }
@@ -57,26 +59,26 @@ func (c *Client) Guests(ctx context.Context) (all []Guest, err error) {
 	return all, c.call(ctx, "GET", "/v1/guests", nil, &all)
 }
 
-// Guest is one guest; fault.NotFound when there is none.
+// Guest returns one guest; fault.NotFound if there is none.
 func (c *Client) Guest(ctx context.Context, name string) (g Guest, err error) {
 	return g, c.call(ctx, "GET", guestPath(name, ""), nil, &g)
 }
 
-// As is the same client, whose guests another maker makes and removes.
+// As returns the same client for another maker of guests.
 func (c *Client) As(by Maker) *Client {
 	as := *c
 	as.maker = by
 	return &as
 }
 
-// Add makes a guest. Made is false for one that was there with the same spec; fault.Conflict when there is another.
+// Add adds a guest. made is false for an existing guest with the same spec; fault.Conflict for one with another spec.
 func (c *Client) Add(ctx context.Context, name string, spec GuestSpec) (g Guest, made bool, err error) {
 	status, _, err := c.try(ctx, "PUT", guestPath(name, ""), spec, &g)
 	return g, status == http.StatusCreated, err
 }
 
-// Remove takes a guest away; fault.NotFound when there is none, fault.Conflict when it is another maker's or frozen,
-// unless by force.
+// Remove removes a guest; fault.NotFound if there is none, fault.Conflict if it is another maker's or frozen, unless by
+// force.
 func (c *Client) Remove(ctx context.Context, name string, force bool) error {
 	path := guestPath(name, "")
 	if force {
@@ -84,23 +86,23 @@ func (c *Client) Remove(ctx context.Context, name string, force bool) error {
 	}
 	_, again, err := c.try(ctx, "DELETE", path, nil, nil)
 	if again && fault.Of(err) == fault.NotFound {
-		return nil // a try before this one has done it
+		// An earlier try removed it.
+		return nil
 	}
 	return err
 }
 
-// Tree is the cgroups of a guest.
+// Tree returns the cgroups of a guest.
 func (c *Client) Tree(ctx context.Context, name string) (t Cgroup, err error) {
 	return t, c.call(ctx, "GET", guestPath(name, "/tree"), nil, &t)
 }
 
-// Top is what each guest uses now.
+// Top returns each guest's present usage.
 func (c *Client) Top(ctx context.Context) (all []Usage, err error) {
 	return all, c.call(ctx, "GET", "/v1/top", nil, &all)
 }
 
-// Set sets limits of a guest and says what that changed. Where it had to be tried again, changes of the first try may be
-// missing from the answer.
+// Set sets limits of a guest and returns the changes. After a retry, changes of the first try may be missing.
 func (c *Client) Set(ctx context.Context, name string, limits []Limit) (changes []Change, err error) {
 	return changes, c.call(ctx, "POST", guestPath(name, "/set"), limits, &changes)
 }
@@ -110,45 +112,46 @@ func (c *Client) Freeze(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", guestPath(name, "/freeze"), nil, nil)
 }
 
-// Thaw lets them go on.
+// Thaw resumes the guest's processes.
 func (c *Client) Thaw(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", guestPath(name, "/thaw"), nil, nil)
 }
 
-// Attach attaches the view in the guest's mount namespace anew.
+// Attach attaches the view in the guest's mount namespace again.
 func (c *Client) Attach(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", guestPath(name, "/attach"), nil, nil)
 }
 
-// Kill ends the guest's processes.
+// Kill kills the guest's processes.
 func (c *Client) Kill(ctx context.Context, name string) error {
 	return c.call(ctx, "POST", guestPath(name, "/kill"), nil, nil)
 }
 
-// Upgrade has the daemon go on with another program, "" for the one that it was started as.
+// Upgrade replaces the daemon's program by another one, "" for the path that the daemon was started from.
 func (c *Client) Upgrade(ctx context.Context, program string) error {
 	return c.call(ctx, "POST", "/v1/upgrade", UpgradeRequest{program}, nil)
 }
 
-// ShowType has statfs answer for a file system; fault.Unsupported where the daemon cannot. One of an earlier version
-// says fault.NotFound.
+// ShowType makes statfs answer for a file system; fault.Unsupported if the daemon cannot. A daemon of an earlier
+// version answers fault.NotFound.
 func (c *Client) ShowType(ctx context.Context, r TypeRequest) error {
 	return c.call(ctx, "PUT", "/v1/type", r, nil)
 }
 
-// Health is nil when the daemon says that it is well.
+// Health returns nil from a healthy daemon, and otherwise an error with the daemon's reason.
 func (c *Client) Health(ctx context.Context) error { return c.call(ctx, "GET", "/healthz", nil, nil) }
 
-// Events calls each for every event of a guest, or of all for "", until ctx is done or each fails. It calls follows once,
-// when the daemon has begun to send: no event after that is missed. When the connection breaks it is taken up again, and
-// each gets an EventDropped without a count for what happened in between.
+// Events calls each for every event of a guest, or of all for "", until ctx is done or each fails. It calls follows
+// once, when the daemon has begun to send: no later event is missed. When the connection breaks, Events connects again,
+// and each gets an EventDropped without a count for the gap. The error is that of ctx, each or the connection.
 func (c *Client) Events(ctx context.Context, guest string, follows func(), each func(Event) error) error {
 	path := "/v1/events"
 	if guest != "" {
 		path += "?guest=" + url.QueryEscape(guest)
 	}
 	for again := false; ; again = true {
-		var failed error // of each
+		// Error of each.
+		var failed error
 		err := c.retry(ctx, true, func() error {
 			r, err := c.send(ctx, "GET", path, nil)
 			if err != nil {
@@ -158,12 +161,14 @@ func (c *Client) Events(ctx context.Context, guest string, follows func(), each 
 			if !again {
 				follows()
 			} else {
-				failed = each(Event{Time: time.Now(), Kind: EventDropped, Guest: guest, Reason: "the connection to the daemon broke; what happened meanwhile was not told"})
+				failed = each(Event{Time: time.Now(), Kind: EventDropped, Guest: guest,
+					Reason: "the connection to the daemon broke; what happened meanwhile was not told"})
 			}
 			for d := json.NewDecoder(r.Body); failed == nil; {
 				var e Event
 				if d.Decode(&e) != nil {
-					break // the stream has no end of its own: it broke
+					// The stream never ends by itself: the connection broke.
+					break
 				}
 				failed = each(e)
 			}
@@ -175,19 +180,20 @@ func (c *Client) Events(ctx context.Context, guest string, follows func(), each 
 		if err != nil || failed != nil {
 			return errors.Join(err, failed)
 		}
-		time.Sleep(retryEvery) // a server that ends streams at once is not asked as fast as it can
+		// A pause, in case a server ends every stream at once.
+		time.Sleep(retryEvery)
 	}
 }
 
 func guestPath(name, what string) string { return "/v1/guests/" + url.PathEscape(name) + what }
 
-// call asks and reads the answer's JSON.
+// call sends a request and decodes the JSON of the answer.
 func (c *Client) call(ctx context.Context, method, path string, body, into any) error {
 	_, _, err := c.try(ctx, method, path, body, into)
 	return err
 }
 
-// try is call; again says that it took more than one try.
+// try is call; again reports more than one try.
 func (c *Client) try(ctx context.Context, method, path string, body, into any) (status int, again bool, err error) {
 	_, sets := body.([]Limit)
 	tries := 0
@@ -207,14 +213,16 @@ func (c *Client) try(ctx context.Context, method, path string, body, into any) (
 			return nil
 		}
 		if err := json.Unmarshal(raw, into); err != nil {
-			return permanently(fmt.Errorf("cannot understand the answer to %s %s: %w: does the daemon have this program's version?", method, path, err))
+			return permanently(fmt.Errorf(
+				"cannot understand the answer to %s %s: %w: does the daemon have this program's version?",
+				method, path, err))
 		}
 		return nil
 	})
 	return status, tries > 1, err
 }
 
-// send sends one request. An answer that is no success is a *fault.Error.
+// send sends one request. It returns an unsuccessful answer as a *fault.Error.
 func (c *Client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
@@ -245,9 +253,10 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	return nil, fault.New(fault.KindOf(e.Code), "%s", e.Message)
 }
 
-// permanent is an error that trying again does not mend.
+// permanent marks an error that a retry cannot mend.
 type permanent struct{ error }
 
+// Unwrap returns the marked error.
 func (p permanent) Unwrap() error { return p.error }
 
 func permanently(err error) error {
@@ -257,10 +266,11 @@ func permanently(err error) error {
 	return permanent{err}
 }
 
-// retry calls do until it works or trying again has no sense. A call that may have been begun is tried again only where
-// twice is as good as once.
+// retry calls do until it succeeds or a retry is pointless. It repeats a call that may have begun only if repeating is
+// safe.
 func (c *Client) retry(ctx context.Context, idempotent bool, do func() error) error {
-	var began time.Time // of the failing
+	// Time of the first failure.
+	var began time.Time
 	for pause := retryEvery; ; pause = min(2*pause, retryMost) {
 		err := do()
 		var said *fault.Error
@@ -288,13 +298,14 @@ func (c *Client) retry(ctx context.Context, idempotent bool, do func() error) er
 	}
 }
 
-// patience says how long a failed try is worth another one.
+// patience bounds the retries after an error.
 func (c *Client) patience(err error, idempotent bool) time.Duration {
 	dialing := isDial(err)
 	switch {
 	case dialing && errors.Is(err, unix.ECONNREFUSED):
 		return refusedFor
-	case dialing && errors.Is(err, unix.EAGAIN): // more wait to be accepted than the socket holds (unix_stream_connect)
+	case dialing && errors.Is(err, unix.EAGAIN):
+		// The socket's backlog is full (unix_stream_connect).
 		return retryFor
 	case dialing:
 		return 0
@@ -304,13 +315,13 @@ func (c *Client) patience(err error, idempotent bool) time.Duration {
 	return 0
 }
 
-// isDial says that nothing was sent.
+// isDial reports that nothing was sent.
 func isDial(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// explain says what to do.
+// explain adds a remedy to an error.
 func (c *Client) explain(err error, tried time.Duration) error {
 	var address *url.Error
 	if errors.As(err, &address) {
@@ -327,7 +338,8 @@ func (c *Client) explain(err error, tried time.Duration) error {
 	case isDial(err) && tried == 0:
 		return fmt.Errorf("cannot reach the daemon at %s: %w: is that the daemon's socket", c.socket, err)
 	case tried == 0:
-		return fmt.Errorf("cannot tell whether the daemon at %s did it: the connection broke: %w: look before you ask again", c.socket, err)
+		return fmt.Errorf("cannot tell whether the daemon at %s did it: the connection broke: %w: look before you ask again",
+			c.socket, err)
 	}
 	return fmt.Errorf("cannot reach the daemon at %s: it broke off for %v: %w: see its log", c.socket, tried, err)
 }

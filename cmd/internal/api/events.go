@@ -5,31 +5,31 @@ import (
 	"time"
 )
 
-// hubBuffer is how many events wait for a subscriber that is slower than they come.
+// hubBuffer bounds the events that wait for a slow subscriber.
 const hubBuffer = 256
 
-// Hub passes events on to subscribers. The zero Hub is ready. All methods may be called from any goroutine, and none waits
-// for a subscriber.
+// Hub passes events on to subscribers. The zero Hub is ready. Any goroutine may call any method, and none waits for a
+// subscriber.
 type Hub struct {
 	mu          sync.Mutex
 	subscribers map[*subscriber]struct{} // guarded by mu
 }
 
-// subscriber is one subscription. Its goroutine hands the pending events over.
+// subscriber is one subscription. Its goroutine delivers the pending events.
 type subscriber struct {
 	guest  string
 	events chan Event
-	wake   chan struct{} // holds one, when there is something pending
+	wake   chan struct{} // one slot, filled when an event is pending
 	done   chan struct{}
 
 	mu      sync.Mutex
 	pending []Event // guarded by mu
-	dropped uint64  // guarded by mu; since the last of pending
+	dropped uint64  // guarded by mu; after the last of pending
 }
 
-// Subscribe gives the events from now on until cancel is called, which closes the channel: those of one guest and those of
-// no guest, or with "" all. A subscriber that does not keep up misses some and is told how many by an EventDropped, where
-// they would have been.
+// Subscribe returns the events from now on until cancel is called, which closes the channel: those of one guest and
+// those of no guest, or with "" all. A slow subscriber misses some, and gets their count in an EventDropped in their
+// place.
 func (h *Hub) Subscribe(guest string) (events <-chan Event, cancel func()) {
 	return h.SubscribeAfter(guest)
 }
@@ -55,14 +55,14 @@ func (h *Hub) SubscribeAfter(guest string, first ...Event) (events <-chan Event,
 	})
 }
 
-// Listening says whether anybody has subscribed.
+// Listening reports that the hub has a subscriber.
 func (h *Hub) Listening() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.subscribers) > 0
 }
 
-// Publish passes an event on. An event without a time has happened now.
+// Publish passes an event on. An event without a time gets the present.
 func (h *Hub) Publish(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
@@ -81,12 +81,14 @@ func (s *subscriber) add(e Event) {
 	defer s.mu.Unlock()
 	room := hubBuffer - len(s.pending)
 	if s.dropped > 0 {
-		room-- // for the word of it
+		// Room for the EventDropped.
+		room--
 	}
 	if room <= 0 {
 		s.dropped++
 		if e.Kind == EventDropped && e.Count > 0 {
-			s.dropped += e.Count - 1 // what it would have told of is not told of either
+			// The events that it counts are dropped too.
+			s.dropped += e.Count - 1
 		}
 		return
 	}
@@ -100,9 +102,10 @@ func (s *subscriber) add(e Event) {
 	}
 }
 
-// droppedEvent is the word of what was dropped. The caller holds mu.
+// droppedEvent returns the EventDropped for the dropped events. Called with mu held.
 func (s *subscriber) droppedEvent() Event {
-	e := Event{Time: time.Now(), Kind: EventDropped, Guest: s.guest, Count: s.dropped, Reason: "the subscriber does not keep up"}
+	e := Event{Time: time.Now(), Kind: EventDropped, Guest: s.guest, Count: s.dropped,
+		Reason: "the subscriber does not keep up"}
 	s.dropped = 0
 	return e
 }
@@ -115,7 +118,8 @@ func (s *subscriber) next() (Event, bool) {
 	case len(s.pending) > 0:
 		e := s.pending[0]
 		if s.pending = s.pending[1:]; len(s.pending) == 0 {
-			s.pending = nil // lets go of the array
+			// Frees the array.
+			s.pending = nil
 		}
 		return e, true
 	case s.dropped > 0:

@@ -13,7 +13,8 @@ import (
 func (h *handler) info(*request) (any, error) { return h.cfg.Backend.Info(), nil }
 
 func (h *handler) guests(*request) (any, error) {
-	all := list(slices.Clone(h.cfg.Backend.Guests())) // the backend may keep its own
+	// A copy: the backend may keep its own.
+	all := list(slices.Clone(h.cfg.Backend.Guests()))
 	for i := range all {
 		all[i].Hierarchies = list(all[i].Hierarchies)
 	}
@@ -65,7 +66,7 @@ func (h *handler) tree(q *request) (any, error) {
 	return c, err
 }
 
-// fillLists makes no list of a tree null on the wire.
+// fillLists replaces nil lists of a tree, which would be null on the wire.
 func fillLists(c *Cgroup) {
 	c.Hierarchies, c.Processes, c.Children = list(c.Hierarchies), list(c.Processes), list(slices.Clone(c.Children))
 	for i := range c.Children {
@@ -117,9 +118,9 @@ func (h *handler) upgrade(q *request) (any, error) {
 	return nil, h.cfg.Backend.Upgrade(q.ctx(), u.Program)
 }
 
-// events streams until the client goes or the server stops. The header is sent at once: a client that has it misses nothing
-// from then on. A client that does not read is let go after writeTimeout. While nothing happens an empty line is sent from time to time:
-// one that reads no more is found by it.
+// events streams until the client disconnects or the server stops. It sends the header at once: from then on the client
+// misses nothing. A client that does not read is dropped after writeTimeout. An empty line from time to time, while
+// nothing happens, detects such a client.
 func (h *handler) events(q *request) (any, error) {
 	name := q.r.URL.Query().Get("guest")
 	if name != "" {

@@ -8,10 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HostPeers tells the host's root from all others, for the daemon's sockets that are not the interface's.
+// HostPeers admits the host's root alone, for the daemon's sockets other than the interface's.
 type HostPeers struct{ peers *peers }
 
-// NewHostPeers makes one. inGuest says whether a process is inside a guest's boundary.
+// NewHostPeers makes a HostPeers. inGuest reports that a process is inside a guest's boundary. The error is that of
+// reading /proc.
 func NewHostPeers(inGuest func(pid int) bool) (*HostPeers, error) {
 	ps, err := newPeers(0, inGuest)
 	if err != nil {
@@ -20,8 +21,8 @@ func NewHostPeers(inGuest func(pid int) bool) (*HostPeers, error) {
 	return &HostPeers{ps}, nil
 }
 
-// Check says why a connection is refused; nil for one of uid 0 of the host, outside every guest. Who connected and
-// has ended, as a runtime does that only starts a container, is known by its uid alone.
+// Check returns the reason to refuse a connection, and nil for uid 0 of the host outside every guest. A peer that has
+// ended, for example a runtime that only starts a container, is judged by its uid alone.
 func (h *HostPeers) Check(c *net.UnixConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -50,8 +51,8 @@ func (h *HostPeers) Check(c *net.UnixConn) error {
 	return errors.New(refusal)
 }
 
-// peerEnded says whether the process of a connection has ended, by its pidfd, or by its number where the kernel has no
-// SO_PEERPIDFD (before Linux 6.5).
+// peerEnded reports that the peer's process has ended, by its pidfd, or by its number on a kernel without SO_PEERPIDFD
+// (before Linux 6.5).
 func peerEnded(pid, pidfd int, err error) bool {
 	switch {
 	case err == nil:
@@ -60,5 +61,6 @@ func peerEnded(pid, pidfd int, err error) bool {
 	case errors.Is(err, unix.ENOPROTOOPT):
 		return errors.Is(unix.Kill(pid, 0), unix.ESRCH)
 	}
-	return true // ESRCH, EINVAL: it was reaped
+	// ESRCH, EINVAL: the process was reaped.
+	return true
 }

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// The bound on connections, 256 in all on the socket. Root has its part to itself, so that nobody can shut it out; those that are only
-// to hear that they may not have a small one. What is over is closed at once, unless a connection without a request makes room.
+// Bounds on connections, 256 in all on the socket. Root has its own share, so that no other user can shut it out.
+// Refused peers share a small one, enough to hear the refusal. A connection beyond the bound is closed at once, unless
+// an idle connection makes room.
 const (
 	rootConns     = 112
 	otherConns    = 128
@@ -20,22 +21,25 @@ const (
 	loopbackConns = 32
 )
 
-// silentGrace is how long a connection may take to its first request before it makes room for another.
+// silentGrace protects a new connection without a request from making room for another.
 const silentGrace = time.Second
 
-// refusalPause is how long the loopback listener, to which everybody may connect, rests after each connection that has no place.
+// refusalPause is the loopback listener's pause after each refused connection: any user of the host may connect there.
 const refusalPause = time.Millisecond
 
-// ListenLoopback listens on an address for probes. The error says what is allowed: the address must be of the loopback
-// interface, since nobody is asked there who he is.
+// ListenLoopback listens on an address for probes. The error names the allowed addresses: it must be on the loopback
+// interface, because probes need no identity.
 func ListenLoopback(address string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if host == "localhost" {
-		host = "127.0.0.1" // not what a name server or a file says
+		// Independent of a name server or /etc/hosts.
+		host = "127.0.0.1"
 	}
 	ip, ipErr := netip.ParseAddr(host)
 	if err != nil || ipErr != nil || !ip.Unmap().IsLoopback() {
-		return nil, fmt.Errorf("cannot listen at %q: give an address of the loopback interface with a port, as in 127.0.0.1:9750 or [::1]:9750", address)
+		return nil, fmt.Errorf(
+			"cannot listen at %q: give an address of the loopback interface with a port, as in 127.0.0.1:9750 or [::1]:9750",
+			address)
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if err != nil {
@@ -54,8 +58,8 @@ type pool struct {
 
 func newPool(n int) *pool { return &pool{room: n, conns: map[*conn]struct{}{}} }
 
-// take gives a connection a place. When there is none, the connection that has been without a request for the longest time is closed:
-// its client loses nothing, and connects again for its next request.
+// take gives a connection a slot. Without a free one it closes the connection that has been idle for the longest time.
+// That client loses nothing, and connects again for its next request.
 func (p *pool) take(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,14 +69,15 @@ func (p *pool) take(c *conn) bool {
 			return false
 		}
 		delete(p.conns, idle)
-		idle.Conn.Close() // its server then closes it as it would if the client had
+		// Its server then closes it as after a disconnect of the client.
+		idle.Conn.Close()
 	}
 	c.pool = p
 	p.conns[c] = struct{}{}
 	return true
 }
 
-// longestIdle is the connection to close; nil for none. The caller holds mu.
+// longestIdle returns the connection to close, nil for none. Called with mu held.
 func (p *pool) longestIdle(now time.Time) (longest *conn) {
 	first := int64(math.MaxInt64)
 	for c := range p.conns {
@@ -91,13 +96,13 @@ func (p *pool) give(c *conn) {
 	delete(p.conns, c)
 }
 
-// conn is a connection with its peer, which gives its place back when it is closed.
+// conn is a connection with its peer. Closing it gives its slot back.
 type conn struct {
 	net.Conn
 	peer  peer         // immutable
-	pool  *pool        // immutable once it has a place
-	idle  atomic.Int64 // since when it is without a request, in ns since 1970; 0 while there is one
-	asked atomic.Bool  // it has had one
+	pool  *pool        // immutable once it has a slot
+	idle  atomic.Int64 // begin of the time without a request, in ns since 1970; 0 during one
+	asked atomic.Bool  // it has had a request
 }
 
 func newConn(c net.Conn, p peer) *conn {
@@ -106,7 +111,7 @@ func newConn(c net.Conn, p peer) *conn {
 	return made
 }
 
-// note is told what net/http makes of the connection.
+// note follows the connection's state in net/http.
 func (c *conn) note(state http.ConnState) {
 	switch state {
 	case http.StateActive:
@@ -117,13 +122,13 @@ func (c *conn) note(state http.ConnState) {
 	}
 }
 
-// Close closes the connection and gives its place back.
+// Close closes the connection and gives its slot back. The error is the connection's.
 func (c *conn) Close() error {
 	c.pool.give(c)
 	return c.Conn.Close()
 }
 
-// peerOf is the peer of a connection of ours. One that is not is refused.
+// peerOf returns the peer of one of our connections. It refuses any other.
 func peerOf(c net.Conn) peer {
 	if c, ok := c.(*conn); ok {
 		return c.peer
@@ -131,7 +136,7 @@ func peerOf(c net.Conn) peer {
 	return peer{refused: "cannot tell who you are"}
 }
 
-// peerListener settles who is at the other end of each connection.
+// peerListener determines the peer of each connection.
 type peerListener struct {
 	*net.UnixListener
 	peers                *peers
@@ -139,10 +144,11 @@ type peerListener struct {
 }
 
 func newPeerListener(l *net.UnixListener, peers *peers) *peerListener {
-	return &peerListener{UnixListener: l, peers: peers, root: newPool(rootConns), other: newPool(otherConns), refused: newPool(refusedConns)}
+	return &peerListener{UnixListener: l, peers: peers, root: newPool(rootConns), other: newPool(otherConns),
+		refused: newPool(refusedConns)}
 }
 
-// Accept gives the next connection that has a place. Who would have to wait for one is not waited for.
+// Accept returns the next connection with a slot. It closes the others at once. The error is the listener's.
 func (l *peerListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptUnix()
@@ -163,13 +169,13 @@ func (l *peerListener) Accept() (net.Conn, error) {
 	}
 }
 
-// loopbackListener knows nobody.
+// loopbackListener identifies no peer.
 type loopbackListener struct {
 	net.Listener
 	pool *pool
 }
 
-// Accept gives the next connection that has a place.
+// Accept returns the next connection with a slot. The error is the listener's.
 func (l *loopbackListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()

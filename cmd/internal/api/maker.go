@@ -10,22 +10,25 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
-// Who makes guests. A name belongs to the maker of its guest: nobody else removes the guest by that name.
+// Makers of guests. A name belongs to the maker of its guest: no other maker removes the guest by that name.
 const (
-	ByHand     = "hand"     // "guest add", or a program that speaks this interface and says nothing of itself
+	ByHand     = "hand"     // "guest add", or a program that uses this interface without naming itself
 	ByHook     = "hook"     // a runtime's hook
-	ByNRI      = "nri"      // a hook that the NRI plugin has given to a container
-	ByDeclared = "declared" // a file of the guests' directory
+	ByNRI      = "nri"      // a hook that the NRI plugin added to a container
+	ByDeclared = "declared" // a file in the guests' directory
 	BySelf     = "self"     // the container itself, by touching self
 )
 
-// Maker is who made a guest. The same container is the same maker: its runtime calls hooks with the same bundle.
+// Maker identifies the maker of a guest. The same container is the same maker: its runtime calls hooks with the same
+// bundle.
 type Maker struct {
 	By string `json:"by"`
-	Of string `json:"of,omitempty"` // hook and nri: the container's bundle, or its configuration file; self: the pattern that it matches
+	// Of is the container's bundle or its configuration file (hook and nri), or the pattern that it matches (self).
+	Of string `json:"of,omitempty"`
 }
 
-// MakerBy is who made a guest, also where a version without makers made it: m is then nil or empty, and it says so by what it has.
+// MakerBy returns the maker of a guest. For a guest of a version without makers, m is nil or empty, and the other
+// fields tell.
 func MakerBy(m *Maker, declared bool, rule string) Maker {
 	switch {
 	case m != nil && m.By != "":
@@ -38,7 +41,7 @@ func MakerBy(m *Maker, declared bool, rule string) Maker {
 	return Maker{By: ByHand}
 }
 
-// String is what messages and tables say.
+// String returns the maker in the form of messages and tables.
 func (m Maker) String() string {
 	if m.Of == "" {
 		return m.By
@@ -46,17 +49,17 @@ func (m Maker) String() string {
 	return m.By + " of " + m.Of
 }
 
-// makerHeader carries the maker of a PUT, and whoever asks for a DELETE. It is no part of a body and no parameter, so that a daemon of a
-// version without makers goes on to serve the hooks of a program that was installed since.
+// makerHeader carries the maker of a PUT, and the caller of a DELETE. It is neither in the body nor a parameter, so
+// that a daemon of a version without makers still serves the hooks of a newer program.
 const makerHeader = "Vcgroupfs-Maker"
 
-// forceParameter of a DELETE removes a guest that somebody else made, or that is frozen.
+// forceParameter of a DELETE removes another maker's guest, or a frozen one.
 const forceParameter = "force"
 
-// maxMaker bounds what is kept of a maker. A path has at most 4096 bytes.
+// maxMaker bounds the stored maker, in bytes. A path has at most 4096.
 const maxMaker = 4096
 
-// callers are the makers that come by the interface; none of the others asks for anything here.
+// callers are the makers that use the interface; the others never do.
 var callers = []string{ByHand, ByHook, ByNRI}
 
 func (m Maker) put(h http.Header) {
@@ -65,7 +68,7 @@ func (m Maker) put(h http.Header) {
 	}
 }
 
-// makerOf is who asks, by hand where the request does not say.
+// makerOf returns the caller, by hand if the request does not tell.
 func makerOf(h http.Header) (Maker, error) {
 	said := h.Get(makerHeader)
 	if said == "" {
@@ -86,7 +89,7 @@ func makerOf(h http.Header) (Maker, error) {
 	return m, nil
 }
 
-// parseForce reads the parameter of a DELETE; an empty list is none.
+// parseForce reads the parameter of a DELETE; an empty list means false.
 func parseForce(values []string) (bool, error) {
 	switch {
 	case len(values) == 0:

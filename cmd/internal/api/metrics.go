@@ -12,18 +12,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// operations are the FUSE requests by opcode (enum fuse_opcode, include/uapi/linux/fuse.h), as the label "operation" names
-// them. All others are "other".
+// operations are the FUSE requests by opcode (enum fuse_opcode, include/uapi/linux/fuse.h), named as in the label
+// "operation". All others are "other".
 var operations = [...]string{
-	1: "lookup", 2: "forget", 3: "getattr", 4: "setattr", 5: "readlink", 6: "symlink", 8: "mknod", 9: "mkdir", 10: "unlink",
-	11: "rmdir", 12: "rename", 13: "link", 14: "open", 15: "read", 16: "write", 17: "statfs", 18: "release", 20: "fsync",
-	21: "setxattr", 22: "getxattr", 23: "listxattr", 24: "removexattr", 25: "flush", 26: "init", 27: "opendir", 28: "readdir",
-	29: "releasedir", 34: "access", 35: "create", 36: "interrupt", 38: "destroy", 39: "ioctl", 40: "poll", 42: "batch-forget",
-	43: "fallocate", 44: "readdirplus", 45: "rename2", 46: "lseek", 52: "statx",
+	1: "lookup", 2: "forget", 3: "getattr", 4: "setattr", 5: "readlink", 6: "symlink", 8: "mknod", 9: "mkdir",
+	10: "unlink", 11: "rmdir", 12: "rename", 13: "link", 14: "open", 15: "read", 16: "write", 17: "statfs",
+	18: "release", 20: "fsync", 21: "setxattr", 22: "getxattr", 23: "listxattr", 24: "removexattr", 25: "flush",
+	26: "init", 27: "opendir", 28: "readdir", 29: "releasedir", 34: "access", 35: "create", 36: "interrupt",
+	38: "destroy", 39: "ioctl", 40: "poll", 42: "batch-forget", 43: "fallocate", 44: "readdirplus", 45: "rename2",
+	46: "lseek", 52: "statx",
 }
 
-// latencyBuckets are few, since each costs a series per operation: a request that stays in the daemon, one that goes to the
-// host, one that had to wait there, one that hangs.
+// latencyBuckets are few, since each costs a series per operation: a request that stays in the daemon, one that reaches
+// the host, one that waits there, one that hangs.
 var latencyBuckets = []float64{20e-6, 100e-6, 500e-6, 2.5e-3, 25e-3, 1}
 
 // maxRules bounds the values of the label "rule"; further rules are "other".
@@ -31,7 +32,7 @@ const maxRules = 64
 
 const otherLabel = "other"
 
-// The outcomes of a request.
+// Outcomes of a request.
 const (
 	outcomeOK = iota
 	outcomeError
@@ -39,24 +40,24 @@ const (
 	outcomes
 )
 
-// operation has what a request of one kind is counted in, resolved beforehand.
+// operation holds the counters of one kind of request, resolved beforehand.
 type operation struct {
 	by      [outcomes]prometheus.Counter
 	latency prometheus.Observer
 }
 
-// Totals is what is there when metrics are asked for.
+// Totals are the present totals at a scrape.
 type Totals struct {
 	Guests   int
 	Cgroups  int64  // below all boundaries
 	Restarts uint64 // of the worker, since the holder started
-	Calls           // of the guests that are there
+	Calls           // of the present guests
 }
 
-// Metrics are the daemon's numbers, in a registry of their own.
+// Metrics are the daemon's metrics, in a registry of their own.
 type Metrics struct {
 	registry *prometheus.Registry
-	byOpcode [len(operations)]*operation // immutable; others are other
+	byOpcode [len(operations)]*operation // immutable; all others are other
 	other    *operation
 	dropped  prometheus.Counter
 	resume   prometheus.Gauge
@@ -66,26 +67,33 @@ type Metrics struct {
 	rules map[string]prometheus.Counter // guarded by mu; with otherLabel at most maxRules + 1
 }
 
-// NewMetrics makes the metrics of a worker. The totals are asked for at each scrape.
+// NewMetrics makes the metrics of a worker. Each scrape calls totals.
 func NewMetrics(version string, totals func() Totals) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), rules: map[string]prometheus.Counter{}}
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "vcgroupfs_requests_total", Help: "Requests of guests that reached the worker since it started, by operation and outcome: ok, error (the host's), denied (the policy's).",
+		Name: "vcgroupfs_requests_total",
+		Help: "Requests of guests that reached the worker since it started, by operation and outcome: ok, error (the host's), denied (the policy's).",
 	}, []string{"operation", "outcome"})
 	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "vcgroupfs_request_duration_seconds", Help: "Time from the arrival of a guest's request to its reply.", Buckets: latencyBuckets,
+		Name: "vcgroupfs_request_duration_seconds", Help: "Time from the arrival of a guest's request to its reply.",
+		Buckets: latencyBuckets,
 	}, []string{"operation"})
-	m.denials = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vcgroupfs_denials_total", Help: "Requests that a policy denied, by rule."}, []string{"rule"})
-	m.dropped = prometheus.NewCounter(prometheus.CounterOpts{Name: "vcgroupfs_audit_dropped_total", Help: "Denials that were counted but not logged, for their guest had too many."})
-	m.resume = prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_resume_seconds", Help: "Time from the end of the worker before to serving all guests again."})
-	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_info", Help: "1; the label has the version.", ConstLabels: prometheus.Labels{"version": strings.ToValidUTF8(version, "?")}})
+	m.denials = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vcgroupfs_denials_total",
+		Help: "Requests that a policy denied, by rule."}, []string{"rule"})
+	m.dropped = prometheus.NewCounter(prometheus.CounterOpts{Name: "vcgroupfs_audit_dropped_total",
+		Help: "Denials that were counted but not logged, for their guest had too many."})
+	m.resume = prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_resume_seconds",
+		Help: "Time from the end of the worker before to serving all guests again."})
+	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vcgroupfs_info", Help: "1; the label has the version.",
+		ConstLabels: prometheus.Labels{"version": strings.ToValidUTF8(version, "?")}})
 	info.Set(1)
 	m.registry.MustRegister(requests, latency, m.denials, m.dropped, m.resume, info, newTotalsCollector(totals),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	resolve := func(name string) *operation {
 		return &operation{
 			by: [outcomes]prometheus.Counter{
-				requests.WithLabelValues(name, "ok"), requests.WithLabelValues(name, "error"), requests.WithLabelValues(name, "denied"),
+				requests.WithLabelValues(name, "ok"), requests.WithLabelValues(name, "error"),
+				requests.WithLabelValues(name, "denied"),
 			},
 			latency: latency.WithLabelValues(name),
 		}
@@ -100,14 +108,14 @@ func NewMetrics(version string, totals func() Totals) *Metrics {
 	return m
 }
 
-// Handler answers GET /metrics, in the text format alone: the answer is the same for all who ask within keptFor. To make it costs more
-// than a guest's requests do, and whoever may connect may ask.
+// Handler answers GET /metrics, in the text format alone. All requests within keptFor get the same answer: making one
+// costs more than a guest's requests do, and any user who can connect may ask.
 func (m *Metrics) Handler() http.Handler {
 	return &keptAnswer{made: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true})}
 }
 
-// Observe counts one request: its FUSE opcode, the error number of its reply (0 or more), whether the policy denied it, and
-// the time it took. It is for the serving threads, and waits for nothing.
+// Observe counts one request: its FUSE opcode, the error number of its reply (0 or more), denied by the policy or not,
+// and its duration. It is safe for serving threads: it waits for nothing.
 func (m *Metrics) Observe(opcode uint32, errno int, denied bool, d time.Duration) {
 	o := m.other
 	if opcode < uint32(len(m.byOpcode)) {
@@ -116,7 +124,8 @@ func (m *Metrics) Observe(opcode uint32, errno int, denied bool, d time.Duration
 	switch {
 	case denied:
 		o.by[outcomeDenied].Inc()
-	case errno == 0, opcode == 1 && errno == int(syscall.ENOENT): // looking for what is not there is no error
+	case errno == 0, opcode == 1 && errno == int(syscall.ENOENT):
+		// A lookup of a missing name is no error.
 		o.by[outcomeOK].Inc()
 	default:
 		o.by[outcomeError].Inc()
@@ -124,7 +133,7 @@ func (m *Metrics) Observe(opcode uint32, errno int, denied bool, d time.Duration
 	o.latency.Observe(d.Seconds())
 }
 
-// Denied counts one denial by the rule that says so.
+// Denied counts one denial, by its rule.
 func (m *Metrics) Denied(rule string) {
 	m.mu.RLock()
 	c := m.rules[rule]
@@ -142,17 +151,18 @@ func (m *Metrics) addRule(rule string) prometheus.Counter {
 		return c
 	}
 	if len(m.rules) >= maxRules {
-		return m.denials.WithLabelValues(otherLabel) // not kept under the rule's name: that would be without bound
+		// Not stored under the rule's name: that would be unbounded.
+		return m.denials.WithLabelValues(otherLabel)
 	}
 	c := m.denials.WithLabelValues(strings.ToValidUTF8(rule, "?"))
 	m.rules[rule] = c
 	return c
 }
 
-// SetResume says how long guests waited: from the end of the worker before to serving.
+// SetResume sets the guests' waiting time: from the end of the previous worker to serving again.
 func (m *Metrics) SetResume(d time.Duration) { m.resume.Set(d.Seconds()) }
 
-// totalsCollector asks for the totals once per scrape.
+// totalsCollector reads the totals once per scrape.
 type totalsCollector struct {
 	totals                     func() Totals
 	guests, cgroups, restarted *prometheus.Desc
@@ -166,12 +176,14 @@ func newTotalsCollector(totals func() Totals) *totalsCollector {
 		cgroups:   prometheus.NewDesc("vcgroupfs_cgroups", "Cgroups below the boundaries of all guests.", nil, nil),
 		listeners: prometheus.NewDesc("vcgroupfs_listeners", "Seccomp listeners of the guests.", nil, nil),
 		calls: prometheus.NewDesc("vcgroupfs_notified_calls",
-			"System calls of the guests that are there which came by a listener: answered, or passed-on to the kernel.", []string{"outcome"}, nil),
-		restarted: prometheus.NewDesc("vcgroupfs_worker_restarts_total", "Workers that were replaced since the holder started.", nil, nil),
+			"System calls of the guests that are there which came by a listener: answered, or passed-on to the kernel.",
+			[]string{"outcome"}, nil),
+		restarted: prometheus.NewDesc("vcgroupfs_worker_restarts_total",
+			"Workers that were replaced since the holder started.", nil, nil),
 	}
 }
 
-// Describe says what Collect gives.
+// Describe implements prometheus.Collector.
 func (c *totalsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.guests
 	ch <- c.cgroups
@@ -180,7 +192,7 @@ func (c *totalsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.calls
 }
 
-// Collect gives the totals.
+// Collect implements prometheus.Collector with the totals.
 func (c *totalsCollector) Collect(ch chan<- prometheus.Metric) {
 	t := c.totals()
 	ch <- prometheus.MustNewConstMetric(c.guests, prometheus.GaugeValue, float64(t.Guests))

@@ -12,22 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peer is who is at the other end of a connection. It is settled once, when the connection is accepted.
+// peer is the process at the other end of a connection. It is determined once, when the connection is accepted.
 type peer struct {
 	pid      int
 	uid      uint32
 	observer bool   // a member of the observers' group
-	loopback bool   // on the loopback listener, where nobody is known
-	refused  string // why it may do nothing at all; "" when it may
+	loopback bool   // on the loopback listener, which identifies no peer
+	refused  string // reason to refuse every route; "" for none
 }
 
-// may says whether a peer may use a route, and if not who may.
+// may returns the reason if a peer may not use a route, and names the users who may.
 func (p peer) may(a access) error {
 	switch {
 	case p.refused != "":
 		return errors.New(p.refused)
 	case a == accessProbe, p.loopback, p.uid == 0:
-		return nil // the loopback listener has probes only
+		// The loopback listener has probes only.
+		return nil
 	case a == accessAdmin:
 		return fmt.Errorf("this is for root (uid 0); you are uid %d", p.uid)
 	case p.observer:
@@ -36,11 +37,11 @@ func (p peer) may(a access) error {
 	return fmt.Errorf("this is for root and for members of the observers' group; you are uid %d", p.uid)
 }
 
-// namespaceKinds are the namespaces that a peer must share with the daemon. The command of a guest may see the host's files,
-// the socket among them, and be uid 0 of the host; what tells it from the host's root is that it is in namespaces of its own.
+// namespaceKinds are the namespaces that a peer must share with the daemon. A guest's command may see the host's files,
+// the socket among them, and be uid 0 of the host. Its own namespaces tell it from the host's root.
 var namespaceKinds = []string{"user", "pid", "cgroup"}
 
-// namespaceID is what makes two namespaces one (ioctl_ns(2)).
+// namespaceID identifies a namespace (ioctl_ns(2)).
 type namespaceID struct{ device, inode uint64 }
 
 // namespacesOf reads the namespaces of a process, "self" for this one.
@@ -56,7 +57,7 @@ func namespacesOf(pid string) (ids [3]namespaceID, err error) {
 	return ids, nil
 }
 
-// peers says who peers are.
+// peers identifies peers.
 type peers struct {
 	own     [3]namespaceID // of the daemon
 	group   int            // of observers, 0 for none
@@ -71,12 +72,12 @@ func newPeers(group int, inGuest func(pid int) bool) (*peers, error) {
 	return &peers{own, group, inGuest}, nil
 }
 
-// of says who is at the other end of a connection. A doubt is a refusal.
+// of returns the peer of a connection. In doubt it refuses.
 //
-// SO_PEERCRED has the process that connected. It may have passed its socket on and ended, and its number may be another
-// process's by now; SO_PEERPIDFD (Linux 6.5) holds the very process, so it is asked last whether that one is still there. An
-// older kernel has nothing to ask: there the number is believed, which a guest could use only by having it taken over by a
-// process of the host between connect and accept.
+// SO_PEERCRED gives the process that connected. That process may have passed its socket on and ended, and its number
+// may have been reused. SO_PEERPIDFD (Linux 6.5) holds the process itself, so the last check is that it still lives. An
+// older kernel cannot be asked, and the number is trusted: a guest could exploit that only if a process of the host
+// reused the number between connect and accept.
 func (ps *peers) of(c *net.UnixConn) (p peer) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -105,13 +106,14 @@ func (ps *peers) of(c *net.UnixConn) (p peer) {
 	p.refused = ps.refusal(p.pid)
 	switch {
 	case p.refused != "":
-	case held && errors.Is(unix.PidfdSendSignal(pidfd, 0, nil, 0), unix.ESRCH), !held && !errors.Is(pidfdErr, unix.ENOPROTOOPT):
+	case held && errors.Is(unix.PidfdSendSignal(pidfd, 0, nil, 0), unix.ESRCH),
+		!held && !errors.Is(pidfdErr, unix.ENOPROTOOPT):
 		p.refused = "the process that connected has ended, and nobody else may speak for it"
 	}
 	return p
 }
 
-// refusal says why a process may do nothing, "" when it may.
+// refusal returns the reason to refuse a process, "" for none.
 func (ps *peers) refusal(pid int) string {
 	if pid == 0 {
 		return "you are in another pid namespace, where the daemon does not see you: the daemon's interface is for the host"
@@ -122,7 +124,9 @@ func (ps *peers) refusal(pid int) string {
 	}
 	for i, kind := range namespaceKinds {
 		if theirs[i] != ps.own[i] {
-			return fmt.Sprintf("process %d is in another %s namespace than the daemon: the daemon's interface is for the host, not for guests", pid, kind)
+			return fmt.Sprintf(
+				"process %d is in another %s namespace than the daemon: the daemon's interface is for the host, not for guests",
+				pid, kind)
 		}
 	}
 	if ps.inGuest(pid) {
@@ -131,10 +135,11 @@ func (ps *peers) refusal(pid int) string {
 	return ""
 }
 
-// peerGroups are the supplementary groups of a peer when it connected (SO_PEERGROUPS, Linux 4.13); none on a doubt.
+// peerGroups returns the supplementary groups of a peer at connect (SO_PEERGROUPS, Linux 4.13); none in doubt.
 func peerGroups(fd int) []uint32 {
 	groups := make([]uint32, 64)
-	for range 2 { // ERANGE says how many there are; they do not change
+	// ERANGE tells the size; the groups do not change.
+	for range 2 {
 		size := uint32(4 * len(groups))
 		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
 			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)

@@ -16,24 +16,24 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 
-// access says who may use a route. What holds for all of them is in peer.go: nobody in a guest may use any.
+// access is the group of peers that may use a route. A common rule is in peer.go: a guest may use none.
 type access int
 
 const (
 	accessAdmin    access = iota // uid 0
-	accessObserver               // and members of the observers' group
-	accessProbe                  // everybody on the host; these routes are on the loopback listener too
+	accessObserver               // also members of the observers' group
+	accessProbe                  // any user of the host; also on the loopback listener
 )
 
-// route is a line of the table. In its pattern {name} stands for a guest's name. What handle gives is the answer's body,
-// nil for none; an error is answered with its code.
+// route is a row of the table. {name} in its pattern stands for a guest's name. handle returns the answer's body, nil
+// for none, or an error, answered by its kind.
 type route struct {
 	method, pattern string
 	access          access
 	handle          func(*handler, *request) (any, error)
 }
 
-// routes is the interface.
+// routes is the table of the interface.
 var routes = []route{
 	{"GET", "/v1/info", accessObserver, (*handler).info},
 	{"GET", "/v1/guests", accessObserver, (*handler).guests},
@@ -54,13 +54,13 @@ var routes = []route{
 	{"GET", "/healthz", accessProbe, (*handler).healthz},
 }
 
-// probes are the routes of the loopback listener.
+// probes returns the routes of the loopback listener.
 func probes() []route {
 	return slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return r.access != accessProbe })
 }
 
-// match finds the route of a request, and the guest's name in its path. The error is fault.NotFound, or fault.Invalid
-// with the methods that the path has.
+// match finds the route of a request, and the guest's name in its path. fault.NotFound, or fault.Invalid with the
+// path's methods.
 func match(table []route, method, path string) (r route, name string, allowed []string, err error) {
 	parts := strings.Split(path, "/")
 	for _, candidate := range table {
@@ -94,22 +94,22 @@ func fits(pattern, parts []string) (name string, ok bool) {
 	return name, true
 }
 
-// request is a request on its way.
+// request is a request under way.
 type request struct {
 	w    http.ResponseWriter
 	r    *http.Request
 	name string // of the guest in the path; checked
-	pid  int    // of the peer, 0 where nobody is known
+	pid  int    // of the peer, 0 without an identity
 	uid  uint32 // of the peer
 }
 
-// ctx ends when the client goes.
+// ctx ends when the client disconnects.
 func (q *request) ctx() context.Context { return q.r.Context() }
 
-// answered is given for a body by a handler that has answered itself.
+// answered is the body of a handler that has written the answer itself.
 type answered struct{}
 
-// created is a body that is answered with 201.
+// created is the body of an answer 201.
 type created struct{ body any }
 
 // body reads the request's body into a wire struct.
@@ -117,7 +117,8 @@ func (q *request) body(into any) error {
 	control := http.NewResponseController(q.w)
 	control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	raw, err := io.ReadAll(http.MaxBytesReader(q.w, q.r.Body, maxBody))
-	control.SetReadDeadline(time.Time{}) // what reads on to see the client go has no deadline
+	// The background read that detects a disconnect has no deadline.
+	control.SetReadDeadline(time.Time{})
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -131,12 +132,12 @@ func (q *request) body(into any) error {
 	return nil
 }
 
-// takesBody says which routes do; to the others a body is a mistake.
+// takesBody reports that a route takes a body; for the others a body is an error.
 func takesBody(r route) bool {
 	return r.method == "PUT" || strings.HasSuffix(r.pattern, "/set") || strings.HasSuffix(r.pattern, "/upgrade")
 }
 
-// check checks what does not need a handler: the guest's name, the query, a body where there is none.
+// check checks the parts common to all handlers: the guest's name, the query, an unexpected body.
 func (q *request) check(r route) error {
 	if strings.Contains(r.pattern, "{name}") {
 		name, err := url.PathUnescape(q.name)
@@ -149,11 +150,13 @@ func (q *request) check(r route) error {
 		q.name = name
 	}
 	if !takesBody(r) && q.r.ContentLength != 0 {
-		http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(bodyTimeout)) // net/http reads what it may be, to its end
+		// net/http reads an unexpected body to its end.
+		http.NewResponseController(q.w).SetReadDeadline(time.Now().Add(bodyTimeout))
 		return fault.New(fault.Invalid, "%s %s takes no body", r.method, r.pattern)
 	}
 	if r.access == accessProbe {
-		return nil // a prober may add what it likes
+		// A probe may have any parameters.
+		return nil
 	}
 	query, err := url.ParseQuery(q.r.URL.RawQuery)
 	if err != nil {
@@ -170,7 +173,7 @@ func (q *request) check(r route) error {
 	return nil
 }
 
-// parameterOf is the one parameter that a route takes, "" for none.
+// parameterOf returns the one parameter of a route, "" for none.
 func parameterOf(r route) string {
 	switch {
 	case r.pattern == "/v1/events":
@@ -183,7 +186,7 @@ func parameterOf(r route) string {
 
 func bodyOf(err error) Error { return Error{fault.Of(err).Code(), err.Error()} }
 
-// answer writes an answer that is JSON.
+// answer writes a JSON answer.
 func answer(w http.ResponseWriter, status int, body any) {
 	raw, err := json.Marshal(body)
 	if err != nil {
@@ -197,7 +200,7 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.Write(append(raw, '\n'))
 }
 
-// list is a list that is never null on the wire.
+// list returns a list that is never null on the wire.
 func list[T any](l []T) []T {
 	if l == nil {
 		return []T{}

@@ -9,28 +9,28 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
-// What is scarce, and asked for by many: streams, which keep a connection's place for as long as their clients like, and the metrics,
-// which cost more to make than to ask for.
+// Bounds on scarce resources with many users: streams, which keep a connection's slot as long as their clients like,
+// and the metrics, which cost more to make than to request.
 
-// Half of the connections may be streams, so that there is always a place for a call. One user who is not root has a quarter of what
-// all of those have.
+// Half of the connections may be streams, so that a call always finds a slot. One user other than root has a quarter of
+// all such users' streams.
 const (
 	rootStreams  = rootConns / 2
 	otherStreams = otherConns / 2
 	userStreams  = otherStreams / 4
 )
 
-// pingInterval is how often a stream on which nothing happens has an empty line.
+// pingInterval is the pause between empty lines on a quiet stream.
 const pingInterval = 30 * time.Second
 
 // streams counts the streams of events. The zero streams is ready.
 type streams struct {
 	mu    sync.Mutex
-	users map[uint32]int // guarded by mu; streams of each uid that has one
+	users map[uint32]int // guarded by mu; streams of each uid with one
 	other int            // guarded by mu; of all but root
 }
 
-// begin counts a stream; end gives its place back. fault.Busy when there are enough.
+// begin counts a stream; end gives its slot back. fault.Busy at the bound.
 func (s *streams) begin(uid uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,35 +67,36 @@ func (s *streams) end(uid uint32) {
 	}
 }
 
-// keptFor is how long an answer is given again.
+// keptFor is the time for which an answer is reused.
 const keptFor = time.Second
 
-// keptAnswer answers as another handler does, which it asks once at a time and once in keptFor at most, whatever the request.
+// keptAnswer reuses the answer of another handler. It calls that handler one request at a time, and at most once in
+// keptFor.
 type keptAnswer struct {
 	made http.Handler // immutable
 
 	mu   sync.Mutex
 	last record    // guarded by mu
-	at   time.Time // guarded by mu; when last was made
+	at   time.Time // guarded by mu; time of last
 }
 
-// record is an answer, as the ResponseWriter that it is written to.
+// record is a recorded answer. It is the ResponseWriter of the handler.
 type record struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-// Header is the answer's.
+// Header returns the answer's header.
 func (r *record) Header() http.Header { return r.header }
 
-// WriteHeader keeps the status.
+// WriteHeader stores the status.
 func (r *record) WriteHeader(status int) { r.status = status }
 
-// Write keeps a part of the body.
+// Write stores a part of the body. It never fails.
 func (r *record) Write(p []byte) (int, error) { return r.body.Write(p) }
 
-// answer is the one to give now. It is changed no more.
+// answer returns the present answer, which does not change any more.
 func (k *keptAnswer) answer() record {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -107,7 +108,7 @@ func (k *keptAnswer) answer() record {
 	return k.last
 }
 
-// ServeHTTP answers.
+// ServeHTTP sends the present answer.
 func (k *keptAnswer) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	a := k.answer()
 	for name, values := range a.header {

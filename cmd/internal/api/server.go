@@ -17,7 +17,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
-// Timeouts of a connection. A handler has none of its own: making a guest may take long, and a stream has no end.
+// Timeouts of a connection. A handler has none: adding a guest may take long, and a stream does not end.
 const (
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 10 * time.Second
@@ -27,24 +27,27 @@ const (
 	silentTimeout = 200 * time.Millisecond
 )
 
-// Config says what a server serves.
+// Config configures a server.
 type Config struct {
 	Backend   Backend
-	Metrics   http.Handler  // of GET /metrics, (*Metrics).Handler; nil: there are none
-	Healthy   func() error  // of GET /healthz, soon and without waiting; nil: always
-	Observers int           // gid of the group whose members may look; 0: only uid 0 may
-	Log       *logrus.Entry // refusals and failures; at level info each change that was asked for
+	Metrics   http.Handler  // GET /metrics, (*Metrics).Handler; nil: none
+	Healthy   func() error  // GET /healthz, must not wait; nil: always healthy
+	Observers int           // gid of the group with read access; 0: only uid 0 has it
+	Log       *logrus.Entry // refusals and failures; at level info each requested change
 }
 
-// Serve serves the interface on a unix socket and, where loopback is not nil, GET /metrics and GET /healthz there, until
-// ctx is done. Then streams are ended, requests under way have a few seconds to be answered, and nil is returned. The
-// listeners are closed, which ends nothing for who holds another descriptor of theirs.
+// Serve serves the interface on a unix socket and, if loopback is not nil, GET /metrics and GET /healthz there, until
+// ctx is done. Then it ends streams, gives requests under way a few seconds, and returns nil. It closes the listeners;
+// other descriptors of them stay open. An error for a listener of the wrong kind or address, and one that no longer
+// accepts.
 func Serve(ctx context.Context, cfg Config, socket, loopback net.Listener) error {
 	unixSocket, ok := socket.(*net.UnixListener)
 	if !ok {
-		return fmt.Errorf("cannot serve on a %s listener: only a unix socket tells who is at its other end", socket.Addr().Network())
+		return fmt.Errorf("cannot serve on a %s listener: only a unix socket tells who is at its other end",
+			socket.Addr().Network())
 	}
-	unixSocket.SetUnlinkOnClose(false) // it is the holder's
+	// The socket file is the holder's.
+	unixSocket.SetUnlinkOnClose(false)
 	peers, err := newPeers(cfg.Observers, cfg.Backend.InGuest)
 	if err != nil {
 		return err
@@ -54,7 +57,8 @@ func Serve(ctx context.Context, cfg Config, socket, loopback net.Listener) error
 	listeners := []net.Listener{newPeerListener(unixSocket, peers)}
 	if loopback != nil {
 		if a, ok := loopback.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
-			return fmt.Errorf("cannot serve probes at %s: it is no address of the loopback interface, as 127.0.0.1:9750 is", loopback.Addr())
+			return fmt.Errorf("cannot serve probes at %s: it is no address of the loopback interface, as 127.0.0.1:9750 is",
+				loopback.Addr())
 		}
 		servers = append(servers, h.server(probes()))
 		listeners = append(listeners, &loopbackListener{Listener: loopback, pool: newPool(loopbackConns)})
@@ -84,8 +88,7 @@ func Serve(ctx context.Context, cfg Config, socket, loopback net.Listener) error
 	return nil
 }
 
-// shutDown lets a server's requests be answered. Who has connected and asked nothing yet is not one of them: net/http would
-// wait 5 s for what he has to say.
+// shutDown lets a server finish its requests. It closes connections without a request: net/http would wait 5 s for one.
 func (h *handler) shutDown(s *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -103,7 +106,7 @@ func (h *handler) closeSilent() {
 	}
 }
 
-// noteState keeps silent.
+// noteState updates silent.
 func (h *handler) noteState(c net.Conn, state http.ConnState) {
 	if c, ok := c.(*conn); ok {
 		c.note(state)
@@ -122,12 +125,12 @@ type handler struct {
 	cfg      Config
 	start    time.Time
 	stop     chan struct{} // closed when the server stops
-	refusals bucket        // of log lines: a guest can ask as often as it likes
-	probes   bucket        // of requests on the loopback interface, where everybody may ask
+	refusals bucket        // limits log lines: a guest can repeat refused requests at will
+	probes   bucket        // limits requests on the loopback interface, open to any user of the host
 	streams  streams
 
 	mu     sync.Mutex
-	silent map[net.Conn]struct{} // guarded by mu; connections that have not asked anything
+	silent map[net.Conn]struct{} // guarded by mu; connections without a request so far
 }
 
 func newHandler(cfg Config) *handler {
@@ -152,9 +155,10 @@ func (h *handler) server(table []route) *http.Server {
 	}
 }
 
-// debugWriter is where net/http says what it thinks of its clients.
+// debugWriter logs net/http's messages about its clients.
 type debugWriter struct{ log *logrus.Entry }
 
+// Write logs one message at level debug. It never fails.
 func (d debugWriter) Write(p []byte) (int, error) {
 	d.log.Debug(strings.TrimSpace(string(p)))
 	return len(p), nil
@@ -162,31 +166,34 @@ func (d debugWriter) Write(p []byte) (int, error) {
 
 type peerKey struct{}
 
-// begun tells whether an answer was begun.
+// begun records that an answer was begun.
 type begun struct {
 	http.ResponseWriter
 	yes bool
 }
 
+// WriteHeader begins the answer.
 func (b *begun) WriteHeader(status int) {
 	b.yes = true
 	b.ResponseWriter.WriteHeader(status)
 }
 
+// Write begins the answer, if the handler has not begun it yet.
 func (b *begun) Write(p []byte) (int, error) {
 	b.yes = true
 	return b.ResponseWriter.Write(p)
 }
 
-// Unwrap lets http.ResponseController find the connection.
+// Unwrap gives http.ResponseController the connection.
 func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
 var errPanicked = errors.New("the daemon failed at this request; its log says how")
 
-// serve answers one request. A panic is answered and logged.
+// serve answers one request. It logs and answers a panic.
 func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Request) {
 	w := &begun{ResponseWriter: plain}
-	http.NewResponseController(w).SetWriteDeadline(time.Time{}) // the one of the connection's answer before
+	// Clears the deadline of the connection's previous answer.
+	http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	p, known := r.Context().Value(peerKey{}).(peer)
 	if !known {
 		p.refused = "cannot tell who you are"
@@ -199,7 +206,8 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 		}
 		log.WithField("stack", string(debug.Stack())).Errorf("a request to the control interface panicked: %v", panicked)
 		if w.yes {
-			panic(http.ErrAbortHandler) // the client sees that it has not all of it
+			// The client notices that the answer is incomplete.
+			panic(http.ErrAbortHandler)
 		}
 		answer(w, http.StatusInternalServerError, bodyOf(errPanicked))
 	}()
@@ -242,10 +250,11 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	}
 }
 
-// probeRate is how many requests are answered on the loopback interface in a second, from all together.
+// probeRate bounds the requests in a second on the loopback interface, from all users together.
 const probeRate = 50
 
-// pace has a request of nobody known wait its turn. Its connection then ends, so that the next one is of whoever comes first.
+// pace delays an unidentified peer's request to the rate. Its connection then ends, so that another user's request can
+// come next.
 func (h *handler) pace(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Connection", "close")
 	select {
@@ -255,7 +264,7 @@ func (h *handler) pace(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// do finds the route, holds the peer against it and calls it.
+// do finds the route, checks the peer's access and calls the handler.
 func (h *handler) do(table []route, w http.ResponseWriter, r *http.Request, p peer) (any, error) {
 	if p.refused != "" {
 		return nil, fault.New(fault.Forbidden, "%s", p.refused)
