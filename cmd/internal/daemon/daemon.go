@@ -1,19 +1,20 @@
-// Package daemon is the worker of "vcgroupfs serve": every guest's view, and what the control interface asks for.
+// Package daemon is the worker of "vcgroupfs serve": it serves every guest's view and answers the control interface.
 //
 // # Words
 //
-// A guest's record is its configuration as the arena keeps it; the region is the guest's part of the arena. A declared guest
-// is one that a file of the guests' directory describes. Self is the directory by which a container comes to its view without
-// being known (package fs/self); a box is what is remembered of a container that has touched it.
+// A guest's record is its configuration in the arena; its region is its part of the arena. A declared guest is
+// described by a file in the guests' directory. Self is the directory by which an unknown container gets its view
+// (package fs/self); a box is the worker's memory of a container that has touched self.
 //
 // # What always holds
 //
-//   - A guest is in the arena before anything of it is on the host, and out of it after everything is gone: a worker that
-//     takes over finds every guest, and takes back those that were not finished.
-//   - A set-up that fails undoes itself, and changes of one guest come one after another.
-//   - The end of the worker, by whatever means, is not the end of a guest's view.
+//   - A guest is in the arena before any part of it is on the host, and leaves the arena after every part is gone.
+//     So the next worker finds every guest, and removes the unfinished ones.
+//   - A set-up that fails undoes itself. Changes of one guest come one after another.
+//   - A guest's view survives the end of the worker, by whatever means the worker ends.
 //
-// Lock order: Daemon.selfMu, guest.mu, then Daemon.mu. boxes.mu is a leaf, and Daemon.mu is never held across a call that can block.
+// Lock order: Daemon.selfMu, guest.mu, then Daemon.mu. boxes.mu is a leaf. Daemon.mu is never held across a call that
+// can block.
 package daemon
 
 import (
@@ -56,37 +57,39 @@ type Daemon struct {
 	auditor  *api.Auditor
 	metrics  *api.Metrics
 	declared *declarations // nil for none
-	settled  chan struct{} // closed when no worker before this one makes a call of the host's any more
+	settled  chan struct{} // closed when no earlier worker makes a host call any more
 	sweepNow chan struct{} // one slot
-	garbage  garbage       // of the sweeping goroutine alone
-	swept    atomic.Int64  // when the sweep last began, in ns since 1970
+	garbage  garbage       // used by the sweeping goroutine only
+	swept    atomic.Int64  // time of the last sweep's begin, in ns since 1970
 	orphan   atomic.Bool   // the holder has ended
 
-	selfMu    sync.Mutex // held while self is set up or taken away
+	selfMu    sync.Mutex // held while self is set up or removed
 	self      *selfDir   // guarded by selfMu; nil for none
-	selfRetry time.Time  // guarded by selfMu; when to try again what failed
+	selfRetry time.Time  // guarded by selfMu; time of the next try after a failure
 
-	stopAPI func()        // returns when it is stopped
-	ended   chan struct{} // closed when the worker is to end
+	stopAPI func()        // returns once the API has stopped
+	ended   chan struct{} // closed when the worker must end
 	endOnce sync.Once
 
 	mu       sync.Mutex
 	guests   map[string]*guest         // guarded by mu
 	policies map[string]*policy.Policy // guarded by mu; by their text and controllers
-	closing  bool                      // guarded by mu: no guest is made any more
+	closing  bool                      // guarded by mu: refuses new guests
 }
 
-// settleWait bounds the wait for a dead worker. One that stays for longer waits for a guest's file system, or for this worker.
+// settleWait bounds the wait for a dying worker. A worker that stays longer waits for a guest's file system, or for
+// this worker.
 const settleWait = 5 * time.Second
 
-// awaitDying sees when the workers before this one are gone.
+// awaitDying closes settled once the earlier workers have ended.
 func (d *Daemon) awaitDying() {
 	d.settled = make(chan struct{})
 	var all sync.WaitGroup
 	for _, pid := range d.start.Dying {
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
-			continue // it is gone
+			// It has ended.
+			continue
 		}
 		all.Go(func() {
 			defer unix.Close(fd)
@@ -101,14 +104,14 @@ func (d *Daemon) awaitDying() {
 	}()
 }
 
-// settle waits until what a dead worker had begun is made, or never will be.
+// settle waits until no dying worker can still change the host.
 func (d *Daemon) settle() { <-d.settled }
 
-// heartbeat is how often a worker says that it lives.
+// heartbeat is the pause between two beats of a worker.
 const heartbeat = 100 * time.Millisecond
 
-// Run is a worker's life. It returns when another worker is to go on (nil), when all guests are taken away (nil), or when it
-// cannot serve.
+// Run runs a worker. It returns nil when another worker takes over or after the removal of all guests, and an error if
+// it cannot serve.
 func Run(version string, log *logrus.Entry) error {
 	w, err := holder.Connect()
 	if err != nil {
@@ -131,15 +134,16 @@ func Run(version string, log *logrus.Entry) error {
 	}
 	d := &Daemon{
 		version: version, settings: settings, start: start, since: time.Now(), log: log, worker: w, arena: w.Arena, host: h,
-		slots: conn.NewSlots(settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}), sweepNow: make(chan struct{}, 1),
-		guests: map[string]*guest{}, policies: map[string]*policy.Policy{},
+		slots: conn.NewSlots(settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}),
+		sweepNow: make(chan struct{}, 1), guests: map[string]*guest{}, policies: map[string]*policy.Policy{},
 	}
 	d.bound()
 	d.metrics = api.NewMetrics(version, d.totals)
 	d.auditor = api.NewAuditor(api.AuditConfig{Log: log, Hub: d.hub, Metrics: d.metrics})
 	d.awaitDying()
 	go d.beat()
-	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{}, again: map[string]bool{}}
+	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{},
+		again: map[string]bool{}}
 	d.resume(held)
 	d.clearViews()
 	d.followSelf()
@@ -154,7 +158,8 @@ func Run(version string, log *logrus.Entry) error {
 	go func() {
 		err := w.Follow(d.drain, d.stop)
 		d.orphan.Store(true)
-		log.WithError(err).Error("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
+		log.WithError(err).Error(
+			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}()
 	go d.showAll()
 	<-d.ended
@@ -163,10 +168,10 @@ func Run(version string, log *logrus.Entry) error {
 
 // bound keeps the worker to its settings, whatever guests do.
 func (d *Daemon) bound() {
-	// Two processors more than there are: one that waits for events while guests keep all others busy.
+	// Two processors more than the machine has: one waits for events while guests keep all others busy.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
-	// Each guest has one place to block in beyond those that all share, and one in which a look at its mounts may be stuck, so that is
-	// the most; Go's own threads come on top.
+	// The most threads that block: each guest has one slot beyond the shared ones, and one thread may be stuck in its
+	// mounts. Go's own threads come on top.
 	debug.SetMaxThreads(d.settings.MaxBlocking + 2*d.settings.MaxGuests + 2*maxSelfWork + 128)
 	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
 	d.shareFiles()
@@ -183,16 +188,17 @@ func (d *Daemon) beat() {
 	}
 }
 
-// end lets Run return.
+// end makes Run return.
 func (d *Daemon) end() { d.endOnce.Do(func() { close(d.ended) }) }
 
-// serveAPI begins to answer the control socket.
+// serveAPI starts to answer the control socket.
 func (d *Daemon) serveAPI() error {
 	socket, err := net.FileListener(d.worker.Socket)
 	if err != nil {
 		return err
 	}
-	socket.(*net.UnixListener).SetUnlinkOnClose(false) // it is the holder's
+	// The socket file is the holder's.
+	socket.(*net.UnixListener).SetUnlinkOnClose(false)
 	var loopback net.Listener
 	if d.worker.Metrics != nil {
 		if loopback, err = net.FileListener(d.worker.Metrics); err != nil {
@@ -205,20 +211,24 @@ func (d *Daemon) serveAPI() error {
 		cancel()
 		<-stopped
 	}
-	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Healthy: d.healthy, Observers: max(d.settings.Group, 0), Log: d.log}
+	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Healthy: d.healthy, Observers: max(d.settings.Group, 0),
+		Log: d.log}
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")
-			logrus.Exit(fault.ExitFailure) // another worker does better
+			// The next worker may do better.
+			logrus.Exit(fault.ExitFailure)
 		}
 		close(stopped)
 	}()
 	return nil
 }
 
-// drain stops serving: another worker goes on. What is not answered in time is sent to that one again.
+// drain stops serving, for another worker to take over. The kernel sends that worker the requests that this one does
+// not answer in time.
 func (d *Daemon) drain() {
-	d.stopAPI() // first, for guests are still served meanwhile
+	// The API stops first: guests are still served meanwhile.
+	d.stopAPI()
 	d.close()
 	ctx, cancel := context.WithTimeout(context.Background(), drainWait)
 	defer cancel()
@@ -239,10 +249,10 @@ func (d *Daemon) drain() {
 	d.end()
 }
 
-// drainWait is how long requests that block keep an upgrade waiting.
+// drainWait bounds the time that blocking requests delay an upgrade.
 const drainWait = 2 * time.Second
 
-// stop takes all guests away.
+// stop removes all guests.
 func (d *Daemon) stop() {
 	d.stopAPI()
 	d.close()
@@ -260,14 +270,15 @@ func (d *Daemon) stop() {
 	d.end()
 }
 
-// close lets no guest be made any more.
+// close refuses new guests from now on.
 func (d *Daemon) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closing = true
 }
 
-// isClosing says whether guests are another worker's to see to, or are all taken away. It is so before any view is suspended.
+// isClosing reports that another worker takes over the guests, or that all of them are being removed. It holds before
+// any view is suspended.
 func (d *Daemon) isClosing() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -285,16 +296,16 @@ func (d *Daemon) all() []*guest {
 	return all
 }
 
-// panicked ends the worker: a handler that panicked may have left anything behind. The request is answered EIO by then, and
-// all others are served by the next worker.
+// panicked ends the worker, because a panicking handler may leave any state behind. By then the request is answered
+// EIO; the next worker serves all others.
 func (d *Daemon) panicked() {
 	time.AfterFunc(10*time.Millisecond, func() { logrus.Exit(panicStatus) })
 }
 
-// panicStatus is that of a Go program that panicked.
+// panicStatus is the exit status of a panicking Go program.
 const panicStatus = 2
 
-// totals are what the metrics are asked for.
+// totals counts guests, cgroups and calls for the metrics.
 func (d *Daemon) totals() api.Totals {
 	t := api.Totals{Restarts: d.start.Restarts}
 	for _, g := range d.all() {

@@ -20,28 +20,29 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// A file NAME.yaml of the guests' directory declares the guest NAME: its keys are those of api.GuestSpec, but policy may also be
-// the path of a file, from the directory. A new file makes the guest, a changed one makes it anew, one that is removed takes it away. A
-// guest that has gone with its boundary is made again when that is back.
-// What cannot be done is said once for each change of the file, and the guest stays as it was.
+// A file NAME.yaml in the guests' directory declares the guest NAME. Its keys are those of api.GuestSpec, but policy
+// may also be the path of a file, relative to the directory. A new file adds the guest, a changed one replaces it, and
+// removing the file removes it. A guest that has ended with its boundary is added again once the boundary is back. A
+// failure is logged once for each change of the file, and leaves the guest as it was.
 
 const declaredSuffix = ".yaml"
 
-// maxDeclared is the longest file that is read, in bytes.
+// maxDeclared is the size limit of a guest's file, in bytes.
 const maxDeclared = 64 << 10
 
-// declarations follows the guests' directory. It is the sweeping goroutine's.
+// declarations follows the guests' directory. Used by the sweeping goroutine only.
 type declarations struct {
 	d     *Daemon
 	dir   string
-	files map[string]fileMark // as they were when they were last read
+	files map[string]fileMark // as of the last read
 	retry map[string]time.Time
-	again map[string]bool // those that are made again when they have gone: they follow no process, whose number may be another's by then
-	other map[string]bool // files that look like a guest's and are not read
-	said  string          // of the directory, since it could be read
+	// Guests to add again when they have ended. They follow no process: its number may have been reused by then.
+	again map[string]bool
+	other map[string]bool // unread files whose names resemble a guest's
+	said  string          // the last error about the directory; "" once it is readable
 }
 
-// fileMark tells whether a file has changed.
+// fileMark detects a changed file.
 type fileMark struct {
 	size    int64
 	changed time.Time
@@ -52,7 +53,7 @@ func (m fileMark) same(st os.FileInfo) bool {
 	return m.file != nil && os.SameFile(m.file, st) && m.size == st.Size() && m.changed.Equal(st.ModTime())
 }
 
-// retryAfter is when a declared guest that could not be made is tried again: its boundary may be there by then.
+// retryAfter is the pause before the next try to add a declared guest: its boundary may exist by then.
 const retryAfter = 5 * time.Second
 
 // follow brings the guests in line with the files.
@@ -62,7 +63,8 @@ func (x *declarations) follow() {
 	}
 	entries, err := x.entries()
 	if err != nil {
-		if said := err.Error(); said != x.said { // once, not each second
+		// Once, not every second.
+		if said := err.Error(); said != x.said {
 			x.said = said
 			x.d.log.WithError(err).Warn("cannot read the directory of guests; they stay as they are")
 		}
@@ -79,7 +81,8 @@ func (x *declarations) follow() {
 			x.look(name)
 		case slices.Contains(mistaken, strings.ToLower(filepath.Ext(name))):
 			if others[name] = true; !x.other[name] {
-				x.d.log.Errorf("%s is not read: the file of a guest is called NAME%s; rename it", filepath.Join(x.dir, name), declaredSuffix)
+				x.d.log.Errorf("%s is not read: the file of a guest is called NAME%s; rename it", filepath.Join(x.dir, name),
+					declaredSuffix)
 			}
 		}
 	}
@@ -98,10 +101,10 @@ func (x *declarations) follow() {
 	}
 }
 
-// mistaken are what files are called whose writer may have meant a guest.
+// mistaken are suffixes of files probably meant to declare a guest.
 var mistaken = []string{".yml", ".yaml", ".json"}
 
-// look looks at one guest's file.
+// look checks one guest's file for a change.
 func (x *declarations) look(name string) {
 	path := filepath.Join(x.dir, name+declaredSuffix)
 	st, err := os.Stat(path)
@@ -118,21 +121,22 @@ func (x *declarations) look(name string) {
 	x.files[name] = fileMark{st.Size(), st.ModTime(), st}
 	delete(x.retry, name)
 	if err := x.apply(name); err != nil {
-		if !same { // said once for each change
+		// One message for each change.
+		if !same {
 			x.d.log.WithError(err).Errorf("cannot make the guest that %s declares", path)
 		}
 		x.retry[name] = time.Now().Add(retryAfter)
 	}
 }
 
-// has says whether there is a guest of a name.
+// has reports that a guest of this name exists.
 func (d *Daemon) has(name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.guests[name] != nil
 }
 
-// apply makes the guest of a file.
+// apply adds the guest of a file.
 func (x *declarations) apply(name string) error {
 	if err := spec.CheckName(name); err != nil {
 		return err
@@ -146,14 +150,16 @@ func (x *declarations) apply(name string) error {
 	old := x.d.guests[name]
 	x.d.mu.Unlock()
 	if spec.Target == "" {
-		spec.Target = x.d.targetOf(name) // as the record has it, so that another worker finds it unchanged
+		// As in the record, so that the next worker finds the spec unchanged.
+		spec.Target = x.d.targetOf(name)
 	}
 	if old != nil {
 		switch {
 		case reflect.DeepEqual(old.record.Spec, spec):
 			return nil
 		case !old.record.Declared:
-			return fmt.Errorf("there is a guest %s, made by %s; remove it first (vcgroupfs guest rm %s)", name, old.record.maker(), name)
+			return fmt.Errorf("there is a guest %s, made by %s; remove it first (vcgroupfs guest rm %s)", name,
+				old.record.maker(), name)
 		}
 		x.d.take(old, api.EventRemoved, "its file was changed")
 	}
@@ -161,7 +167,7 @@ func (x *declarations) apply(name string) error {
 	return err
 }
 
-// readDeclared reads a guest's file and its policy. Every key must be known, and all faults are said at once.
+// readDeclared reads a guest's file and its policy. It rejects unknown keys, and reports all faults at once.
 func readDeclared(path string) (spec api.GuestSpec, p *policy.Policy, err error) {
 	text, err := readTrusted(path)
 	if err != nil {
@@ -197,7 +203,7 @@ func readDeclared(path string) (spec api.GuestSpec, p *policy.Policy, err error)
 	return spec, p, err
 }
 
-// entries are those of the directory, none where there is no directory.
+// entries lists the directory, empty if it does not exist.
 func (x *declarations) entries() ([]os.DirEntry, error) {
 	dir, err := os.Open(x.dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -213,9 +219,10 @@ func (x *declarations) entries() ([]os.DirEntry, error) {
 	return dir.ReadDir(-1)
 }
 
-// readTrusted reads a file that nobody but root can have written: a guest's file says which limits are set, and what is mounted where.
+// readTrusted reads a file writable by root only: a guest's file sets limits and mounts.
 func readTrusted(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO is not waited for
+	// O_NONBLOCK: opening a FIFO must not wait.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +240,7 @@ func readTrusted(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxDeclared))
 }
 
-// trusted is nil where a file or a directory is root's, and only root may write to it.
+// trusted checks that root owns a file or directory and that only root may write to it.
 func trusted(f *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -243,7 +250,9 @@ func trusted(f *os.File) error {
 	case st.Uid != 0:
 		return fmt.Errorf("%s belongs to user %d; only what root owns is read (chown root %s)", f.Name(), st.Uid, f.Name())
 	case st.Mode&0o022 != 0:
-		return fmt.Errorf("%s has mode %04o, so others than root may write to it; allowed: no write by group and others (chmod go-w %s)", f.Name(), st.Mode&0o7777, f.Name())
+		return fmt.Errorf(
+			"%s has mode %04o, so others than root may write to it; allowed: no write by group and others (chmod go-w %s)",
+			f.Name(), st.Mode&0o7777, f.Name())
 	}
 	return nil
 }

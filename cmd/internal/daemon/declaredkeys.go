@@ -9,8 +9,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// checkDeclared compares a guest's file with what a struct of the interface takes: every key must be one of its fields', and every value of
-// the field's kind. All faults are said at once, each with its line, in the words of the file.
+// checkDeclared compares a guest's file with a struct of the interface: every key must name a field, and every value
+// must have the field's kind. It reports all faults at once, each with its line, in the file's own words.
 func checkDeclared(n *yaml.Node, into any) error {
 	if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
 		n = n.Content[0]
@@ -68,7 +68,7 @@ func checkMapping(n *yaml.Node, t reflect.Type, above string, fault faultFunc) {
 	}
 }
 
-// fieldsOf are the keys of a struct, and their names in its order.
+// fieldsOf returns the types of a struct's fields by key, and the keys in the struct's order.
 func fieldsOf(t reflect.Type) (fields map[string]reflect.Type, names []string) {
 	fields = map[string]reflect.Type{}
 	for f := range t.NumField() {
@@ -78,9 +78,10 @@ func fieldsOf(t reflect.Type) (fields map[string]reflect.Type, names []string) {
 	return fields, names
 }
 
-// kindOf says whether a value is of a field's kind, and what that is called.
+// kindOf reports that a value has a field's kind, and names the kind.
 func kindOf(n *yaml.Node, t reflect.Type) (want string, ok bool) {
-	none := n.Kind == yaml.ScalarNode && n.Tag == "!!null" // leaves the field as it is
+	// null leaves the field as it is.
+	none := n.Kind == yaml.ScalarNode && n.Tag == "!!null"
 	switch t.Kind() {
 	case reflect.Struct, reflect.Map:
 		return "a mapping (key: value)", none || n.Kind == yaml.MappingNode

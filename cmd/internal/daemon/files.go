@@ -4,12 +4,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roomyFiles is how many descriptors a guest should find, on average, where there are as many guests as may be.
+// roomyFiles is a guest's fair share of descriptors, on average over the maximum number of guests.
 const roomyFiles = 64
 
-// shareFiles divides the descriptors that the worker may have. Three eighths are for what guests have open, and a guest may have as many
-// as are left of those: half where it is alone, so another always finds some. Each open has at most two, its own and the leaf's. An
-// eighth is for directories that are kept open for speed. The rest is the worker's own: connections, boundaries, views.
+// shareFiles divides the worker's descriptors. Three eighths serve the guests' open files, and a guest may use as many
+// as are left of those: half if it is alone, so that another guest always finds some. Each open needs two at most, its
+// own and the leaf's. An eighth serves directories kept open for speed. The rest serves the worker's connections,
+// boundaries and views.
 func (d *Daemon) shareFiles() {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -20,9 +21,11 @@ func (d *Daemon) shareFiles() {
 	opens := files * 3 / 8
 	d.arena.Bound(opens)
 	d.host.SetMaxDirs(files / 8)
-	if wanted := roomyFiles * d.settings.MaxGuests; files < wanted && d.start.Reason == "" { // the first worker says it
-		d.log.Warnf("this process may have %d descriptors only: one guest may have %d files open, and fewer where others have many; "+
-			"raise RLIMIT_NOFILE (LimitNOFILE= of the unit, ulimit -n) to %d or more, or lower --max-guests (%d)",
+	// Only the first worker warns.
+	if wanted := roomyFiles * d.settings.MaxGuests; files < wanted && d.start.Reason == "" {
+		d.log.Warnf(
+			"this process may have %d descriptors only: one guest may have %d files open, and fewer where others have many; "+
+				"raise RLIMIT_NOFILE (LimitNOFILE= of the unit, ulimit -n) to %d or more, or lower --max-guests (%d)",
 			files, min(opens/2, d.settings.MaxOpen), wanted, d.settings.MaxGuests)
 	}
 }

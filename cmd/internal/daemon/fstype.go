@@ -8,8 +8,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 )
 
-// typesOf is what is done with the new mount of a guest's view, before anybody sees it: statfs is to say the type that
-// the view stands for, and a worker that takes over in the middle is to know the mount by its device.
+// typesOf prepares the new mount of a guest's view before it is attached. statfs then reports the cgroup type from the
+// start, and a worker that takes over in the middle recognises the mount by its device.
 func (d *Daemon) typesOf(g *guest, about fstype.View) func(mountFD int) {
 	return func(mountFD int) {
 		g.remember()
@@ -17,24 +17,26 @@ func (d *Daemon) typesOf(g *guest, about fstype.View) func(mountFD int) {
 	}
 }
 
-// showType has statfs of a guest's view answered. Where that cannot be, the view says FUSE and is of use to programs
-// that look for no type.
+// showType makes statfs of a guest's view report the cgroup type. On failure the view reports FUSE, and still serves
+// programs that do not check the type.
 func (d *Daemon) showType(g *guest, view int, about fstype.View) {
 	if !d.worker.Types().Loaded {
-		return // the holder has said why
+		// The holder has logged the reason.
+		return
 	}
 	if err := d.worker.Show(view, about); err != nil {
 		g.log.WithError(err).Warn("statfs of the guest's view says FUSE")
 	}
 }
 
-// showAll does so for every guest that the worker before has left. The kernel knows them already, unless the holder
-// had to load its programs anew.
+// showAll does so for every guest of the previous worker. The kernel knows them already, unless the holder had to load
+// its programs again.
 func (d *Daemon) showAll() {
 	for _, g := range d.all() {
 		g.mu.Lock()
 		if s := g.served(); s != nil && !g.gone {
-			if view, release, err := g.at.Open(); err == nil { // open, so that its device is no other's meanwhile
+			// The open descriptor keeps the device number from being reused meanwhile.
+			if view, release, err := g.at.Open(); err == nil {
 				d.showType(g, view, fstype.ViewOf(s.View))
 				release()
 			}
@@ -43,7 +45,8 @@ func (d *Daemon) showAll() {
 	}
 }
 
-// ShowType has statfs answer for a file system that a process outside has open.
+// ShowType makes statfs report a cgroup type for a file system that another process has open. fault.Unsupported without
+// BPF.
 func (d *Daemon) ShowType(_ context.Context, pid int, r api.TypeRequest) error {
 	if t := d.worker.Types(); !t.Loaded {
 		return fault.New(fault.Unsupported, "statfs of views cannot be answered by BPF: %s", t.Reason)

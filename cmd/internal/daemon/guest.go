@@ -32,7 +32,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// record is a guest as the arena keeps it. It is an ABI between two versions of the program.
+// record is a guest's entry in the arena. It is an ABI between two versions of the program.
 type record struct {
 	Name       string        `json:"name"`
 	Spec       api.GuestSpec `json:"spec"`
@@ -41,13 +41,13 @@ type record struct {
 	UID        uint32        `json:"uid"`
 	GID        uint32        `json:"gid"`
 	Boundaries []boundaryID  `json:"boundaries"`
-	PidStart   uint64        `json:"pidStart,omitempty"` // of Spec.Pid, so that its number is no other's
-	Rule       string        `json:"rule,omitempty"`     // of a guest that touched self: the pattern that its cgroup matches
-	Self       bool          `json:"self,omitempty"`     // it is no guest but self, mounted at Spec.Target
-	Maker      *api.Maker    `json:"maker,omitempty"`    // nil of versions before, and where Declared or Rule say it: see maker
+	PidStart   uint64        `json:"pidStart,omitempty"` // of Spec.Pid, to detect a reused number
+	Rule       string        `json:"rule,omitempty"`     // of a guest by self: the pattern that its cgroup matches
+	Self       bool          `json:"self,omitempty"`     // marks self, mounted at Spec.Target: no guest
+	Maker      *api.Maker    `json:"maker,omitempty"`    // nil from older versions, or if other fields tell: see maker
 
-	// StacksOwn is how a view is attached whose spec does not say whether to stack it. Records of versions before have it not: they
-	// took away what was there.
+	// StacksOwn attaches a view by StackOwn if its spec leaves Stack open. Older versions did not set it: they took away
+	// the mounts at the view's target.
 	StacksOwn bool `json:"stacksOwn,omitempty"`
 }
 
@@ -63,13 +63,13 @@ func (r *record) label() string {
 type boundaryID struct {
 	Tree string `json:"tree"`
 	ID   uint64 `json:"id"`
-	Path string `json:"path,omitempty"` // where it was when the guest was made
+	Path string `json:"path,omitempty"` // at the time the guest was added
 }
 
-// is says whether it names the same cgroup; where that is may change.
+// is reports that both name the same cgroup. The path does not count: it may change.
 func (b boundaryID) is(other boundaryID) bool { return b.Tree == other.Tree && b.ID == other.ID }
 
-// guest is one guest. A guest that is being made or taken away has its name in the table already, or still.
+// guest is one guest. It is in the table already while it is set up, and still while it is removed.
 type guest struct {
 	record  record          // immutable
 	log     *logrus.Entry   // immutable
@@ -77,21 +77,21 @@ type guest struct {
 	region  *state.Region   // immutable once the guest is made
 	policy  *policy.Policy  // immutable once the guest is made
 	at      attach.Mountpoint
-	serving atomic.Pointer[views.Served] // nil while it is not served
+	serving atomic.Pointer[views.Served] // nil while no view is served
 
 	requests atomic.Uint64
 	denials  atomic.Uint64
-	sampler  cgroups.Sampler // of the sweeping goroutine alone
-	taking   atomic.Bool     // its cgroups are taken from it
+	sampler  cgroups.Sampler // used by the sweeping goroutine only
+	taking   atomic.Bool     // takeAgain is running
 	process  *os.File        // pidfd of Spec.Pid, immutable once the guest is made; nil for none
 
-	mu   sync.Mutex // held while the guest is made, changed or taken away
+	mu   sync.Mutex // held while the guest is set up, changed or removed
 	gone bool       // guarded by mu
 }
 
 func (g *guest) served() *views.Served { return g.serving.Load() }
 
-// boundaries are the open boundaries, nil for a guest that is not served.
+// boundaries returns the open boundaries, nil if the guest is not served.
 func (g *guest) boundaries() []*host.Boundary {
 	if s := g.served(); s != nil {
 		return s.Boundaries
@@ -109,9 +109,10 @@ func (g *guest) cgroups() int {
 	return most
 }
 
-// info is the guest as the control interface shows it.
+// info returns the guest in the control interface's form.
 func (g *guest) info() api.Guest {
-	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared, Rule: g.record.Rule, Hierarchies: []string{},
+	out := api.Guest{Name: g.record.Name, Spec: g.record.Spec, Since: g.record.Since, Declared: g.record.Declared,
+		Rule: g.record.Rule, Hierarchies: []string{},
 		Boundaries: map[string]string{}, Maker: g.record.maker()}
 	for _, b := range g.record.Boundaries {
 		out.Hierarchies = append(out.Hierarchies, b.Tree)
@@ -126,14 +127,17 @@ func (g *guest) info() api.Guest {
 	return out
 }
 
-// calls are the system calls of a guest that is served.
+// calls returns the counters of the guest's system calls.
 func (g *guest) calls() api.Calls {
 	n := g.region.Answers().Load()
 	return api.Calls{Listeners: n.Listeners, Answered: n.Answered, PassedOn: n.PassedOn}
 }
 
-// Add makes a guest. What is there already with the same spec is no error.
-func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, p *policy.Policy, by api.Maker) (api.Guest, bool, error) {
+// Add adds a guest. It accepts an existing guest with the same spec, and reports whether it made a new one.
+// fault.Conflict for another spec or a used target, fault.Busy at the limit or while the daemon ends, and the errors of
+// setting up the view.
+func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, p *policy.Policy,
+	by api.Maker) (api.Guest, bool, error) {
 	g, made, err := d.addRecord(record{Name: name, Spec: spec, Maker: &by}, p)
 	if err != nil {
 		return api.Guest{}, false, err
@@ -141,8 +145,8 @@ func (d *Daemon) Add(ctx context.Context, name string, spec api.GuestSpec, p *po
 	return g.info(), made, nil
 }
 
-// addRecord makes the guest of a record, with the policy of its spec. Its boundaries are those that the record has, or
-// else that the spec says.
+// addRecord adds the guest of a record, with the policy of its spec. The record's boundaries take precedence over the
+// spec's.
 func (d *Daemon) addRecord(r record, p *policy.Policy) (*guest, bool, error) {
 	if r.Spec.Target == "" {
 		r.Spec.Target = d.targetOf(r.Name)
@@ -165,7 +169,7 @@ func (d *Daemon) addRecord(r record, p *policy.Policy) (*guest, bool, error) {
 	return g, true, nil
 }
 
-// reserve puts a new guest into the table, locked; or finds the one that is there, when it is the same.
+// reserve enters a new guest into the table, locked, or finds the existing one with the same spec.
 func (d *Daemon) reserve(r record) (g *guest, mine bool, err error) {
 	for {
 		old, err := d.enter(r)
@@ -175,7 +179,8 @@ func (d *Daemon) reserve(r record) (g *guest, mine bool, err error) {
 		if old.fresh {
 			return old.guest, true, nil
 		}
-		old.guest.mu.Lock() // while it is being made or taken away
+		// Waits for a set-up or removal under way.
+		old.guest.mu.Lock()
 		gone := old.guest.gone
 		old.guest.mu.Unlock()
 		if gone {
@@ -221,12 +226,13 @@ func (d *Daemon) enter(r record) (entered, error) {
 	return entered{guest: g, fresh: true}, nil
 }
 
-// newGuest makes a guest that is not served yet.
+// newGuest makes a guest, not served yet.
 func (d *Daemon) newGuest(r record) *guest {
-	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name), at: attach.Mountpoint{Target: d.placeOf(r.Spec), Over: r.Spec.Over}}
+	return &guest{record: r, log: d.log.WithField("guest", r.Name), audit: d.auditor.Guest(r.Name),
+		at: attach.Mountpoint{Target: d.placeOf(r.Spec), Over: r.Spec.Over}}
 }
 
-// forget takes a guest out of the table.
+// forget removes a guest from the table.
 func (d *Daemon) forget(g *guest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -235,7 +241,7 @@ func (d *Daemon) forget(g *guest) {
 	}
 }
 
-// makeGuest opens the boundaries, sets the limits and mounts the view. What fails undoes what came before.
+// makeGuest opens the boundaries, sets the limits and mounts the view. A failing step undoes the ones before.
 func (d *Daemon) makeGuest(g *guest) (err error) {
 	spec := g.record.Spec
 	if own := d.ownTarget(spec); own || g.record.Declared {
@@ -278,7 +284,7 @@ func (d *Daemon) makeGuest(g *guest) (err error) {
 	return d.mountGuest(g, boundaries)
 }
 
-// openBoundaries opens the boundaries of a new guest and has its record name them for good.
+// openBoundaries opens the boundaries of a new guest and records their permanent names.
 func (d *Daemon) openBoundaries(g *guest) ([]*host.Boundary, error) {
 	if len(g.record.Boundaries) > 0 {
 		return d.reopen(g.record.Boundaries)
@@ -310,7 +316,7 @@ func (d *Daemon) openBoundaries(g *guest) ([]*host.Boundary, error) {
 	return boundaries, nil
 }
 
-// setLimits sets a new guest's limits and says how to take them back.
+// setLimits sets a new guest's limits. undo restores the old ones.
 func setLimits(boundaries []*host.Boundary, limits map[string]string) (undo func(), err error) {
 	var list []cgroups.Limit
 	for file, value := range limits {
@@ -391,8 +397,8 @@ func (d *Daemon) mountGuest(g *guest, boundaries []*host.Boundary) error {
 	return nil
 }
 
-// agreed waits until the kernel and the server have agreed on a connection. A worker that takes over before cannot go on with it.
-// ended is closed when it is served no more.
+// agreed waits until the kernel and the server have negotiated FUSE_INIT: no later worker can resume a connection
+// without it. ended is closed when the view is no longer served.
 func agreed(c *conn.Conn, ended <-chan struct{}) error {
 	select {
 	case <-c.Agreed():
@@ -404,39 +410,41 @@ func agreed(c *conn.Conn, ended <-chan struct{}) error {
 	}
 }
 
-// agreeWait is how long that may take: the kernel asks when the view is mounted.
+// agreeWait bounds that negotiation, which the kernel begins at the mount.
 const agreeWait = 10 * time.Second
 
-// begin begins to serve a guest, and sees to its end.
+// begin starts to serve a guest, and watches for its end.
 func (d *Daemon) begin(g *guest, s *views.Served) {
 	d.followProcess(g)
 	s.Ended = func() { d.viewEnded(g, s) }
 	s.Serve()
 }
 
-// viewEnded is told that nobody is served any more: the view was unmounted, its connection was aborted, or we ended it.
+// viewEnded runs after the end of serving: the view was unmounted, its connection was aborted, or we ended it.
 func (d *Daemon) viewEnded(g *guest, s *views.Served) {
 	if d.isClosing() || g.serving.Load() != s {
-		return // it is taken away, or was never made
+		// The guest is being removed, or its set-up failed.
+		return
 	}
 	reason := "the view was unmounted"
 	if s.Err != nil {
 		reason = s.Err.Error()
 	}
-	go d.take(g, api.EventGone, reason) // which waits for this goroutine
+	// take waits for this goroutine.
+	go d.take(g, api.EventGone, reason)
 }
 
 func (d *Daemon) keep(g *guest) holder.Keep {
 	return holder.Keep{Worker: d.worker, Region: g.region.Index()}
 }
 
-// viewConfig is what a guest's view is made of. device is nil for a new one.
+// viewConfig returns the configuration of a guest's view. device is nil for a new one.
 func (d *Daemon) viewConfig(g *guest, device *os.File, held map[uint64]int) fs.Config {
 	layout, _ := hierarchy.ParseLayout(layoutName(g.record.Spec.Layout))
 	return fs.Config{
 		Host: d.host, Policy: g.policy, Layout: layout, Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
-		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed, Settle: d.settle,
-		Denied:   func(x fs.Denial) { d.denied(g, x) },
+		MountRef: g.at.Open, State: g.region, Device: device, Holder: d.keep(g), Held: held, Crashed: d.start.Crashed,
+		Settle: d.settle, Denied: func(x fs.Denial) { d.denied(g, x) },
 		Observe:  func(opcode uint32, errno int, took time.Duration) { d.observe(g, opcode, errno, took) },
 		Panicked: d.panicked, Slots: d.slots, MaxRate: d.settings.MaxRate, MaxCPU: d.settings.MaxCPU,
 		MaxWatches: d.settings.MaxWatches,
@@ -455,7 +463,7 @@ func (d *Daemon) observe(g *guest, opcode uint32, errno int, took time.Duration)
 	d.metrics.Observe(opcode, errno, errno == int(unix.EPERM), took)
 }
 
-// denied tells of what a guest was refused.
+// denied publishes a refusal by the view's rules.
 func (d *Daemon) denied(g *guest, x fs.Denial) {
 	g.denials.Add(1)
 	d.metrics.Denied(x.Rule)
@@ -463,10 +471,11 @@ func (d *Daemon) denied(g *guest, x fs.Denial) {
 	if x.Quota {
 		kind = api.EventQuota
 	}
-	g.audit.TellOf(api.Event{Kind: kind, UID: x.UID, Pid: int(x.Tid), Operation: x.Operation, Rule: x.Rule}, x.Path, x.Stranger)
+	g.audit.TellOf(api.Event{Kind: kind, UID: x.UID, Pid: int(x.Tid), Operation: x.Operation, Rule: x.Rule}, x.Path,
+		x.Stranger)
 }
 
-// parsePolicy is the policy of a spec that a worker before has checked, or that serve has.
+// parsePolicy returns the policy of a spec that an earlier worker or serve has checked.
 func (d *Daemon) parsePolicy(s api.GuestSpec) (*policy.Policy, error) {
 	d.mu.Lock()
 	p := d.policies[policyKey(s)]
@@ -481,7 +490,7 @@ func (d *Daemon) parsePolicy(s api.GuestSpec) (*policy.Policy, error) {
 	return d.share(s, p), nil
 }
 
-// share is a policy that is the same: guests with one text and the same controllers share it.
+// share stores a policy, or returns the stored one with the same text and controllers: such guests share it.
 func (d *Daemon) share(spec api.GuestSpec, p *policy.Policy) *policy.Policy {
 	key := policyKey(spec)
 	d.mu.Lock()
@@ -500,14 +509,14 @@ func policyKey(spec api.GuestSpec) string {
 	return strings.Join(spec.Controllers, ",") + "\x00" + spec.Policy
 }
 
-// maxPolicies bounds the policies that are kept for the next guest.
+// maxPolicies bounds the policies kept for later guests.
 const maxPolicies = 256
 
 func notFound(name string) error {
 	return fault.New(fault.NotFound, "there is no guest %s; vcgroupfs guest ls lists them", name)
 }
 
-// find finds a guest that is made.
+// find finds a served guest. fault.NotFound.
 func (d *Daemon) find(name string) (*guest, error) {
 	d.mu.Lock()
 	g := d.guests[name]

@@ -6,16 +6,17 @@ import (
 	"time"
 )
 
-// sweepLate is how long the sweep may take, or be kept from: it looks at every guest each second, and unmounts views.
+// sweepLate bounds the age of the last sweep. A sweep checks every guest each second, and unmounts views.
 const sweepLate = 30 * time.Second
 
-// healthy is nil while this worker does all of its work. It waits for nothing. A worker that hangs does not answer at all.
+// healthy returns nil while this worker does all of its work. It never waits. A hanging worker does not answer at all.
 func (d *Daemon) healthy() error {
 	if d.isClosing() {
 		return errors.New("the worker is ending")
 	}
 	if d.orphan.Load() {
-		return errors.New("the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
+		return errors.New(
+			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}
 	if ago := time.Since(time.Unix(0, d.swept.Load())).Round(time.Second); ago > sweepLate {
 		return fmt.Errorf("no guest has been looked after for %v", ago)

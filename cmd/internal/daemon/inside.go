@@ -20,18 +20,18 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// viewsDir is where the views of guests are mounted that name no directory of the host.
+// viewsDir holds the views of guests whose spec names no target.
 func (d *Daemon) viewsDir() string { return filepath.Join(filepath.Dir(d.settings.Socket), "views") }
 
-// targetOf is where the view of a guest is mounted that names no directory.
+// targetOf returns the target of a guest whose spec names none.
 func (d *Daemon) targetOf(guest string) string { return d.viewsDir() + "/" + guest }
 
-// ownTarget says whether a view is mounted where we make the directory ourselves.
+// ownTarget reports that we make the target directory ourselves.
 func (d *Daemon) ownTarget(spec api.GuestSpec) bool {
 	return spec.Rootfs == "" && filepath.Dir(spec.Target) == d.viewsDir()
 }
 
-// placeOf is the directory of a spec. The one that we make lies in a directory of ours, with whatever links lead there.
+// placeOf returns the target of a spec. Our own target lies in a directory of ours, whose path may contain links.
 func (d *Daemon) placeOf(spec api.GuestSpec) target.Target {
 	if d.ownTarget(spec) {
 		return target.Beside(spec.Target)
@@ -39,32 +39,34 @@ func (d *Daemon) placeOf(spec api.GuestSpec) target.Target {
 	return spec.Place()
 }
 
-// remember has the guest's region name the mount, for the workers after this one.
+// remember stores the mount in the guest's region, for later workers.
 func (g *guest) remember() {
 	g.region.SetDevice(g.at.View.Device)
 	g.region.SetMount(g.at.View.ID, g.at.View.Unique)
 }
 
-// mountOf is the mount that a region names.
+// mountOf returns the mount stored in a region.
 func mountOf(r *state.Region) target.Mount {
 	id, unique := r.Mount()
 	return target.Mount{Device: r.Device(), ID: id, Unique: unique}
 }
 
-// makeTarget makes the directory for a view. The one above it can be passed through and not be read: who is told a guest's
-// name can bind its view, as a user with bubblewrap does, and nobody else finds it.
+// makeTarget makes the directory for a view. Its parent can be passed through but not read: a user with the guest's
+// name can bind its view, for example with bubblewrap, and no one else finds it.
 func (d *Daemon) makeTarget(target string) error {
 	const passOnly = 0o711
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
-	return os.Chmod(d.viewsDir(), passOnly) // also where a daemon before has made it
+	// Also for a directory made by an earlier daemon.
+	return os.Chmod(d.viewsDir(), passOnly)
 }
 
-// inside is where the view of a guest is attached. What is served may be nil: the guest's boundaries are not known then.
+// inside describes the attachment of a guest's view. s may be nil: then the guest's boundaries are unknown.
 func (d *Daemon) inside(g *guest, s *views.Served) (in attach.Inside, err error) {
 	into := g.record.Spec.Into
-	in = attach.Inside{Work: filepath.Dir(d.settings.Socket), Pid: g.record.Spec.Pid, Start: g.record.PidStart, Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
+	in = attach.Inside{Work: filepath.Dir(d.settings.Socket), Pid: g.record.Spec.Pid, Start: g.record.PidStart,
+		Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
 	if s != nil {
 		in.Own = attach.OwnMountsOf(s.Boundaries, s.View.Layout())
 	}
@@ -83,7 +85,7 @@ func (d *Daemon) inside(g *guest, s *views.Served) (in attach.Inside, err error)
 	return in, nil
 }
 
-// stack is what becomes of what is mounted where the guest's view is attached.
+// stack chooses the treatment of the mounts at the view's target inside the guest.
 func (r record) stack() attach.Stack {
 	switch said := r.Spec.Into.Stack; {
 	case said != nil && *said:
@@ -94,8 +96,8 @@ func (r record) stack() attach.Stack {
 	return attach.StackNone
 }
 
-// attach attaches the view in the mount namespace of the guest's process, where the spec asks for it, and takes the guest's cgroups
-// from it where the runtime has given them to its root.
+// attach attaches the view in the mount namespace of the guest's process, if the spec asks for it, and reclaims the
+// cgroups that a runtime chowned to the guest's root.
 func (d *Daemon) attach(g *guest, s *views.Served) error {
 	into := g.record.Spec.Into
 	if into == nil && g.record.Rule == "" {
@@ -106,7 +108,7 @@ func (d *Daemon) attach(g *guest, s *views.Served) error {
 			"cannot attach a view of layout v2 as a tmpfs with a mount for each hierarchy: it is one tree; "+
 				"show a v1 hierarchy")
 	}
-	// What the guest mounts on its view is not for others to see.
+	// MS_PRIVATE keeps the guest's own mounts on its view out of other mount namespaces.
 	view, release, err := g.at.Open()
 	if err == nil {
 		defer release()
@@ -116,7 +118,8 @@ func (d *Daemon) attach(g *guest, s *views.Served) error {
 		return fmt.Errorf("cannot keep the mounts on the view apart: %w", err)
 	}
 	if into == nil {
-		return d.takeCgroups(g, s.Boundaries) // whoever touches self gets the view
+		// Touching self shows the view.
+		return d.takeCgroups(g, s.Boundaries)
 	}
 	in, err := d.inside(g, s)
 	if err != nil {
@@ -132,8 +135,8 @@ func (d *Daemon) attach(g *guest, s *views.Served) error {
 	return nil
 }
 
-// detach takes the view out of a guest whose process goes on. What was taken from its root is given back where somebody asked for
-// that: a daemon that ends leaves no guest with more than it had.
+// detach removes the view from a guest whose process lives on. giveBack returns the reclaimed cgroups to the guest's
+// root, on a removal by request only: the end of a daemon leaves no guest with more than it had.
 func (d *Daemon) detach(g *guest, s *views.Served, giveBack bool) {
 	if g.record.Spec.Into == nil || g.at.View.Device == 0 || ended(g.record) {
 		return
@@ -149,12 +152,13 @@ func (d *Daemon) detach(g *guest, s *views.Served, giveBack bool) {
 		err = in.Detach(g.at.View.Device)
 	}
 	if err != nil {
-		g.log.WithError(err).Infof("the view is not taken out of process %d, where it has no server any more", g.record.Spec.Pid)
+		g.log.WithError(err).Infof("the view is not taken out of process %d, where it has no server any more",
+			g.record.Spec.Pid)
 	}
 }
 
-// reclaim takes a cgroup from a guest's root. In a hierarchy that is not shown it may be somebody else's, too: the guest's it is where
-// it was given to the guest's root, as owner or as group.
+// reclaim takes a cgroup back from a guest's root. In a hidden hierarchy the cgroup may belong to someone else, so it
+// must be the guest's by owner or group.
 func (g *guest) reclaim(b *host.Boundary, shown bool) error {
 	if !shown {
 		root, err := b.Root()
@@ -163,22 +167,24 @@ func (g *guest) reclaim(b *host.Boundary, shown bool) error {
 		}
 		defer root.Release()
 		var st unix.Stat_t
-		if err := root.Stat(&st); err != nil || (st.Uid == 0 || st.Uid != g.record.UID) && (st.Gid == 0 || st.Gid != g.record.GID) {
+		if err := root.Stat(&st); err != nil || (st.Uid == 0 || st.Uid != g.record.UID) &&
+			(st.Gid == 0 || st.Gid != g.record.GID) {
 			return err
 		}
 	}
 	return fs.Reclaim(b, fs.Owner{UID: g.record.UID, GID: g.record.GID})
 }
 
-// takeCgroups takes a guest's cgroups from its root.
+// takeCgroups takes a guest's cgroups back from its root.
 func (d *Daemon) takeCgroups(g *guest, boundaries []*host.Boundary) error {
 	if err := d.cgroupsOf(g, boundaries, g.reclaim); err != nil {
-		return fmt.Errorf("cannot take the cgroups of guest %s from its root, which would write there around the view: %w", g.record.Name, err)
+		return fmt.Errorf("cannot take the cgroups of guest %s from its root, which would write there around the view: %w",
+			g.record.Name, err)
 	}
 	return nil
 }
 
-// given says whether a boundary is not the host's root's, though that has been seen to: the runtime has given it to the guest since.
+// given reports that a runtime chowned a boundary to the guest after we had reclaimed it.
 func (g *guest) given(boundaries []*host.Boundary) bool {
 	if g.record.Spec.Into == nil && g.record.Rule == "" || g.record.UID == 0 && g.record.GID == 0 {
 		return false
@@ -194,7 +200,7 @@ func (g *guest) given(boundaries []*host.Boundary) bool {
 	})
 }
 
-// takeAgain takes what a guest was given. It may have many cgroups, and others are not to wait for that.
+// takeAgain reclaims a guest's cgroups in the background: they may be many, and the sweep must not wait.
 func (d *Daemon) takeAgain(g *guest) {
 	if !g.taking.CompareAndSwap(false, true) {
 		return
@@ -212,8 +218,8 @@ func (d *Daemon) takeAgain(g *guest) {
 	}()
 }
 
-// cgroupsOf does something with the cgroups of a guest whose root is not the host's: its boundaries, and in hierarchies that are not
-// shown those of the same path, as a runtime makes them. Another there may be that of a user's whole session.
+// cgroupsOf calls do for the boundaries of a guest whose root is not the host's, and in hidden hierarchies for the
+// cgroups of the same path, which a runtime makes too. Any other cgroup there may hold a user's whole session.
 func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
 	if g.record.UID == 0 && g.record.GID == 0 {
 		return nil
@@ -248,7 +254,8 @@ func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *hos
 	return nil
 }
 
-// Attach attaches a guest's view anew, after the guest has taken it away.
+// Attach attaches a guest's view again after the guest has removed it. fault.NotFound for an unknown guest;
+// fault.Invalid without --into or after the end of its process.
 func (d *Daemon) Attach(name string) error {
 	g, err := d.find(name)
 	if err != nil {

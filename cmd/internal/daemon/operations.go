@@ -13,18 +13,18 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Info says what this daemon is.
+// Info describes this daemon.
 func (d *Daemon) Info() api.Info {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return api.Info{
 		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.since, Guests: len(d.guests),
-		Restarts: d.start.Restarts, Resend: conn.CanResend(), TypeByBPF: d.worker.Types().Loaded, TypeRefused: d.worker.Types().Reason,
-		Notify: d.settings.Notify,
+		Restarts: d.start.Restarts, Resend: conn.CanResend(), TypeByBPF: d.worker.Types().Loaded,
+		TypeRefused: d.worker.Types().Reason, Notify: d.settings.Notify,
 	}
 }
 
-// sorted lists the guests that are served, by name.
+// sorted lists the served guests by name.
 func (d *Daemon) sorted() []*guest {
 	all := slices.DeleteFunc(d.all(), func(g *guest) bool { return g.served() == nil })
 	slices.SortFunc(all, func(a, b *guest) int { return strings.Compare(a.record.Name, b.record.Name) })
@@ -40,7 +40,7 @@ func (d *Daemon) Guests() []api.Guest {
 	return list
 }
 
-// Guest finds a guest.
+// Guest returns a guest. fault.NotFound.
 func (d *Daemon) Guest(name string) (api.Guest, error) {
 	g, err := d.find(name)
 	if err != nil {
@@ -49,7 +49,8 @@ func (d *Daemon) Guest(name string) (api.Guest, error) {
 	return g.info(), nil
 }
 
-// with calls f with a guest's boundaries while the guest is not taken away.
+// with calls f with a guest's boundaries, and keeps the guest from being removed meanwhile. fault.NotFound, or the
+// error of f.
 func (d *Daemon) with(name string, f func(g *guest, boundaries []*host.Boundary) error) error {
 	g, err := d.find(name)
 	if err != nil {
@@ -64,7 +65,7 @@ func (d *Daemon) with(name string, f func(g *guest, boundaries []*host.Boundary)
 	return f(g, b)
 }
 
-// Tree is a guest's cgroups.
+// Tree returns a guest's cgroups. fault.NotFound, or an error of the host.
 func (d *Daemon) Tree(name string) (tree api.Cgroup, err error) {
 	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
 		of, err := cgroups.Tree(b)
@@ -74,7 +75,7 @@ func (d *Daemon) Tree(name string) (tree api.Cgroup, err error) {
 	return tree, err
 }
 
-// cgroupOf is a tree of cgroups as it goes over the wire.
+// cgroupOf converts a tree of cgroups to the wire's form.
 func cgroupOf(c cgroups.Cgroup) api.Cgroup {
 	out := api.Cgroup{Name: c.Name, Hierarchies: c.Hierarchies, Figures: api.Figures(c.Figures), Cut: c.Cut}
 	for _, p := range c.Processes {
@@ -86,7 +87,7 @@ func cgroupOf(c cgroups.Cgroup) api.Cgroup {
 	return out
 }
 
-// Top is what each guest uses.
+// Top returns each guest's usage.
 func (d *Daemon) Top() []api.Usage {
 	list := []api.Usage{}
 	for _, g := range d.sorted() {
@@ -94,12 +95,13 @@ func (d *Daemon) Top() []api.Usage {
 		if b == nil {
 			continue
 		}
-		list = append(list, api.Usage{Name: g.record.Name, Figures: api.Figures(cgroups.FiguresOf(b)), Requests: g.requests.Load(), Denials: g.denials.Load()})
+		list = append(list, api.Usage{Name: g.record.Name, Figures: api.Figures(cgroups.FiguresOf(b)),
+			Requests: g.requests.Load(), Denials: g.denials.Load()})
 	}
 	return list
 }
 
-// Set sets limits of a guest.
+// Set sets limits of a guest, and returns the changes. fault.NotFound, or the error of cgroups.Set.
 func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err error) {
 	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
 		var set []cgroups.Limit
@@ -115,39 +117,42 @@ func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err
 	return changes, err
 }
 
-// Freeze stops every process of a guest.
+// Freeze stops every process of a guest. fault.NotFound, or the error of cgroups.Freeze.
 func (d *Daemon) Freeze(ctx context.Context, name string) error {
 	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Freeze(ctx, b) })
 }
 
-// Thaw lets them go on.
+// Thaw resumes the processes of a guest. fault.NotFound, or the error of cgroups.Thaw.
 func (d *Daemon) Thaw(ctx context.Context, name string) error {
 	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Thaw(ctx, b) })
 }
 
-// Kill kills every process of a guest.
+// Kill kills every process of a guest. fault.NotFound, or the error of cgroups.Kill.
 func (d *Daemon) Kill(ctx context.Context, name string) error {
 	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Kill(ctx, b) })
 }
 
-// Subscribe gives events. Who listened to the worker before, and comes back, is told that it was replaced.
+// Subscribe returns a stream of events. A subscriber that comes back after losing the previous worker learns of the
+// replacement.
 func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) {
-	defer d.lookNow() // what is counted from here on is new to the subscriber
+	// Counts from here on are new to the subscriber.
+	defer d.lookNow()
 	if d.start.Reason == "" || time.Since(d.since) > restartedFor {
 		return d.hub.Subscribe(guest)
 	}
 	return d.hub.SubscribeAfter(guest, api.Event{Time: d.since, Kind: api.EventRestarted, Reason: d.start.Reason})
 }
 
-// restartedFor is how long whoever subscribes is told of a restart.
+// restartedFor is the time during which new subscribers learn of a restart.
 const restartedFor = 5 * time.Second
 
-// Upgrade goes on with another program. Where that works this worker ends before it can say so: who asked finds the new one.
+// Upgrade replaces this worker by one of another program. On success this worker ends before it can answer: the caller
+// reaches the new one. An error means that this worker goes on.
 func (d *Daemon) Upgrade(ctx context.Context, program string) error {
 	return d.worker.Upgrade(program, ctx.Done())
 }
 
-// InGuest says whether a process is inside a guest's boundary.
+// InGuest reports that a process is inside a guest's boundary.
 func (d *Daemon) InGuest(pid int) bool {
 	for _, g := range d.all() {
 		for _, b := range g.boundaries() {

@@ -2,5 +2,5 @@
 
 package daemon
 
-// pauseForTest is where a test can hold a new worker back; in the program that is shipped it is nothing.
+// pauseForTest does nothing in a release build; under the failpoints tag it delays a new worker.
 func pauseForTest() {}

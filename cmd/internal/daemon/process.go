@@ -10,8 +10,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// followProcess takes a guest away as soon as its process ends. Where the kernel has no pidfd that can be waited for (before
-// Linux 5.10) the sweep sees to it.
+// followProcess removes a guest as soon as its process ends. Before Linux 5.10, without PIDFD_NONBLOCK, the sweep
+// notices instead.
 func (d *Daemon) followProcess(g *guest) {
 	if g.record.Spec.Pid == 0 {
 		return
@@ -22,19 +22,21 @@ func (d *Daemon) followProcess(g *guest) {
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	raw, err := f.SyscallConn()
-	if err != nil || ended(g.record) { // the number is another's already
+	// The number is another process's already.
+	if err != nil || ended(g.record) {
 		f.Close()
 		return
 	}
 	g.process = f
 	go func() {
-		if raw.Read(hasEnded) == nil && !d.isClosing() { // else the next worker sees to it
+		// Otherwise the next worker removes it.
+		if raw.Read(hasEnded) == nil && !d.isClosing() {
 			d.take(g, api.EventGone, processEnded)
 		}
 	}()
 }
 
-// unfollow is called with mu held.
+// unfollow stops following the process. Called with mu held.
 func (g *guest) unfollow() {
 	if g.process != nil {
 		g.process.Close()
@@ -43,7 +45,7 @@ func (g *guest) unfollow() {
 
 const processEnded = "its process ended"
 
-// hasEnded says whether the process of a pidfd has ended: then it can be read from (pidfd_poll).
+// hasEnded reports that the process of a pidfd has ended, which makes the pidfd readable (pidfd_poll).
 func hasEnded(fd uintptr) bool {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
@@ -53,7 +55,7 @@ func hasEnded(fd uintptr) bool {
 	}
 }
 
-// ended says whether the process of a guest has ended: its number is nobody's, another's, or a zombie's.
+// ended reports that a guest's process has ended: its number is free, reused or a zombie's.
 func ended(r record) bool {
 	start, err := host.StartOf(r.Spec.Pid)
 	return err != nil || start != r.PidStart

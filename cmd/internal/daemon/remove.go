@@ -13,20 +13,22 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
-// A guest's name belongs to its maker: the hook of another container, whose creation failed for that very name, must not end this one's
-// view. A guest whose process has ended is about to go by itself, so anybody may be told that it is gone.
+// A guest's name belongs to its maker. A container whose creation failed for that very name runs a hook, which must not
+// end the other's view. A guest whose process has ended is about to be removed anyway, so any caller may remove it.
 
-// endedWait bounds the wait for the process of a container whose last hook runs: its runtime has killed it by then.
+// endedWait bounds the wait for a container's process during its last hook: its runtime has killed the process by then.
 const endedWait = 2 * time.Second
 
-// maker is who made the guest of a record.
+// maker returns the maker of a record's guest.
 func (r record) maker() api.Maker { return api.MakerBy(r.Maker, r.Declared, r.Rule) }
 
-// makerless says that a version without makers made the guest: by hand, or for a container whose last hook is still to come.
+// makerless reports that a version without makers added the guest: by hand, or for a container whose last hook is still
+// to come.
 func (r record) makerless() bool { return r.Maker == nil && !r.Declared && r.Rule == "" }
 
-// Remove takes a guest away. When it answers nothing is left of the guest, also where that is being made or taken away already: a
-// container's last hook comes at the moment at which its process has ended.
+// Remove removes a guest. Nothing of it is left on return, even if a set-up or removal was under way: a container's
+// last hook runs just as its process ends. fault.NotFound, fault.Conflict if another maker owns it, fault.Busy while
+// its process lives.
 func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bool) error {
 	d.mu.Lock()
 	g := d.guests[name]
@@ -46,14 +48,15 @@ func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bo
 		return notFound(name)
 	}
 	d.noteUnmounted(g, g.served())
-	if err := g.at.Unmount(); err != nil { // first: who asks again finds the guest as it was
+	// The unmount comes first: if it fails, the guest stays as it was.
+	if err := g.at.Unmount(); err != nil {
 		return fmt.Errorf("cannot remove guest %s: %v", name, err)
 	}
 	d.takeLocked(g, api.EventRemoved, "")
 	return nil
 }
 
-// mayRemove says why a guest is not to be removed by whoever asks.
+// mayRemove returns an error if the caller may not remove the guest.
 func (d *Daemon) mayRemove(ctx context.Context, g *guest, by api.Maker, force bool) error {
 	name, maker := g.record.Name, g.record.maker()
 	switch {
@@ -79,8 +82,8 @@ func (d *Daemon) mayRemove(ctx context.Context, g *guest, by api.Maker, force bo
 	return nil
 }
 
-// awaitEnd waits for the end of a container's process. Where that lives on, the container whose last hook runs is another of the same
-// name and bundle.
+// awaitEnd waits for the end of a container's process. If the process lives on, the last hook belongs to another
+// container of the same name and bundle.
 func (g *guest) awaitEnd(ctx context.Context) error {
 	if g.record.Spec.Pid == 0 {
 		return nil
@@ -101,7 +104,7 @@ func (g *guest) awaitEnd(ctx context.Context) error {
 	return nil
 }
 
-// frozen says whether a guest's processes are stopped.
+// frozen reports that a guest's processes are stopped.
 func (g *guest) frozen() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -109,7 +112,8 @@ func (g *guest) frozen() bool {
 	return !g.gone && b != nil && cgroups.FiguresOf(b).Frozen
 }
 
-// thaw lets the processes of a guest go on that is removed by force: nobody could name it to thaw it later.
+// thaw resumes the processes of a guest before a forced removal: without a guest to name, nothing could thaw them
+// later.
 func (g *guest) thaw(ctx context.Context) {
 	if !g.frozen() {
 		return

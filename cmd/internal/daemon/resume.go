@@ -17,19 +17,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// resume goes on with every guest of the arena. One that cannot be gone on with is ended, so that nobody waits for it.
+// resume resumes every guest of the arena. It ends a guest that it cannot resume, so that no one waits for it.
 func (d *Daemon) resume(held map[int]map[uint64]int) {
 	pauseForTest()
 	goOn := func(r *state.Region, rec record, resume func(*state.Region, record, map[uint64]int) error) {
 		of := held[r.Index()]
 		delete(held, r.Index())
-		if r.Label() == "" { // an earlier version allocated the region
+		// An earlier version allocated the region.
+		if r.Label() == "" {
 			r.SetLabel(rec.label())
 		}
 		if err := resume(r, rec, of); err != nil {
 			d.log.WithError(err).Error("a guest ends with the worker that served it")
 		}
-		for _, fd := range of { // of no more use
+		// The descriptors that resume left over.
+		for _, fd := range of {
 			unix.Close(fd)
 		}
 	}
@@ -42,10 +44,12 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 		}
 		goOn(r, rec, d.resumeGuest)
 	}
-	for _, r := range selves { // last: who touches it may be of one of the guests
+	// Self comes last: a thread that touches it may belong to one of the guests.
+	for _, r := range selves {
 		goOn(r, recordOf(r), d.resumeSelf)
 	}
-	for region, of := range held { // of guests that were taken away while the worker died
+	// Descriptors of guests removed while the worker died.
+	for region, of := range held {
 		for _, fd := range of {
 			unix.Close(fd)
 		}
@@ -61,7 +65,7 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 	d.log.WithField("took", took).Warnf("serving goes on after %s", d.start.Reason)
 }
 
-// clearViews unmounts what a daemon before this one has left: its holder died, too, so that nobody goes on with its guests.
+// clearViews unmounts the views left by an earlier daemon. Its holder died too, so no worker can resume its guests.
 func (d *Daemon) clearViews() {
 	if d.start.Restarts > 0 || d.start.Reason != "" {
 		return
@@ -71,7 +75,7 @@ func (d *Daemon) clearViews() {
 	}
 }
 
-// recordOf is what a region says of its guest; nothing, where that is not to be understood.
+// recordOf decodes a region's record; empty if it cannot.
 func recordOf(r *state.Region) record {
 	var rec record
 	if json.Unmarshal(r.Config(), &rec) != nil {
@@ -80,7 +84,7 @@ func recordOf(r *state.Region) record {
 	return rec
 }
 
-// resumeGuest goes on with one guest. It takes out of held what it uses.
+// resumeGuest resumes one guest. It removes the descriptors that it uses from held.
 func (d *Daemon) resumeGuest(r *state.Region, rec record, held map[uint64]int) (err error) {
 	g := d.newGuest(rec)
 	g.region, g.at.View = r, mountOf(r)
@@ -132,7 +136,7 @@ func (d *Daemon) goOn(g *guest, device int, held map[uint64]int) error {
 	return nil
 }
 
-// reopen opens boundaries by what names them for good.
+// reopen opens boundaries by their permanent names.
 func (d *Daemon) reopen(ids []boundaryID) (all []*host.Boundary, err error) {
 	for _, id := range ids {
 		t := d.treeNamed(id.Tree)
@@ -159,7 +163,8 @@ func (d *Daemon) treeNamed(name string) *host.Hierarchy {
 	return nil
 }
 
-// abandon ends a guest that nobody can serve: its connection first, so that looking at the mount does not wait.
+// abandon ends a guest that cannot be served. It closes the connection first, so that an access to the mount does not
+// wait.
 func (d *Daemon) abandon(g *guest, held map[uint64]int) {
 	if err := d.keep(g).Forget(); err != nil {
 		d.log.WithError(err).Debug("cannot tell the holder")

@@ -23,25 +23,25 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// selfDir is self: the directory, what it is mounted as, and what is remembered of who touches it.
+// selfDir is self: its directory, its mount, and the containers that touched it.
 type selfDir struct {
 	d      *Daemon
 	rule   hierarchy.Containers
-	spec   api.GuestSpec  // of the guests that are made, but for their boundaries and owners
-	policy *policy.Policy // of theirs
+	spec   api.GuestSpec  // of the guests to add, without boundary and owner
+	policy *policy.Policy // of those guests
 
 	at     attach.Mountpoint
 	region *state.Region
 	dir    *self.Dir
-	served chan struct{} // closed when it is served no more
-	ready  chan struct{} // closed when it is mounted, and known as what
-	quit   chan struct{} // closed when it is taken away
+	served chan struct{} // closed when serving has ended
+	ready  chan struct{} // closed when it is mounted and its device is known
+	quit   chan struct{} // closed when it is removed
 
-	work  chan struct{} // a slot for each container that is looked after at once
+	work  chan struct{} // one slot for each container handled at once
 	boxes boxes
 }
 
-// selfSpec is what the settings say of the guests that are made.
+// selfSpec returns the spec of the guests to add, from the settings.
 func (d *Daemon) selfSpec() (spec api.GuestSpec, err error) {
 	settings := d.settings.Self
 	spec = api.GuestSpec{Controllers: settings.Controllers}
@@ -56,7 +56,7 @@ func (d *Daemon) selfSpec() (spec api.GuestSpec, err error) {
 	return spec, nil
 }
 
-// newSelf makes what the settings ask for, mounted nowhere.
+// newSelf makes self from the settings, not mounted yet.
 func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 	rule, err := hierarchy.ParseContainers(d.settings.Self.Containers)
 	if err != nil {
@@ -64,8 +64,8 @@ func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 	}
 	s := &selfDir{
 		d: d, rule: rule, spec: spec, at: attach.Mountpoint{Target: target.Beside(d.settings.Self.Path), Over: true},
-		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}), work: make(chan struct{}, maxSelfWork),
-		boxes: boxes{all: map[string]*box{}},
+		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}),
+		work: make(chan struct{}, maxSelfWork), boxes: boxes{all: map[string]*box{}},
 	}
 	if s.policy, err = d.parsePolicy(spec); err != nil {
 		return nil, err
@@ -77,10 +77,11 @@ func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
 	return s, err
 }
 
-// make makes the directory's connection; with a device that of the worker before.
+// make makes the directory's connection, or resumes the previous worker's by its device.
 func (s *selfDir) make(device *os.File) (err error) {
 	s.dir, err = self.New(self.Config{
-		Touched: s.touched, Own: host.OwnThread, State: s.region, Device: device, Crashed: s.d.start.Crashed, Panicked: s.d.panicked, Log: s.d.log,
+		Touched: s.touched, Own: host.OwnThread, State: s.region, Device: device, Crashed: s.d.start.Crashed,
+		Panicked: s.d.panicked, Log: s.d.log,
 	})
 	return err
 }
@@ -89,10 +90,10 @@ func (s *selfDir) keep() holder.Keep {
 	return holder.Keep{Worker: s.d.worker, Region: s.region.Index()}
 }
 
-// selfRetryAfter is when self is tried again.
+// selfRetryAfter is the pause before the next try to set up self.
 const selfRetryAfter = 2 * time.Second
 
-// followSelf sees to it that self is there, where it is asked for: what fails is tried again, and said once.
+// followSelf sets up self if the settings ask for it. It retries after a failure, and logs the first one only.
 func (d *Daemon) followSelf() {
 	d.selfMu.Lock()
 	defer d.selfMu.Unlock()
@@ -132,12 +133,12 @@ func (d *Daemon) followSelf() {
 	d.log.Infof("self is mounted at %s", s.at.Target)
 }
 
-// own says whether we make the directory ourselves.
+// own reports that we make the directory ourselves.
 func (s *selfDir) own() bool {
 	return s.at.Target.Rootfs == filepath.Dir(s.d.settings.Socket)
 }
 
-// start mounts a new one.
+// start mounts a new self.
 func (s *selfDir) start() (err error) {
 	path := s.d.settings.Self.Path
 	if err := s.at.ClearDead(s.d.log); err != nil {
@@ -154,7 +155,8 @@ func (s *selfDir) start() (err error) {
 	if err := s.at.Check(); err != nil {
 		return err
 	}
-	spec := s.spec // as it is now, also for the workers after this one
+	// The present spec, which later workers use too.
+	spec := s.spec
 	spec.Target = path
 	rec := record{Self: true, Since: time.Now().Round(0), Spec: spec}
 	config, err := json.Marshal(rec)
@@ -177,12 +179,13 @@ func (s *selfDir) start() (err error) {
 		err = s.at.Mount(s.dir.Conn(), nil)
 	}
 	if err != nil {
-		close(s.served) // nobody began
+		// Serving never began.
+		close(s.served)
 		s.end()
 		return err
 	}
 	s.serve()
-	// What is mounted on it in a container's copy of this mount namespace, nobody else sees.
+	// Mounts on it, in a container's copy of this mount namespace, stay in that copy.
 	if err = s.keepApart(); err == nil {
 		err = agreed(s.dir.Conn(), s.served)
 	}
@@ -197,7 +200,7 @@ func (s *selfDir) start() (err error) {
 	return nil
 }
 
-// keepApart makes the mount one whose own mounts stay in their mount namespace.
+// keepApart makes the mount private: mounts on it stay in their own mount namespace.
 func (s *selfDir) keepApart() error {
 	at, release, err := s.at.Open()
 	if err == nil {
@@ -219,7 +222,7 @@ func (s *selfDir) serve() {
 	}()
 }
 
-// end takes it away. Where it is mounted in containers it is dead.
+// end removes self. Its mounts in containers are dead from then on.
 func (s *selfDir) end() {
 	close(s.quit)
 	s.at.Leave(s.d.log)
@@ -234,7 +237,7 @@ func (s *selfDir) end() {
 	s.region.Release()
 }
 
-// stopSelf takes self away. The daemon is closing.
+// stopSelf removes self while the daemon closes.
 func (d *Daemon) stopSelf() {
 	d.selfMu.Lock()
 	defer d.selfMu.Unlock()
@@ -256,7 +259,7 @@ func (d *Daemon) suspendSelf(ctx context.Context) {
 	}
 }
 
-// resumeSelf goes on with self, if it is still to be where it is.
+// resumeSelf resumes self if the settings still place it there.
 func (d *Daemon) resumeSelf(r *state.Region, rec record, held map[uint64]int) (err error) {
 	device, ok := held[holder.DeviceKey]
 	var s *selfDir

@@ -9,14 +9,15 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 )
 
-// sweepEvery is how soon the end of a boundary or of a guest's init, and what the events stream samples, is seen.
+// sweepEvery bounds the delay until the sweep notices the end of a boundary or of a guest's process, and a new count
+// for the events stream.
 const sweepEvery = time.Second
 
-// manyGuests is after how many guests that came or went memory is given back.
+// manyGuests is the number of added or removed guests after which the sweep frees memory.
 const manyGuests = 32
 
-// sweep takes away guests whose boundary is gone or whose init has ended, and from guests the cgroups that they were given; it follows
-// the declared ones, and samples counters while somebody listens.
+// sweep removes guests whose boundary or process has ended, and reclaims cgroups that a runtime chowned to a guest. It
+// follows the declared guests, and samples counters for subscribers.
 func (d *Daemon) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -26,7 +27,7 @@ func (d *Daemon) sweep() {
 		d.garbage.tune()
 		d.declared.follow()
 		d.followSelf()
-		// What many guests needed while they were made or taken away goes back to the host, once no more come or go.
+		// Adding or removing many guests needs memory. It goes back to the host once their number has settled.
 		now := len(d.all())
 		if now == before && max(now-settled, settled-now) >= manyGuests {
 			settled = now
@@ -45,7 +46,7 @@ func (d *Daemon) sweep() {
 	}
 }
 
-// lookNow has the sweep look at all guests at once.
+// lookNow starts a sweep at once.
 func (d *Daemon) lookNow() {
 	select {
 	case d.sweepNow <- struct{}{}:
@@ -53,16 +54,18 @@ func (d *Daemon) lookNow() {
 	}
 }
 
-// look looks after one guest.
+// look checks one guest.
 func (d *Daemon) look(g *guest) {
 	s := g.served()
 	if s == nil {
 		return
 	}
 	select {
-	case <-s.Done: // before anybody could be told
+	case <-s.Done:
+		// Done closes before viewEnded runs.
 		if d.isClosing() {
-			return // it goes on in another worker
+			// Another worker serves it.
+			return
 		}
 		d.take(g, api.EventGone, "the view was unmounted")
 		return
@@ -77,7 +80,8 @@ func (d *Daemon) look(g *guest) {
 		d.take(g, api.EventGone, "its boundary was removed")
 	case g.record.Spec.Pid != 0 && ended(g.record):
 		d.take(g, api.EventGone, processEnded)
-	case d.hub.Listening(): // counters are read while somebody wants to know
+	case d.hub.Listening():
+		// Counters are read for subscribers only.
 		for _, e := range g.sampler.Sample(s.Boundaries) {
 			d.hub.Publish(api.Event{
 				Time: time.Now(), Kind: sampled[e.Kind], Guest: g.record.Name, Path: e.Path, Reason: e.Limit, Count: e.Count,
@@ -86,13 +90,13 @@ func (d *Daemon) look(g *guest) {
 	}
 }
 
-// sampled are the wire's kinds of what a sample tells.
+// sampled maps the kinds of a sample to the wire's.
 var sampled = map[cgroups.EventKind]string{cgroups.OOMKill: api.EventOOMKill, cgroups.LimitReached: api.EventLimit}
 
-// garbage says how much memory may be lost to garbage. Guests need little memory, and of what they need little changes hands: a
-// third of what is in use, and 2 MiB for what requests leave behind. Where a collection comes after each MiB of a small heap, a
-// guest that makes cgroups all the time has one run for another, which its neighbours felt (BenchmarkFlood: a p99 of 2.1 instead
-// of 1.3 times the quiet one).
+// garbage bounds the memory lost to garbage: a third of the memory in use, and 2 MiB for the leavings of requests.
+// Guests need little memory, and little of it changes hands. If each MiB of a small heap starts a collection, a guest
+// that keeps making cgroups causes one collection after another, and its neighbours feel it (BenchmarkFlood: a p99 of
+// 2.1 instead of 1.3 times the quiet one).
 type garbage struct{ percent int }
 
 const (
@@ -101,7 +105,7 @@ const (
 	maxGarbagePercent = 100
 )
 
-// tune follows what is in use. A change waits for a collection under way, so small ones are not made.
+// tune adapts the bound to the memory in use. A change waits for a collection under way, so tune skips small ones.
 func (g *garbage) tune() {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)

@@ -8,7 +8,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 )
 
-// take takes a guest away, and tells of it by an event of this kind, "" for none.
+// take removes a guest, and publishes an event of this kind, "" for none.
 func (d *Daemon) take(g *guest, kind, reason string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -17,7 +17,7 @@ func (d *Daemon) take(g *guest, kind, reason string) {
 	}
 }
 
-// takeLocked is called with the guest's mu held, once.
+// takeLocked removes a guest. Called once, with the guest's mu held.
 func (d *Daemon) takeLocked(g *guest, kind, reason string) {
 	g.gone = true
 	g.unfollow()
@@ -28,7 +28,8 @@ func (d *Daemon) takeLocked(g *guest, kind, reason string) {
 		if d.ownTarget(g.record.Spec) {
 			os.Remove(g.record.Spec.Target)
 		}
-		if err := d.keep(g).Forget(); err != nil { // first: nobody else is to keep the connection alive
+		// Before the view closes: no other process may keep the connection alive.
+		if err := d.keep(g).Forget(); err != nil {
 			g.log.WithError(err).Debug("cannot tell the holder")
 		}
 		s.Close()
@@ -37,7 +38,8 @@ func (d *Daemon) takeLocked(g *guest, kind, reason string) {
 	d.forget(g)
 	if kind != "" {
 		say := g.log.WithField("reason", reason).Infof
-		if kind == api.EventGone { // nobody has asked for it
+		// The guest ended by itself.
+		if kind == api.EventGone {
 			say = g.log.WithField("reason", reason).Warnf
 		}
 		say("the guest is %s", kind)
@@ -45,7 +47,7 @@ func (d *Daemon) takeLocked(g *guest, kind, reason string) {
 	}
 }
 
-// noteUnmounted remembers that a view was unmounted by somebody else: its mount's number may be another's by now.
+// noteUnmounted notes that someone else unmounted the view: the id of its mount may have been reused by now.
 func (d *Daemon) noteUnmounted(g *guest, s *views.Served) {
 	if s == nil || d.isClosing() {
 		return

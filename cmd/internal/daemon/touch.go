@@ -21,20 +21,20 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Bounds of what touches cost. Those of one container are looked after one at a time, and those of a container that takes its time
-// keep no other's waiting: it has its own queue, and there are places for several such.
+// Bounds on the cost of touches. The touches of one container are handled one at a time. A slow container delays no
+// other: each has its own queue, and several are handled at once.
 const (
 	maxSelfWork  = 32 // containers
 	maxTouchers  = 256
 	maxBoxes     = 1024
-	refuseFor    = time.Second // after what failed
-	maxProcesses = 50_000      // that are asked who is root
+	refuseFor    = time.Second // after a failure
+	maxProcesses = 50_000      // searched for the container's root
 
-	// A container whose threads look again and again gets a part of the time: after each look at its mounts the others wait for so many
-	// times as long as that took.
+	// A container whose threads keep touching self gets a share of the time: after each look at its mounts the others wait
+	// this many times the look's duration.
 	touchShare = 12
 	maxRest    = 20 * time.Millisecond
-	minRest    = time.Millisecond // after what is refused without a look
+	minRest    = time.Millisecond // after a refusal without a look
 )
 
 // toucher is a thread of a container that has touched self.
@@ -44,7 +44,7 @@ type toucher struct {
 	mounts     uint64 // its mount namespace
 	boundaries []boundaryID
 	path       string // of the first boundary
-	pattern    string // that it matches
+	pattern    string // matched by path
 	came       time.Time
 }
 
@@ -54,22 +54,22 @@ type boxes struct {
 	all map[string]*box // guarded by mu; by the names of their guests
 }
 
-// box is a container that has touched self.
+// box is the state of one container that has touched self.
 type box struct {
-	turn    chan struct{} // one slot: who holds it looks after the container
+	turn    chan struct{} // one slot: its holder handles the container
 	waiting int           // guarded by boxes.mu
-	stuck   atomic.Bool   // a thread is still in the container's mount namespace, perhaps long after it was given up
+	stuck   atomic.Bool   // a thread is still in the container's mount namespace, perhaps long after we gave it up
 
-	// Of who holds turn.
-	refused time.Time // when something failed last
-	said    string    // what was said of that
-	seen    uint64    // the mount namespace that was looked at last
-	seenAt  time.Time // and when that began
-	looked  time.Time // when the last look ended
+	// Used by the holder of turn only.
+	refused time.Time // time of the last failure
+	said    string    // the last logged reason
+	seen    uint64    // the mount namespace of the last look
+	seenAt  time.Time // begin of that look
+	looked  time.Time // end of the last look
 	took    time.Duration
 }
 
-// touched says what a thread is to have of self. It may take as long as the container's own file systems.
+// touched answers a thread that has touched self. It may take as long as the container's own file systems.
 func (s *selfDir) touched(tid int) self.Outcome {
 	select {
 	case <-s.ready:
@@ -94,7 +94,8 @@ func (s *selfDir) touched(tid int) self.Outcome {
 	defer func() { <-b.turn }()
 	switch {
 	case b.seen == t.mounts && b.seenAt.After(t.came):
-		return self.Already // another thread saw to it meanwhile
+		// Another thread's touch covered it meanwhile.
+		return self.Already
 	case b.stuck.Load() || time.Since(b.refused) < refuseFor:
 		time.Sleep(minRest)
 		return self.Empty
@@ -110,7 +111,7 @@ func (s *selfDir) touched(tid int) self.Outcome {
 	return s.look(t, b)
 }
 
-// wait waits for a slot; false when self is taken away.
+// wait waits for a slot. False when self is removed.
 func (s *selfDir) wait(slot chan struct{}) bool {
 	select {
 	case slot <- struct{}{}:
@@ -120,7 +121,7 @@ func (s *selfDir) wait(slot chan struct{}) bool {
 	}
 }
 
-// look is touched when it is the container's turn.
+// look covers self for the toucher, in the container's turn.
 func (s *selfDir) look(t *toucher, b *box) self.Outcome {
 	began := time.Now()
 	covered, err := s.show(t, b)
@@ -138,8 +139,8 @@ func (s *selfDir) look(t *toucher, b *box) self.Outcome {
 	return self.Covered
 }
 
-// ending says whether self is taken away. Where this worker makes room for another one it does not return: that one is sent what is
-// not answered, and it alone can make guests.
+// ending reports that self is being removed. During a handover to another worker it does not return: the kernel sends
+// the request to that worker, and only that worker can add guests.
 func (s *selfDir) ending() bool {
 	if s.d.isClosing() {
 		<-s.quit
@@ -148,12 +149,14 @@ func (s *selfDir) ending() bool {
 	return false
 }
 
-// refuse says why a container gets nothing: once, as long as it is the same.
+// refuse logs the reason for an empty answer, once until the reason changes.
 func (s *selfDir) refuse(t *toucher, b *box, err error) {
 	if _, gone := host.StartOf(t.tid); gone != nil {
-		return // it was killed meanwhile
+		// The thread was killed meanwhile.
+		return
 	}
-	if !errors.Is(err, attach.ErrNotTheirs) { // that is so for one thread, and may not be for the next
+	// ErrNotTheirs concerns one thread, and may not concern the next.
+	if !errors.Is(err, attach.ErrNotTheirs) {
 		b.refused = time.Now()
 	}
 	if why := err.Error(); b.said != why {
@@ -162,15 +165,14 @@ func (s *selfDir) refuse(t *toucher, b *box, err error) {
 	}
 }
 
-// rest keeps a container whose threads always have something to look at from keeping us busy. One that looks now and then does not
-// notice.
+// rest slows down a container whose threads touch self again and again. A container with few touches does not notice.
 func (b *box) rest() {
 	if due := b.looked.Add(min(touchShare*b.took, maxRest)); time.Until(due) > 0 {
 		time.Sleep(time.Until(due))
 	}
 }
 
-// enter finds or makes the box of a container; nil when too many of its threads wait.
+// enter finds or makes the box of a container. nil if too many of its threads wait.
 func (x *boxes) enter(name string) *box {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -199,8 +201,8 @@ func (x *boxes) leave(b *box) {
 	b.waiting--
 }
 
-// find says what container a thread is of, nil for none: in each hierarchy that may be shown the outermost cgroup that a pattern
-// matches, and no hierarchy where there is none.
+// find finds the boundaries of a thread's container, nil for none: in each hierarchy that the policy shows, the
+// outermost cgroup that a pattern matches. It skips hierarchies without a match.
 func (s *selfDir) find(tid int) (*toucher, error) {
 	t := &toucher{tid: tid, came: time.Now()}
 	paths, err := s.d.host.PathsOf(tid)
@@ -225,7 +227,7 @@ func (s *selfDir) find(tid int) (*toucher, error) {
 	if len(t.boundaries) == 0 {
 		return nil, nil
 	}
-	// The thread waits for our answer, so it is the same all the time; but its number may be another's after a restart.
+	// The thread waits for our answer, so its number is not reused; but it may be after a restart of the daemon.
 	if t.start, err = host.StartOf(tid); err == nil {
 		t.mounts, err = host.MountNamespace(tid)
 	}
@@ -235,10 +237,11 @@ func (s *selfDir) find(tid int) (*toucher, error) {
 	return t, nil
 }
 
-// show has the toucher's mount namespace show its guest's view instead of self, and says whether it did not yet.
+// show covers self by the guest's view in the toucher's mount namespace. covered is false if the view was there
+// already.
 func (s *selfDir) show(t *toucher, b *box) (covered bool, err error) {
-	// Before a guest is made for it. Where the daemon is in a container itself the host's are those of process 1, if that lets itself be
-	// looked at.
+	// This check comes before a guest is added. For a daemon in a container, the host's mount namespace is that of process
+	// 1, if the daemon may read it.
 	own, err := host.MountNamespace(0)
 	if err != nil {
 		return false, err
@@ -267,18 +270,19 @@ func (s *selfDir) show(t *toucher, b *box) (covered bool, err error) {
 	}.With(view)
 }
 
-// isView says whether a file system is a guest's view.
+// isView reports that a file system is a guest's view.
 func (d *Daemon) isView(device uint64) bool {
 	return slices.ContainsFunc(d.all(), func(g *guest) bool { return g.served() != nil && g.region.Device() == device })
 }
 
-// guestOf finds the guest of a toucher, or makes it.
+// guestOf finds the guest of a toucher, or adds it.
 func (s *selfDir) guestOf(t *toucher) (*guest, error) {
 	r := record{Name: t.name(), Spec: s.spec, Rule: t.pattern, Boundaries: t.boundaries}
 	s.d.mu.Lock()
 	g := s.d.guests[r.Name]
 	s.d.mu.Unlock()
-	if g != nil && g.served() != nil && g.record.Rule != "" && slices.EqualFunc(g.record.Boundaries, t.boundaries, boundaryID.is) {
+	if g != nil && g.served() != nil && g.record.Rule != "" &&
+		slices.EqualFunc(g.record.Boundaries, t.boundaries, boundaryID.is) {
 		return g, nil
 	}
 	owner, err := s.ownerOf(t)
@@ -290,7 +294,7 @@ func (s *selfDir) guestOf(t *toucher) (*guest, error) {
 	return g, err
 }
 
-// ownerOf is who is root in the container of a toucher.
+// ownerOf finds the user who is root in the toucher's container.
 func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
 	boundaries, err := s.d.reopen(t.boundaries)
 	if err != nil {
@@ -314,17 +318,18 @@ var (
 	unnamely = regexp.MustCompile(`[^A-Za-z0-9_]+`)
 )
 
-// maxStem leaves room in a guest's name for what tells it from others.
+// maxStem bounds the readable part of a guest's name, to leave room for the hash.
 const maxStem = 48
 
-// name is the name of a toucher's guest: what differs in the path of its cgroup, and a hash of what its boundaries are, so that it is
-// never another's.
+// name returns the name of a toucher's guest: the variable part of its cgroup's path, and a hash of its boundaries'
+// ids, which makes it unique.
 func (t *toucher) name() string {
 	stem := path.Base(t.path)
 	parts := strings.Split(t.path, "/")
 	for i, glob := range strings.Split(t.pattern, "/") {
 		if strings.ContainsAny(glob, "*?[{") {
-			stem = parts[i] // the last one counts
+			// The last one counts.
+			stem = parts[i]
 		}
 	}
 	stem = longID.ReplaceAllStringFunc(unit.ReplaceAllString(stem, ""), func(id string) string { return id[:12] })
