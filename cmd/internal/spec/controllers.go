@@ -9,8 +9,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// PolicyOf is a guest's policy: the text of a file, "" for the default, narrowed to controllers where any are named. The
-// errors are of policy.Parse and WithControllers.
+// PolicyOf parses a guest's policy from the text of a file, "" for the default, and narrows it to controllers if any
+// are named. The errors are those of policy.Parse and WithControllers.
 func PolicyOf(text string, controllers []string) (p *policy.Policy, err error) {
 	p = policy.Default()
 	if text != "" {
@@ -24,13 +24,13 @@ func PolicyOf(text string, controllers []string) (p *policy.Policy, err error) {
 	return p, nil
 }
 
-// ControllerNames splits a list of controllers, as command lines and annotations have it.
+// ControllerNames splits a list of controllers in the form of command lines and annotations.
 func ControllerNames(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '+' || r == ' ' })
 }
 
-// Narrow is what a container asks for, by an annotation, out of the controllers that the host allows it; nothing asked for is all.
-// The error names the annotation: a list without a controller, or a controller that is not allowed.
+// Narrow applies a container's annotation to the controllers that the host allows. An empty annotation asks for all of
+// them. The error names the annotation and the controller that is not allowed, or a list without a controller.
 func Narrow(allowed []string, annotation, asked string) ([]string, error) {
 	list := ControllerNames(asked)
 	if len(list) == 0 {
@@ -41,7 +41,8 @@ func Narrow(allowed []string, annotation, asked string) ([]string, error) {
 	}
 	for _, c := range list {
 		if len(allowed) > 0 && !slices.Contains(allowed, c) {
-			return nil, fmt.Errorf("annotation %s: controller %q is not allowed; the host allows %s", annotation, c, strings.Join(allowed, ", "))
+			return nil, fmt.Errorf("annotation %s: controller %q is not allowed; the host allows %s", annotation, c,
+				strings.Join(allowed, ", "))
 		}
 	}
 	return list, nil

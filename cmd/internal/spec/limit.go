@@ -10,7 +10,7 @@ type Limit struct {
 	File, Value string
 }
 
-// ParseLimit reads "FILE=VALUE". The error says the form.
+// ParseLimit reads "FILE=VALUE". The error shows the form.
 func ParseLimit(s string) (Limit, error) {
 	file, value, ok := strings.Cut(s, "=")
 	if !ok || file == "" || value == "" || strings.Contains(file, "/") {

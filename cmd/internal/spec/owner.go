@@ -6,17 +6,18 @@ import (
 	"strings"
 )
 
-// Owner is the user of the host who is root in a guest, by numbers.
+// Owner is the host's uid and gid of the guest's root.
 type Owner struct {
 	UID, GID uint32
 }
 
-// ParseOwner reads "UID:GID", host ids. The error says the form.
+// ParseOwner reads "UID:GID", host ids. The error shows the form.
 func ParseOwner(s string) (Owner, error) {
 	u, g, ok := strings.Cut(s, ":")
 	uid, err1 := strconv.ParseUint(u, 10, 32)
 	gid, err2 := strconv.ParseUint(g, 10, 32)
-	const none = 1<<32 - 1 // the id that stands for no id
+	// The id that means no id (INVALID_UID of include/linux/uidgid.h).
+	const none = 1<<32 - 1
 	if !ok || err1 != nil || err2 != nil || uid == none || gid == none {
 		return Owner{}, fmt.Errorf("cannot read owner %q: write UID:GID, two numbers of the host, as in 100000:100000", s)
 	}
