@@ -18,21 +18,22 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// MountConfig says what "mount" shows, and where.
+// MountConfig configures "mount".
 type MountConfig struct {
 	Boundary Place
 	Policy   *policy.Policy
 	Layout   hierarchy.Layout
-	Owner    *spec.Owner // nil: root, or with a process who is root in its user namespace
+	Owner    *spec.Owner // nil: root, or for a boundary by process the root of its user namespace
 	Target   target.Target
-	Over     bool   // also over what is mounted there, or in the directory
-	Source   string // as mount tables show it
-	Ready    func() // called when the view is mounted; may be nil
-	Types    Typer  // nil: statfs of the view says FUSE
+	Over     bool   // mount also over another mount, or over a directory that is not empty
+	Source   string // the source that mount tables show
+	Ready    func() // called once the view is mounted; may be nil
+	Types    Typer  // nil: statfs of the view returns FUSE's type
 	Log      *logrus.Entry
 }
 
-// Mount serves a view at a directory until it is unmounted or a signal asks for the end.
+// Mount serves a view at a directory until it is unmounted or a signal asks for the end. The error names the step that
+// failed before, or reports how serving ended.
 func Mount(cfg MountConfig) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
@@ -84,7 +85,7 @@ func Mount(cfg MountConfig) error {
 	}
 }
 
-// made has statfs of a new view answered.
+// made returns a function for attach.Mountpoint.Mount that has statfs of the new view answered, nil without Types.
 func (cfg MountConfig) made(v *fs.View) func(mountFD int) {
 	if cfg.Types == nil {
 		return nil

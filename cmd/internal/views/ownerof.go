@@ -11,7 +11,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// OwnerOf is who is root in the guest: who is said to be, or who is in the user namespace of a process, if one is given.
+// OwnerOf returns the owner of a guest: the given one, or the root of the user namespace of a process, or the host's
+// root with neither. The error reports a process that does not exist, or an unreadable id map.
 func OwnerOf(said *spec.Owner, pid int) (fs.Owner, error) {
 	if said != nil {
 		return fs.Owner(*said), nil
@@ -28,12 +29,13 @@ func OwnerOf(said *spec.Owner, pid int) (fs.Owner, error) {
 		if errors.Is(err, os.ErrNotExist) {
 			return fs.Owner{}, fmt.Errorf("cannot use process %d: no such process", pid)
 		}
-		return fs.Owner{}, fmt.Errorf("cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", pid, err1)
+		return fs.Owner{}, fmt.Errorf(
+			"cannot tell who is root in the user namespace of process %d: %w; say it with --owner UID:GID", pid, err1)
 	}
 	return fs.Owner{UID: uid, GID: gid}, nil
 }
 
-// hostID is the id that is 0 in a process's user namespace.
+// hostID returns the host's id for id 0 of a process's user namespace.
 func hostID(pid int, file string) (uint32, error) {
 	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + file)
 	if err != nil {

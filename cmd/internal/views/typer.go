@@ -4,8 +4,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fstype"
 )
 
-// Typer has statfs of a view say the type that it stands for, or tells that it does not: a view that says FUSE is of use, too. view is a
-// descriptor of the view, open until Show returns.
+// Typer has statfs of a view return the type of the view's hierarchies instead of FUSE's. Show reports success; a view
+// with FUSE's type works, too. view is a descriptor of the view, open until Show returns.
 type Typer interface {
 	Show(view int, about fstype.View) bool
 }

@@ -1,5 +1,5 @@
-// Package views opens a guest's boundary in each hierarchy, makes the view of them and serves it. The command mount is
-// that alone.
+// Package views opens a guest's boundary in each hierarchy, makes the view of the boundaries and serves it. The command
+// mount needs no more than this.
 package views
 
 import (
@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Shown says whether a view with this policy shows a hierarchy: the v2 tree of a host without v1 always.
+// Shown reports whether a view with this policy shows a hierarchy. It always shows the v2 tree of a host without v1.
 func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
 	if t.Version == hierarchy.V2 && len(h.Hierarchies()) == 1 {
 		return true
@@ -25,7 +25,8 @@ func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
 	return slices.ContainsFunc(t.Names(), p.Permits)
 }
 
-// Select lists the hierarchies that a view with this policy shows. The error says what the host has when that is none.
+// Select lists the hierarchies that a view with this policy shows. The error lists the host's controllers when the view
+// would show none.
 func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
 	var trees []*host.Hierarchy
 	for _, t := range h.Hierarchies() {
@@ -40,7 +41,7 @@ func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
 	return trees, nil
 }
 
-// Available names what the host has, for messages.
+// Available names the host's hierarchies, for messages.
 func Available(h *host.Host) string {
 	var names []string
 	for _, t := range h.Hierarchies() {
@@ -49,7 +50,8 @@ func Available(h *host.Host) string {
 	return strings.Join(names, ", ")
 }
 
-// CheckControllers says which controllers that were named on a command line the host does not have.
+// CheckControllers checks that the host has the controllers named on a command line. The error names the first one that
+// it lacks.
 func CheckControllers(h *host.Host, names []string) error {
 	for _, name := range names {
 		if h.Hierarchy(name) == nil {
@@ -60,25 +62,26 @@ func CheckControllers(h *host.Host, names []string) error {
 	return nil
 }
 
-// Place says where a guest's boundary is: at a path counted from the root of each hierarchy, or where the cgroup namespace of a
-// process begins, or, with Current, at the cgroups that the process is in now.
+// Place locates a guest's boundary: at Path, counted from the root of each hierarchy; at the root of the cgroup
+// namespace of a process; or, with Current, at the process's present cgroups.
 type Place struct {
 	Path    string
 	Pid     int
 	Current bool
 }
 
-// Served is a view with what it stands on.
+// Served is a view with its boundaries, its mount and the end of its serving.
 type Served struct {
 	View       *fs.View
 	Boundaries []*host.Boundary
-	Done       chan struct{} // closed when it is served no more; nil before Serve
-	Err        error         // of serving, after Done
+	Done       chan struct{} // closed when serving has ended; nil before Serve
+	Err        error         // the result of serving, valid after Done
 	Ended      func()        // called after Done, on the serving goroutine; may be nil
-	Mount      *os.File      // nil for one that is not kept open
+	Mount      *os.File      // nil if no descriptor of the mount is kept
 }
 
-// NewView opens the boundaries and makes the view on them, not mounted yet.
+// NewView opens the boundaries and makes the view of them, not mounted yet. The errors are those of OpenBoundaries and
+// NewViewOf.
 func NewView(cfg fs.Config, trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (*Served, error) {
 	boundaries, err := OpenBoundaries(trees, path)
 	if err != nil {
@@ -87,7 +90,8 @@ func NewView(cfg fs.Config, trees []*host.Hierarchy, path func(*host.Hierarchy) 
 	return NewViewOf(cfg, boundaries)
 }
 
-// NewViewOf makes the view on boundaries that are open, which it takes over.
+// NewViewOf makes the view of open boundaries. It owns them from then on, and closes them on failure. The error tells
+// how to get FUSE where it is missing.
 func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
 	cfg.Boundaries = boundaries
 	view, err := fs.New(cfg)
@@ -98,8 +102,9 @@ func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
 	return &Served{View: view, Boundaries: boundaries}, nil
 }
 
-// OpenBoundaries opens a guest's boundary in each hierarchy. The error says in which it is not there.
-func OpenBoundaries(trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (all []*host.Boundary, err error) {
+// OpenBoundaries opens a guest's boundary in each hierarchy. The error names the hierarchy that lacks it.
+func OpenBoundaries(trees []*host.Hierarchy,
+	path func(*host.Hierarchy) (string, error)) (all []*host.Boundary, err error) {
 	for _, t := range trees {
 		dir, err := path(t)
 		if err != nil {
@@ -126,8 +131,9 @@ func CloseBoundaries(all []*host.Boundary) {
 func boundaryError(t *host.Hierarchy, dir string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("cannot use %s as a boundary: there is no such cgroup in the hierarchy %s (%s%s); make it, or show "+
-			"fewer controllers with --controllers", dir, t, t.Mountpoint, dir)
+		return fmt.Errorf(
+			"cannot use %s as a boundary: there is no such cgroup in the hierarchy %s (%s%s); make it, or show "+
+				"fewer controllers with --controllers", dir, t, t.Mountpoint, dir)
 	case errors.Is(err, unix.EINVAL):
 		return fault.New(fault.Invalid, "cannot use %q as a boundary: give the path of a cgroup below the root, "+
 			"counted from the root of each hierarchy, such as /machines/web", dir)
@@ -135,7 +141,7 @@ func boundaryError(t *host.Hierarchy, dir string, err error) error {
 	return err
 }
 
-// viewError says what to do where the kernel or the container that we are in has no FUSE.
+// viewError tells how to get FUSE where the kernel, or the container around this process, has none.
 func viewError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
@@ -147,7 +153,8 @@ func viewError(err error) error {
 	return err
 }
 
-// Find says how to find the boundary in a hierarchy. The error says what to give instead when a process has no boundary.
+// Find returns a function that finds the boundary in a hierarchy. The errors offer an alternative for a process without
+// a boundary: in the host's cgroup namespace, moved out of it, or at the root of a hierarchy.
 func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 	if p.Path != "" {
 		return func(*host.Hierarchy) (string, error) { return p.Path, nil }, nil
@@ -158,8 +165,9 @@ func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 		ns, err := host.CgroupNamespaceOf(p.Pid)
 		switch {
 		case errors.Is(err, host.ErrOwnNamespace):
-			return nil, fmt.Errorf("cannot find the boundary of process %d: it is in the host's own cgroup namespace, so nothing marks "+
-				"one; take the cgroup that it is in now (--current-cgroup), or give a path (--boundary PATH)", p.Pid)
+			return nil, fmt.Errorf(
+				"cannot find the boundary of process %d: it is in the host's own cgroup namespace, so nothing marks "+
+					"one; take the cgroup that it is in now (--current-cgroup), or give a path (--boundary PATH)", p.Pid)
 		case errors.Is(err, unix.ESRCH):
 			return nil, fmt.Errorf("cannot find the boundary of process %d: no such process", p.Pid)
 		case err != nil:
@@ -172,19 +180,21 @@ func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 		path, err := at(t)
 		switch {
 		case errors.Is(err, unix.ENOENT) && !p.Current:
-			return "", fmt.Errorf("cannot find %s of process %d in the hierarchy %s: the process was moved out of it; give a path "+
-				"(--boundary PATH)", what, p.Pid, t)
+			return "", fmt.Errorf(
+				"cannot find %s of process %d in the hierarchy %s: the process was moved out of it; give a path "+
+					"(--boundary PATH)", what, p.Pid, t)
 		case err != nil:
 			return "", fmt.Errorf("cannot find %s of process %d in the hierarchy %s: %w", what, p.Pid, t, err)
 		case path == "/":
-			return "", fmt.Errorf("cannot use %s of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
-				"of its own, or show fewer controllers with --controllers", what, p.Pid, t)
+			return "", fmt.Errorf(
+				"cannot use %s of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
+					"of its own, or show fewer controllers with --controllers", what, p.Pid, t)
 		}
 		return path, nil
 	}, nil
 }
 
-// Close ends the view.
+// Close ends the view and waits for the end of its serving.
 func (s *Served) Close() {
 	s.View.Close()
 	if s.Done != nil {
@@ -196,7 +206,7 @@ func (s *Served) Close() {
 	CloseBoundaries(s.Boundaries)
 }
 
-// Serve starts to serve a view that is mounted.
+// Serve starts serving a mounted view.
 func (s *Served) Serve() {
 	s.Done = make(chan struct{})
 	go func() {
