@@ -15,20 +15,26 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Mount names a mount of this process's mount namespace for good. The zero Mount is none.
+// Mount identifies one mount of this process's mount namespace, even after others have come and gone. The zero Mount is
+// none.
 type Mount struct {
 	Device uint64 // of the file system
-	ID     uint64 // as mountinfo has it; another's when this mount is gone. 0: not known (before Linux 5.8, or by an earlier version of this program)
-	Unique uint64 // no other's before the next boot; 0: the kernel does not say (before Linux 6.8)
+	// ID is the mount's number in mountinfo, which the kernel reuses after the mount is gone. 0: not known (before Linux
+	// 5.8, or from an earlier version of this program).
+	ID uint64
+	// Unique is a number that the kernel never reuses before the next boot. 0: not known (before Linux 6.8).
+	Unique uint64
 }
 
-// ErrGone says that the mount is no more, or not where it was looked for.
+// ErrGone reports that the mount no longer exists, or is elsewhere.
 var ErrGone = errors.New("it is not mounted any more")
 
-// ErrCovered says that something else is mounted on the mount's root, so that no path leads to it and umount would take the other.
+// ErrCovered reports another mount on the mount's root: no path leads to the mount, and umount would take the other
+// one.
 var ErrCovered = errors.New("something else is mounted over it; unmount that first")
 
-// MountOf is the mount that a descriptor leads to. The file system's server is not asked.
+// MountOf identifies the mount of a descriptor, without a request to the server of its file system. The error is of
+// statx.
 func MountOf(fd int) (m Mount, err error) {
 	var st unix.Statx_t
 	const flags = unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC
@@ -40,19 +46,20 @@ func MountOf(fd int) (m Mount, err error) {
 		m.ID = st.Mnt_id
 	}
 	st = unix.Statx_t{}
-	if err := unix.Statx(fd, "", flags, unix.STATX_MNT_ID_UNIQUE, &st); err == nil && st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
+	if err := unix.Statx(fd, "", flags, unix.STATX_MNT_ID_UNIQUE, &st); err == nil &&
+		st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
 		m.Unique = st.Mnt_id
 	}
 	return m, nil
 }
 
-// is says whether two names are of one mount, as far as both know it.
+// is reports that two identifications mean one mount, by the numbers that both have.
 func (m Mount) is(other Mount) bool {
 	same := func(a, b uint64) bool { return a == b || a == 0 || b == 0 }
 	return m.Device != 0 && m.Device == other.Device && same(m.ID, other.ID) && same(m.Unique, other.Unique)
 }
 
-// check closes a descriptor that does not lead to the mount.
+// check returns the descriptor of the mount; it closes a descriptor of another mount. ErrGone for such a one.
 func (m Mount) check(fd int) (int, error) {
 	now, err := MountOf(fd)
 	if err == nil && !m.is(now) {
@@ -65,7 +72,8 @@ func (m Mount) check(fd int) (int, error) {
 	return fd, nil
 }
 
-// At opens the mount's root where it was mounted. ErrGone where that is something else now: the mount may still be elsewhere (Find).
+// At opens the mount's root where it was mounted. ErrGone if something else is there now; the mount may have been moved
+// (Find).
 func (m Mount) At(t Target) (int, error) {
 	if m.Device == 0 || t.Path == "" {
 		return -1, ErrGone
@@ -77,8 +85,8 @@ func (m Mount) At(t Target) (int, error) {
 	return m.check(fd)
 }
 
-// Find opens the mount's root wherever it is now. ErrGone, ErrCovered, or what else keeps it from being opened now: whoever renames the
-// directories above all the time.
+// Find opens the mount's root at its present place. ErrGone, ErrCovered, or an error for a path that a guest keeps
+// renaming.
 func (m Mount) Find() (int, error) {
 	mounts, err := host.MountTable(host.OwnMounts, nil)
 	if err != nil {
@@ -105,7 +113,8 @@ func (m Mount) Find() (int, error) {
 	return -1, err
 }
 
-// Type is the type of the mount's file system, as the mount table has it; "" where it is not there.
+// Type returns the type of the mount's file system in the mount table; "" if the table lacks the mount. The error is of
+// reading the table.
 func (m Mount) Type() (string, error) {
 	mounts, err := host.MountTable(host.OwnMounts, nil)
 	for _, i := range mounts {
@@ -116,7 +125,8 @@ func (m Mount) Type() (string, error) {
 	return "", err
 }
 
-// Below are the directories right below one at which file systems of some types are mounted, each once.
+// Below lists the directories directly below dir with a mount of an accepted type, each once. The error is of reading
+// the mount table.
 func Below(dir string, is func(kind string) bool) (at []string, err error) {
 	mounts, err := host.MountTable(host.OwnMounts, nil)
 	for _, i := range mounts {
@@ -127,7 +137,7 @@ func Below(dir string, is func(kind string) bool) (at []string, err error) {
 	return at, err
 }
 
-// Open opens the mount's root: where it was mounted, or where it is now.
+// Open opens the mount's root: where it was mounted, or else at its present place. The errors are those of Find.
 func (m Mount) Open(t Target) (int, error) {
 	fd, err := m.At(t)
 	if err == nil || m.Device == 0 {
@@ -136,11 +146,11 @@ func (m Mount) Open(t Target) (int, error) {
 	return m.Find()
 }
 
-// unmountWait is how long a guest that renames the directories above a mount all the time can put off that it is unmounted.
+// unmountWait bounds the delay that a guest can cause by renaming the directories above a mount all the time.
 const unmountWait = 2 * time.Second
 
-// Unmount unmounts the mount wherever it is now, and nothing else; who uses it keeps it until then. It is no error that it is gone.
-// ErrCovered, or why it stays.
+// Unmount unmounts the mount at its present place, and nothing else; programs that have files of it open keep it until
+// they close them. A mount that is gone is no error. ErrCovered, or the reason why the mount stays.
 func (m Mount) Unmount(t Target) error {
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		fd, err := m.Open(t)
@@ -157,12 +167,13 @@ func (m Mount) Unmount(t Target) error {
 	}
 }
 
-// Detach unmounts what a descriptor is the root of: by the descriptor's own path in /proc, since no other can be trusted.
+// Detach unmounts the mount with this root. It goes by the descriptor's own path in /proc, the only one that nobody can
+// change. The error is of umount2.
 func Detach(fd int) error {
 	return os.NewSyscallError("umount2", unix.Unmount(Link(fd), unix.MNT_DETACH))
 }
 
-// Link is a path to what a descriptor leads to, for calls that take no descriptor.
+// Link returns a path to the file of a descriptor, for system calls that take no descriptor.
 func Link(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 func deviceOf(i *mountinfo.Info) uint64 { return unix.Mkdev(uint32(i.Major), uint32(i.Minor)) }

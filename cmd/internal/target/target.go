@@ -1,22 +1,24 @@
-// Package target opens the directory that a view is mounted at, and finds the mount again when it is to be unmounted.
+// Package target opens the directory at which a view is mounted, and finds the mount again to unmount it.
 //
 // # Words
 //
 //   - target: the directory, by its path on the host, or by the guest's root on the host and a path from there.
-//   - mount: one mount, named by its file system's device and its number, not by a path.
+//   - mount: one mount, identified by its file system's device and its number, not by a path.
 //
 // # What always holds
 //
-//   - What lies below a guest's root is the guest's to change, at any time, also between two of our system calls. A target
-//     is resolved once, to a descriptor, and the view is mounted on that. Later the mount is found by its number. Runtimes that
-//     checked a path and then mounted at it were led out of the root by an exchanged link (CVE-2021-30465, CVE-2023-27561).
-//   - A guest's link is followed inside its root only, and onto no other mount: what is mounted below the root may be a directory of
-//     the host's, and then what is mounted on it is mounted there, too.
-//   - No directory is kept open: an open one keeps umount from succeeding.
+//   - A guest can change everything below its root at any time, also between two of our system calls. So a target is
+//     resolved once, to a descriptor, and the view is mounted on that. Later the mount is found by its number. Runtimes
+//     that checked a path and then mounted at it were led out of the root by an exchanged link (CVE-2021-30465,
+//     CVE-2023-27561).
+//   - A guest's link is followed inside its root only, and onto no other mount: a mount below the root may be a
+//     directory of the host, and a mount on it would appear there, too.
+//   - No directory is kept open: an open one makes umount fail.
 //
 // # What it will not do
 //
-// It does not distrust the path of a root: whoever names the root says by this that the directories above are the host's.
+// It does not distrust the path of a root: by naming the root, the caller vouches that the host controls the
+// directories above it.
 package target
 
 import (
@@ -32,18 +34,20 @@ import (
 
 // Target is a directory to mount at.
 type Target struct {
-	Rootfs string // the guest's root on the host; "" when Path is one of the host's, none of whose parts may be a link
+	// Rootfs is the guest's root on the host; "" for a Path of the host, no part of which may be a symbolic link.
+	Rootfs string
 	Path   string // absolute; from Rootfs
 }
 
-// Beside is a directory whose parent is the host's own, with whatever links lead there.
+// Beside returns the target for a path whose parent directory the host controls. The links on the way to the parent are
+// followed.
 func Beside(path string) Target { return Target{filepath.Dir(path), "/" + filepath.Base(path)} }
 
-// String is the path on the host, for messages.
+// String returns the path on the host, for messages.
 func (t Target) String() string { return filepath.Join(t.Rootfs, t.Path) }
 
-// Open opens the directory (O_PATH), or the root of what is mounted there. The error says what to do: a directory that is missing, a file,
-// a link of the guest's that leads out.
+// Open opens the directory (O_PATH), or the root of the mount on it. The error tells the remedy for a missing
+// directory, for a file, and for a link of the guest that leads out.
 func (t Target) Open() (int, error) {
 	fd, err := t.open()
 	if err == nil {
@@ -61,7 +65,7 @@ func (t Target) open() (int, error) {
 		return -1, &os.PathError{Op: "open", Path: t.Rootfs, Err: err}
 	}
 	defer unix.Close(root)
-	// As it is written, other mounts may be on the way: the host's administrator has made them, and names them.
+	// The path as it is written may cross other mounts: the host's administrator has made them, and names them.
 	fd, err := openAt(root, "."+t.Path, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if !errors.Is(err, unix.ELOOP) {
 		return fd, err
@@ -69,7 +73,7 @@ func (t Target) open() (int, error) {
 	return openAt(root, t.Path, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_NO_XDEV)
 }
 
-// explain adds what else there is to say of an error of open.
+// explain adds the remedy to an error of open.
 func (t Target) explain(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -86,7 +90,7 @@ func (t Target) explain(err error) error {
 	return err
 }
 
-// link is the first part of the path that is a symbolic link now.
+// link returns the first part of the path that is a symbolic link now.
 func (t Target) link() string {
 	for i := 1; i < len(t.Path); i++ {
 		if t.Path[i] != '/' {
@@ -99,7 +103,7 @@ func (t Target) link() string {
 	return t.Path
 }
 
-// openAt opens a directory below another one. What is renamed meanwhile has the kernel look again (EAGAIN).
+// openAt opens a directory below another one. It repeats the lookup when a rename disturbs it (EAGAIN).
 func openAt(dir int, path string, resolve uint64) (fd int, err error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
 	for range maxAgain {
@@ -115,13 +119,15 @@ func openAt(dir int, path string, resolve uint64) (fd int, err error) {
 	return fd, nil
 }
 
-// maxAgain is how often a path is resolved that a guest changes all the time.
+// maxAgain bounds the lookups of a path that a guest keeps changing.
 const maxAgain = 1000
 
-// maxPart is how much of a path one call is given: less than PATH_MAX. A guest that makes directories by descriptor makes longer paths.
+// maxPart bounds the part of a path for one call, below PATH_MAX. A guest that makes directories by descriptor can make
+// longer paths.
 const maxPart = 4000
 
-// OpenPath opens a directory (O_PATH) by an absolute path of any length without a link in it. ELOOP where one is. An *os.PathError.
+// OpenPath opens a directory (O_PATH) by an absolute path of any length without symbolic links. An *os.PathError; ELOOP
+// for a link.
 func OpenPath(path string) (int, error) {
 	at, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
