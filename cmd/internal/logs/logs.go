@@ -1,15 +1,15 @@
-// Package logs writes a program's log to standard error without ever waiting for whoever reads it.
+// Package logs writes a program's log to standard error without ever waiting for the reader.
 //
 // # Words
 //
-// A line is what one Write was given. The queue holds lines until the descriptor takes them. A line is lost when the
+// A line is the argument of one Write. The queue holds lines until the descriptor accepts them. A line is lost when the
 // queue has no room for it, or when the descriptor refuses it.
 //
 // # What always holds
 //
-//   - Write never waits, and never fails: a reader that is slow costs lines, not time.
+//   - Write never waits, and never fails: a slow reader costs lines, not time.
 //   - A reader that is gone ends nothing: no SIGPIPE, no error.
-//   - Lost lines are counted, and the count is written where they would have been, as soon as lines are taken again.
+//   - Lost lines are counted. The count is written in their position, as soon as the descriptor accepts lines again.
 //
 // Writer.mu is a leaf.
 package logs
@@ -27,37 +27,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// queueBytes bounds the lines that wait. A process has one queue.
+// queueBytes bounds the waiting lines. A process has one queue.
 const queueBytes = 256 << 10
 
 // Writer is an io.Writer for one descriptor. Its methods may be called from any goroutine.
 type Writer struct {
 	fd   int                   // immutable
-	told func(n uint64) []byte // immutable; the line that says how many were lost
-	wake chan struct{}         // holds one, when there is something to write
-	lost uint64                // of the writing goroutine alone: lines that are lost and not told of
+	told func(n uint64) []byte // immutable; the line that reports n lost lines
+	wake chan struct{}         // holds one value while there is something to write
+	lost uint64                // of the writing goroutine alone: lost lines not reported yet
 
 	mu      sync.Mutex
 	queue   []line        // guarded by mu
-	bytes   int           // guarded by mu; of the queue and of the line that is being written
-	dropped uint64        // guarded by mu; lines lost behind the queue's last
-	idle    chan struct{} // guarded by mu; closed when all is written, nil while nobody waits for that
+	bytes   int           // guarded by mu; of the queue and of the line being written
+	dropped uint64        // guarded by mu; lost lines behind the queue's last
+	idle    chan struct{} // guarded by mu; closed when all is written, nil without a waiter
 }
 
-// line is one line, and how many were lost before it.
+// line is one line, and the number of lines lost before it.
 type line struct {
 	text   []byte
 	before uint64
 }
 
-// New makes a writer for a descriptor, which stays the caller's.
+// New makes a writer for a descriptor, which the caller keeps.
 func New(fd int, told func(n uint64) []byte) *Writer {
 	w := &Writer{fd: fd, told: told, wake: make(chan struct{}, 1)}
 	go w.run()
 	return w
 }
 
-// Write queues a line.
+// Write queues a line, or counts it as lost. It never fails.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,7 +75,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Flush waits until all is written, or until the bound: the process ends next.
+// Flush waits until everything is written, or until the bound, before the process ends.
 func (w *Writer) Flush(bound time.Duration) {
 	w.mu.Lock()
 	if w.bytes == 0 {
@@ -95,7 +95,8 @@ func (w *Writer) Flush(bound time.Duration) {
 
 func (w *Writer) run() {
 	for range w.wake {
-		taken := true // the descriptor took the last line
+		// The descriptor has accepted the last line.
+		taken := true
 		for {
 			l, ok := w.next()
 			if !ok {
@@ -112,13 +113,14 @@ func (w *Writer) run() {
 	}
 }
 
-// next takes the oldest line out of the queue.
+// next removes the oldest line from the queue.
 func (w *Writer) next() (l line, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.queue) == 0 {
 		w.lost += w.dropped
-		w.queue, w.dropped = nil, 0 // lets go of the array
+		// The assignment frees the array, too.
+		w.queue, w.dropped = nil, 0
 		return line{}, false
 	}
 	l = w.queue[0]
@@ -126,7 +128,7 @@ func (w *Writer) next() (l line, ok bool) {
 	return l, true
 }
 
-// done gives the room of a line back.
+// done returns the room of a line.
 func (w *Writer) done(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -136,22 +138,23 @@ func (w *Writer) done(n int) {
 	}
 }
 
-// tell writes how many lines were lost, where the descriptor may take it.
+// tell reports the number of lost lines if the descriptor accepts them again.
 func (w *Writer) tell(taken bool) {
 	if taken && w.lost > 0 && w.put(w.told(w.lost)) {
 		w.lost = 0
 	}
 }
 
-// put writes a line, and says whether all of it was taken. It may wait for the reader for ever. It does not go by os.File, which ends
-// the process where the reader of standard error is gone (epipecheck, os/file_unix.go).
+// put writes a line, and reports whether the descriptor accepted all of it. It may wait for the reader for ever. It
+// bypasses os.File, which ends the process if the reader of standard error is gone (epipecheck, os/file_unix.go).
 func (w *Writer) put(p []byte) bool {
 	for len(p) > 0 {
 		n, err := unix.Write(w.fd, p)
 		switch {
 		case n > 0:
 			p = p[n:]
-		case errors.Is(err, unix.EAGAIN): // whoever else has the open file wanted it not to block
+		case errors.Is(err, unix.EAGAIN):
+			// Another process with the same open file has set O_NONBLOCK.
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLOUT}}, -1)
 		case !errors.Is(err, unix.EINTR):
 			return false
@@ -160,10 +163,11 @@ func (w *Writer) put(p []byte) bool {
 	return true
 }
 
-// ToStderr has logrus, and whatever uses Go's own log, write to standard error by a Writer, and keeps this process alive when a pipe
-// that it writes to has no reader. logrus.Exit ends the process as os.Exit does, after a Flush with this bound; so does Close.
+// ToStderr has logrus, and users of Go's own log, write to standard error by a Writer, and keeps this process alive
+// when a pipe that it writes to has no reader. logrus.Exit ends the process as os.Exit does, after a Flush with this
+// bound.
 func ToStderr(bound time.Duration) *Writer {
-	// Not signal.Ignore: that is inherited by whatever this process starts.
+	// Not signal.Ignore: the programs that this process starts would inherit it.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	w := New(unix.Stderr, lostLine)
 	logrus.SetOutput(w)
@@ -172,7 +176,7 @@ func ToStderr(bound time.Duration) *Writer {
 	return w
 }
 
-// lostLine is the word of lost lines, in the log's format.
+// lostLine formats the report of lost lines as a line of the log.
 func lostLine(n uint64) []byte {
 	e := logrus.NewEntry(logrus.StandardLogger())
 	e.Time, e.Level = time.Now(), logrus.WarnLevel
