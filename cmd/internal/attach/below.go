@@ -14,24 +14,24 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Stack says what becomes of what is mounted at a place where a view is attached. Programs that look for cgroups in
-// mountinfo find the kernel's own mounts there; what they open by path is the view's.
+// Stack is the fate of the mounts that are at a place before a view is attached there. Programs that look for cgroups
+// in mountinfo find the kernel's own mounts there; the paths that they open lead to the view.
 type Stack int
 
 const (
-	StackNone Stack = iota // it goes
-	StackOwn               // the kernel's own mounts of what is shown stay, read-only; without such a mount it goes
-	StackAll               // it stays, but for the kernel's own mounts of what the view does not show
+	StackNone Stack = iota // they go
+	StackOwn               // the kernel's own mounts of the shown cgroups stay, read-only; without such a mount all go
+	StackAll               // they stay, except the kernel's own mounts of cgroups that the view does not show
 )
 
-// OwnMounts are the cgroups whose mounts may stay below a view, by the directory of the view that shows them; "" for
-// the view itself.
+// OwnMounts are the cgroups whose mounts may stay below a view, by the view's directory that shows them; "" for the
+// view itself.
 type OwnMounts map[string]nodeID
 
 type nodeID struct{ device, inode uint64 }
 
-// OwnMountsOf are the boundaries of a view, less those that are closed. A mount that begins at any other cgroup is of no
-// use below it: readers of mountinfo join its root with the path in /proc/self/cgroup, and find nothing there in the view.
+// OwnMountsOf returns the boundaries of a view, except closed ones. A mount that begins at any other cgroup is useless
+// below the view: readers of mountinfo join its root with the path in /proc/self/cgroup, and the view lacks that path.
 func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts {
 	own := OwnMounts{}
 	for _, b := range boundaries {
@@ -54,22 +54,22 @@ func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts
 	return own
 }
 
-// below is a mount of the kernel's cgroups at a place or under it.
+// below is one of the kernel's cgroup mounts at a place or under it.
 type below struct {
-	fd    int // O_PATH, its root
+	fd    int // O_PATH, the mount's root
 	own   bool
 	shown bool // the view has a directory there
-	goes  bool // it is of no use below the view
+	goes  bool // useless below the view
 }
 
-// maxBelow is more mounts of cgroups than any runtime makes: a guest may have made any number.
+// maxBelow exceeds the number of cgroup mounts that any runtime makes. A guest may have made any number.
 const maxBelow = 64
 
 var errNotTidy = errors.New("a mount of cgroups there cannot be taken away by itself")
 
-// cgroups opens the kernel's cgroup mounts at the place and under it, and says which are to go: where some are the view's own all others,
-// else those that the view has no directory for, which a program that reads mountinfo would not find. The error says that not all can
-// be dealt with.
+// cgroups opens the kernel's cgroup mounts at the place and under it, and decides which ones go. If some mounts are of
+// the view's own cgroups, all others go; else the ones without a directory in the view, which a reader of mountinfo
+// could not find there. errNotTidy if there are too many mounts, or if the unmount would reach the host.
 func (p *place) cgroups(own OwnMounts) (all []below, err error) {
 	id, covered, table, err := p.mount()
 	if err != nil || !covered {
@@ -104,7 +104,7 @@ func (p *place) cgroups(own OwnMounts) (all []below, err error) {
 	return all, nil
 }
 
-// cgroupsUnder are the cgroup mounts among a mount and those on it, or on one of them.
+// cgroupsUnder returns the cgroup mounts among a mount and all mounts on it, directly or not.
 func cgroupsUnder(table []*mountinfo.Info, top *mountinfo.Info) (all []*mountinfo.Info) {
 	under := map[int]bool{top.ID: true}
 	for grown := true; grown; {
@@ -142,7 +142,8 @@ func (p *place) openBelow(m *mountinfo.Info, dir string, own OwnMounts) (b below
 	}
 	var st unix.Statx_t
 	err = unix.Statx(b.fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO|unix.STATX_MNT_ID, &st)
-	if err == nil && int(st.Mnt_id) != m.ID { // something is mounted over it
+	if err == nil && int(st.Mnt_id) != m.ID {
+		// Another mount covers it.
 		err = errNotTidy
 	}
 	if err != nil {
@@ -155,16 +156,17 @@ func (p *place) openBelow(m *mountinfo.Info, dir string, own OwnMounts) (b below
 	return b, nil
 }
 
-// tidy takes away those of some mounts that are to go. The view's own it makes read-only where that is asked for: whoever loses the view,
-// as when the daemon stops, is not to write to the real cgroups with the rights of the host's root. The error says that not all
-// can be taken away.
+// tidy unmounts the mounts that go. With readOnly it makes the view's own ones read-only: when the guest loses the
+// view, as at the end of the daemon, it must not write to the real cgroups with the rights of the host's root. The
+// error names the first failure.
 func (p *place) tidy(all []below, readOnly bool) error {
 	for _, b := range all {
 		var err error
 		switch {
 		case b.goes:
 			err = p.unmountFD(b.fd)
-		case readOnly && b.own: // Linux 5.12
+		case readOnly && b.own:
+			// Linux 5.12.
 			err = unix.MountSetattr(b.fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 		}
 		if err != nil {
@@ -174,8 +176,8 @@ func (p *place) tidy(all []below, readOnly bool) error {
 	return nil
 }
 
-// unmountFD unmounts what a descriptor is the root of. There is no path that could be trusted, but the descriptor's
-// own in the host's /proc.
+// unmountFD unmounts the mount with this root. The guest controls every path to it except the descriptor's own in the
+// host's /proc.
 func (p *place) unmountFD(fd int) error {
 	if err := unix.Fchdir(p.fds); err != nil {
 		return err

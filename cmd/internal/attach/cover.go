@@ -14,29 +14,31 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// Cover is a file system, to be covered by a guest's view in the mount namespace of a task that has it there.
+// Cover covers a file system with a guest's view, in the mount namespace of a task that has the file system mounted.
 type Cover struct {
 	Tid    int
-	Start  uint64 // of Tid (host.StartOf), so that its number is no other's
-	Device uint64 // of what is to be covered
-	// Foreign says whether a file system is another guest's view.
+	Start  uint64 // start time of Tid (host.StartOf), against a reused number
+	Device uint64 // of the file system to cover
+	// Foreign reports that a file system is another guest's view.
 	Foreign func(device uint64) bool
-	// Ended is called when no thread is at it any more, which is before With returns unless the guest's own file systems keep one.
+	// Ended is called once no thread works on it: before With returns, unless the guest's own file systems keep a thread.
 	Ended func()
 }
 
-// maxCovers is how many mounts one call covers: a guest may have made any number.
+// maxCovers bounds the mounts that one call covers. A guest may have made any number.
 const maxCovers = 16
 
-// coverTimeout is more than looking paths up may take. Who mounts waits for the lock of the directory below; whoever holds that may
-// wait for this call's own outcome, if it has made the file system writable, as root of the host can: then that must come.
+// coverTimeout is longer than path lookup, because move_mount may wait for the lock of the directory below. The holder
+// of that lock may wait for this very call if it has made the file system writable, as root of the host can; then the
+// timeout ends the wait.
 const coverTimeout = 2 * insideTimeout
 
-// ErrNotTheirs says that the mount namespace of a task is not one to change: the host's own, or another guest's.
+// ErrNotTheirs reports a mount namespace that must not change: the host's own, or another guest's.
 var ErrNotTheirs = errors.New("the mount namespace is not the container's alone")
 
-// With mounts a view, of whose root it is given a descriptor, on each mount that has nothing on it yet, and says
-// whether there was one. What is below stays: who unmounts the view comes to it again. ErrNotTheirs, or what is missing.
+// With mounts the view with this root on each mount of the file system that nothing covers yet, and reports whether
+// there was one. The mounts below stay, and reappear when the view is unmounted. ErrNotTheirs, or an error for a
+// missing capability or kernel feature.
 func (c Cover) With(view int) (bool, error) {
 	clone, err := unix.OpenTree(view, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -66,9 +68,10 @@ func (c Cover) With(view int) (bool, error) {
 	return covered, nil
 }
 
-// all covers what is there.
+// all covers every mount of the file system.
 func (c Cover) all(p *place, clone int) (done bool, err error) {
-	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // this process's; the guest's may be anything
+	// The /proc of this process; the guest's may be a mount of anything.
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, PathError("open", "/proc", err)
 	}
@@ -76,7 +79,7 @@ func (c Cover) all(p *place, clone int) (done bool, err error) {
 	if err := p.join(); err != nil {
 		return false, err
 	}
-	// The table of the whole namespace: that of the task is of its root only.
+	// The table of the whole namespace: the task's own table has only the mounts below its root.
 	fd, err := unix.Openat(proc, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, PathError("open", "mountinfo", err)
@@ -102,7 +105,8 @@ func (c Cover) all(p *place, clone int) (done bool, err error) {
 			unix.Close(x.fd)
 		}
 	}()
-	for _, m := range bare { // all paths are looked up before anything is changed
+	// All paths are looked up before anything changes.
+	for _, m := range bare {
 		fd, err := c.find(p, root, m)
 		if err != nil {
 			return false, err
@@ -120,13 +124,13 @@ func (c Cover) all(p *place, clone int) (done bool, err error) {
 	return true, put(clone, at)
 }
 
-// spot is a mount that is to be covered, and whether the container has it read-only: then it gets the view so.
+// spot is a mount to cover. readOnly: the container has it read-only, and gets the view read-only.
 type spot struct {
 	fd       int // O_PATH
 	readOnly bool
 }
 
-// put attaches a mount at the first of some spots, and clones of it at the others.
+// put attaches a mount at the first of some spots, and clones of the mount at the others.
 func put(mount int, at []spot) error {
 	const byFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	for i, x := range at {
@@ -140,9 +144,11 @@ func put(mount int, at []spot) error {
 		}
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 		if !x.readOnly {
-			attr = unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY} // of the one before
+			// The clone may come from a read-only spot.
+			attr = unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
 		}
-		if x.readOnly || i > 0 { // Linux 5.12
+		if x.readOnly || i > 0 {
+			// Linux 5.12.
 			if err := unix.MountSetattr(next, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 				return os.NewSyscallError("mount_setattr", err)
 			}
@@ -154,7 +160,7 @@ func put(mount int, at []spot) error {
 	return nil
 }
 
-// bare lists the mounts to be covered that have nothing on them.
+// bare lists the mounts of the file system that nothing covers. ErrNotTheirs if another guest's view is on one.
 func (c Cover) bare(mounts []*mountinfo.Info) (bare []*mountinfo.Info, err error) {
 	ours := map[int]bool{}
 	for _, m := range mounts {
@@ -181,7 +187,7 @@ func (c Cover) is(m *mountinfo.Info) bool { return deviceOf(m) == c.Device }
 
 func deviceOf(m *mountinfo.Info) uint64 { return unix.Mkdev(uint32(m.Major), uint32(m.Minor)) }
 
-// find opens a mount that is to be covered; -1 where it is hidden by another one.
+// find opens a mount to cover; -1 if another mount hides it.
 func (c Cover) find(p *place, root int, m *mountinfo.Info) (int, error) {
 	fd, err := openIn(root, m.Mountpoint, unix.O_DIRECTORY)
 	if err != nil {

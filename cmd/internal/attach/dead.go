@@ -15,8 +15,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 )
 
-// ClearDead unmounts what servers of ours that are no more have left mounted there, one on the other. What else is mounted there stays: whoever
-// mounts there is told of it.
+// ClearDead unmounts the file systems of dead servers of ours from the mountpoint, one on the other. Other mounts there
+// stay, and Check reports them. The error names the failed unmount.
 func (m *Mountpoint) ClearDead(log *logrus.Entry) error {
 	for {
 		fd, err := m.Target.Open()
@@ -38,7 +38,7 @@ func (m *Mountpoint) ClearDead(log *logrus.Entry) error {
 	}
 }
 
-// clearDead unmounts what a descriptor is the root of, if it is a view or self, and dead.
+// clearDead unmounts the mount with this root if it is a dead view or a dead self.
 func clearDead(fd int) (bool, error) {
 	root, err := isMountRoot(fd)
 	if err != nil || !root {
@@ -55,14 +55,16 @@ func clearDead(fd int) (bool, error) {
 	return true, target.Detach(fd)
 }
 
-// isOurs says whether a type of a mount table is one of this program's file systems.
+// isOurs reports that a type in a mount table is of one of this program's file systems.
 func isOurs(kind string) bool { return strings.HasPrefix(kind, "fuse.cgroup") }
 
-// ClearDeadViews unmounts the dead views in a directory of ours, and removes the directories that they were mounted at.
+// ClearDeadViews unmounts the dead views in a directory of ours, and removes the directories on which they were
+// mounted. The error is of reading the directory or the mount table; others are logged.
 func ClearDeadViews(dir string, log *logrus.Entry) error {
 	real, err := target.Beside(dir).Open()
 	if err != nil {
-		return nil // there is none
+		// The directory does not exist.
+		return nil
 	}
 	path, err := os.Readlink(target.Link(real))
 	unix.Close(real)
@@ -81,13 +83,14 @@ func ClearDeadViews(dir string, log *logrus.Entry) error {
 	return err
 }
 
-// deadWait is how long a server may take to answer until it is taken for one that lives.
+// deadWait is the time to answer after which a server counts as alive.
 const deadWait = 2 * time.Second
 
-// asking has the file systems whose servers are being asked whether they live: one that hangs holds one thread, however often it is asked.
+// asking has the file systems with a pending request to their servers. So a server that hangs holds one thread, however
+// often isDead is called.
 var asking sync.Map
 
-// isDead says whether the server of a file system is no more.
+// isDead reports that the server of a file system is dead.
 func isDead(fd int, device uint64) bool {
 	if _, busy := asking.LoadOrStore(device, true); busy {
 		return false
@@ -112,7 +115,8 @@ func isDead(fd int, device uint64) bool {
 	}
 }
 
-// isMountRoot says whether a descriptor is the root of a mount; before Linux 5.8 nobody knows.
+// isMountRoot reports that a descriptor is the root of a mount. Before Linux 5.8 the kernel does not tell, and the
+// answer is false.
 func isMountRoot(fd int) (bool, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {

@@ -13,8 +13,9 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// notHosts is nil where the mount namespace is neither this process's own nor the host's, which process 1 is in. A daemon may have one of
-// its own (a container, a unit with PrivateMounts=): what it attached in the host's would cover the host's cgroups.
+// notHosts returns an error if the mount namespace is this process's own or the host's, that of process 1. A daemon may
+// have a mount namespace of its own (a container, a unit with PrivateMounts=); its attaching in the host's would cover
+// the host's cgroups.
 func (p *place) notHosts() error {
 	var theirs unix.Stat_t
 	if err := unix.Fstat(p.ns, &theirs); err != nil {
@@ -30,9 +31,11 @@ func (p *place) notHosts() error {
 	first, err := host.MountNamespace(1)
 	is := err == nil && first == theirs.Ino
 	switch {
-	case errors.Is(err, unix.ESRCH): // procfs hides it, or is of a namespace that has none any more
+	case errors.Is(err, unix.ESRCH):
+		// procfs hides process 1, or belongs to a pid namespace that has none any more.
 		err = nil
-	case err != nil: // process 1 has a capability that this process has not (ptrace(2), PTRACE_MODE_READ); its mountinfo asks for none
+	case err != nil:
+		// Process 1 has a capability that this process lacks (ptrace(2), PTRACE_MODE_READ). Its mountinfo requires none.
 		is, err = p.sharesMounts("/proc/1/mountinfo")
 	}
 	if err != nil {
@@ -44,8 +47,8 @@ func (p *place) notHosts() error {
 	return nil
 }
 
-// sharesMounts says whether a mount of the process is in a table of another's, too. A mount is in one namespace, and its number is no
-// other's (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
+// sharesMounts reports that a mount of the process is in another process's table, too. A mount is in one namespace, and
+// no two mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
 func (p *place) sharesMounts(table string) (bool, error) {
 	_, err := p.mounts.Seek(0, 0)
 	if err != nil {

@@ -3,8 +3,8 @@
 // # What always holds
 //
 // A directory is resolved once, to a descriptor, and mounted and unmounted by descriptor or mount id: a path of the
-// guest is never resolved on the host. What was mounted is unmounted on every way out; the dead mounts of a killed
-// server are cleared by the next.
+// guest is never resolved on the host. A mount is unmounted on every way out; the next server clears the dead mounts of
+// a killed one.
 package attach
 
 import (
@@ -29,28 +29,28 @@ import (
 
 // Inside is a place in the mount namespace of a process, where a view that is mounted on the host is attached, too.
 type Inside struct {
-	Work   string // a directory of the host's own, to work in
+	Work   string // a directory of the host's own, for temporary mounts
 	Pid    int
-	Start  uint64 // of Pid (host.StartOf), so that its number is no other's
-	Rootfs string // what will be the guest's root, as a path from the process's root; "" for that root
+	Start  uint64 // start time of Pid (host.StartOf), against a reused number
+	Rootfs string // the guest's future root, as a path from the process's root; "" for that root
 	Later  bool   // the process may have made Rootfs its root since the guest was made
 	Path   string // from the guest's root
-	Stack  Stack  // what becomes of what is mounted there
+	Stack  Stack  // the fate of the mounts that are there before
 	Own    OwnMounts
-	Dirs   []Dir // for a tmpfs with a mount for each of these, instead of the view itself
+	Dirs   []Dir // not empty: a tmpfs with a mount for each of these, instead of the view itself
 
-	Cgroups string // what /proc/cgroups is to say (CgroupsText); "" leaves the kernel's
+	Cgroups string // content for /proc/cgroups (CgroupsText); "" keeps the kernel's
 	file    bool   // the place is a file
 }
 
-// Dir is a directory at the top of a view that gets a mount of its own, and the links to it.
+// Dir is a directory at the top of a view that gets a mount of its own, with the symbolic links to it.
 type Dir struct {
 	Name  string
 	Links []string
 }
 
-// DirsOf are the directories of a view that shows hierarchies in layout v1 or hybrid, with the links that hosts have where one
-// hierarchy has several controllers (cpu -> cpu,cpuacct).
+// DirsOf returns the directories of a view that shows hierarchies in layout v1 or hybrid, with the links that hosts
+// have for a hierarchy with several controllers (cpu -> cpu,cpuacct).
 func DirsOf(trees []*host.Hierarchy) (dirs []Dir) {
 	for _, t := range trees {
 		d := Dir{Name: t.Dir}
@@ -62,14 +62,15 @@ func DirsOf(trees []*host.Hierarchy) (dirs []Dir) {
 	return dirs
 }
 
-// insideTimeout is how long a guest may take to be looked up a path in: it may have mounted a file system that never answers.
+// insideTimeout bounds path lookup in a guest, which may have mounted a file system that never answers.
 const insideTimeout = 10 * time.Second
 
 // moveMountBeneath is MOVE_MOUNT_BENEATH of include/uapi/linux/mount.h (Linux 6.5).
 const moveMountBeneath = 0x200
 
-// Attach attaches the view of whose root it is given a descriptor. What is mounted at the place goes in the same moment, or stays below:
-// nobody in the guest finds the place empty. The error says what is missing.
+// Attach attaches the view with this root. The mount that is at the place goes in the same moment, or stays below: no
+// process in the guest finds the place empty. The error names the step that failed, and a capability or filter as its
+// possible cause.
 func (in Inside) Attach(view int) error {
 	fresh, err := in.attachCgroups()
 	if err != nil {
@@ -84,7 +85,7 @@ func (in Inside) Attach(view int) error {
 	return nil
 }
 
-// Mend attaches what the guest has taken away.
+// Mend attaches the parts that the guest has unmounted. The errors are those of Has and Attach.
 func (in Inside) Mend(view int, device uint64) error {
 	has, err := in.Has(device)
 	switch {
@@ -109,17 +110,19 @@ func (in Inside) attachView(view int) error {
 	return nil
 }
 
-// forbidden adds to an error of open_tree, setns or move_mount what else than the kernel can be the cause. Every kernel that has
-// openat2 (Linux 5.6), without which nothing here works, has these (5.2): ENOSYS is never for want of one, and root is not refused.
+// forbidden adds to an error of open_tree, setns or move_mount the possible causes beside the kernel. Every kernel with
+// openat2 (Linux 5.6), without which nothing here works, has these calls (Linux 5.2). So ENOSYS never means an old
+// kernel, and EPERM never a lack of root.
 func forbidden(err error) error {
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w; the daemon may not make mounts: give it CAP_SYS_ADMIN and no seccomp filter (a container: --privileged; "+
-			"a systemd unit: no SystemCallFilter=)", err)
+		return fmt.Errorf(
+			"%w; the daemon may not make mounts: give it CAP_SYS_ADMIN and no seccomp filter (a container: --privileged; "+
+				"a systemd unit: no SystemCallFilter=)", err)
 	}
 	return err
 }
 
-// clone makes a mount, attached nowhere, of what the guest is to have.
+// clone makes the mount for the guest, attached nowhere.
 func (in Inside) clone(view int) (fd int, err error) {
 	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	if len(in.Dirs) == 0 {
@@ -159,7 +162,7 @@ func (in Inside) clone(view int) (fd int, err error) {
 	return fd, PathError("open_tree", top, err)
 }
 
-// PathError is nil for no error.
+// PathError makes an *os.PathError, or nil for a nil error.
 func PathError(op, path string, err error) error {
 	if err == nil {
 		return nil
@@ -180,7 +183,8 @@ func (in Inside) put(mount int, p *place) error {
 		return err
 	}
 	if covered && !stacks() {
-		// Linux 6.5. It is refused where what is there must stay: the root itself, a mount that another user namespace locks.
+		// Linux 6.5. The kernel refuses it where the present mount must stay: the root itself, a mount that another user
+		// namespace locks.
 		if unix.MoveMount(mount, "", p.at, "", byFD|moveMountBeneath) == nil {
 			return p.unmount()
 		}
@@ -188,7 +192,7 @@ func (in Inside) put(mount int, p *place) error {
 	return os.NewSyscallError("move_mount", unix.MoveMount(mount, "", p.at, "", byFD))
 }
 
-// below looks at what is at the place. Then stacks makes it ready to stay below, and says whether it is to.
+// below opens the mounts at the place. Then stacks prepares them to stay below the view, and reports whether they do.
 func (in Inside) below(p *place) (stacks func() bool, done func()) {
 	if in.Stack == StackNone || len(in.Own) == 0 {
 		return func() bool { return in.Stack == StackAll }, func() {}
@@ -208,14 +212,15 @@ func (in Inside) below(p *place) (stacks func() bool, done func()) {
 	}
 }
 
-// Detach takes a view away that Attach has attached, if it is what is mounted there. The guest may have taken it away itself.
+// Detach unmounts the view if it is at the place; the guest may have unmounted it before. The error names the step that
+// failed.
 func (in Inside) Detach(device uint64) error {
 	cgroupsErr := in.detachCgroups()
 	err := in.takeAway(func(p *place) (bool, error) { return in.isView(p.at, device) })
 	return errors.Join(err, cgroupsErr)
 }
 
-// takeAway unmounts what is at the place, if it is ours.
+// takeAway unmounts the mount at the place if it is ours.
 func (in Inside) takeAway(ours func(p *place) (bool, error)) error {
 	_, err := in.do(func(p *place) (bool, error) {
 		is, err := ours(p)
@@ -233,12 +238,12 @@ func (in Inside) takeAway(ours func(p *place) (bool, error)) error {
 	return err
 }
 
-// Has says whether a view is what the guest finds at the place.
+// Has reports that the guest finds the view at the place. The error is of reaching the place.
 func (in Inside) Has(device uint64) (bool, error) {
 	return in.do(func(p *place) (bool, error) { return in.isView(p.at, device) }, nil)
 }
 
-// isView says whether what is mounted at the place is a view, or the tmpfs with its directories.
+// isView reports that the mount at the place is the view, or the tmpfs with its directories.
 func (in Inside) isView(at int, device uint64) (bool, error) {
 	var st unix.Statx_t
 	path, flags := "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC
@@ -255,22 +260,23 @@ func (in Inside) isView(at int, device uint64) (bool, error) {
 	return unix.Mkdev(st.Dev_major, st.Dev_minor) == device, nil
 }
 
-// place is an Inside that is entered: the thread is in the mount namespace of the process.
+// place is an entered Inside: the thread is in the mount namespace of the process.
 type place struct {
-	ns, root int         // of the process
-	mounts   *os.File    // its mountinfo
-	own      *os.File    // this process's
-	fds      int         // the directory of this process's descriptors, by the host's /proc
-	at       int         // what is at the place, O_PATH
-	settled  atomic.Bool // it was acted upon, or given up
+	ns, root int         // descriptors of the process's mount namespace and root
+	mounts   *os.File    // the process's mountinfo
+	own      *os.File    // this process's mountinfo
+	fds      int         // the directory of this process's descriptors, in the host's /proc
+	at       int         // the file at the place, O_PATH
+	settled  atomic.Bool // a change was begun, or the thread was given up
 }
 
-// errGivenUp is what a thread gets that comes too late: nobody knows of what it would do.
+// errGivenUp stops a thread that comes too late: its caller has returned, and would not know of a change.
 var errGivenUp = errors.New("the guest does not let its paths be looked up: a file system of its own does not answer")
 
-var errHostMounts = errors.New("the process is in the host's own mount namespace; mount the view at a directory (--target DIR)")
+var errHostMounts = errors.New(
+	"the process is in the host's own mount namespace; mount the view at a directory (--target DIR)")
 
-// claim is called before something is changed.
+// claim must succeed before any change.
 func (p *place) claim() error {
 	if !p.settled.CompareAndSwap(false, true) {
 		return errGivenUp
@@ -278,7 +284,8 @@ func (p *place) claim() error {
 	return nil
 }
 
-// mount is the number of the mount that the place is in, and whether it is the root of that. The table has the process's mounts.
+// mount returns the number of the mount that the place is in, whether the place is the root of that mount, and the
+// process's mount table.
 func (p *place) mount() (id int, covered bool, table []*mountinfo.Info, err error) {
 	var st unix.Statx_t
 	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
@@ -291,15 +298,16 @@ func (p *place) mount() (id int, covered bool, table []*mountinfo.Info, err erro
 	return int(st.Mnt_id), st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, table, err
 }
 
-// mounted says whether something is mounted at the place itself. The error says that what happens there would happen in this
-// process's own mount namespace, too.
+// mounted reports whether something is mounted at the place itself. The error reports a mount whose changes would
+// propagate into this process's own mount namespace.
 func (p *place) mounted() (bool, error) {
 	id, covered, mounts, err := p.mount()
 	if err != nil {
 		return false, err
 	}
 	found := false
-	for range 2 { // the mount that the place is in, and, where it is the root of that, the one below
+	// First the mount that the place is in; then, if the place is its root, the mount below.
+	for range 2 {
 		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.ID == id })
 		if i < 0 {
 			break
@@ -307,8 +315,9 @@ func (p *place) mounted() (bool, error) {
 		if ours, err := p.reachesOurs(mounts[i]); err != nil {
 			return false, err
 		} else if ours {
-			return false, fmt.Errorf("its mount at %s is shared with the host's: what is attached there would be attached here, too; "+
-				"make the guest's mounts private or slaves (mount --make-rslave /)", mounts[i].Mountpoint)
+			return false, fmt.Errorf(
+				"its mount at %s is shared with the host's: what is attached there would be attached here, too; "+
+					"make the guest's mounts private or slaves (mount --make-rslave /)", mounts[i].Mountpoint)
 		}
 		found, id = true, mounts[i].Parent
 		if !covered {
@@ -321,8 +330,8 @@ func (p *place) mounted() (bool, error) {
 	return covered, nil
 }
 
-// reachesOurs says whether what is mounted on a mount of the guest comes into this process's namespace: a mount there is of the
-// same peer group, or a slave of it (mount_namespaces(7)).
+// reachesOurs reports that a mount on a mount of the guest propagates into this process's namespace: a mount there is
+// in the same peer group, or a slave of it (mount_namespaces(7)).
 func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
 	found, err := notify.Reaches(m, p.own)
 	if err == nil {
@@ -331,7 +340,7 @@ func (p *place) reachesOurs(m *mountinfo.Info) (bool, error) {
 	return found, err
 }
 
-// unmount unmounts what is at the place.
+// unmount unmounts the mount at the place.
 func (p *place) unmount() error { return os.NewSyscallError("umount2", p.unmountFD(p.at)) }
 
 func (p *place) close() {
@@ -347,7 +356,7 @@ func (p *place) close() {
 	}
 }
 
-// do does something in the mount namespace of the process, with the place opened, and then calls after (visit).
+// do calls f in the mount namespace of the process, with the place opened, and then calls after (visit).
 func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) {
 	return visit(in.Pid, in.Start, func(p *place) (bool, error) {
 		if err := in.enter(p); err != nil {
@@ -357,9 +366,9 @@ func (in Inside) do(f func(p *place) (bool, error), after func()) (bool, error) 
 	}, after)
 }
 
-// visit does something with what was reached of a process, on a thread that may enter its namespaces, and then calls after, if there
-// is one: what that closes is in use until then, also when the guest has taken too long. The guest decides what its paths are; none
-// of them leads out of its root.
+// visit calls f with the descriptors of a process, on a thread that may enter its namespaces, and then calls after if
+// it is not nil. The descriptors that after closes are in use until then, also beyond the timeout. The guest
+// controls its paths, but none of them leads out of its root.
 func visit(pid int, start uint64, f func(p *place) (bool, error), after func()) (bool, error) {
 	p, err := reach(pid, start)
 	if err != nil {
@@ -393,12 +402,13 @@ func visit(pid int, start uint64, f func(p *place) (bool, error), after func()) 
 	if p.claim() == nil {
 		return false, errGivenUp
 	}
-	a := <-done // it is at work, and asks the guest for nothing more
+	// The thread is at work, and needs no answer of the guest any more.
+	a := <-done
 	return a.is, a.err
 }
 
-// reach opens what is needed of the process. The error says that there is no such process, or that it is in this process's own
-// mount namespace, where nothing is to be taken away.
+// reach opens the namespaces and files of the process. The error reports a process that is gone, or one in this
+// process's own mount namespace, where nothing must be unmounted.
 func reach(pid int, start uint64) (p *place, err error) {
 	proc := "/proc/" + strconv.Itoa(pid)
 	p = &place{ns: -1, root: -1, at: -1, fds: -1}
@@ -414,7 +424,7 @@ func reach(pid int, start uint64) (p *place, err error) {
 	if err == nil {
 		p.fds, err = unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
-	// The same process after all was opened: all is of that one.
+	// StartOf comes last: with the expected start time, everything before was opened of the same process.
 	if now, serr := host.StartOf(pid); serr != nil || now != start {
 		err = fmt.Errorf("no such process %d", pid)
 	}
@@ -430,7 +440,8 @@ func reach(pid int, start uint64) (p *place, err error) {
 
 // join brings the thread into the mount namespace.
 func (p *place) join() error {
-	if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants that
+	// setns of a mount namespace fails while the thread shares its file system attributes.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare", err)
 	}
 	return os.NewSyscallError("setns", unix.Setns(p.ns, unix.CLONE_NEWNS))
@@ -460,7 +471,7 @@ func (in Inside) enter(p *place) error {
 	return err
 }
 
-// openIn opens what is at a path that a root bounds, as chroot would.
+// openIn opens a path inside a root, as after chroot.
 func openIn(root int, path string, flags int) (int, error) {
 	fd, err := unix.Openat2(root, path, &unix.OpenHow{
 		Flags: uint64(unix.O_PATH | unix.O_CLOEXEC | flags), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,

@@ -15,18 +15,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mountpoint is where a view is mounted. Nothing of it is kept open: that would make umount fail with EBUSY.
+// Mountpoint is the directory that a view is mounted on. No descriptor of it is kept open: umount would fail with
+// EBUSY.
 type Mountpoint struct {
 	Target target.Target // immutable
-	Over   bool          // immutable; also over what is mounted there, or in the directory
-	View   target.Mount  // what is mounted; the zero one before
-	Gone   bool          // it is no more
+	Over   bool          // immutable; mount also over another mount, or over a directory that is not empty
+	View   target.Mount  // the view's mount; zero before Mount
+	Gone   bool          // the view is unmounted
 
-	searched atomic.Int64 // when the mount table was last searched for it, in nanoseconds
+	searched atomic.Int64 // time of the last search in the mount table, in nanoseconds
 }
 
-// Check says whether the view can be mounted there: nothing is mounted, and nothing in the directory, unless Over. What is dead is never
-// covered: nobody would find it again.
+// Check checks that the view can be mounted there: without Over the directory is empty and no mount is on it. A mount
+// of a dead server is never covered, since no program would find it again. The error tells the remedy.
 func (m *Mountpoint) Check() error {
 	fd, err := m.Target.Open()
 	if err == nil {
@@ -36,7 +37,7 @@ func (m *Mountpoint) Check() error {
 	return err
 }
 
-// Covered says whether something is mounted there.
+// Covered reports that something is mounted there.
 func (m *Mountpoint) Covered() bool {
 	fd, err := m.Target.Open()
 	if err != nil {
@@ -47,7 +48,7 @@ func (m *Mountpoint) Covered() bool {
 	return err == nil && root
 }
 
-// vacant says so of the directory that was opened.
+// vacant is Check for an open directory.
 func (m *Mountpoint) vacant(fd int) error {
 	root, err := isMountRoot(fd)
 	switch {
@@ -71,7 +72,7 @@ func (m *Mountpoint) vacant(fd int) error {
 	return nil
 }
 
-// isEmpty says whether nothing is in a directory that is open by O_PATH.
+// isEmpty reports that a directory, open by O_PATH, is empty.
 func isEmpty(fd int) (bool, error) {
 	own, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -86,7 +87,8 @@ func isEmpty(fd int) (bool, error) {
 	return false, err
 }
 
-// Mount mounts a connection's file system and remembers which mount that is. made is as with conn.Mount, and finds View set.
+// Mount mounts a connection's file system and keeps the identity of the mount. made is called as by conn.Mount, with
+// View set. The errors are those of Check, and of the mount.
 func (m *Mountpoint) Mount(c *conn.Conn, made func(mountFD int)) error {
 	at, err := m.Target.Open()
 	if err != nil {
@@ -107,13 +109,14 @@ func (m *Mountpoint) Mount(c *conn.Conn, made func(mountFD int)) error {
 	if err != nil {
 		return MountError(err)
 	}
-	if m.View.Device == 0 { // by mount(2), which gives no descriptor: what is there now
+	// mount(2) gives no descriptor of the new mount: the mount that is there now.
+	if m.View.Device == 0 {
 		return m.learn(before)
 	}
 	return nil
 }
 
-// learn finds out which mount is ours where there was another one before.
+// learn identifies our mount in a directory where before was another one.
 func (m *Mountpoint) learn(before target.Mount) error {
 	fd, err := m.Target.Open()
 	if err != nil {
@@ -131,10 +134,11 @@ func (m *Mountpoint) learn(before target.Mount) error {
 	return nil
 }
 
-// searchEvery is how often a view is searched for in the mount table that a guest has moved from where it was mounted: others pay for that.
+// searchEvery is the least pause between searches of the mount table for a view that a guest has moved: others pay for
+// the search.
 const searchEvery = time.Second
 
-// Open opens the view's root. The error is target.ErrGone where it is not mounted, or has been moved and is not searched for yet.
+// Open opens the view's root. target.ErrGone if it is not mounted, or was moved and the next search is not due yet.
 func (m *Mountpoint) Open() (int, func(), error) {
 	fd, err := m.View.At(m.Target)
 	if err != nil {
@@ -149,7 +153,8 @@ func (m *Mountpoint) Open() (int, func(), error) {
 	return fd, func() { unix.Close(fd) }, nil
 }
 
-// Unmount takes the view away, wherever its guest has moved it. Who uses it keeps it until then. The error says why it stays.
+// Unmount unmounts the view, wherever its guest has moved it. Programs with open files keep it until they close them.
+// The error tells why it stays.
 func (m *Mountpoint) Unmount() error {
 	if m.Gone || m.View.Device == 0 {
 		return nil
@@ -161,14 +166,14 @@ func (m *Mountpoint) Unmount() error {
 	return nil
 }
 
-// Leave takes the view away at the end of its server.
+// Leave unmounts the view at the end of its server, and logs a failure.
 func (m *Mountpoint) Leave(log *logrus.Entry) {
 	if err := m.Unmount(); err != nil {
 		log.Warnf("%v; it stays there, without a server", err)
 	}
 }
 
-// MountError says what to do where mounting is not permitted.
+// MountError adds the remedy to the error of a mount that is not permitted: fault.Unsupported.
 func MountError(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fault.New(fault.Unsupported, "%w: run as root (CAP_SYS_ADMIN)", err)

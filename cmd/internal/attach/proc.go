@@ -18,8 +18,8 @@ import (
 // CgroupsPath is a file that no namespace bounds: it names every controller of the host and counts its cgroups.
 const CgroupsPath = "/proc/cgroups"
 
-// CgroupsText is /proc/cgroups as a guest sees it: permitted controllers only, and no number of the host's cgroups. It is "" where the
-// kernel has no such file.
+// CgroupsText returns /proc/cgroups for a guest: permitted controllers only, without the number of the host's cgroups.
+// "" if the kernel has no such file. The error is of reading the file.
 func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
 	raw, err := os.ReadFile(CgroupsPath)
 	if errors.Is(err, os.ErrNotExist) {
@@ -32,11 +32,12 @@ func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
 	return filterCgroups(string(raw), p.Permits, v2), err
 }
 
-// filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each with one
-// cgroup. It adds those that a kernel leaves out which is built without v1 for a controller (CONFIG_MEMCG_V1, Linux 6.11): programs
-// look there whether v2 has it.
+// filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each
+// with one cgroup. It adds the controllers that a kernel built without their v1 part leaves out (CONFIG_MEMCG_V1, Linux
+// 6.11): programs look there whether v2 has them.
 func filterCgroups(text string, permits func(string) bool, v2 []string) string {
-	var add []string // in the order of v2
+	// In the order of v2.
+	var add []string
 	for _, c := range v2 {
 		if permits(c) {
 			add = append(add, hierarchy.LegacyNames(c)...)
@@ -60,19 +61,20 @@ func filterCgroups(text string, permits func(string) bool, v2 []string) string {
 	return b.String()
 }
 
-// The file that is put over /proc/cgroups of a guest is the only one of a tmpfs, and goes with its last mount. By this the guest's
-// mountinfo knows it.
+// The file over a guest's /proc/cgroups is the only one of a tmpfs, and disappears with its last mount. The guest's
+// mountinfo shows these names.
 const (
 	cgroupsSource = "vcgroupfs"
 	cgroupsFile   = "cgroups"
 )
 
-// overCgroups is the place where it goes. What is there stays below.
+// overCgroups returns the place of that file. The kernel's own file stays below.
 func (in Inside) overCgroups() Inside {
-	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Later: in.Later, Path: CgroupsPath, Stack: StackAll, file: true}
+	return Inside{Pid: in.Pid, Start: in.Start, Rootfs: in.Rootfs, Later: in.Later, Path: CgroupsPath, Stack: StackAll,
+		file: true}
 }
 
-// attachCgroups puts a file over /proc/cgroups of the guest, unless it is there.
+// attachCgroups puts the file over the guest's /proc/cgroups, unless it is there. fresh reports that it was not.
 func (in Inside) attachCgroups() (fresh bool, err error) {
 	if in.Cgroups == "" {
 		return false, nil
@@ -93,7 +95,7 @@ func (in Inside) attachCgroups() (fresh bool, err error) {
 	return fresh, nil
 }
 
-// detachCgroups takes it away, if it is there.
+// detachCgroups unmounts the file if it is there.
 func (in Inside) detachCgroups() error {
 	if in.Cgroups == "" {
 		return nil
@@ -101,7 +103,7 @@ func (in Inside) detachCgroups() error {
 	return in.overCgroups().takeAway((*place).isCgroups)
 }
 
-// isCgroups says whether what is at the place is our file.
+// isCgroups reports that the mount at the place is our file.
 func (p *place) isCgroups() (bool, error) {
 	id, covered, table, err := p.mount()
 	if err != nil || !covered {
@@ -115,8 +117,9 @@ func (p *place) isCgroups() (bool, error) {
 	return false, nil
 }
 
-// CgroupsMount makes a mount, attached nowhere, of a file with the text, which nobody can write: the file system itself is read-only.
-// It is made in a mount namespace of one thread, of which nothing is left whatever happens to us, at a directory.
+// CgroupsMount makes a mount, attached nowhere, of a file with the text. Nobody can write it: the file system itself is
+// read-only. The tmpfs is mounted on a directory in a mount namespace of one thread, so nothing remains of it even if
+// this process dies. The error is of the failed call.
 func CgroupsMount(dir, text string) (fd int, err error) {
 	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	const options = "mode=755,size=64k"
@@ -131,7 +134,8 @@ func CgroupsMount(dir, text string) (fd int, err error) {
 			return PathError("mount", dir, err)
 		}
 		file := filepath.Join(dir, cgroupsFile)
-		if err := errors.Join(os.WriteFile(file, []byte(text), 0o444), os.Chmod(file, 0o444)); err != nil { // whatever the umask
+		// Chmod undoes the umask.
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o444), os.Chmod(file, 0o444)); err != nil {
 			return err
 		}
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY|safe, options); err != nil {
