@@ -1,6 +1,6 @@
 package doctor
 
-// askedClients returns the programs that "make clients" runs: ran.tsv has what each made of what it found.
+// askedClients returns the programs that "make clients" runs; ran.tsv has their verdicts.
 func askedClients() []Client {
 	return []Client{
 		asked("Prometheus 3 (its memory limit)", AsksMounts, byMount+", then by path").instead(noStack),
@@ -12,7 +12,8 @@ func askedClients() []Client {
 		asked("loky, joblib", AsksPath, byPath),
 		asked("dask (its memory limit)", AsksPath, byPath),
 		asked("Erlang/OTP", AsksMounts, byMount+", then by path").instead(noStack + ", or +S"),
-		asked("R parallelly", AsksMounts, byMount+"; v2 by path").instead(noStack + ", or R_PARALLELLY_AVAILABLECORES_SYSTEM"),
+		asked("R parallelly", AsksMounts, byMount+"; v2 by path").
+			instead(noStack + ", or R_PARALLELLY_AVAILABLECORES_SYSTEM"),
 		asked("concurrent-ruby", AsksPath, byPath+" (cpu.max)").instead(viewOfV2),
 		asked("Bun", AsksPath, byPath),
 		asked("Deno", AsksPath, byPath),
@@ -25,6 +26,7 @@ func askedClients() []Client {
 		asked("hwloc", AsksPath, byPath),
 		asked("Open MPI (its slots)", AsksPath, byPath),
 		asked("HTCondor", AsksPath, byPath),
-		asked("Slurm (slurmd, cgroup plugin)", AsksBoth, byMagic+", then "+byMount).instead(theType + ", and a view of v2; no --no-stack"),
+		asked("Slurm (slurmd, cgroup plugin)", AsksBoth, byMagic+", then "+byMount).
+			instead(theType + ", and a view of v2; no --no-stack"),
 	}
 }

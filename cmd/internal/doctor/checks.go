@@ -1,4 +1,5 @@
-// Package doctor says what works on this host, what a process finds at /sys/fs/cgroup, and which programs accept that.
+// Package doctor checks this host, finds a process's file system at /sys/fs/cgroup, and lists the programs that accept
+// it.
 package doctor
 
 import (
@@ -22,19 +23,19 @@ import (
 // The states of a check.
 const (
 	OK   = "ok"
-	Less = "less" // it works, but something does not
-	Bad  = "bad"  // nothing works before this is mended
+	Less = "less" // works, with a restriction
+	Bad  = "bad"  // nothing works before the remedy
 )
 
-// Check is one thing that was looked at.
+// Check is the result of one check.
 type Check struct {
 	Name  string `json:"name"`
 	State string `json:"state"`
 	Found string `json:"found"`
-	Do    string `json:"do,omitempty"` // what to change, where it is not ok
+	Do    string `json:"do,omitempty"` // the remedy, unless the state is ok
 }
 
-// Host looks at this host. It changes nothing, and asks the daemon at the socket at most for a second.
+// Host checks this host. It changes nothing, and waits for the daemon at the socket a second at most.
 func Host(ctx context.Context, socket string) []Check {
 	h, err := host.Open()
 	checks := []Check{privileges(), device()}
@@ -43,7 +44,8 @@ func Host(ctx context.Context, socket string) []Check {
 	} else {
 		defer h.Close()
 		checks = append(checks, hierarchies(h), handles(h))
-		if !guest(h) { // there it is the host's to see to
+		if !guest(h) {
+			// In a guest it is the host's task.
 			checks = append(checks, delegation())
 		}
 		checks = append(checks, pids(h))
@@ -58,7 +60,8 @@ func privileges() Check {
 	for _, c := range []struct {
 		bit  int
 		name string
-	}{{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"}, {unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}} {
+	}{{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"},
+		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}} {
 		if own&(1<<c.bit) == 0 {
 			missing = append(missing, c.name)
 		}
@@ -66,7 +69,8 @@ func privileges() Check {
 	if len(missing) == 0 {
 		return Check{name, OK, "this process may mount views and look into guests", ""}
 	}
-	return Check{name, Bad, "this process lacks " + strings.Join(missing, ", "), "run as root, outside of containers; a guest needs them in its user namespace to have guests (docs/nesting.md)"}
+	return Check{name, Bad, "this process lacks " + strings.Join(missing, ", "),
+		"run as root, outside of containers; a guest needs them in its user namespace to have guests (docs/nesting.md)"}
 }
 
 func device() Check {
@@ -103,12 +107,13 @@ func hierarchies(h *host.Host) Check {
 		found = "this is a guest, whose guests are bounded by its own view; " + found
 	}
 	if len(readOnly) > 0 {
-		return Check{"hierarchies", Less, found + "; read-only: " + strings.Join(readOnly, ", "), "mount -o remount,rw " + readOnly[0] + " where guests are to change something"}
+		return Check{"hierarchies", Less, found + "; read-only: " + strings.Join(readOnly, ", "),
+			"mount -o remount,rw " + readOnly[0] + " where guests are to change something"}
 	}
 	return Check{"hierarchies", OK, found, ""}
 }
 
-// guest says whether this host is a guest itself.
+// guest reports that this host is itself a guest.
 func guest(h *host.Host) bool { return h.Hierarchies()[0].View }
 
 func or(s, other string) string {
@@ -123,12 +128,16 @@ func handles(h *host.Host) Check {
 		return Check{"file handles of cgroups", OK, "a daemon's worker that dies is replaced, and guests do not notice", ""}
 	}
 	if guest(h) {
-		return Check{"file handles of cgroups", Less, "a view has none: when a daemon's worker dies, paths go on to work, and directories that are open do not", ""}
+		return Check{"file handles of cgroups", Less,
+			"a view has none: when a daemon's worker dies, paths go on to work, and directories that are open do not", ""}
 	}
-	return Check{"file handles of cgroups", Less, "refused: when a daemon's worker dies, paths go on to work, and directories that are open do not", "run with CAP_DAC_READ_SEARCH"}
+	return Check{"file handles of cgroups", Less,
+		"refused: when a daemon's worker dies, paths go on to work, and directories that are open do not",
+		"run with CAP_DAC_READ_SEARCH"}
 }
 
-// delegation looks whether the kernel itself bounds what a cgroup namespace writes: beside the view, for a guest that mounts cgroup2.
+// delegation checks whether the kernel itself bounds the writes of a cgroup namespace: beside the view, for a guest
+// that mounts cgroup2.
 func delegation() Check {
 	const name = "nsdelegate"
 	raw, _ := os.ReadFile("/proc/self/mountinfo")
@@ -142,7 +151,8 @@ func delegation() Check {
 		case slices.Contains(m.Options, "nsdelegate"):
 			return Check{name, OK, "the kernel bounds a guest that mounts cgroup2 itself, too", ""}
 		default:
-			return Check{name, Less, "cgroup2 is mounted without it: a privileged guest that mounts cgroup2 itself is not bounded by its namespace",
+			return Check{name, Less,
+				"cgroup2 is mounted without it: a privileged guest that mounts cgroup2 itself is not bounded by its namespace",
 				"mount -o remount,nsdelegate on the cgroup2 mount of the host"}
 		}
 	}
@@ -153,10 +163,11 @@ func pids(h *host.Host) Check {
 	if h.Features().PidnsIoctl {
 		return Check{"pid numbers", OK, "asked of the kernel (Linux 6.11)", ""}
 	}
-	return Check{"pid numbers", Less, "found by reading /proc, which costs more with many processes", "Linux 6.11 or newer"}
+	return Check{"pid numbers", Less, "found by reading /proc, which costs more with many processes",
+		"Linux 6.11 or newer"}
 }
 
-// kernel says what newer kernels would add.
+// kernel lists the features of newer kernels.
 func kernel() Check {
 	var u unix.Utsname
 	unix.Uname(&u)
@@ -167,7 +178,8 @@ func kernel() Check {
 		offer conn.Offer // 0: only the version tells
 		what  string
 	}{
-		{5, 0, "a view takes the place of what a runtime mounted without a gap"}, {9, conn.OfferResend, "a worker's death fails no request"},
+		{5, 0, "a view takes the place of what a runtime mounted without a gap"},
+		{9, conn.OfferResend, "a worker's death fails no request"},
 		{9, conn.OfferPassthrough, "reads pass the daemon by"}, {12, conn.OfferIDMap, "views can be mounted with mapped ids"},
 	} {
 		has, err := conn.Offers(f.offer)
@@ -187,20 +199,24 @@ func kernel() Check {
 func connections() Check {
 	const dir = "/sys/fs/fuse/connections"
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err == nil && st.Type == 0x65735543 { // FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c
+	if err := unix.Statfs(dir, &st); err == nil && st.Type == 0x65735543 {
+		// FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c.
 		return Check{"fusectl", OK, "a connection that hangs can be ended by hand", ""}
 	}
-	return Check{"fusectl", Less, "not mounted: a connection that hangs cannot be ended by hand", "mount -t fusectl fusectl " + dir}
+	return Check{"fusectl", Less, "not mounted: a connection that hangs cannot be ended by hand",
+		"mount -t fusectl fusectl " + dir}
 }
 
 func users() Check {
 	if !userNamespaces() {
-		return Check{"user namespaces", Less, "none can be made: a guest's root is the host's, and only its capabilities bound it", "sysctl user.max_user_namespaces=65536"}
+		return Check{"user namespaces", Less,
+			"none can be made: a guest's root is the host's, and only its capabilities bound it",
+			"sysctl user.max_user_namespaces=65536"}
 	}
 	return Check{"user namespaces", OK, "can be made", ""}
 }
 
-// userNamespaces says whether any can be made on this host.
+// userNamespaces reports that user namespaces can be made on this host.
 func userNamespaces() bool {
 	raw, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
 	return err == nil && strings.TrimSpace(string(raw)) != "0"
@@ -214,7 +230,8 @@ func daemon(ctx context.Context, socket string) Check {
 	info, err := client.Info(ctx)
 	switch {
 	case fault.Of(err) == fault.NoDaemon:
-		return Check{"daemon", Less, "not running at " + socket + "; run and mount need none", "systemctl start vcgroupfs, or vcgroupfs serve"}
+		return Check{"daemon", Less, "not running at " + socket + "; run and mount need none",
+			"systemctl start vcgroupfs, or vcgroupfs serve"}
 	case err != nil:
 		return Check{"daemon", Less, err.Error(), "ask as root, on the host"}
 	case info.Resend != conn.CanResend():
@@ -223,15 +240,18 @@ func daemon(ctx context.Context, socket string) Check {
 	if err := client.Health(ctx); err != nil {
 		return Check{"daemon", Less, err.Error(), "see its log"}
 	}
-	return Check{"daemon", OK, fmt.Sprintf("version %s, %d guests, %d restarts", info.Version, info.Guests, info.Restarts), ""}
+	return Check{"daemon", OK, fmt.Sprintf("version %s, %d guests, %d restarts", info.Version, info.Guests, info.Restarts),
+		""}
 }
 
-// runtimes says how those that are installed give a container its view.
+// runtimes lists the installed runtimes, each with its way to give a container its view.
 func runtimes() Check {
 	var found []string
 	for _, r := range []struct{ program, how string }{
-		{"runc", "hook oci"}, {"crun", "hook oci"}, {"podman", "hook oci by --annotation, or CDI"}, {"dockerd", "CDI, or self by --volume"}, {"containerd", "nri, or CDI"},
-		{"crio", "nri, or CDI"}, {"lxc-start", "hook lxc"}, {"incus", "hook lxc"}, {"systemd-nspawn", "--bind"}, {"bwrap", "--bind"},
+		{"runc", "hook oci"}, {"crun", "hook oci"}, {"podman", "hook oci by --annotation, or CDI"},
+		{"dockerd", "CDI, or self by --volume"}, {"containerd", "nri, or CDI"},
+		{"crio", "nri, or CDI"}, {"lxc-start", "hook lxc"}, {"incus", "hook lxc"}, {"systemd-nspawn", "--bind"},
+		{"bwrap", "--bind"},
 	} {
 		if _, err := exec.LookPath(r.program); err == nil {
 			found = append(found, r.program+" ("+r.how+")")

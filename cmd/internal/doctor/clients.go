@@ -1,6 +1,6 @@
 package doctor
 
-// Sight is what a process finds at /sys/fs/cgroup.
+// Sight is the kind of file system that a process finds at /sys/fs/cgroup.
 type Sight string
 
 const (
@@ -18,14 +18,16 @@ const (
 var sightTexts = map[Sight]string{
 	None: "nothing", V2: "the kernel's own cgroup2", V1: "the kernel's own v1 hierarchies",
 	View: "a view of v2", Stacked: "a view of v2, over the kernel's own cgroup2",
-	Dirs: "a view with a directory for each hierarchy", StackedDirs: "a view with a directory for each hierarchy, over the kernel's own mounts",
-	Tmpfs: "a tmpfs with a view for each hierarchy", StackedTmpfs: "a tmpfs with a view for each hierarchy, over the kernel's own mounts",
+	Dirs:         "a view with a directory for each hierarchy",
+	StackedDirs:  "a view with a directory for each hierarchy, over the kernel's own mounts",
+	Tmpfs:        "a tmpfs with a view for each hierarchy",
+	StackedTmpfs: "a tmpfs with a view for each hierarchy, over the kernel's own mounts",
 }
 
-// Text is for readers.
+// Text describes the sight, for people.
 func (s Sight) Text() string { return sightTexts[s] }
 
-// Sights are those that a view can give, with the options that give them.
+// Sights are the sights that a view can give, with the options for each.
 var Sights = []struct {
 	Sight Sight
 	How   string
@@ -34,60 +36,59 @@ var Sights = []struct {
 	{StackedTmpfs, "v1 --tmpfs"}, {Tmpfs, "v1 --tmpfs --no-stack"},
 }
 
-// Verdict says whether a program accepts what it finds.
+// Verdict is a program's reaction to a sight.
 type Verdict string
 
 const (
 	Yes     Verdict = "yes"
 	No      Verdict = "no"
-	Ignores Verdict = "ignores" // it runs, and takes the host's values for its limits
-	Other   Verdict = "-"       // it does not look there
+	Ignores Verdict = "ignores" // it runs, with the host's values for its limits
+	Other   Verdict = "-"       // it does not read that file system
 	Unknown Verdict = "?"       // neither run nor read
 )
 
-// Asks says by what a program tells what it finds, before it opens files by path.
+// Asks is a program's way to recognise its sight, before it opens files by path.
 type Asks string
 
 const (
-	AsksPath   Asks = "path"   // by nothing else
+	AsksPath   Asks = "path"   // no other way
 	AsksType   Asks = "type"   // statfs: the number of the file system's type
 	AsksMounts Asks = "mounts" // /proc/self/mountinfo: a file system of type cgroup2 or cgroup
 	AsksBoth   Asks = "both"
 )
 
-// Type says what statfs says of what is at the place.
+// Type is the source of the file-system type in statfs at the place.
 type Type string
 
 const (
 	Fuse         Type = "fuse"         // FUSE's own number
 	Kernel       Type = "kernel"       // the kernel's own number, of its own mounts, where no view is
-	ByBPF        Type = "bpf"          // the kernel's number for what is shown, by BPF
+	ByBPF        Type = "bpf"          // the kernel's number of the shown hierarchies, by BPF
 	Notification Type = "notification" // the same, by seccomp's user notification
 )
 
-// Client is a program, and what it makes of each sight: where statfs says FUSE, and where it says the kernel's own
-// number.
+// Client is a program with its verdict on each sight, for both answers of statfs: FUSE's number and the kernel's own.
 type Client struct {
 	Name     string            `json:"name"`
 	Asks     Asks              `json:"asks"`
-	Looks    string            `json:"looks"` // the same in more words
+	Looks    string            `json:"looks"` // Asks in more words
 	Verdicts map[Sight]Verdict `json:"verdicts"`
-	Typed    map[Sight]Verdict `json:"typed"`             // with the type right
-	Needs    string            `json:"needs,omitempty"`   // what else a yes wants
-	Instead  string            `json:"instead,omitempty"` // what to give it where it says no or ignores
-	Run      []Run             `json:"run,omitempty"`     // what was run; all other verdicts were read in the sources
+	Typed    map[Sight]Verdict `json:"typed"`             // with the right type
+	Needs    string            `json:"needs,omitempty"`   // further conditions for a yes
+	Instead  string            `json:"instead,omitempty"` // the remedy for a no or an ignores
+	Run      []Run             `json:"run,omitempty"`     // the observed runs; all other verdicts were read in the sources
 }
 
-// Run is a version of a program that was run. It did what the table says.
+// Run is a version of a program that was run, with the verdict of the table.
 type Run struct {
 	What   string  `json:"what"`
-	Kernel string  `json:"kernel,omitempty"` // "": not noted
+	Kernel string  `json:"kernel,omitempty"` // "": not recorded
 	On     []Sight `json:"on"`
 	Type   Type    `json:"type"`
 	Test   string  `json:"test,omitempty"` // of the integration tests; "": by hand
 }
 
-// How is "run" or "read".
+// How returns "run" or "read".
 func (c Client) How() string {
 	if len(c.Run) > 0 {
 		return "run"
@@ -95,7 +96,7 @@ func (c Client) How() string {
 	return "read"
 }
 
-// WasRun says whether a verdict is what a program did, with the type right or not.
+// WasRun reports that a verdict was observed, with the right type or FUSE's.
 func (c Client) WasRun(s Sight, typed bool) bool {
 	for _, r := range c.Run {
 		for _, on := range r.On {
@@ -107,7 +108,7 @@ func (c Client) WasRun(s Sight, typed bool) bool {
 	return false
 }
 
-// On is what the client makes of a sight.
+// On returns the client's verdict on a sight.
 func (c Client) On(s Sight, typed bool) Verdict {
 	if typed {
 		return c.Typed[s]
@@ -115,7 +116,7 @@ func (c Client) On(s Sight, typed bool) Verdict {
 	return c.Verdicts[s]
 }
 
-// client has a verdict for each of Sights, in their order: with FUSE's type, and with the right one.
+// client makes a client with a verdict for each of Sights, in their order: with FUSE's type, and with the right one.
 func client(name string, asks Asks, looks string, plain, typed [6]Verdict) Client {
 	c := Client{
 		Name: name, Asks: asks, Looks: looks,
@@ -127,13 +128,13 @@ func client(name string, asks Asks, looks string, plain, typed [6]Verdict) Clien
 	return c
 }
 
-// onlyV2 is the client that does not know v1.
+// onlyV2 marks a client that does not know v1.
 func (c Client) onlyV2() Client {
 	c.Verdicts[V1], c.Typed[V1] = No, No
 	return c
 }
 
-// onlyV1 is the client that does not know v2.
+// onlyV1 marks a client that does not know v2.
 func (c Client) onlyV1() Client {
 	c.Verdicts[V2], c.Typed[V2] = No, No
 	return c
@@ -155,7 +156,8 @@ func (c Client) run(what, kernel string, of Type, test string, on ...Sight) Clie
 	return c
 }
 
-// tested adds a version that TestClients runs: on all views of v1, and on those of v2 with FUSE's type and with the right one.
+// tested adds a version that TestClients runs: on all views of v1, and on those of v2 with FUSE's type and with the
+// right one.
 func (c Client) tested(what string) Client {
 	return c.run(what, hybrid, Fuse, clients, sightsV1...).run(what, onlyV2, Fuse, clients, sightsV2...).
 		run(what, onlyV2, ByBPF, clients, sightsV2...)

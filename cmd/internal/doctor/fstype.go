@@ -10,8 +10,8 @@ import (
 
 const typeName = "file-system type"
 
-// fileSystemType says by what statfs of a view can say the type that the view stands for. Where no daemon answers for
-// it, the programs are loaded and taken away again: only the kernel knows what it permits.
+// fileSystemType checks whether, and how, statfs of a view can return the type of the view's hierarchies. Without an
+// answering daemon it loads the programs and unloads them again: only the kernel knows what it permits.
 func fileSystemType(ctx context.Context, socket string) Check {
 	works := "by BPF: statfs of a view says cgroup2's type, or cgroup's; " + cloneAnswer()
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -25,7 +25,8 @@ func fileSystemType(ctx context.Context, socket string) Check {
 		if info.TypeRefused != "" {
 			c := typeRefused("the daemon's statfs of a view says FUSE: " + info.TypeRefused)
 			if info.Notify != "" {
-				c.Found += "; it answers containers whose seccomp profile asks it at " + info.Notify + " (docs/runtimes.md; guest show says which do)"
+				c.Found += "; it answers containers whose seccomp profile asks it at " + info.Notify +
+					" (docs/runtimes.md; guest show says which do)"
 			}
 			return c
 		}
@@ -36,7 +37,8 @@ func fileSystemType(ctx context.Context, socket string) Check {
 	return Check{typeName, OK, works, ""}
 }
 
-// cloneAnswer says whether BPF also has programs fall back that clone into a cgroup, as systemd 257 and newer do.
+// cloneAnswer describes whether BPF also makes programs that clone into a cgroup fall back, such as systemd 257 and
+// newer.
 func cloneAnswer() string {
 	if fstype.SecurityModule() {
 		return "clone3 into a cgroup is ENOSYS to guests"

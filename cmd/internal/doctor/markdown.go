@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Legend says what the words of the tables mean, a line for each.
+// Legend explains the words of the tables, a line for each.
 var Legend = []string{
 	"asks: type: statfs; mounts: /proc/self/mountinfo; both; path: neither, it opens files",
 	"yes; no: it fails; ignores: it runs with the host's values for its limits; ?: neither run nor read",
 }
 
-// Markdown is the table of the clients, and what was run of them, as docs/clients.md has it. A verdict in bold is
-// what a program did; of two the first is with FUSE's type, the second with the type right.
+// Markdown returns the table of the clients, and the table of their runs, for docs/clients.md. A bold verdict was
+// observed. Of two verdicts the first is with FUSE's type, the second with the right one.
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString("| program | asks |")
@@ -31,7 +31,8 @@ func Markdown() string {
 	b.WriteString("\n| was run | Linux | on a view of | type | by |\n|---|---|---|---|---|\n")
 	for _, c := range Clients() {
 		for _, r := range c.Run {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.What, or(r.Kernel, "not noted"), hows(r.On), r.Type, or(r.Test, "hand"))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.What, or(r.Kernel, "not noted"), hows(r.On), r.Type,
+				or(r.Test, "hand"))
 		}
 	}
 	return b.String()

@@ -7,12 +7,13 @@ import (
 	"strings"
 )
 
-// ranTable is what "make clients UPDATE=1" writes: a line for each program, kernel, sight and type that TestClientsMore ran.
+// ranTable is the output of "make clients UPDATE=1": a line for each program, kernel, sight and type that
+// TestClientsMore ran.
 //
 //go:embed ran.tsv
 var ranTable string
 
-// ran is a line of ran.tsv: what a version of a program made of a sight.
+// ran is a line of ran.tsv: the verdict of a version of a program on a sight.
 type ran struct {
 	program, what, kernel, test string // program is the name of its row
 	on                          Sight
@@ -20,7 +21,7 @@ type ran struct {
 	verdict                     Verdict
 }
 
-// parseRan reads ran.tsv. The error names the first line that has not all fields.
+// parseRan reads ran.tsv. The error names the first line with missing fields.
 func parseRan(table string) (lines []ran, err error) {
 	for line := range strings.Lines(table) {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
@@ -35,14 +36,15 @@ func parseRan(table string) (lines []ran, err error) {
 	return lines, nil
 }
 
-// asked is a client whose verdicts are what ran.tsv says of it. Of those that do not ask for the type, that is the same with FUSE's
-// type and with the right one, also where only one was run.
+// asked makes a client with the verdicts of ran.tsv. For a client that does not ask for the type, the verdict is the
+// same with FUSE's type and with the right one, also if only one of them was run.
 func asked(name string, asks Asks, looks string) Client {
 	unknown := [6]Verdict{Unknown, Unknown, Unknown, Unknown, Unknown, Unknown}
 	c := client(name, asks, looks, unknown, unknown)
 	lines, err := parseRan(ranTable)
 	if err != nil {
-		panic(err) // the table is a part of the program, and its test parses it
+		// The table is a part of the program, and its test parses it.
+		panic(err)
 	}
 	for _, l := range lines {
 		if l.program != name {
@@ -53,14 +55,15 @@ func asked(name string, asks Asks, looks string) Client {
 		if l.of == Fuse || native {
 			c.Verdicts[l.on] = l.verdict
 		}
-		if l.of != Fuse || native || c.Typed[l.on] == Unknown && (l.verdict == Yes || asks == AsksPath || asks == AsksMounts) {
+		if l.of != Fuse || native || c.Typed[l.on] == Unknown &&
+			(l.verdict == Yes || asks == AsksPath || asks == AsksMounts) {
 			c.Typed[l.on] = l.verdict
 		}
 	}
 	return c
 }
 
-// noteRun adds a sight to the client's runs: to that of the same version, kernel and type where there is one.
+// noteRun adds a sight to the client's run of the same version, kernel, type and test, or adds a run.
 func (c *Client) noteRun(l ran) {
 	for i, r := range c.Run {
 		if r.What == l.what && r.Kernel == l.kernel && r.Type == l.of && r.Test == l.test {

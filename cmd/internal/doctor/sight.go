@@ -14,15 +14,16 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// place is where programs look for cgroups.
+// place is the path at which programs look for cgroups.
 const place = "/sys/fs/cgroup"
 
-// SightOf says what a process finds at /sys/fs/cgroup. The error says that there is no such process.
+// SightOf finds a process's sight at /sys/fs/cgroup. The error reports a process that does not exist.
 func SightOf(pid int) (Sight, error) {
 	var mounts []*mountinfo.Info
 	err := host.OnThread(func() error {
 		proc := "/proc/" + strconv.Itoa(pid)
-		// The roots of cgroup mounts are shown by the cgroup namespace of who reads. Where it may not be entered they are as here.
+		// The kernel shows the roots of cgroup mounts relative to the reader's cgroup namespace. Without permission to enter
+		// the process's namespace they are relative to this process's.
 		if ns, err := unix.Open(proc+"/ns/cgroup", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 			_ = unix.Setns(ns, unix.CLONE_NEWCGROUP)
 			unix.Close(ns)
@@ -40,10 +41,12 @@ func SightOf(pid int) (Sight, error) {
 	return sightIn(mounts), nil
 }
 
-// sightIn reads a mount table. Of several mounts at one place that is on top which no other is mounted on: the table's order says
-// nothing of that. A mount of the kernel's that begins above the process's cgroup namespace ("/..") is no use to those who look for one.
+// sightIn reads a mount table. The top one of several mounts at the place is the one without another mount on it; the
+// table's order does not tell. A mount of the kernel's that begins above the process's cgroup namespace ("/..") is
+// useless to programs that look for one.
 func sightIn(mounts []*mountinfo.Info) Sight {
-	at := map[int]*mountinfo.Info{} // what is mounted at the place
+	// The mounts at the place.
+	at := map[int]*mountinfo.Info{}
 	for _, m := range mounts {
 		if m.Mountpoint == place {
 			at[m.ID] = m
@@ -62,9 +65,12 @@ func sightIn(mounts []*mountinfo.Info) Sight {
 	if top == nil {
 		return None
 	}
-	var seen []string           // types of what is mounted on the top one
-	own := map[string]bool{}    // by type: it covers mounts of the process's own cgroups
-	others := map[string]bool{} // by type: it covers others
+	// The types of the mounts on the top one.
+	var seen []string
+	// By type: the top one covers mounts of the process's own cgroups.
+	own := map[string]bool{}
+	// By type: it covers others.
+	others := map[string]bool{}
 	for _, m := range mounts {
 		switch inside := strings.HasPrefix(m.Mountpoint, place+"/"); {
 		case inside && m.Parent == top.ID:

@@ -26,7 +26,7 @@ var (
 	found     = [6]Verdict{Yes, No, Yes, No, Yes, No}
 )
 
-// Kernels and tests that programs were run with.
+// Kernels and tests of the runs.
 const (
 	hybrid  = "6.18, v1 and v2"
 	onlyV2  = "6.12, v2"
@@ -46,11 +46,11 @@ var (
 	sightsV1 = []Sight{StackedDirs, Dirs, StackedTmpfs, Tmpfs}
 )
 
-// Clients returns the programs that are known. The table is made when it is first asked for, which most runs of the program never do.
+// Clients returns the known programs. The table is made at the first call, which most runs of the program never do.
 var Clients = sync.OnceValue(func() []Client { return slices.Concat(notedClients, askedClients()) })
 
-// notedClients are those that TestClients, other tests and people ran. What was not run was read in the projects' own sources of August
-// to November 2026.
+// notedClients are the programs that TestClients, other tests and people ran. The verdicts without a run were read in
+// the projects' own sources of August to November 2026.
 var notedClients = []Client{
 	client("systemd 236 to 256 as process 1", AsksType, byMagic+", or a tmpfs", tmpfs, all).
 		instead(theType+", or --tmpfs on a host with v1").
@@ -79,13 +79,15 @@ var notedClients = []Client{
 		instead(theType+", and "+viewOfV2).
 		run("podman 4.3.1, 5.8.6; Docker 26.1.5 on containerd 1.7.24", "", Fuse, "", View).
 		run("podman 4.3.1, 5.8.6; Docker 26.1.5 on containerd 1.7.24", "", Notification, "", View),
-	client("kubelet, cAdvisor in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).instead(theType + ", and " + viewOfV2),
+	client("kubelet, cAdvisor in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).
+		instead(theType + ", and " + viewOfV2),
 	client("Go 1.25 and newer, automaxprocs", AsksMounts, byMount+", then by path", stacked, stacked).instead(noStack).
 		tested("Go 1.26.8, automaxprocs 1.6.0"),
 	client("JDK 11 to 24, until June 2026", AsksMounts, "/proc/cgroups, then "+byMount, stacked, stacked).instead(noStack).
 		tested("OpenJDK 17.0.15").
 		run("OpenJDK 17.0.19", "", Fuse, "", Stacked, StackedDirs),
-	client("JDK 25 and newer, others since July 2026", AsksBoth, byMagic+", else /proc/cgroups, then "+byMount, mountsV1, stacked).
+	client("JDK 25 and newer, others since July 2026", AsksBoth, byMagic+", else /proc/cgroups, then "+byMount, mountsV1,
+		stacked).
 		instead(theType+" and no --no-stack, or the limits as options (-Xmx, -XX:ActiveProcessorCount)").
 		run("OpenJDK 17.0.21.1, 21.0.13", "", Fuse, "", Stacked, StackedDirs).
 		tested("OpenJDK 25.0.5").
@@ -103,9 +105,11 @@ var notedClients = []Client{
 		instead(viewOfV2).
 		run("btop 1.4.7", hybrid, Fuse, "TestClientsCpuset", StackedDirs).
 		run("btop 1.4.7", onlyV2, Fuse, "TestClientsCpuset", Stacked),
-	client("libcgroup (cgcreate, cgget)", AsksMounts, byMount, found, found).instead(noStack + ", or the files themselves").
+	client("libcgroup (cgcreate, cgget)", AsksMounts, byMount, found, found).
+		instead(noStack + ", or the files themselves").
 		tested("libcgroup 2.0.2"),
-	client("collectd (cgroups plugin)", AsksMounts, "/proc/mounts: a file system of type cgroup with the option cpuacct, then by path", stackedV1, stackedV1).onlyV1().
+	client("collectd (cgroups plugin)", AsksMounts,
+		"/proc/mounts: a file system of type cgroup with the option cpuacct, then by path", stackedV1, stackedV1).onlyV1().
 		instead("a view of v1, and "+noStack).
 		run("collectd 5.12.0", "", Kernel, "", V1).
 		run("collectd 5.12.0", "", Notification, "", StackedDirs, Dirs),

@@ -15,20 +15,20 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// Right says whether a process that asks statfs of its view is told the kernel's own type.
+// Right reports whether statfs of its view returns the kernel's own type to a process.
 type Right string
 
 const (
 	RightYes     Right = "yes"
 	RightNo      Right = "no"
-	RightUnknown Right = "unknown" // it has a seccomp filter, and no one outside can see whether that notifies of statfs
+	RightUnknown Right = "unknown" // its seccomp filter may notify of statfs, which is not visible from outside
 )
 
-// askTimeout is how long the server of what is mounted there may take to answer: it may be anything.
+// askTimeout is the time to answer for the server of the mounted file system, which may be any.
 const askTimeout = 2 * time.Second
 
-// TypeOf says what statfs tells a process of the view that it finds, and how that is known. With anything else than a
-// view there the type is right.
+// TypeOf finds the type that statfs of its view returns to a process, and the source of that type. Without a view there
+// the type is right.
 func TypeOf(ctx context.Context, socket string, pid int, sight Sight) (Right, Check) {
 	name := "type for process " + strconv.Itoa(pid)
 	switch sight {
@@ -39,12 +39,14 @@ func TypeOf(ctx context.Context, socket string, pid int, sight Sight) (Right, Ch
 	number, err := askType(pid, sight)
 	right, check := rightOf(name, number, err, filter != 0)
 	if err == nil && right == RightUnknown && listens(ctx, socket, pid) {
-		return RightYes, Check{name, OK, "statfs says FUSE here; the daemon has a seccomp listener of its container, and answers it", ""}
+		return RightYes, Check{name, OK,
+			"statfs says FUSE here; the daemon has a seccomp listener of its container, and answers it", ""}
 	}
 	return right, check
 }
 
-// listens says whether the daemon has a listener of the guest whose view a process finds. A view is told by its device.
+// listens reports that the daemon has a listener of the guest whose view a process finds. The device identifies the
+// view.
 func listens(ctx context.Context, socket string, pid int) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -74,7 +76,7 @@ func listens(ctx context.Context, socket string, pid int) bool {
 	})
 }
 
-// rightOf judges what statfs said here, where BPF answers for every process and a filter of that one's does not.
+// rightOf judges the answer of statfs here, which BPF changes for every process and that process's filter does not.
 func rightOf(name string, number int64, err error, filtered bool) (Right, Check) {
 	const (
 		do     = "have the type answered by BPF, or by the runtime's seccomp notification (docs/clients.md)"
@@ -92,7 +94,7 @@ func rightOf(name string, number int64, err error, filtered bool) (Right, Check)
 	return RightNo, Check{name, Less, surely, do}
 }
 
-// askType asks statfs of a view in the root of a process.
+// askType calls statfs of a view in the root of a process.
 func askType(pid int, sight Sight) (int64, error) {
 	type answer struct {
 		number int64
@@ -114,7 +116,8 @@ func askType(pid int, sight Sight) (int64, error) {
 func statfsIn(pid int, sight Sight) (int64, error) {
 	proc := "/proc/" + strconv.Itoa(pid)
 	at := place
-	if sight == Tmpfs || sight == StackedTmpfs { // the top is a real one
+	if sight == Tmpfs || sight == StackedTmpfs {
+		// The top is a real tmpfs.
 		mounts, err := host.MountTable(proc+"/mountinfo", mountinfo.PrefixFilter(place))
 		if err != nil {
 			return 0, err
