@@ -10,25 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deviceNames are the devices that a container has.
+// deviceNames are the devices of a container.
 var deviceNames = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
-// deviceLinks are the links in a container's /dev.
+// deviceLinks are the symbolic links in a container's /dev.
 var deviceLinks = map[string]string{
-	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+	"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	"ptmx": "pts/ptmx",
 }
 
-// anew says how a guest's /proc, /sys and /dev are made.
+// anew describes how a guest's /proc, /sys and /dev are made.
 type anew struct {
-	procStays   bool // in a user namespace no /proc can be mounted where none is in sight
-	sysWritable bool // for who is nobody on the host
+	procStays   bool // in a user namespace, which can mount no /proc without one in sight
+	sysWritable bool // for a guest's root that is no user of the host
 	fuse        bool // /dev/fuse: the guest may mount in a user namespace, where it can be the host of guests
-	id          int  // of the user and the group whose /dev is
+	id          int  // uid and gid of the owner of /dev
 }
 
 // makeSys attaches a mount of the host's /sys, with nothing mounted on it.
 func (d anew) makeSys(mount int) error {
-	err := attach.PathError("move_mount", "/sys", unix.MoveMount(mount, "", unix.AT_FDCWD, "/sys", unix.MOVE_MOUNT_F_EMPTY_PATH))
+	err := attach.PathError("move_mount", "/sys",
+		unix.MoveMount(mount, "", unix.AT_FDCWD, "/sys", unix.MOVE_MOUNT_F_EMPTY_PATH))
 	if err == nil {
 		flags := uintptr(unix.MS_BIND | unix.MS_REMOUNT | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
 		if !d.sysWritable {
@@ -42,16 +44,16 @@ func (d anew) makeSys(mount int) error {
 	return nil
 }
 
-// node is a device of the host, and a mount of it that is attached nowhere.
+// node is a device of the host, with a mount of it that is attached nowhere.
 type node struct {
 	number int // 0 with a mount only
 	fd     int
 }
 
-// nodes are devices by the names that they get.
+// nodes are devices by their names in the guest.
 type nodes map[string]node
 
-// open opens those that there are, and with a terminal as standard input that, as "console".
+// open opens the devices that the host has, and a terminal on standard input as "console".
 func (d anew) open() nodes {
 	n := nodes{}
 	names := deviceNames
@@ -80,7 +82,7 @@ func (n nodes) close() {
 	}
 }
 
-// openTerminal makes a mount of a terminal, by its path: what is open belongs to the host's mount namespace.
+// openTerminal makes a mount of a terminal by its path: the open descriptor belongs to the host's mount namespace.
 func openTerminal(fd int) (int, error) {
 	path, err := os.Readlink(fmt.Sprintf("/proc/thread-self/fd/%d", fd))
 	if err != nil {
@@ -102,13 +104,14 @@ func openTerminal(fd int) (int, error) {
 	return mount, nil
 }
 
-// makeNode makes the device at a path: a file of its own, whose mode is not the host's to care for. Where none can be made, in a user namespace, it is
-// the host's.
+// makeNode makes the device at a path, as a file of its own, whose mode the host need not care for. Where mknod is not
+// permitted, in a user namespace, it attaches the mount of the host's device.
 func (d anew) makeNode(x node, path string) error {
 	if x.number != 0 {
 		err := unix.Mknod(path, unix.S_IFCHR|0o666, x.number)
 		if err == nil {
-			return errors.Join(os.Chmod(path, 0o666), os.Lchown(path, d.id, d.id)) // whatever the umask
+			// Chmod undoes the umask.
+			return errors.Join(os.Chmod(path, 0o666), os.Lchown(path, d.id, d.id))
 		}
 		if !errors.Is(err, unix.EPERM) {
 			return attach.PathError("mknod", path, err)
@@ -117,7 +120,8 @@ func (d anew) makeNode(x node, path string) error {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return err
 	}
-	return attach.PathError("move_mount", path, unix.MoveMount(x.fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	return attach.PathError("move_mount", path, unix.MoveMount(x.fd, "", unix.AT_FDCWD, path,
+		unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 func isTerminal(fd int) bool {
@@ -125,10 +129,12 @@ func isTerminal(fd int) bool {
 	return err == nil
 }
 
-// makeDev mounts the guest's /dev, without what is a namespace's: /dev/pts and /dev/mqueue, which the guest mounts itself (mountOwn).
+// makeDev mounts the guest's /dev, without the mounts of a namespace: the guest itself mounts /dev/pts and /dev/mqueue
+// (mountOwn).
 func (d anew) makeDev(n nodes) error {
 	const flags = unix.MS_NOSUID | unix.MS_NOEXEC
-	err := attach.PathError("mount", "/dev", unix.Mount("tmpfs", "/dev", "tmpfs", flags, fmt.Sprintf("mode=755,size=64k,uid=%d,gid=%d", d.id, d.id)))
+	err := attach.PathError("mount", "/dev", unix.Mount("tmpfs", "/dev", "tmpfs", flags,
+		fmt.Sprintf("mode=755,size=64k,uid=%d,gid=%d", d.id, d.id)))
 	for _, dir := range []string{"pts", "mqueue", "shm"} {
 		err = errors.Join(err, os.Mkdir("/dev/"+dir, 0o755))
 	}
@@ -151,12 +157,14 @@ func (d anew) makeDev(n nodes) error {
 	return nil
 }
 
-// mountOwn mounts in /dev what is of the guest's own namespaces.
+// mountOwn mounts in /dev the file systems of the guest's own namespaces.
 func mountOwn() error {
 	const flags = unix.MS_NOSUID | unix.MS_NOEXEC
 	const options = "newinstance,ptmxmode=0666,mode=0620"
-	err := unix.Mount("devpts", "/dev/pts", "devpts", flags, options+",gid=5") // the terminals' group everywhere
-	if errors.Is(err, unix.EINVAL) {                                           // a user namespace without that group
+	// Group 5 owns the terminals on all distributions.
+	err := unix.Mount("devpts", "/dev/pts", "devpts", flags, options+",gid=5")
+	if errors.Is(err, unix.EINVAL) {
+		// A user namespace without that group.
 		err = unix.Mount("devpts", "/dev/pts", "devpts", flags, options)
 	}
 	if err != nil {
@@ -165,21 +173,23 @@ func mountOwn() error {
 	return ownQueues(queuesPath)
 }
 
-// queuesPath is where the message queues of an IPC namespace are found.
+// queuesPath is the place of an IPC namespace's message queues.
 const queuesPath = "/dev/mqueue"
 
-// ownQueues mounts those of this process's.
+// ownQueues mounts the message queues of this process's IPC namespace.
 func ownQueues(path string) error {
 	err := unix.Mount("mqueue", path, "mqueue", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	if err != nil && !errors.Is(err, unix.ENODEV) { // a kernel without
+	// ENODEV: a kernel without message queues.
+	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("cannot mount the guest's message queues: %w", attach.PathError("mount", path, err))
 	}
 	return nil
 }
 
-// hasQueues says whether the host has its message queues mounted where they are expected.
+// hasQueues reports that the host has its message queues mounted at queuesPath.
 func hasQueues() bool {
 	var st unix.Statfs_t
-	const mqueueMagic = 0x19800202 // MQUEUE_MAGIC of ipc/mqueue.c
+	// MQUEUE_MAGIC of ipc/mqueue.c.
+	const mqueueMagic = 0x19800202
 	return unix.Statfs(queuesPath, &st) == nil && st.Type == mqueueMagic
 }

@@ -11,19 +11,20 @@ import (
 )
 
 const (
-	// subIDFiles are the files that promise ids, for messages.
+	// subIDFiles are the files that assign ids, for messages.
 	subIDFiles = "/etc/subuid and /etc/subgid"
-	// subIDOwner is the name that our ids have in them; no user needs to have it.
+	// subIDOwner is the name of our ids in them; no user needs to have it.
 	subIDOwner = "vcgroupfs"
 )
 
 // maxID is above every id.
 const maxID = 1 << 32
 
-// readFiles reads who has which ids, from the files of a directory. One that is not there says nothing.
+// readFiles reads the owners of ids from the files of a directory. A missing file assigns none.
 func (s *idSources) readFiles(dir string) error {
 	var given [2][]ids
-	for i, name := range []string{"subuid", "subgid"} { // subuid(5): NAME:FIRST:COUNT
+	// subuid(5): NAME:FIRST:COUNT.
+	for i, name := range []string{"subuid", "subgid"} {
 		err := eachLine(filepath.Join(dir, name), func(at string, f []string) error {
 			r, ok := subIDs(f)
 			switch {
@@ -44,7 +45,8 @@ func (s *idSources) readFiles(dir string) error {
 	if len(s.given) == 0 && len(slices.Concat(given[:]...)) > 0 {
 		return fmt.Errorf("cannot use the ids of vcgroupfs: it has none that are in both %s", subIDFiles)
 	}
-	for _, name := range []string{"passwd", "group"} { // passwd(5), group(5): NAME:PASSWORD:ID:…
+	// passwd(5), group(5): NAME:PASSWORD:ID:….
+	for _, name := range []string{"passwd", "group"} {
 		err := eachLine(filepath.Join(dir, name), func(_ string, f []string) error {
 			if len(f) > 2 {
 				if id, err := strconv.ParseInt(f[2], 10, 64); err == nil {

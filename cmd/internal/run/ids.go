@@ -13,8 +13,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// A guest in a user namespace has a range of the host's ids to itself. To the kernel, guests with the same ids would
-// be one user: for files, signals, keys, and whatever is counted by user. A range has rangeSize ids. It is one of
+// A guest in a user namespace has a range of the host's ids to itself. To the kernel, guests with the same ids would be
+// one user: for files, signals, keys, and everything that it counts by user. A range has rangeSize ids. It is one of
 // vcgroupfs's in /etc/subuid, or without such a line one of those that systemd reserves for containers
 // (systemd.io/UIDS-GIDS), from firstRange on and below rangesEnd.
 const (
@@ -23,10 +23,10 @@ const (
 	rangesEnd  = 0x70000000
 )
 
-// keptIDs are the ids that a small user namespace keeps for its own users.
+// keptIDs is the number of ids that a small user namespace keeps for its own users.
 const keptIDs = 1024
 
-// idsDir has a file for each range in use. It is locked as long as a process of the guest may live.
+// idsDir has a file for each range in use. The file is locked as long as a process of the guest may live.
 const idsDir = "/run/vcgroupfs/ids"
 
 // ids are the ids from one on and below another.
@@ -34,7 +34,7 @@ type ids struct{ from, to int64 }
 
 func (r ids) size() int64 { return r.to - r.from }
 
-// mapping gives the range to a guest, as a line of uid_map and gid_map.
+// mapping returns the range as a line of uid_map and gid_map.
 func (r ids) mapping() []syscall.SysProcIDMap {
 	return []syscall.SysProcIDMap{{HostID: int(r.from), Size: int(r.size())}}
 }
@@ -51,12 +51,13 @@ func common(a, b []ids) (both []ids) {
 	return both
 }
 
-// free lists, in ascending order, the ranges of which no id is taken. It sorts both lists.
+// free lists, in ascending order, the ranges without a taken id. It sorts both lists.
 func free(ranges, taken []ids) (left []ids) {
 	for _, list := range [][]ids{ranges, taken} {
 		slices.SortFunc(list, func(a, b ids) int { return cmp.Compare(a.from, b.from) })
 	}
-	var reach int64 // the end of the taken ids that begin before the range ends
+	// The end of the taken ids that begin before the range ends.
+	var reach int64
 	for _, r := range ranges {
 		for len(taken) > 0 && taken[0].from < r.to {
 			reach, taken = max(reach, taken[0].to), taken[1:]
@@ -68,7 +69,7 @@ func free(ranges, taken []ids) (left []ids) {
 	return left
 }
 
-// cut cuts ids into ranges of rangeSize.
+// cut divides ids into ranges of rangeSize.
 func cut(all []ids) (ranges []ids) {
 	for _, r := range all {
 		for from := r.from; from+rangeSize <= r.to; from += rangeSize {
@@ -78,8 +79,9 @@ func cut(all []ids) (ranges []ids) {
 	return ranges
 }
 
-// halves cuts the ids of a small user namespace: the upper half of its longest range, the upper half of the rest, and
-// so on down to the ids that it keeps. The first half may reach into those. A guest that has it can be a host again.
+// halves divides the ids of a small user namespace: the upper half of its longest range, the upper half of the rest,
+// and so on down to the ids that it keeps. The first half may reach into those. A guest with that half can be a host
+// again.
 func halves(all []ids) (ranges []ids) {
 	var rest ids
 	for _, r := range all {
@@ -99,16 +101,15 @@ func halves(all []ids) (ranges []ids) {
 	}
 }
 
-// idSources say which ids a guest may have.
+// idSources decide which ids a guest may have.
 type idSources struct {
-	have  []ids // of our user namespace, for users and groups alike
+	have  []ids // of our user namespace, as uids and gids
 	used  []ids // of other running user namespaces
 	given []ids // of vcgroupfs, by /etc/subuid and /etc/subgid
-	taken []ids // of anybody else, by those, /etc/passwd and /etc/group
+	taken []ids // of all others, by those files, /etc/passwd and /etc/group
 }
 
-// ranges lists the ranges that a guest may have, in the order in which they are tried. The error says what to do when
-// there is none.
+// ranges lists the ranges that a guest may have, in the order of trying. The error tells the remedy when there is none.
 func (s idSources) ranges() ([]ids, error) {
 	given := common(s.have, s.given)
 	all := cut(given)
@@ -128,7 +129,7 @@ func (s idSources) ranges() ([]ids, error) {
 		}
 		return left, nil
 	}
-	// The files may be the host's, whose ids are other ones, or promise every id that there is to one user.
+	// The files may be the host's, whose ids are different, or assign all ids to one user.
 	if all = halves(s.have); len(all) == 0 {
 		return nil, errors.New("cannot give the guest ids of its own: this user namespace has none to spare " +
 			"(/proc/self/uid_map, /proc/self/gid_map)")
@@ -141,18 +142,20 @@ func (s idSources) ranges() ([]ids, error) {
 	return left, nil
 }
 
-// noneLeft says what to do when none of the ranges is left.
+// noneLeft reports that all ranges are taken, with the remedy.
 func noneLeft(ranges []ids) error {
 	if ranges[0].size() < rangeSize {
-		return fmt.Errorf("cannot give the guest ids of its own: running guests or other containers have all %d ranges; end one",
+		return fmt.Errorf(
+			"cannot give the guest ids of its own: running guests or other containers have all %d ranges; end one",
 			len(ranges))
 	}
-	return fmt.Errorf("cannot give the guest ids of its own: all %d ranges are taken, by running guests, other containers, "+
-		"users and groups, or others in %s; end a guest, or add a line %s:FIRST:COUNT to both, with %d free ids for each guest",
+	return fmt.Errorf(
+		"cannot give the guest ids of its own: all %d ranges are taken, by running guests, other containers, "+
+			"users and groups, or others in %s; end a guest, or add a line %s:FIRST:COUNT to both, with %d free ids for each guest",
 		len(ranges), subIDFiles, subIDOwner, rangeSize)
 }
 
-// readIDSources reads what decides about ids.
+// readIDSources reads the id maps, the ids of other user namespaces, and the files of /etc.
 func readIDSources() (s idSources, err error) {
 	var maps [2][]ids
 	for i, file := range []string{"uid_map", "gid_map"} {
@@ -181,7 +184,7 @@ type guestIDs struct {
 	file *os.File // locked
 }
 
-// takeIDs takes a range that no running guest has. The error says what to do when there is none.
+// takeIDs takes a range that no running guest has. The error tells the remedy when there is none.
 func takeIDs() (*guestIDs, error) {
 	s, err := readIDSources()
 	if err != nil {
@@ -200,11 +203,13 @@ func takeIDs() (*guestIDs, error) {
 			return nil, fmt.Errorf("cannot note the guest's ids: %w", err)
 		}
 	}
-	return nil, noneLeft(ranges) // others are starting, too
+	// Other guests have started meanwhile.
+	return nil, noneLeft(ranges)
 }
 
-// release gives the range back. No process of the guest is left.
+// release returns the range, after the last process of the guest has ended.
 func (g *guestIDs) release() {
-	os.Remove(g.file.Name()) // still locked
+	// The file is still locked.
+	os.Remove(g.file.Name())
 	g.file.Close()
 }

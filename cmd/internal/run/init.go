@@ -23,56 +23,60 @@ import (
 // InitCommand is the argument that makes this program the first process of a guest. It is not for users.
 const InitCommand = "guest-init"
 
-// Descriptors that the first process is given.
+// Descriptors of the first process.
 const (
 	initMount    = 3 // of the view, mounted nowhere
-	initSetupFD  = 4 // an initSetup, when the process is in its cgroups
-	initResultFD = 5 // takes an initFailure; closed by execve
-	initListener = 6 // a socket that takes the listener of the guest's filter
+	initSetupFD  = 4 // reading end: an initSetup, once the process is in its cgroups
+	initResultFD = 5 // writing end: an initFailure; closed by execve
+	initListener = 6 // a socket for sending the listener of the guest's filter
 )
 
-// What is said, beside an initSetup and an initFailure, by a byte each.
+// Messages of one byte, beside initSetup and initFailure.
 const (
-	initReady  = 'r' // by the first process: all is set up
+	initReady  = 'r' // by the first process: it is set up
 	initGo     = 'g' // to it: the limits are set
 	initBegins = 'x' // by it: it becomes the command
 )
 
-// initSetup is what the first process is told.
+// initSetup configures the first process.
 type initSetup struct {
 	Command    []string
 	Userns     bool
 	Privileged bool
-	NoNotify   bool   // the guest's filter asks nobody
-	TypeGiven  bool   // statfs of the view says the right type without the guest's filter
-	Cgroups    string // what /proc/cgroups says
+	NoNotify   bool   // the guest's filter has no listener
+	TypeGiven  bool   // statfs of the view returns the right type without the guest's filter
+	Cgroups    string // content of /proc/cgroups
 	Dir        string // the working directory
 	Below      []kernelMount
 }
 
-// initFailure is what it says when it cannot become the command.
+// initFailure is the first process's error when it cannot become the command.
 type initFailure struct {
 	Kind fault.Kind
 	Text string
 }
 
-// Init is the first process of a guest. It returns only when it fails, with the exit status.
+// Init is the first process of a guest. It returns only on failure, with the exit status.
 func Init() int {
-	runtime.LockOSThread() // what is unshared here is this thread's, and this thread becomes the command
-	runtime.GOMAXPROCS(1)  // with no more threads than are needed
+	// The thread unshares its own namespaces, and becomes the command.
+	runtime.LockOSThread()
+	// No more threads than necessary.
+	runtime.GOMAXPROCS(1)
 	err := keepStandardFDs()
 	if err == nil {
 		err = becomeCommand()
 	}
-	json.NewEncoder(os.NewFile(initResultFD, "result")).Encode(initFailure{fault.Of(fault.With(fault.RunFailed, err)), err.Error()})
+	json.NewEncoder(os.NewFile(initResultFD, "result")).
+		Encode(initFailure{fault.Of(fault.With(fault.RunFailed, err)), err.Error()})
 	return fault.ExitRunFailed
 }
 
-// keepStandardFDs lets the command inherit input, output and errors, and nothing else that vcgroupfs was started with: a
-// descriptor of a host directory would be a way around every mount.
+// keepStandardFDs lets the command inherit input, output and errors, and none of vcgroupfs's other descriptors: one of
+// a host directory would bypass every mount.
 func keepStandardFDs() error {
 	const first, last = 3, 1<<32 - 1
-	err := unix.CloseRange(first, last, unix.CLOSE_RANGE_CLOEXEC) // the flag since Linux 5.11
+	// The flag exists since Linux 5.11.
+	err := unix.CloseRange(first, last, unix.CLOSE_RANGE_CLOEXEC)
 	if err == nil {
 		return nil
 	}
@@ -91,11 +95,12 @@ func keepStandardFDs() error {
 func becomeCommand() error {
 	var s initSetup
 	orders := os.NewFile(initSetupFD, "setup")
-	defer runtime.KeepAlive(orders) // more comes by it
+	// awaitGo reads from it, too.
+	defer runtime.KeepAlive(orders)
 	if err := json.NewDecoder(orders).Decode(&s); err != nil {
 		return fmt.Errorf("cannot read the set-up of the guest: %w", err)
 	}
-	// The cgroup namespace's root is where this process is now: the boundaries.
+	// The root of the cgroup namespace is this process's present cgroup: the boundaries.
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("cannot make a cgroup namespace: %w", err)
 	}
@@ -105,7 +110,8 @@ func becomeCommand() error {
 	if err := setMounts(s); err != nil {
 		return err
 	}
-	// The working directory may be on a mount that is gone or covered now: a real cgroup, say. Its path leads elsewhere.
+	// The working directory may be on a mount that is gone or covered now, such as a real cgroup. Its path leads
+	// elsewhere.
 	if os.Chdir(s.Dir) != nil {
 		if err := os.Chdir("/"); err != nil {
 			return fmt.Errorf("cannot leave the host's working directory: %w", err)
@@ -131,8 +137,8 @@ func becomeCommand() error {
 	return commandError(s.Command[0], syscall.Exec(path, s.Command, env))
 }
 
-// awaitGo says that all is set up, waits until the limits are set, and says that the command begins. With those limits this program might have
-// no thread more, and Go's runtime starts one for a call of which it knows that it waits.
+// awaitGo reports that the guest is set up, waits until the limits are set, and reports that the command begins. The
+// limits may permit no further thread, and Go's runtime starts one for a call that it knows to block.
 func awaitGo() error {
 	said := []byte{initReady, initBegins}
 	answer := []byte{0}
@@ -151,7 +157,7 @@ func awaitGo() error {
 	return nil
 }
 
-// commandError gives what a shell gives: 127 for a command that is not there, 126 for one that cannot be executed.
+// commandError returns a shell's status: 127 for a command that does not exist, 126 for one that cannot be executed.
 func commandError(name string, err error) error {
 	kind := fault.NotExecutable
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
@@ -164,17 +170,18 @@ func commandError(name string, err error) error {
 	return fault.New(kind, "cannot execute %s: %w", name, err)
 }
 
-// viewPath is where the guest has its view.
+// viewPath is the path of the view in the guest.
 const viewPath = "/sys/fs/cgroup"
 
-// setMounts makes the guest's mounts: files of the host, /proc, /sys and /dev of its own, no cgroup file system but the view. With --privileged
-// alone it keeps what the host has mounted but for cgroups.
+// setMounts makes the guest's mounts: the host's files, /proc, /sys and /dev of its own, and no cgroup file system but
+// the view. With --privileged and no user namespace it keeps the host's mounts, except those of cgroups.
 func setMounts(s initSetup) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot make the guest's mounts private: %w", err)
 	}
 	switch {
-	case s.Userns: // made before the user namespace was
+	case s.Userns:
+		// makeStage has made them before the user namespace.
 		return setMountsOnStage(s)
 	case s.Privileged:
 		if err := detachCgroups(); err != nil {
@@ -199,7 +206,7 @@ func setMountsOnStage(s initSetup) error {
 	return stage.leave()
 }
 
-// mountGuest mounts what a guest has anew.
+// mountGuest mounts the file systems of the guest's own.
 func mountGuest(s initSetup) error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("cannot mount the guest's /proc: %w", err)
@@ -231,8 +238,9 @@ func mountGuest(s initSetup) error {
 	return protectKernelFiles()
 }
 
-// keepWholeProc mounts a /proc with nothing over parts of it where the view will cover it. The guest can make user namespaces, and in
-// one a /proc can only be mounted where another is in sight of the kernel of which nothing is covered (mount_too_revealing).
+// keepWholeProc mounts a /proc without mounts over parts of it where the view will cover it. The guest can make user
+// namespaces; there the kernel permits a mount of /proc only if it finds another one with nothing covered
+// (mount_too_revealing).
 func keepWholeProc() error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	at := viewPath + "/proc"
@@ -249,8 +257,8 @@ func keepWholeProc() error {
 	return nil
 }
 
-// detachCgroups unmounts every cgroup file system of the mount namespace, and every view. What paths do not lead to is out of the
-// guest's reach, too.
+// detachCgroups unmounts every cgroup file system and every view of the mount namespace. A mount that no path leads to
+// is out of the guest's reach, too.
 func detachCgroups() error {
 	raw, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -260,7 +268,8 @@ func detachCgroups() error {
 	if err != nil {
 		return fmt.Errorf("cannot read /proc/self/mountinfo: %w", err)
 	}
-	for _, m := range slices.Backward(mounts) { // what was mounted last goes first
+	// The last mount goes first.
+	for _, m := range slices.Backward(mounts) {
 		err := byPath(m.Point, func(path string) error { return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) })
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("cannot take the host's cgroups away: %w", &os.PathError{Op: "umount", Path: m.Point, Err: err})
@@ -272,11 +281,13 @@ func detachCgroups() error {
 // overmountCgroups puts a file over /proc/cgroups, which no namespace bounds.
 func overmountCgroups(text string) error {
 	if _, err := os.Stat(attach.CgroupsPath); os.IsNotExist(err) {
-		return nil // CONFIG_PROC_PID_CPUSET and v1 support are not built in
+		// Neither CONFIG_PROC_PID_CPUSET nor v1 support is built in.
+		return nil
 	}
 	file, err := attach.CgroupsMount(viewPath, text)
 	if err == nil {
-		err = attach.PathError("move_mount", attach.CgroupsPath, unix.MoveMount(file, "", unix.AT_FDCWD, attach.CgroupsPath, unix.MOVE_MOUNT_F_EMPTY_PATH))
+		err = attach.PathError("move_mount", attach.CgroupsPath,
+			unix.MoveMount(file, "", unix.AT_FDCWD, attach.CgroupsPath, unix.MOVE_MOUNT_F_EMPTY_PATH))
 		unix.Close(file)
 	}
 	if err != nil {
@@ -285,17 +296,18 @@ func overmountCgroups(text string) error {
 	return nil
 }
 
-// readOnlyPaths are files of the kernel by which the host's root, without any capability, rules the host; maskedPaths are those that it does
-// not even read. Both are those of a container (runc, crun, containerd and Docker have the same lists).
+// readOnlyPaths are the kernel's files by which the host's root controls the host without any capability. It must not
+// even read maskedPaths. The lists are those of containers: runc, crun, containerd and Docker have the same.
 var (
 	readOnlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 	maskedPaths   = []string{
-		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi",
 		"/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 	}
 )
 
-// protectKernelFiles keeps them from a guest whose root is the host's.
+// protectKernelFiles protects those files from a guest whose root is the host's.
 func protectKernelFiles() error {
 	for _, path := range maskedPaths {
 		if err := hide(path); err != nil && !os.IsNotExist(err) {

@@ -16,20 +16,22 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// dataTypes are the types of file systems that hold files, and no device: of those that need one the kernel tells by itself. A guest of "run"
-// has those of the host. Every other type is a way to the kernel or to somebody's program, and what a later kernel brings may be one.
+// dataTypes are the types of file systems that hold files without a device; /proc/filesystems tells the types that need
+// one. A guest of "run" keeps the host's mounts of them. Every other type is an interface to the kernel or to another
+// program, and so may be a type of a later kernel.
 var dataTypes = []string{
-	"tmpfs", "ramfs", "overlay", "aufs", "autofs", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "zfs", "bcachefs", "ubifs", "jffs2",
+	"tmpfs", "ramfs", "overlay", "aufs", "autofs", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "zfs",
+	"bcachefs", "ubifs", "jffs2",
 	"ecryptfs", "vboxsf", "vmhgfs", "fuse",
 }
 
-// refusedFuse are FUSE file systems that are none of data: views, and LXCFS, whose older versions have the host's cgroups.
+// refusedFuse are FUSE file systems without data: views, and LXCFS, whose older versions have the host's cgroups.
 var refusedFuse = []string{"fuse.cgroup", "fuse.lxcfs"}
 
-// kinds knows which types of file systems hold files.
+// kinds are the types of file systems that hold files.
 type kinds map[string]bool
 
-// readKinds reads /proc/filesystems: a type without "nodev" is one of block devices.
+// readKinds reads /proc/filesystems: a type without "nodev" needs a block device.
 func readKinds() (kinds, error) {
 	raw, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
@@ -47,7 +49,7 @@ func readKinds() (kinds, error) {
 	return k, nil
 }
 
-// holds says whether a mount is of files.
+// holds reports that a mount is of a file system that holds files.
 func (k kinds) holds(m *mountinfo.Info) bool {
 	for _, refused := range refusedFuse {
 		if strings.HasPrefix(m.FSType, refused) {
@@ -58,15 +60,16 @@ func (k kinds) holds(m *mountinfo.Info) bool {
 	return k[m.FSType] || k[main] && main == "fuse"
 }
 
-// rebuilt are the directories whose mounts a guest has anew, with nothing of the host's below.
+// rebuilt are the directories whose mounts are made anew for a guest, without the host's mounts below.
 var rebuilt = []string{"/proc", "/sys", "/dev"}
 
 func under(path string, dirs []string) bool {
 	return slices.ContainsFunc(dirs, func(dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") })
 }
 
-// keepFiles leaves this thread's mount namespace, which is its own and private, mounts of files only, on which devices are none, and makes
-// /sys and /dev anew. /proc is gone, or stays to be mounted over: the guest mounts its own. What cannot be unmounted, as a mount that came with a user namespace, is covered.
+// keepFiles keeps only mounts of files in this thread's mount namespace, which must be its own and private. It disables
+// devices on them, and makes /sys and /dev anew. /proc is gone, or stays to be mounted over: the guest mounts its own.
+// A mount that cannot be unmounted, such as one that came with a user namespace, is covered.
 func keepFiles(d anew) error {
 	k, err := readKinds()
 	if err != nil {
@@ -84,7 +87,8 @@ func keepFiles(d anew) error {
 	nodes := d.open()
 	defer nodes.close()
 	var locked []string
-	for _, m := range slices.Backward(all) { // what was mounted last goes first
+	// The last mount goes first.
+	for _, m := range slices.Backward(all) {
 		if m.Mountpoint == "/" || m.Mountpoint == "/proc" && d.procStays || !under(m.Mountpoint, rebuilt) && k.holds(m) {
 			continue
 		}
@@ -92,7 +96,8 @@ func keepFiles(d anew) error {
 		if err != nil {
 			return fmt.Errorf("cannot take the host's mount at %s away: %w", m.Mountpoint, err)
 		}
-		if !done && !under(m.Mountpoint, rebuilt) { // where all is mounted over
+		if !done && !under(m.Mountpoint, rebuilt) {
+			// The rebuilt directories are mounted over anyway.
 			locked = append(locked, m.Mountpoint)
 		}
 	}
@@ -113,11 +118,11 @@ func keepFiles(d anew) error {
 	return nil
 }
 
-// threadMounts is where the mount table of this thread is, whose mount namespace may be its own.
+// threadMounts is the mount table of this thread, whose mount namespace may be its own.
 const threadMounts = "/proc/thread-self/mountinfo"
 
-// cloneMount makes a mount, attached nowhere, of what is mounted at a path, without what is mounted on that, unless a user namespace above
-// keeps the two together.
+// cloneMount makes a mount, attached nowhere, of the mount at a path. It leaves out the mounts on that, unless a user
+// namespace above locks them together.
 func cloneMount(path string) (int, error) {
 	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
@@ -130,14 +135,15 @@ func cloneMount(path string) (int, error) {
 	return fd, nil
 }
 
-// takeAway unmounts what a line of the mount table names, if that is what its path leads to: what is hidden is out of the guest's reach, too. It
-// says whether nothing is left to do.
+// takeAway unmounts the mount of a line of the mount table if its path leads to it; a hidden one is out of the guest's
+// reach. done reports that nothing is left to do.
 func takeAway(m *mountinfo.Info) (done bool, err error) {
 	err = byPath(m.Mountpoint, func(path string) error {
 		var st unix.Statx_t
 		const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT
 		err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
-		if err == nil && st.Mask&unix.STATX_MNT_ID != 0 && int(st.Mnt_id) != m.ID { // the id since Linux 5.8
+		if err == nil && st.Mask&unix.STATX_MNT_ID != 0 && int(st.Mnt_id) != m.ID {
+			// STATX_MNT_ID exists since Linux 5.8.
 			return nil
 		}
 		return unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -151,11 +157,12 @@ func takeAway(m *mountinfo.Info) (done bool, err error) {
 	return true, attach.PathError("umount", m.Mountpoint, err)
 }
 
-// pathMax is PATH_MAX of include/uapi/linux/limits.h: no call takes a longer path, its NUL included.
+// pathMax is PATH_MAX of include/uapi/linux/limits.h: no call accepts a longer path, its NUL included.
 const pathMax = 4096
 
-// byPath calls f with a path to a mount point that a call takes. Whoever may rename directories above a mount can make its path too long; it is
-// reached all the same: from its directory, where this thread then is, as f must not mind. The thread's working directory must be its own.
+// byPath calls f with a path to a mount point that system calls accept. A program that may rename directories above a
+// mount can make its path too long; then f gets the last part, with the mount point's directory as this thread's
+// working directory. The thread's working directory must be its own.
 func byPath(path string, f func(path string) error) error {
 	if len(path) < pathMax {
 		return f(path)
@@ -176,7 +183,7 @@ func byPath(path string, f func(path string) error) error {
 	return errors.Join(f(filepath.Base(path)), unix.Fchdir(here))
 }
 
-// hide mounts over a directory one that is empty, and over a file the device that is. ENOENT where neither is.
+// hide covers a directory with an empty one, and a file with /dev/null. ENOENT if there is neither.
 func hide(path string) error {
 	return attach.PathError("mount", path, byPath(path, func(path string) error {
 		var st unix.Stat_t
@@ -184,15 +191,17 @@ func hide(path string) error {
 			return err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return unix.Mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=4k")
+			return unix.Mount("tmpfs", path, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+				"mode=755,size=4k")
 		}
 		return unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
 	}))
 }
 
-// noDevices makes device files in all mounts of this thread none: a guest has the devices that its /dev has.
+// noDevices disables device files in all mounts of this thread: a guest has only the devices of its /dev.
 func noDevices() error {
-	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV}) // Linux 5.12
+	// Linux 5.12.
+	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
 	if !errors.Is(err, unix.ENOSYS) {
 		return os.NewSyscallError("mount_setattr", err)
 	}
@@ -206,7 +215,8 @@ func noDevices() error {
 			if err := unix.Statfs(path, &st); err != nil {
 				return err
 			}
-			const same = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC // the numbers of ST_RDONLY and so on are those of MS_RDONLY
+			// The numbers of ST_RDONLY and so on are those of MS_RDONLY.
+			const same = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 			flags := uintptr(st.Flags)&same | unix.MS_NODEV | unix.MS_REMOUNT | unix.MS_BIND
 			return unix.Mount("", path, "", flags, "")
 		})

@@ -15,25 +15,26 @@ import (
 // KeysCommand is the argument that makes this program listen to a terminal's keys beside a guest. It is not for users.
 const KeysCommand = "guest-keys"
 
-// keysReady is a descriptor of it, which takes a byte when it listens.
+// keysReady is the descriptor that receives a byte once the program listens.
 const keysReady = 3
 
-// keys are the signals that a terminal sends to the group in its foreground.
+// keys are the signals that a terminal sends to its foreground process group.
 var keys = []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTSTP, unix.SIGTTIN}
 
-// stops are those of them that stop a process which does not handle them.
+// stops are those of them whose default action stops a process.
 var stops = map[os.Signal]bool{unix.SIGTSTP: true, unix.SIGTTIN: true}
 
-// seat is the foreground of a terminal that a guest has for as long as it runs, in a process group of its own: of a group that is not in its pid
-// namespace a shell can tell no number, and then gives the terminal back to none. The guest's first process gets of the terminal's signals only those
-// that it handles, so a process outside of its pid namespace is in that group, and passes them on to this one.
+// seat is the foreground of a terminal while a guest has it, in a process group of its own. A shell in the guest's pid
+// namespace sees no number for a group from outside, and could give the terminal back to none. The guest's first
+// process gets only those of the terminal's signals that it handles, so a process outside of its pid namespace is in
+// that group, and passes them on to this one.
 type seat struct {
 	group int
 	own   int // this process's group
 }
 
-// interactive says whether input, output and errors are one terminal, in whose foreground this process is. With anything else, as in a
-// pipe, others of the group may want the terminal.
+// interactive reports that input, output and errors are one terminal, and that this process is in its foreground. With
+// anything else, such as a pipe, other processes of the group may need the terminal.
 func interactive() bool {
 	if !isTerminal(0) || !foreground() {
 		return false
@@ -51,7 +52,7 @@ func interactive() bool {
 	return true
 }
 
-// takeSeat gives the foreground to a process that leads a group, whose stops come by a channel from then on.
+// takeSeat gives the foreground to a group's leader. Its stop signals arrive in the channel from then on.
 func takeSeat(pid int, signals chan<- os.Signal) (*seat, error) {
 	s := &seat{group: pid, own: unix.Getpgrp()}
 	cmd := exec.Command("/proc/self/exe", KeysCommand)
@@ -63,18 +64,21 @@ func takeSeat(pid int, signals chan<- os.Signal) (*seat, error) {
 		return nil, err
 	}
 	defer ready.r.Close()
-	cmd.ExtraFiles = []*os.File{ready.w} // keysReady
+	// keysReady.
+	cmd.ExtraFiles = []*os.File{ready.w}
 	err = cmd.Start()
 	ready.w.Close()
 	if err != nil {
 		return nil, err
 	}
-	go cmd.Wait() // it ends with the thread that started it
+	// It ends with the thread that started it.
+	go cmd.Wait()
 	if _, err := ready.r.Read(make([]byte, 1)); err != nil {
 		return nil, fmt.Errorf("what listens to its keys has ended: %w", err)
 	}
 	signal.Notify(signals, unix.SIGTSTP, unix.SIGTTIN)
-	signal.Ignore(unix.SIGTTOU) // who gives the terminal away from the background is stopped by it
+	// SIGTTOU stops a process that gives the terminal away from the background.
+	signal.Ignore(unix.SIGTTOU)
 	return s, s.give(pid)
 }
 
@@ -83,7 +87,7 @@ func (s *seat) give(group int) error {
 	return os.NewSyscallError("TIOCSPGRP", unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, group))
 }
 
-// leave takes the terminal back, if it belongs to a group that is no more.
+// leave takes the terminal back if its foreground group is gone.
 func (s *seat) leave() {
 	if s == nil {
 		return
@@ -94,8 +98,8 @@ func (s *seat) leave() {
 	}
 }
 
-// stop stops the guest and this process, as a shell expects of what it has started, until it is continued. Without a shell nobody would continue
-// it.
+// stop stops the guest and this process until the shell continues them, as a shell expects of its jobs. Without a shell
+// it does nothing, since nobody would continue them.
 func (s *seat) stop() {
 	if !hasShell() {
 		return
@@ -103,14 +107,15 @@ func (s *seat) stop() {
 	_ = unix.Kill(-s.group, unix.SIGSTOP)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP) // of this thread, so that nothing is done before the stop
+	// The signal goes to this thread, so that it does nothing before the stop.
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 	if foreground() {
 		_ = s.give(s.group)
 	}
 	_ = unix.Kill(-s.group, unix.SIGCONT)
 }
 
-// hasShell says whether the parent is of this session and another group: then this one is not orphaned.
+// hasShell reports that the parent is in this session and another group: then this group is not orphaned.
 func hasShell() bool {
 	parent := unix.Getppid()
 	theirs, err1 := unix.Getsid(parent)
@@ -119,7 +124,8 @@ func hasShell() bool {
 	return errors.Join(err1, err2, err3) == nil && theirs == ours && group != unix.Getpgrp()
 }
 
-// ListenToKeys passes a terminal's signals on to the process that has started this one, until it is killed.
+// ListenToKeys passes a terminal's signals on to the process that started this one, until it is killed, and returns the
+// exit status.
 func ListenToKeys() int {
 	parent := os.Getppid()
 	signals := make(chan os.Signal, 32)

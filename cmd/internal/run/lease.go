@@ -26,24 +26,25 @@ const (
 	leaseDir = "/run/vcgroupfs/guests"
 )
 
-// record is what a lease's file says.
+// record is the content of a lease's file.
 type record struct {
 	Name  string   `json:"name"`
 	Pid   int      `json:"pid"`
 	Trees []string `json:"trees"`          // hierarchies by their String
-	Root  uint64   `json:"root,omitempty"` // of the first, by its kernfs id: a guest may share /run with its host
+	Root  uint64   `json:"root,omitempty"` // kernfs id of the first one's root: a guest may share /run with its host
 }
 
-// lease is what "run" has made on the host for one guest.
+// lease is the part of the host that "run" has made for one guest.
 type lease struct {
 	file  *os.File          // locked
 	path  string            // of the boundary, in each hierarchy
-	trees []*host.Hierarchy // where it was made
+	trees []*host.Hierarchy // the hierarchies with the boundary
 	log   *logrus.Entry
 }
 
-// take makes the boundary of a guest in the hierarchies given, with the permitted controllers enabled on v2.
-func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy, log *logrus.Entry) (l *lease, err error) {
+// take makes the boundary of a guest in the given hierarchies, with the permitted controllers enabled on v2.
+func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy,
+	log *logrus.Entry) (l *lease, err error) {
 	if name == "" {
 		name = "run-" + strconv.Itoa(os.Getpid())
 	}
@@ -83,7 +84,8 @@ func (l *lease) create(t *host.Hierarchy, p *policy.Policy) error {
 		return fmt.Errorf("cannot make a boundary in the hierarchy %s: %s is mounted read-only", t, t.Mountpoint)
 	}
 	if t.Exists(l.path) {
-		return fmt.Errorf("cannot make a boundary: there is a cgroup %s in the hierarchy %s already; choose another --name", l.path, t)
+		return fmt.Errorf("cannot make a boundary: there is a cgroup %s in the hierarchy %s already; choose another --name",
+			l.path, t)
 	}
 	l.trees = append(l.trees, t)
 	var enable []string
@@ -100,25 +102,28 @@ func (l *lease) create(t *host.Hierarchy, p *policy.Policy) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, unix.ENOENT) && tries < 10: // the last guest that ended has taken the parent away
+		case errors.Is(err, unix.ENOENT) && tries < 10:
+			// The last guest that ended has removed the parent.
 		case errors.Is(err, unix.EBUSY):
-			return fmt.Errorf("cannot enable %s for the boundary: %w: a cgroup above it holds processes", strings.Join(enable, ", "), err)
+			return fmt.Errorf("cannot enable %s for the boundary: %w: a cgroup above it holds processes",
+				strings.Join(enable, ", "), err)
 		default:
 			return fmt.Errorf("cannot make a boundary in the hierarchy %s: %w", t, err)
 		}
 	}
 }
 
-// release removes what the lease made. It goes on after an error, and logs each.
+// release removes the lease's cgroups and file. It goes on after an error, and logs each.
 func (l *lease) release() {
 	removeGuest(l.trees, l.path, l.log)
 	if l.file != nil {
-		os.Remove(l.file.Name()) // still locked: nobody takes it between
+		// The file is still locked: no other process takes it meanwhile.
+		os.Remove(l.file.Name())
 		l.file.Close()
 	}
 }
 
-// removeGuest kills what is left in a guest's cgroups and removes them.
+// removeGuest kills the processes in a guest's cgroups and removes the cgroups.
 func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
 	for _, t := range trees {
 		if err := t.Kill(path); err != nil {
@@ -136,7 +141,7 @@ func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
 	}
 }
 
-// lockFile makes a guest's file and locks it. EEXIST in words when another server has that guest.
+// lockFile makes a guest's file and locks it. The error reports a running guest of that name.
 func lockFile(name string) (*os.File, error) {
 	file := name + ".json"
 	f, err := lockBelow(leaseDir, file)
@@ -150,12 +155,13 @@ func lockFile(name string) (*os.File, error) {
 	return f, f.Truncate(0)
 }
 
-// errLocked says that another process has a file locked.
+// errLocked reports that another process has locked the file.
 var errLocked = errors.New("the file is locked")
 
-// lockBelow makes a file in a directory of ours below /run, and locks it. errLocked when somebody has.
+// lockBelow makes a file in a directory of ours below /run, and locks it. errLocked if another process has locked it.
 func lockBelow(dir, name string) (*os.File, error) {
-	err := os.MkdirAll(filepath.Dir(dir), 0o755) // the daemon's socket is there too, and others may be let in to it
+	// The daemon's socket is there too, and users other than root may need to reach it.
+	err := os.MkdirAll(filepath.Dir(dir), 0o755)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
 	}
@@ -178,7 +184,8 @@ func lockBelow(dir, name string) (*os.File, error) {
 		if sameFile(f, path) {
 			return f, nil
 		}
-		f.Close() // removed by who had it, between our open and our lock
+		// Its last owner removed it between our open and our lock.
+		f.Close()
 	}
 }
 
@@ -188,10 +195,10 @@ func sameFile(f *os.File, path string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// rootOf tells whose cgroups a host's are: those of a host, or of which guest.
+// rootOf identifies the root of a host's cgroups: a host's own, or a guest's.
 func rootOf(h *host.Host) uint64 { return h.Hierarchies()[0].ID() }
 
-// CleanUp removes what servers that were killed have left behind, and says of how many guests.
+// CleanUp removes the cgroups and files that killed servers have left, and returns the number of their guests.
 func CleanUp(h *host.Host, log *logrus.Entry) int {
 	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
 	if err != nil {
@@ -206,7 +213,7 @@ func CleanUp(h *host.Host, log *logrus.Entry) int {
 	return n
 }
 
-// cleanUp removes one guest unless its server lives.
+// cleanUp removes the cgroups and the file of one guest, unless its server lives.
 func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -226,11 +233,13 @@ func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
 		log.WithError(err).Debugf("the file %s was not written to its end", path)
 	}
 	if r.Root != 0 && r.Root != rootOf(h) {
-		return false // a guest of a guest, or of our host
+		// A guest of a guest, or of our host.
+		return false
 	}
 	trees := h.Hierarchies()
 	if len(r.Trees) > 0 {
-		trees = slices.DeleteFunc(slices.Clone(trees), func(t *host.Hierarchy) bool { return !slices.Contains(r.Trees, t.String()) })
+		trees = slices.DeleteFunc(slices.Clone(trees),
+			func(t *host.Hierarchy) bool { return !slices.Contains(r.Trees, t.String()) })
 	}
 	log.Infof("removing what the guest %s left: its server (process %d) was killed", name, r.Pid)
 	removeGuest(trees, parentPath+"/"+name, log)

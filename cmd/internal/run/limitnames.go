@@ -2,7 +2,8 @@ package run
 
 import "github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 
-// limitNames are files of limits by their names on v2 and on v1: who has read of one version has the other's host. Values differ, too.
+// limitNames are control files of limits by their names on v2 and on v1, for users with the documentation of the other
+// version. Values differ, too.
 var limitNames = [][2]string{
 	{"memory.max", "memory.limit_in_bytes"},
 	{"memory.low", "memory.soft_limit_in_bytes"},
@@ -12,7 +13,7 @@ var limitNames = [][2]string{
 	{"io.weight", "blkio.weight"},
 }
 
-// nameHere is the name that this host has for a file of a limit that it does not know by the given name, "" for none.
+// nameHere returns the name on this host for a limit's control file that the host does not have, "" for none.
 func nameHere(h *host.Host, file string) string {
 	for _, pair := range limitNames {
 		for i, name := range pair {

@@ -11,19 +11,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// treeOf finds the hierarchy that a limit's control file belongs to.
+// treeOf finds the hierarchy of a limit's control file.
 func treeOf(h *host.Host, file string) (*host.Hierarchy, error) {
 	if t := writableIn(h, file); t != nil {
 		return t, nil
 	}
 	if here := nameHere(h, file); here != "" {
-		return nil, fault.New(fault.Unsupported, "cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here)
+		return nil, fault.New(fault.Unsupported,
+			"cannot set %s: on this host it is called %s, whose values docs/control-files.md has", file, here)
 	}
 	return nil, fault.New(fault.Unsupported, "cannot set %s: no hierarchy of this host has a control file of "+
-		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file, views.Available(h))
+		"that name that can be written; docs/control-files.md lists v1 and v2 names, and the host has %s", file,
+		views.Available(h))
 }
 
-// writableIn is the hierarchy with a control file that can be written, nil for none.
+// writableIn returns the hierarchy with a writable control file of this name, nil for none.
 func writableIn(h *host.Host, file string) *host.Hierarchy {
 	for _, t := range h.Hierarchies() {
 		row, ok := t.ControlFile(file)
@@ -34,14 +36,14 @@ func writableIn(h *host.Host, file string) *host.Hierarchy {
 	return nil
 }
 
-// isLate reports a limit that is set only when the guest's first process is about to become the command, because what
-// that process needs before does not count for the command. Others, such as those of cpuset on v1, must be there before
-// any process is.
+// isLate reports a limit that is set only when the guest's first process is about to become the command, because that
+// process's own use must not count for the command. Others, such as those of cpuset on v1, must be set before the first
+// process joins.
 func isLate(l spec.Limit) bool {
 	return strings.HasPrefix(l.File, "pids.") || strings.HasPrefix(l.File, "memory.")
 }
 
-// splitLimits gives those that are set before there is a process, and those that are late.
+// splitLimits separates the limits to set before the first process from the late ones.
 func splitLimits(all []spec.Limit) (early, late []spec.Limit) {
 	for _, l := range all {
 		if isLate(l) {

@@ -26,7 +26,7 @@ import (
 // SupervisorCommand is the argument that makes this program answer the calls of a guest's filter. It is not for users.
 const SupervisorCommand = "guest-supervisor"
 
-// Descriptors that it is given.
+// Descriptors of a supervisor.
 const (
 	supervisorListener = 3
 	supervisorArena    = 4
@@ -34,13 +34,14 @@ const (
 	supervisorMounts   = 6
 )
 
-// supervisorStuck is the status with which it ends when a file system of the guest's own keeps a thread of it: another one goes on.
+// supervisorStuck is a supervisor's exit status if a file system of the guest's own keeps one of its threads: another
+// supervisor goes on.
 const supervisorStuck = 75
 
-// supervisorSetup is what it is told.
+// supervisorSetup configures a supervisor.
 type supervisorSetup struct {
-	Inside bool // the process is one of the guest's; of the view nothing is said then
-	Stay   bool // it does not end for threads that are kept
+	Inside bool // the process is one of the guest's; the fields of the view are not set then
+	Stay   bool // do not end for threads that are kept
 	Level  logrus.Level
 	JSON   bool // the log's format
 
@@ -49,8 +50,8 @@ type supervisorSetup struct {
 	Parts   []notify.Part
 }
 
-// Supervise answers the calls of a guest, until its last process has ended, and answers with the exit status. It is a process of its own:
-// it looks paths up in the view, and a process that waits for an answer of its own view cannot be killed.
+// Supervise answers the calls of a guest until its last process has ended, and returns the exit status. It is a process
+// of its own: it looks paths up in the view, and a process that waits for an answer of its own view cannot be killed.
 func Supervise() int {
 	ignoreSignals()
 	logs.ToStderr(0)
@@ -75,7 +76,8 @@ func Supervise() int {
 			x.Stuck = endStuck
 		}
 		if !s.Inside {
-			x.Guest = &notify.View{Root: supervisorRoot, Mounts: supervisorMounts, Device: s.Device, Several: s.Several, Parts: s.Parts}
+			x.Guest = &notify.View{Root: supervisorRoot, Mounts: supervisorMounts, Device: s.Device, Several: s.Several,
+				Parts: s.Parts}
 		}
 		err = x.Serve(listener, slots)
 	}
@@ -86,45 +88,46 @@ func Supervise() int {
 	return 0
 }
 
-// endStuck ends a supervisor. Its end may come much later: a request that the guest's file system has read, and does not answer, keeps
-// even a killed thread (request_wait_answer, fs/fuse/dev.c). So it says before that it is of no more use.
+// endStuck ends a supervisor. The process may linger: a request that the guest's file system has read, and does not
+// answer, keeps even a killed thread (request_wait_answer, fs/fuse/dev.c). So endStuck first reports by standard output
+// that the supervisor is finished.
 func endStuck() {
 	os.Stdout.Write([]byte{0})
 	os.Exit(supervisorStuck)
 }
 
-// ignoreSignals keeps what answers a guest's calls alive when all processes are told to end.
+// ignoreSignals keeps the process that answers a guest's calls alive when all processes are told to end.
 func ignoreSignals() { signal.Ignore(forwarded...) }
 
-// notifier has the calls of a guest's filter answered: by a Supervise that is started at the first call, and anew where it ends before the
-// guest.
+// notifier has the calls of a guest's filter answered by a Supervise. It starts one at the first call, and another one
+// if that ends before the guest.
 type notifier struct {
 	listener *os.File
 	root     *os.File // of the view; nil with setup.Inside
-	kept     *shelter // that the view is mounted in; nil where no mounts are made
+	kept     *shelter // a namespace with a mount of the view; nil if no mounts are made
 	setup    supervisorSetup
 	log      *logrus.Entry
 	done     chan struct{}
 
-	left    atomic.Int32 // supervisors that do not end
+	left    atomic.Int32 // stuck supervisors that have not ended
 	mu      sync.Mutex
-	process *os.Process // guarded by mu; that answers now, nil for none
+	process *os.Process // guarded by mu; the present supervisor, nil for none
 	closed  bool        // guarded by mu
 }
 
-// How often the process that answers is started anew before calls are passed on.
+// Bounds on the restarts of a supervisor; beyond them the kernel gets the calls.
 const (
 	maxRestarts = 5
 	restartTime = 10 * time.Second
 )
 
-// endTime is how long one that is kept is waited for; maxLeft is how many may be left to themselves. The last one then stays.
+// endTime is the wait for a stuck supervisor to end; maxLeft bounds the stuck ones. The last one then stays.
 const (
 	endTime = time.Second
 	maxLeft = 4
 )
 
-// partsOf are the hierarchies of a guest's view, with the controllers that it may know of.
+// partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see.
 func partsOf(trees []*host.Hierarchy, p *policy.Policy, boundary string) (parts []notify.Part) {
 	for _, t := range trees {
 		parts = append(parts, notify.PartOf(t.Hierarchy, boundary, p.Permits))
@@ -132,7 +135,7 @@ func partsOf(trees []*host.Hierarchy, p *policy.Policy, boundary string) (parts 
 	return parts
 }
 
-// start begins to have calls answered. It takes the listener over.
+// start waits for the guest's calls and has them answered. It owns the listener from then on.
 func (n *notifier) start(listener int) error {
 	var err error
 	if n.listener, err = notify.NewListener(listener); err != nil {
@@ -154,13 +157,14 @@ func (n *notifier) start(listener int) error {
 	go func() {
 		defer close(n.done)
 		defer arena.Close()
-		runtime.LockOSThread() // the process is to die with this thread (PR_SET_PDEATHSIG)
+		// The supervisor dies with this thread (PR_SET_PDEATHSIG).
+		runtime.LockOSThread()
 		n.run(arena, slots)
 	}()
 	return nil
 }
 
-// close ends it. A guest that still runs has its calls fail with ENOSYS.
+// close ends the notifier. If the guest still runs, its calls fail with ENOSYS.
 func (n *notifier) close() {
 	defer n.kept.close()
 	if n.done == nil {
@@ -175,14 +179,15 @@ func (n *notifier) close() {
 	n.listener.Close()
 	select {
 	case <-n.done:
-	case <-time.After(endTime): // it is kept by a file system whose server is no process of the guest's
+	case <-time.After(endTime):
+		// A file system with a server outside of the guest keeps the supervisor.
 	}
 }
 
 func (n *notifier) run(arena *os.File, slots []*notify.Request) {
 	var failed []time.Time
 	for {
-		// What was received, and not answered by a process that is no more, is no call to wait for.
+		// A pending request, received and not answered by a dead supervisor, is no call to wait for.
 		if !notify.Pending(slots) {
 			if more, err := notify.Await(n.listener); err != nil || !more {
 				return
@@ -251,7 +256,7 @@ func (n *notifier) supervise(arena *os.File) error {
 	return err
 }
 
-// begin starts a supervisor, unless nothing is to be answered any more.
+// begin starts a supervisor. os.ErrClosed after close.
 func (n *notifier) begin(cmd *exec.Cmd) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -265,10 +270,10 @@ func (n *notifier) begin(cmd *exec.Cmd) error {
 	return err
 }
 
-// errLeft says that a supervisor is of no more use, and has not ended.
+// errLeft reports a supervisor that is finished, and has not ended.
 var errLeft = errors.New("it is kept by a file system of the guest's own")
 
-// await waits for a supervisor's end, or until it said that it is stuck and does not end. It closes the pipe by which that is said.
+// await waits for a supervisor's end, or for errLeft after its report that it is stuck. It closes the report's pipe.
 func (n *notifier) await(cmd *exec.Cmd, stuck *os.File) error {
 	ended, said := make(chan error, 1), make(chan struct{})
 	go func() { ended <- cmd.Wait() }()
@@ -296,12 +301,13 @@ func (n *notifier) await(cmd *exec.Cmd, stuck *os.File) error {
 	return errLeft
 }
 
-// sendListener hands a descriptor over by a socket.
+// sendListener sends a descriptor by a socket.
 func sendListener(socket, listener int) error {
 	return os.NewSyscallError("sendmsg", unix.Sendmsg(socket, []byte{0}, unix.UnixRights(listener), nil, 0))
 }
 
-// receiveListener takes what sendListener handed over; errNoListener when the other side has ended without.
+// receiveListener receives the descriptor of sendListener. errNoListener if the other side has ended without sending;
+// errLostListener if the descriptor did not arrive.
 func receiveListener(socket *os.File) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
@@ -325,10 +331,11 @@ func receiveListener(socket *os.File) (int, error) {
 var (
 	errNoListener = errors.New("the guest's filter has no listener")
 	// The kernel drops a descriptor for which there is no room (scm_detach_fds).
-	errLostListener = errors.New("cannot take the listener of the guest's filter: this process may have no more descriptors (ulimit -n)")
+	errLostListener = errors.New(
+		"cannot take the listener of the guest's filter: this process may have no more descriptors (ulimit -n)")
 )
 
-// socketPair is two ends of a socket that are closed on exec.
+// socketPair returns two ends of a socket that are closed on exec.
 func socketPair() (a, b *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 )
 
-// The arguments that make this program what answers for a command of NotifyExec. They are not for users.
+// Arguments that make this program answer for a command of NotifyExec. They are not for users.
 const (
 	// KeeperStarterCommand starts a keeper and ends, so that the keeper is no child of the command.
 	KeeperStarterCommand = "notify-keeper-starter"
@@ -23,17 +23,20 @@ const (
 	KeeperCommand = "notify-keeper"
 )
 
-// keeperName is what the keeper and what it starts are called: systemd as the first process kills all others when it ends, but for those
-// whose name begins so (ignore_proc, src/shutdown/killall.c). Without them mount and statfs would fail.
+// keeperName is the name of the keeper and its children. systemd as the first process kills all others at its end,
+// except those whose name begins with '@' (ignore_proc, src/shutdown/killall.c). Without them mount and statfs would
+// fail.
 const keeperName = "@vcgroupfs"
 
-// keeperSocket is a descriptor of a keeper: a socket by which it gets the listener, and answers with a byte.
+// keeperSocket is a descriptor of a keeper: a socket that sends the listener to it, and receives a byte in answer.
 const keeperSocket = 3
 
-// NotifyExec becomes a command, under a filter of which another process of this guest answers the calls. It returns only when it fails.
-// The command keeps this process's number, parent and descriptors. Where a filter with a listener holds already, that one is relied on.
+// NotifyExec becomes a command, under a filter whose calls another process of this guest answers. It returns only on
+// failure: fault.NoCommand, fault.NotExecutable, or the failed step. The command keeps this process's number, parent
+// and descriptors. If a filter with a listener is already in force, NotifyExec relies on that one.
 func NotifyExec(command []string, log *logrus.Entry) error {
-	runtime.LockOSThread() // the filter is this thread's, and this thread becomes the command
+	// The filter is this thread's, and this thread becomes the command.
+	runtime.LockOSThread()
 	path, err := exec.LookPath(command[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		return commandError(command[0], err)
@@ -57,7 +60,7 @@ func NotifyExec(command []string, log *logrus.Entry) error {
 	return commandError(command[0], syscall.Exec(path, command, os.Environ()))
 }
 
-// filterAsGuest puts a filter on this thread, with no_new_privs if it may do it in no other way.
+// filterAsGuest puts a filter on this thread, with no_new_privs if the kernel permits it in no other way.
 func filterAsGuest() (listener int, err error) {
 	filter := notify.Filter(notify.Rules{Type: true, Mounts: true})
 	listener, err = notify.Install(filter)
@@ -70,7 +73,8 @@ func filterAsGuest() (listener int, err error) {
 	return listener, err
 }
 
-// startKeeper starts a process, not a child of this one unless this is the first of its pid namespace, and gives the socket to it.
+// startKeeper starts a keeper and returns the socket to it. The keeper is no child of this process, unless this is the
+// first of its pid namespace.
 func startKeeper() (*os.File, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -88,7 +92,7 @@ func startKeeper() (*os.File, error) {
 	return ours, nil
 }
 
-// handOver gives the keeper the listener, and waits until it has it.
+// handOver sends the listener to the keeper, and waits for its answer.
 func handOver(keeper *os.File, listener int) error {
 	defer unix.Close(listener)
 	err := sendListener(int(keeper.Fd()), listener)
@@ -104,7 +108,7 @@ func handOver(keeper *os.File, listener int) error {
 	return nil
 }
 
-// StartKeeper starts a keeper and answers with the exit status.
+// StartKeeper starts a keeper and returns the exit status.
 func StartKeeper() int {
 	cmd := exec.Command("/proc/self/exe", KeeperCommand)
 	cmd.Args[0] = keeperName
@@ -119,7 +123,8 @@ func StartKeeper() int {
 	return fault.ExitOK
 }
 
-// dropStderr lets go of the command's standard error: who reads that to its end waits for the command, not for the keeper.
+// dropStderr closes the command's standard error: a program that reads it to its end waits for the command, not for the
+// keeper.
 func dropStderr() error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -129,16 +134,18 @@ func dropStderr() error {
 	return os.NewSyscallError("dup3", unix.Dup3(int(null.Fd()), 2, 0))
 }
 
-// Keep has the calls of a command's filter answered, until the last process under it has ended, and answers with the exit status. A
-// process that is killed while it answers is followed by another.
+// Keep has the calls of a command's filter answered until the last process under it has ended, and returns the exit
+// status. It replaces a supervisor that is killed.
 func Keep() int {
 	ignoreSignals()
 	socket := os.NewFile(keeperSocket, "socket")
 	listener, err := receiveListener(socket)
 	if errors.Is(err, errNoListener) {
-		return fault.ExitOK // there is to be none
+		// The command has no listener.
+		return fault.ExitOK
 	}
-	n := &notifier{setup: supervisorSetup{Inside: true, Level: logrus.GetLevel()}, log: logrus.NewEntry(logrus.StandardLogger())}
+	n := &notifier{setup: supervisorSetup{Inside: true, Level: logrus.GetLevel()},
+		log: logrus.NewEntry(logrus.StandardLogger())}
 	if err == nil {
 		err = n.start(listener)
 	}

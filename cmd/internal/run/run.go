@@ -3,14 +3,14 @@
 //
 // # Words
 //
-// A lease is what "run" makes on the host for one guest: cgroups, and a file below /run that names them and is locked
-// for the life of its maker. The first process of a guest starts as "guest-init": it sets its namespaces up and then
-// becomes the command.
+// A lease is the part of the host that "run" makes for one guest: cgroups, and a file below /run that names them and is
+// locked for the life of its maker. The first process of a guest starts as "guest-init": it sets its namespaces up and
+// then becomes the command.
 //
 // # What always holds
 //
-// What was made is removed on every way out; what a killed server leaves is found by its file and removed by the next.
-// The guest begins only when all of it is set up, and ends when its server does.
+// Every cgroup, mount and file is removed on every way out; the next run finds those of a killed server by its file,
+// and removes them. The guest begins only when all of it is set up, and ends when its server does.
 package run
 
 import (
@@ -41,16 +41,16 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// RunConfig says what "run" starts.
+// RunConfig configures "run".
 type RunConfig struct {
-	Name       string // "" for one made up
+	Name       string // "" for a generated one
 	Policy     *policy.Policy
 	Limits     []spec.Limit
 	Layout     hierarchy.Layout
 	Userns     bool
 	Privileged bool
-	NoStack    bool // nothing of the kernel's cgroups is mounted below the view
-	NoNotify   bool // the guest's filter asks nobody
+	NoStack    bool // the kernel's cgroups are not mounted below the view
+	NoNotify   bool // the guest's filter has no listener
 	Command    []string
 	Types      views.Typer // nil: only the guest's filter has statfs of the view answered
 	Log        *logrus.Entry
@@ -58,8 +58,8 @@ type RunConfig struct {
 	ids *guestIDs // with Userns
 }
 
-// Run runs a command in a guest of its own, and answers with the status to exit with. An error says that the guest could
-// not be set up, or that its command could not be executed.
+// Run runs a command in a guest of its own, and returns its exit status. The error reports a guest that could not be
+// set up, or a command that could not be executed: a fault with the kind for the exit code.
 func Run(cfg RunConfig) (status int, err error) {
 	signals := make(chan os.Signal, 32)
 	signal.Notify(signals, forwarded...)
@@ -107,11 +107,13 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot make the guest's %s: %w", attach.CgroupsPath, err)
 	}
-	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, NoNotify: cfg.NoNotify, Cgroups: cgroups}
+	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, NoNotify: cfg.NoNotify,
+		Cgroups: cgroups}
 	if setup.Dir, err = os.Getwd(); err != nil {
 		setup.Dir = "/"
 	}
-	if !cfg.NoStack && !cfg.Userns { // whose root could unmount the view, and read what the policy hides
+	if !cfg.NoStack && !cfg.Userns {
+		// The guest's root could unmount the view, and read the files that the policy hides.
 		setup.Below = kernelMounts(shown, view.View.Layout())
 	}
 	show := func() bool { return cfg.Types != nil && cfg.Types.Show(int(mount.Fd()), fstype.ViewOf(view.View)) }
@@ -119,14 +121,15 @@ func Run(cfg RunConfig) (status int, err error) {
 	return runCommand(cfg, lease, n, orders{setup, show, limit}, signals)
 }
 
-// orders are what the guest's first process is told, and what is done when it has begun, and when it is about to become the command.
+// orders are the first process's configuration, and the actions once it has begun (show) and just before it becomes the
+// command (limit).
 type orders struct {
 	setup initSetup
 	show  func() bool
 	limit func() error
 }
 
-// withLimits are the hierarchies that are shown, and those that limits are in.
+// withLimits returns the shown hierarchies, and those of the limits.
 func withLimits(h *host.Host, shown []*host.Hierarchy, limits []spec.Limit) ([]*host.Hierarchy, error) {
 	trees := slices.Clone(shown)
 	for _, l := range limits {
@@ -141,7 +144,7 @@ func withLimits(h *host.Host, shown []*host.Hierarchy, limits []spec.Limit) ([]*
 	return trees, nil
 }
 
-// newNotifier is what will answer the calls of a guest that has a view. Only where the guest can mount are mounts made for it.
+// newNotifier makes the notifier for a guest with a view. It prepares mounts only for a guest that can mount.
 func newNotifier(cfg RunConfig, s *views.Served, parts []notify.Part) (*notifier, error) {
 	device, err := notify.DeviceOf(int(s.Mount.Fd()))
 	if err != nil {
@@ -149,7 +152,8 @@ func newNotifier(cfg RunConfig, s *views.Served, parts []notify.Part) (*notifier
 	}
 	n := &notifier{
 		root: s.Mount, log: cfg.Log,
-		setup: supervisorSetup{Device: device, Several: s.View.Layout() != hierarchy.LayoutV2, Parts: parts, Level: cfg.Log.Logger.GetLevel()},
+		setup: supervisorSetup{Device: device, Several: s.View.Layout() != hierarchy.LayoutV2, Parts: parts,
+			Level: cfg.Log.Logger.GetLevel()},
 	}
 	if (cfg.Userns || cfg.Privileged) && !cfg.NoNotify {
 		n.kept, err = shelterView(int(s.Mount.Fd()))
@@ -185,7 +189,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Hierar
 	return s, mount, nil
 }
 
-// runCommand starts the guest's first process, hands it the view and waits for its end.
+// runCommand starts the guest's first process, sends it the view and waits for its end.
 func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.Signal) (int, error) {
 	ended := make(chan struct{})
 	defer close(ended)
@@ -207,7 +211,8 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.
 	if err == nil {
 		err = n.start(listener)
 	}
-	if err != nil && !errors.Is(err, errNoListener) { // its calls would be ENOSYS
+	if err != nil && !errors.Is(err, errNoListener) {
+		// The guest's calls would fail with ENOSYS.
 		return first.abandon(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -221,18 +226,19 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.
 	return status, err
 }
 
-// firstProcess is the guest's first process, and what is said to it and by it.
+// firstProcess is the guest's first process, with the channels to it and from it.
 type firstProcess struct {
 	cmd      *exec.Cmd
-	orders   *os.File // takes an initSetup
-	result   *os.File // gives an initFailure, or ends when the command is executed
-	listener *os.File // a socket that gives the listener of its filter, or ends
-	seat     *seat    // nil: it has no terminal to itself
+	orders   *os.File // writing end: an initSetup
+	result   *os.File // reading end: an initFailure, or the end when the command is executed
+	listener *os.File // a socket for receiving the listener of its filter; may end without one
+	seat     *seat    // nil if it shares its terminal
 }
 
-// startOnThread starts it from a thread of its own, which lives until the channel is closed: the guest is to die with the thread
-// (PR_SET_PDEATHSIG), and with a user namespace it begins with the thread's mounts.
-func startOnThread(cfg RunConfig, n *notifier, signals chan<- os.Signal, ended <-chan struct{}) (first *firstProcess, err error) {
+// startOnThread starts the first process from a thread of its own, which lives until the channel is closed: the guest
+// dies with the thread (PR_SET_PDEATHSIG), and in a user namespace it begins with the thread's mounts.
+func startOnThread(cfg RunConfig, n *notifier, signals chan<- os.Signal,
+	ended <-chan struct{}) (first *firstProcess, err error) {
 	started := make(chan struct{})
 	go host.OnThread(func() error {
 		if cfg.Userns {
@@ -257,7 +263,7 @@ func startOnThread(cfg RunConfig, n *notifier, signals chan<- os.Signal, ended <
 	return first, err
 }
 
-// startFirst starts it with a mount of the view. It waits for its orders.
+// startFirst starts the first process with a mount of the view. It waits for its orders.
 func startFirst(cfg RunConfig, n *notifier) (*firstProcess, error) {
 	toChild, err := newPipe()
 	if err != nil {
@@ -293,25 +299,28 @@ func startFirst(cfg RunConfig, n *notifier) (*firstProcess, error) {
 	return first, nil
 }
 
-// becomes has it become the command, in the guest's cgroups.
+// becomes makes the first process the command, in the guest's cgroups.
 func (f *firstProcess) becomes(l *lease, o orders) error {
 	for _, t := range l.trees {
 		if err := t.Attach(l.path, f.cmd.Process.Pid); err != nil {
 			return fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err)
 		}
 	}
-	o.setup.TypeGiven = o.show() // the child, which waits for its orders, has meanwhile begun
+	// The child, which waits for its orders, has meanwhile begun.
+	o.setup.TypeGiven = o.show()
 	if err := json.NewEncoder(f.orders).Encode(o.setup); err != nil {
 		return fmt.Errorf("cannot set the command up: %w", err)
 	}
 	said := make([]byte, 1)
 	if n, _ := f.result.Read(said); n == 1 && said[0] == initReady {
-		if err := o.limit(); errors.Is(err, unix.EBUSY) { // v1, of memory
+		if err := o.limit(); errors.Is(err, unix.EBUSY) {
+			// v1's memory controller.
 			return fmt.Errorf("%w: %s", err, tooLittle)
 		} else if err != nil {
 			return err
 		}
-		_, _ = f.orders.Write([]byte{initGo}) // to one that has ended nothing can be said: it has said why, or not
+		// A process that has ended gets no message; it has reported why, or not.
+		_, _ = f.orders.Write([]byte{initGo})
 		said = said[:0]
 	} else {
 		said = said[:n]
@@ -324,13 +333,13 @@ func (f *firstProcess) becomes(l *lease, o orders) error {
 	return failureOf(append(said, more...))
 }
 
-// tooLittle says what to do about limits with which no command begins: what this program has in use when it becomes one is up to 4 MiB.
+// tooLittle is the remedy for limits under which no command begins: at the execve this program uses up to 4 MiB.
 const tooLittle = "the limits leave less than a command needs to begin, which is some 4 MiB of memory"
 
-// errKilled says that the first process of a guest has ended without a word.
+// errKilled reports that the first process of a guest has ended without a message.
 var errKilled = errors.New("the guest's first process was killed before: " + tooLittle)
 
-// failureOf reads what the first process said: that it becomes the command, and why it could not.
+// failureOf returns the error in the messages of the first process, nil if the command has begun.
 func failureOf(said []byte) error {
 	text, begun := strings.CutPrefix(string(said), string(initBegins))
 	if text == "" && begun {
@@ -346,7 +355,7 @@ func failureOf(said []byte) error {
 	return fault.With(failure.Kind, errors.New(failure.Text))
 }
 
-// abandon ends it, for an error.
+// abandon kills the first process, and returns the error.
 func (f *firstProcess) abandon(err error) (int, error) {
 	f.cmd.Process.Kill()
 	f.cmd.Wait()
@@ -361,12 +370,13 @@ func (f *firstProcess) close() {
 	}
 }
 
-// initCommand is the guest's first process as it is started: this program, in new namespaces.
+// initCommand returns the command of the guest's first process: this program, in new namespaces.
 func initCommand(cfg RunConfig, mount, setup, result, listener *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", InitCommand)
 	cmd.Args[0] = "vcgroupfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{mount, setup, result, listener} // initMount, initSetupFD, initResultFD, initListener
+	// initMount, initSetupFD, initResultFD, initListener.
+	cmd.ExtraFiles = []*os.File{mount, setup, result, listener}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
@@ -391,7 +401,7 @@ func startError(err error, userns bool) error {
 	return fault.New(fault.Unsupported, "cannot start a process in new namespaces: %w", err)
 }
 
-// statusOf is the exit status of a command: its own, or 128 and the number of the signal that ended it.
+// statusOf returns the exit status of a command: its own, or 128 and the number of the signal that ended it.
 func statusOf(err error) (int, error) {
 	var exit *exec.ExitError
 	if err == nil {

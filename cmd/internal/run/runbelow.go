@@ -12,14 +12,15 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// kernelMount is a mount of the kernel's cgroups that "run" makes below its view, where a runtime would have one.
+// kernelMount is a mount of the kernel's cgroups that "run" makes below its view, as a runtime would.
 type kernelMount struct {
-	Dir     string // of the view; "" for the view itself
+	Dir     string // directory of the view; "" for the view itself
 	Type    string
 	Options string
 }
 
-// kernelMounts are those of what a view shows, nil in a guest, whose hierarchies are views themselves.
+// kernelMounts returns those mounts for the hierarchies of a view; nil in a guest, whose hierarchies are views
+// themselves.
 func kernelMounts(shown []*host.Hierarchy, layout hierarchy.Layout) (all []kernelMount) {
 	for _, t := range shown {
 		m := kernelMount{Dir: t.Dir, Type: "cgroup2"}
@@ -42,16 +43,16 @@ func kernelMounts(shown []*host.Hierarchy, layout hierarchy.Layout) (all []kerne
 	return all
 }
 
-// mountBelow makes them, read-only, rooted where the cgroup namespace of this process begins: in that of the host, a
-// mount of cgroup2 without nsdelegate would take it from the whole host (apply_cgroup_root_flags in
-// kernel/cgroup/cgroup.c). Where one cannot be made there are none: they are a convenience for programs that read
-// mountinfo.
+// mountBelow makes the mounts, read-only, with the root of this process's cgroup namespace as their root. In the host's
+// namespace a mount of cgroup2 without nsdelegate would remove the option for the whole host (apply_cgroup_root_flags
+// in kernel/cgroup/cgroup.c). If one fails it makes none: they are a convenience for programs that read mountinfo.
 func mountBelow(all []kernelMount) {
 	if len(all) == 0 {
 		return
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	made := 0 // mounts at the place
+	// Mounts at the place.
+	made := 0
 	undo := func() {
 		for ; made > 0; made-- {
 			_ = unix.Unmount(viewPath, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -75,7 +76,8 @@ func mountBelow(all []kernelMount) {
 		if err == nil && m.Dir == "" {
 			made++
 		}
-		if err == nil { // of this mount, not of the file system, which is the host's, too
+		if err == nil {
+			// This makes the mount read-only, not the file system, which is the host's, too.
 			err = unix.Mount("", at, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
 		}
 		if err != nil {

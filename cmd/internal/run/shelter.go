@@ -10,13 +10,14 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// shelter is a mount namespace in which nothing is mounted but a view, for as long as it is open. Mounts of the view can be made there
-// whatever the guest does to its own: a mount that is attached nowhere can only be copied since Linux 6.15.
+// shelter is a mount namespace with nothing but a mount of a view, for as long as it is open. Mounts of the view can be
+// made there whatever the guest does to its own: the kernel copies a mount that is attached nowhere only since Linux
+// 6.15.
 type shelter struct {
 	ns *os.File
 }
 
-// shelterView attaches a mount, which stays usable by its descriptor.
+// shelterView attaches a mount in a new shelter. The mount stays usable by its descriptor.
 func shelterView(mount int) (*shelter, error) {
 	s := &shelter{}
 	err := host.OnThread(func() error {
@@ -26,8 +27,9 @@ func shelterView(mount int) (*shelter, error) {
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return attach.PathError("mount", "/", err)
 		}
-		// What the host has mounted goes from here, so that it is not in use.
-		if err := unix.Mount("tmpfs", viewPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=700,size=64k"); err != nil {
+		// The host's mounts go from here, so that they are not in use.
+		if err := unix.Mount("tmpfs", viewPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+			"mode=700,size=64k"); err != nil {
 			return attach.PathError("mount", viewPath, err)
 		}
 		ns, err := os.Open("/proc/thread-self/ns/mnt")
@@ -70,7 +72,8 @@ func leaveHost(mount int) error {
 func (s *shelter) clone(mount *os.File) (*os.File, error) {
 	var fd int
 	err := host.OnThread(func() error {
-		if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants that
+		// setns of a mount namespace fails while the thread shares its file system attributes.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return os.NewSyscallError("unshare", err)
 		}
 		if err := unix.Setns(int(s.ns.Fd()), unix.CLONE_NEWNS); err != nil {

@@ -14,12 +14,14 @@ import (
 
 // forwarded are the signals that are passed on to the command.
 var forwarded = []os.Signal{
-	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGWINCH, unix.SIGCONT,
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGWINCH,
+	unix.SIGCONT,
 }
 
-// ends are those of them that end a process which does not handle them.
+// ends are those of them whose default action ends a process.
 var ends = map[os.Signal]bool{
-	unix.SIGHUP: true, unix.SIGINT: true, unix.SIGQUIT: true, unix.SIGTERM: true, unix.SIGUSR1: true, unix.SIGUSR2: true, unix.SIGALRM: true,
+	unix.SIGHUP: true, unix.SIGINT: true, unix.SIGQUIT: true, unix.SIGTERM: true, unix.SIGUSR1: true, unix.SIGUSR2: true,
+	unix.SIGALRM: true,
 }
 
 // forwarder passes signals on to the command.
@@ -27,11 +29,11 @@ type forwarder struct {
 	pid     int
 	seat    *seat // of the command; may be nil
 	log     *logrus.Entry
-	endedBy atomic.Int32 // the signal for which the command was killed in the signal's stead, 0 for none
+	endedBy atomic.Int32 // the signal that a SIGKILL to the command replaced, 0 for none
 }
 
 // run passes signals on until ctx is done. The command is the first process of its pid namespace, to which the kernel
-// delivers only what it handles (sig_task_ignored); for what it would have died of it is killed.
+// delivers only handled signals (sig_task_ignored). For any other that would have ended it, run kills it.
 func (f *forwarder) run(ctx context.Context, signals <-chan os.Signal) {
 	for {
 		select {
@@ -57,18 +59,19 @@ func (f *forwarder) deliver(s syscall.Signal) error {
 		return unix.Kill(f.pid, unix.SIGKILL)
 	}
 	if (s == unix.SIGINT || s == unix.SIGQUIT) && (f.seat != nil || foreground()) {
-		return nil // the terminal has sent it to the command too
+		// The terminal has sent it to the command too.
+		return nil
 	}
 	return unix.Kill(f.pid, s)
 }
 
-// foreground says whether this process is in the foreground of a terminal, whose keys signal all of its group.
+// foreground reports that this process is in the foreground of a terminal, whose keys signal all of its group.
 func foreground() bool {
 	group, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
 	return err == nil && group == unix.Getpgrp()
 }
 
-// handles says whether a process catches or ignores a signal.
+// handles reports that a process catches or ignores a signal.
 func handles(pid int, s syscall.Signal) bool {
 	for _, key := range []string{"SigCgt:", "SigIgn:"} {
 		if mask, err := host.StatusMask(pid, key); err != nil || mask&(1<<(s-1)) != 0 {

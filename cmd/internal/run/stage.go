@@ -9,11 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A guest in a user namespace begins with mounts that it can neither unmount nor take apart: what it is not to have must be gone before the
-// namespace is made. A stage is the mount namespace that it begins with. Its root is a tmpfs with two directories.
+// A guest in a user namespace begins with mounts that it can neither unmount nor take apart: mounts that it must not
+// have go before the namespace is made. A stage is the mount namespace that it begins with. Its root is a tmpfs with
+// two directories.
 const (
-	stageGuest = "/guest" // what will be the guest's root
-	stageProc  = "/proc"  // the host's, of which nothing is covered: only where one is in sight another can be mounted (mount_too_revealing)
+	stageGuest = "/guest" // the guest's future root
+	// The host's /proc with nothing covered: the kernel permits another one only with such a one in sight
+	// (mount_too_revealing).
+	stageProc = "/proc"
 )
 
 // makeStage puts this thread into a stage.
@@ -32,7 +35,8 @@ func makeStage(d anew) error {
 	if err := keepFiles(d); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", viewPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=64k"); err != nil {
+	if err := unix.Mount("tmpfs", viewPath, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+		"mode=755,size=64k"); err != nil {
 		return attach.PathError("mount", viewPath, err)
 	}
 	if err := unix.Chdir(viewPath); err != nil {
@@ -40,7 +44,8 @@ func makeStage(d anew) error {
 	}
 	err = errors.Join(os.Mkdir("."+stageGuest, 0o755), os.Mkdir("."+stageProc, 0o755))
 	if err == nil {
-		err = os.NewSyscallError("move_mount", unix.MoveMount(proc, "", unix.AT_FDCWD, "."+stageProc, unix.MOVE_MOUNT_F_EMPTY_PATH))
+		err = os.NewSyscallError("move_mount", unix.MoveMount(proc, "", unix.AT_FDCWD, "."+stageProc,
+			unix.MOVE_MOUNT_F_EMPTY_PATH))
 	}
 	if err == nil {
 		err = os.NewSyscallError("pivot_root", unix.PivotRoot(".", "."+stageGuest))
@@ -51,13 +56,13 @@ func makeStage(d anew) error {
 	return err
 }
 
-// stage is one that a guest has entered and not left.
+// stage is a stage that a guest has entered and not left.
 type stage struct{ root int }
 
-// enterStage makes the guest's tree of a stage the root. What is left of the stage is mounted over it, where paths from the root do not lead, for
-// /proc to be mounted.
+// enterStage makes the guest's tree of a stage the root. The rest of the stage is mounted over it, where paths from the
+// root do not lead, so that /proc can be mounted.
 func enterStage() (stage, error) {
-	// The mount of the tree itself is locked to the stage; another one of it is not.
+	// The mount of the tree itself is locked to the stage; another mount of it is not.
 	err := attach.PathError("mount", stageGuest, unix.Mount(stageGuest, stageGuest, "", unix.MS_BIND|unix.MS_REC, ""))
 	if err == nil {
 		err = attach.PathError("chdir", stageGuest, unix.Chdir(stageGuest))
@@ -75,7 +80,7 @@ func enterStage() (stage, error) {
 	return s, nil
 }
 
-// leave takes the stage away.
+// leave unmounts the stage.
 func (s stage) leave() error {
 	defer unix.Close(s.root)
 	err := os.NewSyscallError("fchdir", unix.Fchdir(s.root))
