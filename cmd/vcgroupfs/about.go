@@ -15,11 +15,12 @@ func versionCommand() *cli.Command {
 }
 
 func printVersion(c *cli.Context) error {
-	_, err := fmt.Fprintf(c.App.Writer, "vcgroupfs %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintf(c.App.Writer, "vcgroupfs %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS,
+		runtime.GOARCH)
 	return err
 }
 
-// The program completes its own command lines, asked with --generate-bash-completion as the last word.
+// The program completes its own command lines when the last word is --generate-bash-completion.
 const (
 	bashCompletion = `_vcgroupfs() {
 	local cur=${COMP_WORDS[COMP_CWORD]}

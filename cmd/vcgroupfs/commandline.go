@@ -10,8 +10,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
-// prepare is what all commands have in common, and those below them. None has the library's own command "help" (with its alias "h"): it
-// would end with success for a guest of that name, or for a hook that there is not.
+// prepare sets the common parts of all commands, and of those below them. None has the library's own command "help"
+// (with its alias "h"): it would end with success for a guest of that name, or for a hook that does not exist.
 func prepare(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
@@ -20,7 +20,8 @@ func prepare(commands []*cli.Command) {
 	}
 }
 
-// group is the action of a command that only has others below it: without one of them nothing is done, which is no success.
+// group is the action of a command that only has others below it. Without one of them it does nothing, which is no
+// success.
 func group(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return noSuchCommand(c.Command.HelpName+" ", c.Args().First(), c.Command.Subcommands)
@@ -31,7 +32,7 @@ func group(c *cli.Context) error {
 	return exitStatus(fault.ExitUsage)
 }
 
-// noSuchCommand answers a word that is none of the commands; above is what stands before them.
+// noSuchCommand returns the error for a word that is no command, with the allowed ones; above is the text before them.
 func noSuchCommand(above, word string, commands []*cli.Command) error {
 	var names []string
 	for _, c := range commands {
@@ -39,7 +40,8 @@ func noSuchCommand(above, word string, commands []*cli.Command) error {
 			names = append(names, c.Name)
 		}
 	}
-	return usagef("no such command: %s%q%s; allowed: %s", strings.TrimPrefix(above, "vcgroupfs "), word, suggestion(word, names), strings.Join(names, ", "))
+	return usagef("no such command: %s%q%s; allowed: %s", strings.TrimPrefix(above, "vcgroupfs "), word,
+		suggestion(word, names), strings.Join(names, ", "))
 }
 
 func helpCommand() *cli.Command {
@@ -60,7 +62,7 @@ func helpCommand() *cli.Command {
 	}
 }
 
-// commandOf is the command of this name, nil for none.
+// commandOf returns the command of this name, nil for none.
 func commandOf(commands []*cli.Command, name string) *cli.Command {
 	if i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(name) }); i >= 0 {
 		return commands[i]
@@ -68,22 +70,24 @@ func commandOf(commands []*cli.Command, name string) *cli.Command {
 	return nil
 }
 
-// completionFlag is the last word where a shell asks how a command line may go on.
+// completionFlag is the last word of a command line that a shell asks to complete.
 const completionFlag = "--generate-bash-completion"
 
-// completing makes such a command line one that the library completes: it executes one that has "--", with this word among its arguments.
-// False for one that nothing is to be said of, since what follows "--" is another program's.
+// completing makes a command line to complete one that the library completes: with "--" before it, the library would
+// execute the line, with this word among its arguments. False if there is nothing to complete, since the words after
+// "--" are another program's.
 func completing(args []string) ([]string, bool) {
 	last := len(args) - 1
 	at := slices.Index(args, "--")
 	if at < 0 || args[last] != completionFlag {
 		return args, true
 	}
-	return append(slices.Clone(args[:at]), completionFlag), at == last-1 // the word that is being completed
+	// True if the shell completes the word "--" itself.
+	return append(slices.Clone(args[:at]), completionFlag), at == last-1
 }
 
-// ordered puts the options of a command line before its arguments, where the flag package alone looks for them. What follows -- stays where
-// it is, and so does the command that "run" and "notify-exec" are given, with its own options.
+// ordered moves the options of a command line before its arguments, the only place where the flag package finds them.
+// The words after -- stay where they are, and so does the command of "run" and "notify-exec", with its own options.
 func ordered(app *cli.App, args []string) []string {
 	if len(args) == 0 || args[len(args)-1] == completionFlag {
 		return args
@@ -116,7 +120,7 @@ func ordered(app *cli.App, args []string) []string {
 		}
 		plain, rest = append(plain, rest[0]), rest[1:]
 	}
-	// Whoever asks for help gets it whatever the arguments; an option without its value must not take "--" for it.
+	// A request for help succeeds with any arguments. An option without its value must not take "--" for it.
 	out = append(out, options...)
 	if len(plain) == 0 || asksForHelp(options) || lacksValue(flags, options) {
 		return out
@@ -125,10 +129,13 @@ func ordered(app *cli.App, args []string) []string {
 }
 
 func asksForHelp(options []string) bool {
-	return slices.ContainsFunc(options, func(o string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, o) })
+	return slices.ContainsFunc(options, func(o string) bool {
+		return slices.Contains([]string{"-h", "-help", "--help"},
+			o)
+	})
 }
 
-// lacksValue says whether the last option needs a value that the command line ends before.
+// lacksValue reports that the command line ends before the value of the last option.
 func lacksValue(flags []cli.Flag, options []string) bool {
 	for len(options) > 0 {
 		n := optionWords(flags, append(slices.Clone(options), ""))
@@ -140,7 +147,7 @@ func lacksValue(flags []cli.Flag, options []string) bool {
 	return false
 }
 
-// optionWords is of how many words the option consists that a command line begins with, 0 for none. One that no flag is called takes one:
+// optionWords returns the number of words of the option at the beginning, 0 for no option. An unknown option has one:
 // the flag package refuses it.
 func optionWords(flags []cli.Flag, words []string) int {
 	name, _, given := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(words[0], "-"), "-"), "=")
@@ -155,7 +162,7 @@ func optionWords(flags []cli.Flag, words []string) int {
 	return 1
 }
 
-// flagNames are the names of the flags that help shows.
+// flagNames returns the names of the flags that help shows.
 func flagNames(flags []cli.Flag) (names []string) {
 	for _, f := range append([]cli.Flag{cli.HelpFlag}, flags...) {
 		if shown, ok := f.(cli.VisibleFlag); ok && !shown.IsVisible() {
@@ -170,11 +177,11 @@ func flagNames(flags []cli.Flag) (names []string) {
 	return names
 }
 
-// alike is how like a name a mistyped word must be to have meant it, 1 for the same letters in the same order.
+// alike is the similarity to a name from which on a mistyped word means it, 1 for the same letters in the same order.
 const alike = 0.8
 
-// suggestion is what a mistyped word may have meant, as the part of a message; "" where no name is like it. The library's own suggestion
-// has no such bound, and is one of the names for whatever word.
+// suggestion returns the name that a mistyped word may mean, as a part of a message; "" if no name is similar. The
+// library's own suggestion has no such bound, and returns one of the names for any word.
 func suggestion(word string, names []string) string {
 	best, most := "", alike
 	for _, name := range names {

@@ -32,7 +32,7 @@ func doctorCommand() *cli.Command {
 	}
 }
 
-// diagnosis is "doctor --json".
+// diagnosis is the output of "doctor --json".
 type diagnosis struct {
 	Checks  []doctor.Check  `json:"checks"`
 	Sight   doctor.Sight    `json:"sight,omitempty"`     // with --pid
@@ -116,10 +116,10 @@ func (d diagnosis) print(c *cli.Context) {
 	}
 }
 
-// columns are those of a screen that what doctor prints is read on.
+// columns is the width of doctor's output on a screen.
 const columns = 100
 
-// printFolded prints a text behind what its first line begins with, and the lines that follow as far to the right.
+// printFolded prints a text after the head of its first line, and indents the following lines to the same column.
 func printFolded(out io.Writer, head, text string) {
 	line := head
 	for i, word := range strings.Fields(text) {
@@ -149,8 +149,10 @@ func printClients(out io.Writer, clients []doctor.Client) {
 		}
 		fmt.Fprintf(out, " %s\n", how)
 	}
-	fmt.Fprintf(out, "%-*s %-6s %-23s %s\n", names, "WHAT PROGRAMS MAKE OF A VIEW", "", "WITH FUSE'S TYPE", "WITH THE TYPE RIGHT")
-	columns := []string{"v2", "-s", "v1", "-s", "tmp", "-s"} // Sights
+	fmt.Fprintf(out, "%-*s %-6s %-23s %s\n", names, "WHAT PROGRAMS MAKE OF A VIEW", "", "WITH FUSE'S TYPE",
+		"WITH THE TYPE RIGHT")
+	// In the order of Sights.
+	columns := []string{"v2", "-s", "v1", "-s", "tmp", "-s"}
 	line("PROGRAM", "ASKS", slices.Concat(columns, columns), "WAS")
 	for _, client := range clients {
 		var cells []string

@@ -18,21 +18,22 @@ import (
 )
 
 func noBPFFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "no-bpf", Usage: "load no BPF programs: statfs of a view then says FUSE, but where run or notify-exec answers it"}
+	return &cli.BoolFlag{Name: "no-bpf",
+		Usage: "load no BPF programs: statfs of a view then says FUSE, but where run or notify-exec answers it"}
 }
 
-// typer has statfs answered for a view of this process: by the daemon that serves on this host, or else by programs of
-// its own, which are loaded while other things are set up. It is a guest.Typer.
+// typer has statfs answered for a view of this process: by the daemon on this host, or else by programs of its own,
+// which are loaded while the view is set up. It is a views.Typer.
 type typer struct {
 	log    *logrus.Entry
 	socket string
-	loaded chan struct{} // closed when loading has ended; own and err are settled then
+	loaded chan struct{} // closed when loading has ended; own and err are immutable then
 	load   sync.Once
 	own    *fstype.Programs
 	err    error
 }
 
-// askWait is how long the daemon may take. One that is replaced takes some milliseconds.
+// askWait bounds the daemon's answer. A restarting daemon takes some milliseconds.
 const askWait = 2 * time.Second
 
 func newTyper(log *logrus.Entry) *typer {
@@ -46,7 +47,7 @@ func newTyper(log *logrus.Entry) *typer {
 	return t
 }
 
-// served says whether a daemon listens.
+// served reports that a daemon listens.
 func (t *typer) served() bool {
 	c, err := net.DialTimeout("unix", t.socket, askWait)
 	if err == nil {
@@ -63,7 +64,7 @@ func (t *typer) begin() {
 	})
 }
 
-// Show has statfs answered for a view, and says whether it is.
+// Show has statfs answered for a view, and reports success.
 func (t *typer) Show(view int, about fstype.View) bool {
 	if t.served() && t.ask(view, about) == nil {
 		return true
@@ -80,7 +81,7 @@ func (t *typer) Show(view int, about fstype.View) bool {
 	return err == nil
 }
 
-// ask asks the daemon. One that cannot, or does not know of it, is no reason to do without.
+// ask asks the daemon. If the daemon cannot answer, or is too old for the request, the own programs do.
 func (t *typer) ask(view int, about fstype.View) error {
 	ctx, cancel := context.WithTimeout(context.Background(), askWait)
 	defer cancel()
@@ -93,7 +94,7 @@ func (t *typer) ask(view int, about fstype.View) error {
 	return err
 }
 
-// close takes the programs away. Before they are loaded there is nothing to wait for: they end with this process.
+// close unloads the programs. It does not wait for programs that are still loading: they end with this process.
 func (t *typer) close() {
 	select {
 	case <-t.loaded:
@@ -107,8 +108,8 @@ func (t *typer) close() {
 // endTypeCommand is the argument of a process that ends at once. It is not for users.
 const endTypeCommand = "end-type"
 
-// endElsewhere takes programs away. The kernel waits for a tenth of a second and more for each function that nobody
-// follows any longer, in whoever closes the last descriptor: that is a process for which nobody waits.
+// endElsewhere unloads programs in another process, for which nothing waits. The kernel waits for a tenth of a second
+// and more for each function that loses its last program, in the process that closes the last descriptor.
 func endElsewhere(p *fstype.Programs) {
 	cmd := exec.Command("/proc/self/exe", endTypeCommand)
 	cmd.Args[0] = "vcgroupfs"
@@ -120,6 +121,7 @@ func endElsewhere(p *fstype.Programs) {
 			cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 		}
 	}
-	_ = cmd.Start() // or else this process waits
+	// If it fails, this process waits.
+	_ = cmd.Start()
 	p.Close()
 }

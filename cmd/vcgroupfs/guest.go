@@ -25,25 +25,32 @@ func guestCommand() *cli.Command {
 			"   vcgroupfs guest top --sort memory",
 		Action: group,
 		Subcommands: []*cli.Command{
-			guestAddCommand(), guestRemoveCommand(), guestListCommand(), guestShowCommand(), guestTreeCommand(), guestTopCommand(), guestEventsCommand(),
+			guestAddCommand(), guestRemoveCommand(), guestListCommand(), guestShowCommand(), guestTreeCommand(),
+			guestTopCommand(), guestEventsCommand(),
 			guestSetCommand(),
-			guestSignalCommand("attach", "attach the view in the guest anew", "For a guest that was added with --into and has taken its view away. Where the view is in its place nothing changes.", (*api.Client).Attach),
-			guestSignalCommand("freeze", "stop the processes of a guest", "The processes stop where they are until \"guest thaw\".", (*api.Client).Freeze),
+			guestSignalCommand("attach", "attach the view in the guest anew",
+				"For a guest that was added with --into and has taken its view away. Where the view is in its place nothing changes.", (*api.Client).Attach),
+			guestSignalCommand("freeze", "stop the processes of a guest",
+				"The processes stop where they are until \"guest thaw\".", (*api.Client).Freeze),
 			guestSignalCommand("thaw", "let the processes of a frozen guest go on", "", (*api.Client).Thaw),
-			guestSignalCommand("kill", "end every process of a guest", "Every process in the guest's boundary and below gets SIGKILL. The guest stays, unless it was added with --pid.", (*api.Client).Kill),
+			guestSignalCommand("kill", "end every process of a guest",
+				"Every process in the guest's boundary and below gets SIGKILL. The guest stays, unless it was added with --pid.",
+				(*api.Client).Kill),
 		},
 	}
 }
 
 func socketFlag() cli.Flag {
-	return &cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "ask the daemon at `PATH`", EnvVars: []string{"VCGROUPFS_SOCKET"}}
+	return &cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "ask the daemon at `PATH`",
+		EnvVars: []string{"VCGROUPFS_SOCKET"}}
 }
 
 func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "as JSON"} }
 
-// guestAction is an action that asks the daemon. It is given the arguments that are no options: at least a number of them, and
-// at most another, -1 for any. What names the first for the message.
-func guestAction(least, most int, what string, do func(c *cli.Context, daemon *api.Client, args []string) error) cli.ActionFunc {
+// guestAction is an action that asks the daemon. It has at least a number of arguments beside the options, and at most
+// another number, -1 for any. what describes them in the message.
+func guestAction(least, most int, what string,
+	do func(c *cli.Context, daemon *api.Client, args []string) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		args := c.Args().Slice()
 		if len(args) < least || most >= 0 && len(args) > most {
@@ -71,12 +78,17 @@ func guestAddCommand() *cli.Command {
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
-			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)", TakesFile: true},
+			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)",
+				TakesFile: true},
 			overFlag(),
-			&cli.StringFlag{Name: "into", Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), over what is mounted there"},
-			&cli.StringFlag{Name: "rootfs", Usage: "count --target from `DIR`, the guest's root on the host; with --into: the guest's root will be DIR, as the process sees it now (a runtime's rootfs, before it pivots)"},
-			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
-			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
+			&cli.StringFlag{Name: "into",
+				Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), over what is mounted there"},
+			&cli.StringFlag{Name: "rootfs",
+				Usage: "count --target from `DIR`, the guest's root on the host; with --into: the guest's root will be DIR, as the process sees it now (a runtime's rootfs, before it pivots)"},
+			&cli.StringFlag{Name: "owner",
+				Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
+			&cli.StringSliceFlag{Name: "limit",
+				Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
 			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
 		),
 		Action: guestAction(1, 1, "one name for the guest", func(c *cli.Context, daemon *api.Client, args []string) error {
@@ -102,15 +114,17 @@ func guestAddCommand() *cli.Command {
 }
 
 func stackFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "stack", Usage: "leave mounts of what the view shows below it, writable and of any cgroups (default: the kernel's own " +
-		"mounts of the guest's cgroups, read-only, which programs look for in mountinfo)"}
+	return &cli.BoolFlag{Name: "stack",
+		Usage: "leave mounts of what the view shows below it, writable and of any cgroups (default: the kernel's own " +
+			"mounts of the guest's cgroups, read-only, which programs look for in mountinfo)"}
 }
 
 func noStackFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "no-stack", Usage: "leave nothing below the view: mountinfo names no file system of the kernel's there"}
+	return &cli.BoolFlag{Name: "no-stack",
+		Usage: "leave nothing below the view: mountinfo names no file system of the kernel's there"}
 }
 
-// stackOf is what the flags say of what is mounted at the place; nil for nothing.
+// stackOf returns the choice of --stack or --no-stack; nil for neither.
 func stackOf(c *cli.Context) (*bool, error) {
 	yes, no := c.Bool("stack"), c.Bool("no-stack")
 	switch {
@@ -123,18 +137,21 @@ func stackOf(c *cli.Context) (*bool, error) {
 }
 
 func tmpfsFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "tmpfs", Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in the guest"}
+	return &cli.BoolFlag{Name: "tmpfs",
+		Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in the guest"}
 }
 
 func procCgroupsFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "proc-cgroups", Usage: "put a file over /proc/cgroups, too, that names the controllers which the guest is shown"}
+	return &cli.BoolFlag{Name: "proc-cgroups",
+		Usage: "put a file over /proc/cgroups, too, that names the controllers which the guest is shown"}
 }
 
-// intoFlags is where in the guest the view is to be attached; nil for nowhere.
+// intoFlags returns the place of the view in the guest; nil without --into.
 func intoFlags(c *cli.Context) (*api.Into, error) {
 	switch {
 	case c.String("into") == "" && (c.Bool("stack") || c.Bool("no-stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
-		return nil, usagef("--stack, --no-stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
+		return nil, usagef(
+			"--stack, --no-stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
 	case c.String("into") == "":
 		return nil, nil
 	case c.Int("pid") == 0:
@@ -143,15 +160,16 @@ func intoFlags(c *cli.Context) (*api.Into, error) {
 	return intoOf(c, c.String("rootfs"))
 }
 
-// intoOf is the place that the flags which "guest add" and the hooks have in common describe.
+// intoOf returns the place from the flags that "guest add" and the hooks have in common.
 func intoOf(c *cli.Context, rootfs string) (*api.Into, error) {
 	stack, err := stackOf(c)
-	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: stack, Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups")}, err
+	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: stack, Tmpfs: c.Bool("tmpfs"),
+		ProcCgroups: c.Bool("proc-cgroups")}, err
 }
 
 func checkName(name string) error { return fault.With(fault.Invalid, spec.CheckName(name)) }
 
-// layoutOf is the layout as a guest's spec has it: "" for auto.
+// layoutOf returns the layout for a guest's spec: "" for auto.
 func layoutOf(c *cli.Context) string {
 	if layout := c.String("layout"); layout != "auto" {
 		return layout
@@ -159,10 +177,11 @@ func layoutOf(c *cli.Context) string {
 	return ""
 }
 
-// specFlags makes a guest's spec out of the flags of "guest add".
+// specFlags makes a guest's spec of the flags of "guest add".
 func specFlags(c *cli.Context) (g api.GuestSpec, err error) {
 	g = api.GuestSpec{
-		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"), Layout: layoutOf(c),
+		Boundary: c.String("boundary"), Pid: c.Int("pid"), CurrentCgroup: c.Bool("current-cgroup"), Owner: c.String("owner"),
+		Layout:      layoutOf(c),
 		Controllers: spec.ControllerNames(c.String("controllers")),
 	}
 	if err := checkPlace(c); err != nil {
@@ -202,13 +221,15 @@ func specFlags(c *cli.Context) (g api.GuestSpec, err error) {
 	return g, nil
 }
 
-// targetFlags are the guest's root and the target. The root is another one's matter where the view is to be attached in a process.
+// targetFlags returns the guest's root and the target. counts: --rootfs is the root of the target; with --into it is
+// the root of the place in the process.
 func targetFlags(rootfs, target string, counts bool) (root, path string, err error) {
 	switch {
 	case rootfs == "" || !counts:
 		path, err = hostPath(target)
 	case target == "" || !filepath.IsAbs(target):
-		err = usagef("--rootfs DIR is the guest's root: give --target beside it, an absolute path from there, such as /sys/fs/cgroup")
+		err = usagef(
+			"--rootfs DIR is the guest's root: give --target beside it, an absolute path from there, such as /sys/fs/cgroup")
 	default:
 		path = filepath.Clean(target)
 		root, err = hostPath(rootfs)
@@ -216,7 +237,8 @@ func targetFlags(rootfs, target string, counts bool) (root, path string, err err
 	return root, path, err
 }
 
-// hostPath makes a path absolute; "" stays. The shell's name of the directory that it begins in may have links.
+// hostPath makes a path absolute; "" stays. It resolves the working directory, since the shell's name of it may have
+// links.
 func hostPath(path string) (string, error) {
 	switch {
 	case path == "":
@@ -248,24 +270,26 @@ func guestRemoveCommand() *cli.Command {
 		Description: "Unmounts the views. The boundaries, what is in them and their limits stay: they are whose made them. A guest that a runtime's\n" +
 			"hook, NRI or self made is removed by whoever made it (\"guest ls\", BY), and a frozen guest is thawed first: else give --force.",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "force", Usage: "remove guests that somebody else made, too, and frozen ones, which are thawed"}, socketFlag(),
+			&cli.BoolFlag{Name: "force", Usage: "remove guests that somebody else made, too, and frozen ones, which are thawed"},
+			socketFlag(),
 		},
-		Action: guestAction(1, -1, "the names of the guests to remove", func(c *cli.Context, daemon *api.Client, args []string) error {
-			var errs []error
-			for _, name := range args {
-				if err := checkName(name); err != nil {
-					return err
+		Action: guestAction(1, -1, "the names of the guests to remove",
+			func(c *cli.Context, daemon *api.Client, args []string) error {
+				var errs []error
+				for _, name := range args {
+					if err := checkName(name); err != nil {
+						return err
+					}
 				}
-			}
-			for _, name := range args {
-				err := daemon.Remove(c.Context, name, c.Bool("force"))
-				if fault.Of(err) == fault.NoDaemon {
-					return err
+				for _, name := range args {
+					err := daemon.Remove(c.Context, name, c.Bool("force"))
+					if fault.Of(err) == fault.NoDaemon {
+						return err
+					}
+					errs = append(errs, err)
 				}
-				errs = append(errs, err)
-			}
-			return errors.Join(errs...)
-		}),
+				return errors.Join(errs...)
+			}),
 	}
 }
 
@@ -276,28 +300,30 @@ func guestSetCommand() *cli.Command {
 			"has a larger one (cgroup v1), those are lowered first. Prints each file that was changed.\n\n" +
 			"   vcgroupfs guest set web memory.max=512M pids.max=256",
 		Flags: []cli.Flag{jsonFlag(), socketFlag()},
-		Action: guestAction(2, -1, "a guest and what to set, as in: web memory.max=512M", func(c *cli.Context, daemon *api.Client, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
-			limits, err := limitArgs(args[1:])
-			if err != nil {
-				return err
-			}
-			if err := api.CheckLimits(limits); err != nil {
-				return fault.With(fault.Invalid, err)
-			}
-			changes, err := daemon.Set(c.Context, args[0], limits)
-			if err != nil {
-				return err
-			}
-			return printChanges(c, changes)
-		}),
+		Action: guestAction(2, -1, "a guest and what to set, as in: web memory.max=512M",
+			func(c *cli.Context, daemon *api.Client, args []string) error {
+				if err := checkName(args[0]); err != nil {
+					return err
+				}
+				limits, err := limitArgs(args[1:])
+				if err != nil {
+					return err
+				}
+				if err := api.CheckLimits(limits); err != nil {
+					return fault.With(fault.Invalid, err)
+				}
+				changes, err := daemon.Set(c.Context, args[0], limits)
+				if err != nil {
+					return err
+				}
+				return printChanges(c, changes)
+			}),
 	}
 }
 
-// guestSignalCommand is a command that does one thing with a guest.
-func guestSignalCommand(name, usage, description string, do func(*api.Client, context.Context, string) error) *cli.Command {
+// guestSignalCommand returns a command that does one thing with a guest.
+func guestSignalCommand(name, usage, description string,
+	do func(*api.Client, context.Context, string) error) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, Description: description, ArgsUsage: "NAME", Flags: []cli.Flag{socketFlag()},
 		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {

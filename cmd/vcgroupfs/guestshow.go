@@ -18,7 +18,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 )
 
-// printJSON is what --json prints.
+// printJSON prints the output of --json.
 func printJSON(c *cli.Context, what any) error {
 	e := json.NewEncoder(c.App.Writer)
 	e.SetIndent("", "  ")
@@ -29,7 +29,8 @@ func newTable(c *cli.Context) *tabwriter.Writer {
 	return tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 }
 
-// visible is a text of a guest's, such as a process's name, without what would move the cursor or break a table.
+// visible returns a guest's text, such as a process's name, with all characters quoted if one of them would move the
+// cursor or break a table.
 func visible(s string) string {
 	for _, r := range s {
 		if !strconv.IsPrint(r) {
@@ -56,7 +57,8 @@ func guestListCommand() *cli.Command {
 			w := newTable(c)
 			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tBY")
 			for _, g := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)), visible(g.Spec.Place().String()), dash(strings.Join(g.Hierarchies, " ")),
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)),
+					visible(g.Spec.Place().String()), dash(strings.Join(g.Hierarchies, " ")),
 					g.Open, stamp(g.Since), makerOf(g).By)
 			}
 			return w.Flush()
@@ -75,7 +77,8 @@ func stamp(t time.Time) string { return t.Local().Format(time.RFC3339) }
 
 func guestShowCommand() *cli.Command {
 	return &cli.Command{
-		Name: "show", Usage: "show one guest as the daemon has it", ArgsUsage: "NAME", Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Name: "show", Usage: "show one guest as the daemon has it", ArgsUsage: "NAME",
+		Flags: []cli.Flag{jsonFlag(), socketFlag()},
 		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
 			if err := checkName(args[0]); err != nil {
 				return err
@@ -92,7 +95,7 @@ func guestShowCommand() *cli.Command {
 	}
 }
 
-// callsText says what became of the system calls that a seccomp profile stops.
+// callsText describes the answers to the system calls that a seccomp profile stops.
 func callsText(c api.Calls) string {
 	if c == (api.Calls{}) {
 		return "no listener"
@@ -155,7 +158,8 @@ func orElse(s, other string) string {
 
 func guestTreeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "tree", Usage: "show the cgroups and processes of a guest", ArgsUsage: "NAME", Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Name: "tree", Usage: "show the cgroups and processes of a guest", ArgsUsage: "NAME",
+		Flags: []cli.Flag{jsonFlag(), socketFlag()},
 		Description: "Draws the guest's cgroups as the host sees them, each with its processes by the host's numbers and with what it uses: CPU time\n" +
 			"since it was made, memory and its limit, tasks and their limit. A dash: no shown hierarchy has that figure.",
 		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
@@ -182,16 +186,19 @@ func printTree(out io.Writer, t api.Cgroup) error {
 	drawTree(w, t, "", "")
 	w.Flush()
 	for line := range strings.Lines(table.String()) {
-		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil { // empty cells are filled up
+		// tabwriter fills empty cells with spaces.
+		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// drawTree draws a cgroup, its processes and what is below. First is before its own name, rest before the lines below it.
+// drawTree draws a cgroup, its processes and the cgroups below it. first is the text before its own name, rest the text
+// before the lines below it.
 func drawTree(w *tabwriter.Writer, g api.Cgroup, first, rest string) {
-	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%s\t%s\n", first, visible(g.Name), cpuTime(g.CPUUsec), ofLimit(bytesText(g.MemoryBytes), bytesText(g.MemoryLimit)),
+	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%s\t%s\n", first, visible(g.Name), cpuTime(g.CPUUsec),
+		ofLimit(bytesText(g.MemoryBytes), bytesText(g.MemoryLimit)),
 		ofLimit(countText(g.Pids), countText(g.PidsLimit)), state(g.Figures), strings.Join(g.Hierarchies, " "))
 	for i, p := range g.Processes {
 		branch := "├─ "
@@ -223,7 +230,7 @@ func ofLimit(now, limit string) string {
 	return now + "/" + limit
 }
 
-// The figures of a table; -1 is a dash.
+// Texts of the figures of a table; -1 is a dash.
 
 func countText(n int64) string {
 	if n < 0 {
@@ -264,7 +271,8 @@ func printChanges(c *cli.Context, changes []api.Change) error {
 	w := newTable(c)
 	fmt.Fprintln(w, "CGROUP\tFILE\tFROM\tTO")
 	for _, ch := range changes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", visible(ch.Path), visible(ch.File), visible(strings.TrimSpace(ch.From)), visible(strings.TrimSpace(ch.To)))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", visible(ch.Path), visible(ch.File), visible(strings.TrimSpace(ch.From)),
+			visible(strings.TrimSpace(ch.To)))
 	}
 	return w.Flush()
 }
@@ -284,7 +292,8 @@ func guestEventsCommand() *cli.Command {
 					return err
 				}
 				if _, err := daemon.Guest(c.Context, name); err != nil {
-					return err // else it would wait for a name that was mistyped
+					// Otherwise the command would wait for the events of a mistyped name.
+					return err
 				}
 			}
 			follows, err := readyFDTeller(c)
@@ -303,7 +312,7 @@ func guestEventsCommand() *cli.Command {
 	}
 }
 
-// eventLine is an event in one line.
+// eventLine returns an event in one line.
 func eventLine(e api.Event) string {
 	words := []string{stamp(e.Time), dash(e.Guest), e.Kind}
 	add := func(key, value string) {

@@ -43,12 +43,12 @@ type topRow struct {
 	RequestsPerSecond float64 `json:"requestsPerSecond"`
 }
 
-// topSorts compare two lines, the one to come first being less.
+// topSorts compare two lines; the lesser one comes first.
 var topSorts = []struct {
 	column  string
 	compare func(a, b topRow) int
 }{
-	{"name", func(a, b topRow) int { return 0 }}, // names decide where nothing else does
+	{"name", func(a, b topRow) int { return 0 }}, // equal lines are sorted by name
 	{"cpu", func(a, b topRow) int { return cmp.Compare(b.CPUPercent, a.CPUPercent) }},
 	{"memory", func(a, b topRow) int { return cmp.Compare(b.MemoryBytes, a.MemoryBytes) }},
 	{"pids", func(a, b topRow) int { return cmp.Compare(b.Pids, a.Pids) }},
@@ -111,8 +111,9 @@ func top(c *cli.Context, daemon *api.Client, _ []string) error {
 	return nil
 }
 
-// topOnScreen draws the first table at once, with no rates yet, and then one after each interval and each key.
-func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int, interval time.Duration, count int) error {
+// topOnScreen draws the first table at once, without rates, and then one after each interval and each key.
+func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int, interval time.Duration,
+	count int) error {
 	ctx, stop := signal.NotifyContext(c.Context, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer stop()
 	keys, restore, err := readKeys(c.App.Reader)
@@ -152,7 +153,7 @@ func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int
 	}
 }
 
-// looks asks the daemon at each call, and makes lines out of what it says and said before.
+// looks returns a function that asks the daemon, and makes lines of its answer and the one before.
 func looks(ctx context.Context, daemon *api.Client) func() ([]topRow, error) {
 	var before []api.Usage
 	at := time.Now()
@@ -167,7 +168,8 @@ func looks(ctx context.Context, daemon *api.Client) func() ([]topRow, error) {
 	}
 }
 
-// readKeys has a terminal pass each key on at once, and none shown, until restore. What is no terminal gives no keys.
+// readKeys has a terminal pass each key on at once, without echo, until restore. A file that is no terminal gives no
+// keys.
 func readKeys(in io.Reader) (keys <-chan byte, restore func(), err error) {
 	f := terminal(in)
 	if f == nil {
@@ -185,7 +187,8 @@ func readKeys(in io.Reader) (keys <-chan byte, restore func(), err error) {
 		return nil, nil, err
 	}
 	pressed := make(chan byte)
-	go func() { // until the program ends
+	// The goroutine runs until the program ends.
+	go func() {
 		for key := make([]byte, 1); ; pressed <- key[0] {
 			if n, err := f.Read(key); n == 0 || err != nil {
 				return
@@ -196,10 +199,12 @@ func readKeys(in io.Reader) (keys <-chan byte, restore func(), err error) {
 }
 
 func sortTop(rows []topRow, by int) {
-	slices.SortFunc(rows, func(a, b topRow) int { return cmp.Or(topSorts[by].compare(a, b), strings.Compare(a.Name, b.Name)) })
+	slices.SortFunc(rows, func(a, b topRow) int {
+		return cmp.Or(topSorts[by].compare(a, b), strings.Compare(a.Name, b.Name))
+	})
 }
 
-// topRows makes lines out of two looks. A guest that was not there at the first one, or that was made anew, has no rates yet.
+// topRows makes lines of two answers. A guest that the first one lacks, or that was made again since, has no rates yet.
 func topRows(before, now []api.Usage, between time.Duration) []topRow {
 	old := map[string]api.Usage{}
 	for _, u := range before {
@@ -212,7 +217,8 @@ func topRows(before, now []api.Usage, between time.Duration) []topRow {
 		if was && o.CPUUsec >= 0 && u.CPUUsec >= o.CPUUsec {
 			r.CPUPercent = 100 * float64(u.CPUUsec-o.CPUUsec) / float64(between.Microseconds())
 		}
-		if was && u.Requests >= o.Requests { // a new worker counts from 0
+		if was && u.Requests >= o.Requests {
+			// A new worker counts from 0.
 			r.RequestsPerSecond = float64(u.Requests-o.Requests) / between.Seconds()
 		}
 		rows = append(rows, r)
@@ -228,13 +234,15 @@ func printTop(w io.Writer, rows []topRow) error {
 		if r.CPUPercent >= 0 {
 			percent = fmt.Sprintf("%.1f", r.CPUPercent)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.1f\t%d\t%s\t  %s\n", percent, ofLimit(bytesText(r.MemoryBytes), bytesText(r.MemoryLimit)),
-			ofLimit(countText(r.Pids), countText(r.PidsLimit)), countText(r.Cgroups), r.RequestsPerSecond, r.Denials, state(r.Figures), r.Name)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.1f\t%d\t%s\t  %s\n", percent,
+			ofLimit(bytesText(r.MemoryBytes), bytesText(r.MemoryLimit)),
+			ofLimit(countText(r.Pids), countText(r.PidsLimit)), countText(r.Cgroups), r.RequestsPerSecond, r.Denials,
+			state(r.Figures), r.Name)
 	}
 	return t.Flush()
 }
 
-// terminal is what somebody reads from or writes to, when it is one.
+// terminal returns a reader or writer as a file if it is a terminal, else nil.
 func terminal(x any) *os.File {
 	f, ok := x.(*os.File)
 	if !ok {
@@ -246,19 +254,21 @@ func terminal(x any) *os.File {
 	return f
 }
 
-// drawTop draws the table over the one before, as much of it as the screen holds.
+// drawTop draws the table over the one before, cut to the height of the screen.
 func drawTop(screen *os.File, rows []topRow) error {
 	height, width := 24, 80
 	if size, err := unix.IoctlGetWinsize(int(screen.Fd()), unix.TIOCGWINSZ); err == nil && size.Row > 4 && size.Col > 20 {
 		height, width = int(size.Row), int(size.Col)
 	}
 	var table bytes.Buffer
-	if err := printTop(&table, rows[:min(len(rows), height-2)]); err != nil { // each has a line at least
+	if err := printTop(&table, rows[:min(len(rows), height-2)]); err != nil {
+		// Each guest has at least one line.
 		return err
 	}
 	var b strings.Builder
 	b.WriteString("\x1b[H")
-	lines, shown := 0, -1 // the first line is no guest
+	// The first line is no guest.
+	lines, shown := 0, -1
 	for line := range strings.Lines(table.String()) {
 		parts := foldTop(strings.TrimSuffix(line, "\n"), width)
 		if lines += len(parts); lines > height-1 {
@@ -266,7 +276,8 @@ func drawTop(screen *os.File, rows []topRow) error {
 		}
 		shown++
 		for _, part := range parts {
-			b.WriteString(part + "\x1b[K\n") // all of it is ASCII
+			// The line is ASCII.
+			b.WriteString(part + "\x1b[K\n")
 		}
 	}
 	fmt.Fprintf(&b, "%d of %d guests, %s\x1b[K\x1b[J", shown, len(rows), time.Now().Format(time.TimeOnly))
@@ -274,7 +285,7 @@ func drawTop(screen *os.File, rows []topRow) error {
 	return err
 }
 
-// foldTop divides a line of the table that is wider than the screen: the name begins a new one.
+// foldTop divides a line of the table that is wider than the screen: the name begins a new line.
 func foldTop(line string, width int) (lines []string) {
 	if name := strings.LastIndexByte(line, ' ') + 1; len(line) > width {
 		lines, line = []string{strings.TrimRight(line[:min(name, width)], " ")}, "  "+line[name:]

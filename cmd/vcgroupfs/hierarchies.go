@@ -93,12 +93,13 @@ func listHierarchies(c *cli.Context) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "VERSION\tHIERARCHY\tMOUNTPOINT\tSHOWN\tPERMITTED")
 	for i, t := range h.Hierarchies() {
-		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, dash(list[i].Shown), dash(strings.Join(list[i].Permitted, ",")))
+		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, dash(list[i].Shown),
+			dash(strings.Join(list[i].Permitted, ",")))
 	}
 	return w.Flush()
 }
 
-// layoutsFor names the layouts that hierarchies can be shown in.
+// layoutsFor names the layouts that can show the hierarchies.
 func layoutsFor(shown []hierarchy.Hierarchy) string {
 	var names []string
 	for l := hierarchy.LayoutAuto; l <= hierarchy.LayoutHybrid; l++ {

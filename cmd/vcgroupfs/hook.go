@@ -25,11 +25,11 @@ import (
 )
 
 const (
-	// controllersAnnotation narrows which controllers a container is shown.
+	// controllersAnnotation narrows the controllers that a container is shown.
 	controllersAnnotation = "dev.vcgroupfs.controllers"
-	// hookTimeout is how long a hook waits for the daemon, which may be restarting.
+	// hookTimeout bounds the wait for the daemon, which may be restarting.
 	hookTimeout = 30 * time.Second
-	// maxHookInput bounds what a runtime says of a container.
+	// maxHookInput bounds a runtime's description of a container.
 	maxHookInput = 4 << 20
 )
 
@@ -75,23 +75,24 @@ func hookFlags() []cli.Flag {
 	)
 }
 
-// madeByFlag is what the NRI plugin gives the hooks that it adds, so that the guests are known as its own.
+// madeByFlag is the option that the NRI plugin adds to its hooks, so that the guests are known as its own.
 const madeByFlag = "made-by"
 
-// container is what a runtime says of one.
+// container is a runtime's description of a container.
 type container struct {
 	id          string
-	pid         int // of its first process; 0 when it has ended
+	pid         int // of its first process; 0 once that has ended
 	rootfs      string
 	annotations map[string]string
-	of          string // what tells it from another of the same name: its bundle, or its configuration's file
+	of          string // distinguishes it from others of the same name: its bundle, or its configuration's file
 }
 
-// hookAction gives a container its view, or takes it away.
+// hookAction gives a container its view, or removes it.
 func hookAction(read func() (container, error)) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if c.NArg() > 0 {
-			return usagef("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "), c.Args().First())
+			return usagef("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "),
+				c.Args().First())
 		}
 		box, err := read()
 		if err != nil {
@@ -109,18 +110,20 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		g := api.GuestSpec{Layout: layoutOf(c), Controllers: spec.ControllerNames(c.String("controllers")), Policy: text, Pid: box.pid}
+		g := api.GuestSpec{Layout: layoutOf(c), Controllers: spec.ControllerNames(c.String("controllers")), Policy: text,
+			Pid: box.pid}
 		if g.Into, err = intoOf(c, box.rootfs); err != nil {
 			return err
 		}
-		if g.Controllers, err = spec.Narrow(g.Controllers, controllersAnnotation, box.annotations[controllersAnnotation]); err != nil {
+		if g.Controllers, err = spec.Narrow(g.Controllers, controllersAnnotation,
+			box.annotations[controllersAnnotation]); err != nil {
 			return err
 		}
 		if g.Controllers, err = ownControllers(box, g.Controllers, p); err != nil {
 			return err
 		}
-		// A runtime makes the container's cgroup and puts its first process there before it calls: without a namespace to mark the
-		// boundary, it is where that process is now.
+		// A runtime makes the container's cgroup, and moves its first process there, before it calls the hook. Without a
+		// cgroup namespace to mark the boundary, the process's present cgroup is the boundary.
 		_, err = host.CgroupNamespaceOf(box.pid)
 		if g.CurrentCgroup = errors.Is(err, host.ErrOwnNamespace); err != nil && !g.CurrentCgroup {
 			return fmt.Errorf("cannot look at process %d of container %s: %w", box.pid, box.id, err)
@@ -130,8 +133,8 @@ func hookAction(read func() (container, error)) cli.ActionFunc {
 	}
 }
 
-// removeContainer removes the guest of a container that has ended. One that is gone, or is another container's of the same name, leaves
-// nothing to do.
+// removeContainer removes the guest of a container that has ended. If the guest is gone, or belongs to another
+// container of the same name, nothing is left to do.
 func removeContainer(ctx context.Context, daemon *api.Client, name string, stderr io.Writer) error {
 	err := daemon.Remove(ctx, name, false)
 	switch fault.Of(err) {
@@ -144,9 +147,9 @@ func removeContainer(ctx context.Context, daemon *api.Client, name string, stder
 	return err
 }
 
-// ownControllers are those that a container can be shown: of the ones that are given, or else that the policy permits, those in
-// whose hierarchy the runtime has made the container a cgroup of its own. In the others the container is where the runtime is, and
-// so is this process; that cgroup is nobody's boundary.
+// ownControllers returns the controllers that a container can be shown: of the given ones, or else of those that the
+// policy permits, the ones in whose hierarchy the runtime has made the container a cgroup of its own. In other
+// hierarchies the container is in the runtime's cgroup, like this process; that cgroup is no boundary.
 func ownControllers(box container, given []string, p *policy.Policy) (own []string, err error) {
 	if len(given) > 0 {
 		if p, err = p.WithControllers(given); err != nil {
@@ -180,19 +183,23 @@ func ownControllers(box container, given []string, p *policy.Policy) (own []stri
 	}
 	for _, name := range given {
 		if slices.Contains(shared, name) {
-			return nil, fmt.Errorf("cannot show controller %q to container %s: the runtime has made it no cgroup in that hierarchy", name, box.id)
+			return nil, fmt.Errorf(
+				"cannot show controller %q to container %s: the runtime has made it no cgroup in that hierarchy", name, box.id)
 		}
 	}
 	if len(own) == 0 {
-		return nil, fmt.Errorf("cannot show container %s anything: the runtime has made it no cgroup in a hierarchy that may be shown", box.id)
+		return nil, fmt.Errorf(
+			"cannot show container %s anything: the runtime has made it no cgroup in a hierarchy that may be shown", box.id)
 	}
 	if len(given) > 0 {
-		return given, nil // a name that the host does not have is the daemon's to refuse
+		// The daemon refuses a name that the host does not have.
+		return given, nil
 	}
 	return own, nil
 }
 
-// ociState is the state that a runtime gives its hooks (config.md and runtime.md of the OCI runtime specification 1.0).
+// ociState is the state that a runtime passes to its hooks (config.md and runtime.md of the OCI runtime specification
+// 1.0).
 type ociState struct {
 	ID          string            `json:"id"`
 	Status      string            `json:"status"`
@@ -207,11 +214,13 @@ func ociHook() (container, error) {
 		return container{}, fmt.Errorf("cannot read the container's state: %w", err)
 	}
 	if len(bytes.TrimSpace(raw)) == 0 {
-		return container{}, usagef("standard input should have the container's state, and it is empty: a runtime gives it to its hooks")
+		return container{}, usagef(
+			"standard input should have the container's state, and it is empty: a runtime gives it to its hooks")
 	}
 	var s ociState
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return container{}, usagef("cannot read the container's state from standard input: %v; a runtime gives it to its hooks", err)
+		return container{}, usagef(
+			"cannot read the container's state from standard input: %v; a runtime gives it to its hooks", err)
 	}
 	return s.container(os.ReadFile)
 }
@@ -219,7 +228,8 @@ func ociHook() (container, error) {
 func (s ociState) container(readFile func(string) ([]byte, error)) (container, error) {
 	box := container{id: s.ID, pid: s.Pid, annotations: s.Annotations}
 	if s.Bundle != "" {
-		box.of = filepath.Clean(s.Bundle) // crun gives poststop another spelling than createRuntime
+		// crun passes another spelling to poststop than to createRuntime.
+		box.of = filepath.Clean(s.Bundle)
 	}
 	switch {
 	case s.ID == "":
@@ -259,10 +269,10 @@ func (s ociState) container(readFile func(string) ([]byte, error)) (container, e
 	return box, nil
 }
 
-// stoppedWait is how long a process may still be ending of which the runtime says that it has stopped: it was just killed.
+// stoppedWait bounds the end of a process that the runtime reports as stopped: it was just killed.
 const stoppedWait = 5 * time.Second
 
-// endedIn says whether a process ends in time: its number is nobody's or a zombie's.
+// endedIn reports that a process ends in time: its number is free or a zombie's.
 func endedIn(pid int, wait time.Duration) bool {
 	for until := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
 		if _, err := host.StartOf(pid); err != nil {
@@ -274,11 +284,12 @@ func endedIn(pid int, wait time.Duration) bool {
 	}
 }
 
-// lxcHook reads what LXC tells its hooks (lxc.container.conf(5), "CONTAINER HOOKS ENVIRONMENT VARIABLES").
+// lxcHook reads LXC's description of a container (lxc.container.conf(5), "CONTAINER HOOKS ENVIRONMENT VARIABLES").
 func lxcHook() (container, error) {
 	box := container{id: os.Getenv("LXC_NAME"), of: os.Getenv("LXC_CONFIG_FILE")}
 	if box.id == "" {
-		return box, usagef("LXC_NAME is not set: this is run by LXC, as lxc.hook.start-host and lxc.hook.post-stop with lxc.hook.version = 1")
+		return box, usagef(
+			"LXC_NAME is not set: this is run by LXC, as lxc.hook.start-host and lxc.hook.post-stop with lxc.hook.version = 1")
 	}
 	switch kind := os.Getenv("LXC_HOOK_TYPE"); kind {
 	case "post-stop":

@@ -1,4 +1,4 @@
-// Command vcgroupfs mounts into each guest a synthetic cgroup tree that is rooted at the guest's boundary.
+// Command vcgroupfs mounts a synthetic cgroup tree into each guest, with the guest's boundary as its root.
 package main
 
 import (
@@ -35,10 +35,11 @@ func main() {
 	if filepath.Base(args[0]) == mountHelper {
 		args = helperArgs(args)
 	}
-	logrus.Exit(execute(args, os.Stdout, os.Stderr)) // os.Exit, after the last words of neverWait
+	// logrus.Exit is os.Exit after the flush of neverWait.
+	logrus.Exit(execute(args, os.Stdout, os.Stderr))
 }
 
-// roles are what this program starts itself as, by the argument; each ends with the status to exit with.
+// roles are the internal commands that this program starts itself with, by the argument. Each returns the exit status.
 func roles() map[string]func() int {
 	return map[string]func() int{
 		run.InitCommand:          run.Init,
@@ -52,7 +53,7 @@ func roles() map[string]func() int {
 	}
 }
 
-// execute runs a command line and answers with the exit code.
+// execute runs a command line and returns the exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
 	args, answerable := completing(args)
@@ -70,25 +71,25 @@ func execute(args []string, stdout, stderr io.Writer) int {
 	return fault.ExitCode(err)
 }
 
-// How long a process that ends waits for the reader of its log. Guests wait for the worker after this one meanwhile.
+// Bounds on the wait of an ending process for the reader of its log. Guests wait for the next worker meanwhile.
 const (
 	lastWords       = time.Second
 	workerLastWords = 20 * time.Millisecond
 )
 
-// neverWait has a command that serves somebody write its log without waiting for whoever reads that, its last word too.
+// neverWait has a command that serves guests write its log without waiting for the reader, up to its last line.
 func neverWait(c *cli.Context) {
 	if c.App.ErrWriter == io.Writer(os.Stderr) {
 		c.App.ErrWriter = logs.ToStderr(lastWords)
 	}
 }
 
-// exitStatus is the status of a guest's command, to end with in silence.
+// exitStatus is the status of a guest's command: the program exits with it, without a message.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// What --log-level and --log-format are without the flags.
+// Environment variables for --log-level and --log-format.
 const (
 	logLevelVariable  = "VCGROUPFS_LOG_LEVEL"
 	logFormatVariable = "VCGROUPFS_LOG_FORMAT"
@@ -105,23 +106,29 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			"   vcgroupfs mount --boundary /machines/web --rootfs /srv/web/rootfs /sys/fs/cgroup\n\n" +
 			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot, 5 no daemon,\n" +
 			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
-		Version:              version,
-		HideVersion:          true,
-		HideHelpCommand:      true, // helpCommand is ours
+		Version:     version,
+		HideVersion: true,
+		// helpCommand replaces it.
+		HideHelpCommand:      true,
 		EnableBashCompletion: true,
 		Writer:               stdout,
 		ErrWriter:            stderr,
-		ExitErrHandler:       func(*cli.Context, error) {}, // execute sees to it
-		OnUsageError:         usageError,
+		// execute handles errors.
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   usageError,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug", EnvVars: []string{logLevelVariable}},
+			&cli.StringFlag{Name: "log-level", Value: "warning", Usage: "what to log: error, warning, info or debug",
+				EnvVars: []string{logLevelVariable}},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "text or json", EnvVars: []string{logFormatVariable}},
 			&cli.BoolFlag{Name: "version", Usage: "print the version"},
-			cli.HelpFlag, // which the library leaves out where there is a command of that name
+			// The library leaves it out if a command has that name.
+			cli.HelpFlag,
 		},
-		Before:   setUpLog,
-		Action:   noCommand,
-		Commands: []*cli.Command{runCommand(), notifyExecCommand(), mountCommand(), serveCommand(), guestCommand(), hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(), completionCommand(), manCommand(), helpCommand()},
+		Before: setUpLog,
+		Action: noCommand,
+		Commands: []*cli.Command{runCommand(), notifyExecCommand(), mountCommand(), serveCommand(), guestCommand(),
+			hookCommand(), nriCommand(), doctorCommand(), hierarchiesCommand(), policyCommand(), versionCommand(),
+			completionCommand(), manCommand(), helpCommand()},
 	}
 	prepare(app.Commands)
 	return app
@@ -145,7 +152,7 @@ func setUpLog(c *cli.Context) error {
 	return nil
 }
 
-// noCommand answers a command line without a command, or with one that there is not.
+// noCommand handles a command line without a command, or with an unknown one.
 func noCommand(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return noSuchCommand("", c.Args().First(), c.App.Commands)
@@ -160,7 +167,8 @@ func noCommand(c *cli.Context) error {
 }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	name := c.Command.HelpName // with those above it
+	// The name includes the commands above.
+	name := c.Command.HelpName
 	if word, undefined := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); undefined {
 		word = strings.TrimPrefix(word, "-")
 		like := suggestion(word, flagNames(c.Command.Flags))
@@ -177,7 +185,7 @@ func usagef(format string, args ...any) error {
 	return fault.New(fault.Invalid, format, args...)
 }
 
-// checkRoot says what to do when the caller cannot do what the command needs.
+// checkRoot checks that the caller is root. The error tells the remedy.
 func checkRoot(what string) error {
 	if os.Geteuid() != 0 {
 		return fault.New(fault.Unsupported, "cannot %s: it makes cgroups and mounts; run it as root", what)

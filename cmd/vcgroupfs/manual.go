@@ -17,12 +17,13 @@ func manCommand() *cli.Command {
 	}
 }
 
-// manualPage is the page of section 8 in the macros of man(7), with the texts of --help. The library's own page has no descriptions, and
-// Markdown between the texts and the macros, which takes characters of theirs for its own.
+// manualPage returns the page of section 8 in the macros of man(7), with the texts of --help. The library's own page
+// has no descriptions, and uses Markdown between the texts and the macros, which interprets characters of the texts.
 func manualPage(app *cli.App) string {
 	p := &page{}
 	p.macro(".TH %s 8 \"\" \"%s %s\" \"System Administration\"", app.Name, app.Name, app.Version)
-	p.macro(".nr HY 0\n.nh\n.ad l") // options and file names stay whole, in every paragraph
+	// No hyphenation and no justification: options and file names stay whole, in every paragraph.
+	p.macro(".nr HY 0\n.nh\n.ad l")
 	p.macro(".SH NAME")
 	p.macro(`%s, %s \- %s`, app.Name, mountHelper, roff(app.Usage))
 	p.macro(".SH SYNOPSIS")
@@ -38,12 +39,12 @@ func manualPage(app *cli.App) string {
 	return p.String()
 }
 
-// page is a manual page that is being written.
+// page is a manual page under construction.
 type page struct{ strings.Builder }
 
 func (p *page) macro(format string, args ...any) { fmt.Fprintf(p, format+"\n", args...) }
 
-// commands writes a section for each command, and for those below it; above is what stands before its name.
+// commands writes a section for each command, and for those below it; above is the text before its name.
 func (p *page) commands(above string, commands []*cli.Command) {
 	for _, c := range commands {
 		if c.Hidden {
@@ -61,7 +62,7 @@ func (p *page) commands(above string, commands []*cli.Command) {
 	}
 }
 
-// options writes flags as help shows them. That those without a value are not given is no news.
+// options writes flags as help shows them, without the default of flags that have no value.
 func (p *page) options(flags []cli.Flag) {
 	for _, f := range flags {
 		term, text, _ := strings.Cut(f.String(), "\t")
@@ -70,10 +71,10 @@ func (p *page) options(flags []cli.Flag) {
 	}
 }
 
-// example is how a line of a description begins that stays as it is; those between are paragraphs.
+// example begins a line of a description that stays verbatim; the lines between are paragraphs.
 const example = "   "
 
-// text writes a text: blank lines divide paragraphs, and examples are set apart.
+// text writes a text: blank lines separate paragraphs, and examples are indented.
 func (p *page) text(text string) {
 	for i, part := range strings.Split(strings.Trim(text, "\n"), "\n\n") {
 		if i > 0 {
@@ -94,7 +95,7 @@ func (p *page) text(text string) {
 	}
 }
 
-// roff has a line stand for itself: as it is typed, and for no macro.
+// roff escapes a line so that it appears verbatim, and is no macro.
 func roff(line string) string {
 	line = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`).Replace(line)
 	if strings.HasPrefix(line, ".") {

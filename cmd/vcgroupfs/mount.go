@@ -40,7 +40,8 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "rootfs", Usage: "count the directory from `DIR`, the guest's root on the host"},
 			overFlag(),
 			&cli.StringFlag{Name: "source", Value: "vcgroupfs", Hidden: true},
-			&cli.StringFlag{Name: "owner", Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
+			&cli.StringFlag{Name: "owner",
+				Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			noBPFFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
 			readyFlag("when the view is mounted"),
@@ -104,7 +105,7 @@ func mount(c *cli.Context) error {
 	return views.Mount(cfg)
 }
 
-// mountTarget is where the arguments say to mount.
+// mountTarget returns the target of the arguments.
 func mountTarget(c *cli.Context) (at target.Target, err error) {
 	dir := c.Args().First()
 	switch {
@@ -133,7 +134,7 @@ func currentFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "current-cgroup", Usage: "with --pid: take the cgroups that the process is in now"}
 }
 
-// checkPlace checks the flags that say where the boundary is.
+// checkPlace checks the flags that locate the boundary.
 func checkPlace(c *cli.Context) error {
 	switch {
 	case c.IsSet("pid") && c.Int("pid") <= 0:
@@ -146,7 +147,7 @@ func checkPlace(c *cli.Context) error {
 	return nil
 }
 
-// applyOptions sets flags from -o. What every mount may be given and means nothing here is passed over.
+// applyOptions sets flags from -o. It ignores the generic mount options that mean nothing here.
 func applyOptions(c *cli.Context) error {
 	for _, o := range c.StringSlice("o") {
 		key, value, given := strings.Cut(o, "=")
@@ -162,7 +163,8 @@ func applyOptions(c *cli.Context) error {
 			if err := c.Set(key, value); err != nil {
 				return usagef("option %q: %v", o, err)
 			}
-		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec", "relatime", "user", "nouser":
+		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec",
+			"relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
 				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names joined by +), policy, layout, owner, no-bpf", o)
@@ -175,8 +177,9 @@ func applyOptions(c *cli.Context) error {
 // mountHelper is the name under which mount(8) calls this program.
 const mountHelper = "mount.vcgroupfs"
 
-// helperArgs makes a command line out of what mount(8) gives: SOURCE DIRECTORY [-sfnv] [-o OPTIONS] [-t TYPE]. The source is
-// the boundary's path, unless the options give one; it is also what the mount table shows, by which mount -a knows what is mounted already.
+// helperArgs makes a command line of mount(8)'s arguments: SOURCE DIRECTORY [-sfnv] [-o OPTIONS] [-t TYPE]. The source
+// is the boundary's path, unless the options give one. The mount table shows the source, too, by which mount -a finds
+// the mounts that exist already.
 func helperArgs(args []string) []string {
 	var plain, options []string
 	for i := 1; i < len(args); i++ {
@@ -193,7 +196,8 @@ func helperArgs(args []string) []string {
 	}
 	joined, source := strings.Join(options, ","), "vcgroupfs"
 	if len(plain) == 2 {
-		if source = plain[0]; strings.HasPrefix(source, "/") && !strings.Contains(","+joined, ",boundary=") && !strings.Contains(","+joined, ",pid=") {
+		if source = plain[0]; strings.HasPrefix(source, "/") && !strings.Contains(","+joined, ",boundary=") &&
+			!strings.Contains(","+joined, ",pid=") {
 			joined = strings.TrimPrefix(joined+",boundary="+source, ",")
 		}
 		plain = plain[1:]
@@ -210,8 +214,8 @@ func helperArgs(args []string) []string {
 	return append([]string{"vcgroupfs", "mount", "-o", joined}, plain...)
 }
 
-// inRoot makes a directory of the host one that is counted from the option rootfs, if that is given. mount(8) has followed the links of
-// fstab's path, the guest's among them. The error says that they led out of the root.
+// inRoot makes a directory of the host relative to the option rootfs, if that is given. mount(8) has followed the links
+// of fstab's path, the guest's included. The error reports links that lead out of the root.
 func inRoot(dir, options string) (string, error) {
 	for option := range strings.SplitSeq(options, ",") {
 		root, is := strings.CutPrefix(option, "rootfs=")
@@ -227,12 +231,13 @@ func inRoot(dir, options string) (string, error) {
 				return "/" + inside, nil
 			}
 		}
-		return "", fmt.Errorf("cannot mount at %s: it is not below rootfs=%s, or symbolic links there lead out of it", dir, root)
+		return "", fmt.Errorf("cannot mount at %s: it is not below rootfs=%s, or symbolic links there lead out of it", dir,
+			root)
 	}
 	return dir, nil
 }
 
-// letGo gives up what was inherited from the caller, who may wait for the end of it.
+// letGo closes input, output and errors, since the caller may wait for their end.
 func letGo() {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -244,14 +249,16 @@ func letGo() {
 	}
 }
 
-// background starts the server in a session of its own and waits until the view is mounted: mount(8) waits for its helper.
+// background starts the server in a session of its own and waits until the view is mounted, as mount(8) waits for its
+// helper.
 func background(args []string) int {
 	r, w, err := os.Pipe()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mount.vcgroupfs:", err)
 		return fault.ExitFailure
 	}
-	cmd := exec.Command("/proc/self/exe", append(args[:1:1], append([]string{"--background", "--ready-fd", strconv.Itoa(3)}, args[1:]...)...)...)
+	cmd := exec.Command("/proc/self/exe", append(args[:1:1],
+		append([]string{"--background", "--ready-fd", strconv.Itoa(3)}, args[1:]...)...)...)
 	cmd.Args[0] = "vcgroupfs"
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{w}

@@ -15,12 +15,13 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// policyFlags are the flags that say what a view shows.
+// policyFlags are the flags that decide what a view shows.
 func policyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "controllers", Usage: "show these only: `LIST` such as memory,pids,name=systemd"},
 		&cli.StringFlag{Name: "policy", Usage: "read the policy from `FILE`", TakesFile: true},
-		&cli.StringFlag{Name: "layout", Value: "auto", Usage: "v1 (a directory per hierarchy), v2 (one tree), hybrid, or auto"},
+		&cli.StringFlag{Name: "layout", Value: "auto",
+			Usage: "v1 (a directory per hierarchy), v2 (one tree), hybrid, or auto"},
 	}
 }
 
@@ -29,7 +30,7 @@ func layoutFlag(c *cli.Context) (hierarchy.Layout, error) {
 	return l, fault.With(fault.Invalid, err)
 }
 
-// policyFlag reads --policy and --controllers. Controllers that are named must be the host's.
+// policyFlag reads --policy and --controllers. The host must have the named controllers.
 func policyFlag(c *cli.Context) (*policy.Policy, error) {
 	p, err := loadPolicy(c.String("policy"))
 	if err != nil || !c.IsSet("controllers") {
@@ -56,7 +57,7 @@ func loadPolicy(file string) (*policy.Policy, error) {
 	return p, err
 }
 
-// readPolicy is loadPolicy with the file's text, "" for the default, as the daemon takes it.
+// readPolicy is loadPolicy with the file's text for the daemon, "" for the default.
 func readPolicy(file string) (*policy.Policy, string, error) {
 	if file == "" {
 		return policy.Default(), "", nil
@@ -64,7 +65,8 @@ func readPolicy(file string) (*policy.Policy, string, error) {
 	text, err := os.ReadFile(file)
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
-		return nil, "", fault.With(fault.BadPolicy, &fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
+		return nil, "", fault.With(fault.BadPolicy,
+			&fs.PathError{Op: "cannot read the policy", Path: file, Err: pathError.Err})
 	}
 	if err != nil {
 		return nil, "", fault.With(fault.BadPolicy, err)

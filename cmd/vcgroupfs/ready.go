@@ -13,19 +13,21 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
 )
 
-// readyWord is what a ready descriptor is told. An end of file without it means that the program has failed.
+// readyWord is the message on a ready descriptor. Its end without the message means that the program has failed.
 const readyWord = "ready\n"
 
 func readyFlag(when string) cli.Flag {
-	return &cli.UintFlag{Name: "ready-fd", Usage: "write the line \"ready\" to the descriptor `N` " + when + ", and close it", DefaultText: "none"}
+	return &cli.UintFlag{Name: "ready-fd", Usage: "write the line \"ready\" to the descriptor `N` " + when +
+		", and close it", DefaultText: "none"}
 }
 
-// readyTeller makes what tells that a command serves: a line on standard output, unless the log is for errors alone, and the
-// descriptor of --ready-fd, which no child inherits.
+// readyTeller returns a function that announces that a command serves: by a line on standard output, unless the log is
+// for errors alone, and on the descriptor of --ready-fd. The error is of readyFDTeller.
 func readyTeller(c *cli.Context, what string) (func(), error) {
 	out := c.App.Writer
 	if out == io.Writer(os.Stdout) {
-		out = logs.New(unix.Stdout, func(uint64) []byte { return nil }) // which is not waited for
+		// A writer that does not wait for the reader.
+		out = logs.New(unix.Stdout, func(uint64) []byte { return nil })
 	}
 	tell, err := readyFDTeller(c)
 	if err != nil {
@@ -39,8 +41,8 @@ func readyTeller(c *cli.Context, what string) (func(), error) {
 	}, nil
 }
 
-// readyFDTeller returns a function that tells the descriptor of --ready-fd, if one was given, and closes it. No child
-// inherits it.
+// readyFDTeller returns a function that writes readyWord to the descriptor of --ready-fd, if one was given, and closes
+// it. No child inherits the descriptor. The error reports a descriptor that is not open, or is a standard one.
 func readyFDTeller(c *cli.Context) (func(), error) {
 	if !c.IsSet("ready-fd") {
 		return func() {}, nil
@@ -60,7 +62,7 @@ func readyFDTeller(c *cli.Context) (func(), error) {
 	}, nil
 }
 
-// announce writes a line that is no warning, and yet for all to see: JSON where the log is JSON.
+// announce writes a line at level info, whatever the log level: JSON if the log is JSON.
 func announce(out io.Writer, what string) {
 	format, json := logrus.StandardLogger().Formatter.(*logrus.JSONFormatter)
 	if !json {

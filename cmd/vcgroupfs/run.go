@@ -30,12 +30,16 @@ func runCommand() *cli.Command {
 			"On cgroup v1 the names of limits are v1's: --limit memory.limit_in_bytes=256M.",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the guest and of its cgroup (default: run-PID)"},
-			&cli.StringSliceFlag{Name: "limit", Usage: "write VALUE to the boundary's control file: `FILE=VALUE`; may be given again"},
+			&cli.StringSliceFlag{Name: "limit",
+				Usage: "write VALUE to the boundary's control file: `FILE=VALUE`; may be given again"},
 			noStackFlag(),
-			&cli.BoolFlag{Name: "userns", Usage: "a user namespace too: the guest's root is no user of the host, nor of another guest"},
-			&cli.BoolFlag{Name: "privileged", Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
+			&cli.BoolFlag{Name: "userns",
+				Usage: "a user namespace too: the guest's root is no user of the host, nor of another guest"},
+			&cli.BoolFlag{Name: "privileged",
+				Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
 			noBPFFlag(),
-			&cli.BoolFlag{Name: "no-notify", Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its own"},
+			&cli.BoolFlag{Name: "no-notify",
+				Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its own"},
 		),
 		Action: runAction,
 	}
@@ -52,7 +56,7 @@ func runAction(c *cli.Context) error {
 	return nil
 }
 
-// runError gives 125 to what is not the command's own: its status could be any other.
+// runError turns errors other than the command's own into status 125: the command's status could be any other.
 func runError(err error) error {
 	if kind := fault.Of(err); kind == fault.NotExecutable || kind == fault.NoCommand {
 		return err
@@ -70,7 +74,8 @@ func runGuest(c *cli.Context) (int, error) {
 		}
 	}
 	cfg := run.RunConfig{
-		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoNotify: c.Bool("no-notify"), NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
+		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoNotify: c.Bool("no-notify"),
+		NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
 		Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	for _, text := range c.StringSlice("limit") {

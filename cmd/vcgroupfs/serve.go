@@ -24,7 +24,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// defaultGuests is where declared guests are looked for when nobody says otherwise; it need not exist.
+// defaultGuests is the default directory of declared guests; it need not exist.
 const defaultGuests = "/etc/vcgroupfs/guests.d"
 
 func serveCommand() *cli.Command {
@@ -55,30 +55,39 @@ func serveCommand() *cli.Command {
 			"SIGTERM takes all guests away and ends it. SIGHUP, or serve --upgrade from elsewhere, goes on with the program's new\n" +
 			"file; if that cannot serve, the old one stays.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "take orders on the unix socket `PATH`", EnvVars: []string{"VCGROUPFS_SOCKET"}},
+			&cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "take orders on the unix socket `PATH`",
+				EnvVars: []string{"VCGROUPFS_SOCKET"}},
 			&cli.StringFlag{Name: "group", Usage: "let members of `GROUP` look at guests; only root may change anything"},
 			&cli.StringFlag{Name: "guests", Value: defaultGuests, Usage: "follow the guests declared in `DIR`"},
-			&cli.StringFlag{Name: "metrics", Usage: "serve /metrics and /healthz on a loopback `ADDRESS` too, such as 127.0.0.1:9750"},
+			&cli.StringFlag{Name: "metrics",
+				Usage: "serve /metrics and /healthz on a loopback `ADDRESS` too, such as 127.0.0.1:9750"},
 			&cli.IntFlag{Name: "max-guests", Value: 1024, Usage: "serve at most `N` guests"},
 			&cli.IntFlag{Name: "max-open", Value: 4096, Usage: "let a guest have `N` files and directories open (then ENFILE)"},
-			&cli.IntFlag{Name: "max-watches", Value: 64, Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
+			&cli.IntFlag{Name: "max-watches", Value: 64,
+				Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
 			&cli.IntFlag{Name: "max-blocking", Value: 128, Usage: "let `N` host calls block at once, over all guests"},
-			&cli.IntFlag{Name: "max-cpu", Value: 25, Usage: "let mkdir, rmdir and what else may block for a guest take `N` percent of a processor in the long run; 0: no bound"},
+			&cli.IntFlag{Name: "max-cpu", Value: 25,
+				Usage: "let mkdir, rmdir and what else may block for a guest take `N` percent of a processor in the long run; 0: no bound"},
 			&cli.IntFlag{Name: "max-rate", Usage: "serve at most `N` requests of a guest in a second; 0: as many as come"},
 			&cli.BoolFlag{Name: "self", Usage: "mount self, the directory by which a container comes to its view"},
 			&cli.StringFlag{Name: "self-at", Usage: "mount it at `DIR` (default: self beside the socket)"},
-			&cli.StringSliceFlag{Name: "container", Usage: "take a cgroup whose path matches `PATTERN` for a container's, as in /machines/*, instead of what " +
-				"runtimes make by themselves; more than once for several", DefaultText: "those of Docker, podman, nerdctl, Kubernetes, LXC, systemd-nspawn"},
+			&cli.StringSliceFlag{Name: "container",
+				Usage: "take a cgroup whose path matches `PATTERN` for a container's, as in /machines/*, instead of what " +
+					"runtimes make by themselves; more than once for several",
+				DefaultText: "those of Docker, podman, nerdctl, Kubernetes, LXC, systemd-nspawn"},
 			&cli.StringFlag{Name: "self-policy", Usage: "read the policy of those containers from `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "self-controllers", Usage: "show them these only: `LIST` such as memory,pids,name=systemd"},
 			noBPFFlag(),
 			readyFlag("when guests are served and orders are taken"),
-			&cli.StringFlag{Name: "notify", Usage: "take seccomp listeners of containers on the unix socket `PATH`, and LXC's calls on PATH-lxc; \"\": nowhere",
+			&cli.StringFlag{Name: "notify",
+				Usage:       "take seccomp listeners of containers on the unix socket `PATH`, and LXC's calls on PATH-lxc; \"\": nowhere",
 				DefaultText: "notify beside the socket"},
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
-			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second, Usage: "end the guests' connections when no worker came back for `TIME`"},
+			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second,
+				Usage: "end the guests' connections when no worker came back for `TIME`"},
 			&cli.BoolFlag{Name: "upgrade", Usage: "have the daemon that runs go on with another program, and wait for it"},
-			&cli.StringFlag{Name: "program", Usage: "with --upgrade: the program's `FILE` (default: the one that the daemon was started as)"},
+			&cli.StringFlag{Name: "program",
+				Usage: "with --upgrade: the program's `FILE` (default: the one that the daemon was started as)"},
 		},
 		Action: serve,
 	}
@@ -121,20 +130,23 @@ func serve(c *cli.Context) error {
 	return h.Run(ready)
 }
 
-// passLog has the holder's children log as it does. It is by the environment that they are told: so is a worker of an older or newer
-// program, whatever that takes for arguments.
+// passLog has the holder's children log as the holder does. It uses the environment, which a worker of an older or
+// newer program reads, too, with whatever arguments.
 func passLog(c *cli.Context) error {
-	return errors.Join(os.Setenv(logLevelVariable, c.String("log-level")), os.Setenv(logFormatVariable, c.String("log-format")))
+	return errors.Join(os.Setenv(logLevelVariable, c.String("log-level")),
+		os.Setenv(logFormatVariable, c.String("log-format")))
 }
 
-// holderConfig reads what the flags say to the holder.
+// holderConfig reads the holder's configuration from the flags.
 func holderConfig(c *cli.Context, s daemon.Settings) (h holder.Config, err error) {
 	h = holder.Config{
-		Socket: s.Socket, Group: s.Group, Metrics: c.String("metrics"), Notify: s.Notify, Regions: s.MaxGuests, Handles: s.MaxOpen,
+		Socket: s.Socket, Group: s.Group, Metrics: c.String("metrics"), Notify: s.Notify, Regions: s.MaxGuests,
+		Handles:  s.MaxOpen,
 		Watchdog: c.Duration("watchdog"), GiveUp: c.Duration("give-up"), NoBPF: c.Bool("no-bpf"),
 	}
 	if s.Self != nil {
-		h.Regions++ // self has one, too
+		// self has one, too.
+		h.Regions++
 	}
 	if h.Watchdog < 500*time.Millisecond || h.GiveUp < time.Second {
 		return h, usagef("--watchdog and --give-up: allowed: at least 500ms and 1s")
@@ -146,17 +158,19 @@ func holderConfig(c *cli.Context, s daemon.Settings) (h holder.Config, err error
 	return h, err
 }
 
-// serveSettings reads what the flags say to worker and answerer.
+// serveSettings reads the settings of worker and answerer from the flags.
 func serveSettings(c *cli.Context) (s daemon.Settings, err error) {
 	s = daemon.Settings{
 		Group: -1, MaxGuests: c.Int("max-guests"), MaxOpen: c.Int("max-open"),
-		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"), MaxCPU: c.Int("max-cpu"),
+		MaxWatches: c.Int("max-watches"), MaxBlocking: c.Int("max-blocking"), MaxRate: c.Int("max-rate"),
+		MaxCPU: c.Int("max-cpu"),
 	}
 	for _, n := range []struct {
 		flag             string
 		value, min, most int
 	}{
-		{"max-guests", s.MaxGuests, 1, 1 << 15}, {"max-open", s.MaxOpen, 1, 1 << 16}, {"max-watches", s.MaxWatches, 1, 1 << 20},
+		{"max-guests", s.MaxGuests, 1, 1 << 15}, {"max-open", s.MaxOpen, 1, 1 << 16},
+		{"max-watches", s.MaxWatches, 1, 1 << 20},
 		{"max-blocking", s.MaxBlocking, 1, 4096}, {"max-rate", s.MaxRate, 0, 1 << 30}, {"max-cpu", s.MaxCPU, 0, 1 << 20},
 	} {
 		if n.value < n.min || n.value > n.most {
@@ -181,7 +195,7 @@ func serveSettings(c *cli.Context) (s daemon.Settings, err error) {
 	return s, err
 }
 
-// notifyPath is where listeners are taken, "" for nowhere.
+// notifyPath returns the path of the socket for listeners, "" for none.
 func notifyPath(c *cli.Context, socket string) (string, error) {
 	path := filepath.Join(filepath.Dir(socket), "notify")
 	if c.IsSet("notify") {
@@ -198,7 +212,7 @@ func notifyPath(c *cli.Context, socket string) (string, error) {
 	return path, nil
 }
 
-// selfSettings reads the flags of self, nil when it is not asked for.
+// selfSettings reads the flags of self; nil without --self.
 func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 	if !c.Bool("self") {
 		for _, flag := range []string{"self-at", "container", "self-policy", "self-controllers"} {
@@ -208,7 +222,8 @@ func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 		}
 		return nil, nil
 	}
-	s := &daemon.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"), Controllers: spec.ControllerNames(c.String("self-controllers"))}
+	s := &daemon.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"),
+		Controllers: spec.ControllerNames(c.String("self-controllers"))}
 	if len(s.Containers) == 0 {
 		s.Containers = hierarchy.DefaultContainers()
 	}
@@ -239,10 +254,10 @@ func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 	return s, nil
 }
 
-// maxSocketPath is the room in struct sockaddr_un, less its final NUL.
+// maxSocketPath is the room in struct sockaddr_un, without its final NUL.
 const maxSocketPath = 107
 
-// guestsDir is the directory of declared guests. One that was named must be there.
+// guestsDir returns the directory of declared guests. A directory named by a flag must exist.
 func guestsDir(c *cli.Context) (string, error) {
 	dir := c.String("guests")
 	if dir == "" {
@@ -275,7 +290,7 @@ func groupID(name string) (int, error) {
 	return strconv.Atoi(g.Gid)
 }
 
-// upgradeWait is how long an upgrade may take.
+// upgradeWait bounds an upgrade.
 const upgradeWait = 30 * time.Second
 
 func upgrade(c *cli.Context) error {
@@ -301,7 +316,8 @@ func upgrade(c *cli.Context) error {
 		now, err := client.Info(ctx)
 		switch {
 		case err == nil && now.Restarts > before.Restarts:
-			return fmt.Errorf("the new worker ended before it served: version %s goes on (process %d); its log says why", now.Version, now.Pid)
+			return fmt.Errorf("the new worker ended before it served: version %s goes on (process %d); its log says why",
+				now.Version, now.Pid)
 		case err == nil && now.Pid != before.Pid:
 			fmt.Fprintf(c.App.Writer, "version %s serves (process %d)\n", now.Version, now.Pid)
 			return nil
@@ -314,14 +330,16 @@ func upgrade(c *cli.Context) error {
 	}
 }
 
-// serveWorker is the daemon's worker: the program as the holder starts it.
+// serveWorker runs the daemon's worker, in a process that the holder starts.
 func serveWorker() int {
-	return serveChild(holder.WorkerCommand, func(log *logrus.Entry) error { return daemon.Run(version, log) }, "the worker ends")
+	return serveChild(holder.WorkerCommand, func(log *logrus.Entry) error { return daemon.Run(version, log) },
+		"the worker ends")
 }
 
-// serveNotify is the process that answers system calls of containers, as the holder starts it.
+// serveNotify runs the answerer of containers' system calls, in a process that the holder starts.
 func serveNotify() int {
-	return serveChild(holder.AnswererCommand, listener.Run, "system calls of containers are answered no more by this process")
+	return serveChild(holder.AnswererCommand, listener.Run,
+		"system calls of containers are answered no more by this process")
 }
 
 func serveChild(command string, run func(log *logrus.Entry) error, ends string) int {
