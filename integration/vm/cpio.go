@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// File types in a mode, as stat(2) has them.
+// File types in a mode, as in stat(2).
 const (
 	typeDirectory = 0o040000
 	typeCharacter = 0o020000
@@ -16,12 +16,12 @@ const (
 )
 
 // cpio writes an archive in the "newc" format that the kernel unpacks
-// (Documentation/driver-api/early-userspace/buffer-format.rst). Directories above an entry are added when they are not
-// there yet. The first error stays in err and what follows is not written.
+// (Documentation/driver-api/early-userspace/buffer-format.rst). It adds missing directories above an entry. err keeps
+// the first error, and nothing after it is written.
 type cpio struct {
 	w     io.Writer
 	inode int
-	known map[string]bool // directories that are written
+	known map[string]bool // written directories
 	err   error
 }
 

@@ -19,7 +19,7 @@ import (
 //go:embed init.sh
 var initScript []byte
 
-// guest is what is in the virtual machine and what it runs.
+// guest describes the contents of the virtual machine and its command.
 type guest struct {
 	kernel  string   // unpacked kernel package
 	busybox string   // static
@@ -32,7 +32,7 @@ type guest struct {
 }
 
 // writeInitramfs writes the guest's first root file system, uncompressed: QEMU copies it at once, and the guest's
-// processor, which is emulated, has nothing to unpack.
+// emulated processor has nothing to unpack.
 func (g guest) writeInitramfs(path string) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
@@ -62,7 +62,7 @@ func (g guest) writeInitramfs(path string) (err error) {
 	return buffered.Flush()
 }
 
-// addSystem adds what every guest has. The kernel opens /dev/console for process 1 before anything is mounted.
+// addSystem adds the files of every guest. The kernel opens /dev/console for process 1 before anything is mounted.
 func (g guest) addSystem(w *cpio) error {
 	busybox, err := readStatic(g.busybox)
 	if err != nil {
@@ -83,7 +83,7 @@ func (g guest) addSystem(w *cpio) error {
 	return w.err
 }
 
-// readStatic reads a program that is found as a shell finds it and that needs no shared library.
+// readStatic reads a program in PATH. The error reports a program that needs shared libraries.
 func readStatic(name string) ([]byte, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -105,7 +105,7 @@ func readStatic(name string) ([]byte, error) {
 	return data, nil
 }
 
-// command is the script that becomes the command.
+// command returns the script that becomes the command.
 func (g guest) command() []byte {
 	var b bytes.Buffer
 	for _, pair := range g.env {
@@ -119,7 +119,7 @@ func (g guest) command() []byte {
 	return b.Bytes()
 }
 
-// imageMounts is a line for each image: its disk's serial number and where the guest mounts it.
+// imageMounts returns a line for each image: its disk's serial number, and its mountpoint in the guest.
 func (g guest) imageMounts() ([]byte, error) {
 	var b bytes.Buffer
 	for i, pair := range g.images {
@@ -132,10 +132,10 @@ func (g guest) imageMounts() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// quote is a word as the shell reads it.
+// quote quotes a word for the shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// addModules adds the modules under names that sort in the order in which they are to be loaded.
+// addModules adds the modules under names that sort in the order of loading.
 func (g guest) addModules(w *cpio) error {
 	tree, err := openModules(g.kernel)
 	if err != nil {
@@ -151,7 +151,7 @@ func (g guest) addModules(w *cpio) error {
 	return w.err
 }
 
-// addTree adds a file, or a directory with all that is in it; symbolic links stay links.
+// addTree adds a file, or a directory with all of its contents; symbolic links stay links.
 func addTree(w *cpio, from, to string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// statusPrefix begins the line by which /init says the command's status. It must be the last line of the output.
+// statusPrefix begins the line by which /init reports the command's status. It must be the last line of the output.
 const statusPrefix = "=== vm: exit status "
 
-// machine is a virtual machine and where its parts are on the host.
+// machine is a virtual machine, with the host's paths of its parts.
 type machine struct {
 	qemu            string
 	kernel, initrd  string
@@ -26,26 +26,28 @@ type machine struct {
 	memoryMiB, cpus int
 	clock           string // of the guest: clockHost or clockInstructions
 	timeout         time.Duration
-	bootTime        time.Duration // how long it may be silent at first
+	bootTime        time.Duration // bound on the silence at the start
 }
 
-// What a guest's clock follows. With instructions one lasts two nanoseconds, and a processor that has none to do goes on to the
-// next timer at once: a guest's seconds hold as much work as a fast machine's, whatever else the host does meanwhile. They last
-// longer, then, for a guest that works.
+// Sources of a guest's clock. With instructions each one lasts two nanoseconds, and an idle processor goes on to the
+// next timer at once: a guest's seconds hold as much work as a fast machine's, whatever else the host does meanwhile.
+// So the seconds of a guest that works last longer.
 const (
 	clockHost         = "host"
 	clockInstructions = "instructions"
 )
 
-// errSilent says that nothing came of a machine: its kernel hung while it booted. With emulated processors that happens, seldom.
+// errSilent reports a machine without output: its kernel hung while it booted. With emulated processors that happens,
+// seldom.
 var errSilent = errors.New("the guest says nothing")
 
-// args is QEMU's command line. The processors are emulated: KVM is not everywhere, and where it is nested it is not
-// reliable. They take turns in one thread: with a thread each, one may run what another is just patching, and a kernel dies of an
-// int3 that nobody expects, a JDK of what it has compiled (SIGILL, 1 of 75 starts with QEMU 7.2); and two machines need a third
-// more of the host's time. The disk answers reads with zeroes and forgets writes; it is there so that io.max has a device to name.
-// QEMU emulates "rep stosb" a byte at a time, and a page takes 4,096 steps to clear: without erms kernel and programs use words. With
-// that, and with no page cleared that the kernel gives itself (init_on_alloc), a machine needs a fifth less of the host's time.
+// args returns QEMU's command line. The processors are emulated: KVM is not everywhere, and nested it is not reliable.
+// They take turns in one thread. With a thread each, one may run an instruction that another is just patching: a kernel
+// dies of an unexpected int3, a JDK of its own compiled code (SIGILL, 1 of 75 starts with QEMU 7.2); and two machines
+// need a third more of the host's time. The disk answers reads with zeroes and forgets writes; io.max needs a device to
+// name. QEMU emulates "rep stosb" a byte at a time, so that clearing a page takes 4,096 steps: without erms kernel and
+// programs use words. With that, and without clearing the pages that the kernel allocates for itself (init_on_alloc), a
+// machine needs a fifth less of the host's time.
 func (m machine) args() []string {
 	args := []string{
 		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max,erms=off",
@@ -71,11 +73,11 @@ func (m machine) args() []string {
 	return args
 }
 
-// imageName is the serial number by which the guest knows an image's disk.
+// imageName returns the serial number by which the guest finds an image's disk.
 func imageName(i int) string { return "image" + strconv.Itoa(i) }
 
-// run boots the machine, copies the command's output to out and returns the status that the guest said. It fails when
-// QEMU does, when the time is up and when the output ends without a status.
+// run boots the machine, copies the command's output to out and returns the status that the guest reported. The error
+// reports QEMU's failure, the timeout, a silent guest, or output that ends without a status.
 func (m machine) run(ctx context.Context, out io.Writer) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
@@ -110,8 +112,8 @@ func (m machine) run(ctx context.Context, out io.Writer) (int, error) {
 	return parseStatus(last)
 }
 
-// copyLines copies lines, without the carriage returns that a serial port may add, and returns the last one that is not
-// empty. The first stops a timer.
+// copyLines copies lines, without the carriage returns that a serial port may add, and returns the last line that is
+// not empty. The first line stops a timer.
 func copyLines(to io.Writer, from io.Reader, silence *time.Timer) (last string, err error) {
 	r := bufio.NewReader(from)
 	for {
@@ -134,7 +136,7 @@ func copyLines(to io.Writer, from io.Reader, silence *time.Timer) (last string, 
 	}
 }
 
-// parseStatus reads the status line, which ends in " ===" so that a line cut short is not taken for one.
+// parseStatus reads the status line. It ends in " ===", which distinguishes it from a line cut short.
 func parseStatus(line string) (int, error) {
 	text, ok := strings.CutPrefix(line, statusPrefix)
 	text, whole := strings.CutSuffix(text, " ===")

@@ -1,14 +1,14 @@
-// Command vm boots a Linux kernel in QEMU, without KVM, to an initramfs that holds busybox and the files it is given, runs
-// one command there as root, and exits with the command's status.
+// Command vm boots a Linux kernel in QEMU, without KVM, to an initramfs with busybox and the given files, runs one
+// command there as root, and exits with the command's status.
 //
 //	vm -kernel DIR -file bin/x=/bin/x -- /bin/x ARG...
 //
-// Words: the host runs QEMU, the guest is what boots; the console is the guest's kernel log (first serial port), the
-// output is what the command prints (second serial port), so that neither cuts into the other's lines.
+// Words: the host runs QEMU; the guest is the booted system; the console is the guest's kernel log (first serial port);
+// the output is the command's (second serial port), so that neither cuts into the other's lines.
 //
-// A run fails, whatever the command's status, when the guest does not say a status as its last line, when the time is up,
-// when the kernel complains on its console (a warning, an oops, a hung task), or when the command leaves cgroups, FUSE
-// mounts or processes behind: the machine is nobody else's, so all that is left is the command's.
+// Whatever the command's status, a run fails when the guest's last line is not a status, when the time is up, when the
+// kernel reports a fault on its console (a warning, an oops, a hung task), or when the command leaves cgroups, FUSE
+// mounts or processes behind: the machine runs nothing else, so all of them are the command's.
 package main
 
 import (
@@ -41,17 +41,21 @@ func main() {
 	var m machine
 	var files, env, images list
 	kernel := flag.String("kernel", "", "directory of an unpacked kernel package (boot/vmlinuz-*, lib/modules/*)")
-	modules := flag.String("modules", "fuse,virtio_pci,virtio_blk,loop,overlay", "modules to load, with what they depend on; those built in are skipped")
+	modules := flag.String("modules", "fuse,virtio_pci,virtio_blk,loop,overlay",
+		"modules to load, with what they depend on; those built in are skipped")
 	busybox := flag.String("busybox", "busybox", "a static busybox")
 	flag.StringVar(&m.qemu, "qemu", "qemu-system-x86_64", "the emulator")
 	flag.IntVar(&m.memoryMiB, "memory", 1024, "the guest's memory in MiB")
 	flag.IntVar(&m.cpus, "smp", 2, "the guest's processors")
-	flag.StringVar(&m.clock, "clock", clockHost, "what the guest's clock follows: the "+clockHost+"'s, or the "+clockInstructions+" of its processors")
+	flag.StringVar(&m.clock, "clock", clockHost,
+		"what the guest's clock follows: the "+clockHost+"'s, or the "+clockInstructions+" of its processors")
 	flag.DurationVar(&m.timeout, "timeout", 10*time.Minute, "how long the guest may take")
-	flag.DurationVar(&m.bootTime, "boot-time", 2*time.Minute, "how long it may take until the guest says something; then it is started again")
+	flag.DurationVar(&m.bootTime, "boot-time", 2*time.Minute,
+		"how long it may take until the guest says something; then it is started again")
 	flag.StringVar(&m.console, "console", "", "file to keep the kernel's console in (default: kept only while it runs)")
 	flag.Var(&files, "file", "HOST=GUEST, a file or a directory to put into the guest (may be repeated)")
-	flag.Var(&images, "image", "HOST=GUEST, a file with a file system of the kernel's own (ext4), mounted read-only (may be repeated)")
+	flag.Var(&images, "image",
+		"HOST=GUEST, a file with a file system of the kernel's own (ext4), mounted read-only (may be repeated)")
 	flag.Var(&env, "env", "NAME=VALUE for the command (may be repeated)")
 	dir := flag.String("dir", "/", "directory in the guest that the command starts in, made when it is not there")
 	flag.Parse()
@@ -71,14 +75,15 @@ func main() {
 	os.Exit(status)
 }
 
-// emulatorFault is what a kernel says of a breakpoint that it has set and taken away again while it patched its code, when an
-// emulated processor runs into it late (QEMU without KVM). It says nothing of what is tested.
+// emulatorFault is the report of a kernel that set a breakpoint while it patched its code, and removed it, when an
+// emulated processor runs into the breakpoint late (QEMU without KVM). The report is unrelated to the code under test.
 var emulatorFault = []byte("Oops: int3: ")
 
-// maxTries is how often a machine is started to which that happens, or that hangs at its start.
+// maxTries bounds the starts of a machine with that fault, or that hangs at its start.
 const maxTries = 3
 
-// run builds the guest's initramfs, boots it and returns the status of its command.
+// run builds the guest's initramfs, boots it and returns the status of its command. The error reports the failed step,
+// or the kernel's complaints.
 func run(ctx context.Context, m machine, g guest) (int, error) {
 	work, err := os.MkdirTemp("", "vm-")
 	if err != nil {

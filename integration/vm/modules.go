@@ -18,19 +18,19 @@ type kernelModule struct {
 }
 
 // moduleTree finds modules in an unpacked kernel package. The package has no modules.dep (depmod writes it when the
-// package is installed), so what a module depends on is read from the module itself.
+// package is installed), so each module's own section tells its dependencies.
 type moduleTree struct {
 	paths   map[string]string // name: file
 	builtin map[string]bool
 }
 
-// moduleName is the name that the kernel knows a module file by: fs/fuse/virtio-fs.ko.xz is virtio_fs.
+// moduleName returns the kernel's name of a module file: virtio_fs for fs/fuse/virtio-fs.ko.xz.
 func moduleName(path string) string {
 	name, _, _ := strings.Cut(filepath.Base(path), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// openModules reads which modules the kernel package at dir has.
+// openModules lists the modules of the kernel package at dir.
 func openModules(dir string) (*moduleTree, error) {
 	t := &moduleTree{paths: map[string]string{}, builtin: map[string]bool{}}
 	// /lib/modules, or /usr/lib/modules since Debian 13.
@@ -64,8 +64,8 @@ func (t *moduleTree) readBuiltin(path string) error {
 	return nil
 }
 
-// resolve returns the named modules and all that they depend on, each after what it needs. A module that is neither
-// built in nor in the package is an error.
+// resolve returns the named modules and their dependencies, each after the modules that it needs. The error names a
+// module that is neither built in nor in the package.
 func (t *moduleTree) resolve(names []string) ([]kernelModule, error) {
 	var order []kernelModule
 	seen := map[string]bool{}
