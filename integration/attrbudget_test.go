@@ -131,7 +131,8 @@ func TestAttributeBudget(t *testing.T) {
 	const cgroups = 12
 	makeMany(t, s, cgroups+2) // two have none of what fills the others
 	before := pay.settled(t)
-	for _, size := range []int{4000, 100, 0} {
+	small := 1000 / scaled(t, 10, 1) // 2,200 values of 100 bytes take a minute where processors are emulated
+	for _, size := range []int{4000, small, 0} {
 		stored := fillAttrs(t, s, cgroups, size)
 		t.Logf("values of %d bytes: %d stored", size, stored)
 	}
@@ -190,7 +191,7 @@ func TestRemovedAttributes(t *testing.T) {
 	before := pay.settled(t)
 	var kept []*os.File
 	first := 0 // what one cgroup takes: of few control files less than the budget
-	for range 50 {
+	for range scaled(t, 50, 8) { // 8 of them would be more than the budget
 		makeMany(t, s, 1)
 		f, err := os.OpenFile(s.at("c0", procs), os.O_RDWR, 0)
 		if err != nil {
@@ -219,7 +220,7 @@ func TestTimesAndOwnersBudget(t *testing.T) {
 	d := startDaemon(t)
 	pay := accountFor(t, h, d)
 	s := d.add(t, "bounds-times", newSite(t, h, "bounds-times"))
-	const cgroups = 100
+	cgroups := scaled(t, 100, 80)
 	makeMany(t, s, cgroups)
 	before := pay.settled(t)
 	fillAttrs(t, s, cgroups, 4000) // so that little is left
