@@ -75,7 +75,7 @@ func guestAddCommand() *cli.Command {
 			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it. Cgroups of the guest that belong to\n" +
 			"the root of its user namespace are the host's root's until \"guest rm\" gives them back.\n\n" +
 			"   vcgroupfs guest add db --pid 4711 --into /sys/fs/cgroup",
-		Flags: append(policyFlags(),
+		Flags: append(append(policyFlags(),
 			&cli.StringFlag{Name: "boundary", Usage: "`PATH` of the boundary, counted from the root of each hierarchy"},
 			pidFlag(), currentFlag(),
 			&cli.StringFlag{Name: "target", Usage: "mount the view at `DIR` (default: views/NAME beside the daemon's socket)",
@@ -89,8 +89,8 @@ func guestAddCommand() *cli.Command {
 				Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit",
 				Usage: "write VALUE to the boundary's control file first: `FILE=VALUE`; may be given again"},
-			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
-		),
+			socketFlag(),
+		), attachmentFlags()...),
 		Action: guestAction(1, 1, "one name for the guest", func(c *cli.Context, daemon *api.Client, args []string) error {
 			if err := checkName(args[0]); err != nil {
 				return err
@@ -111,60 +111,6 @@ func guestAddCommand() *cli.Command {
 			return nil
 		}),
 	}
-}
-
-func stackFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "stack",
-		Usage: "leave mounts of what the view shows below it, writable and of any cgroups (default: the kernel's own " +
-			"mounts of the guest's cgroups, read-only, which programs look for in mountinfo)"}
-}
-
-func noStackFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "no-stack",
-		Usage: "leave nothing below the view: mountinfo names no file system of the kernel's there"}
-}
-
-// stackOf returns the choice of --stack or --no-stack; nil for neither.
-func stackOf(c *cli.Context) (*bool, error) {
-	yes, no := c.Bool("stack"), c.Bool("no-stack")
-	switch {
-	case yes && no:
-		return nil, usagef("--stack and --no-stack are the opposite of each other: give one of them")
-	case yes || no:
-		return &yes, nil
-	}
-	return nil, nil
-}
-
-func tmpfsFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "tmpfs",
-		Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in the guest"}
-}
-
-func procCgroupsFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "proc-cgroups",
-		Usage: "put a file over /proc/cgroups, too, that names the controllers which the guest is shown"}
-}
-
-// intoFlags returns the place of the view in the guest; nil without --into.
-func intoFlags(c *cli.Context) (*api.Into, error) {
-	switch {
-	case c.String("into") == "" && (c.Bool("stack") || c.Bool("no-stack") || c.Bool("tmpfs") || c.Bool("proc-cgroups")):
-		return nil, usagef(
-			"--stack, --no-stack, --tmpfs and --proc-cgroups say how to attach the view in a guest: give --into DIR beside them")
-	case c.String("into") == "":
-		return nil, nil
-	case c.Int("pid") == 0:
-		return nil, usagef("--into is a place in the mount namespace of a process: give --pid PID beside it")
-	}
-	return intoOf(c, c.String("rootfs"))
-}
-
-// intoOf returns the place from the flags that "guest add" and the hooks have in common.
-func intoOf(c *cli.Context, rootfs string) (*api.Into, error) {
-	stack, err := stackOf(c)
-	return &api.Into{Path: c.String("into"), Rootfs: rootfs, Stack: stack, Tmpfs: c.Bool("tmpfs"),
-		ProcCgroups: c.Bool("proc-cgroups")}, err
 }
 
 func checkName(name string) error { return fault.With(fault.Invalid, spec.CheckName(name)) }

@@ -68,11 +68,11 @@ func hookCommand() *cli.Command {
 }
 
 func hookFlags() []cli.Flag {
-	return append(policyFlags(),
+	return append(append(policyFlags(),
 		&cli.StringFlag{Name: "into", Value: "/sys/fs/cgroup", Usage: "attach the view at `DIR` in the container"},
-		stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(), socketFlag(),
+		socketFlag(),
 		&cli.StringFlag{Name: madeByFlag, Value: api.ByHook, Hidden: true},
-	)
+	), attachmentFlags()...)
 }
 
 // madeByFlag is the option that the NRI plugin adds to its hooks, so that the guests are known as its own.

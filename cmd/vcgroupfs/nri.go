@@ -26,7 +26,7 @@ func nriCommand() *cli.Command {
 			"   " + nri.StackAnnotation + ": \"false\"              as --no-stack; \"true\" as --stack\n\n" +
 			"To such a container it adds the hooks of \"vcgroupfs hook oci\", which the OCI runtime runs on the host: paths that are given here\n" +
 			"are the host's. A container whose annotations are wrong fails. docs/kubernetes.md tells how to run it in a cluster.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "nri-socket", Value: nri.DefaultSocket, Usage: "connect to the runtime at `PATH`"},
 			&cli.StringFlag{Name: "plugin-name", Value: "vcgroupfs",
 				Usage: "be `NAME` to the runtime, as in its required_plugins"},
@@ -36,14 +36,13 @@ func nriCommand() *cli.Command {
 				Usage: "let containers be shown these only: `LIST` such as memory,pids (default: as the policy says)"},
 			&cli.StringFlag{Name: "policy", Usage: "have the views follow the policy in `FILE`; also read here, at the start",
 				TakesFile: true},
-			stackFlag(), noStackFlag(), tmpfsFlag(), procCgroupsFlag(),
 			&cli.StringFlag{Name: "program", Value: "/usr/bin/vcgroupfs",
 				Usage: "have the hooks run `FILE`, this program on the host", TakesFile: true},
 			&cli.StringFlag{Name: "notify",
 				Usage: "have the daemon answer statfs and mount of the containers: their seccomp policies ask its socket at `PATH` " +
 					"(containerd 2.2, CRI-O 1.34)", DefaultText: "they do not"},
 			socketFlag(),
-		},
+		}, attachmentFlags()...),
 		Action: runNRI,
 	}
 }
@@ -65,7 +64,7 @@ func runNRI(c *cli.Context) error {
 		Name: c.String("plugin-name"), Index: c.String("plugin-index"), Program: c.String("program"),
 		Socket:     c.String("socket"),
 		PolicyFile: c.String("policy"), Controllers: spec.ControllerNames(c.String("controllers")), Stack: stack,
-		Tmpfs: c.Bool("tmpfs"), ProcCgroups: c.Bool("proc-cgroups"),
+		Tmpfs: c.Bool("tmpfs"), Options: hookOptions(c),
 		Notify: c.String("notify"), Log: logrus.NewEntry(logrus.StandardLogger()),
 	}
 	if plugin.Policy, err = loadPolicy(plugin.PolicyFile); err != nil {

@@ -63,8 +63,8 @@ type Plugin struct {
 	// Stack keeps the container's mounts below the view, unless its pod says otherwise; nil: the default of hooks.
 	Stack *bool
 	// Tmpfs makes a tmpfs with a mount for each hierarchy instead of the view itself, unless its pod says otherwise.
-	Tmpfs       bool
-	ProcCgroups bool // also a file over /proc/cgroups
+	Tmpfs   bool
+	Options []string // further ones of the hooks, as on a command line
 	// Notify is the daemon's socket for listeners, put into the container's seccomp policy; "" for none.
 	Notify string
 	Log    *logrus.Entry
@@ -192,9 +192,7 @@ func (p *Plugin) hooks(pod *api.PodSandbox, container string) (*api.Hooks, error
 	if tmpfs {
 		args = append(args, "--tmpfs")
 	}
-	if p.ProcCgroups {
-		args = append(args, "--proc-cgroups")
-	}
+	args = append(args, p.Options...)
 	return &api.Hooks{
 		CreateRuntime: []*api.Hook{{Path: p.Program, Args: args}},
 		Poststop:      []*api.Hook{{Path: p.Program, Args: poststop}},

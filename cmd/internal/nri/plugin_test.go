@@ -203,7 +203,7 @@ func TestCreateContainer(t *testing.T) {
 			{view + "=true", hooks("--no-stack"), ""},
 			{view + "=true " + stack + "=true", hooks("--stack"), ""},
 		}},
-		"tmpfs": {Plugin{Tmpfs: true, ProcCgroups: true}, []ask{
+		"tmpfs": {Plugin{Tmpfs: true, Options: []string{"--proc-cgroups"}}, []ask{
 			{view + "=true", hooks("--tmpfs --proc-cgroups"), ""},
 			{view + "=true " + tmpfs + "/container.web=false", hooks("--proc-cgroups"), ""},
 			{"", nil, ""},
