@@ -71,6 +71,9 @@ func TestKill(t *testing.T) {
 	}{{100 * time.Millisecond, 200}, {20 * time.Millisecond, 400}} {
 		t.Run("every "+c.every.String(), func(t *testing.T) {
 			every, times := time.Duration(float64(c.every)/scale(t)), scaled(t, c.times, 20)
+			if scale(t) < 1 {
+				times /= 2 // each second lasts ten where processors are emulated
+			}
 			underLoad(t, scaled(t, 20, 2), func(d *daemon) {
 				before := d.ready(t).Restarts
 				last := 0
@@ -114,7 +117,7 @@ func TestStopped(t *testing.T) {
 func TestUpgradeUnderLoad(t *testing.T) {
 	underLoad(t, scaled(t, 20, 2), func(d *daemon) {
 		pid := d.ready(t).Pid
-		for i := range scaled(t, 50, 10) {
+		for i := range scaled(t, 50, 5) {
 			d.run(t, "serve", "--upgrade")
 			now := d.ready(t).Pid
 			if now == pid {
