@@ -191,7 +191,9 @@ func TestRemovedAttributes(t *testing.T) {
 	before := pay.settled(t)
 	var kept []*os.File
 	first := 0 // what one cgroup takes: of few control files less than the budget
-	for range scaled(t, 50, 8) { // 8 of them would be more than the budget
+
+	// Eight of them would be more than the budget.
+	for range scaled(t, 50, 8) {
 		makeMany(t, s, 1)
 		f, err := os.OpenFile(s.at("c0", procs), os.O_RDWR, 0)
 		if err != nil {
