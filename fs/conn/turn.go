@@ -37,10 +37,10 @@ func (s *server) yield() {
 	case s.queueEmpty:
 		s.turns = turns{now, now, now}
 	case now.Sub(s.turns.began) >= turn:
-		switch {
-		case !s.c.othersAwake() && now.Sub(s.turns.polled) < pollEvery:
+		switch alone := !s.c.othersAwake(); {
+		case alone && now.Sub(s.turns.polled) < pollEvery:
 			runtime.Gosched()
-		case !s.c.othersAwake():
+		case alone:
 			rest(time.Nanosecond)
 			s.turns.polled = now
 		case now.Sub(s.turns.busySince) > floodAfter:
