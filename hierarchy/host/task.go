@@ -192,13 +192,9 @@ func readAt(dir int, path string) ([]byte, error) {
 // StartOf returns the start time of a process, in clock ticks since the host's boot: with the number it identifies a
 // process for good. ESRCH if there is no such process, or only its exit status is left.
 func StartOf(pid int) (uint64, error) {
-	raw, err := readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat")
-	if err != nil {
-		return 0, unix.ESRCH
-	}
-	// After the command's name: state, and as the 20th field the start (proc_pid_stat(5): fields 3 and 22).
-	fields := bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:])
-	if len(fields) < 20 || fields[0][0] == 'Z' || fields[0][0] == 'X' {
+	fields, err := statFields("/proc/" + strconv.Itoa(pid))
+	// The start is the 20th field after the command's name (proc_pid_stat(5): field 22).
+	if err != nil || len(fields) < 20 || exited(fields) {
 		return 0, unix.ESRCH
 	}
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
@@ -206,4 +202,19 @@ func StartOf(pid int) (uint64, error) {
 		return 0, unix.ESRCH
 	}
 	return start, nil
+}
+
+// statFields returns the fields of a process's stat after the command's name, which may contain blanks: the first is
+// the state (proc_pid_stat(5): field 3). proc is its directory in /proc.
+func statFields(proc string) ([][]byte, error) {
+	raw, err := readAt(unix.AT_FDCWD, proc+"/stat")
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:]), nil
+}
+
+// exited reports by the fields of stat that the first thread has exited.
+func exited(fields [][]byte) bool {
+	return len(fields) > 0 && (fields[0][0] == 'Z' || fields[0][0] == 'X')
 }

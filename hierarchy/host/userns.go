@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -182,12 +181,11 @@ func UsedIDs() (used []IDRange, err error) {
 
 // hasEnded reports that a process is a zombie as a whole: one whose first thread has ended alone still has others.
 func hasEnded(proc string) bool {
-	stat, err := os.ReadFile(proc + "/stat")
+	fields, err := statFields(proc)
 	if err != nil {
 		return true
 	}
-	_, state, _ := strings.Cut(string(stat[max(0, bytes.LastIndexByte(stat, ')')):]), " ")
-	if !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X") {
+	if !exited(fields) {
 		return false
 	}
 	threads, err := os.ReadDir(proc + "/task")
