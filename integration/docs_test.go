@@ -22,8 +22,8 @@ func docsBlock(t *testing.T, file, begins string) string {
 	return docsText(t, file, "sh", begins)
 }
 
-// docsText is the one block of a language in a file of the docs that has a line which begins so.
-func docsText(t *testing.T, file, language, begins string) string {
+// docsBlocks lists the blocks of a language in a file of the docs.
+func docsBlocks(t *testing.T, file, language string) (blocks []string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", file))
 	if errors.Is(err, os.ErrNotExist) {
@@ -32,9 +32,20 @@ func docsText(t *testing.T, file, language, begins string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found []string
 	for i, part := range strings.Split(string(text), "\n```") {
-		if block, is := strings.CutPrefix(part, language+"\n"); i%2 == 1 && is && strings.Contains("\n"+block, "\n"+begins) {
+		if block, is := strings.CutPrefix(part, language+"\n"); i%2 == 1 && is {
+			blocks = append(blocks, block)
+		}
+	}
+	return blocks
+}
+
+// docsText is the one block of a language in a file of the docs that has a line which begins so.
+func docsText(t *testing.T, file, language, begins string) string {
+	t.Helper()
+	var found []string
+	for _, block := range docsBlocks(t, file, language) {
+		if strings.Contains("\n"+block, "\n"+begins) {
 			found = append(found, block)
 		}
 	}
@@ -47,19 +58,8 @@ func docsText(t *testing.T, file, language, begins string) string {
 // docsLine is the one shell line in a file of the docs that is so, or else that begins so, without the comment beside it.
 func docsLine(t *testing.T, file, begins string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", file))
-	if errors.Is(err, os.ErrNotExist) {
-		t.Skip("machine: the docs are not there")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	var found []string
-	for i, part := range strings.Split(string(text), "\n```") {
-		block, is := strings.CutPrefix(part, "sh\n")
-		if i%2 == 0 || !is {
-			continue
-		}
+	for _, block := range docsBlocks(t, file, "sh") {
 		for line := range strings.Lines(block) {
 			line, _, _ = strings.Cut(line, " # ")
 			if line = strings.TrimSpace(line); line == begins {
