@@ -95,15 +95,28 @@ on_a_processor() {
 	done
 }
 
+# failures NAME prints, of a log, the end of what each test that failed said, and why a machine did.
+failures() {
+	awk -v name="$1" '
+		/^=== RUN +[^\/]*$/ { n = 0 }
+		{ said[n++] = $0 }
+		/^--- FAIL/ { for (i = n > 40 ? n - 40 : 0; i < n; i++) print name ": " said[i] }
+		/^(vm|panic): / { print name ": " $0 }' "bin/integration.$1.log" >&2
+}
+
 # judged NAME STATUS says what came of tests, by their status and their skips.
 judged() {
 	.ci/check-skips "$1" "bin/integration.$1.log" || failed="$failed $1(skips)"
-	[ "$2" = 0 ] || failed="$failed $1(status $2)"
+	[ "$2" = 0 ] || {
+		failed="$failed $1(status $2)"
+		failed_logs="$failed_logs $1"
+	}
 	say "$1: ended $(($(date +%s) - began)) s after the beginning"
 }
 
 began=$(date +%s)
 failed=
+failed_logs=
 running=
 trap 'for one in $running; do kill "${one#*=}" 2>/dev/null || :; done' EXIT
 trap 'exit 130' INT
@@ -167,4 +180,7 @@ for machine in $running; do
 	judged "$name" "$status"
 done
 running=
+for name in $failed_logs; do
+	failures "$name" # again, where the end of the output is all that is kept
+done
 [ -z "$failed" ] || die "integration tests failed:$failed"
