@@ -153,6 +153,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		{"operations.md", "| | 128 at once, 64 KiB and 2 min each |", "../internal/listener", "hooksTime", "2 * time.Minute"},
 		{"operations.md", "| | 112 of root, 128 of all others | connections", "../internal/api", "rootConns", "112"},
 		{"operations.md", "| | 112 of root, 128 of all others | connections", "../internal/api", "otherConns", "128"},
+		{"operations.md", "| | 100 requests a second, 100 more after a rest | requests", "../internal/api", "otherRate", "100"},
 		{"operations.md", "| | 32, and 50 requests a second | connections", "../internal/api", "loopbackConns", "32"},
 		{"operations.md", "| | 32, and 50 requests a second | connections", "../internal/api", "probeRate", "50"},
 		{"operations.md", "| | 32 at once, 1,024 or 4 MiB more in a queue", "../../fs/conn", "DefaultMaxSlow", "32"},

@@ -198,11 +198,15 @@ func (b *bucket) init(perSecond, burst int) {
 	b.depth = b.price * time.Duration(burst)
 }
 
-// wait takes a token, and returns the wait until it is available.
+// longestWait bounds a bucket's debt. Who asks and goes away without the answer spends a token each time, and must not
+// make the next one wait for all of them.
+const longestWait = time.Second
+
+// wait takes a token, and returns the wait until it is available, at most longestWait.
 func (b *bucket) wait(now time.Duration) time.Duration {
 	for {
 		full := b.full.Load()
-		next := max(time.Duration(full), now) + b.price
+		next := min(max(time.Duration(full), now)+b.price, now+b.depth+longestWait)
 		if b.full.CompareAndSwap(full, int64(next)) {
 			return max(0, next-now-b.depth)
 		}

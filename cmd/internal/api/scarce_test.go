@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -216,5 +217,42 @@ func TestProbesPaced(t *testing.T) {
 	all.Wait()
 	if took, least := time.Since(start), (requests-probeRate-1)*time.Second/probeRate; took < least {
 		t.Errorf("%d requests in %v, want at least %v", requests, took, least)
+	}
+}
+
+// TestOthersPaced: on the socket the requests of users other than root are answered at a rate, root's at once.
+func TestOthersPaced(t *testing.T) {
+	h := newHandler(Config{Backend: &fake{}, Log: quiet()})
+	ask := func(uid uint32, requests int) time.Duration {
+		start := time.Now()
+		for range requests {
+			r := httptest.NewRequest(http.MethodGet, "/healthz", nil)
+			w := httptest.NewRecorder()
+			h.serve(routes, w, r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: uid})))
+			if w.Code != http.StatusOK {
+				t.Fatalf("uid %d: %d %s", uid, w.Code, w.Body)
+			}
+		}
+		return time.Since(start)
+	}
+	const more = 20
+	took, root := ask(1000, otherRate+more), ask(0, otherRate+more)
+	if least := (more - 1) * time.Second / otherRate; took < least || root >= took {
+		t.Errorf("%d requests of a user in %v, want at least %v; of root in %v", otherRate+more, took, least, root)
+	}
+}
+
+// TestAbandonedRequests: who asks and goes away does not make the next one wait for all of that.
+func TestAbandonedRequests(t *testing.T) {
+	var b bucket
+	b.init(probeRate, probeRate)
+	for range 100 * probeRate {
+		b.wait(time.Second)
+	}
+	if got := b.wait(time.Second); got != longestWait {
+		t.Errorf("waits for %v, want %v", got, longestWait)
+	}
+	if got := b.wait(time.Second + longestWait + b.depth); got != 0 {
+		t.Errorf("after a rest, waits for %v", got)
 	}
 }

@@ -127,6 +127,7 @@ type handler struct {
 	stop     chan struct{} // closed when the server stops
 	refusals bucket        // limits log lines: a guest can repeat refused requests at will
 	probes   bucket        // limits requests on the loopback interface, open to any user of the host
+	others   bucket        // limits requests of all users but root
 	streams  streams
 
 	mu     sync.Mutex
@@ -137,6 +138,7 @@ func newHandler(cfg Config) *handler {
 	h := &handler{cfg: cfg, start: time.Now(), stop: make(chan struct{}), silent: map[net.Conn]struct{}{}}
 	h.refusals.init(1, 10)
 	h.probes.init(probeRate, probeRate)
+	h.others.init(otherRate, otherRate)
 	return h
 }
 
@@ -211,8 +213,13 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 		}
 		answer(w, http.StatusInternalServerError, bodyOf(errPanicked))
 	}()
-	if p.loopback {
-		h.pace(w, r)
+	switch {
+	case p.loopback:
+		// The connection ends, so that another user's request can come next.
+		w.Header().Set("Connection", "close")
+		h.pace(&h.probes, r)
+	case p.uid != 0:
+		h.pace(&h.others, r)
 	}
 	body, err := h.do(table, w, r, p)
 	switch {
@@ -250,15 +257,17 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	}
 }
 
-// probeRate bounds the requests in a second on the loopback interface, from all users together.
-const probeRate = 50
+// Bounds on the requests in a second: on the loopback interface, from all users together, and on the socket, from all
+// users but root. A user who asks in a loop would cost the guests' requests a processor.
+const (
+	probeRate = 50
+	otherRate = 100
+)
 
-// pace delays an unidentified peer's request to the rate. Its connection then ends, so that another user's request can
-// come next.
-func (h *handler) pace(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Connection", "close")
+// pace delays a request to a rate.
+func (h *handler) pace(b *bucket, r *http.Request) {
 	select {
-	case <-time.After(h.probes.wait(time.Since(h.start))):
+	case <-time.After(b.wait(time.Since(h.start))):
 	case <-r.Context().Done():
 	case <-h.stop:
 	}
