@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,7 +105,7 @@ func processorTime(pids ...int) (sum time.Duration) {
 // worst is what one way cost.
 type worst struct {
 	who, kind, did string
-	quiet, during  time.Duration // p99 of the neighbour
+	during         time.Duration // p99 of the neighbour
 	guest, server  time.Duration // of the processors
 	kernel         int64         // memory charged to the daemon, more than before
 }
@@ -118,6 +119,7 @@ type worstCase struct {
 	bad, good, more site   // the view that it is done to, the neighbour's, and that of another guest
 	bound           string // a bind mount of the view
 	wait            time.Duration
+	quiet           []time.Duration // what the neighbour's requests took while nothing was done, before each of the ways
 }
 
 // measure says what it costs that something is done, for a while: start begins it, and says by which processes and how it is ended.
@@ -126,7 +128,7 @@ func (x *worstCase) measure(t testing.TB, who, kind string, start func() (pids [
 	w := worst{who: who, kind: kind}
 	worker, fd := x.d.worker(t)
 	defer unix.Close(fd)
-	w.quiet = quantile(neighbour(t, x.good, x.wait/2), .99)
+	x.quiet = append(x.quiet, neighbour(t, x.good, x.wait/2)...)
 	before := x.pay.settled(t)
 	pids, end := start()
 	guest, server := processorTime(pids...), processorTime(worker)
@@ -196,7 +198,7 @@ func (x *worstCase) user(t testing.TB, kind, role string) worst {
 }
 
 // doAllWorst has it done in every way, each for the same part of a while, and says what that cost.
-func doAllWorst(t testing.TB, all time.Duration) (rows []worst) {
+func doAllWorst(t testing.TB, all time.Duration) (rows []worst, said string) {
 	t.Helper()
 	const address = "127.0.0.1:17925"
 	h := openHost(t)
@@ -228,25 +230,28 @@ func doAllWorst(t testing.TB, all time.Duration) (rows []worst) {
 	rows = append(rows, x.user(t, "the metrics, by 32 connections", "scrape "+address))
 	rows = append(rows, x.user(t, "streams of events, kept", "streams "+x.d.socket))
 
+	slices.Sort(x.quiet)
+	quiet := quantile(x.quiet, .99) // of all of them: in a few seconds of a quiet machine it is anything from 0.3 to 1.7 ms
 	var out bytes.Buffer
 	tab := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tab, "a tenth of a processor\tdoes\tneighbour's p99: quiet\tduring\tratio\tprocessor: its\tdaemon's\tratio\tkernel memory\tanswers")
+	fmt.Fprintln(tab, "a tenth of a processor\tdoes\tneighbour's p99\tto quiet\tprocessor: its\tdaemon's\tratio\tkernel memory\tanswers")
 	for _, w := range rows {
-		fmt.Fprintf(tab, "%s\t%s\t%v\t%v\t%.2f\t%v\t%v\t%.2f\t%d KiB\t%v\n", w.who, w.kind,
-			w.quiet, w.during, float64(w.during)/float64(w.quiet),
+		fmt.Fprintf(tab, "%s\t%s\t%v\t%.2f\t%v\t%v\t%.2f\t%d KiB\t%v\n", w.who, w.kind,
+			w.during, float64(w.during)/float64(quiet),
 			w.guest, w.server, w.server.Seconds()/max(w.guest.Seconds(), 0.01), w.kernel>>10, w.did)
 	}
 	tab.Flush()
 	load := strings.Join(strings.Fields(readFile("/proc/loadavg"))[:3], " ")
-	t.Logf("for %v each, the machine's load in the end %s:\n%s", x.wait, load, out.String())
 	unbind()
 	x.d.stop(t)
-	return rows
+	return rows, fmt.Sprintf("for %v each, the neighbour's quiet p99 %v, the machine's load in the end %s:\n%s", x.wait, quiet, load, out.String())
 }
 
 // TestWorst: what a guest or a stranger does costs the daemon no more of the kernel's memory than is allowed.
 func TestWorst(t *testing.T) {
-	for _, w := range doAllWorst(t, 12*time.Second) {
+	rows, said := doAllWorst(t, 12*time.Second)
+	t.Log(said)
+	for _, w := range rows {
 		if w.kernel > maxKernelMemory {
 			t.Errorf("%s, %s: the daemon pays for %d bytes more of the kernel's memory, at most %d are allowed",
 				w.who, w.kind, w.kernel, maxKernelMemory)
@@ -255,4 +260,7 @@ func TestWorst(t *testing.T) {
 }
 
 // BenchmarkWorst is TestWorst for five minutes.
-func BenchmarkWorst(b *testing.B) { doAllWorst(b, 5*time.Minute) }
+func BenchmarkWorst(b *testing.B) {
+	_, said := doAllWorst(b, 5*time.Minute)
+	fmt.Print(said) // a benchmark's log is cut off after some lines
+}
