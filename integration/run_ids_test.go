@@ -175,8 +175,10 @@ func TestRunIDsMany(t *testing.T) {
 	many := scaled(t, 20, 5)
 	var guests []*helper
 	for range many {
-		guests = append(guests, startProcess(t, exec.Command(program(t), "run", "--userns", "--controllers", "pids", "--",
-			"sh", "-c", "echo $(cat /proc/self/uid_map /proc/self/gid_map); read x; true")))
+		run := exec.Command(program(t), "run", "--userns", "--controllers", "pids", "--",
+			"sh", "-c", "echo $(cat /proc/self/uid_map /proc/self/gid_map); read x; true")
+		run.Stderr = os.Stderr
+		guests = append(guests, startProcess(t, run))
 	}
 	begin := map[int]bool{}
 	for _, g := range guests {

@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -144,6 +146,12 @@ func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
 // lockFile makes a guest's file and locks it. The error reports a running guest of that name.
 func lockFile(name string) (*os.File, error) {
 	file := name + ".json"
+	// cleanUp of another process must not find the file before it is locked.
+	dir, err := lockDir(leaseDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot note the guest: %w", err)
+	}
+	defer dir.Close()
 	f, err := lockBelow(leaseDir, file)
 	if errors.Is(err, errLocked) {
 		return nil, fmt.Errorf("cannot use the name %q: a guest of that name is running (%s); choose another --name",
@@ -158,14 +166,42 @@ func lockFile(name string) (*os.File, error) {
 // errLocked reports that another process has locked the file.
 var errLocked = errors.New("the file is locked")
 
+// makeDir makes a directory of ours below /run.
+func makeDir(dir string) error {
+	// The daemon's socket is there too, and users other than root may need to reach it.
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+// lockPatience bounds the wait for a directory's lock: removing what one killed server left may take some seconds.
+const lockPatience = 30 * time.Second
+
+// lockDir makes a directory of ours and locks it, as soon as no other process has it locked. Closing it ends the lock.
+func lockDir(dir string) (*os.File, error) {
+	if err := makeDir(dir); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	for begin := time.Now(); ; time.Sleep(2 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(begin) > lockPatience {
+			f.Close()
+			return nil, attach.PathError("flock", dir, err)
+		}
+	}
+}
+
 // lockBelow makes a file in a directory of ours below /run, and locks it. errLocked if another process has locked it.
 func lockBelow(dir, name string) (*os.File, error) {
-	// The daemon's socket is there too, and users other than root may need to reach it.
-	err := os.MkdirAll(filepath.Dir(dir), 0o755)
-	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
-	}
-	if err != nil {
+	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, name)
@@ -198,35 +234,34 @@ func sameFile(f *os.File, path string) bool {
 // rootOf identifies the root of a host's cgroups: a host's own, or a guest's.
 func rootOf(h *host.Host) uint64 { return h.Hierarchies()[0].ID() }
 
-// CleanUp removes the cgroups and files that killed servers have left, and returns the number of their guests.
-func CleanUp(h *host.Host, log *logrus.Entry) int {
-	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
+// cleanUp removes the cgroups and files that killed servers have left.
+func cleanUp(h *host.Host, log *logrus.Entry) error {
+	dir, err := lockDir(leaseDir)
 	if err != nil {
-		return 0
+		return fmt.Errorf("cannot look for what killed servers have left: %w", err)
 	}
-	n := 0
+	defer dir.Close()
+	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
 	for _, path := range files {
-		if cleanUp(h, path, log) {
-			n++
-		}
+		cleanUpGuest(h, path, log)
 	}
-	return n
+	return err
 }
 
-// cleanUp removes the cgroups and the file of one guest, unless its server lives.
-func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
+// cleanUpGuest removes the cgroups and the file of one guest, unless its server lives.
+func cleanUpGuest(h *host.Host, path string, log *logrus.Entry) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return false
+		return
 	}
 	defer f.Close()
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !sameFile(f, path) {
-		return false
+		return
 	}
 	name := strings.TrimSuffix(filepath.Base(path), ".json")
 	if spec.CheckName(name) != nil {
 		log.Warnf("cannot clean up after %s: it is no file of a guest", path)
-		return false
+		return
 	}
 	var r record
 	if err := json.NewDecoder(f).Decode(&r); err != nil {
@@ -234,7 +269,7 @@ func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
 	}
 	if r.Root != 0 && r.Root != rootOf(h) {
 		// A guest of a guest, or of our host.
-		return false
+		return
 	}
 	trees := h.Hierarchies()
 	if len(r.Trees) > 0 {
@@ -244,5 +279,4 @@ func cleanUp(h *host.Host, path string, log *logrus.Entry) bool {
 	log.Infof("removing what the guest %s left: its server (process %d) was killed", name, r.Pid)
 	removeGuest(trees, parentPath+"/"+name, log)
 	os.Remove(path)
-	return true
 }

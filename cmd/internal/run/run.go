@@ -75,7 +75,9 @@ func Run(cfg RunConfig) (status int, err error) {
 		}
 		defer cfg.ids.release()
 	}
-	CleanUp(h, cfg.Log)
+	if err := cleanUp(h, cfg.Log); err != nil {
+		return 0, err
+	}
 	shown, err := views.Select(h, cfg.Policy)
 	if err != nil {
 		return 0, err
