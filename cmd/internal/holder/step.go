@@ -190,8 +190,11 @@ func (m *machine) stop(signal string) {
 // abandon kills all workers: guests have waited too long for one.
 func (m *machine) abandon() {
 	m.mode, m.supervisor.deadline = abandoning, m.now.Add(abandonWait)
-	m.failure = fmt.Sprintf("cannot keep a worker alive: the last one ended with %s; the guests' connections are ended",
-		m.reason)
+	why := "the last one ended with " + m.reason
+	if m.reason == "" {
+		why = fmt.Sprintf("the first one was not ready after %v", m.giveUp)
+	}
+	m.failure = fmt.Sprintf("cannot keep a worker alive: %s; the guests' connections are ended", why)
 	m.kill(m.current)
 	m.kill(m.next)
 }

@@ -220,6 +220,20 @@ func TestGiveUpStep(t *testing.T) {
 	}
 }
 
+// TestGiveUpFirst: where the first worker is never ready, the failure says so.
+func TestGiveUpFirst(t *testing.T) {
+	x := newScript(t)
+	x.on(event{kind: began}, "spawn worker 1")
+	x.spawned(1)
+	x.pass(29 * time.Second)
+	x.pass(time.Second, "kill 1")
+	x.exits(1, exitedKilled, "end views", "forget arena")
+	const want = "cannot keep a worker alive: the first one was not ready after 30s; the guests' connections are ended"
+	if x.s.mode != ended || x.s.failure != want {
+		t.Errorf("mode %d, %q", x.s.mode, x.s.failure)
+	}
+}
+
 // TestStop: the worker removes all guests, and is killed if it does not exit.
 func TestStop(t *testing.T) {
 	stop := event{kind: stopWanted, text: "terminated"}
