@@ -12,6 +12,7 @@
 GO ?= go
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= v0.8.2
+DEADCODE ?= v0.51.0
 GOVULNCHECK ?= v1.9.0
 # The known vulnerabilities of that day, so that lint says the same tomorrow: make lint VULNDB=latest asks for those of today.
 VULNDB ?= v0.0.0-20261105234957-e22db6528018
@@ -28,7 +29,7 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 SOAK ?= 20m
 
-export GO VERSION STATICCHECK GOVULNCHECK VULNDB HELM NFPM UPDATE
+export GO VERSION STATICCHECK DEADCODE GOVULNCHECK VULNDB HELM NFPM UPDATE
 
 .PHONY: all build demo test unit integration test-binary deps bench bench-type soak selftests clients reader lint ci man install seccomp package clean
 all: build

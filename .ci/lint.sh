@@ -1,5 +1,5 @@
 #!/bin/sh
-# gofmt, go vet, staticcheck and govulncheck, on Go; sh -n on the scripts; Helm, on the chart; the base of its image.
+# gofmt, go vet, staticcheck, deadcode and govulncheck, on Go; sh -n on the scripts; Helm, on the chart; the base of its image.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -18,6 +18,11 @@ long=$(git ls-files -co --exclude-standard -- 'fs/*.go' 'hierarchy/*.go' 'policy
 "$go" vet ./...
 "$go" vet -tags soak,failpoints ./...
 "$go" run "honnef.co/go/tools/cmd/staticcheck@$STATICCHECK" ./...
+# A function that neither the program nor a test reaches. An example that is not run is one for its package's page.
+for tags in none failpoints soak; do
+	dead=$("$go" run "golang.org/x/tools/cmd/deadcode@$DEADCODE" -test -tags "$tags" ./... | grep -v '_test\.go:.*: Example' || :)
+	[ -z "$dead" ] || die "unreachable with -tags $tags: $dead"
+done
 .ci/chart.sh
 grep -qE '^FROM [^ ]+@sha256:[0-9a-f]{64}$' packaging/kubernetes/Dockerfile || die "packaging/kubernetes/Dockerfile: the base is not pinned by its digest"
 .ci/vuln.sh
