@@ -1,67 +1,42 @@
 package listener
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The protocol is that of lxc.seccomp.notify.proxy (struct seccomp_notify_proxy_msg, src/lxc/lxcseccomp.h of liblxc
-// 5.0). LXC keeps the listener, receives each call itself and sends it in one packet, with descriptors of /proc/<pid>,
-// of the caller's memory and of the listener. It waits 30 s at most for the same packet with the answer filled in, and
-// otherwise answers ENOSYS.
-//
-// A packet leaves the connection only after its answer, so that the next answerer finds an unanswered one.
+// LXC sends each call in a packet (runtimes.LXCCall), which leaves the connection only after its answer, so that the
+// next answerer finds an unanswered one.
 
-const (
-	// Bytes: reserved (8), the monitor's pid (4), init's pid (4), three sizes (6), padding (2), the cookie's length (8).
-	lxcHead      = 32
-	lxcInitPid   = 12
-	lxcSizes     = 16
-	lxcFDs       = 3
-	lxcListener  = 2 // index among the descriptors
-	maxLXCPacket = 4096
-	sentWait     = 50 * time.Millisecond // bounds LXC's reaction to an answer that it has read
-)
+// sentWait bounds LXC's reaction to an answer that it has read.
+const sentWait = 50 * time.Millisecond
 
-// request is a packet of LXC.
+// request is a packet of LXC with its descriptors.
 type request struct {
-	packet   []byte // without the cookie: the form of the reply
-	response []byte // a part of it
-	call     notify.Request
-	initPid  int
-	listener int
+	*runtimes.LXCCall
+	listener int // -1 if LXC sent none
 	fds      []int
 }
 
 func (r *request) close() { closeAll(r.fds) }
 
-// parseLXC reads a packet.
-func parseLXC(packet []byte, fds []int) (*request, error) {
-	if len(packet) < lxcHead {
-		return nil, errors.New("cannot read a packet of LXC: it is too short")
+// newRequest reads a packet. It takes the descriptors over if the packet can be read.
+func newRequest(packet []byte, fds []int) (*request, error) {
+	call, err := runtimes.ParseLXCCall(packet)
+	if err != nil {
+		return nil, err
 	}
-	notif := int(binary.NativeEndian.Uint16(packet[lxcSizes:]))
-	resp := int(binary.NativeEndian.Uint16(packet[lxcSizes+2:]))
-	r := &request{fds: fds, listener: -1, initPid: int(int32(binary.NativeEndian.Uint32(packet[lxcInitPid:])))}
-	end := lxcHead + notif + resp
-	if notif < int(unsafe.Sizeof(r.call)) || resp < notify.ResponseSize || len(packet) < end {
-		return nil, fmt.Errorf("cannot read a packet of LXC: sizes of %d, %d and %d bytes do not fit",
-			notif, resp, len(packet))
-	}
-	r.packet, r.response = packet[:end:end], packet[lxcHead+notif:end]
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.call)), unsafe.Sizeof(r.call)), packet[lxcHead:])
-	if len(fds) == lxcFDs && isListener(fds[lxcListener]) {
-		r.listener = fds[lxcListener]
+	r := &request{LXCCall: call, listener: -1, fds: fds}
+	if len(fds) == runtimes.LXCDescriptors && isListener(fds[runtimes.LXCListener]) {
+		r.listener = fds[runtimes.LXCListener]
 	}
 	return r, nil
 }
@@ -147,7 +122,7 @@ func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error,
 	if err != nil {
 		return err
 	}
-	r, err := parseLXC(packet, fds)
+	r, err := newRequest(packet, fds)
 	if err != nil {
 		closeAll(fds)
 		return err
@@ -158,12 +133,12 @@ func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error,
 	}
 	now := e
 	if e.word.pid == 0 {
-		now = e.learn(c, r.initPid)
+		now = e.learn(c, r.InitPid)
 	}
 	errno, passOn := now.answerOne(r)
-	notify.PutResponse(r.response, r.call.ID, errno, passOn)
+	notify.PutResponse(r.Response, r.Call.ID, errno, passOn)
 	c.SetWriteDeadline(time.Now().Add(stateTime))
-	if _, err := c.Write(r.packet); err != nil {
+	if _, err := c.Write(r.Reply); err != nil {
 		return err
 	}
 	return take(read)
@@ -187,7 +162,7 @@ func (e *entry) answerOne(r *request) (errno unix.Errno, passOn bool) {
 	}
 	s := &notify.Supervisor{Guest: e, Log: e.log, Timeout: callTimeout, Admit: e.admit, Observe: e.observe,
 		Stuck: e.of.stuck}
-	return s.Once(r.listener, &r.call)
+	return s.Once(r.listener, &r.Call)
 }
 
 // wasAnswered reports that an earlier answerer answered a packet but did not remove it from the connection: the answer
@@ -199,7 +174,7 @@ func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) 
 		return true
 	})
 	for end := time.Now().Add(sentWait); unread == 0 && r.listener >= 0; time.Sleep(sentWait / 10) {
-		if !notify.Waits(r.listener, r.call.ID) {
+		if !notify.Waits(r.listener, r.Call.ID) {
 			return true
 		}
 		if time.Now().After(end) {
@@ -217,7 +192,7 @@ func take(read func(func(fd uintptr) bool) error) error {
 }
 
 func receivePacket(read func(func(fd uintptr) bool) error, flags int) (packet []byte, fds []int, err error) {
-	buf, oob := make([]byte, maxLXCPacket), make([]byte, unix.CmsgSpace(4*maxStateFDs))
+	buf, oob := make([]byte, runtimes.MaxLXCPacket), make([]byte, unix.CmsgSpace(4*maxStateFDs))
 	var n, oobn int
 	failed := read(func(fd uintptr) bool {
 		n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)

@@ -7,21 +7,18 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The protocol is that of linux.seccomp.listenerPath: "The Container Process State" in config-linux.md of the OCI
-// runtime specification. The runtime connects, sends the state once, with the listener, and closes. runc 1.1.5 does so
-// after the createRuntime hooks, and again for each process that it executes in the container. crun 1.8.1 connects
-// before the container's process exists, and lets that process send the state. For a process that it executes in the
-// container it sends the container's name alone: the pids are 0.
+// The OCI runtimes connect, send the state once, with the listener, and close (runtimes.ListenerState). runc 1.1.5 does
+// so after the createRuntime hooks. crun 1.8.1 connects before the container's process exists.
 
 const (
 	maxState    = 64 << 10 // bytes
@@ -31,28 +28,15 @@ const (
 	stateTime = 5 * time.Second // for the rest of the state
 	// maxReading bounds the connections read at once. Further ones wait to be accepted.
 	maxReading = 128
-	seccompFD  = "seccompFd"
 )
 
-// processState is the container process state.
-type processState struct {
-	FDs   []string `json:"fds"`
-	Pid   int      `json:"pid"` // of the process with the filter
-	State struct {
-		ID  string `json:"id"`
-		Pid int    `json:"pid"` // of the container's first process
-	} `json:"state"`
-}
-
-// container returns the container of a listener.
-func (s *processState) container() (word, error) {
-	w := word{kind: kindListener, pid: s.State.Pid, name: spec.NameOf(s.State.ID)}
-	if w.pid == 0 {
-		w.pid = s.Pid
+// wordOf returns the word of a listener that came with a state.
+func wordOf(s *runtimes.ListenerState) (word, error) {
+	box, err := s.Container()
+	if err != nil {
+		return word{kind: kindListener}, err
 	}
-	if s.State.ID == "" || w.pid < 0 {
-		return w, errors.New("the state names no container")
-	}
+	w := word{kind: kindListener, pid: box.Pid, name: spec.NameOf(box.ID)}
 	// 0 for a process that has ended.
 	w.start, _ = host.StartOf(w.pid)
 	return w, nil
@@ -148,7 +132,7 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 		return -1, w, err
 	}
 	text, fds, err := receiveState(raw.Read, unix.MSG_PEEK)
-	var s processState
+	var s runtimes.ListenerState
 	if err == nil && json.Unmarshal(text, &s) != nil {
 		closeAll(fds)
 		c.SetReadDeadline(time.Now().Add(stateTime))
@@ -157,9 +141,9 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 		}
 	}
 	if err == nil {
-		w, err = s.container()
+		w, err = wordOf(&s)
 	}
-	i := slices.Index(s.FDs, seccompFD)
+	i := s.Listener()
 	switch {
 	case err != nil:
 	case i < 0 || len(fds) != len(s.FDs):
@@ -202,7 +186,7 @@ func receiveState(read func(func(fd uintptr) bool) error, flags int) (text []byt
 }
 
 // readRest reads until the state is complete.
-func readRest(c io.Reader, text []byte, s *processState) error {
+func readRest(c io.Reader, text []byte, s *runtimes.ListenerState) error {
 	for json.Unmarshal(text, s) != nil {
 		if len(text) >= maxState {
 			return fmt.Errorf("cannot read a container's state: it has more than %d bytes, or is no JSON", maxState)

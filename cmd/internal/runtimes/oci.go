@@ -3,10 +3,12 @@ package runtimes
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
@@ -120,3 +122,34 @@ func endedIn(pid int, wait time.Duration) bool {
 		}
 	}
 }
+
+// ListenerState is the state that a runtime sends with the listener of a container: "The Container Process State" in
+// config-linux.md of the OCI runtime specification, of linux.seccomp.listenerPath.
+//
+// runc 1.1.5 sends it after the createRuntime hooks, and again for each process that it executes in the container. crun
+// 1.8.1 lets the container's process send it. For a process that it executes in the container it sends the container's
+// name alone: the pids are 0.
+type ListenerState struct {
+	FDs   []string `json:"fds"` // names of the descriptors that come with it
+	Pid   int      `json:"pid"` // of the process with the filter
+	State struct {
+		ID  string `json:"id"`
+		Pid int    `json:"pid"` // of the container's first process
+	} `json:"state"`
+}
+
+// Container returns the listener's container; Pid is 0 where the state does not tell. The error says that it names
+// none.
+func (s *ListenerState) Container() (Container, error) {
+	box := Container{ID: s.State.ID, Pid: s.State.Pid}
+	if box.Pid == 0 {
+		box.Pid = s.Pid
+	}
+	if box.ID == "" || box.Pid < 0 {
+		return box, errors.New("the state names no container")
+	}
+	return box, nil
+}
+
+// Listener returns the index of the listener among the descriptors, -1 for none.
+func (s *ListenerState) Listener() int { return slices.Index(s.FDs, "seccompFd") }

@@ -86,3 +86,31 @@ func TestReadOCI(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// TestListenerState: which container a listener is of, as runc and crun say it, and which descriptor it is.
+func TestListenerState(t *testing.T) {
+	for name, c := range map[string]struct {
+		id               string
+		pid, first, want int
+		fds              []string
+		listener         int
+		fails            string
+	}{
+		"runc":        {"web", 7, 1, 1, []string{"seccompFd"}, 0, ""},
+		"crun's exec": {"web", 0, 0, 0, []string{"pidfd", "seccompFd"}, 1, ""},
+		"older":       {"web", 7, 0, 7, nil, -1, ""},
+		"nobody":      {"", 7, 1, 0, nil, -1, "no container"},
+		"wrong":       {"web", 0, -1, 0, nil, -1, "no container"},
+	} {
+		s := ListenerState{FDs: c.fds, Pid: c.pid}
+		s.State.ID, s.State.Pid = c.id, c.first
+		box, err := s.Container()
+		if c.fails == "" && (err != nil || box.ID != c.id || box.Pid != c.want) ||
+			c.fails != "" && (err == nil || !strings.Contains(err.Error(), c.fails)) {
+			t.Errorf("%s: %+v, %v; want %d, %q", name, box, err, c.want, c.fails)
+		}
+		if got := s.Listener(); got != c.listener {
+			t.Errorf("%s: the listener is descriptor %d, want %d", name, got, c.listener)
+		}
+	}
+}

@@ -3,7 +3,8 @@
 // # Words
 //
 // A runtime is a program that makes containers. A hook is a command of ours that a runtime calls when it has made a
-// container, and again when the container has ended. A pattern tells the cgroups of containers by their paths.
+// container, and again when the container has ended. A pattern tells the cgroups of containers by their paths. The
+// listener of a container is the descriptor that delivers the system calls which its seccomp profile stops.
 //
 // # What always holds
 //
