@@ -51,28 +51,15 @@ func (a *answerer) acceptLXC(l *net.UnixListener) {
 			}
 			return
 		}
-		err = a.peers.Check(c)
-		var e *entry
-		if err == nil {
-			if e = a.enlist(0, word{kind: kindLXC}); e == nil {
-				err = errFull
-			}
+		if e := a.admitConn(c, kindLXC); e != nil {
+			go e.answerLXC(c, false)
 		}
-		if err != nil {
-			c.Close()
-			a.refuse(err)
-			continue
-		}
-		go e.answerLXC(c, false)
 	}
 }
 
 // serveLXC resumes a kept connection.
 func (e *entry) serveLXC(fd int) {
-	file := os.NewFile(uintptr(fd), "lxc")
-	c, err := net.FileConn(file)
-	file.Close()
-	if u, ok := c.(*net.UnixConn); err == nil && ok {
+	if u := connOf(fd); u != nil {
 		e.answerLXC(u, true)
 		return
 	}
@@ -117,7 +104,7 @@ func (e *entry) hold(c *net.UnixConn) error {
 }
 
 // nextLXC answers the next packet. again: an earlier answerer may have answered it.
-func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error, again bool) error {
+func (e *entry) nextLXC(c *net.UnixConn, read reader, again bool) error {
 	packet, fds, err := receivePacket(read, unix.MSG_PEEK)
 	if err != nil {
 		return err
@@ -167,7 +154,7 @@ func (e *entry) answerOne(r *request) (errno unix.Errno, passOn bool) {
 
 // wasAnswered reports that an earlier answerer answered a packet but did not remove it from the connection: the answer
 // is still unread, or LXC has acted upon it.
-func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) bool {
+func (e *entry) wasAnswered(read reader, r *request) bool {
 	unread := 0
 	_ = read(func(fd uintptr) bool {
 		unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
@@ -185,27 +172,18 @@ func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) 
 }
 
 // take removes a packet from the connection.
-func take(read func(func(fd uintptr) bool) error) error {
+func take(read reader) error {
 	_, fds, err := receivePacket(read, 0)
 	closeAll(fds)
 	return err
 }
 
-func receivePacket(read func(func(fd uintptr) bool) error, flags int) (packet []byte, fds []int, err error) {
-	buf, oob := make([]byte, runtimes.MaxLXCPacket), make([]byte, unix.CmsgSpace(4*maxStateFDs))
-	var n, oobn int
-	failed := read(func(fd uintptr) bool {
-		n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	if err = errors.Join(failed, err); err != nil {
-		if errors.Is(err, unix.ECONNRESET) {
-			err = errClosed
-		}
-		return nil, nil, err
-	}
-	if n == 0 {
+// receivePacket receives a packet. errClosed at the end of the connection.
+func receivePacket(read reader, flags int) (packet []byte, fds []int, err error) {
+	packet, fds, _, err = receive(read, runtimes.MaxLXCPacket, flags)
+	if errors.Is(err, unix.ECONNRESET) || err == nil && len(packet) == 0 {
+		closeAll(fds)
 		return nil, nil, errClosed
 	}
-	return buf[:n], rightsOf(oob[:oobn]), nil
+	return packet, fds, err
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -74,16 +72,11 @@ func (a *answerer) goesOn(err error) bool {
 
 // receiveOCI receives a listener from a new connection.
 func (a *answerer) receiveOCI(c *net.UnixConn) {
-	defer c.Close()
-	if err := a.peers.Check(c); err != nil {
-		a.refuse(err)
-		return
-	}
-	e := a.enlist(0, word{kind: kindConn})
+	e := a.admitConn(c, kindConn)
 	if e == nil {
-		a.refuse(errFull)
 		return
 	}
+	defer c.Close()
 	// The holder gets the connection before anything is read from it: killing this process meanwhile loses nothing.
 	if err := e.hold(c); err != nil {
 		a.log.WithError(err).Warn("the holder does not keep a runtime's connection")
@@ -93,11 +86,8 @@ func (a *answerer) receiveOCI(c *net.UnixConn) {
 
 // resumeConn reads a connection that an earlier answerer accepted.
 func (a *answerer) resumeConn(e *entry, fd int) {
-	file := os.NewFile(uintptr(fd), "runtime")
-	c, err := net.FileConn(file)
-	file.Close()
-	u, ok := c.(*net.UnixConn)
-	if err != nil || !ok {
+	u := connOf(fd)
+	if u == nil {
 		a.forget(e)
 		return
 	}
@@ -160,29 +150,21 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 	return listener, w, nil
 }
 
-// receiveState receives once.
-func receiveState(read func(func(fd uintptr) bool) error, flags int) (text []byte, fds []int, err error) {
-	buf, oob := make([]byte, maxState), make([]byte, unix.CmsgSpace(4*maxStateFDs))
-	var n, oobn, got int
-	failed := read(func(fd uintptr) bool {
-		n, oobn, got, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	if err = errors.Join(failed, err); err != nil {
-		return nil, nil, err
-	}
-	fds = rightsOf(oob[:oobn])
+// receiveState receives once. io.ErrUnexpectedEOF for nothing.
+func receiveState(read reader, flags int) (text []byte, fds []int, err error) {
+	text, fds, got, err := receive(read, maxState, flags)
 	switch {
+	case err != nil:
 	case got&unix.MSG_CTRUNC != 0:
 		err = fmt.Errorf("cannot take more than %d descriptors", maxStateFDs)
-	case n == 0:
+	case len(text) == 0:
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		closeAll(fds)
 		return nil, nil, err
 	}
-	return buf[:n], fds, nil
+	return text, fds, nil
 }
 
 // readRest reads until the state is complete.
@@ -199,31 +181,4 @@ func readRest(c io.Reader, text []byte, s *runtimes.ListenerState) error {
 		text = append(text, more[:n]...)
 	}
 	return nil
-}
-
-func rightsOf(oob []byte) (fds []int) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil
-	}
-	for _, m := range messages {
-		if some, err := unix.ParseUnixRights(&m); err == nil {
-			fds = append(fds, some...)
-		}
-	}
-	return fds
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
-}
-
-// isListener reports that a descriptor is a seccomp listener (init_listener, kernel/seccomp.c).
-func isListener(fd int) bool {
-	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	return err == nil && name == "anon_inode:seccomp notify"
 }
