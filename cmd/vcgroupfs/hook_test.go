@@ -1,57 +1,11 @@
 package main
 
 import (
-	"errors"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
-
-func TestOCIState(t *testing.T) {
-	config := `{"root": {"path": "rootfs"}}`
-	read := func(path string) ([]byte, error) {
-		switch path {
-		case "/b/config.json":
-			return []byte(config), nil
-		case "/abs/config.json":
-			return []byte(`{"root": {"path": "/var/lib/r/../x"}}`), nil
-		case "/bad/config.json":
-			return []byte(`{"root": 1}`), nil
-		case "/none/config.json":
-			return []byte(`{}`), nil
-		}
-		return nil, &os.PathError{Op: "open", Path: path, Err: errors.New("no")}
-	}
-	for _, c := range []struct {
-		state ociState
-		want  container
-		says  string
-	}{
-		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/b"}, container{id: "a", pid: 7, rootfs: "/b/rootfs"}, ""},
-		{ociState{ID: "a", Status: "created", Pid: 7, Bundle: "/abs"}, container{id: "a", pid: 7, rootfs: "/var/lib/x"}, ""},
-		{ociState{ID: "a", Status: "stopped", Pid: 1 << 30}, container{id: "a"}, ""},
-		{ociState{ID: "a", Status: "stopped", Pid: os.Getpid()}, container{}, "lives"},
-		{ociState{ID: "a", Pid: 7, Bundle: "/b"}, container{}, "createRuntime and poststop"},
-		{ociState{Status: "creating", Pid: 7, Bundle: "/b"}, container{}, "no id"},
-		{ociState{ID: "a", Status: "running", Pid: 7, Bundle: "/b"}, container{}, "createRuntime and poststop"},
-		{ociState{ID: "a", Status: "creating", Bundle: "/b"}, container{}, "no pid"},
-		{ociState{ID: "a", Status: "creating", Pid: -7, Bundle: "/b"}, container{}, "no pid"},
-		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "b"}, container{}, "no absolute path"},
-		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/nowhere"}, container{}, "/nowhere/config.json"},
-		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/bad"}, container{}, "configuration"},
-		{ociState{ID: "a", Status: "creating", Pid: 7, Bundle: "/none"}, container{}, "root.path"},
-	} {
-		got, err := c.state.container(read)
-		switch {
-		case c.says == "" && (err != nil || got.id != c.want.id || got.pid != c.want.pid || got.rootfs != c.want.rootfs):
-			t.Errorf("%+v: %+v, %v; want %+v", c.state, got, err, c.want)
-		case c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)):
-			t.Errorf("%+v: %v; want %q", c.state, err, c.says)
-		}
-	}
-}
 
 func TestGuestNameOf(t *testing.T) {
 	long := strings.Repeat("x", 65)

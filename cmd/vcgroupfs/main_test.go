@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -62,8 +63,12 @@ func TestCommandLine(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	defer func(args []string) { os.Args = args }(os.Args)
 	daemon := filepath.Join(t.TempDir(), "none")
+	var hooks []string
+	for _, h := range runtimes.Hooks() {
+		hooks = append(hooks, h.Name)
+	}
 	for line, want := range map[string]string{
-		"guest": "add rm ls show tree top events set attach freeze thaw kill", "hook": "oci lxc", "policy": "default check explain", "run --pri": "--privileged",
+		"guest": "add rm ls show tree top events set attach freeze thaw kill", "hook": strings.Join(hooks, " "), "policy": "default check explain", "run --pri": "--privileged",
 		"run --": "--controllers --policy --layout --name --limit --no-stack --userns --privileged --no-bpf --no-notify --help", "guest rm --": "--force --socket --help",
 		"guest rm web --": "--force --socket --help", "guest rm --socket " + daemon + " -- web": "", "run -- false": "", "run -- false --": "", "mount -- --": "",
 		"guest rm web": "", "run": "",

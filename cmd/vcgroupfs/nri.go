@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/nri"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes/nri"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 )
 

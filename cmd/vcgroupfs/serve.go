@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -20,14 +21,15 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/listener"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // defaultGuests is the default directory of declared guests; it need not exist.
 const defaultGuests = "/etc/vcgroupfs/guests.d"
 
 func serveCommand() *cli.Command {
+	_, containers := runtimes.DefaultContainers()
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "serve many guests: the daemon",
@@ -74,7 +76,7 @@ func serveCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "container",
 				Usage: "take a cgroup whose path matches `PATTERN` for a container's, as in /machines/*, instead of what " +
 					"runtimes make by themselves; more than once for several",
-				DefaultText: "those of Docker, podman, nerdctl, Kubernetes, LXC, systemd-nspawn"},
+				DefaultText: "those of " + strings.Join(containers, ", ")},
 			&cli.StringFlag{Name: "self-policy", Usage: "read the policy of those containers from `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "self-controllers", Usage: "show them these only: `LIST` such as memory,pids,name=systemd"},
 			noBPFFlag(),
@@ -225,9 +227,9 @@ func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 	s := &daemon.Self{Path: filepath.Join(filepath.Dir(socket), "self"), Containers: c.StringSlice("container"),
 		Controllers: spec.ControllerNames(c.String("self-controllers"))}
 	if len(s.Containers) == 0 {
-		s.Containers = hierarchy.DefaultContainers()
+		s.Containers, _ = runtimes.DefaultContainers()
 	}
-	if _, err := hierarchy.ParseContainers(s.Containers); err != nil {
+	if _, err := runtimes.ParseContainers(s.Containers); err != nil {
 		return nil, usagef("--container: %v", err)
 	}
 	var err error

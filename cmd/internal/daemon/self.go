@@ -14,11 +14,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs/self"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -26,7 +26,7 @@ import (
 // selfDir is self: its directory, its mount, and the containers that touched it.
 type selfDir struct {
 	d      *Daemon
-	rule   hierarchy.Containers
+	rule   runtimes.Containers
 	spec   api.GuestSpec  // of the guests to add, without boundary and owner
 	policy *policy.Policy // of those guests
 
@@ -58,7 +58,7 @@ func (d *Daemon) selfSpec() (spec api.GuestSpec, err error) {
 
 // newSelf makes self from the settings, not mounted yet.
 func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
-	rule, err := hierarchy.ParseContainers(d.settings.Self.Containers)
+	rule, err := runtimes.ParseContainers(d.settings.Self.Containers)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ type Settings struct {
 // Self is the directory by which an unknown container gets its view; nil for none.
 type Self struct {
 	Path        string   `json:"path"`        // mount point
-	Containers  []string `json:"containers"`  // patterns of the containers' cgroups (hierarchy.Containers)
+	Containers  []string `json:"containers"`  // patterns of the containers' cgroups (runtimes.Containers)
 	Policy      string   `json:"policy"`      // a file, "" for the default
 	Controllers []string `json:"controllers"` // shown; if empty, the policy decides
 }

@@ -5,16 +5,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path"
-	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/self"
@@ -312,31 +310,13 @@ func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
 	return views.OwnerOf(nil, pid)
 }
 
-var (
-	longID   = regexp.MustCompile(`[0-9a-f]{64}`)
-	unit     = regexp.MustCompile(`\.(scope|service|slice)$`)
-	unnamely = regexp.MustCompile(`[^A-Za-z0-9_]+`)
-)
-
 // maxStem bounds the readable part of a guest's name, to leave room for the hash.
 const maxStem = 48
 
-// name returns the name of a toucher's guest: the variable part of its cgroup's path, and a hash of its boundaries'
-// ids, which makes it unique.
+// name returns the name of a toucher's guest: a readable name of the container, and a hash of its boundaries' ids, which
+// makes it unique.
 func (t *toucher) name() string {
-	stem := path.Base(t.path)
-	parts := strings.Split(t.path, "/")
-	for i, glob := range strings.Split(t.pattern, "/") {
-		if strings.ContainsAny(glob, "*?[{") {
-			// The last one counts.
-			stem = parts[i]
-		}
-	}
-	stem = longID.ReplaceAllStringFunc(unit.ReplaceAllString(stem, ""), func(id string) string { return id[:12] })
-	stem = strings.Trim(unnamely.ReplaceAllString(stem, "-"), "-")
-	if stem == "" {
-		stem = "container"
-	}
+	stem := runtimes.Stem(t.path, t.pattern)
 	hash := sha256.New()
 	for _, b := range t.boundaries {
 		fmt.Fprintln(hash, b.Tree, b.ID)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -50,7 +51,7 @@ func Host(ctx context.Context, socket string) []Check {
 		}
 		checks = append(checks, pids(h))
 	}
-	return append(checks, kernel(), connections(), users(), fileSystemType(ctx, socket), daemon(ctx, socket), runtimes())
+	return append(checks, kernel(), connections(), users(), fileSystemType(ctx, socket), daemon(ctx, socket), installed())
 }
 
 func privileges() Check {
@@ -244,17 +245,15 @@ func daemon(ctx context.Context, socket string) Check {
 		""}
 }
 
-// runtimes lists the installed runtimes, each with its way to give a container its view.
-func runtimes() Check {
+// installed lists the installed runtimes, each with its way to give a container its view.
+func installed() Check {
 	var found []string
-	for _, r := range []struct{ program, how string }{
-		{"runc", "hook oci"}, {"crun", "hook oci"}, {"podman", "hook oci by --annotation, or CDI"},
-		{"dockerd", "CDI, or self by --volume"}, {"containerd", "nri, or CDI"},
-		{"crio", "nri, or CDI"}, {"lxc-start", "hook lxc"}, {"incus", "hook lxc"}, {"systemd-nspawn", "--bind"},
-		{"bwrap", "--bind"},
-	} {
-		if _, err := exec.LookPath(r.program); err == nil {
-			found = append(found, r.program+" ("+r.how+")")
+	for _, r := range runtimes.All() {
+		if r.Program == "" {
+			continue
+		}
+		if _, err := exec.LookPath(r.Program); err == nil {
+			found = append(found, r.Program+" ("+r.How+")")
 		}
 	}
 	if len(found) == 0 {

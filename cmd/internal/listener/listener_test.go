@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 )
 
 // TestWord: what the holder keeps is what is read again, and fits into a name of systemd's store.
@@ -138,50 +139,27 @@ func TestReadState(t *testing.T) {
 	}
 }
 
-// lxcPacket is one of LXC's.
-func lxcPacket(notif, resp uint16, rest int) []byte {
-	b := make([]byte, lxcHead+rest)
-	binary.NativeEndian.PutUint32(b[lxcInitPid:], 42)
-	binary.NativeEndian.PutUint16(b[lxcSizes:], notif)
-	binary.NativeEndian.PutUint16(b[lxcSizes+2:], resp)
-	return b
-}
-
-// TestParseLXC: a packet's answer stands where LXC looks for it; one whose sizes do not fit is refused.
-func TestParseLXC(t *testing.T) {
-	packet := lxcPacket(80, 24, 80+24+5)
-	packet[lxcHead] = 9
-	r, err := parseLXC(packet, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	notify.PutResponse(r.response, r.call.ID, unix.EBUSY, false)
-	if r.initPid != 42 || r.call.ID != 9 || len(r.packet) != lxcHead+80+24 || r.packet[lxcHead+80] != 9 ||
-		int32(binary.NativeEndian.Uint32(r.packet[lxcHead+80+16:])) != -int32(unix.EBUSY) || r.listener != -1 {
-		t.Errorf("%+v", r)
-	}
-	for _, bad := range [][]byte{
-		nil, packet[:lxcHead-1], lxcPacket(79, 24, 200), lxcPacket(80, 23, 200), lxcPacket(80, 24, 103), lxcPacket(65535, 65535, 200),
+// TestRequest: the listener is found among the descriptors of a packet, and a packet without one is a request too.
+func TestRequest(t *testing.T) {
+	const notif, resp = 80, notify.ResponseSize
+	packet := make([]byte, 32+notif+resp)
+	binary.NativeEndian.PutUint16(packet[16:], notif)
+	binary.NativeEndian.PutUint16(packet[18:], resp)
+	listener := newListener(t)
+	for name, c := range map[string]struct {
+		fds  []int
+		want int
+	}{
+		"of LXC 4.0.3": {[]int{0, 1, listener}, listener}, "older": {nil, -1}, "none": {[]int{0, 1, 2}, -1},
+		"another order": {[]int{listener, 0, 1}, -1},
 	} {
-		if _, err := parseLXC(bad, nil); err == nil {
-			t.Errorf("a packet of %d bytes is understood", len(bad))
+		if r, err := newRequest(packet, c.fds); err != nil || r.listener != c.want || len(r.fds) != len(c.fds) {
+			t.Errorf("%s: %+v, %v; want %d", name, r, err, c.want)
 		}
 	}
-}
-
-func FuzzParseLXC(f *testing.F) {
-	f.Add(lxcPacket(80, 24, 104))
-	f.Add(lxcPacket(88, 32, 130))
-	f.Fuzz(func(t *testing.T, packet []byte) {
-		r, err := parseLXC(packet, nil)
-		if err != nil {
-			return
-		}
-		notify.PutResponse(r.response, r.call.ID, 0, true)
-		if len(r.packet) > len(packet) {
-			t.Errorf("%d bytes of %d go back", len(r.packet), len(packet))
-		}
-	})
+	if _, err := newRequest(packet[:40], nil); err == nil || !strings.Contains(err.Error(), "do not fit") {
+		t.Errorf("a part of a packet: %v", err)
+	}
 }
 
 func FuzzParseWord(f *testing.F) {
@@ -198,7 +176,7 @@ func FuzzParseWord(f *testing.F) {
 func TestContainer(t *testing.T) {
 	self := os.Getpid()
 	for name, c := range map[string]struct {
-		s    processState
+		s    runtimes.ListenerState
 		want int
 		ok   bool
 	}{
@@ -208,14 +186,14 @@ func TestContainer(t *testing.T) {
 		"nobody":      {stateOf("", self, self), 0, false},
 		"wrong":       {stateOf("web", 0, -1), 0, false},
 	} {
-		w, err := c.s.container()
+		w, err := wordOf(&c.s)
 		if (err == nil) != c.ok || c.ok && (w.pid != c.want || (w.start != 0) != (c.want != 0) || w.name != "web") {
 			t.Errorf("%s: %+v, %v", name, w, err)
 		}
 	}
 }
 
-func stateOf(id string, pid, first int) (s processState) {
+func stateOf(id string, pid, first int) (s runtimes.ListenerState) {
 	s.Pid, s.State.ID, s.State.Pid = pid, id, first
 	return s
 }

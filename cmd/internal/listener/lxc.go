@@ -1,67 +1,42 @@
 package listener
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The protocol is that of lxc.seccomp.notify.proxy (struct seccomp_notify_proxy_msg, src/lxc/lxcseccomp.h of liblxc
-// 5.0). LXC keeps the listener, receives each call itself and sends it in one packet, with descriptors of /proc/<pid>,
-// of the caller's memory and of the listener. It waits 30 s at most for the same packet with the answer filled in, and
-// otherwise answers ENOSYS.
-//
-// A packet leaves the connection only after its answer, so that the next answerer finds an unanswered one.
+// LXC sends each call in a packet (runtimes.LXCCall), which leaves the connection only after its answer, so that the
+// next answerer finds an unanswered one.
 
-const (
-	// Bytes: reserved (8), the monitor's pid (4), init's pid (4), three sizes (6), padding (2), the cookie's length (8).
-	lxcHead      = 32
-	lxcInitPid   = 12
-	lxcSizes     = 16
-	lxcFDs       = 3
-	lxcListener  = 2 // index among the descriptors
-	maxLXCPacket = 4096
-	sentWait     = 50 * time.Millisecond // bounds LXC's reaction to an answer that it has read
-)
+// sentWait bounds LXC's reaction to an answer that it has read.
+const sentWait = 50 * time.Millisecond
 
-// request is a packet of LXC.
+// request is a packet of LXC with its descriptors.
 type request struct {
-	packet   []byte // without the cookie: the form of the reply
-	response []byte // a part of it
-	call     notify.Request
-	initPid  int
-	listener int
+	*runtimes.LXCCall
+	listener int // -1 if LXC sent none
 	fds      []int
 }
 
 func (r *request) close() { closeAll(r.fds) }
 
-// parseLXC reads a packet.
-func parseLXC(packet []byte, fds []int) (*request, error) {
-	if len(packet) < lxcHead {
-		return nil, errors.New("cannot read a packet of LXC: it is too short")
+// newRequest reads a packet. It takes the descriptors over if the packet can be read.
+func newRequest(packet []byte, fds []int) (*request, error) {
+	call, err := runtimes.ParseLXCCall(packet)
+	if err != nil {
+		return nil, err
 	}
-	notif := int(binary.NativeEndian.Uint16(packet[lxcSizes:]))
-	resp := int(binary.NativeEndian.Uint16(packet[lxcSizes+2:]))
-	r := &request{fds: fds, listener: -1, initPid: int(int32(binary.NativeEndian.Uint32(packet[lxcInitPid:])))}
-	end := lxcHead + notif + resp
-	if notif < int(unsafe.Sizeof(r.call)) || resp < notify.ResponseSize || len(packet) < end {
-		return nil, fmt.Errorf("cannot read a packet of LXC: sizes of %d, %d and %d bytes do not fit",
-			notif, resp, len(packet))
-	}
-	r.packet, r.response = packet[:end:end], packet[lxcHead+notif:end]
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.call)), unsafe.Sizeof(r.call)), packet[lxcHead:])
-	if len(fds) == lxcFDs && isListener(fds[lxcListener]) {
-		r.listener = fds[lxcListener]
+	r := &request{LXCCall: call, listener: -1, fds: fds}
+	if len(fds) == runtimes.LXCDescriptors && isListener(fds[runtimes.LXCListener]) {
+		r.listener = fds[runtimes.LXCListener]
 	}
 	return r, nil
 }
@@ -76,28 +51,15 @@ func (a *answerer) acceptLXC(l *net.UnixListener) {
 			}
 			return
 		}
-		err = a.peers.Check(c)
-		var e *entry
-		if err == nil {
-			if e = a.enlist(0, word{kind: kindLXC}); e == nil {
-				err = errFull
-			}
+		if e := a.admitConn(c, kindLXC); e != nil {
+			go e.answerLXC(c, false)
 		}
-		if err != nil {
-			c.Close()
-			a.refuse(err)
-			continue
-		}
-		go e.answerLXC(c, false)
 	}
 }
 
 // serveLXC resumes a kept connection.
 func (e *entry) serveLXC(fd int) {
-	file := os.NewFile(uintptr(fd), "lxc")
-	c, err := net.FileConn(file)
-	file.Close()
-	if u, ok := c.(*net.UnixConn); err == nil && ok {
+	if u := connOf(fd); u != nil {
 		e.answerLXC(u, true)
 		return
 	}
@@ -142,12 +104,12 @@ func (e *entry) hold(c *net.UnixConn) error {
 }
 
 // nextLXC answers the next packet. again: an earlier answerer may have answered it.
-func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error, again bool) error {
+func (e *entry) nextLXC(c *net.UnixConn, read reader, again bool) error {
 	packet, fds, err := receivePacket(read, unix.MSG_PEEK)
 	if err != nil {
 		return err
 	}
-	r, err := parseLXC(packet, fds)
+	r, err := newRequest(packet, fds)
 	if err != nil {
 		closeAll(fds)
 		return err
@@ -158,12 +120,12 @@ func (e *entry) nextLXC(c *net.UnixConn, read func(func(fd uintptr) bool) error,
 	}
 	now := e
 	if e.word.pid == 0 {
-		now = e.learn(c, r.initPid)
+		now = e.learn(c, r.InitPid)
 	}
 	errno, passOn := now.answerOne(r)
-	notify.PutResponse(r.response, r.call.ID, errno, passOn)
+	notify.PutResponse(r.Response, r.Call.ID, errno, passOn)
 	c.SetWriteDeadline(time.Now().Add(stateTime))
-	if _, err := c.Write(r.packet); err != nil {
+	if _, err := c.Write(r.Reply); err != nil {
 		return err
 	}
 	return take(read)
@@ -187,19 +149,19 @@ func (e *entry) answerOne(r *request) (errno unix.Errno, passOn bool) {
 	}
 	s := &notify.Supervisor{Guest: e, Log: e.log, Timeout: callTimeout, Admit: e.admit, Observe: e.observe,
 		Stuck: e.of.stuck}
-	return s.Once(r.listener, &r.call)
+	return s.Once(r.listener, &r.Call)
 }
 
 // wasAnswered reports that an earlier answerer answered a packet but did not remove it from the connection: the answer
 // is still unread, or LXC has acted upon it.
-func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) bool {
+func (e *entry) wasAnswered(read reader, r *request) bool {
 	unread := 0
 	_ = read(func(fd uintptr) bool {
 		unread, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 		return true
 	})
 	for end := time.Now().Add(sentWait); unread == 0 && r.listener >= 0; time.Sleep(sentWait / 10) {
-		if !notify.Waits(r.listener, r.call.ID) {
+		if !notify.Waits(r.listener, r.Call.ID) {
 			return true
 		}
 		if time.Now().After(end) {
@@ -210,27 +172,18 @@ func (e *entry) wasAnswered(read func(func(fd uintptr) bool) error, r *request) 
 }
 
 // take removes a packet from the connection.
-func take(read func(func(fd uintptr) bool) error) error {
+func take(read reader) error {
 	_, fds, err := receivePacket(read, 0)
 	closeAll(fds)
 	return err
 }
 
-func receivePacket(read func(func(fd uintptr) bool) error, flags int) (packet []byte, fds []int, err error) {
-	buf, oob := make([]byte, maxLXCPacket), make([]byte, unix.CmsgSpace(4*maxStateFDs))
-	var n, oobn int
-	failed := read(func(fd uintptr) bool {
-		n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	if err = errors.Join(failed, err); err != nil {
-		if errors.Is(err, unix.ECONNRESET) {
-			err = errClosed
-		}
-		return nil, nil, err
-	}
-	if n == 0 {
+// receivePacket receives a packet. errClosed at the end of the connection.
+func receivePacket(read reader, flags int) (packet []byte, fds []int, err error) {
+	packet, fds, _, err = receive(read, runtimes.MaxLXCPacket, flags)
+	if errors.Is(err, unix.ECONNRESET) || err == nil && len(packet) == 0 {
+		closeAll(fds)
 		return nil, nil, errClosed
 	}
-	return buf[:n], rightsOf(oob[:oobn]), nil
+	return packet, fds, err
 }

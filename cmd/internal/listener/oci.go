@@ -6,22 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// The protocol is that of linux.seccomp.listenerPath: "The Container Process State" in config-linux.md of the OCI
-// runtime specification. The runtime connects, sends the state once, with the listener, and closes. runc 1.1.5 does so
-// after the createRuntime hooks, and again for each process that it executes in the container. crun 1.8.1 connects
-// before the container's process exists, and lets that process send the state. For a process that it executes in the
-// container it sends the container's name alone: the pids are 0.
+// The OCI runtimes connect, send the state once, with the listener, and close (runtimes.ListenerState). runc 1.1.5 does
+// so after the createRuntime hooks. crun 1.8.1 connects before the container's process exists.
 
 const (
 	maxState    = 64 << 10 // bytes
@@ -31,28 +26,15 @@ const (
 	stateTime = 5 * time.Second // for the rest of the state
 	// maxReading bounds the connections read at once. Further ones wait to be accepted.
 	maxReading = 128
-	seccompFD  = "seccompFd"
 )
 
-// processState is the container process state.
-type processState struct {
-	FDs   []string `json:"fds"`
-	Pid   int      `json:"pid"` // of the process with the filter
-	State struct {
-		ID  string `json:"id"`
-		Pid int    `json:"pid"` // of the container's first process
-	} `json:"state"`
-}
-
-// container returns the container of a listener.
-func (s *processState) container() (word, error) {
-	w := word{kind: kindListener, pid: s.State.Pid, name: spec.NameOf(s.State.ID)}
-	if w.pid == 0 {
-		w.pid = s.Pid
+// wordOf returns the word of a listener that came with a state.
+func wordOf(s *runtimes.ListenerState) (word, error) {
+	box, err := s.Container()
+	if err != nil {
+		return word{kind: kindListener}, err
 	}
-	if s.State.ID == "" || w.pid < 0 {
-		return w, errors.New("the state names no container")
-	}
+	w := word{kind: kindListener, pid: box.Pid, name: spec.NameOf(box.ID)}
 	// 0 for a process that has ended.
 	w.start, _ = host.StartOf(w.pid)
 	return w, nil
@@ -90,16 +72,11 @@ func (a *answerer) goesOn(err error) bool {
 
 // receiveOCI receives a listener from a new connection.
 func (a *answerer) receiveOCI(c *net.UnixConn) {
-	defer c.Close()
-	if err := a.peers.Check(c); err != nil {
-		a.refuse(err)
-		return
-	}
-	e := a.enlist(0, word{kind: kindConn})
+	e := a.admitConn(c, kindConn)
 	if e == nil {
-		a.refuse(errFull)
 		return
 	}
+	defer c.Close()
 	// The holder gets the connection before anything is read from it: killing this process meanwhile loses nothing.
 	if err := e.hold(c); err != nil {
 		a.log.WithError(err).Warn("the holder does not keep a runtime's connection")
@@ -109,11 +86,8 @@ func (a *answerer) receiveOCI(c *net.UnixConn) {
 
 // resumeConn reads a connection that an earlier answerer accepted.
 func (a *answerer) resumeConn(e *entry, fd int) {
-	file := os.NewFile(uintptr(fd), "runtime")
-	c, err := net.FileConn(file)
-	file.Close()
-	u, ok := c.(*net.UnixConn)
-	if err != nil || !ok {
+	u := connOf(fd)
+	if u == nil {
 		a.forget(e)
 		return
 	}
@@ -148,7 +122,7 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 		return -1, w, err
 	}
 	text, fds, err := receiveState(raw.Read, unix.MSG_PEEK)
-	var s processState
+	var s runtimes.ListenerState
 	if err == nil && json.Unmarshal(text, &s) != nil {
 		closeAll(fds)
 		c.SetReadDeadline(time.Now().Add(stateTime))
@@ -157,9 +131,9 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 		}
 	}
 	if err == nil {
-		w, err = s.container()
+		w, err = wordOf(&s)
 	}
-	i := slices.Index(s.FDs, seccompFD)
+	i := s.Listener()
 	switch {
 	case err != nil:
 	case i < 0 || len(fds) != len(s.FDs):
@@ -176,33 +150,25 @@ func readState(c *net.UnixConn) (listener int, w word, err error) {
 	return listener, w, nil
 }
 
-// receiveState receives once.
-func receiveState(read func(func(fd uintptr) bool) error, flags int) (text []byte, fds []int, err error) {
-	buf, oob := make([]byte, maxState), make([]byte, unix.CmsgSpace(4*maxStateFDs))
-	var n, oobn, got int
-	failed := read(func(fd uintptr) bool {
-		n, oobn, got, _, err = unix.Recvmsg(int(fd), buf, oob, flags|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	if err = errors.Join(failed, err); err != nil {
-		return nil, nil, err
-	}
-	fds = rightsOf(oob[:oobn])
+// receiveState receives once. io.ErrUnexpectedEOF for nothing.
+func receiveState(read reader, flags int) (text []byte, fds []int, err error) {
+	text, fds, got, err := receive(read, maxState, flags)
 	switch {
+	case err != nil:
 	case got&unix.MSG_CTRUNC != 0:
 		err = fmt.Errorf("cannot take more than %d descriptors", maxStateFDs)
-	case n == 0:
+	case len(text) == 0:
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		closeAll(fds)
 		return nil, nil, err
 	}
-	return buf[:n], fds, nil
+	return text, fds, nil
 }
 
 // readRest reads until the state is complete.
-func readRest(c io.Reader, text []byte, s *processState) error {
+func readRest(c io.Reader, text []byte, s *runtimes.ListenerState) error {
 	for json.Unmarshal(text, s) != nil {
 		if len(text) >= maxState {
 			return fmt.Errorf("cannot read a container's state: it has more than %d bytes, or is no JSON", maxState)
@@ -215,31 +181,4 @@ func readRest(c io.Reader, text []byte, s *processState) error {
 		text = append(text, more[:n]...)
 	}
 	return nil
-}
-
-func rightsOf(oob []byte) (fds []int) {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil
-	}
-	for _, m := range messages {
-		if some, err := unix.ParseUnixRights(&m); err == nil {
-			fds = append(fds, some...)
-		}
-	}
-	return fds
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
-}
-
-// isListener reports that a descriptor is a seccomp listener (init_listener, kernel/seccomp.c).
-func isListener(fd int) bool {
-	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	return err == nil && name == "anon_inode:seccomp notify"
 }

@@ -1,9 +1,11 @@
-package hierarchy
+package runtimes
 
 import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -14,7 +16,7 @@ import (
 // /docker/buildkit, libpod-conmon-….scope.
 type Containers []string
 
-// idMark stands for an id in a pattern, of so many digits.
+// An id in a pattern, and its digits.
 const (
 	idMark   = "{id}"
 	idLength = 64
@@ -22,33 +24,6 @@ const (
 
 // maxPatternParts bounds the components of a pattern; the kernel's own bound on a path is PATH_MAX.
 const maxPatternParts = 64
-
-// defaultContainers are the cgroups that runtimes make without a configured parent. None of them is a cgroup of
-// several containers, such as a pod's or a slice.
-var defaultContainers = Containers{
-	// Docker: by itself, by systemd.
-	"/docker/{id}", "/system.slice/docker-{id}.scope",
-	// podman as root, also in pods.
-	"/machine.slice/libpod-{id}.scope", "/machine.slice/machine-libpod_pod_{id}.slice/libpod-{id}.scope",
-	"/libpod_parent/libpod-{id}", "/libpod_parent/{id}/libpod-{id}",
-	// nerdctl, and containerd's own ctr for containers with such an id.
-	"/default/{id}", "/system.slice/nerdctl-{id}.scope",
-	// Kubernetes, by the kubelet itself and by systemd.
-	"/kubepods/pod*/{id}", "/kubepods/*/pod*/{id}",
-	"/kubepods.slice/kubepods-pod*.slice/cri-containerd-{id}.scope",
-	"/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/cri-containerd-{id}.scope",
-	"/kubepods.slice/kubepods-pod*.slice/crio-{id}.scope",
-	"/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/crio-{id}.scope",
-	"/kubepods.slice/kubepods-pod*.slice/docker-{id}.scope",
-	"/kubepods.slice/kubepods-*.slice/kubepods-*-pod*.slice/docker-{id}.scope",
-	// LXC and Incus, of all versions.
-	"/lxc.payload.*", "/lxc.payload/*", "/lxc/*",
-	// systemd-nspawn: beside the payload is its supervisor.
-	"/machine.slice/machine-*.scope/payload", "/machine.slice/systemd-nspawn@*.service/payload",
-}
-
-// DefaultContainers returns the patterns of the runtimes' defaults.
-func DefaultContainers() Containers { return append(Containers(nil), defaultContainers...) }
 
 // ParseContainers parses patterns. The error has a line for each unusable one, and shows the valid form.
 func ParseContainers(patterns []string) (Containers, error) {
@@ -148,4 +123,33 @@ func isID(s string) bool {
 		}
 	}
 	return true
+}
+
+var (
+	longID   = regexp.MustCompile(`[0-9a-f]{` + strconv.Itoa(idLength) + `}`)
+	unit     = regexp.MustCompile(`\.(scope|service|slice)$`)
+	unnamely = regexp.MustCompile(`[^A-Za-z0-9_]+`)
+)
+
+// shortID is the length to which runtimes shorten an id for people.
+const shortID = 12
+
+// Stem returns a readable name for a container whose boundary a pattern matches: the variable component of the path,
+// without a unit's suffix, with ids shortened. It has letters, digits, '_' and '-' only, and several containers may
+// have the same.
+func Stem(boundary, pattern string) string {
+	stem := path.Base(boundary)
+	parts := strings.Split(boundary, "/")
+	for i, glob := range strings.Split(pattern, "/") {
+		if strings.ContainsAny(glob, "*?[{") {
+			// The last one counts.
+			stem = parts[i]
+		}
+	}
+	stem = longID.ReplaceAllStringFunc(unit.ReplaceAllString(stem, ""), func(id string) string { return id[:shortID] })
+	stem = strings.Trim(unnamely.ReplaceAllString(stem, "-"), "-")
+	if stem == "" {
+		return "container"
+	}
+	return stem
 }

@@ -1,18 +1,16 @@
-package hierarchy_test
+package runtimes
 
 import (
 	"strings"
 	"testing"
-
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 const someID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 // TestDefaultContainers: what runtimes make is a container's cgroup, and what they put around it is not.
 func TestDefaultContainers(t *testing.T) {
-	rule := hierarchy.DefaultContainers()
-	if _, err := hierarchy.ParseContainers(rule); err != nil {
+	rule, _ := DefaultContainers()
+	if _, err := ParseContainers(rule); err != nil {
 		t.Fatal(err)
 	}
 	pod := "kubepods-burstable-pod0a1b.slice"
@@ -53,7 +51,7 @@ func TestContainers(t *testing.T) {
 		{"/a[0-9]", "/a5", "/a5"}, {"/a[0-9]", "/ab", ""}, {"/*/b", "/q/b", "/q/b"}, {"/a/x{id}*", "/a/x" + someID + "tail", "/a/x" + someID + "tail"},
 		{"/a/*{id}", "/a/ff" + someID, "/a/ff" + someID}, {"/a/{id}", "/a/" + someID[1:], ""},
 	} {
-		rule, err := hierarchy.ParseContainers([]string{c.pattern})
+		rule, err := ParseContainers([]string{c.pattern})
 		if err != nil {
 			t.Errorf("%s: %v", c.pattern, err)
 		}
@@ -62,12 +60,12 @@ func TestContainers(t *testing.T) {
 		}
 	}
 	// The outermost of several.
-	rule, err := hierarchy.ParseContainers([]string{"/a/*/*", "/a/*"})
+	rule, err := ParseContainers([]string{"/a/*/*", "/a/*"})
 	if got, pattern, _ := rule.Of("/a/b/c"); err != nil || got != "/a/b" || pattern != "/a/*" {
 		t.Errorf("%q by %q, %v; want the outermost", got, pattern, err)
 	}
 	bad := []string{"", "/", "a/*", "/a/", "/a/../b", "/*", "/*/?", "/a/[", "/a/{id}{id}", "/a\n", strings.Repeat("/a", 65)}
-	_, err = hierarchy.ParseContainers(bad)
+	_, err = ParseContainers(bad)
 	if err == nil || strings.Count(err.Error(), "cannot use the pattern") != len(bad) {
 		t.Errorf("of %d bad patterns: %v", len(bad), err)
 	}
@@ -75,11 +73,11 @@ func TestContainers(t *testing.T) {
 
 // FuzzContainers: a boundary is the cgroup or one above it, is its own boundary, and has as many components as its pattern.
 func FuzzContainers(f *testing.F) {
-	for _, seed := range [][2]string{{"/a/*", "/a/b/c"}, {"/docker/{id}", "/docker/" + someID}, {"/a/[", "/a/b"}, {"/*b", "/../b"}, {"/a/\\*", "/a/*"}} {
+	for _, seed := range [][2]string{{"/a/*", "/a/b/c"}, {"/docker/{id}", "/docker/" + someID}, {"/a/[", "/a/b"}, {"/*b", "/../b"}, {"/a/\\*", "/a/*"}, {"/a/?", "/a/-"}} {
 		f.Add(seed[0], seed[1])
 	}
 	f.Fuzz(func(t *testing.T, pattern, cgroup string) {
-		rule, err := hierarchy.ParseContainers([]string{pattern})
+		rule, err := ParseContainers([]string{pattern})
 		if err != nil {
 			return
 		}
@@ -90,8 +88,24 @@ func FuzzContainers(f *testing.F) {
 		if boundary == "/" || !strings.HasPrefix(cgroup+"/", boundary+"/") || strings.Count(boundary, "/") != strings.Count(by, "/") || by != pattern {
 			t.Errorf("%q of %q: %q by %q", pattern, cgroup, boundary, by)
 		}
+		if stem := Stem(boundary, by); stem == "" || unnamely.MatchString(strings.ReplaceAll(stem, "-", "")) {
+			t.Errorf("%q of %q: the stem is %q", pattern, cgroup, stem)
+		}
 		if again, _, _ := rule.Of(boundary); again != boundary {
 			t.Errorf("%q of %q: %q, whose own is %q", pattern, cgroup, boundary, again)
 		}
 	})
+}
+
+// TestStem: a container's name for people is what differs between the containers of a pattern.
+func TestStem(t *testing.T) {
+	for _, c := range []struct{ boundary, pattern, want string }{
+		{"/docker/" + someID, "/docker/{id}", "0123456789ab"}, {"/box", "/box", "box"},
+		{"/machine.slice/machine-web.scope/payload", "/machine.slice/machine-*.scope/payload", "machine-web"},
+		{"/a/b/c.service", "/a/*/*", "c"}, {"/lxc/-", "/lxc/*", "container"},
+	} {
+		if got := Stem(c.boundary, c.pattern); got != c.want {
+			t.Errorf("%s by %s: %q, want %q", c.boundary, c.pattern, got, c.want)
+		}
+	}
 }
