@@ -288,7 +288,7 @@ func inOpen(pid int) (n int) {
 func TestKilledInFlight(t *testing.T) {
 	h := openHost(t)
 	native := newSite(t, h, "in-flight")
-	d := startDaemon(t)
+	d := startDaemonWith(t, program(t), []string{"--watchdog", "1m"}) // the worker is stopped for longer than 5 s on a busy machine
 	s := d.add(t, "g", native)
 	for range 3 {
 		var guests []*helper
