@@ -254,18 +254,11 @@ func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *hos
 	return nil
 }
 
-// Attach attaches a guest's view again after the guest has removed it. fault.NotFound for an unknown guest;
-// fault.Invalid without --into or after the end of its process.
-func (d *Daemon) Attach(name string) error {
-	g, err := d.find(name)
-	if err != nil {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// attachAgain attaches a guest's view after the guest has removed it. fault.Invalid without --into or after the end of
+// its process. Called with the guest's mu held.
+func (d *Daemon) attachAgain(g *guest, boundaries []*host.Boundary) error {
+	name := g.record.Name
 	switch {
-	case g.gone:
-		return notFound(name)
 	case g.record.Spec.Into == nil:
 		return fault.New(fault.Invalid,
 			"cannot attach guest %s anew: it was added without a place in the guest (--into)", name)
@@ -283,7 +276,7 @@ func (d *Daemon) Attach(name string) error {
 		release()
 	}
 	if err == nil {
-		err = d.takeCgroups(g, g.boundaries())
+		err = d.takeCgroups(g, boundaries)
 	}
 	return err
 }

@@ -65,14 +65,37 @@ func (d *Daemon) with(name string, f func(g *guest, boundaries []*host.Boundary)
 	return f(g, b)
 }
 
-// Tree returns a guest's cgroups. fault.NotFound, or an error of the host.
-func (d *Daemon) Tree(name string) (tree api.Cgroup, err error) {
-	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
-		of, err := cgroups.Tree(b)
-		tree = cgroupOf(of)
+// verb does what a verb says to a guest that is held, with its boundaries.
+type verb func(d *Daemon, ctx context.Context, g *guest, b []*host.Boundary) (answer any, err error)
+
+// verbs has each verb of the interface.
+var verbs = map[api.Verb]verb{
+	api.Tree: func(_ *Daemon, _ context.Context, _ *guest, b []*host.Boundary) (any, error) {
+		tree, err := cgroups.Tree(b)
+		return cgroupOf(tree), err
+	},
+	api.Attach: func(d *Daemon, _ context.Context, g *guest, b []*host.Boundary) (any, error) {
+		return nil, d.attachAgain(g, b)
+	},
+	api.Freeze: unanswered(cgroups.Freeze),
+	api.Thaw:   unanswered(cgroups.Thaw),
+	api.Kill:   unanswered(cgroups.Kill),
+}
+
+// unanswered makes a verb without an answer of a function of package cgroups.
+func unanswered(do func(context.Context, []*host.Boundary) error) verb {
+	return func(_ *Daemon, ctx context.Context, _ *guest, b []*host.Boundary) (any, error) {
+		return nil, do(ctx, b)
+	}
+}
+
+// Do does what a verb says to a guest. fault.NotFound, or the verb's error.
+func (d *Daemon) Do(ctx context.Context, verb api.Verb, name string) (answer any, err error) {
+	err = d.with(name, func(g *guest, b []*host.Boundary) (err error) {
+		answer, err = verbs[verb](d, ctx, g, b)
 		return err
 	})
-	return tree, err
+	return answer, err
 }
 
 // cgroupOf converts a tree of cgroups to the wire's form.
@@ -115,21 +138,6 @@ func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err
 		return err
 	})
 	return changes, err
-}
-
-// Freeze stops every process of a guest. fault.NotFound, or the error of cgroups.Freeze.
-func (d *Daemon) Freeze(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Freeze(ctx, b) })
-}
-
-// Thaw resumes the processes of a guest. fault.NotFound, or the error of cgroups.Thaw.
-func (d *Daemon) Thaw(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Thaw(ctx, b) })
-}
-
-// Kill kills every process of a guest. fault.NotFound, or the error of cgroups.Kill.
-func (d *Daemon) Kill(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Kill(ctx, b) })
 }
 
 // Subscribe returns a stream of events. A subscriber that comes back after losing the previous worker learns of the
