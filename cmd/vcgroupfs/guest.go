@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -24,20 +23,39 @@ func guestCommand() *cli.Command {
 			"   vcgroupfs guest set web memory.max=512M\n" +
 			"   vcgroupfs guest top --sort memory",
 		Action: group,
-		Subcommands: []*cli.Command{
+		Subcommands: append([]*cli.Command{
 			guestAddCommand(), guestRemoveCommand(), guestListCommand(), guestShowCommand(), guestTreeCommand(),
-			guestTopCommand(), guestEventsCommand(),
-			guestSetCommand(),
-			guestSignalCommand("attach", "attach the view in the guest anew",
-				"For a guest that was added with --into and has taken its view away. Where the view is in its place nothing changes.", (*api.Client).Attach),
-			guestSignalCommand("freeze", "stop the processes of a guest",
-				"The processes stop where they are until \"guest thaw\".", (*api.Client).Freeze),
-			guestSignalCommand("thaw", "let the processes of a frozen guest go on", "", (*api.Client).Thaw),
-			guestSignalCommand("kill", "end every process of a guest",
-				"Every process in the guest's boundary and below gets SIGKILL. The guest stays, unless it was added with --pid.",
-				(*api.Client).Kill),
-		},
+			guestTopCommand(), guestEventsCommand(), guestSetCommand(),
+		}, guestVerbCommands()...),
 	}
+}
+
+// guestVerbs are the verbs without an answer. One with an answer prints it, as guestTreeCommand does.
+var guestVerbs = []struct {
+	verb               api.Verb
+	usage, description string
+}{
+	{api.Attach, "attach the view in the guest anew",
+		"For a guest that was added with --into and has taken its view away. Where the view is in its place nothing changes."},
+	{api.Freeze, "stop the processes of a guest", "The processes stop where they are until \"guest thaw\"."},
+	{api.Thaw, "let the processes of a frozen guest go on", ""},
+	{api.Kill, "end every process of a guest",
+		"Every process in the guest's boundary and below gets SIGKILL. The guest stays, unless it was added with --pid."},
+}
+
+func guestVerbCommands() (all []*cli.Command) {
+	for _, v := range guestVerbs {
+		all = append(all, &cli.Command{
+			Name: string(v.verb), Usage: v.usage, Description: v.description, ArgsUsage: "NAME", Flags: []cli.Flag{socketFlag()},
+			Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
+				if err := checkName(args[0]); err != nil {
+					return err
+				}
+				return daemon.Do(c.Context, v.verb, args[0], nil)
+			}),
+		})
+	}
+	return all
 }
 
 func socketFlag() cli.Flag {
@@ -264,19 +282,5 @@ func guestSetCommand() *cli.Command {
 				}
 				return printChanges(c, changes)
 			}),
-	}
-}
-
-// guestSignalCommand returns a command that does one thing with a guest.
-func guestSignalCommand(name, usage, description string,
-	do func(*api.Client, context.Context, string) error) *cli.Command {
-	return &cli.Command{
-		Name: name, Usage: usage, Description: description, ArgsUsage: "NAME", Flags: []cli.Flag{socketFlag()},
-		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
-			return do(daemon, c.Context, args[0])
-		}),
 	}
 }

@@ -77,7 +77,10 @@ func (d *fakeDaemon) Remove(_ context.Context, name string, by api.Maker, force 
 	return d.note("rm", name)
 }
 
-func (d *fakeDaemon) Tree(name string) (api.Cgroup, error) {
+func (d *fakeDaemon) Do(_ context.Context, verb api.Verb, name string) (any, error) {
+	if verb != api.Tree {
+		return nil, d.note(string(verb), name)
+	}
 	_, err := d.Guest(name)
 	none := api.Figures{CPUUsec: -1, MemoryBytes: -1, MemoryLimit: -1, Pids: -1, PidsLimit: -1}
 	return api.Cgroup{
@@ -107,12 +110,7 @@ func (d *fakeDaemon) Set(name string, limits []api.Limit) ([]api.Change, error) 
 	return []api.Change{{Path: "/a", File: limits[0].File, From: "max", To: limits[0].Value}}, d.note("set", name)
 }
 
-func (d *fakeDaemon) Attach(name string) error { return d.note("attach", name) }
-
-func (d *fakeDaemon) Freeze(_ context.Context, name string) error { return d.note("freeze", name) }
-func (d *fakeDaemon) Thaw(_ context.Context, name string) error   { return d.note("thaw", name) }
-func (d *fakeDaemon) Kill(_ context.Context, name string) error   { return d.note("kill", name) }
-func (d *fakeDaemon) Upgrade(context.Context, string) error       { return nil }
+func (d *fakeDaemon) Upgrade(context.Context, string) error { return nil }
 
 func (d *fakeDaemon) ShowType(context.Context, int, api.TypeRequest) error { return nil }
 
@@ -207,6 +205,11 @@ func TestGuestCommands(t *testing.T) {
 		code, out, errs := try(strings.Fields(c.args)...)
 		if asked := d.last(); code != c.code || !strings.Contains(out, c.out) || asked != c.asked || strings.ContainsAny(out, "\x1b") {
 			t.Errorf("%q: %d, %q, %q, asked %q; want %d, %q, %q", c.args, code, out, errs, asked, c.code, c.out, c.asked)
+		}
+	}
+	for _, v := range guestVerbs {
+		if code, out, errs := try("guest", string(v.verb), "web"); code != 0 || out != "" || d.last() != string(v.verb)+" web" {
+			t.Errorf("%s: %d, %q, %q", v.verb, code, out, errs)
 		}
 	}
 	for kind, exit := range map[fault.Kind]int{

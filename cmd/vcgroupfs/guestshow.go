@@ -166,7 +166,8 @@ func guestTreeCommand() *cli.Command {
 			if err := checkName(args[0]); err != nil {
 				return err
 			}
-			t, err := daemon.Tree(c.Context, args[0])
+			var t api.Cgroup
+			err := daemon.Do(c.Context, api.Tree, args[0], &t)
 			if err != nil {
 				return err
 			}

@@ -21,22 +21,13 @@ type Backend interface {
 	// Remove removes a guest: fault.NotFound if there is none, fault.Conflict if it is another maker's or frozen. force
 	// removes it nevertheless, and its processes go on.
 	Remove(ctx context.Context, name string, by Maker, force bool) error
-	// Tree returns a guest's cgroups.
-	Tree(name string) (Cgroup, error)
 	// Top returns each guest's present usage.
 	Top() []Usage
 	// Set sets limits of a guest and returns all changes; fault.Invalid, fault.Unsupported or fault.Failed as by package
 	// cgroups.
 	Set(name string, limits []Limit) ([]Change, error)
-	// Attach attaches the view in the guest's mount namespace again, unless it is there; fault.Invalid for a guest without
-	// Into.
-	Attach(name string) error
-	// Freeze stops a guest's processes; the error is that of package cgroups.
-	Freeze(ctx context.Context, name string) error
-	// Thaw resumes a guest's processes; the error is that of package cgroups.
-	Thaw(ctx context.Context, name string) error
-	// Kill kills a guest's processes; the error is that of package cgroups.
-	Kill(ctx context.Context, name string) error
+	// Do does what a verb says to a guest. The answer is of the type that the table of verbs names.
+	Do(ctx context.Context, verb Verb, name string) (answer any, err error)
 	// Subscribe returns a stream of events until cancel is called; guest "" is all. A slow subscriber misses some, and
 	// gets their count in an EventDropped.
 	Subscribe(guest string) (events <-chan Event, cancel func())

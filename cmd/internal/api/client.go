@@ -92,11 +92,6 @@ func (c *Client) Remove(ctx context.Context, name string, force bool) error {
 	return err
 }
 
-// Tree returns the cgroups of a guest.
-func (c *Client) Tree(ctx context.Context, name string) (t Cgroup, err error) {
-	return t, c.call(ctx, "GET", guestPath(name, "/tree"), nil, &t)
-}
-
 // Top returns each guest's present usage.
 func (c *Client) Top(ctx context.Context) (all []Usage, err error) {
 	return all, c.call(ctx, "GET", "/v1/top", nil, &all)
@@ -105,26 +100,6 @@ func (c *Client) Top(ctx context.Context) (all []Usage, err error) {
 // Set sets limits of a guest and returns the changes. After a retry, changes of the first try may be missing.
 func (c *Client) Set(ctx context.Context, name string, limits []Limit) (changes []Change, err error) {
 	return changes, c.call(ctx, "POST", guestPath(name, "/set"), limits, &changes)
-}
-
-// Freeze stops the guest's processes.
-func (c *Client) Freeze(ctx context.Context, name string) error {
-	return c.call(ctx, "POST", guestPath(name, "/freeze"), nil, nil)
-}
-
-// Thaw resumes the guest's processes.
-func (c *Client) Thaw(ctx context.Context, name string) error {
-	return c.call(ctx, "POST", guestPath(name, "/thaw"), nil, nil)
-}
-
-// Attach attaches the view in the guest's mount namespace again.
-func (c *Client) Attach(ctx context.Context, name string) error {
-	return c.call(ctx, "POST", guestPath(name, "/attach"), nil, nil)
-}
-
-// Kill kills the guest's processes.
-func (c *Client) Kill(ctx context.Context, name string) error {
-	return c.call(ctx, "POST", guestPath(name, "/kill"), nil, nil)
 }
 
 // Upgrade replaces the daemon's program by another one, "" for the path that the daemon was started from.

@@ -43,13 +43,15 @@ func TestClient(t *testing.T) {
 	check("guests", len(all) == 1, err)
 	g, err = c.Guest(ctx, "web")
 	check("guest", g.Name == "web", err)
-	tree, err := c.Tree(ctx, "web")
+	var tree Cgroup
+	err = c.Do(ctx, Tree, "web", &tree)
 	check("tree", len(tree.Children) == 1, err)
 	_, err = c.Top(ctx)
 	check("top", true, err)
 	changes, err := c.Set(ctx, "web", []Limit{{"pids.max", "8"}})
 	check("set", len(changes) == 1, err)
-	check("freeze, thaw, kill, upgrade, health", true, errors.Join(c.Freeze(ctx, "web"), c.Thaw(ctx, "web"), c.Kill(ctx, "web"), c.Upgrade(ctx, ""), c.Health(ctx)))
+	check("freeze, thaw, kill, upgrade, health", true, errors.Join(
+		c.Do(ctx, Freeze, "web", nil), c.Do(ctx, Thaw, "web", nil), c.Do(ctx, Kill, "web", nil), c.Upgrade(ctx, ""), c.Health(ctx)))
 	_, text, err := ask(socket, "GET", "/metrics", "")
 	check("metrics", strings.Contains(text, "vcgroupfs_guests"), err)
 	check("remove", true, c.Remove(ctx, "web", false))
@@ -162,7 +164,7 @@ func TestRetry(t *testing.T) {
 	}
 	backend := &fake{}
 	socket, broken := breaking(t, backend, 1, "")
-	if err := NewClient(socket).Kill(t.Context(), "web"); err == nil || !strings.Contains(err.Error(), "look before you ask again") || broken.Load() != 1 {
+	if err := NewClient(socket).Do(t.Context(), Kill, "web", nil); err == nil || !strings.Contains(err.Error(), "look before you ask again") || broken.Load() != 1 {
 		t.Errorf("kill: %v after %d", err, broken.Load())
 	}
 }
@@ -201,7 +203,7 @@ func TestFullBacklog(t *testing.T) {
 		}
 		ended <- Serve(ctx, Config{Backend: &fake{}, Log: quiet()}, l, nil)
 	}()
-	if err := NewClient(socket).Kill(t.Context(), "web"); err != nil {
+	if err := NewClient(socket).Do(t.Context(), Kill, "web", nil); err != nil {
 		t.Error(err)
 	}
 	start := time.Now()

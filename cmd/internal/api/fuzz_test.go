@@ -51,9 +51,9 @@ func (s *strictBackend) Set(name string, limits []Limit) ([]Change, error) {
 	return s.fake.Set(name, limits)
 }
 
-func (s *strictBackend) Kill(_ context.Context, name string) error {
+func (s *strictBackend) Do(ctx context.Context, verb Verb, name string) (any, error) {
 	s.name(name)
-	return nil
+	return s.fake.Do(ctx, verb, name)
 }
 
 func (s *strictBackend) Subscribe(guest string) (<-chan Event, func()) {

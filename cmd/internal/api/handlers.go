@@ -60,12 +60,6 @@ func (h *handler) remove(q *request) (any, error) {
 	return nil, h.cfg.Backend.Remove(q.ctx(), q.name, by, force)
 }
 
-func (h *handler) tree(q *request) (any, error) {
-	c, err := h.cfg.Backend.Tree(q.name)
-	fillLists(&c)
-	return c, err
-}
-
 // fillLists replaces nil lists of a tree, which would be null on the wire.
 func fillLists(c *Cgroup) {
 	c.Hierarchies, c.Processes, c.Children = list(c.Hierarchies), list(c.Processes), list(slices.Clone(c.Children))
@@ -87,14 +81,6 @@ func (h *handler) set(q *request) (any, error) {
 	changes, err := h.cfg.Backend.Set(q.name, limits)
 	return list(changes), err
 }
-
-func (h *handler) attach(q *request) (any, error) { return nil, h.cfg.Backend.Attach(q.name) }
-
-func (h *handler) freeze(q *request) (any, error) { return nil, h.cfg.Backend.Freeze(q.ctx(), q.name) }
-
-func (h *handler) thaw(q *request) (any, error) { return nil, h.cfg.Backend.Thaw(q.ctx(), q.name) }
-
-func (h *handler) kill(q *request) (any, error) { return nil, h.cfg.Backend.Kill(q.ctx(), q.name) }
 
 func (h *handler) showType(q *request) (any, error) {
 	var r TypeRequest

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -175,9 +176,12 @@ func made(by Maker) string {
 	return " as " + by.String()
 }
 
-func (f *fake) Tree(name string) (Cgroup, error) {
-	_, err := f.Guest(name)
-	return Cgroup{Name: "/", Children: []Cgroup{{Name: "a"}}}, err
+func (f *fake) Do(_ context.Context, verb Verb, name string) (any, error) {
+	if verb == Tree {
+		_, err := f.Guest(name)
+		return Cgroup{Name: "/", Children: []Cgroup{{Name: "a"}}}, err
+	}
+	return verbs[slices.Index(Verbs(), verb)].answer, f.call(string(verb) + " " + name)
 }
 
 func (f *fake) Top() []Usage { return nil }
@@ -186,12 +190,7 @@ func (f *fake) Set(name string, limits []Limit) ([]Change, error) {
 	return []Change{{"/", limits[0].File, "max", limits[0].Value}}, f.call("set " + name)
 }
 
-func (f *fake) Attach(name string) error { return f.call("attach " + name) }
-
-func (f *fake) Freeze(_ context.Context, name string) error { return f.call("freeze " + name) }
-func (f *fake) Thaw(_ context.Context, name string) error   { return f.call("thaw " + name) }
-func (f *fake) Kill(_ context.Context, name string) error   { return f.call("kill " + name) }
-func (f *fake) Upgrade(_ context.Context, p string) error   { return f.call("upgrade " + p) }
+func (f *fake) Upgrade(_ context.Context, p string) error { return f.call("upgrade " + p) }
 
 func (f *fake) Subscribe(guest string) (<-chan Event, func()) { return f.hub.Subscribe(guest) }
 

@@ -33,26 +33,21 @@ type route struct {
 	handle          func(*handler, *request) (any, error)
 }
 
-// routes is the table of the interface.
-var routes = []route{
+// routes is the table of the interface; the verbs (verbs.go) follow.
+var routes = append([]route{
 	{"GET", "/v1/info", accessObserver, (*handler).info},
 	{"GET", "/v1/guests", accessObserver, (*handler).guests},
 	{"GET", "/v1/guests/{name}", accessObserver, (*handler).guest},
 	{"PUT", "/v1/guests/{name}", accessAdmin, (*handler).add},
 	{"DELETE", "/v1/guests/{name}", accessAdmin, (*handler).remove},
-	{"GET", "/v1/guests/{name}/tree", accessObserver, (*handler).tree},
 	{"POST", "/v1/guests/{name}/set", accessAdmin, (*handler).set},
-	{"POST", "/v1/guests/{name}/attach", accessAdmin, (*handler).attach},
-	{"POST", "/v1/guests/{name}/freeze", accessAdmin, (*handler).freeze},
-	{"POST", "/v1/guests/{name}/thaw", accessAdmin, (*handler).thaw},
-	{"POST", "/v1/guests/{name}/kill", accessAdmin, (*handler).kill},
 	{"GET", "/v1/top", accessObserver, (*handler).top},
 	{"GET", "/v1/events", accessObserver, (*handler).events},
 	{"PUT", "/v1/type", accessAdmin, (*handler).showType},
 	{"POST", "/v1/upgrade", accessAdmin, (*handler).upgrade},
 	{"GET", "/metrics", accessProbe, (*handler).metrics},
 	{"GET", "/healthz", accessProbe, (*handler).healthz},
-}
+}, verbRoutes()...)
 
 // probes returns the routes of the loopback listener.
 func probes() []route {

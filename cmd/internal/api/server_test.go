@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
 const goodSpec = `{"boundary": "/machines/web", "target": "/srv/web"}`
@@ -114,6 +116,44 @@ func TestRequests(t *testing.T) {
 			(json.Unmarshal([]byte(body), &e) != nil || e.Code == "" || e.Message == "") {
 			t.Errorf("%s: %q is no Error", c.request, body)
 		}
+	}
+}
+
+// TestVerbs: each verb of the table has one route with one method, takes a name and no body, and reaches the backend.
+func TestVerbs(t *testing.T) {
+	backend := &fake{guests: map[string]GuestSpec{"web": {}}}
+	socket, _ := served(t, Config{Backend: backend})
+	for _, row := range verbs {
+		path := "/v1/guests/web/" + string(row.verb)
+		want, call := 200, string(row.verb)+" web"
+		if row.answer == nil {
+			want = 204
+		}
+		if row.verb == Tree {
+			call = ""
+		}
+		status, body, err := ask(socket, row.method, path, "")
+		if calls := strings.Join(backend.reached(), ","); err != nil || status != want || calls != call {
+			t.Errorf("%s: %d %s, calls %q, %v", row.verb, status, body, calls, err)
+		}
+		other := map[string]string{"GET": "POST", "POST": "GET"}[row.method]
+		if status, body, _ := ask(socket, other, path, ""); status != 405 || !strings.Contains(body, "allowed: "+row.method) {
+			t.Errorf("%s %s: %d %s", other, row.verb, status, body)
+		}
+		if status, body, _ := ask(socket, row.method, path, "{}"); status != 400 || !strings.Contains(body, "takes no body") {
+			t.Errorf("%s with a body: %d %s", row.verb, status, body)
+		}
+		bad := strings.Replace(path, "web", "..%2fx", 1)
+		if status, body, _ := ask(socket, row.method, bad, ""); status != 400 || !strings.Contains(body, "cannot use the name") {
+			t.Errorf("%s: %d %s", bad, status, body)
+		}
+		if calls := backend.reached(); len(calls) > 0 {
+			t.Errorf("%s: a wrong request reached the backend: %q", row.verb, calls)
+		}
+	}
+	err := NewClient(socket).Do(t.Context(), "dance", "web", nil)
+	if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), `no verb "dance"; allowed: ["tree"`) {
+		t.Error(err)
 	}
 }
 

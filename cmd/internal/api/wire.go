@@ -1,7 +1,8 @@
 // Package api is the control interface of the daemon: its wire structs, its server and its client.
 //
 // The interface is HTTP with JSON over a unix socket. It is an ABI: a field or a route may be added, none may change
-// its meaning. This file has every struct on the wire; routes.go has every route and its access.
+// its meaning. This file has every struct on the wire; routes.go and verbs.go have every route and its
+// access.
 package api
 
 import (

@@ -13,8 +13,15 @@
 //   - A set-up that fails undoes itself. Changes of one guest come one after another.
 //   - A guest's view survives the end of the worker, by whatever means the worker ends.
 //
-// Lock order: Daemon.selfMu, guest.mu, then Daemon.mu. boxes.mu is a leaf. Daemon.mu is never held across a call that
-// can block.
+// # Parts
+//
+// Daemon puts the parts together and answers the control interface. table has the guests; making adds and resumes them,
+// removing ends them; attacher works in a guest's mount namespace and cgroups; telemetry tells the host of them;
+// declarations and selfKeeper add guests by themselves, through the interface guests; sweeper looks after all each
+// second. A part with state has its own lock, and no part uses another's fields.
+//
+// Lock order: selfKeeper.mu, guest.mu, then table.mu. policies.mu and boxes.mu are leaves. table.mu is never held
+// across a call that can block.
 package daemon
 
 import (
@@ -24,6 +31,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -37,75 +45,31 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
-	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
-	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // Daemon is a worker. It is an api.Backend.
 type Daemon struct {
-	version  string
-	settings Settings
-	start    holder.Start
-	since    time.Time
-	log      *logrus.Entry
-	worker   *holder.Worker
-	arena    *state.Arena
-	host     *host.Host
-	slots    *conn.Slots
-	hub      *api.Hub
-	auditor  *api.Auditor
-	metrics  *api.Metrics
-	declared *declarations // nil for none
-	settled  chan struct{} // closed when no earlier worker makes a host call any more
-	sweepNow chan struct{} // one slot
-	garbage  garbage       // used by the sweeping goroutine only
-	swept    atomic.Int64  // time of the last sweep's begin, in ns since 1970
-	orphan   atomic.Bool   // the holder has ended
+	version  string         // immutable
+	settings Settings       // immutable
+	start    holder.Start   // immutable
+	log      *logrus.Entry  // immutable
+	worker   *holder.Worker // immutable
+	paths    paths          // immutable
 
-	selfMu    sync.Mutex // held while self is set up or removed
-	self      *selfDir   // guarded by selfMu; nil for none
-	selfRetry time.Time  // guarded by selfMu; time of the next try after a failure
+	// The parts; immutable.
+	table    *table
+	told     *telemetry
+	making   *making
+	removing *removing
+	self     *selfKeeper
+	sweeper  *sweeper
 
+	orphan  atomic.Bool   // the holder has ended
 	stopAPI func()        // returns once the API has stopped
 	ended   chan struct{} // closed when the worker must end
 	endOnce sync.Once
-
-	mu       sync.Mutex
-	guests   map[string]*guest         // guarded by mu
-	policies map[string]*policy.Policy // guarded by mu; by their text and controllers
-	closing  bool                      // guarded by mu: refuses new guests
 }
-
-// settleWait bounds the wait for a dying worker. A worker that stays longer waits for a guest's file system, or for
-// this worker.
-const settleWait = 5 * time.Second
-
-// awaitDying closes settled once the earlier workers have ended.
-func (d *Daemon) awaitDying() {
-	d.settled = make(chan struct{})
-	var all sync.WaitGroup
-	for _, pid := range d.start.Dying {
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			// It has ended.
-			continue
-		}
-		all.Go(func() {
-			defer unix.Close(fd)
-			for began := time.Now(); !hasEnded(uintptr(fd)) && time.Since(began) < settleWait; {
-				time.Sleep(time.Millisecond)
-			}
-		})
-	}
-	go func() {
-		all.Wait()
-		close(d.settled)
-	}()
-}
-
-// settle waits until no dying worker can still change the host.
-func (d *Daemon) settle() { <-d.settled }
 
 // heartbeat is the pause between two beats of a worker.
 const heartbeat = 100 * time.Millisecond
@@ -132,54 +96,101 @@ func Run(version string, log *logrus.Entry) error {
 	if err := w.Arena.Worker().Hold(); err != nil {
 		log.WithError(err).Warn("the holder will hear of this worker's death only when all of it is gone")
 	}
-	d := &Daemon{
-		version: version, settings: settings, start: start, since: time.Now(), log: log, worker: w, arena: w.Arena, host: h,
-		slots: conn.NewSlots(settings.MaxBlocking), hub: &api.Hub{}, ended: make(chan struct{}),
-		sweepNow: make(chan struct{}, 1), guests: map[string]*guest{}, policies: map[string]*policy.Policy{},
-	}
-	d.bound()
-	d.metrics = api.NewMetrics(version, d.totals)
-	d.auditor = api.NewAuditor(api.AuditConfig{Log: log, Hub: d.hub, Metrics: d.metrics})
-	d.awaitDying()
+	d := &Daemon{version: version, settings: settings, start: start, log: log, worker: w,
+		paths: paths{filepath.Dir(settings.Socket)}, ended: make(chan struct{})}
+	d.bound(h)
+	d.assemble(h)
 	go d.beat()
-	d.declared = &declarations{d: d, dir: d.settings.Guests, files: map[string]fileMark{}, retry: map[string]time.Time{},
-		again: map[string]bool{}}
 	d.resume(held)
 	d.clearViews()
-	d.followSelf()
+	d.self.follow()
 	if err := w.Ready(); err != nil {
 		return err
 	}
-	d.swept.Store(time.Now().UnixNano())
+	d.sweeper.mark()
 	if err := d.serveAPI(); err != nil {
 		return err
 	}
-	go d.sweep()
+	go d.sweeper.run(d.ended)
 	go func() {
 		err := w.Follow(d.drain, d.stop)
 		d.orphan.Store(true)
 		log.WithError(err).Error(
 			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}()
-	go d.showAll()
+	go d.making.types.showAll(d.table.all())
 	<-d.ended
 	return nil
 }
 
+// assemble makes the parts.
+func (d *Daemon) assemble(h *host.Host) {
+	arena := d.worker.Arena
+	d.table = newTable(min(arena.Guests(), d.settings.MaxGuests))
+	d.told = newTelemetry(d.version, d.log, d.start.Reason, func() api.Totals {
+		return totalsOf(d.table.all(), d.start.Restarts)
+	})
+	policies := newPolicies()
+	attacher := &attacher{host: h, paths: d.paths}
+	keepers := func(region int) keeper { return holder.Keep{Worker: d.worker, Region: region} }
+	d.removing = &removing{keepers: keepers, paths: d.paths, declarations: d.settings.Guests, table: d.table,
+		told: d.told, attacher: attacher}
+	d.making = &making{settings: d.settings, crashed: d.start.Crashed, host: h, arena: arena, keepers: keepers,
+		slots: conn.NewSlots(d.settings.MaxBlocking), paths: d.paths, settle: settle(d.start.Dying), panicked: panicked,
+		table: d.table, policies: policies, told: d.told, types: types{d.worker}, attacher: attacher, removing: d.removing}
+	all := struct {
+		*table
+		*making
+		*removing
+	}{d.table, d.making, d.removing}
+	d.self = &selfKeeper{cfg: selfConfig{settings: d.settings.Self, paths: d.paths, log: d.log, host: h, arena: arena,
+		keepers: keepers, policies: policies, guests: all, crashed: d.start.Crashed, panicked: panicked}}
+	d.sweeper = &sweeper{table: d.table, removing: d.removing, attacher: attacher, told: d.told, self: d.self,
+		declared: newDeclarations(all, d.log, d.paths, d.settings.Guests), early: make(chan struct{}, 1)}
+}
+
+// settleWait bounds the wait for a dying worker. A worker that stays longer waits for a guest's file system, or for
+// this worker.
+const settleWait = 5 * time.Second
+
+// settle returns a function that waits until no dying worker can still change the host.
+func settle(dying []int) func() {
+	settled := make(chan struct{})
+	var all sync.WaitGroup
+	for _, pid := range dying {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			// It has ended.
+			continue
+		}
+		all.Go(func() {
+			defer unix.Close(fd)
+			for began := time.Now(); !hasEnded(uintptr(fd)) && time.Since(began) < settleWait; {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	go func() {
+		all.Wait()
+		close(settled)
+	}()
+	return func() { <-settled }
+}
+
 // bound keeps the worker to its settings, whatever guests do.
-func (d *Daemon) bound() {
+func (d *Daemon) bound(h *host.Host) {
 	// Two processors more than the machine has: one waits for events while guests keep all others busy.
 	runtime.GOMAXPROCS(runtime.NumCPU() + 2)
 	// The most threads that block: each guest has one slot beyond the shared ones, and one thread may be stuck in its
 	// mounts. Go's own threads come on top.
 	debug.SetMaxThreads(d.settings.MaxBlocking + 2*d.settings.MaxGuests + 2*maxSelfWork + 128)
-	d.host.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
-	d.shareFiles()
+	h.SetMaxWatches(max(d.settings.MaxWatches*64, 65536))
+	d.shareFiles(h)
 }
 
 func (d *Daemon) beat() {
 	for {
-		d.arena.Beat()
+		d.worker.Arena.Beat()
 		select {
 		case <-d.ended:
 			return
@@ -211,8 +222,8 @@ func (d *Daemon) serveAPI() error {
 		cancel()
 		<-stopped
 	}
-	cfg := api.Config{Backend: d, Metrics: d.metrics.Handler(), Healthy: d.healthy, Observers: max(d.settings.Group, 0),
-		Log: d.log}
+	cfg := api.Config{Backend: d, Metrics: d.told.metrics.Handler(), Healthy: d.healthy,
+		Observers: max(d.settings.Group, 0), Log: d.log}
 	go func() {
 		if err := api.Serve(ctx, cfg, socket, loopback); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			d.log.WithError(err).Error("the control socket is served no more")
@@ -229,12 +240,12 @@ func (d *Daemon) serveAPI() error {
 func (d *Daemon) drain() {
 	// The API stops first: guests are still served meanwhile.
 	d.stopAPI()
-	d.close()
+	d.table.close()
 	ctx, cancel := context.WithTimeout(context.Background(), drainWait)
 	defer cancel()
 	var all sync.WaitGroup
-	all.Go(func() { d.suspendSelf(ctx) })
-	for _, g := range d.all() {
+	all.Go(func() { d.self.suspend(ctx) })
+	for _, g := range d.table.all() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
@@ -255,68 +266,26 @@ const drainWait = 2 * time.Second
 // stop removes all guests.
 func (d *Daemon) stop() {
 	d.stopAPI()
-	d.close()
-	d.stopSelf()
+	d.table.close()
+	d.self.stop()
 	var all sync.WaitGroup
-	for _, g := range d.all() {
+	for _, g := range d.table.all() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			d.take(g, "", "")
+			d.removing.remove(g, "", "")
 		}()
 	}
 	all.Wait()
-	d.auditor.Close()
+	d.told.auditor.Close()
 	d.end()
-}
-
-// close refuses new guests from now on.
-func (d *Daemon) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.closing = true
-}
-
-// isClosing reports that another worker takes over the guests, or that all of them are being removed. It holds before
-// any view is suspended.
-func (d *Daemon) isClosing() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.closing
-}
-
-// all lists the guests.
-func (d *Daemon) all() []*guest {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	all := make([]*guest, 0, len(d.guests))
-	for _, g := range d.guests {
-		all = append(all, g)
-	}
-	return all
 }
 
 // panicked ends the worker, because a panicking handler may leave any state behind. By then the request is answered
 // EIO; the next worker serves all others.
-func (d *Daemon) panicked() {
+func panicked() {
 	time.AfterFunc(10*time.Millisecond, func() { logrus.Exit(panicStatus) })
 }
 
 // panicStatus is the exit status of a panicking Go program.
 const panicStatus = 2
-
-// totals counts guests, cgroups and calls for the metrics.
-func (d *Daemon) totals() api.Totals {
-	t := api.Totals{Restarts: d.start.Restarts}
-	for _, g := range d.all() {
-		t.Guests++
-		t.Cgroups += int64(g.cgroups())
-		if g.served() != nil {
-			n := g.calls()
-			t.Listeners += n.Listeners
-			t.Answered += n.Answered
-			t.PassedOn += n.PassedOn
-		}
-	}
-	return t
-}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"go.yaml.in/yaml/v4"
 	"golang.org/x/sys/unix"
 
@@ -32,33 +33,47 @@ const maxDeclared = 64 << 10
 
 // declarations follows the guests' directory. Used by the sweeping goroutine only.
 type declarations struct {
-	d     *Daemon
-	dir   string
-	files map[string]fileMark // as of the last read
-	retry map[string]time.Time
-	// Guests to add again when they have ended. They follow no process: its number may have been reused by then.
-	again map[string]bool
+	guests guests
+	log    *logrus.Entry
+	paths  paths
+	dir    string
+	owner  uint32 // of the directory and its files: root
+
+	files map[string]*declaredFile
 	other map[string]bool // unread files whose names resemble a guest's
 	said  string          // the last error about the directory; "" once it is readable
 }
 
-// fileMark detects a changed file.
-type fileMark struct {
-	size    int64
-	changed time.Time
-	file    os.FileInfo
+func newDeclarations(g guests, log *logrus.Entry, p paths, dir string) *declarations {
+	return &declarations{guests: g, log: log, paths: p, dir: dir, files: map[string]*declaredFile{}}
 }
 
-func (m fileMark) same(st os.FileInfo) bool {
-	return m.file != nil && os.SameFile(m.file, st) && m.size == st.Size() && m.changed.Equal(st.ModTime())
+// declaredFile is a guest's file as of the last read.
+type declaredFile struct {
+	read  os.FileInfo // nil before the first read
+	retry time.Time   // time of the next read of the unchanged file; zero for none
+	// The guest is added again when it has ended. It follows no process: the number may have been reused by then.
+	again bool
 }
 
 // retryAfter is the pause before the next try to add a declared guest: its boundary may exist by then.
 const retryAfter = 5 * time.Second
 
+// due reports that the file is to be read now: because it has changed, or to try once more. exists is true while there
+// is a guest of its name.
+func (f *declaredFile) due(st os.FileInfo, exists bool, now time.Time) (due, changed bool) {
+	if f.read == nil || !os.SameFile(f.read, st) || f.read.Size() != st.Size() || !f.read.ModTime().Equal(st.ModTime()) {
+		return true, true
+	}
+	if f.again && f.retry.IsZero() && !exists {
+		f.retry = now.Add(retryAfter)
+	}
+	return !f.retry.IsZero() && !now.Before(f.retry), false
+}
+
 // follow brings the guests in line with the files.
 func (x *declarations) follow() {
-	if x == nil || x.dir == "" {
+	if x.dir == "" {
 		return
 	}
 	entries, err := x.entries()
@@ -66,7 +81,7 @@ func (x *declarations) follow() {
 		// Once, not every second.
 		if said := err.Error(); said != x.said {
 			x.said = said
-			x.d.log.WithError(err).Warn("cannot read the directory of guests; they stay as they are")
+			x.log.WithError(err).Warn("cannot read the directory of guests; they stay as they are")
 		}
 		return
 	}
@@ -78,10 +93,10 @@ func (x *declarations) follow() {
 		case strings.HasPrefix(name, "."):
 		case ok:
 			there[name] = true
-			x.look(name)
+			x.check(name)
 		case slices.Contains(mistaken, strings.ToLower(filepath.Ext(name))):
 			if others[name] = true; !x.other[name] {
-				x.d.log.Errorf("%s is not read: the file of a guest is called NAME%s; rename it", filepath.Join(x.dir, name),
+				x.log.Errorf("%s is not read: the file of a guest is called NAME%s; rename it", filepath.Join(x.dir, name),
 					declaredSuffix)
 			}
 		}
@@ -90,13 +105,11 @@ func (x *declarations) follow() {
 	for name := range x.files {
 		if !there[name] {
 			delete(x.files, name)
-			delete(x.retry, name)
-			delete(x.again, name)
 		}
 	}
-	for _, g := range x.d.all() {
+	for _, g := range x.guests.all() {
 		if g.record.Declared && !there[g.record.Name] {
-			x.d.take(g, api.EventRemoved, "its file was removed")
+			x.guests.remove(g, api.EventRemoved, "its file was removed")
 		}
 	}
 }
@@ -104,56 +117,47 @@ func (x *declarations) follow() {
 // mistaken are suffixes of files probably meant to declare a guest.
 var mistaken = []string{".yml", ".yaml", ".json"}
 
-// look checks one guest's file for a change.
-func (x *declarations) look(name string) {
+// check reads one guest's file if that is due.
+func (x *declarations) check(name string) {
 	path := filepath.Join(x.dir, name+declaredSuffix)
 	st, err := os.Stat(path)
 	if err != nil {
 		return
 	}
-	same := x.files[name].same(st)
-	if same && x.again[name] && x.retry[name].IsZero() && !x.d.has(name) {
-		x.retry[name] = time.Now().Add(retryAfter)
+	f := x.files[name]
+	if f == nil {
+		f = &declaredFile{}
+		x.files[name] = f
 	}
-	if same && (x.retry[name].IsZero() || time.Now().Before(x.retry[name])) {
+	due, changed := f.due(st, x.guests.named(name) != nil, time.Now())
+	if !due {
 		return
 	}
-	x.files[name] = fileMark{st.Size(), st.ModTime(), st}
-	delete(x.retry, name)
-	if err := x.apply(name); err != nil {
+	f.read, f.retry = st, time.Time{}
+	if err := x.apply(name, f); err != nil {
 		// One message for each change.
-		if !same {
-			x.d.log.WithError(err).Errorf("cannot make the guest that %s declares", path)
+		if changed {
+			x.log.WithError(err).Errorf("cannot make the guest that %s declares", path)
 		}
-		x.retry[name] = time.Now().Add(retryAfter)
+		f.retry = time.Now().Add(retryAfter)
 	}
-}
-
-// has reports that a guest of this name exists.
-func (d *Daemon) has(name string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.guests[name] != nil
 }
 
 // apply adds the guest of a file.
-func (x *declarations) apply(name string) error {
+func (x *declarations) apply(name string, f *declaredFile) error {
 	if err := spec.CheckName(name); err != nil {
 		return err
 	}
-	spec, p, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix))
+	spec, p, err := readDeclared(filepath.Join(x.dir, name+declaredSuffix), x.owner)
 	if err != nil {
 		return err
 	}
-	x.again[name] = spec.Pid == 0
-	x.d.mu.Lock()
-	old := x.d.guests[name]
-	x.d.mu.Unlock()
+	f.again = spec.Pid == 0
 	if spec.Target == "" {
 		// As in the record, so that the next worker finds the spec unchanged.
-		spec.Target = x.d.targetOf(name)
+		spec.Target = x.paths.targetOf(name)
 	}
-	if old != nil {
+	if old := x.guests.named(name); old != nil {
 		switch {
 		case reflect.DeepEqual(old.record.Spec, spec):
 			return nil
@@ -161,15 +165,16 @@ func (x *declarations) apply(name string) error {
 			return fmt.Errorf("there is a guest %s, made by %s; remove it first (vcgroupfs guest rm %s)", name,
 				old.record.maker(), name)
 		}
-		x.d.take(old, api.EventRemoved, "its file was changed")
+		x.guests.remove(old, api.EventRemoved, "its file was changed")
 	}
-	_, _, err = x.d.addRecord(record{Name: name, Spec: spec, Declared: true}, p)
+	_, _, err = x.guests.add(record{Name: name, Spec: spec, Declared: true}, p)
 	return err
 }
 
-// readDeclared reads a guest's file and its policy. It rejects unknown keys, and reports all faults at once.
-func readDeclared(path string) (spec api.GuestSpec, p *policy.Policy, err error) {
-	text, err := readTrusted(path)
+// readDeclared reads a guest's file and its policy, both of the owner. It rejects unknown keys, and reports all faults
+// at once.
+func readDeclared(path string, owner uint32) (spec api.GuestSpec, p *policy.Policy, err error) {
+	text, err := readTrusted(path, owner)
 	if err != nil {
 		return spec, nil, err
 	}
@@ -193,7 +198,7 @@ func readDeclared(path string) (spec api.GuestSpec, p *policy.Policy, err error)
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(path), file)
 		}
-		text, err := readTrusted(file)
+		text, err := readTrusted(file, owner)
 		if err != nil {
 			return spec, nil, fmt.Errorf("cannot read its policy: %w", err)
 		}
@@ -213,14 +218,14 @@ func (x *declarations) entries() ([]os.DirEntry, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	if err := trusted(dir); err != nil {
+	if err := trusted(dir, x.owner); err != nil {
 		return nil, err
 	}
 	return dir.ReadDir(-1)
 }
 
-// readTrusted reads a file writable by root only: a guest's file sets limits and mounts.
-func readTrusted(path string) ([]byte, error) {
+// readTrusted reads a file writable by its owner only: a guest's file sets limits and mounts.
+func readTrusted(path string, owner uint32) ([]byte, error) {
 	// O_NONBLOCK: opening a FIFO must not wait.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -234,20 +239,20 @@ func readTrusted(path string) ([]byte, error) {
 	if !st.Mode().IsRegular() || st.Size() > maxDeclared {
 		return nil, fmt.Errorf("%s is no file of at most %d bytes", path, maxDeclared)
 	}
-	if err := trusted(f); err != nil {
+	if err := trusted(f, owner); err != nil {
 		return nil, err
 	}
 	return io.ReadAll(io.LimitReader(f, maxDeclared))
 }
 
-// trusted checks that root owns a file or directory and that only root may write to it.
-func trusted(f *os.File) error {
+// trusted checks that the owner, root, owns a file or directory and that nobody else may write to it.
+func trusted(f *os.File, owner uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
 	switch {
-	case st.Uid != 0:
+	case st.Uid != owner:
 		return fmt.Errorf("%s belongs to user %d; only what root owns is read (chown root %s)", f.Name(), st.Uid, f.Name())
 	case st.Mode&0o022 != 0:
 		return fmt.Errorf(

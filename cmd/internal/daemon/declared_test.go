@@ -40,7 +40,7 @@ func TestDeclaredOwner(t *testing.T) {
 		{0o644, 0, 0o666, "cannot read its policy"},
 	} {
 		put("policy.yaml", "version: 1\n", c.policyMode, 0)
-		_, _, err := readDeclared(put("a.yaml", spec+"policy: policy.yaml\n", c.mode, c.uid))
+		_, _, err := readDeclared(put("a.yaml", spec+"policy: policy.yaml\n", c.mode, c.uid), 0)
 		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%+v: %v", c, err)
 		}
@@ -70,7 +70,7 @@ func TestDeclaredKeys(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_, _, err := readDeclared(path)
+		_, _, err := readDeclared(path, uint32(os.Getuid()))
 		if (err == nil) != (says == "") || err != nil && (!strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "api.")) {
 			t.Errorf("%q: %v; want %q", text, err, says)
 		}

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // roomyFiles is a guest's fair share of descriptors, on average over the maximum number of guests.
@@ -11,7 +13,7 @@ const roomyFiles = 64
 // as are left of those: half if it is alone, so that another guest always finds some. Each open needs two at most, its
 // own and the leaf's. An eighth serves directories kept open for speed. The rest serves the worker's connections,
 // boundaries and views.
-func (d *Daemon) shareFiles() {
+func (d *Daemon) shareFiles(h *host.Host) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		d.log.WithError(err).Warn("cannot tell how many descriptors there may be: guests are not kept from using all of them")
@@ -19,8 +21,8 @@ func (d *Daemon) shareFiles() {
 	}
 	files := int(min(limit.Cur, 1<<30))
 	opens := files * 3 / 8
-	d.arena.Bound(opens)
-	d.host.SetMaxDirs(files / 8)
+	d.worker.Arena.Bound(opens)
+	h.SetMaxDirs(files / 8)
 	// Only the first worker warns.
 	if wanted := roomyFiles * d.settings.MaxGuests; files < wanted && d.start.Reason == "" {
 		d.log.Warnf(

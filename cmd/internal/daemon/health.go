@@ -11,14 +11,14 @@ const sweepLate = 30 * time.Second
 
 // healthy returns nil while this worker does all of its work. It never waits. A hanging worker does not answer at all.
 func (d *Daemon) healthy() error {
-	if d.isClosing() {
+	if d.table.isClosing() {
 		return errors.New("the worker is ending")
 	}
 	if d.orphan.Load() {
 		return errors.New(
 			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
 	}
-	if ago := time.Since(time.Unix(0, d.swept.Load())).Round(time.Second); ago > sweepLate {
+	if ago := d.sweeper.age().Round(time.Second); ago > sweepLate {
 		return fmt.Errorf("no guest has been looked after for %v", ago)
 	}
 	return nil

@@ -3,69 +3,29 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
-	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// viewsDir holds the views of guests whose spec names no target.
-func (d *Daemon) viewsDir() string { return filepath.Join(filepath.Dir(d.settings.Socket), "views") }
-
-// targetOf returns the target of a guest whose spec names none.
-func (d *Daemon) targetOf(guest string) string { return d.viewsDir() + "/" + guest }
-
-// ownTarget reports that we make the target directory ourselves.
-func (d *Daemon) ownTarget(spec api.GuestSpec) bool {
-	return spec.Rootfs == "" && filepath.Dir(spec.Target) == d.viewsDir()
-}
-
-// placeOf returns the target of a spec. Our own target lies in a directory of ours, whose path may contain links.
-func (d *Daemon) placeOf(spec api.GuestSpec) target.Target {
-	if d.ownTarget(spec) {
-		return target.Beside(spec.Target)
-	}
-	return spec.Place()
-}
-
-// remember stores the mount in the guest's region, for later workers.
-func (g *guest) remember() {
-	g.region.SetDevice(g.at.View.Device)
-	g.region.SetMount(g.at.View.ID, g.at.View.Unique)
-}
-
-// mountOf returns the mount stored in a region.
-func mountOf(r *state.Region) target.Mount {
-	id, unique := r.Mount()
-	return target.Mount{Device: r.Device(), ID: id, Unique: unique}
-}
-
-// makeTarget makes the directory for a view. Its parent can be passed through but not read: a user with the guest's
-// name can bind its view, for example with bubblewrap, and no one else finds it.
-func (d *Daemon) makeTarget(target string) error {
-	const passOnly = 0o711
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return err
-	}
-	// Also for a directory made by an earlier daemon.
-	return os.Chmod(d.viewsDir(), passOnly)
+// attacher attaches views in guests, and reclaims the cgroups of guests from their roots. All fields are immutable.
+type attacher struct {
+	host  *host.Host
+	paths paths
 }
 
 // inside describes the attachment of a guest's view. s may be nil: then the guest's boundaries are unknown.
-func (d *Daemon) inside(g *guest, s *views.Served) (in attach.Inside, err error) {
+func (a *attacher) inside(g *guest, s *views.Served) (in attach.Inside, err error) {
 	into := g.record.Spec.Into
-	in = attach.Inside{Work: filepath.Dir(d.settings.Socket), Pid: g.record.Spec.Pid, Start: g.record.PidStart,
+	in = attach.Inside{Work: a.paths.run, Pid: g.record.Spec.Pid, Start: g.record.PidStart,
 		Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
 	if s != nil {
 		in.Own = attach.OwnMountsOf(s.Boundaries, s.View.Layout())
@@ -78,27 +38,16 @@ func (d *Daemon) inside(g *guest, s *views.Served) (in attach.Inside, err error)
 		in.Dirs = attach.DirsOf(trees)
 	}
 	if into.ProcCgroups {
-		if in.Cgroups, err = attach.CgroupsText(d.host, g.policy); err != nil {
+		if in.Cgroups, err = attach.CgroupsText(a.host, g.policy); err != nil {
 			return in, err
 		}
 	}
 	return in, nil
 }
 
-// stack chooses the treatment of the mounts at the view's target inside the guest.
-func (r record) stack() attach.Stack {
-	switch said := r.Spec.Into.Stack; {
-	case said != nil && *said:
-		return attach.StackAll
-	case said == nil && r.StacksOwn:
-		return attach.StackOwn
-	}
-	return attach.StackNone
-}
-
 // attach attaches the view in the mount namespace of the guest's process, if the spec asks for it, and reclaims the
 // cgroups that a runtime chowned to the guest's root.
-func (d *Daemon) attach(g *guest, s *views.Served) error {
+func (a *attacher) attach(g *guest, s *views.Served) error {
 	into := g.record.Spec.Into
 	if into == nil && g.record.Rule == "" {
 		return nil
@@ -119,17 +68,17 @@ func (d *Daemon) attach(g *guest, s *views.Served) error {
 	}
 	if into == nil {
 		// Touching self shows the view.
-		return d.takeCgroups(g, s.Boundaries)
+		return a.reclaimAll(g, s.Boundaries)
 	}
-	in, err := d.inside(g, s)
+	in, err := a.inside(g, s)
 	if err != nil {
 		return err
 	}
 	if err := in.Attach(view); err != nil {
 		return err
 	}
-	if err := d.takeCgroups(g, s.Boundaries); err != nil {
-		d.detach(g, s, true)
+	if err := a.reclaimAll(g, s.Boundaries); err != nil {
+		a.detach(g, s, true)
 		return err
 	}
 	return nil
@@ -137,17 +86,17 @@ func (d *Daemon) attach(g *guest, s *views.Served) error {
 
 // detach removes the view from a guest whose process lives on. giveBack returns the reclaimed cgroups to the guest's
 // root, on a removal by request only: the end of a daemon leaves no guest with more than it had.
-func (d *Daemon) detach(g *guest, s *views.Served, giveBack bool) {
+func (a *attacher) detach(g *guest, s *views.Served, giveBack bool) {
 	if g.record.Spec.Into == nil || g.at.View.Device == 0 || ended(g.record) {
 		return
 	}
 	if giveBack {
-		err := d.cgroupsOf(g, s.Boundaries, func(b *host.Boundary, _ bool) error { return fs.GiveBack(b) })
+		err := a.eachCgroup(g, s.Boundaries, func(b *host.Boundary, _ bool) error { return fs.GiveBack(b) })
 		if err != nil {
 			g.log.WithError(err).Warn("not all cgroups of the guest belong to whom they did")
 		}
 	}
-	in, err := d.inside(g, s)
+	in, err := a.inside(g, s)
 	if in.Later = true; err == nil {
 		err = in.Detach(g.at.View.Device)
 	}
@@ -175,9 +124,9 @@ func (g *guest) reclaim(b *host.Boundary, shown bool) error {
 	return fs.Reclaim(b, fs.Owner{UID: g.record.UID, GID: g.record.GID})
 }
 
-// takeCgroups takes a guest's cgroups back from its root.
-func (d *Daemon) takeCgroups(g *guest, boundaries []*host.Boundary) error {
-	if err := d.cgroupsOf(g, boundaries, g.reclaim); err != nil {
+// reclaimAll takes a guest's cgroups back from its root.
+func (a *attacher) reclaimAll(g *guest, boundaries []*host.Boundary) error {
+	if err := a.eachCgroup(g, boundaries, g.reclaim); err != nil {
 		return fmt.Errorf("cannot take the cgroups of guest %s from its root, which would write there around the view: %w",
 			g.record.Name, err)
 	}
@@ -200,8 +149,8 @@ func (g *guest) given(boundaries []*host.Boundary) bool {
 	})
 }
 
-// takeAgain reclaims a guest's cgroups in the background: they may be many, and the sweep must not wait.
-func (d *Daemon) takeAgain(g *guest) {
+// reclaimAgain reclaims a guest's cgroups in the background: they may be many, and the sweep must not wait.
+func (a *attacher) reclaimAgain(g *guest) {
 	if !g.taking.CompareAndSwap(false, true) {
 		return
 	}
@@ -212,15 +161,15 @@ func (d *Daemon) takeAgain(g *guest) {
 		if g.gone {
 			return
 		}
-		if err := d.takeCgroups(g, g.boundaries()); err != nil {
+		if err := a.reclaimAll(g, g.boundaries()); err != nil {
 			g.log.WithError(err).Warn("a runtime has given the guest its cgroups")
 		}
 	}()
 }
 
-// cgroupsOf calls do for the boundaries of a guest whose root is not the host's, and in hidden hierarchies for the
+// eachCgroup calls do for the boundaries of a guest whose root is not the host's, and in hidden hierarchies for the
 // cgroups of the same path, which a runtime makes too. Any other cgroup there may hold a user's whole session.
-func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
+func (a *attacher) eachCgroup(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
 	if g.record.UID == 0 && g.record.GID == 0 {
 		return nil
 	}
@@ -233,7 +182,7 @@ func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *hos
 			paths = append(paths, path)
 		}
 	}
-	for _, t := range d.host.Hierarchies() {
+	for _, t := range a.host.Hierarchies() {
 		if slices.ContainsFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy() == t }) {
 			continue
 		}
@@ -254,25 +203,18 @@ func (d *Daemon) cgroupsOf(g *guest, boundaries []*host.Boundary, do func(b *hos
 	return nil
 }
 
-// Attach attaches a guest's view again after the guest has removed it. fault.NotFound for an unknown guest;
-// fault.Invalid without --into or after the end of its process.
-func (d *Daemon) Attach(name string) error {
-	g, err := d.find(name)
-	if err != nil {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// again attaches a guest's view after the guest has removed it. fault.Invalid without --into or after the end of
+// its process. Called with the guest's mu held.
+func (a *attacher) again(g *guest, boundaries []*host.Boundary) error {
+	name := g.record.Name
 	switch {
-	case g.gone:
-		return notFound(name)
 	case g.record.Spec.Into == nil:
 		return fault.New(fault.Invalid,
 			"cannot attach guest %s anew: it was added without a place in the guest (--into)", name)
 	case ended(g.record):
 		return fault.New(fault.Invalid, "cannot attach guest %s anew: its process has ended", name)
 	}
-	in, err := d.inside(g, g.served())
+	in, err := a.inside(g, g.served())
 	var view int
 	var release func()
 	if err == nil {
@@ -283,7 +225,7 @@ func (d *Daemon) Attach(name string) error {
 		release()
 	}
 	if err == nil {
-		err = d.takeCgroups(g, g.boundaries())
+		err = a.reclaimAll(g, boundaries)
 	}
 	return err
 }

@@ -3,38 +3,28 @@ package daemon
 import (
 	"context"
 	"os"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // Info describes this daemon.
 func (d *Daemon) Info() api.Info {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	types := d.worker.Types()
 	return api.Info{
-		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.since, Guests: len(d.guests),
-		Restarts: d.start.Restarts, Resend: conn.CanResend(), TypeByBPF: d.worker.Types().Loaded,
-		TypeRefused: d.worker.Types().Reason, Notify: d.settings.Notify,
+		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.told.since, Guests: len(d.table.all()),
+		Restarts: d.start.Restarts, Resend: conn.CanResend(), TypeByBPF: types.Loaded, TypeRefused: types.Reason,
+		Notify: d.settings.Notify,
 	}
-}
-
-// sorted lists the served guests by name.
-func (d *Daemon) sorted() []*guest {
-	all := slices.DeleteFunc(d.all(), func(g *guest) bool { return g.served() == nil })
-	slices.SortFunc(all, func(a, b *guest) int { return strings.Compare(a.record.Name, b.record.Name) })
-	return all
 }
 
 // Guests lists the guests by name.
 func (d *Daemon) Guests() []api.Guest {
 	list := []api.Guest{}
-	for _, g := range d.sorted() {
+	for _, g := range d.table.sorted() {
 		list = append(list, g.info())
 	}
 	return list
@@ -42,37 +32,44 @@ func (d *Daemon) Guests() []api.Guest {
 
 // Guest returns a guest. fault.NotFound.
 func (d *Daemon) Guest(name string) (api.Guest, error) {
-	g, err := d.find(name)
+	g, err := d.table.find(name)
 	if err != nil {
 		return api.Guest{}, err
 	}
 	return g.info(), nil
 }
 
-// with calls f with a guest's boundaries, and keeps the guest from being removed meanwhile. fault.NotFound, or the
-// error of f.
-func (d *Daemon) with(name string, f func(g *guest, boundaries []*host.Boundary) error) error {
-	g, err := d.find(name)
-	if err != nil {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	b := g.boundaries()
-	if b == nil {
-		return notFound(name)
-	}
-	return f(g, b)
+// verb does what a verb says to a guest that is held, with its boundaries.
+type verb func(d *Daemon, ctx context.Context, g *guest, b []*host.Boundary) (answer any, err error)
+
+// verbs has each verb of the interface.
+var verbs = map[api.Verb]verb{
+	api.Tree: func(_ *Daemon, _ context.Context, _ *guest, b []*host.Boundary) (any, error) {
+		tree, err := cgroups.Tree(b)
+		return cgroupOf(tree), err
+	},
+	api.Attach: func(d *Daemon, _ context.Context, g *guest, b []*host.Boundary) (any, error) {
+		return nil, d.making.attacher.again(g, b)
+	},
+	api.Freeze: unanswered(cgroups.Freeze),
+	api.Thaw:   unanswered(cgroups.Thaw),
+	api.Kill:   unanswered(cgroups.Kill),
 }
 
-// Tree returns a guest's cgroups. fault.NotFound, or an error of the host.
-func (d *Daemon) Tree(name string) (tree api.Cgroup, err error) {
-	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
-		of, err := cgroups.Tree(b)
-		tree = cgroupOf(of)
+// unanswered makes a verb without an answer of a function of package cgroups.
+func unanswered(do func(context.Context, []*host.Boundary) error) verb {
+	return func(_ *Daemon, ctx context.Context, _ *guest, b []*host.Boundary) (any, error) {
+		return nil, do(ctx, b)
+	}
+}
+
+// Do does what a verb says to a guest. fault.NotFound, or the verb's error.
+func (d *Daemon) Do(ctx context.Context, verb api.Verb, name string) (answer any, err error) {
+	err = d.table.with(name, func(g *guest, b []*host.Boundary) (err error) {
+		answer, err = verbs[verb](d, ctx, g, b)
 		return err
 	})
-	return tree, err
+	return answer, err
 }
 
 // cgroupOf converts a tree of cgroups to the wire's form.
@@ -90,20 +87,20 @@ func cgroupOf(c cgroups.Cgroup) api.Cgroup {
 // Top returns each guest's usage.
 func (d *Daemon) Top() []api.Usage {
 	list := []api.Usage{}
-	for _, g := range d.sorted() {
+	for _, g := range d.table.sorted() {
 		b := g.boundaries()
 		if b == nil {
 			continue
 		}
 		list = append(list, api.Usage{Name: g.record.Name, Figures: api.Figures(cgroups.FiguresOf(b)),
-			Requests: g.requests.Load(), Denials: g.denials.Load()})
+			Requests: g.counts.requests.Load(), Denials: g.counts.denials.Load()})
 	}
 	return list
 }
 
 // Set sets limits of a guest, and returns the changes. fault.NotFound, or the error of cgroups.Set.
 func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err error) {
-	err = d.with(name, func(_ *guest, b []*host.Boundary) error {
+	err = d.table.with(name, func(_ *guest, b []*host.Boundary) error {
 		var set []cgroups.Limit
 		for _, l := range limits {
 			set = append(set, cgroups.Limit(l))
@@ -117,34 +114,34 @@ func (d *Daemon) Set(name string, limits []api.Limit) (changes []api.Change, err
 	return changes, err
 }
 
-// Freeze stops every process of a guest. fault.NotFound, or the error of cgroups.Freeze.
-func (d *Daemon) Freeze(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Freeze(ctx, b) })
+// Add adds a guest. It accepts an existing guest with the same spec, and reports whether it made a new one. The errors
+// are those of making.add.
+func (d *Daemon) Add(_ context.Context, name string, spec api.GuestSpec, p *policy.Policy,
+	by api.Maker) (api.Guest, bool, error) {
+	g, made, err := d.making.add(record{Name: name, Spec: spec, Maker: &by}, p)
+	if err != nil {
+		return api.Guest{}, false, err
+	}
+	return g.info(), made, nil
 }
 
-// Thaw resumes the processes of a guest. fault.NotFound, or the error of cgroups.Thaw.
-func (d *Daemon) Thaw(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Thaw(ctx, b) })
+// Remove removes a guest. The errors are those of removing.byName.
+func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bool) error {
+	return d.removing.byName(ctx, name, by, force)
 }
 
-// Kill kills every process of a guest. fault.NotFound, or the error of cgroups.Kill.
-func (d *Daemon) Kill(ctx context.Context, name string) error {
-	return d.with(name, func(_ *guest, b []*host.Boundary) error { return cgroups.Kill(ctx, b) })
-}
-
-// Subscribe returns a stream of events. A subscriber that comes back after losing the previous worker learns of the
-// replacement.
+// Subscribe returns a stream of events.
 func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) {
 	// Counts from here on are new to the subscriber.
-	defer d.lookNow()
-	if d.start.Reason == "" || time.Since(d.since) > restartedFor {
-		return d.hub.Subscribe(guest)
-	}
-	return d.hub.SubscribeAfter(guest, api.Event{Time: d.since, Kind: api.EventRestarted, Reason: d.start.Reason})
+	defer d.sweeper.soon()
+	return d.told.subscribe(guest)
 }
 
-// restartedFor is the time during which new subscribers learn of a restart.
-const restartedFor = 5 * time.Second
+// ShowType makes statfs report a cgroup type for a file system that another process has open. fault.Unsupported without
+// BPF.
+func (d *Daemon) ShowType(_ context.Context, pid int, r api.TypeRequest) error {
+	return d.making.types.showOf(pid, r)
+}
 
 // Upgrade replaces this worker by one of another program. On success this worker ends before it can answer: the caller
 // reaches the new one. An error means that this worker goes on.
@@ -154,7 +151,7 @@ func (d *Daemon) Upgrade(ctx context.Context, program string) error {
 
 // InGuest reports that a process is inside a guest's boundary.
 func (d *Daemon) InGuest(pid int) bool {
-	for _, g := range d.all() {
+	for _, g := range d.table.all() {
 		for _, b := range g.boundaries() {
 			if in, err := b.Contains(pid); err == nil && in {
 				return true

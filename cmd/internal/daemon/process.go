@@ -12,7 +12,7 @@ import (
 
 // followProcess removes a guest as soon as its process ends. Before Linux 5.10, without PIDFD_NONBLOCK, the sweep
 // notices instead.
-func (d *Daemon) followProcess(g *guest) {
+func (x *removing) followProcess(g *guest) {
 	if g.record.Spec.Pid == 0 {
 		return
 	}
@@ -30,8 +30,8 @@ func (d *Daemon) followProcess(g *guest) {
 	g.process = f
 	go func() {
 		// Otherwise the next worker removes it.
-		if raw.Read(hasEnded) == nil && !d.isClosing() {
-			d.take(g, api.EventGone, processEnded)
+		if raw.Read(hasEnded) == nil && !x.table.isClosing() {
+			x.remove(g, api.EventGone, processEnded)
 		}
 	}()
 }

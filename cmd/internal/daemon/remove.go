@@ -19,24 +19,15 @@ import (
 // endedWait bounds the wait for a container's process during its last hook: its runtime has killed the process by then.
 const endedWait = 2 * time.Second
 
-// maker returns the maker of a record's guest.
-func (r record) maker() api.Maker { return api.MakerBy(r.Maker, r.Declared, r.Rule) }
-
-// makerless reports that a version without makers added the guest: by hand, or for a container whose last hook is still
-// to come.
-func (r record) makerless() bool { return r.Maker == nil && !r.Declared && r.Rule == "" }
-
-// Remove removes a guest. Nothing of it is left on return, even if a set-up or removal was under way: a container's
-// last hook runs just as its process ends. fault.NotFound, fault.Conflict if another maker owns it, fault.Busy while
-// its process lives.
-func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bool) error {
-	d.mu.Lock()
-	g := d.guests[name]
-	d.mu.Unlock()
+// byName removes the guest of a name. Nothing of it is left on return, even if a set-up or removal was under way: a
+// container's last hook runs just as its process ends. fault.NotFound, fault.Conflict if another maker owns it,
+// fault.Busy while its process lives.
+func (x *removing) byName(ctx context.Context, name string, by api.Maker, force bool) error {
+	g := x.table.named(name)
 	if g == nil {
 		return notFound(name)
 	}
-	if err := d.mayRemove(ctx, g, by, force); err != nil {
+	if err := x.mayRemove(ctx, g, by, force); err != nil {
 		return err
 	}
 	if force {
@@ -47,22 +38,22 @@ func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bo
 	if g.gone {
 		return notFound(name)
 	}
-	d.noteUnmounted(g, g.served())
+	x.noteUnmounted(g, g.served())
 	// The unmount comes first: if it fails, the guest stays as it was.
 	if err := g.at.Unmount(); err != nil {
 		return fmt.Errorf("cannot remove guest %s: %v", name, err)
 	}
-	d.takeLocked(g, api.EventRemoved, "")
+	x.removeLocked(g, api.EventRemoved, "")
 	return nil
 }
 
 // mayRemove returns an error if the caller may not remove the guest.
-func (d *Daemon) mayRemove(ctx context.Context, g *guest, by api.Maker, force bool) error {
+func (x *removing) mayRemove(ctx context.Context, g *guest, by api.Maker, force bool) error {
 	name, maker := g.record.Name, g.record.maker()
 	switch {
 	case maker.By == api.ByDeclared:
 		return fault.New(fault.Conflict,
-			"cannot remove guest %s: a file of %s declares it; remove the file", name, d.settings.Guests)
+			"cannot remove guest %s: a file of %s declares it; remove the file", name, x.declarations)
 	case force, g.record.Spec.Pid != 0 && ended(g.record):
 		return nil
 	case by.By != api.ByHand && by != maker && !g.record.makerless():

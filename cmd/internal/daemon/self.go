@@ -1,14 +1,11 @@
 package daemon
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
@@ -23,9 +20,23 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
+// selfConfig is what self works with. All fields are immutable.
+type selfConfig struct {
+	settings *Self // nil for none
+	paths    paths
+	log      *logrus.Entry
+	host     *host.Host
+	arena    *state.Arena
+	keepers  keepers
+	policies *policies
+	guests   guests
+	crashed  bool   // the worker before failed by itself
+	panicked func() // ends the worker
+}
+
 // selfDir is self: its directory, its mount, and the containers that touched it.
 type selfDir struct {
-	d      *Daemon
+	selfConfig
 	rule   runtimes.Containers
 	spec   api.GuestSpec  // of the guests to add, without boundary and owner
 	policy *policy.Policy // of those guests
@@ -41,14 +52,13 @@ type selfDir struct {
 	boxes boxes
 }
 
-// selfSpec returns the spec of the guests to add, from the settings.
-func (d *Daemon) selfSpec() (spec api.GuestSpec, err error) {
-	settings := d.settings.Self
-	spec = api.GuestSpec{Controllers: settings.Controllers}
-	if settings.Policy == "" {
+// spec returns the spec of the guests to add, from the settings.
+func (s *Self) spec() (spec api.GuestSpec, err error) {
+	spec = api.GuestSpec{Controllers: s.Controllers}
+	if s.Policy == "" {
 		return spec, nil
 	}
-	text, err := os.ReadFile(settings.Policy)
+	text, err := os.ReadFile(s.Policy)
 	if err != nil {
 		return spec, fmt.Errorf("cannot read the policy of containers: %w", err)
 	}
@@ -57,91 +67,44 @@ func (d *Daemon) selfSpec() (spec api.GuestSpec, err error) {
 }
 
 // newSelf makes self from the settings, not mounted yet.
-func (d *Daemon) newSelf(spec api.GuestSpec) (*selfDir, error) {
-	rule, err := runtimes.ParseContainers(d.settings.Self.Containers)
+func newSelf(cfg selfConfig, spec api.GuestSpec) (*selfDir, error) {
+	rule, err := runtimes.ParseContainers(cfg.settings.Containers)
 	if err != nil {
 		return nil, err
 	}
 	s := &selfDir{
-		d: d, rule: rule, spec: spec, at: attach.Mountpoint{Target: target.Beside(d.settings.Self.Path), Over: true},
+		selfConfig: cfg, rule: rule, spec: spec, at: attach.Mountpoint{Target: target.Beside(cfg.settings.Path), Over: true},
 		served: make(chan struct{}), ready: make(chan struct{}), quit: make(chan struct{}),
 		work: make(chan struct{}, maxSelfWork), boxes: boxes{all: map[string]*box{}},
 	}
-	if s.policy, err = d.parsePolicy(spec); err != nil {
+	if s.policy, err = cfg.policies.of(spec); err != nil {
 		return nil, err
 	}
-	if err := views.CheckControllers(d.host, spec.Controllers); err != nil {
+	if err := views.CheckControllers(cfg.host, spec.Controllers); err != nil {
 		return nil, err
 	}
-	_, err = views.Select(d.host, s.policy)
+	_, err = views.Select(cfg.host, s.policy)
 	return s, err
 }
 
 // make makes the directory's connection, or resumes the previous worker's by its device.
 func (s *selfDir) make(device *os.File) (err error) {
 	s.dir, err = self.New(self.Config{
-		Touched: s.touched, Own: host.OwnThread, State: s.region, Device: device, Crashed: s.d.start.Crashed,
-		Panicked: s.d.panicked, Log: s.d.log,
+		Touched: s.touched, Own: host.OwnThread, State: s.region, Device: device, Crashed: s.crashed,
+		Panicked: s.panicked, Log: s.log,
 	})
 	return err
 }
 
-func (s *selfDir) keep() holder.Keep {
-	return holder.Keep{Worker: s.d.worker, Region: s.region.Index()}
-}
-
-// selfRetryAfter is the pause before the next try to set up self.
-const selfRetryAfter = 2 * time.Second
-
-// followSelf sets up self if the settings ask for it. It retries after a failure, and logs the first one only.
-func (d *Daemon) followSelf() {
-	d.selfMu.Lock()
-	defer d.selfMu.Unlock()
-	if d.settings.Self == nil || d.isClosing() {
-		return
-	}
-	if d.self != nil {
-		select {
-		case <-d.self.served:
-			d.log.Errorf("self at %s was unmounted, or its connection aborted; it is mounted anew", d.self.at.Target)
-			d.self.end()
-			d.self = nil
-		default:
-			return
-		}
-	}
-	if time.Now().Before(d.selfRetry) {
-		return
-	}
-	again := !d.selfRetry.IsZero()
-	spec, err := d.selfSpec()
-	var s *selfDir
-	if err == nil {
-		s, err = d.newSelf(spec)
-	}
-	if err == nil {
-		err = s.start()
-	}
-	if err != nil {
-		if !again {
-			d.log.WithError(err).Error("containers find no view by themselves: cannot set up self; it is tried again")
-		}
-		d.selfRetry = time.Now().Add(selfRetryAfter)
-		return
-	}
-	d.self, d.selfRetry = s, time.Time{}
-	d.log.Infof("self is mounted at %s", s.at.Target)
-}
-
 // own reports that we make the directory ourselves.
 func (s *selfDir) own() bool {
-	return s.at.Target.Rootfs == filepath.Dir(s.d.settings.Socket)
+	return s.at.Target.Rootfs == s.paths.run
 }
 
 // start mounts a new self.
 func (s *selfDir) start() (err error) {
-	path := s.d.settings.Self.Path
-	if err := s.at.ClearDead(s.d.log); err != nil {
+	path := s.settings.Path
+	if err := s.at.ClearDead(s.log); err != nil {
 		return err
 	}
 	if s.at.Covered() {
@@ -156,12 +119,10 @@ func (s *selfDir) start() (err error) {
 		return err
 	}
 	// The present spec, which later workers use too.
-	spec := s.spec
-	spec.Target = path
-	rec := record{Self: true, Since: time.Now().Round(0), Spec: spec}
-	config, err := json.Marshal(rec)
+	rec := selfRecord{target: path, spec: s.spec, since: time.Now().Round(0)}
+	config, err := rec.encode()
 	if err == nil {
-		s.region, err = s.d.arena.Allocate(config)
+		s.region, err = s.arena.Allocate(config)
 	}
 	if err != nil {
 		return err
@@ -173,7 +134,7 @@ func (s *selfDir) start() (err error) {
 	}
 	device, err := s.dir.Conn().Device()
 	if err == nil {
-		err = s.keep().Hold(holder.DeviceKey, device)
+		err = s.keepers.of(s.region).Hold(holder.DeviceKey, device)
 	}
 	if err == nil {
 		err = s.at.Mount(s.dir.Conn(), nil)
@@ -193,8 +154,7 @@ func (s *selfDir) start() (err error) {
 		s.end()
 		return err
 	}
-	s.region.SetDevice(s.at.View.Device)
-	s.region.SetMount(s.at.View.ID, s.at.View.Unique)
+	remember(s.region, s.at.View)
 	s.region.Finish()
 	close(s.ready)
 	return nil
@@ -216,7 +176,7 @@ func (s *selfDir) keepApart() error {
 func (s *selfDir) serve() {
 	go func() {
 		if err := s.dir.Serve(); err != nil {
-			s.d.log.WithError(err).Error("self is served no more")
+			s.log.WithError(err).Error("self is served no more")
 		}
 		close(s.served)
 	}()
@@ -225,74 +185,14 @@ func (s *selfDir) serve() {
 // end removes self. Its mounts in containers are dead from then on.
 func (s *selfDir) end() {
 	close(s.quit)
-	s.at.Leave(s.d.log)
+	s.at.Leave(s.log)
 	if s.own() {
-		os.Remove(s.d.settings.Self.Path)
+		os.Remove(s.settings.Path)
 	}
-	if err := s.keep().Forget(); err != nil {
-		s.d.log.WithError(err).Debug("cannot tell the holder")
+	if err := s.keepers.of(s.region).Forget(); err != nil {
+		s.log.WithError(err).Debug("cannot tell the holder")
 	}
 	s.dir.Close()
 	<-s.served
 	s.region.Release()
-}
-
-// stopSelf removes self while the daemon closes.
-func (d *Daemon) stopSelf() {
-	d.selfMu.Lock()
-	defer d.selfMu.Unlock()
-	if d.self != nil {
-		d.self.end()
-		d.self = nil
-	}
-}
-
-// suspendSelf leaves self to the next worker.
-func (d *Daemon) suspendSelf(ctx context.Context) {
-	d.selfMu.Lock()
-	defer d.selfMu.Unlock()
-	if d.self == nil {
-		return
-	}
-	if err := d.self.dir.Suspend(ctx); err != nil {
-		d.log.WithError(err).Info("who touched self is not answered yet; the next worker sees to it")
-	}
-}
-
-// resumeSelf resumes self if the settings still place it there.
-func (d *Daemon) resumeSelf(r *state.Region, rec record, held map[uint64]int) (err error) {
-	device, ok := held[holder.DeviceKey]
-	var s *selfDir
-	switch {
-	case d.settings.Self == nil || d.settings.Self.Path != rec.Spec.Target:
-		err = errors.New("it is not asked for any more")
-	case !r.Finished() || !ok:
-		err = errors.New("it was being set up")
-	default:
-		spec := rec.Spec
-		spec.Target = ""
-		s, err = d.newSelf(spec)
-	}
-	if err == nil {
-		delete(held, holder.DeviceKey)
-		file := os.NewFile(uintptr(device), "fuse")
-		s.region, s.at.View = r, mountOf(r)
-		close(s.ready)
-		err = s.make(file)
-		file.Close()
-	}
-	if err != nil {
-		g := d.newGuest(rec)
-		g.region, g.at.Target, g.at.View = r, target.Beside(rec.Spec.Target), mountOf(r)
-		d.abandon(g, held)
-		return fmt.Errorf("cannot go on with self at %s: %v", rec.Spec.Target, err)
-	}
-	if err := s.dir.Conn().Resend(); err != nil {
-		d.log.WithError(err).Error("cannot have the kernel send again what was not answered")
-	}
-	s.serve()
-	d.selfMu.Lock()
-	d.self = s
-	d.selfMu.Unlock()
-	return nil
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"encoding/json"
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
@@ -18,9 +17,9 @@ func TestRecordStack(t *testing.T) {
 		`{"spec": {"into": {"path": "/x", "stack": false}}, "stacksOwn": true}`:  attach.StackNone,
 		`{"spec": {"into": {"path": "/x", "tmpfs": true, "procCgroups": true}}}`: attach.StackNone,
 	} {
-		var r record
-		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			t.Fatal(err)
+		r, _ := decode([]byte(text))
+		if r.Spec.Into == nil {
+			t.Fatalf("%s: cannot be read", text)
 		}
 		if got := r.stack(); got != want {
 			t.Errorf("%s: %d, want %d", text, got, want)

@@ -3,10 +3,10 @@ package daemon
 import (
 	"runtime/debug"
 	"runtime/metrics"
+	"sync/atomic"
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
-	"github.com/vcgroupfs/vcgroupfs/cmd/internal/cgroups"
 )
 
 // sweepEvery bounds the delay until the sweep notices the end of a boundary or of a guest's process, and a new count
@@ -16,46 +16,66 @@ const sweepEvery = time.Second
 // manyGuests is the number of added or removed guests after which the sweep frees memory.
 const manyGuests = 32
 
-// sweep removes guests whose boundary or process has ended, and reclaims cgroups that a runtime chowned to a guest. It
-// follows the declared guests, and samples counters for subscribers.
-func (d *Daemon) sweep() {
+// sweeper looks after the guests each second, on a goroutine of its own.
+type sweeper struct {
+	table    *table        // immutable
+	removing *removing     // immutable
+	attacher *attacher     // immutable
+	told     *telemetry    // immutable
+	declared *declarations // immutable
+	self     *selfKeeper   // immutable
+
+	early   chan struct{} // one slot
+	began   atomic.Int64  // time of the last sweep's begin, in ns since 1970
+	garbage garbage       // used by the sweeping goroutine only
+}
+
+// run removes guests whose boundary or process has ended, and reclaims cgroups that a runtime chowned to a guest. It
+// follows the declared guests and self, and samples counters for subscribers.
+func (x *sweeper) run(ended <-chan struct{}) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	before, settled := 0, 0
 	for {
-		d.swept.Store(time.Now().UnixNano())
-		d.garbage.tune()
-		d.declared.follow()
-		d.followSelf()
+		x.mark()
+		x.garbage.tune()
+		x.declared.follow()
+		x.self.follow()
 		// Adding or removing many guests needs memory. It goes back to the host once their number has settled.
-		now := len(d.all())
+		now := len(x.table.all())
 		if now == before && max(now-settled, settled-now) >= manyGuests {
 			settled = now
 			debug.FreeOSMemory()
 		}
 		before = now
-		for _, g := range d.all() {
-			d.look(g)
+		for _, g := range x.table.all() {
+			x.check(g)
 		}
 		select {
-		case <-d.ended:
+		case <-ended:
 			return
-		case <-d.sweepNow:
+		case <-x.early:
 		case <-tick.C:
 		}
 	}
 }
 
-// lookNow starts a sweep at once.
-func (d *Daemon) lookNow() {
+// mark marks the begin of a sweep.
+func (x *sweeper) mark() { x.began.Store(time.Now().UnixNano()) }
+
+// age returns the time since the begin of the last sweep.
+func (x *sweeper) age() time.Duration { return time.Since(time.Unix(0, x.began.Load())) }
+
+// soon starts a sweep at once.
+func (x *sweeper) soon() {
 	select {
-	case d.sweepNow <- struct{}{}:
+	case x.early <- struct{}{}:
 	default:
 	}
 }
 
-// look checks one guest.
-func (d *Daemon) look(g *guest) {
+// check checks one guest.
+func (x *sweeper) check(g *guest) {
 	s := g.served()
 	if s == nil {
 		return
@@ -63,35 +83,27 @@ func (d *Daemon) look(g *guest) {
 	select {
 	case <-s.Done:
 		// Done closes before viewEnded runs.
-		if d.isClosing() {
+		if x.table.isClosing() {
 			// Another worker serves it.
 			return
 		}
-		d.take(g, api.EventGone, "the view was unmounted")
+		x.removing.remove(g, api.EventGone, "the view was unmounted")
 		return
 	default:
 	}
-	if !d.isClosing() && g.given(s.Boundaries) {
-		d.takeAgain(g)
+	if !x.table.isClosing() && g.given(s.Boundaries) {
+		x.attacher.reclaimAgain(g)
 	}
 	switch {
-	case d.isClosing():
+	case x.table.isClosing():
 	case s.View.Gone():
-		d.take(g, api.EventGone, "its boundary was removed")
+		x.removing.remove(g, api.EventGone, "its boundary was removed")
 	case g.record.Spec.Pid != 0 && ended(g.record):
-		d.take(g, api.EventGone, processEnded)
-	case d.hub.Listening():
-		// Counters are read for subscribers only.
-		for _, e := range g.sampler.Sample(s.Boundaries) {
-			d.hub.Publish(api.Event{
-				Time: time.Now(), Kind: sampled[e.Kind], Guest: g.record.Name, Path: e.Path, Reason: e.Limit, Count: e.Count,
-			})
-		}
+		x.removing.remove(g, api.EventGone, processEnded)
+	default:
+		x.told.sample(g, s.Boundaries)
 	}
 }
-
-// sampled maps the kinds of a sample to the wire's.
-var sampled = map[cgroups.EventKind]string{cgroups.OOMKill: api.EventOOMKill, cgroups.LimitReached: api.EventLimit}
 
 // garbage bounds the memory lost to garbage: a third of the memory in use, and 2 MiB for the leavings of requests.
 // Guests need little memory, and little of it changes hands. If each MiB of a small heap starts a collection, a guest

@@ -76,7 +76,7 @@ func (s *selfDir) touched(tid int) self.Outcome {
 	}
 	t, err := s.find(tid)
 	if err != nil {
-		s.d.log.WithError(err).Debugf("cannot tell what container task %d is of", tid)
+		s.log.WithError(err).Debugf("cannot tell what container task %d is of", tid)
 	}
 	if t == nil {
 		return self.Empty
@@ -140,7 +140,7 @@ func (s *selfDir) look(t *toucher, b *box) self.Outcome {
 // ending reports that self is being removed. During a handover to another worker it does not return: the kernel sends
 // the request to that worker, and only that worker can add guests.
 func (s *selfDir) ending() bool {
-	if s.d.isClosing() {
+	if s.guests.isClosing() {
 		<-s.quit
 		return true
 	}
@@ -159,7 +159,7 @@ func (s *selfDir) refuse(t *toucher, b *box, err error) {
 	}
 	if why := err.Error(); b.said != why {
 		b.said = why
-		s.d.log.WithError(err).WithField("cgroup", t.path).Warnf("task %d finds nothing at self", t.tid)
+		s.log.WithError(err).WithField("cgroup", t.path).Warnf("task %d finds nothing at self", t.tid)
 	}
 }
 
@@ -203,13 +203,13 @@ func (x *boxes) leave(b *box) {
 // outermost cgroup that a pattern matches. It skips hierarchies without a match.
 func (s *selfDir) find(tid int) (*toucher, error) {
 	t := &toucher{tid: tid, came: time.Now()}
-	paths, err := s.d.host.PathsOf(tid)
+	paths, err := s.host.PathsOf(tid)
 	if err != nil {
 		return nil, err
 	}
-	for i, tree := range s.d.host.Hierarchies() {
+	for i, tree := range s.host.Hierarchies() {
 		at, pattern, ok := s.rule.Of(paths[i])
-		if !ok || !views.Shown(s.d.host, tree, s.policy) {
+		if !ok || !views.Shown(s.host, tree, s.policy) {
 			continue
 		}
 		b, err := tree.Boundary(at)
@@ -264,21 +264,14 @@ func (s *selfDir) show(t *toucher, b *box) (covered bool, err error) {
 	b.stuck.Store(true)
 	return attach.Cover{
 		Tid: t.tid, Start: t.start, Device: s.at.View.Device, Ended: func() { b.stuck.Store(false) },
-		Foreign: func(device uint64) bool { return device != g.at.View.Device && s.d.isView(device) },
+		Foreign: func(device uint64) bool { return device != g.at.View.Device && isView(s.guests.all(), device) },
 	}.With(view)
-}
-
-// isView reports that a file system is a guest's view.
-func (d *Daemon) isView(device uint64) bool {
-	return slices.ContainsFunc(d.all(), func(g *guest) bool { return g.served() != nil && g.region.Device() == device })
 }
 
 // guestOf finds the guest of a toucher, or adds it.
 func (s *selfDir) guestOf(t *toucher) (*guest, error) {
 	r := record{Name: t.name(), Spec: s.spec, Rule: t.pattern, Boundaries: t.boundaries}
-	s.d.mu.Lock()
-	g := s.d.guests[r.Name]
-	s.d.mu.Unlock()
+	g := s.guests.named(r.Name)
 	if g != nil && g.served() != nil && g.record.Rule != "" &&
 		slices.EqualFunc(g.record.Boundaries, t.boundaries, boundaryID.is) {
 		return g, nil
@@ -288,13 +281,13 @@ func (s *selfDir) guestOf(t *toucher) (*guest, error) {
 		return nil, err
 	}
 	r.Spec.Boundary, r.Spec.Owner = t.path, fmt.Sprintf("%d:%d", owner.UID, owner.GID)
-	g, _, err = s.d.addRecord(r, s.policy)
+	g, _, err = s.guests.add(r, s.policy)
 	return g, err
 }
 
 // ownerOf finds the user who is root in the toucher's container.
 func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
-	boundaries, err := s.d.reopen(t.boundaries)
+	boundaries, err := reopen(s.host, t.boundaries)
 	if err != nil {
 		return owner, err
 	}

@@ -65,8 +65,8 @@ type killer struct {
 	err error
 }
 
-func (k *killer) Kill(context.Context, string) error { return k.err }
-func (k *killer) InGuest(int) bool                   { return false }
+func (k *killer) Do(context.Context, api.Verb, string) (any, error) { return nil, k.err }
+func (k *killer) InGuest(int) bool                                  { return false }
 
 // serve has a backend answer on a socket, with what a bare client and ours make of its answers.
 func serve(t *testing.T, backend api.Backend) (socket string, bare *http.Client, ours *api.Client) {
@@ -134,7 +134,7 @@ func TestKinds(t *testing.T) {
 		if answer.StatusCode != status || !strings.Contains(string(body), `"code":"`+code+`","message":"y: why"`) {
 			t.Errorf("%s: %d %s", code, answer.StatusCode, body)
 		}
-		err = ours.Kill(t.Context(), "web")
+		err = ours.Do(t.Context(), api.Kill, "web", nil)
 		if fault.Of(err) != want || fault.ExitCode(err) != want.ExitCode() || err.Error() != "y: why" {
 			t.Errorf("%s arrives as kind %d: %v", code, fault.Of(err), err)
 		}
