@@ -10,9 +10,9 @@ import (
 	"go.uber.org/automaxprocs/maxprocs"
 )
 
-// playClient looks for limits as others do.
-func playClient(kind string) {
-	switch kind {
+// playClient looks for limits as the program does that its arguments name.
+func playClient(string) {
+	switch strings.Join(os.Args[1:], " ") {
 	case "maxprocs": // automaxprocs, and Go itself
 		own := runtime.GOMAXPROCS(0)
 		if _, err := maxprocs.Set(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -236,7 +237,7 @@ type diagnosis struct {
 
 func (d *daemon) doctorOf(t *testing.T, pid int) (says diagnosis) {
 	t.Helper()
-	if status, out := d.try(t, "doctor", "--json", "--pid", itoa(pid)); status != 0 || json.Unmarshal([]byte(out), &says) != nil {
+	if status, out := d.try(t, "doctor", "--json", "--pid", strconv.Itoa(pid)); status != 0 || json.Unmarshal([]byte(out), &says) != nil {
 		t.Fatalf("doctor: %d: %s", status, out)
 	}
 	return says
@@ -311,7 +312,7 @@ func TestClientsCpuset(t *testing.T) {
 		file = "cpuset.effective_cpus"
 	}
 	for i := range runtime.NumCPU() {
-		all = append(all, itoa(i))
+		all = append(all, strconv.Itoa(i))
 	}
 	d := startDaemon(t)
 	b := newBundle(t, d, runc, "cpuset", "commands")

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -286,7 +287,7 @@ func TestUnmodifiedJava(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 		// Half of a memory as small, a quarter of a larger one (MinRAMPercentage, MaxRAMPercentage).
-		if inGuest := found[1] == itoa(clientMemory/2); inGuest != on {
+		if inGuest := found[1] == strconv.Itoa(clientMemory/2); inGuest != on {
 			t.Errorf("the guest may have %d bytes, the heap of Java %s may have %s", clientMemory, found[2], found[1])
 		} else {
 			t.Logf("the guest may have %d bytes, the heap of Java %s may have %s", clientMemory, found[2], found[1])

@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -135,7 +136,7 @@ func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
 		filepath.Join(hostDir(f.memory, cgroup), name):     memory,
 		filepath.Join(hostDir(f.pids, cgroup), "pids.max"): pids,
 	} {
-		if got := readFile(file); got != itoa(want)+"\n" {
+		if got := readFile(file); got != strconv.Itoa(want)+"\n" {
 			t.Errorf("the host finds %q in %s, want %d", got, file, want)
 		} else {
 			t.Logf("the host finds %d in %s", want, file)

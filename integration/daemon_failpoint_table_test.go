@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,7 +60,7 @@ func crossedOps() []crossedOp {
 				x.pid = sleeper(x.t)
 				x.attach("/w/from")
 			},
-			do: func(x *crossing) string { _, err := unix.Write(x.fd, []byte(itoa(x.pid))); return word(err) },
+			do: func(x *crossing) string { _, err := unix.Write(x.fd, []byte(strconv.Itoa(x.pid))); return word(err) },
 			state: func(x *crossing) string {
 				at, err := x.site.pids.PathOf(x.pid)
 				return strings.TrimPrefix(at, x.site.path) + errnoName(err)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -146,7 +147,7 @@ func TestGuestLife(t *testing.T) {
 	withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max")) // denied
 	d.wantTry(t, 0, "", "guest", "kill", "web")
 	eventually(t, "the process to be killed", func() bool {
-		return unix.Kill(pid, 0) == nil && strings.Contains(readFile("/proc/"+itoa(pid)+"/stat"), ") Z ")
+		return unix.Kill(pid, 0) == nil && strings.Contains(readFile("/proc/"+strconv.Itoa(pid)+"/stat"), ") Z ")
 	})
 	d.wantTry(t, 0, "", "guest", "rm", "web")
 	d.wantTry(t, 6, "no guest", "guest", "rm", "web")
@@ -193,7 +194,7 @@ func TestGuestEnds(t *testing.T) {
 	if err := p.tree.Attach(p.path, cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	d.wantTry(t, 0, "", "guest", "add", "c", "--pid", itoa(cmd.Process.Pid), "--current-cgroup", "--controllers", "pids", "--target", p.dir)
+	d.wantTry(t, 0, "", "guest", "add", "c", "--pid", strconv.Itoa(cmd.Process.Pid), "--current-cgroup", "--controllers", "pids", "--target", p.dir)
 	d.signal(t, unix.SIGKILL, 0) // the next worker knows the process as well
 	d.ready(t)
 	cmd.Process.Kill()
@@ -245,7 +246,7 @@ func TestGuestRefused(t *testing.T) {
 		{2, "", []string{"guest", "add", "x", "--boundary", "/", "--controllers", "pids", "--target", p.dir}},
 		{1, "no such file", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", p.dir + "-missing"}},
 		{1, "not a directory", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", file}},
-		{1, "own cgroup namespace", []string{"guest", "add", "x", "--pid", itoa(os.Getpid()), "--controllers", "pids", "--target", p.dir}},
+		{1, "own cgroup namespace", []string{"guest", "add", "x", "--pid", strconv.Itoa(os.Getpid()), "--controllers", "pids", "--target", p.dir}},
 		{2, "--pid PID", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--into", "/sys/fs/cgroup"}},
 		{2, "--into DIR", []string{"guest", "add", "x", "--boundary", p.path, "--controllers", "pids", "--target", p.dir, "--stack"}},
 		{1, "process", []string{"guest", "add", "x", "--pid", "4194304", "--controllers", "pids", "--target", p.dir}},

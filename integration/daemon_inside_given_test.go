@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func owners(t *testing.T, dir string) map[string]string {
 		if err == nil {
 			err = unix.Lstat(path, &st)
 		}
-		all[strings.TrimPrefix(path, dir)] = itoa(int(st.Uid)) + " " + itoa(int(st.Gid))
+		all[strings.TrimPrefix(path, dir)] = strconv.Itoa(int(st.Uid)) + " " + strconv.Itoa(int(st.Gid))
 		return err
 	})
 	if err != nil {
@@ -54,7 +55,7 @@ func TestInsideGiven(t *testing.T) {
 		}
 	}
 	given := owners(t, real)
-	owner := itoa(guestID) + ":" + itoa(guestID)
+	owner := strconv.Itoa(guestID) + ":" + strconv.Itoa(guestID)
 	for range 2 {
 		x.add(t, "in", "--owner", owner)
 		for path, who := range owners(t, real) {
@@ -63,9 +64,9 @@ func TestInsideGiven(t *testing.T) {
 			}
 		}
 		seen := owners(t, topOf(filepath.Join(filepath.Dir(d.socket), "views", "in"), x.place.tree))
-		root := itoa(guestID) + " " + itoa(guestID)
+		root := strconv.Itoa(guestID) + " " + strconv.Itoa(guestID)
 		for path, want := range map[string]string{
-			"": root, "/" + procs: root, "/child": root, "/child/" + procs: root, "/child/user": itoa(user) + " " + itoa(user), "/child/user/" + procs: itoa(user) + " 0",
+			"": root, "/" + procs: root, "/child": root, "/child/" + procs: root, "/child/user": strconv.Itoa(user) + " " + strconv.Itoa(user), "/child/user/" + procs: strconv.Itoa(user) + " 0",
 		} {
 			if seen[path] != want {
 				t.Errorf("the view says that %q is %q's; want %q", path, seen[path], want)

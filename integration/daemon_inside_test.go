@@ -38,7 +38,7 @@ func startInsider(t *testing.T, d *daemon, name string) *insider {
 // add adds the insider as a guest whose view is at /sys/fs/cgroup.
 func (x *insider) add(t *testing.T, name string, more ...string) {
 	t.Helper()
-	x.place.d.wantTry(t, 0, "added "+name, append([]string{"guest", "add", name, "--pid", itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup"}, more...)...)
+	x.place.d.wantTry(t, 0, "added "+name, append([]string{"guest", "add", name, "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup"}, more...)...)
 }
 
 // at is a file of the boundary as the insider finds it.
@@ -84,7 +84,7 @@ func TestInside(t *testing.T) {
 	own := mountOf(t, guestView)
 	x.add(t, "in")
 	d.wantTry(t, 0, x.place.path, "guest", "show", "in")
-	d.wantTry(t, 0, guestView+" of process "+itoa(x.pid()), "guest", "show", "in")
+	d.wantTry(t, 0, guestView+" of process "+strconv.Itoa(x.pid()), "guest", "show", "in")
 	if got := x.ask(t, "read", x.at("pids.max")); got != "77\n" {
 		t.Errorf("pids.max: %q", got)
 	}
@@ -94,7 +94,7 @@ func TestInside(t *testing.T) {
 	if got := x.ask(t, "mkdir", x.at("child")); got != "ok" || !x.place.tree.Exists(x.place.path+"/child") {
 		t.Errorf("a child cgroup: %s", got)
 	}
-	if got := strings.Fields(x.ask(t, "read", x.at("cgroup.procs"))); len(got) != 1 || got[0] != itoa(x.pid()) {
+	if got := strings.Fields(x.ask(t, "read", x.at("cgroup.procs"))); len(got) != 1 || got[0] != strconv.Itoa(x.pid()) {
 		t.Errorf("cgroup.procs: %q", got)
 	}
 	if mountOf(t, guestView) != own {
@@ -110,7 +110,7 @@ func TestInside(t *testing.T) {
 	if x.place.tree.Version == hierarchy.V2 {
 		sight = "a view of v2"
 	}
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", strconv.Itoa(x.pid()))
 
 	// What the guest mounts on its view, nobody else sees; what it unmounts can be attached again.
 	x.ask(t, "tmpfs", x.at("child"))
@@ -159,7 +159,7 @@ func TestInsideStack(t *testing.T) {
 		t.Errorf("lifting its own limit: %s", got)
 	}
 	if x.place.tree.Version == hierarchy.V2 { // what is below is no mount of the insider's own cgroup namespace, as those of a runtime are
-		d.wantTry(t, 0, "finds at /sys/fs/cgroup: a view of v2\n", "doctor", "--pid", itoa(x.pid()))
+		d.wantTry(t, 0, "finds at /sys/fs/cgroup: a view of v2\n", "doctor", "--pid", strconv.Itoa(x.pid()))
 	}
 	d.stop(t)
 }
@@ -169,12 +169,12 @@ func TestInsideTmpfs(t *testing.T) {
 	d := startDaemon(t)
 	x := startInsider(t, d, "inside-tmpfs")
 	if x.place.tree.Version == hierarchy.V2 {
-		d.wantTry(t, 2, "layout v2", "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup", "--tmpfs")
+		d.wantTry(t, 2, "layout v2", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup", "--tmpfs")
 		d.stop(t)
 		return
 	}
 	x.add(t, "in", "--tmpfs")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", strconv.Itoa(x.pid()))
 	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
 		t.Errorf("lifting its own limit: %s", got)
 	}
@@ -190,9 +190,9 @@ func TestInsideTmpfs(t *testing.T) {
 	x.ask(t, "umount", "/sys/fs/cgroup")
 	d.wantTry(t, 0, "", "guest", "attach", "in")
 	d.wantTry(t, 0, "", "guest", "attach", "in")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", strconv.Itoa(x.pid()))
 	d.wantTry(t, 0, "", "guest", "rm", "in")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: nothing\n", "doctor", "--pid", itoa(x.pid()))
+	d.wantTry(t, 0, "finds at /sys/fs/cgroup: nothing\n", "doctor", "--pid", strconv.Itoa(x.pid()))
 	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
@@ -212,7 +212,7 @@ func TestInsideRefused(t *testing.T) {
 		{1, "no such file", []string{"--into", "/nowhere"}}, {1, "not a directory", []string{"--into", "/proc/version"}},
 		{2, "rootfs", []string{"--into", "/sys", "--rootfs", "relative"}}, {2, "not allowed", []string{"--into", "/sys/../sys"}},
 	} {
-		d.wantTry(t, c.status, c.word, append([]string{"guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids"}, c.args...)...)
+		d.wantTry(t, c.status, c.word, append([]string{"guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids"}, c.args...)...)
 	}
 	// A guest that has a file system which never answers keeps nobody waiting for ever, and no other guest at all.
 	dead := publicDir(t)
@@ -221,7 +221,7 @@ func TestInsideRefused(t *testing.T) {
 	}
 	hangs := make(chan string, 1)
 	go func() {
-		_, out := d.try(t, "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", dead+"/x")
+		_, out := d.try(t, "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", dead+"/x")
 		hangs <- out
 	}()
 	time.Sleep(100 * time.Millisecond)
@@ -273,7 +273,7 @@ func TestInsideShared(t *testing.T) {
 			t.Fatalf("%s: %s", c.unshare, got)
 		}
 		for _, into := range []string{dir, dir + "/below"} {
-			d.wantTry(t, 1, c.says, "guest", "add", "in", "--pid", itoa(h.pid()), "--controllers", "pids", "--into", into)
+			d.wantTry(t, 1, c.says, "guest", "add", "in", "--pid", strconv.Itoa(h.pid()), "--controllers", "pids", "--into", into)
 		}
 		if after := mountTable(); after != before {
 			t.Errorf("%s: the host's mounts were\n%s\nand are\n%s", c.unshare, before, after)
@@ -286,10 +286,10 @@ func TestInsideShared(t *testing.T) {
 func TestInsideFiltered(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM} {
 		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
-			d := startDaemonOf(t, "/proc/self/exe", roleVariable+"=filtered "+itoa(int(errno)), "VCGROUPFS="+absProgram(t))
+			d := startDaemonOf(t, "/proc/self/exe", roleVariable+"=filtered "+strconv.Itoa(int(errno)), "VCGROUPFS="+absProgram(t))
 			x := startInsider(t, d, "inside-filtered")
 			for _, file := range []string{"/sys/fs/cgroup", "/nowhere"} {
-				d.wantTry(t, 1, "seccomp filter", "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", file)
+				d.wantTry(t, 1, "seccomp filter", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", file)
 			}
 			if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
 				t.Errorf("left behind: %v", left)

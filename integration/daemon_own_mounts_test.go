@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ func TestOwnMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	into := publicDir(t)
-	d.wantTry(t, 1, "the host's own mount namespace", "guest", "add", "host", "--pid", itoa(pid), "--current-cgroup", "--controllers", "pids", "--into", into)
+	d.wantTry(t, 1, "the host's own mount namespace", "guest", "add", "host", "--pid", strconv.Itoa(pid), "--current-cgroup", "--controllers", "pids", "--into", into)
 	if mounted(into) {
 		t.Errorf("a view is mounted on the host at %s", into)
 		unix.Unmount(into, unix.MNT_DETACH)
@@ -37,7 +38,7 @@ func TestOwnMounts(t *testing.T) {
 	if got := x.ask(t, "unshare"); got != "ok" {
 		t.Fatalf("unshare: %s", got)
 	}
-	d.wantTry(t, 0, "added", "guest", "add", "guest", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", guestView)
+	d.wantTry(t, 0, "added", "guest", "add", "guest", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", guestView)
 	if got := x.ask(t, "read", filepath.Join(topOf(guestView, tree), "pids.max")); got != "max\n" {
 		t.Errorf("a guest of that daemon reads %q", got)
 	}

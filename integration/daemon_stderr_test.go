@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func pipeTo(t *testing.T) (reader, writer *os.File) {
 // fill writes to a pipe until it takes no more, by an open file of its own: the daemon's goes on blocking.
 func fill(t *testing.T, pipe *os.File) {
 	t.Helper()
-	fd, err := unix.Open("/proc/self/fd/"+itoa(int(pipe.Fd())), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(pipe.Fd())), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

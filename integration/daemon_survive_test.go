@@ -35,7 +35,7 @@ func underLoad(t *testing.T, guests int, do func(d *daemon)) {
 	h := openHost(t)
 	var sites []site
 	for i := range guests {
-		sites = append(sites, newSite(t, h, t.Name()+"-"+itoa(i)))
+		sites = append(sites, newSite(t, h, t.Name()+"-"+strconv.Itoa(i)))
 	}
 	d := startDaemon(t)
 	loads := d.loads(t, sites)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -72,7 +73,7 @@ func TestForeignDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = unix.Mount("foreign", dir, "fuse.foreign", 0, "fd="+itoa(device)+",rootmode=40000,user_id=0,group_id=0,allow_other")
+	err = unix.Mount("foreign", dir, "fuse.foreign", 0, "fd="+strconv.Itoa(device)+",rootmode=40000,user_id=0,group_id=0,allow_other")
 	unix.Close(device)
 	if err != nil {
 		t.Fatal(err)

@@ -225,7 +225,7 @@ func (d *daemon) add(t testing.TB, name string, s site) site {
 func (d *daemon) loads(t testing.TB, sites []site) (loads []*load) {
 	t.Helper()
 	for i, s := range sites {
-		l := newLoad(t, d.add(t, "g"+itoa(i), s))
+		l := newLoad(t, d.add(t, "g"+strconv.Itoa(i), s))
 		l.tolerant = !d.ready(t).Resend
 		loads = append(loads, l)
 	}

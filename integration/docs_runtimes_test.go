@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -208,7 +209,7 @@ func TestDocsPodman(t *testing.T) {
 	if err != nil || len(packaged) != 1 {
 		t.Fatalf("%q, %v", packaged, err)
 	}
-	installed := filepath.Join(podmanCDI, "vcgroupfs-docs-"+itoa(os.Getpid())+".json")
+	installed := filepath.Join(podmanCDI, "vcgroupfs-docs-"+strconv.Itoa(os.Getpid())+".json")
 	t.Cleanup(func() {
 		os.Remove(installed)
 		os.Remove(podmanCDI) // unless somebody else's are there

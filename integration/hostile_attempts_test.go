@@ -294,7 +294,7 @@ func hostState(dirs ...string) string {
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
 			var st unix.Stat_t
-			if m := numbered.FindStringSubmatch(e.Name()); m != nil && m[1] != itoa(os.Getpid()) || unix.Lstat(path, &st) != nil {
+			if m := numbered.FindStringSubmatch(e.Name()); m != nil && m[1] != strconv.Itoa(os.Getpid()) || unix.Lstat(path, &st) != nil {
 				continue
 			}
 			fmt.Fprintf(&b, "%s %o %d:%d", e.Name(), st.Mode, st.Uid, st.Gid)

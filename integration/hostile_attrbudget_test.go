@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func fillAttrs(t testing.TB, s site, cgroups, size int) (stored int) {
 	t.Helper()
 	for c := range cgroups {
 		for _, file := range []string{"", procs, "cgroup.clone_children", "cgroup.stat", "pids.max", "pids.current"} {
-			path := s.at("c"+itoa(c), file)
+			path := s.at("c"+strconv.Itoa(c), file)
 			for i := range 200 {
 				err := unix.Setxattr(path, fmt.Sprintf("user.a%d", i), make([]byte, size), 0)
 				if err == nil {
@@ -115,7 +116,7 @@ func fillAttrs(t testing.TB, s site, cgroups, size int) (stored int) {
 func makeMany(t testing.TB, s site, n int) {
 	t.Helper()
 	for i := range n {
-		if err := os.Mkdir(s.at("c"+itoa(i)), 0o755); err != nil {
+		if err := os.Mkdir(s.at("c"+strconv.Itoa(i)), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -228,12 +229,12 @@ func TestTimesAndOwnersBudget(t *testing.T) {
 	fillAttrs(t, s, cgroups, 4000) // so that little is left
 	got := map[string]int{}
 	for c := range cgroups {
-		entries, err := os.ReadDir(s.at("c" + itoa(c)))
+		entries, err := os.ReadDir(s.at("c" + strconv.Itoa(c)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
-			path := s.at("c"+itoa(c), e.Name())
+			path := s.at("c"+strconv.Itoa(c), e.Name())
 			got["utimes "+word(unix.Utimes(path, []unix.Timeval{{Sec: 1}, {Sec: 2}}))]++
 			got["chown "+word(unix.Chown(path, 1000, 1000))]++
 		}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,7 @@ func keptAttempts(wanted bool, stranger string) (list []attempt) {
 				return err
 			}},
 			attempt{t.path + ": a kept reading descriptor is opened anew for writing", "EPERM", func() error {
-				return withFile("/proc/self/fd/"+itoa(reading), unix.O_WRONLY, writeFD(t.value))
+				return withFile("/proc/self/fd/"+strconv.Itoa(reading), unix.O_WRONLY, writeFD(t.value))
 			}})
 	}
 	for _, root := range guestDirs() {
@@ -87,7 +88,7 @@ func hostileGuest(t *testing.T, h *host.Host, path, view, binary string, userns 
 		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = ids, ids
 		cmd.SysProcAttr.Credential = &syscall.Credential{}
 	}
-	cmd.Env = append(os.Environ(), roleVariable+"=hostile daemon-"+form+" "+itoa(stranger))
+	cmd.Env = append(os.Environ(), roleVariable+"=hostile daemon-"+form+" "+strconv.Itoa(stranger))
 	helper := startProcess(t, cmd)
 	for _, tree := range h.Hierarchies() {
 		if err := tree.Attach(path, helper.cmd.Process.Pid); err != nil {
@@ -229,7 +230,7 @@ func TestAudit(t *testing.T) {
 	s = d.add(t, "g", s)
 	stranger := sleeper(t)
 	began := time.Now()
-	if got := errnoName(withFile(s.at(procs), unix.O_WRONLY, writeFD(itoa(stranger)))); got != "ESRCH" && got != "ENOENT" {
+	if got := errnoName(withFile(s.at(procs), unix.O_WRONLY, writeFD(strconv.Itoa(stranger)))); got != "ESRCH" && got != "ENOENT" {
 		t.Errorf("moving a stranger: %q", got)
 	}
 	eventually(t, "the word on the stranger", func() bool { return strings.Contains(d.log(), `rule="outside the boundary"`) })

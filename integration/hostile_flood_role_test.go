@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -34,7 +35,7 @@ func playFlood(arg string) {
 	var stop atomic.Bool
 	ready, results := make(chan bool, threads), make(chan map[unix.Errno]int)
 	for i := range threads {
-		f := flooder{dir: dir, name: filepath.Join(dir, "f"+itoa(i)), stop: &stop, least: least, got: map[unix.Errno]int{}}
+		f := flooder{dir: dir, name: filepath.Join(dir, "f"+strconv.Itoa(i)), stop: &stop, least: least, got: map[unix.Errno]int{}}
 		go func() {
 			runtime.LockOSThread()
 			ready <- true
@@ -147,7 +148,7 @@ func (f *flooder) play(kind string) {
 		f.playTimes()
 	case "names":
 		for n := 0; f.goesOn(); n++ {
-			_, _, errno := unix.RawSyscall(unix.SYS_FACCESSAT, atCwd, uintptr(unsafe.Pointer(cString(f.name+"-"+itoa(n)))), 0)
+			_, _, errno := unix.RawSyscall(unix.SYS_FACCESSAT, atCwd, uintptr(unsafe.Pointer(cString(f.name+"-"+strconv.Itoa(n)))), 0)
 			f.got[errno]++
 		}
 	case "list":
@@ -210,7 +211,7 @@ func (f *flooder) playAttributes(dir *byte) {
 	value := make([]byte, 1000)
 	unix.RawSyscall(unix.SYS_MKDIRAT, atCwd, uintptr(unsafe.Pointer(dir)), 0o755)
 	for n := 0; f.goesOn(); n++ {
-		name := cString("user.n" + itoa(n%100))
+		name := cString("user.n" + strconv.Itoa(n%100))
 		_, _, errno := unix.RawSyscall6(unix.SYS_SETXATTR, uintptr(unsafe.Pointer(dir)), uintptr(unsafe.Pointer(name)),
 			uintptr(unsafe.Pointer(&value[0])), uintptr(1+n*7%len(value)), 0, 0)
 		f.got[errno]++

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,7 +82,7 @@ func startFlood(t testing.TB, kind floodKind, s site, cpu *host.Hierarchy, place
 	t.Helper()
 	f := &flood{kind: kind}
 	for i := range kind.processes {
-		name := "f" + itoa(i)
+		name := "f" + strconv.Itoa(i)
 		err := s.pids.Create(s.path+"/"+name, 0o755)
 		if err == nil && s.pids.Version == hierarchy.V2 {
 			err = s.pids.Enable(s.path+"/"+name, "pids")

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,10 +86,10 @@ func TestKeptAuthority(t *testing.T) {
 		eventually(t, "the next worker", func() bool { return d.ready(t).Restarts >= uint64(round) })
 
 		wantErrno(t, "a reading descriptor is written", "EBADF", writeFD("max")(reading))
-		wantErrno(t, "a reading descriptor is opened anew", "EPERM", withFile("/proc/self/fd/"+itoa(reading), unix.O_WRONLY, writeFD("max")))
+		wantErrno(t, "a reading descriptor is opened anew", "EPERM", withFile("/proc/self/fd/"+strconv.Itoa(reading), unix.O_WRONLY, writeFD("max")))
 		wantErrno(t, "the boundary's limit", "EPERM", withFile(s.at("pids.max"), unix.O_WRONLY, writeFD("max")))
-		wantErrno(t, "a writable descriptor below", "", writeFD(itoa(100+round))(limit))
-		if got := readFile(native.native("stays", "pids.max")); got != itoa(100+round)+"\n" {
+		wantErrno(t, "a writable descriptor below", "", writeFD(strconv.Itoa(100+round))(limit))
+		if got := readFile(native.native("stays", "pids.max")); got != strconv.Itoa(100+round)+"\n" {
 			t.Errorf("the limit below is %q", got)
 		}
 		wantErrno(t, "a file of a kept directory", "", func() error {
@@ -98,7 +99,7 @@ func TestKeptAuthority(t *testing.T) {
 			}
 			return err
 		}())
-		wantErrno(t, "a stranger by a kept descriptor", "ESRCH|ENOENT", writeFD(itoa(stranger))(members))
+		wantErrno(t, "a stranger by a kept descriptor", "ESRCH|ENOENT", writeFD(strconv.Itoa(stranger))(members))
 		if got, err := s.pids.PathOf(stranger); got != outside || err != nil {
 			t.Errorf("the stranger is in %s, %v", got, err)
 		}
@@ -319,7 +320,7 @@ func TestKilledInFlight(t *testing.T) {
 			select {
 			case <-ended:
 			case <-time.After(patience):
-				t.Fatalf("a killed guest is still there: %s", readFile("/proc/"+itoa(g.pid())+"/status"))
+				t.Fatalf("a killed guest is still there: %s", readFile("/proc/"+strconv.Itoa(g.pid())+"/status"))
 			}
 		}
 	}

@@ -67,7 +67,7 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	if err := os.WriteFile(policyFile, []byte(hostilePolicy), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	name := "hostile-" + form + "-" + itoa(os.Getpid())
+	name := "hostile-" + form + "-" + strconv.Itoa(os.Getpid())
 	stranger := stranger(t)
 	args := append([]string{"run", "--name", name, "--policy", policyFile}, slices.Concat(formArgs, guestLimits(h))...)
 	cmd := exec.Command(program(t), append(args, "--", binary)...)
@@ -75,7 +75,7 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	if inGuest(h) {
 		role, kind = strings.TrimPrefix(role, "answered-"), "" // under a listener that is there already
 	}
-	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+role+" "+itoa(stranger))
+	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+role+" "+strconv.Itoa(stranger))
 	cmd.Stderr = os.Stderr
 	if form == "privileged" { // it has a directory of the host there, and what is wrong with run itself is said in the other form
 		outside, err := os.Open(t.TempDir())

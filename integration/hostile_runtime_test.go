@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,7 +94,7 @@ func (r hostileRuntime) test(t *testing.T, form string, answered bool) {
 	if err := os.WriteFile(b.policy, []byte(hostilePolicy), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.role = form + " " + itoa(stranger(t))
+	b.role = form + " " + strconv.Itoa(stranger(t))
 	if answered {
 		b.role = "answered-" + b.role
 	}
@@ -229,7 +230,7 @@ func hostilePodman(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 				t.Fatal(err)
 			}
 		}
-		ids := "0:" + itoa(guestID) + ":65536"
+		ids := "0:" + strconv.Itoa(guestID) + ":65536"
 		of = append(of, "--uidmap", ids, "--gidmap", ids)
 	}
 	return p.run(b.role, rootfs, []string{"--hooks-dir", hooks}, of)
@@ -267,7 +268,7 @@ func (b *hostileBox) bind(t *testing.T, trees []*host.Hierarchy) (cgroup, view s
 		args = append(args, guestLimits(b.h)...)
 	}
 	if b.userns {
-		args = append(args, "--owner", itoa(guestID)+":"+itoa(guestID))
+		args = append(args, "--owner", strconv.Itoa(guestID)+":"+strconv.Itoa(guestID))
 	}
 	b.d.wantTry(t, 0, "views/box", args...)
 	return cgroup, filepath.Join(filepath.Dir(b.d.socket), "views", "box")
@@ -314,7 +315,7 @@ func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 }
 
 // playUserns runs the command of its arguments as the root of a user namespace.
-func playUserns() {
+func playUserns(string) {
 	cmd := exec.Command(os.Args[1], os.Args[2:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	ids := []syscall.SysProcIDMap{{HostID: guestID, Size: 65536}}
@@ -333,7 +334,7 @@ func hostileNspawn(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 		"--directory", newRootfs(t, filepath.Join(publicDir(t), "rootfs")), "--setenv", roleVariable + "=" + b.role}
 	if b.userns {
 		// It gives the cgroup to the container's root, when the guest is added already: the real cgroupfs is not to be mounted.
-		args = append(args, "--private-users="+itoa(guestID)+":65536", "--private-users-ownership=off", "--system-call-filter=~@mount")
+		args = append(args, "--private-users="+strconv.Itoa(guestID)+":65536", "--private-users-ownership=off", "--system-call-filter=~@mount")
 	}
 	cmd := within(cgroup, trees, append(args, "/program")...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")

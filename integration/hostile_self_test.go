@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestSelfStranger(t *testing.T) {
 	}
 	// In the mounts, but not in the cgroup.
 	guest := startHelper(t, "commands")
-	if got := guest.ask(t, "enter", "/proc/"+itoa(x.pid())+"/ns/mnt"); got != "ok" {
+	if got := guest.ask(t, "enter", "/proc/"+strconv.Itoa(x.pid())+"/ns/mnt"); got != "ok" {
 		t.Fatal(got)
 	}
 	if got := guest.ask(t, "read", at); got != "ENOENT" {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -99,7 +100,7 @@ func TestStrangersWatches(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 50 { // this process is outside the boundary
-		if text := readFile(filepath.Join(s.eventsDir, "c"+itoa(i), "cgroup.events")); !strings.Contains(text, "populated 0") {
+		if text := readFile(filepath.Join(s.eventsDir, "c"+strconv.Itoa(i), "cgroup.events")); !strings.Contains(text, "populated 0") {
 			t.Fatalf("cgroup.events: %q", text)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -204,7 +205,7 @@ func doAllWorst(t testing.TB, all time.Duration) (rows []worst, said string) {
 	h := openHost(t)
 	x := &worstCase{}
 	x.cpu, x.at = tenth(t, h)
-	x.d = startDaemonWith(t, program(t), []string{"--metrics", address, "--group", itoa(nobody)})
+	x.d = startDaemonWith(t, program(t), []string{"--metrics", address, "--group", strconv.Itoa(nobody)})
 	if err := os.Chmod(x.d.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +226,7 @@ func doAllWorst(t testing.TB, all time.Duration) (rows []worst, said string) {
 	kinds := worstKinds()
 	x.wait = all * 2 / 3 / time.Duration(len(kinds)+2) // and half as long while nothing is done
 	for i, kind := range kinds {
-		rows = append(rows, x.flood(t, kind, "k"+itoa(i)))
+		rows = append(rows, x.flood(t, kind, "k"+strconv.Itoa(i)))
 	}
 	rows = append(rows, x.user(t, "the metrics, by 32 connections", "scrape "+address))
 	rows = append(rows, x.user(t, "streams of events, kept", "streams "+x.d.socket))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ import (
 // reads opens, reads and closes files whose content is known to the byte.
 func (w *worker) reads() {
 	files := []struct{ name, text string }{
-		{"stay/" + procs, itoa(w.resident) + "\n"}, {"stay/pids.current", "1\n"}, {"stay/pids.max", "1000\n"}, {"written/" + procs, ""},
+		{"stay/" + procs, strconv.Itoa(w.resident) + "\n"}, {"stay/pids.current", "1\n"}, {"stay/pids.max", "1000\n"}, {"written/" + procs, ""},
 	}
 	for w.goesOn() {
 		for _, f := range files {
@@ -96,7 +97,7 @@ func pread(fd int) (string, error) {
 
 // write writes a number to a file that has old, and says what the file has after it, by the host's own.
 func (w *worker) write(kind, file, old string, n int, do func(text []byte) error) string {
-	value := itoa(n % 1000000)
+	value := strconv.Itoa(n % 1000000)
 	err := w.op(kind, func() error { return do([]byte(value)) })
 	got := readFile(w.native(file))
 	if got != value+"\n" && (err == nil || got != old) {
@@ -131,7 +132,7 @@ func (w *worker) change(kind string, do func() error, happened func() bool) bool
 // mkdirs makes, on v1 renames, and removes cgroups, in the directory that is listed.
 func (w *worker) mkdirs() {
 	for n := 0; w.goesOn(); n++ {
-		name := "many/d" + itoa(n%5)
+		name := "many/d" + strconv.Itoa(n%5)
 		if !w.change("mkdir", func() error { return unix.Mkdir(w.at(name), 0o755) }, func() bool { return exists(w.native(name)) }) {
 			continue
 		}
@@ -169,7 +170,7 @@ func (w *worker) wantThere(name string, there bool) {
 
 // moves moves a process to and fro.
 func (w *worker) moves() {
-	pid := itoa(w.mover)
+	pid := strconv.Itoa(w.mover)
 	for n := 1; w.goesOn(); n++ {
 		to := []string{"from", "to"}[n%2]
 		if w.change("move", func() error { return writeFileErr(w.at(to, procs), pid) }, func() bool {
@@ -210,7 +211,7 @@ func (w *worker) xattrs() {
 		}
 	}
 	for n := 0; w.goesOn(); n++ {
-		a, b := "a"+itoa(n), "b"+itoa(n)
+		a, b := "a"+strconv.Itoa(n), "b"+strconv.Itoa(n)
 		if w.op("setxattr", func() error { return unix.Setxattr(dir, name, []byte(a), unix.XATTR_CREATE) }) == nil {
 			want(a)
 			if w.op("setxattr", func() error { return unix.Setxattr(dir, name, []byte(b), unix.XATTR_REPLACE) }) == nil {

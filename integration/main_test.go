@@ -23,13 +23,34 @@ import (
 // testPrefix begins the name of every cgroup that a test makes.
 var testPrefix = fmt.Sprintf("vcgroupfs-test-%d-", os.Getpid())
 
-// TestMain fails the run when anything is left after it: a cgroup, a mount, a descriptor, a file of a guest.
-func TestMain(m *testing.M) {
-	if role := os.Getenv(roleVariable); role != "" {
+// roles are what the test binary does beside sharedRoles and notifyRoles when a test starts it as a helper process.
+var roles = map[string]role{
+	"ask":       playAsk,
+	"client":    playClient,
+	"filtered":  playFiltered,
+	"forge":     playForge,
+	"guards":    playGuards,
+	"hostile":   playHostile,
+	"huge":      playHuge,
+	"into":      playInto,
+	"many":      playMany,
+	"other-ids": playOtherIDs,
+	"pipes":     playPipes,
+	"scrape":    playScrape,
+	"streams":   playStreams,
+	"userns":    playUserns,
+}
+
+func TestMain(m *testing.M) { runTests(m, roles, notifyRoles) }
+
+// runTests runs the tests, or plays the role of a helper process, from one of the tables or sharedRoles. It fails the run
+// when anything is left after it: a cgroup, a mount, a descriptor, a file of a guest.
+func runTests(m *testing.M, tables ...map[string]role) {
+	if helperRole != "" {
 		if !exists(os.TempDir()) { // in a root file system of its own
 			os.Unsetenv("TMPDIR")
 		}
-		playRole(role)
+		play(helperRole, append(tables, sharedRoles)...)
 		return
 	}
 	if err := ownTemp(); err != nil {
@@ -39,7 +60,7 @@ func TestMain(m *testing.M) {
 	before, views := countFDs(), viewMounts()
 	others := leftovers(before, views) // another run uses it, or one that was killed has left it
 	code := m.Run()
-	os.RemoveAll(tempOf(itoa(os.Getpid())))
+	os.RemoveAll(tempOf(strconv.Itoa(os.Getpid())))
 	if left := stays(before, views, others); len(left) > 0 && code == 0 {
 		fmt.Println("left after the tests:\n" + strings.Join(left, "\n"))
 		code = 1
@@ -52,7 +73,7 @@ func tempOf(pid string) string { return filepath.Join("/tmp", "vt-"+pid) }
 
 // ownTemp has this run and what it starts use a directory of their own, by which their mounts are told from those of another run beside it.
 func ownTemp() error {
-	dir := tempOf(itoa(os.Getpid()))
+	dir := tempOf(strconv.Itoa(os.Getpid()))
 	if err := os.Mkdir(dir, 0o777); err != nil {
 		return err
 	}
@@ -69,7 +90,7 @@ var ofAnother = regexp.MustCompile(` ` + tempOf("([0-9]+)") + `/`)
 func mountTable() string {
 	var table strings.Builder
 	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
-		if m := ofAnother.FindStringSubmatch(line); m == nil || m[1] == itoa(os.Getpid()) {
+		if m := ofAnother.FindStringSubmatch(line); m == nil || m[1] == strconv.Itoa(os.Getpid()) {
 			table.WriteString(line)
 		}
 	}
@@ -368,5 +389,3 @@ func again(do func() bool) (end func()) {
 
 // hostDir is the real directory of a path in a hierarchy.
 func hostDir(tree *host.Hierarchy, path string) string { return filepath.Join(tree.Mountpoint, path) }
-
-func itoa(n int) string { return strconv.Itoa(n) }

@@ -80,7 +80,7 @@ func supervisorOf(parent int) int {
 			continue
 		}
 		f := strings.Fields(readFile("/proc/" + e.Name() + "/stat"))
-		if len(f) > 3 && f[3] == itoa(parent) && strings.Contains(readFile("/proc/"+e.Name()+"/cmdline"), "guest-supervisor") {
+		if len(f) > 3 && f[3] == strconv.Itoa(parent) && strings.Contains(readFile("/proc/"+e.Name()+"/cmdline"), "guest-supervisor") {
 			return pid
 		}
 	}
@@ -152,7 +152,7 @@ func TestNotifyRunKilled(t *testing.T) {
 	binary := publicProgram(t)
 	before := connections()
 	for range 5 {
-		cmd := roleCommand(t, binary, "notify-loop", "--name", "killed-"+itoa(os.Getpid()), "--controllers", "pids")
+		cmd := roleCommand(t, binary, "notify-loop", "--name", "killed-"+strconv.Itoa(os.Getpid()), "--controllers", "pids")
 		cmd.Stderr = nil
 		g := startProcess(t, cmd)
 		g.line(t)
@@ -162,7 +162,7 @@ func TestNotifyRunKilled(t *testing.T) {
 	}
 	eventually(t, "the views' connections to end", func() bool { return connections() <= before })
 	runGuest(t, []string{"--controllers", "pids"}, "true") // which clears up
-	wantGone(t, openHost(t), "killed-"+itoa(os.Getpid()))
+	wantGone(t, openHost(t), "killed-"+strconv.Itoa(os.Getpid()))
 }
 
 // connections counts FUSE connections, where they can be seen.
@@ -341,7 +341,7 @@ func TestNotifyExecStatus(t *testing.T) {
 // TestRunNameTaken: a guest whose cgroup is there already is refused in words, and the cgroup stays.
 func TestRunNameTaken(t *testing.T) {
 	tree := need(t, openHost(t), "pids")
-	name := "taken-" + itoa(os.Getpid())
+	name := "taken-" + strconv.Itoa(os.Getpid())
 	if err := tree.Create("/vcgroupfs/"+name, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -113,6 +113,9 @@ func (l *statfsLoop) end() string {
 	return strings.Join(all, ",")
 }
 
+// playForge hands over a listener that it has not.
+func playForge(socket string) { fmt.Println(forgeAt(socket, "{}")) }
+
 // forgeAt connects to a socket for listeners, sends a state without one, and says what came of it.
 func forgeAt(socket, text string) string {
 	c, err := net.Dial("unix", socket)

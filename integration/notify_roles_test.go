@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,18 +22,22 @@ import (
 // What guests do whose calls are answered. Each role prints lines, and ends.
 
 // notifyRoles are those roles, by name.
-var notifyRoles = map[string]func(arg string) error{
-	"notify-types": playTypes, "notify-mounts": playMounts, "notify-part": playPart, "notify-races": playRaces, "notify-hang": playHang,
-	"notify-stuck": playStuck, "notify-hang-proc": playHangProc,
-	"notify-loop": playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
-	"notify-limit": playLimit, "notify-rights": playRights, "notify-outside": playOutside, "notify-nested": playNestedMounts,
-}
-
-func playNotify(kind, arg string) {
-	if err := notifyRoles[kind](arg); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+var notifyRoles = map[string]role{
+	"notify-bench":     reported(playNotifyBench),
+	"notify-clone3":    reported(playClone3),
+	"notify-hang":      reported(playHang),
+	"notify-hang-proc": reported(playHangProc),
+	"notify-joined":    reported(playJoined),
+	"notify-limit":     reported(playLimit),
+	"notify-loop":      reported(playLoop),
+	"notify-mounts":    reported(playMounts),
+	"notify-nested":    reported(playNestedMounts),
+	"notify-outside":   reported(playOutside),
+	"notify-part":      reported(playPart),
+	"notify-races":     reported(playRaces),
+	"notify-rights":    reported(playRights),
+	"notify-stuck":     reported(playStuck),
+	"notify-types":     reported(playTypes),
 }
 
 // playTypes prints what statfs and fstatfs say of paths, a JSON list, below the view; directories named "a" are made first.
@@ -196,7 +201,7 @@ func playPart(arg string) error {
 			return err
 		}
 	}
-	if got := writeFile(filepath.Join(top, "part", procs), itoa(os.Getpid())); got != "ok" {
+	if got := writeFile(filepath.Join(top, "part", procs), strconv.Itoa(os.Getpid())); got != "ok" {
 		return fmt.Errorf("move: %s", got)
 	}
 	err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS)

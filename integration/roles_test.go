@@ -20,81 +20,85 @@ import (
 // roleVariable makes the test binary a helper process.
 const roleVariable = "VCGROUPFS_TEST_ROLE"
 
-// A helper does what it does on its first thread, of which /proc/<pid> tells.
-func init() {
-	if os.Getenv(roleVariable) != "" {
+// role is what the test binary does as a helper process, with the argument that follows the role's name.
+type role func(arg string)
+
+// helperRole is the role of this process, "" for the tests themselves.
+var helperRole = onFirstThread(os.Getenv(roleVariable))
+
+// onFirstThread keeps a helper on its first thread, about which /proc/<pid> tells. Only while packages are initialized
+// is the main goroutine on that thread for certain.
+func onFirstThread(role string) string {
+	if role != "" {
 		runtime.LockOSThread()
+	}
+	return role
+}
+
+// sharedRoles are those that the tests of more than one file start.
+var sharedRoles = map[string]role{
+	"threads":  playThreads,
+	"read":     func(path string) { fmt.Print(readFile(path)) },
+	"commands": func(string) { playCommands() },
+	"script":   playScript,
+	"flood":    playFlood,
+	"nest":     playNest,
+	"pause":    playPause,
+}
+
+// play plays a role, "NAME ARGUMENT", of one of the tables.
+func play(text string, tables ...map[string]role) {
+	name, arg, _ := strings.Cut(text, " ")
+	for _, table := range tables {
+		if do := table[name]; do != nil {
+			do(arg)
+			return
+		}
+	}
+	fmt.Fprintf(os.Stderr, "no role is called %q\n", name)
+	os.Exit(2)
+}
+
+// reported is a role that ends the process with status 1 on an error.
+func reported(do func(arg string) error) role {
+	return func(arg string) {
+		if err := do(arg); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 }
 
-// playRole is what a helper does.
-func playRole(role string) {
-	kind, arg, _ := strings.Cut(role, " ")
-	switch kind {
-	case "threads": // starts threads, prints their ids, and waits for its input to end
-		for n := 0; n < len(arg); {
-			c := make(chan int)
-			go func() {
-				runtime.LockOSThread()
-				c <- unix.Gettid()
-				select {}
-			}()
-			if tid := <-c; tid != os.Getpid() { // the first thread is the process to cgroups
-				fmt.Print(tid, " ")
-				n++
-			}
+// playThreads starts a thread for each letter of its argument, prints their ids, and waits for its input to end.
+func playThreads(letters string) {
+	for n := 0; n < len(letters); {
+		c := make(chan int)
+		go func() {
+			runtime.LockOSThread()
+			c <- unix.Gettid()
+			select {}
+		}()
+		if tid := <-c; tid != os.Getpid() { // the first thread is the process to cgroups
+			fmt.Print(tid, " ")
+			n++
 		}
-		fmt.Println()
-		io.Copy(io.Discard, os.Stdin)
-	case "into": // starts a program in a cgroup at once, when it is told to
-		playInto(arg)
-	case "read": // a file
-		fmt.Print(readFile(arg))
-	case "commands": // does what each line says, and prints what came of it
-		playCommands()
-	case "script": // the same, from a file to a file
-		os.Stdin, _ = os.Open("/in")
-		os.Stdout, _ = os.OpenFile("/out", os.O_WRONLY, 0)
-		playCommands()
-	case "flood": // does too much of one thing
-		playFlood(arg)
-	case "scrape": // asks for metrics as often as it can
-		playScrape(arg)
-	case "streams": // follows events as often as it can
-		playStreams(arg)
-	case "ask": // asks a control socket
-		playAsk(arg)
-	case "nest": // is the host of another guest
-		playNest(arg)
-	case "client": // looks for its limits as some program does
-		playClient(strings.Join(os.Args[1:], " "))
-	case "hostile": // tries to get at the host from inside a guest
-		playHostile(arg)
-	case "guards": // tries what "run" keeps from its command
-		playGuards(arg)
-	case "forge": // hands over a listener that it has not
-		fmt.Println(forgeAt(arg, "{}"))
-	case "huge": // wants a huge page
-		_, err := unix.Mmap(-1, 0, 2<<20, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_HUGETLB|unix.MAP_HUGE_2MB)
-		fmt.Println(word(err))
-	case "pause": // does nothing until it is told to end
-		end := make(chan os.Signal, 1)
-		signal.Notify(end, unix.SIGTERM)
-		<-end
-	case "filtered": // becomes the program, without the calls that make mounts
-		playFiltered(arg)
-	case "notify-types", "notify-mounts", "notify-part", "notify-races", "notify-hang", "notify-loop", "notify-clone3", "notify-joined", "notify-bench",
-		"notify-nested", "notify-limit", "notify-outside", "notify-stuck", "notify-hang-proc", "notify-rights":
-		playNotify(kind, arg)
-	case "pipes": // makes as many as it gets
-		playPipes()
-	case "other-ids": // changes its ids
-		playOtherIDs()
-	case "many": // is the host of as many guests as there are ids for
-		playMany(arg)
-	case "userns": // runs a command as the root of a user namespace
-		playUserns()
 	}
+	fmt.Println()
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// playPause does nothing until it is told to end.
+func playPause(string) {
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, unix.SIGTERM)
+	<-end
+}
+
+// playScript plays the commands of the file /in and writes what came of them to the file /out.
+func playScript(string) {
+	os.Stdin, _ = os.Open("/in")
+	os.Stdout, _ = os.OpenFile("/out", os.O_WRONLY, 0)
+	playCommands()
 }
 
 // playCommands does: "write PATH VALUE" (quoted values), "read PATH", "mkdir PATH", "umount PATH", "tmpfs PATH", "deadfuse PATH",

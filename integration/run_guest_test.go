@@ -68,7 +68,7 @@ func TestRun(t *testing.T) {
 	p := pathsOf(h)
 	for _, form := range [][]string{nil, {"--userns"}, {"--privileged"}} {
 		t.Run(strings.Join(append([]string{"as"}, form...), ""), func(t *testing.T) {
-			name := "run-test-" + itoa(os.Getpid())
+			name := "run-test-" + strconv.Itoa(os.Getpid())
 			args := append([]string{"--name", name, "--controllers", "memory,pids", "--limit", "pids.max=64", "--limit", p.limit + "=256M"}, form...)
 			got := runGuest(t, args, p.expand(`
 cd /sys/fs/cgroup || exit 1
@@ -124,7 +124,7 @@ func TestHostSees(t *testing.T) {
 	h := openHost(t)
 	tree := need(t, h, "memory")
 	p := pathsOf(h)
-	name := "sees-" + itoa(os.Getpid())
+	name := "sees-" + strconv.Itoa(os.Getpid())
 	cmd := exec.Command(program(t), "run", "--name", name, "--userns", "--controllers", "memory,pids", "--", "sh", "-c", p.expand(`
 cd /sys/fs/cgroup
 [ -e cgroup.subtree_control ] && echo "+memory" >cgroup.subtree_control
@@ -145,7 +145,7 @@ read x`))
 	}
 	var pid int
 	fmt.Sscan(readFile(filepath.Join(dir, procs)), &pid)
-	status := readFile("/proc/" + itoa(pid) + "/status")
+	status := readFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if pid == inside || !strings.Contains(status, fmt.Sprintf("NSpid:\t%d\t%d\n", pid, inside)) {
 		t.Errorf("process %d on the host is not %d in the guest", pid, inside)
 	}
@@ -188,13 +188,13 @@ func TestSignals(t *testing.T) {
 		if ignored(c.signal) {
 			continue // whoever started the tests ignores it, and so does what they start
 		}
-		name := "signal-" + itoa(os.Getpid())
+		name := "signal-" + strconv.Itoa(os.Getpid())
 		cmd := exec.Command(program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", c.script)
 		g := startProcess(t, cmd)
 		g.line(t)
 		if strings.Contains(c.script, "exec") { // a shell that is about to execute another program forgets a signal
 			first := childOf(t, cmd.Process.Pid)
-			eventually(t, "sleep to begin", func() bool { return readFile("/proc/"+itoa(first)+"/comm") == "sleep\n" })
+			eventually(t, "sleep to begin", func() bool { return readFile("/proc/"+strconv.Itoa(first)+"/comm") == "sleep\n" })
 		}
 		cmd.Process.Signal(c.signal)
 		cmd.Wait()
@@ -231,7 +231,7 @@ func TestKilled(t *testing.T) {
 
 func testKilled(t *testing.T, before ...string) {
 	h := openHost(t)
-	name := "killed-" + itoa(os.Getpid())
+	name := "killed-" + strconv.Itoa(os.Getpid())
 	args := append([]string{"run", "--name", name, "--controllers", "pids", "--"}, before...)
 	cmd := exec.Command(program(t), append(args, "sh", "-c", "echo ready; sleep 100 & sleep 100")...)
 	g := startProcess(t, cmd)
@@ -254,7 +254,7 @@ func TestRunRefuses(t *testing.T) {
 	h := openHost(t)
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
 	os.WriteFile(bad, []byte("version: 1\nnonsense: 2\n"), 0o644)
-	name := "refused-" + itoa(os.Getpid())
+	name := "refused-" + strconv.Itoa(os.Getpid())
 	for _, c := range []struct {
 		args   []string
 		status int
@@ -355,8 +355,8 @@ func TestMountRefuses(t *testing.T) {
 		{[]string{"mount", "--boundary", path, "--controllers", "pids", "--owner", "root", dir}, 2, "UID:GID"},
 		{[]string{"mount", "--boundary", path, "--controllers", "pids", "-o", "nonsense=1", dir}, 2, "unknown option"},
 		{[]string{"mount", "--pid", "4194302", "--controllers", "pids", dir}, 1, "no such process"},
-		{[]string{"mount", "--pid", itoa(os.Getpid()), "--controllers", "pids", dir}, 1, "own cgroup namespace"},
-		{[]string{"mount", "--pid", itoa(os.Getpid()), "--current-cgroup", "--controllers", "pids", dir}, 1, "root of the hierarchy"},
+		{[]string{"mount", "--pid", strconv.Itoa(os.Getpid()), "--controllers", "pids", dir}, 1, "own cgroup namespace"},
+		{[]string{"mount", "--pid", strconv.Itoa(os.Getpid()), "--current-cgroup", "--controllers", "pids", dir}, 1, "root of the hierarchy"},
 		{[]string{"mount", "--boundary", "/x", "--current-cgroup", "--controllers", "pids", dir}, 2, "--pid PID"},
 	} {
 		got := runCommand(t, c.args...)
@@ -376,7 +376,7 @@ func TestNoDevice(t *testing.T) {
 	h := openHost(t)
 	tree := need(t, h, "pids")
 	path := boundary(t, "no-device", tree)
-	name := "no-device-" + itoa(os.Getpid())
+	name := "no-device-" + strconv.Itoa(os.Getpid())
 	for command, status := range map[string]int{
 		"mount --boundary " + path + " --controllers pids " + publicDir(t): 4,
 		"run --name " + name + " --controllers pids -- true":               125,
@@ -450,12 +450,12 @@ func TestMountPid(t *testing.T) {
 	if err := tree.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
-	if got := runCommand(t, "mount", "--pid", itoa(pid), "--controllers", "pids", publicDir(t)); got.status != 1 || !strings.Contains(got.err, "moved out") {
+	if got := runCommand(t, "mount", "--pid", strconv.Itoa(pid), "--controllers", "pids", publicDir(t)); got.status != 1 || !strings.Contains(got.err, "moved out") {
 		t.Errorf("of a process that was moved out of its namespace: status %d, %s", got.status, got.err)
 	}
-	v := mountView(t, "--pid", itoa(pid), "--current-cgroup", "--controllers", "pids")
+	v := mountView(t, "--pid", strconv.Itoa(pid), "--current-cgroup", "--controllers", "pids")
 	top := v.top(tree)
-	if got := strings.TrimSpace(readFile(filepath.Join(top, procs))); got != itoa(pid) {
+	if got := strings.TrimSpace(readFile(filepath.Join(top, procs))); got != strconv.Itoa(pid) {
 		t.Errorf("the view shows %q, not process %d", got, pid)
 	}
 	if got := statOf(top); !strings.Contains(got, fmt.Sprintf("owner %[1]d:%[1]d", rootOf(t, pid))) {
@@ -484,7 +484,7 @@ func childOf(t *testing.T, pid int) int {
 	for _, f := range stats {
 		text, child := readFile(f), filepath.Base(filepath.Dir(f))
 		after := strings.Fields(text[strings.LastIndex(text, ")")+1:]) // state, parent
-		if len(after) < 2 || after[1] != itoa(pid) || len(numbersOf(child)) <= here {
+		if len(after) < 2 || after[1] != strconv.Itoa(pid) || len(numbersOf(child)) <= here {
 			continue
 		}
 		if n, err := strconv.Atoi(child); err == nil {

@@ -60,7 +60,7 @@ func (g usernsGuest) end(t *testing.T) {
 
 // isHeld reports whether ids from a number on are a running guest's.
 func isHeld(root int) bool {
-	f, err := os.Open(filepath.Join(idsDir, itoa(root)))
+	f, err := os.Open(filepath.Join(idsDir, strconv.Itoa(root)))
 	if err != nil {
 		return false
 	}
@@ -154,7 +154,7 @@ func TestRunIDsCounted(t *testing.T) {
 }
 
 // playPipes makes pipes until they are made smaller, and prints how many that were not.
-func playPipes() {
+func playPipes(string) {
 	n := 0
 	for ; ; n++ {
 		var p [2]int
@@ -209,7 +209,7 @@ func TestRunIDsKilled(t *testing.T) {
 	h := openHost(t)
 	tree := need(t, h, "pids")
 	binary := publicProgram(t)
-	name := "ids-" + itoa(os.Getpid())
+	name := "ids-" + strconv.Itoa(os.Getpid())
 	cmd := exec.Command(program(t), "run", "--userns", "--name", name, "--controllers", "pids", "--", binary)
 	cmd.Env = append(os.Environ(), roleVariable+"=other-ids")
 	a := startUsernsCommand(t, cmd)
@@ -251,7 +251,7 @@ func TestRunIDsKilled(t *testing.T) {
 }
 
 // playOtherIDs is a guest's first process that has changed its ids.
-func playOtherIDs() {
+func playOtherIDs(string) {
 	if err := syscall.Setresuid(1000, 1000, 1000); err != nil {
 		fmt.Println(err)
 	}

@@ -146,7 +146,7 @@ func TestNested(t *testing.T) {
 		}
 		t.Cleanup(func() { os.Remove(path) })
 	}
-	names := []string{"nested-" + itoa(os.Getpid()), "second", "third"}
+	names := []string{"nested-" + strconv.Itoa(os.Getpid()), "second", "third"}
 	third := []string{"--name", names[2], "--controllers", "pids,memory", "--limit", "pids.max=50", "--policy", filepath.Join(n.dir, "inner")}
 	second := []string{"--name", names[1], "--userns", "--privileged", "--limit", "pids.max=150", "--policy", filepath.Join(n.dir, "inner")}
 	first := []string{"--name", names[0], "--userns", "--privileged", "--limit", "pids.max=200", "--controllers", "pids,memory", "--policy", filepath.Join(n.dir, "outer")}
@@ -193,7 +193,7 @@ func TestNested(t *testing.T) {
 	}
 	made := 0
 	for ; made < 20; made++ {
-		if got := x.ask(t, "mkdir", top+"/many"+itoa(made)); got != "ok" {
+		if got := x.ask(t, "mkdir", top+"/many"+strconv.Itoa(made)); got != "ok" {
 			if got != "EAGAIN" {
 				t.Errorf("over the outermost quota: %s", got)
 			}

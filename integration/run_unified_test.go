@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func TestRunUnified(t *testing.T) {
 	if tree := h.Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
-	name := "unified-" + itoa(os.Getpid())
+	name := "unified-" + strconv.Itoa(os.Getpid())
 	args := []string{"--name", name, "--controllers", "cpu,cpuset,memory,pids,io",
 		"--limit", "memory.max=256M", "--limit", "pids.max=64", "--limit", "cpu.max=50000 100000", "--limit", "cpuset.cpus=0"}
 	want := []string{

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -40,7 +41,7 @@ func startContainerd(t *testing.T, h *host.Host) *containerd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &containerd{bin: bin, dir: dir, cgroup: "/vcgroupfs-test-" + itoa(os.Getpid()) + "-containerd", cri: newCRIClient(dir + "/sock")}
+	c := &containerd{bin: bin, dir: dir, cgroup: "/vcgroupfs-test-" + strconv.Itoa(os.Getpid()) + "-containerd", cri: newCRIClient(dir + "/sock")}
 	config := fmt.Sprintf(`version = 2
 root = "%[1]s/root"
 state = "%[1]s/state"

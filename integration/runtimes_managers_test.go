@@ -116,11 +116,11 @@ const podmanCDI = "/var/run/cdi"
 // ourDevices puts the packaged devices into a directory, with more options for their hooks, and says of what kind they are.
 func ourDevices(t *testing.T, d *daemon, dir string, options ...string) (kind string) {
 	t.Helper()
-	kind = "test-" + itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
+	kind = "test-" + strconv.Itoa(os.Getpid()) + ".vcgroupfs.dev/cgroup"
 	if err := os.Mkdir(dir, 0o755); err == nil {
 		t.Cleanup(func() { os.Remove(dir) })
 	}
-	file := filepath.Join(dir, "vcgroupfs-test-"+itoa(os.Getpid())+".json")
+	file := filepath.Join(dir, "vcgroupfs-test-"+strconv.Itoa(os.Getpid())+".json")
 	ours(t, d, "../packaging/runtimes/cdi.json", file, kind, options...)
 	t.Cleanup(func() { os.Remove(file) })
 	return kind
@@ -185,7 +185,7 @@ func newPodman(t *testing.T, h *host.Host, program string) *podman {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &podman{program, "/vcgroupfs-test-" + itoa(os.Getpid()) + "-podman", []string{"--root", store + "/root", "--runroot", store + "/run",
+	p := &podman{program, "/vcgroupfs-test-" + strconv.Itoa(os.Getpid()) + "-podman", []string{"--root", store + "/root", "--runroot", store + "/run",
 		"--tmpdir", store + "/tmp", "--cgroup-manager", "cgroupfs", "--runtime", "runc", "--events-backend", "none"}}
 	removeEverywhere(t, h, p.parent)
 	t.Cleanup(func() {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -93,7 +94,7 @@ func newRootfs(t testing.TB, rootfs string) string {
 // newBundle makes one with the runtime's own default configuration, a limit of 64 tasks and the hook of a daemon.
 func newBundle(t testing.TB, d *daemon, runtime, id, role string, hookArgs ...string) *bundle {
 	t.Helper()
-	b := &bundle{dir: publicDir(t), id: "vcgroupfs-test-" + itoa(os.Getpid()) + "-" + id}
+	b := &bundle{dir: publicDir(t), id: "vcgroupfs-test-" + strconv.Itoa(os.Getpid()) + "-" + id}
 	b.cgroup = "/" + b.id
 	newRootfs(t, filepath.Join(b.dir, "rootfs"))
 	spec := exec.Command(runtime, "spec")
@@ -305,7 +306,7 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 	if slices.Contains(namespaces, "user") {
 		around = "the real cgroups are out of its reach"
 	}
-	d.wantTry(t, 0, around, "doctor", "--pid", itoa(initOf(t, runtime, b)))
+	d.wantTry(t, 0, around, "doctor", "--pid", strconv.Itoa(initOf(t, runtime, b)))
 	d.signal(t, unix.SIGKILL, 0) // the container does not notice
 	if got := x.ask(t, "read", top+"/child/pids.max"); got != "50\n" {
 		t.Errorf("after the worker was killed: %q", got)

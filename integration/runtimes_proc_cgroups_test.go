@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -66,9 +67,9 @@ func TestProcCgroups(t *testing.T) {
 		t.Errorf("%d mounts after the guest was removed", n)
 	}
 	// Of what fails nothing stays.
-	d.wantTry(t, 1, "no such file", "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", "/nowhere", "--proc-cgroups")
-	d.wantTry(t, 1, "/proc/cgroups", "guest", "add", "in", "--pid", itoa(x.pid()), "--controllers", "pids", "--into", "/sys", "--rootfs", "/usr", "--proc-cgroups")
-	d.wantTry(t, 2, "--into", "guest", "add", "in", "--pid", itoa(x.pid()), "--proc-cgroups")
+	d.wantTry(t, 1, "no such file", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", "/nowhere", "--proc-cgroups")
+	d.wantTry(t, 1, "/proc/cgroups", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", "/sys", "--rootfs", "/usr", "--proc-cgroups")
+	d.wantTry(t, 2, "--into", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--proc-cgroups")
 	if n := procCgroupsMounts(t, x.helper); n != 0 {
 		t.Errorf("%d mounts after guests that were not added", n)
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -159,7 +160,7 @@ func TestSelfTwo(t *testing.T) {
 	top := topOf(guestView, tree)
 	var boxes []*helper
 	for i := range 2 {
-		b := newBundle(t, d, runtime, "two"+itoa(i), "commands")
+		b := newBundle(t, d, runtime, "two"+strconv.Itoa(i), "commands")
 		b.bindSelf(d)
 		b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 40 + i}}
 		b.write(t)
@@ -169,7 +170,7 @@ func TestSelfTwo(t *testing.T) {
 	}
 	for _, change := range []func(){func() { d.signal(t, unix.SIGKILL, 0) }, func() { d.run(t, "serve", "--upgrade") }, func() {}} {
 		for i, x := range boxes {
-			if got := x.ask(t, "read", top+"/pids.max"); got != itoa(40+i)+"\n" {
+			if got := x.ask(t, "read", top+"/pids.max"); got != strconv.Itoa(40+i)+"\n" {
 				t.Errorf("container %d has pids.max %q", i, got)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
 		top = filepath.Join(dir, b.Hierarchy().Dir)
 	}
 	for i := range 20 {
-		d := filepath.Join(top, "d"+itoa(i))
+		d := filepath.Join(top, "d"+strconv.Itoa(i))
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +79,7 @@ func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
 		readRaw(name)
 	}
 	for i := range 20 {
-		os.Remove(filepath.Join(top, "d"+itoa(i)))
+		os.Remove(filepath.Join(top, "d"+strconv.Itoa(i)))
 	}
 	kept, err := unix.Open(filepath.Join(top, procs), unix.O_RDONLY|unix.O_CLOEXEC, 0) // open when the server ends
 	if err != nil {

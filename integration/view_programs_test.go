@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,7 +48,7 @@ func TestPrograms(t *testing.T) {
 				got = readFile(copied)
 				os.Remove(copied)
 			}
-			if count, _, _ := strings.Cut(got, " "); strings.Contains(line, "wc") && count == itoa(len(want)) {
+			if count, _, _ := strings.Cut(got, " "); strings.Contains(line, "wc") && count == strconv.Itoa(len(want)) {
 				got = want
 			}
 			ran++

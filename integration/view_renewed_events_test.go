@@ -192,6 +192,12 @@ func (x waiting) play(by string) (stale time.Duration) {
 	return stale
 }
 
+// playHuge wants a huge page.
+func playHuge(string) {
+	_, err := unix.Mmap(-1, 0, 2<<20, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_HUGETLB|unix.MAP_HUGE_2MB)
+	fmt.Println(word(err))
+}
+
 // TestRenewedEvents: a controller that is switched off and on again makes its files anew. Whoever watches and polls the new one is told
 // of its changes, natively and by a view, and whether the guest or the host has switched.
 func TestRenewedEvents(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -101,7 +102,7 @@ func looser(value string) bool { return value == "50000abc 100000" || value == "
 func enableAll(x *traceEnv) string {
 	s := ""
 	if x.tree.Version == hierarchy.V2 {
-		s = mk(filepath.Join(x.dir, "p"), 0o755) + writeFile(filepath.Join(x.dir, "p", procs), itoa(x.pid))
+		s = mk(filepath.Join(x.dir, "p"), 0o755) + writeFile(filepath.Join(x.dir, "p", procs), strconv.Itoa(x.pid))
 		for _, c := range []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma", "misc", "dmem"} {
 			if x.tree.Holds(c) {
 				s += writeFile(filepath.Join(x.dir, "cgroup.subtree_control"), "+"+c) + writeFile(x.at("cgroup.subtree_control"), "+"+c)
@@ -179,14 +180,14 @@ func unifiedSteps() []step {
 			return s + rm(x.at("c1"))
 		}},
 		{"v2: events of a populated cgroup", func(x *traceEnv) string {
-			return x.moved("w/"+procs, x.pid, itoa(x.pid)) + readFile(x.at("cgroup.events")) + x.moved(procs, x.pid, itoa(x.pid)) + readFile(x.at("cgroup.events"))
+			return x.moved("w/"+procs, x.pid, strconv.Itoa(x.pid)) + readFile(x.at("cgroup.events")) + x.moved(procs, x.pid, strconv.Itoa(x.pid)) + readFile(x.at("cgroup.events"))
 		}},
 		{"v2: freeze", func(x *traceEnv) string {
-			s := x.moved("w/"+procs, x.pid, itoa(x.pid)) + writeFile(x.at("cgroup.freeze"), "1")
+			s := x.moved("w/"+procs, x.pid, strconv.Itoa(x.pid)) + writeFile(x.at("cgroup.freeze"), "1")
 			eventually(x.t, "the cgroup to freeze", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "frozen 1") })
 			s += readFile(x.at("cgroup.freeze")) + writeFile(x.at("cgroup.freeze"), "0")
 			eventually(x.t, "the cgroup to thaw", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "frozen 0") })
-			return s + x.moved(procs, x.pid, itoa(x.pid))
+			return s + x.moved(procs, x.pid, strconv.Itoa(x.pid))
 		}},
 		{"v2: kill", func(x *traceEnv) string {
 			if !exists(x.at("cgroup.kill")) {
@@ -194,7 +195,7 @@ func unifiedSteps() []step {
 			}
 			pid := sleeper(x.t)
 			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), pid)
-			s := x.moved("w/"+procs, pid, itoa(pid)) + writeFile(x.at("cgroup.kill"), "0") + writeFile(x.at("cgroup.kill"), "1")
+			s := x.moved("w/"+procs, pid, strconv.Itoa(pid)) + writeFile(x.at("cgroup.kill"), "0") + writeFile(x.at("cgroup.kill"), "1")
 			eventually(x.t, "the killed to be gone", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "populated 0") })
 			return s
 		}},

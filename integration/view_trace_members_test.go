@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -42,21 +43,21 @@ func memberSteps(tree *host.Hierarchy) []step {
 			if tree.Version != hierarchy.V1 || !tree.Holds("cpuset") {
 				return ""
 			}
-			s := writeFile(x.at(procs), itoa(x.pid)) // ENOSPC while it is empty
+			s := writeFile(x.at(procs), strconv.Itoa(x.pid)) // ENOSPC while it is empty
 			for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
 				s += writeFile(x.at(f), readFile(filepath.Join(x.dir, f)))
 			}
 			return s
 		}},
-		{"move: down", func(x *traceEnv) string { return x.moved("w/"+procs, x.pid, itoa(x.pid)) }},
-		{"move: to where it is", func(x *traceEnv) string { return x.moved("w/"+procs, x.pid, itoa(x.pid)) }},
+		{"move: down", func(x *traceEnv) string { return x.moved("w/"+procs, x.pid, strconv.Itoa(x.pid)) }},
+		{"move: to where it is", func(x *traceEnv) string { return x.moved("w/"+procs, x.pid, strconv.Itoa(x.pid)) }},
 		{"move: what the file shows", func(x *traceEnv) string {
-			return fmt.Sprint(strings.TrimSpace(readFile(x.at(procs))) == itoa(x.pid))
+			return fmt.Sprint(strings.TrimSpace(readFile(x.at(procs))) == strconv.Itoa(x.pid))
 		}},
 		{"move: rmdir while it is there", func(x *traceEnv) string { return rm(x.w) }},
-		{"move: up", func(x *traceEnv) string { return x.moved(procs, x.pid, itoa(x.pid)) }},
+		{"move: up", func(x *traceEnv) string { return x.moved(procs, x.pid, strconv.Itoa(x.pid)) }},
 		{"move: what the boundary's file shows", func(x *traceEnv) string {
-			return fmt.Sprint(slices.Contains(strings.Fields(readFile(filepath.Join(x.dir, procs))), itoa(x.pid)))
+			return fmt.Sprint(slices.Contains(strings.Fields(readFile(filepath.Join(x.dir, procs))), strconv.Itoa(x.pid)))
 		}},
 		{"move: a kernel thread", func(x *traceEnv) string {
 			if name, _ := os.ReadFile("/proc/2/comm"); string(name) != "kthreadd\n" {
@@ -66,7 +67,7 @@ func memberSteps(tree *host.Hierarchy) []step {
 		}},
 		{"move: a process that is outside", func(x *traceEnv) string {
 			defer x.tree.Attach("/", x.outside)
-			return writeFile(x.at(procs), itoa(x.outside))
+			return writeFile(x.at(procs), strconv.Itoa(x.outside))
 		}},
 		{"move: a number that is nobody's", func(x *traceEnv) string { return writeFile(x.at(procs), "4194302") }},
 		{"move: the writer", func(x *traceEnv) string {
@@ -85,14 +86,14 @@ func memberSteps(tree *host.Hierarchy) []step {
 			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), cmd.Process.Pid)
 			cmd.Process.Kill()
 			unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-			s := writeFile(x.at(procs), itoa(cmd.Process.Pid))
+			s := writeFile(x.at(procs), strconv.Itoa(cmd.Process.Pid))
 			cmd.Wait()
 			return s + rm(x.at("missing"))
 		}},
 	}
 	for _, format := range []string{"0x%x", "0%o", "+%d", "  %d  ", "%d\n", "%d\n\n", "%d\x00junk", "%dx", "%[1]d %[1]d", "%d,", "1.%d", "-%d", "0x%xg", "%d\t"} {
 		steps = append(steps, step{fmt.Sprintf("move: written as %q", format), func(x *traceEnv) string {
-			return x.moved("w/"+procs, x.pid, fmt.Sprintf(format, x.pid)) + " " + x.moved(procs, x.pid, itoa(x.pid))
+			return x.moved("w/"+procs, x.pid, fmt.Sprintf(format, x.pid)) + " " + x.moved(procs, x.pid, strconv.Itoa(x.pid))
 		}})
 	}
 	for _, text := range []string{"", "\n", " ", "-1", "x", "99999999999999999999", "2147483648", "4294967296", "0x", "--1"} {
@@ -138,16 +139,18 @@ func threadSteps(tree *host.Hierarchy) []step {
 			return word(x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), h.pid()))
 		}},
 		{"thread: one is moved", func(x *traceEnv) string {
-			return x.moved("w/"+file, tids[0], itoa(tids[0])) + " " + x.place(tids[1]) + " " + x.place(h.pid())
+			return x.moved("w/"+file, tids[0], strconv.Itoa(tids[0])) + " " + x.place(tids[1]) + " " + x.place(h.pid())
 		}},
 		{"thread: what the files show", func(x *traceEnv) string {
-			return fmt.Sprint(slices.Contains(strings.Fields(readFile(x.at(file))), itoa(tids[0])),
-				slices.Contains(strings.Fields(readFile(filepath.Join(x.dir, file))), itoa(tids[1])))
+			return fmt.Sprint(slices.Contains(strings.Fields(readFile(x.at(file))), strconv.Itoa(tids[0])),
+				slices.Contains(strings.Fields(readFile(filepath.Join(x.dir, file))), strconv.Itoa(tids[1])))
 		}},
 		{"thread: its process is moved by its number", func(x *traceEnv) string {
-			return x.moved("w/"+procs, h.pid(), itoa(tids[1])) + " " + x.place(tids[0]) + " " + x.place(tids[1])
+			return x.moved("w/"+procs, h.pid(), strconv.Itoa(tids[1])) + " " + x.place(tids[0]) + " " + x.place(tids[1])
 		}},
-		{"thread: and back", func(x *traceEnv) string { return x.moved(procs, h.pid(), itoa(h.pid())) + " " + x.place(tids[0]) }},
+		{"thread: and back", func(x *traceEnv) string {
+			return x.moved(procs, h.pid(), strconv.Itoa(h.pid())) + " " + x.place(tids[0])
+		}},
 		{"thread: a number that is nobody's", func(x *traceEnv) string { return writeFile(x.at(file), "4194302") }},
 		{"thread: garbage", func(x *traceEnv) string { return writeFile(x.at(file), "1 2") }},
 		{"thread: end", func(x *traceEnv) string {
@@ -174,7 +177,7 @@ func userSteps() []step {
 	move := func(x *traceEnv, uid uint32, file string) (s string) {
 		pid, end := start(x, uid)
 		defer end()
-		asUser(user, func() { s = writeFile(x.at(file), itoa(pid)) })
+		asUser(user, func() { s = writeFile(x.at(file), strconv.Itoa(pid)) })
 		return s + x.place(pid)
 	}
 	return []step{
@@ -206,8 +209,8 @@ func userSteps() []step {
 					}
 				}
 			})
-			s += writeFile(x.at("t/a/"+procs), itoa(pid)) // root does the first
-			asUser(user, func() { s += writeFile(x.at("t/b/"+procs), itoa(pid)) })
+			s += writeFile(x.at("t/a/"+procs), strconv.Itoa(pid)) // root does the first
+			asUser(user, func() { s += writeFile(x.at("t/b/"+procs), strconv.Itoa(pid)) })
 			return s + x.place(pid)
 		}},
 		{"user: clean-up", func(x *traceEnv) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,18 +15,18 @@ func pieceSteps() []step {
 	var steps []step
 	for _, n := range []int{15, 17, 256, 257, 300, 513, 1024} {
 		steps = append(steps, step{fmt.Sprintf("writev: %d pieces", n), func(x *traceEnv) string {
-			return writePieces(x.at(procs), pieces(n, itoa(x.pid))) + x.place(x.pid) + " " + x.moved(procs, x.pid, itoa(x.pid))
+			return writePieces(x.at(procs), pieces(n, strconv.Itoa(x.pid))) + x.place(x.pid) + " " + x.moved(procs, x.pid, strconv.Itoa(x.pid))
 		}}, step{fmt.Sprintf("writev: %d pieces, wrong at the end", n), func(x *traceEnv) string {
-			return writePieces(x.at(procs), pieces(n, itoa(x.pid)+"x")) + x.place(x.pid)
+			return writePieces(x.at(procs), pieces(n, strconv.Itoa(x.pid)+"x")) + x.place(x.pid)
 		}})
 	}
-	return append(steps, step{"writev: 1025 pieces", func(x *traceEnv) string { return writePieces(x.at(procs), pieces(1025, itoa(x.pid))) }},
+	return append(steps, step{"writev: 1025 pieces", func(x *traceEnv) string { return writePieces(x.at(procs), pieces(1025, strconv.Itoa(x.pid))) }},
 		step{"writev: again by the same descriptor", func(x *traceEnv) string {
 			return with(x.at(procs), unix.O_WRONLY, func(fd int) string {
-				first, err := unix.Writev(fd, pieces(300, itoa(x.pid)))
+				first, err := unix.Writev(fd, pieces(300, strconv.Itoa(x.pid)))
 				second, err2 := unix.Writev(fd, pieces(300, "x"))
-				third, err3 := unix.Writev(fd, pieces(300, itoa(x.pid)))
-				return fmt.Sprint(first, word(err), second, word(err2), third, word(err3)) + x.place(x.pid) + x.moved(procs, x.pid, itoa(x.pid))
+				third, err3 := unix.Writev(fd, pieces(300, strconv.Itoa(x.pid)))
+				return fmt.Sprint(first, word(err), second, word(err2), third, word(err3)) + x.place(x.pid) + x.moved(procs, x.pid, strconv.Itoa(x.pid))
 			})
 		}},
 		step{"writev: 300 pieces of 20 bytes", func(x *traceEnv) string {
@@ -59,14 +60,14 @@ func limitSteps() []step {
 		if err := unix.Prlimit(h.pid(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: limit, Max: limit}, nil); err != nil {
 			return err.Error()
 		}
-		return h.tell(x.t, "write %q %q", x.at(procs), fmt.Sprintf("%*d", size, x.pid)) + x.place(x.pid) + " " + x.moved(procs, x.pid, itoa(x.pid))
+		return h.tell(x.t, "write %q %q", x.at(procs), fmt.Sprintf("%*d", size, x.pid)) + x.place(x.pid) + " " + x.moved(procs, x.pid, strconv.Itoa(x.pid))
 	}
 	return []step{
 		{"file size limit: just within", func(x *traceEnv) string { return write(x, limit) }},
 		{"file size limit: cut off", func(x *traceEnv) string { return write(x, limit+1) }},
 		{"file size limit: reached", func(x *traceEnv) string {
-			err := exec.Command("sh", "-c", "ulimit -f 0; echo "+itoa(x.pid)+" >"+x.at(procs)).Run()
-			return word(err) + x.place(x.pid) + " " + x.moved(procs, x.pid, itoa(x.pid))
+			err := exec.Command("sh", "-c", "ulimit -f 0; echo "+strconv.Itoa(x.pid)+" >"+x.at(procs)).Run()
+			return word(err) + x.place(x.pid) + " " + x.moved(procs, x.pid, strconv.Itoa(x.pid))
 		}},
 	}
 }

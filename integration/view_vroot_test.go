@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,7 +34,7 @@ func TestVirtualRoot(t *testing.T) {
 		if err := tree.Attach(path, pid); err != nil {
 			t.Fatal(err)
 		}
-		pids = append(pids, itoa(pid))
+		pids = append(pids, strconv.Itoa(pid))
 	}
 	at := func(file string) string { return filepath.Join(top, file) }
 	if got := writeFile(at("cgroup.subtree_control"), "+"+c); got != "ok" {

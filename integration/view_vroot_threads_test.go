@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,7 +69,7 @@ func TestRootThreads(t *testing.T) {
 	_, tree := threadsHost(t)
 	path := boundary(t, "root-threads", tree)
 	v := mountView(t, "--boundary", path, "--controllers", strings.Join(shownNames(tree), ","), "--layout", "v2")
-	native, guest := rootDir{tree.Mountpoint, itoa(sleeper(t))}, rootDir{v.dir, itoa(sleeper(t))}
+	native, guest := rootDir{tree.Mountpoint, strconv.Itoa(sleeper(t))}, rootDir{v.dir, strconv.Itoa(sleeper(t))}
 	if got := writeFile(filepath.Join(hostDir(tree, path), procs), guest.pid); got != "ok" {
 		t.Fatal(got)
 	}
@@ -141,7 +142,7 @@ func TestThreadedBoundary(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := mountView(t, "--boundary", path, "--controllers", "cpu,pids,unified", "--layout", "v2")
-	x := rootDir{v.dir, itoa(pid)}
+	x := rootDir{v.dir, strconv.Itoa(pid)}
 	got := x.control("+pids") + x.threaded("th") + x.moveTo(testPrefix+"th") + x.moveTo("") + rm(x.at("th"))
 	if got != "okok ok threaded\nok ok ok" {
 		t.Errorf("got %q", got)
