@@ -166,13 +166,13 @@ func startTreeGuest(t *testing.T, h *host.Host, suite string, f guestForm, m mec
 	for _, name := range []string{"runc", "crun", "containerd"} {
 		files[name+".json"] = innerSpec(t, b, name, f)
 	}
-	b.overTree(t, suite, files)
+	overTree(t, b, suite, files)
 	b.with("cgroup", "user")
 	b.allow(allCapabilities(t))
 	for _, key := range []string{"seccomp", "maskedPaths", "readonlyPaths"} {
 		delete(b.linux(), key)
 	}
-	b.withoutClone3()
+	withoutClone3(b)
 	b.linux()["resources"] = map[string]any{
 		"memory": map[string]any{"limit": memory}, "pids": map[string]any{"limit": clientPids},
 	}

@@ -84,7 +84,7 @@ func testUnmodifiedSystemd(t *testing.T, h *host.Host, suite systemdSuite, f gue
 func systemdBundle(t *testing.T, d *daemon, runtime, suite string, f guestForm) *bundle {
 	t.Helper()
 	b := newBundle(t, d, runtime, "systemd", "", f.hook...)
-	b.overTree(t, suite, systemdUnits)
+	overTree(t, b, suite, systemdUnits)
 	const program = "/usr/lib/systemd/systemd"
 	if f.name == "hybrid" {
 		b.bootSystemd(false, program, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
@@ -94,7 +94,7 @@ func systemdBundle(t *testing.T, d *daemon, runtime, suite string, f guestForm) 
 		b.bootSystemd(true, program)
 	}
 	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
-	b.withoutClone3()
+	withoutClone3(b)
 	b.with("cgroup")
 	return b
 }

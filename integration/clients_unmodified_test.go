@@ -54,7 +54,7 @@ func needTree(t *testing.T, suite string) (dir string) {
 
 // overTree gives the bundle a root of a suite, over which the container writes to a directory of its own, and tmpfs
 // where programs write much.
-func (b *bundle) overTree(t *testing.T, suite string, files map[string]string) {
+func overTree(t *testing.T, b *bundle, suite string, files map[string]string) {
 	t.Helper()
 	b.over(t, needTree(t, suite), files)
 	for _, dir := range []string{"/run", "/run/lock", "/tmp", "/var/lib"} {
@@ -66,7 +66,7 @@ func (b *bundle) overTree(t *testing.T, suite string, files map[string]string) {
 
 // withoutClone3 answers clone3 as a kernel does that does not know it, and as the default profiles of container managers
 // do. A program that asks to begin in a cgroup by a directory of a view must find another way.
-func (b *bundle) withoutClone3() {
+func withoutClone3(b *bundle) {
 	b.linux()["seccomp"] = map[string]any{
 		"defaultAction": "SCMP_ACT_ALLOW",
 		"architectures": []string{"SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"},

@@ -352,11 +352,11 @@ func TestDeclared(t *testing.T) {
 	d.wantTry(t, 1, "declares it", "guest", "rm", "a")
 	write("a", spec(p, "limits: {pids.max: \"13\"}\n"))
 	eventually(t, "the changed guest", func() bool { return readFile(p.at("pids.max")) == "13\n" })
-	since := d.since(t, "plain")
+	since := guestSince(t, d, "plain")
 	d.signal(t, unix.SIGKILL, 0)
 	d.ready(t)
 	time.Sleep(2 * time.Second) // the files are read each second
-	if now := d.since(t, "plain"); !now.Equal(since) {
+	if now := guestSince(t, d, "plain"); !now.Equal(since) {
 		t.Errorf("a restart made the guest of a file that is unchanged anew: of %v, and now of %v", since, now)
 	}
 	if !has("a", true)() {
@@ -395,8 +395,8 @@ func TestDeclared(t *testing.T) {
 	d.stop(t)
 }
 
-// since is when a guest was made.
-func (d *daemon) since(t *testing.T, guest string) time.Time {
+// guestSince is when a guest was made.
+func guestSince(t *testing.T, d *daemon, guest string) time.Time {
 	t.Helper()
 	var g struct{ Since time.Time }
 	if err := d.call("GET", "/v1/guests/"+guest, nil, &g); err != nil {

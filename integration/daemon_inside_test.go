@@ -44,8 +44,8 @@ func (x *insider) add(t *testing.T, name string, more ...string) {
 // at is a file of the boundary as the insider finds it.
 func (x *insider) at(file string) string { return filepath.Join(topOf(guestView, x.place.tree), file) }
 
-// cgroupMounts are the lines of the insider's mountinfo that name a file system of cgroups, the view and others apart.
-func (x *insider) cgroupMounts(t *testing.T) (view, real int) {
+// insiderMounts are the lines of the insider's mountinfo that name a file system of cgroups, the view and others apart.
+func insiderMounts(t *testing.T, x *insider) (view, real int) {
 	t.Helper()
 	for line := range strings.Lines(x.ask(t, "read", "/proc/self/mountinfo")) {
 		switch {
@@ -77,7 +77,7 @@ func TestInside(t *testing.T) {
 	if err := x.place.tree.WriteFile(x.place.path, "pids.max", "77"); err != nil {
 		t.Fatal(err)
 	}
-	view, real := x.cgroupMounts(t)
+	view, real := insiderMounts(t, x)
 	if view+real == 0 {
 		t.Fatal("the insider sees no cgroups to begin with")
 	}
@@ -101,7 +101,7 @@ func TestInside(t *testing.T) {
 		t.Fatal("the host has the view at /sys/fs/cgroup")
 	}
 	hidden := x.place.tree.View // in a guest, where what is below the view is out of everybody's reach
-	view, real = x.cgroupMounts(t)
+	view, real = insiderMounts(t, x)
 	if view != 1 || real != 0 && conn.KernelAtLeast(6, 5) && !hidden {
 		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
 	}
@@ -119,19 +119,19 @@ func TestInside(t *testing.T) {
 		t.Error("a mount of the guest is on the host's mount of the view")
 	}
 	x.ask(t, "umount", "/sys/fs/cgroup")
-	if view, _ := x.cgroupMounts(t); view != 0 {
+	if view, _ := insiderMounts(t, x); view != 0 {
 		t.Errorf("%d views after the guest took it away", view)
 	}
 	d.signal(t, unix.SIGKILL, 0) // the next worker can do it, too
 	d.ready(t)
 	d.wantTry(t, 0, "", "guest", "attach", "in")
 	d.wantTry(t, 0, "", "guest", "attach", "in")
-	if view, _ := x.cgroupMounts(t); view != 1 || x.ask(t, "read", x.at("pids.max")) != "77\n" {
+	if view, _ := insiderMounts(t, x); view != 1 || x.ask(t, "read", x.at("pids.max")) != "77\n" {
 		t.Errorf("%d views after it was attached again; pids.max is %q", view, x.ask(t, "read", x.at("pids.max")))
 	}
 
 	d.wantTry(t, 0, "", "guest", "rm", "in")
-	if view, _ := x.cgroupMounts(t); view != 0 {
+	if view, _ := insiderMounts(t, x); view != 0 {
 		t.Errorf("%d views after the guest was removed", view)
 	}
 	x.add(t, "in") // and with the end of its process it goes at once
@@ -152,7 +152,7 @@ func TestInsideStack(t *testing.T) {
 	if len(mounts) != 1 || mounts[0].at != topOf(guestView, x.place.tree) {
 		t.Errorf("in mountinfo are %+v; want one mount, at %s", mounts, topOf(guestView, x.place.tree))
 	}
-	if view, _ := x.cgroupMounts(t); view != 1 {
+	if view, _ := insiderMounts(t, x); view != 1 {
 		t.Errorf("%d views", view)
 	}
 	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
@@ -203,7 +203,7 @@ func TestInsideTmpfs(t *testing.T) {
 func TestInsideRefused(t *testing.T) {
 	d := startDaemon(t)
 	x := startInsider(t, d, "inside-refused")
-	_, before := x.cgroupMounts(t)
+	_, before := insiderMounts(t, x)
 	for _, c := range []struct {
 		status int
 		word   string
@@ -236,7 +236,7 @@ func TestInsideRefused(t *testing.T) {
 		t.Error("a place in the guest that never answers keeps guest add waiting")
 	}
 	x.ask(t, "umount", dead)
-	if view, real := x.cgroupMounts(t); view != 0 || real != before {
+	if view, real := insiderMounts(t, x); view != 0 || real != before {
 		t.Errorf("%d views and %d other mounts at /sys/fs/cgroup, before %d", view, real, before)
 	}
 	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {

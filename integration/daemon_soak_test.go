@@ -46,7 +46,7 @@ func TestSoak(t *testing.T) {
 	t.Cleanup(func() { d.stop(t) }) // before the directory goes
 	t.Cleanup(finish)               // also when the test ends early
 	passed, record := 0, newRecord(t)
-	wg.Go(func() { passed = d.comeAndGo(t, passing, target, &ended) })
+	wg.Go(func() { passed = comeAndGo(t, d, passing, target, &ended) })
 	wg.Go(func() { record.sample(d, length, &ended) })
 
 	const rounds = 8
@@ -56,7 +56,7 @@ func TestSoak(t *testing.T) {
 	}
 	for i := range rounds {
 		end := time.Now().Add(length / rounds)
-		d.replaceSome(t)
+		replaceSome(t, d)
 		time.Sleep(time.Until(end.Add(-length / rounds / 2)))
 		kind := kinds[i%len(kinds)]
 		f := startFlood(t, kind, bad, cpu, place)
@@ -82,7 +82,7 @@ func TestSoak(t *testing.T) {
 }
 
 // replaceSome kills the worker some times and upgrades it once.
-func (d *daemon) replaceSome(t *testing.T) {
+func replaceSome(t *testing.T, d *daemon) {
 	for last, killed := 0, 0; killed < 5; time.Sleep(200 * time.Millisecond) {
 		if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
 			last = pid
@@ -94,11 +94,11 @@ func (d *daemon) replaceSome(t *testing.T) {
 }
 
 // comeAndGo adds a guest, uses it and removes it, again and again.
-func (d *daemon) comeAndGo(t *testing.T, s site, dir string, ended *atomic.Bool) (n int) {
+func comeAndGo(t *testing.T, d *daemon, s site, dir string, ended *atomic.Bool) (n int) {
 	s = s.through(dir)
 	spec := guestSpec{Boundary: s.path, Target: dir, Controllers: []string{"pids", "unified"}}
 	for ; !ended.Load() && !t.Failed(); time.Sleep(20 * time.Millisecond) {
-		d.insist(t, func() error { return d.call("PUT", "/v1/guests/passing", spec, nil) })
+		insist(t, func() error { return d.call("PUT", "/v1/guests/passing", spec, nil) })
 		if _, err := slurp(s.at("pids.current")); err != nil {
 			t.Errorf("a guest that has come: %v", err)
 		}
@@ -108,7 +108,7 @@ func (d *daemon) comeAndGo(t *testing.T, s site, dir string, ended *atomic.Bool)
 		if got := rm(s.at("a")); got != "ok" {
 			t.Errorf("rmdir of a guest that has come: %s", got)
 		}
-		d.insist(t, func() error { return d.call("DELETE", "/v1/guests/passing", nil, nil) })
+		insist(t, func() error { return d.call("DELETE", "/v1/guests/passing", nil, nil) })
 		n++
 	}
 	return n
@@ -116,7 +116,7 @@ func (d *daemon) comeAndGo(t *testing.T, s site, dir string, ended *atomic.Bool)
 
 // insist makes a request of the API again when the worker died over it: PUT and DELETE may be said twice, and a guest that
 // the second DELETE does not find is one that the first has removed.
-func (d *daemon) insist(t *testing.T, request func() error) {
+func insist(t *testing.T, request func() error) {
 	err := request()
 	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)

@@ -60,7 +60,7 @@ func deny(t *testing.T, p *place) (end func()) {
 }
 
 // replacements kills workers and says how long each was missed, sorted.
-func (d *daemon) replacements(t *testing.T, times int) (took []time.Duration) {
+func replacements(t *testing.T, d *daemon, times int) (took []time.Duration) {
 	t.Helper()
 	for range times {
 		before := d.ready(t)
@@ -88,7 +88,7 @@ func TestLogWithoutReader(t *testing.T) {
 			d := startDaemonSaying(t, writer, program(t), nil)
 			p := newPlace(t, d, "log")
 			d.wantTry(t, 0, "", p.add("web")...)
-			quiet := d.replacements(t, 10)
+			quiet := replacements(t, d, 10)
 			in := bufio.NewReader(reader)
 			holder := d.ready(t).Holder
 			if c.gone {
@@ -98,7 +98,7 @@ func TestLogWithoutReader(t *testing.T) {
 			}
 			end := deny(t, p)
 			defer end()
-			loud := d.replacements(t, 20)
+			loud := replacements(t, d, 20)
 			t.Logf("a worker is replaced in %v, %v at most; quietly in %v, %v at most",
 				loud[len(loud)/2], loud[len(loud)-1], quiet[len(quiet)/2], quiet[len(quiet)-1])
 			if loud[len(loud)/2] > 5*quiet[len(quiet)/2]+time.Second/4 {
@@ -173,7 +173,7 @@ func TestManagerDeaf(t *testing.T) {
 	d := startDaemonWith(t, program(t), nil, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=600000")
 	p := newPlace(t, d, "deaf")
 	d.wantTry(t, 0, "", p.add("web")...)
-	took := d.replacements(t, 10)
+	took := replacements(t, d, 10)
 	t.Logf("a worker is replaced in %v, %v at most", took[len(took)/2], took[len(took)-1])
 	var states []string
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*8))

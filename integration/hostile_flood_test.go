@@ -249,7 +249,7 @@ func (d *daemon) used() usage {
 }
 
 // watchUsage looks at the daemon again and again until stop is called, which says the most that it used.
-func (d *daemon) watchUsage() (stop func() usage) {
+func watchUsage(d *daemon) (stop func() usage) {
 	var most usage
 	var wg sync.WaitGroup
 	end := make(chan struct{})
@@ -268,7 +268,7 @@ func (d *daemon) watchUsage() (stop func() usage) {
 }
 
 // wantBounded fails the test where the daemon used more than its configuration allows.
-func (u usage) wantBounded(t testing.TB, during string) {
+func wantBounded(t testing.TB, u usage, during string) {
 	t.Helper()
 	if u.threads > maxThreads || u.rssKiB > maxRSSKiB || u.fds > maxFDs {
 		t.Errorf("%s: the daemon had %d threads, %d KiB and %d descriptors; at most %d, %d and %d are allowed",
@@ -285,12 +285,12 @@ func TestFlood(t *testing.T) {
 	d := startDaemon(t)
 	bad, good = d.add(t, "bad", bad), d.add(t, "good", good)
 	for _, kind := range floodKinds(t) {
-		most := d.watchUsage()
+		most := watchUsage(d)
 		f := startFlood(t, kind, bad, cpu, place)
 		f.begun(t)
 		took := neighbour(t, good, 2*time.Second)
 		got := f.end(t)
-		most().wantBounded(t, kind.name)
+		wantBounded(t, most(), kind.name)
 		t.Logf("%s: %v; the neighbour: p50 %v, p99 %v of %d", kind.name, got, quantile(took, .5), quantile(took, .99), len(took))
 		wantOne(t, bad, good)
 	}
@@ -316,7 +316,7 @@ func TestHeldDescriptors(t *testing.T) {
 	d := startDaemon(t)
 	bad, good = d.add(t, "bad", bad), d.add(t, "good", good)
 	before := d.used()
-	most := d.watchUsage()
+	most := watchUsage(d)
 	f := startFlood(t, floodKind{name: "held descriptors", does: "hold", processes: 4, threads: 4}, bad, cpu, place)
 	got := map[string]int{}
 	for _, line := range f.begun(t) {
@@ -333,7 +333,7 @@ func TestHeldDescriptors(t *testing.T) {
 		helper.in.Close()
 		helper.cmd.Wait()
 	}
-	most().wantBounded(t, "held descriptors")
+	wantBounded(t, most(), "held descriptors")
 	t.Logf("%d held", got["ok"])
 	eventually(t, "the daemon to close what nobody holds", func() bool { return d.used().fds <= before.fds+16 })
 	if err := withFile(filepath.Join(bad.dir, "f0/pids.max"), unix.O_RDWR, writeFD("5")); err != nil {

@@ -190,14 +190,14 @@ func hostileOCI(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 	}
 	if b.answered {
 		o.linux()["seccomp"] = listened(b.d)
-		o.share(t)
+		shareVolume(t, o)
 	}
 	o.write(t)
 	return o.command(program)
 }
 
-// share gives a container a volume in which the host sees what it mounts, unless a user namespace keeps it from that.
-func (b *bundle) share(t *testing.T) {
+// shareVolume gives a container a volume in which the host sees what it mounts, unless a user namespace keeps it from that.
+func shareVolume(t *testing.T, b *bundle) {
 	t.Helper()
 	dir := publicDir(t)
 	if err := errors.Join(os.Mkdir(filepath.Join(b.dir, "rootfs", "shared"), 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"), unix.Mount("", dir, "", unix.MS_SHARED, "")); err != nil {

@@ -89,7 +89,7 @@ func (d *daemon) killAnswerer(t *testing.T, last int) int {
 }
 
 // wantLoop checks what the threads of a container were told of its view.
-func (c *listening) wantLoop(t *testing.T, right string, others ...string) {
+func wantLoop(t *testing.T, c *listening, right string, others ...string) {
 	t.Helper()
 	got := c.ask(t, "loop-end")
 	t.Logf("eight threads were told %s", got)
@@ -129,7 +129,7 @@ func TestListenerKills(t *testing.T) {
 			if who == "worker" && !d.ready(t).Resend {
 				also = []string{"ECONNABORTED"}
 			}
-			c.wantLoop(t, right, append(also, fuseType)...)
+			wantLoop(t, c, right, append(also, fuseType)...)
 			c.wantTypes(t, map[string]string{at: right})
 			c.end(t)
 			nothingLeft(t, d, c.h, c.bundle.cgroup)
@@ -151,7 +151,7 @@ func TestListenerUpgrade(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		pids = append(pids, answerersOf(d.cmd.Process.Pid)...)
 	}
-	c.wantLoop(t, right, fuseType)
+	wantLoop(t, c, right, fuseType)
 	if slices.Sort(pids); len(slices.Compact(pids)) < 2 {
 		t.Errorf("the process that answers was not replaced: %v", pids)
 	}
@@ -193,7 +193,7 @@ func TestListenerStop(t *testing.T) {
 	c.ask(t, "loop-begin", "/proc")
 	d.stop(t)
 	time.Sleep(300 * time.Millisecond)
-	c.wantLoop(t, procType)
+	wantLoop(t, c, procType)
 	if got := c.ask(t, "mkdir", "/tmp/x") + c.ask(t, "mount", "/tmp/x", "tmpfs", ""); got != "okEPERM" {
 		t.Errorf("mount without CAP_SYS_ADMIN: %s", got)
 	}
@@ -316,7 +316,7 @@ func TestListenerManager(t *testing.T) {
 	next.ready(t)
 	// A thread of the one that answered may have waited for the view, which only the next worker ends.
 	eventually(t, "the end of the process that answered", func() bool { return !exists(fmt.Sprintf("/proc/%d", answerer[0])) })
-	c.wantLoop(t, right, fuseType, "ECONNABORTED")
+	wantLoop(t, c, right, fuseType, "ECONNABORTED")
 	c.wantTypes(t, map[string]string{at: right})
 	c.end(t)
 	eventually(t, "the listener to leave the store", m.said("FDSTOREREMOVE=1\nFDNAME=listener-1-listener."))
@@ -340,7 +340,7 @@ func TestListenerOlder(t *testing.T) {
 		c.ask(t, "loop-begin", at)
 		d.run(t, "serve", "--upgrade", "--program", to)
 		time.Sleep(time.Second)
-		c.wantLoop(t, right, fuseType)
+		wantLoop(t, c, right, fuseType)
 	}
 	c.end(t)
 	d.stop(t)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// await waits until a terminal's text has something, and says whether it came.
-func (c *terminal) await(t *testing.T, what string) bool {
+// awaitText waits until a terminal's text has something, and says whether it came.
+func awaitText(t *testing.T, c *terminal, what string) bool {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if strings.Contains(c.text(), what) {
@@ -48,16 +48,16 @@ func TestRunJobs(t *testing.T) {
 		run := append(append([]string{program(t), "run", "--controllers", "pids"}, form...), "--")
 		t.Run(formName(form)+"/status", func(t *testing.T) {
 			cmd, c := onTerminal(t, append(run, "sh", "-i")...)
-			c.await(t, "#")
+			awaitText(t, c, "#")
 			io.WriteString(c.master, "echo st''arted; exit 7\n")
-			c.await(t, "started")
+			awaitText(t, c, "started")
 			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 || strings.Contains(c.text(), "annot set tty") {
 				t.Errorf("an interactive shell's exit 7: %v\n%s", err, c.text())
 			}
 		})
 		t.Run(formName(form)+"/interrupt", func(t *testing.T) {
 			cmd, c := onTerminal(t, append(run, "sh", "-c", "echo st''arted; exec sleep 1000")...)
-			c.await(t, "started")
+			awaitText(t, c, "started")
 			io.WriteString(c.master, "\x03")
 			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(unix.SIGINT) {
 				t.Errorf("interrupted by a key: %v\n%s", err, c.text())
@@ -66,14 +66,14 @@ func TestRunJobs(t *testing.T) {
 	}
 	t.Run("stop", func(t *testing.T) {
 		cmd, c := onTerminal(t, "sh", "-i")
-		c.await(t, "#")
+		awaitText(t, c, "#")
 		io.WriteString(c.master, program(t)+" run --controllers pids -- sh -c 'echo st\"\"arted; read x; exit 6'\n")
-		c.await(t, "started")
+		awaitText(t, c, "started")
 		io.WriteString(c.master, "\x1a")
-		c.await(t, "Stopped")
+		awaitText(t, c, "Stopped")
 		io.WriteString(c.master, "fg; echo status=$?=\n")
 		io.WriteString(c.master, "word\n")
-		c.await(t, "status=6=")
+		awaitText(t, c, "status=6=")
 		io.WriteString(c.master, "exit 0\n")
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("the shell: %v\n%s", err, c.text())

@@ -36,7 +36,7 @@ func testNames(t *testing.T, runtime string) {
 	b.linux()["cgroupsPath"] = other.cgroup
 	b.write(t) // of the container that runs, whose runtime has read it
 	for what, second := range map[string]*bundle{"another bundle": other, "the same bundle": b} {
-		out := second.runApart(t, h, runtime, other.cgroup)
+		out := runApart(t, second, h, runtime, other.cgroup)
 		if !strings.Contains(out, "hook") { // crun tells nothing of what the hook says
 			t.Errorf("%s, with the name that is taken: %s; want a hook that fails", what, out)
 		}
@@ -58,7 +58,7 @@ func testNames(t *testing.T, runtime string) {
 }
 
 // runApart runs the bundle's container by a runtime that knows of no other container, and says all that it printed. It is to fail.
-func (b *bundle) runApart(t *testing.T, h *host.Host, runtime, cgroup string) string {
+func runApart(t *testing.T, b *bundle, h *host.Host, runtime, cgroup string) string {
 	t.Helper()
 	root := t.TempDir()
 	cmd := exec.Command(runtime, "--root", root, "run", "--bundle", b.dir, b.id)

@@ -71,7 +71,7 @@ func (d *daemon) wantNone(t testing.TB) {
 }
 
 // bindSelf has a bundle bind self as Docker's -v does, and nothing else of cgroups.
-func (b *bundle) bindSelf(d *daemon) {
+func bindSelf(b *bundle, d *daemon) {
 	delete(b.config, "hooks")
 	mounts := slices.DeleteFunc(b.config["mounts"].([]any), func(m any) bool { return m.(map[string]any)["destination"] == guestView })
 	b.config["mounts"] = append(mounts, map[string]any{"destination": guestView, "type": "bind", "source": d.self(), "options": []string{"rbind", "rprivate"}})
@@ -110,7 +110,7 @@ func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 	needPlainCrun(t, h, runtime)
 	d := startSelf(t)
 	b := newBundle(t, d, runtime, "self", "commands")
-	b.bindSelf(d)
+	bindSelf(b, d)
 	b.with(namespaces...)
 	b.write(t)
 	cmd := b.command(runtime)
@@ -161,7 +161,7 @@ func TestSelfTwo(t *testing.T) {
 	var boxes []*helper
 	for i := range 2 {
 		b := newBundle(t, d, runtime, "two"+strconv.Itoa(i), "commands")
-		b.bindSelf(d)
+		bindSelf(b, d)
 		b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 40 + i}}
 		b.write(t)
 		cmd := b.command(runtime)
