@@ -8,12 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // benchRounds is how often each operation is timed on each tree, in turns, so that what else the machine does hits all
@@ -72,7 +73,7 @@ func BenchmarkTable(b *testing.B) {
 		fmt.Fprintln(w)
 	}
 	w.Flush()
-	fmt.Fprintf(&out, "resident memory of the server of one view: %s\n", residentMemory(b, server))
+	fmt.Fprintf(&out, "resident memory of the server of one view: %s\n", kit.ResidentMemory(b, server))
 	os.Stdout.Write(out.Bytes())
 }
 
@@ -173,20 +174,6 @@ func readOnce(b *testing.B, t *benchTree, path string) {
 	unix.Close(fd)
 }
 
-// residentMemory is VmRSS of a process.
-func residentMemory(b *testing.B, pid int) string {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		b.Fatal(err)
-	}
-	for line := range strings.Lines(string(raw)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			return strings.TrimSpace(v)
-		}
-	}
-	return "unknown"
-}
-
 // benchHost finds the pids hierarchy: a v1 directory, or the v2 root.
 func benchHost(b *testing.B) (mount string, v1 bool) {
 	for _, dir := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
@@ -257,7 +244,7 @@ func benchTrees(b *testing.B) ([]*benchTree, int) {
 // benchView mounts a view and returns its directory and the server's pid.
 func benchView(b *testing.B, boundary string) (string, int) {
 	dir := b.TempDir()
-	cmd := exec.Command(program(b), "mount", "--boundary", boundary, "--controllers", "pids", dir)
+	cmd := exec.Command(kit.Program(b), "mount", "--boundary", boundary, "--controllers", "pids", dir)
 	startMounted(b, cmd, dir)
 	return dir, cmd.Process.Pid
 }
@@ -290,7 +277,7 @@ func startMounted(b *testing.B, cmd *exec.Cmd, dir string) {
 		unix.Unmount(dir, unix.MNT_DETACH)
 	})
 	for range 1000 {
-		if isFUSE(dir) {
+		if kit.IsFUSE(dir) {
 			return
 		}
 		select {

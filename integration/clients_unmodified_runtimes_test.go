@@ -15,6 +15,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // The limits of a container that a runtime in a guest starts.
@@ -62,7 +63,7 @@ var innerRuntimes = []innerRuntime{
 	{
 		name: "podman", refuses: wrongType, cgroup: "/inner-podman/libpod-*",
 		start: podmanInside + "run --detach --name inner --network none LIMITS --cgroup-parent /inner-podman " +
-			"--env " + roleVariable + "=pause --rootfs /tmp/inner/rootfs /program",
+			"--env " + kit.RoleVariable + "=pause --rootfs /tmp/inner/rootfs /program",
 		end: podmanInside + "rm --force --time 0 inner",
 	},
 	{
@@ -79,7 +80,7 @@ var innerRuntimes = []innerRuntime{
 			" && " + untilOK(dockerInside+"version") +
 			" && tar -C /tmp/inner/rootfs -c . | " + dockerInside + "import - program" +
 			" && " + dockerInside + "run --detach --name inner --network none LIMITS --cgroup-parent /inner-docker " +
-			"--env " + roleVariable + "=pause program /program" +
+			"--env " + kit.RoleVariable + "=pause program /program" +
 			" && " + dockerInside + "info",
 		end: dockerInside + "rm --force inner; " + endBackground("dockerd"),
 	},
@@ -149,63 +150,63 @@ func TestUnmodifiedRuntimes(t *testing.T) {
 // treeGuest is a guest over a suite's tree, with a user namespace and every capability in it: nothing but the view
 // bounds what a container in it does.
 type treeGuest struct {
-	*bundle
+	*kit.Bundle
 	form    guestForm
 	runtime string
 	h       *host.Host
-	d       *daemon
-	x       *helper
+	d       *kit.Daemon
+	x       *kit.Helper
 }
 
 func startTreeGuest(t *testing.T, h *host.Host, suite string, f guestForm, m mechanism, memory int) *treeGuest {
 	t.Helper()
-	runc := needRuntime(t, "runc")
-	d := startDaemonWith(t, program(t), m.options)
-	b := newBundle(t, d, runc, "tree", "commands", f.hook...)
+	runc := kit.NeedRuntime(t, "runc")
+	d := kit.StartDaemonWith(t, kit.Program(t), m.options)
+	b := kit.NewBundle(t, d, runc, "tree", "commands", f.hook...)
 	files := maps.Clone(innerFiles)
 	for _, name := range []string{"runc", "crun", "containerd"} {
 		files[name+".json"] = innerSpec(t, b, name, f)
 	}
 	overTree(t, b, suite, files)
-	b.with("cgroup", "user")
-	b.allow(allCapabilities(t))
+	b.WithNamespaces("cgroup", "user")
+	b.Allow(kit.AllCapabilities(t))
 	for _, key := range []string{"seccomp", "maskedPaths", "readonlyPaths"} {
-		delete(b.linux(), key)
+		delete(b.Linux(), key)
 	}
 	withoutClone3(b)
-	b.linux()["resources"] = map[string]any{
+	b.Linux()["resources"] = map[string]any{
 		"memory": map[string]any{"limit": memory}, "pids": map[string]any{"limit": clientPids},
 	}
 	m.apply(t, d, b)
-	b.write(t)
-	cmd := b.command(runc)
+	b.Write(t)
+	cmd := b.Command(runc)
 	cmd.Stderr = os.Stderr
-	x := startProcess(t, cmd)
-	x.ask(t, "read", "/proc/self/cgroup") // it runs
+	x := kit.StartProcess(t, cmd)
+	x.Ask(t, "read", "/proc/self/cgroup") // it runs
 	return &treeGuest{b, f, runc, h, d, x}
 }
 
 // innerSpec is the configuration of a container in the container, which "runc spec" makes, with limits.
-func innerSpec(t *testing.T, outer *bundle, runtime string, f guestForm) string {
+func innerSpec(t *testing.T, outer *kit.Bundle, runtime string, f guestForm) string {
 	t.Helper()
 	var config map[string]any
-	if err := json.Unmarshal([]byte(readFile(filepath.Join(outer.dir, "config.json"))), &config); err != nil {
+	if err := json.Unmarshal([]byte(kit.ReadFile(filepath.Join(outer.Dir, "config.json"))), &config); err != nil {
 		t.Fatal(err)
 	}
-	inner := &bundle{config: config}
-	inner.with("cgroup")
+	inner := &kit.Bundle{Config: config}
+	inner.WithNamespaces("cgroup")
 	if f.name == "hybrid" && runtime == "crun" { // which mounts each hierarchy of the host's, hidden ones too
 		config["mounts"] = withoutCgroups(config["mounts"])
 	}
 	process, resources := config["process"].(map[string]any), map[string]any{}
 	process["terminal"], process["args"] = false, []string{"/program"}
-	process["env"] = []string{roleVariable + "=pause"}
+	process["env"] = []string{kit.RoleVariable + "=pause"}
 	config["root"] = map[string]any{"path": "/tmp/inner/rootfs"}
 	if f.memory != nil {
 		resources["memory"] = map[string]any{"limit": innerMemory}
 		resources["pids"] = map[string]any{"limit": innerPids}
 	}
-	inner.linux()["cgroupsPath"], inner.linux()["resources"] = "/inner-"+runtime, resources
+	inner.Linux()["cgroupsPath"], inner.Linux()["resources"] = "/inner-"+runtime, resources
 	raw, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +218,7 @@ func innerSpec(t *testing.T, outer *bundle, runtime string, f guestForm) string 
 func (g *treeGuest) sh(script string) (string, error) {
 	script = "(" + script + ") >/tmp/said 2>&1 </dev/null; status=$?; cat /tmp/said; exit $status"
 	out, err := exec.Command(g.runtime, "exec", "--env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--env", "HOME=/tmp",
-		g.id, "/bin/sh", "-c", script).CombinedOutput()
+		g.ID, "/bin/sh", "-c", script).CombinedOutput()
 	return string(out), err
 }
 
@@ -252,21 +253,21 @@ func (g *treeGuest) runs(t *testing.T, r innerRuntime, on bool) {
 // finds wants the host to find one container below the boundary, with its limits and a process.
 func (g *treeGuest) finds(t *testing.T, pattern string) {
 	t.Helper()
-	found, _ := filepath.Glob(filepath.Join(hostDir(g.form.tree, g.cgroup+pattern), procs))
+	found, _ := filepath.Glob(filepath.Join(kit.HostDir(g.form.tree, g.Cgroup+pattern), kit.Procs))
 	if len(found) != 1 {
 		t.Fatalf("the host finds %v by %s", found, pattern)
 	}
-	g.form.wants(t, strings.TrimPrefix(filepath.Dir(found[0]), hostDir(g.form.tree, "")), innerMemory, innerPids)
+	g.form.wants(t, strings.TrimPrefix(filepath.Dir(found[0]), kit.HostDir(g.form.tree, "")), innerMemory, innerPids)
 }
 
 func (g *treeGuest) stop(t *testing.T) {
 	t.Helper()
-	g.x.in.Close()
-	if err := g.x.cmd.Wait(); err != nil {
+	g.x.In.Close()
+	if err := g.x.Cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
-	nothingLeft(t, g.d, g.h, g.cgroup)
-	g.d.stop(t)
+	kit.WantNothingLeft(t, g.d, g.h, g.Cgroup)
+	g.d.Stop(t)
 }
 
 // TestUnmodifiedJava: a JDK that looks at the type and at mountinfo takes its heap from the guest's limit.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // systemdSuite is a suite's systemd, and what it says last where it does not know the file system.
@@ -60,57 +61,57 @@ func TestUnmodifiedSystemd(t *testing.T) {
 }
 
 func testUnmodifiedSystemd(t *testing.T, h *host.Host, suite systemdSuite, f guestForm, m mechanism, on bool) {
-	runtime := needRuntime(t, "runc")
-	d := startDaemonWith(t, program(t), m.options)
+	runtime := kit.NeedRuntime(t, "runc")
+	d := kit.StartDaemonWith(t, kit.Program(t), m.options)
 	b := systemdBundle(t, d, runtime, suite.name, f)
 	m.apply(t, d, b)
-	b.write(t)
-	s := &systemd{bundle: b, form: f, runtime: runtime, cmd: b.command(runtime)}
-	s.console = startOnTerminal(t, s.cmd)
+	b.Write(t)
+	s := &systemd{Bundle: b, form: f, runtime: runtime, cmd: b.Command(runtime)}
+	s.console = kit.StartOnTerminal(t, s.cmd)
 	if why := suite.refusal(f.name, on); why != "" {
 		s.refuses(t, why)
 	} else {
 		s.boots(t, d)
 	}
 	if t.Failed() {
-		t.Logf("console: %s", s.console.text())
+		t.Logf("console: %s", s.console.Text())
 	}
-	nothingLeft(t, d, h, b.cgroup)
-	d.stop(t)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }
 
 // systemdBundle is a container of a suite whose process 1 is systemd. In a hybrid systemd mounts what it looks for, and
 // has a user namespace, which lets it.
-func systemdBundle(t *testing.T, d *daemon, runtime, suite string, f guestForm) *bundle {
+func systemdBundle(t *testing.T, d *kit.Daemon, runtime, suite string, f guestForm) *kit.Bundle {
 	t.Helper()
-	b := newBundle(t, d, runtime, "systemd", "", f.hook...)
-	overTree(t, b, suite, systemdUnits)
+	b := kit.NewBundle(t, d, runtime, "systemd", "", f.hook...)
+	overTree(t, b, suite, kit.SystemdUnits)
 	const program = "/usr/lib/systemd/systemd"
 	if f.name == "hybrid" {
-		b.bootSystemd(false, program, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
-		b.with("user")
-		b.allow(allCapabilities(t))
+		b.BootSystemd(false, program, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+		b.WithNamespaces("user")
+		b.Allow(kit.AllCapabilities(t))
 	} else {
-		b.bootSystemd(true, program)
+		b.BootSystemd(true, program)
 	}
-	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
+	b.Linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 200}}
 	withoutClone3(b)
-	b.with("cgroup")
+	b.WithNamespaces("cgroup")
 	return b
 }
 
 // systemd is one that runs as process 1 of a container.
 type systemd struct {
-	*bundle
+	*kit.Bundle
 	form    guestForm
 	runtime string
 	cmd     *exec.Cmd
-	console *terminal
+	console *kit.Terminal
 }
 
 // inside runs a command in the container.
 func (s *systemd) inside(args ...string) (string, error) {
-	out, err := exec.Command(s.runtime, append([]string{"exec", s.id}, args...)...).CombinedOutput()
+	out, err := exec.Command(s.runtime, append([]string{"exec", s.ID}, args...)...).CombinedOutput()
 	return string(out), err
 }
 
@@ -124,12 +125,12 @@ func (s *systemd) want(t *testing.T, pattern string, args ...string) {
 }
 
 // boots has it start a unit and stop it again.
-func (s *systemd) boots(t *testing.T, d *daemon) {
+func (s *systemd) boots(t *testing.T, d *kit.Daemon) {
 	t.Helper()
-	first, unit := readFile("/proc/1/cgroup"), "vcgroupfs-test.service"
-	cgroup := s.cgroup + "/system.slice/" + unit
+	first, unit := kit.ReadFile("/proc/1/cgroup"), "vcgroupfs-test.service"
+	cgroup := s.Cgroup + "/system.slice/" + unit
 	if !s.comesUp() {
-		t.Fatalf("it does not come up; console: %s", s.console.text())
+		t.Fatalf("it does not come up; console: %s", s.console.Text())
 	}
 	s.want(t, "^$", "systemctl", "start", unit)
 	s.form.wants(t, cgroup, 100<<20, 20)
@@ -139,20 +140,20 @@ func (s *systemd) boots(t *testing.T, d *daemon) {
 	}
 	s.want(t, "(?s)"+unit+".*sleep infinity", "systemd-cgls", "--no-pager")
 	s.want(t, "system.slice/"+unit, "systemd-cgtop", "--batch", "--iterations=1", "--order=path")
-	d.signal(t, unix.SIGKILL, 0) // and goes on with another worker
+	d.Signal(t, unix.SIGKILL, 0) // and goes on with another worker
 	s.want(t, "^$", "systemctl", "stop", unit)
 	if out, _ := s.inside("systemctl", "is-active", unit); strings.TrimSpace(out) != "inactive" {
 		t.Errorf("the unit is %q after it was stopped", out)
 	}
-	if left := readFile(filepath.Join(hostDir(s.form.tree, cgroup), procs)); left != "" && left != "ENOENT" {
+	if left := kit.ReadFile(filepath.Join(kit.HostDir(s.form.tree, cgroup), kit.Procs)); left != "" && left != "ENOENT" {
 		t.Errorf("the unit's cgroup has %q after it was stopped", left)
 	}
 	s.want(t, "^$", "systemctl", "start", unit) // by the new worker
 	s.form.wants(t, cgroup, 100<<20, 20)
-	if now := readFile("/proc/1/cgroup"); now != first {
+	if now := kit.ReadFile("/proc/1/cgroup"); now != first {
 		t.Errorf("the host's own process 1 was in\n%s and is in\n%s", first, now)
 	}
-	if out, err := exec.Command(s.runtime, "kill", s.id, "KILL").CombinedOutput(); err != nil {
+	if out, err := exec.Command(s.runtime, "kill", s.ID, "KILL").CombinedOutput(); err != nil {
 		t.Errorf("runc kill: %v: %s", err, out)
 	}
 	s.cmd.Wait()
@@ -165,8 +166,8 @@ func (s *systemd) comesUp() bool {
 
 // says waits until it has said something on its console, or has ended.
 func (s *systemd) says(text string) bool {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if strings.Contains(s.console.text(), text) {
+	for deadline := time.Now().Add(kit.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if strings.Contains(s.console.Text(), text) {
 			return true
 		}
 	}
@@ -176,7 +177,7 @@ func (s *systemd) says(text string) bool {
 // refuses wants it to end, and to say why.
 func (s *systemd) refuses(t *testing.T, why string) {
 	t.Helper()
-	err, said := s.cmd.Wait(), s.console.text()
+	err, said := s.cmd.Wait(), s.console.Text()
 	if err == nil || !strings.Contains(said, why) || !strings.Contains(said, "Exiting PID 1") {
 		t.Errorf("it ended with %v; want a refusal that says %q", err, why)
 	} else {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // Programs as they are, from root file systems of Debian's suites, that look at the type of the file system at
@@ -19,17 +20,17 @@ import (
 // mechanism makes statfs say of a view what it says of the file system in whose place the view stands.
 type mechanism struct {
 	name    string
-	options []string                                 // of serve
-	need    func(t testing.TB)                       // skips where it cannot be
-	apply   func(t testing.TB, d *daemon, b *bundle) // changes a container's configuration
+	options []string                                         // of serve
+	need    func(t testing.TB)                               // skips where it cannot be
+	apply   func(t testing.TB, d *kit.Daemon, b *kit.Bundle) // changes a container's configuration
 }
 
 // mechanisms are all; the first is none, the control.
 var mechanisms = []mechanism{
-	{"off", []string{"--no-bpf"}, func(testing.TB) {}, func(testing.TB, *daemon, *bundle) {}},
-	{"bpf", nil, needType, func(testing.TB, *daemon, *bundle) {}},
-	{"notify", []string{"--no-bpf"}, needOwnProcessors, func(_ testing.TB, d *daemon, b *bundle) {
-		b.linux()["seccomp"] = listened(d)
+	{"off", []string{"--no-bpf"}, func(testing.TB) {}, func(testing.TB, *kit.Daemon, *kit.Bundle) {}},
+	{"bpf", nil, kit.NeedType, func(testing.TB, *kit.Daemon, *kit.Bundle) {}},
+	{"notify", []string{"--no-bpf"}, needOwnProcessors, func(_ testing.TB, d *kit.Daemon, b *kit.Bundle) {
+		b.Linux()["seccomp"] = kit.ListenedProfile(d)
 	}},
 }
 
@@ -37,7 +38,7 @@ var mechanisms = []mechanism{
 // minutes.
 func needOwnProcessors(t testing.TB) {
 	t.Helper()
-	if scale(t) < 1 {
+	if kit.Scale(t) < 1 {
 		t.Skip("machine: its processors are emulated, and BPF answers for views there")
 	}
 }
@@ -46,7 +47,7 @@ func needOwnProcessors(t testing.TB) {
 func needTree(t *testing.T, suite string) (dir string) {
 	t.Helper()
 	dir = filepath.Join(os.Getenv("VCGROUPFS_TREES"), suite)
-	if os.Getenv("VCGROUPFS_TREES") == "" || !exists(dir) {
+	if os.Getenv("VCGROUPFS_TREES") == "" || !kit.Exists(dir) {
 		t.Skipf("machine: there is no tree of %s, VCGROUPFS_TREES names no directory of it", suite)
 	}
 	return dir
@@ -54,11 +55,11 @@ func needTree(t *testing.T, suite string) (dir string) {
 
 // overTree gives the bundle a root of a suite, over which the container writes to a directory of its own, and tmpfs
 // where programs write much.
-func overTree(t *testing.T, b *bundle, suite string, files map[string]string) {
+func overTree(t *testing.T, b *kit.Bundle, suite string, files map[string]string) {
 	t.Helper()
-	b.over(t, needTree(t, suite), files)
+	b.Over(t, needTree(t, suite), files)
 	for _, dir := range []string{"/run", "/run/lock", "/tmp", "/var/lib"} {
-		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{
+		b.Config["mounts"] = append(b.Config["mounts"].([]any), map[string]any{
 			"destination": dir, "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "nodev", "mode=755"},
 		})
 	}
@@ -66,8 +67,8 @@ func overTree(t *testing.T, b *bundle, suite string, files map[string]string) {
 
 // withoutClone3 answers clone3 as a kernel does that does not know it, and as the default profiles of container managers
 // do. A program that asks to begin in a cgroup by a directory of a view must find another way.
-func withoutClone3(b *bundle) {
-	b.linux()["seccomp"] = map[string]any{
+func withoutClone3(b *kit.Bundle) {
+	b.Linux()["seccomp"] = map[string]any{
 		"defaultAction": "SCMP_ACT_ALLOW",
 		"architectures": []string{"SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"},
 		"syscalls": []any{
@@ -89,7 +90,7 @@ type guestForm struct {
 // makes directories.
 func guestForms(t testing.TB, h *host.Host) []guestForm {
 	t.Helper()
-	v2, memory, pids := need(t, h, hierarchy.Unified), need(t, h, "memory"), need(t, h, "pids")
+	v2, memory, pids := kit.NeedHierarchy(t, h, hierarchy.Unified), kit.NeedHierarchy(t, h, "memory"), kit.NeedHierarchy(t, h, "pids")
 	one := guestForm{name: "v2", tree: v2, hook: []string{"--layout", "v2", "--no-stack", "--controllers"}}
 	if memory == v2 && pids == v2 {
 		one.hook, one.memory, one.pids = append(one.hook, "memory,pids,cpu"), v2, v2
@@ -104,7 +105,7 @@ func guestForms(t testing.TB, h *host.Host) []guestForm {
 
 // eachForm runs a test with each form and mechanism. on says whether there is one.
 func eachForm(t *testing.T, do func(t *testing.T, h *host.Host, f guestForm, m mechanism, on bool)) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	for _, f := range guestForms(t, h) {
 		for _, m := range mechanisms {
 			t.Run(f.name+"-"+m.name, func(t *testing.T) {
@@ -118,10 +119,10 @@ func eachForm(t *testing.T, do func(t *testing.T, h *host.Host, f guestForm, m m
 // wants wants the host to find a process in a cgroup, and its limits.
 func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
 	t.Helper()
-	dir := hostDir(f.tree, cgroup)
-	eventually(t, "a process in "+dir, func() bool {
-		found, err := os.ReadFile(filepath.Join(dir, procs))
-		events := readFile(filepath.Join(dir, "cgroup.events")) // of v2, where a container may be a cgroup further down
+	dir := kit.HostDir(f.tree, cgroup)
+	kit.Eventually(t, "a process in "+dir, func() bool {
+		found, err := os.ReadFile(filepath.Join(dir, kit.Procs))
+		events := kit.ReadFile(filepath.Join(dir, "cgroup.events")) // of v2, where a container may be a cgroup further down
 		return err == nil && len(found) > 0 || strings.Contains(events, "populated 1\n")
 	})
 	t.Logf("the host finds a process in %s", dir)
@@ -133,10 +134,10 @@ func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
 		name = "memory.limit_in_bytes"
 	}
 	for file, want := range map[string]int{
-		filepath.Join(hostDir(f.memory, cgroup), name):     memory,
-		filepath.Join(hostDir(f.pids, cgroup), "pids.max"): pids,
+		filepath.Join(kit.HostDir(f.memory, cgroup), name):     memory,
+		filepath.Join(kit.HostDir(f.pids, cgroup), "pids.max"): pids,
 	} {
-		if got := readFile(file); got != strconv.Itoa(want)+"\n" {
+		if got := kit.ReadFile(file); got != strconv.Itoa(want)+"\n" {
 			t.Errorf("the host finds %q in %s, want %d", got, file, want)
 		} else {
 			t.Logf("the host finds %d in %s", want, file)

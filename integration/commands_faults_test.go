@@ -5,16 +5,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestSameFaultSameCode: mount and guest add, which asks the daemon, end with the same exit code for the same fault.
 func TestSameFaultSameCode(t *testing.T) {
-	h := openHost(t)
-	path := boundary(t, "faults", need(t, h, "pids"))
-	d := startDaemon(t)
-	dir := publicDir(t)
+	h := kit.OpenHost(t)
+	path := kit.NewBoundary(t, "faults", kit.NeedHierarchy(t, h, "pids"))
+	d := kit.StartDaemon(t)
+	dir := kit.PublicDir(t)
 	write := func(name, text string) string {
-		file := filepath.Join(d.dir, name)
+		file := filepath.Join(d.Dir, name)
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -42,12 +44,12 @@ func TestSameFaultSameCode(t *testing.T) {
 		{"no owner", 2, dir, []string{"--boundary", path, "--controllers", "pids", "--owner", "root"}},
 		{"no such flag", 2, dir, []string{"--boundary", path, "--bogus"}},
 	} {
-		mount := exec.Command(program(t), append(append([]string{"mount"}, c.args...), c.target)...)
+		mount := exec.Command(kit.Program(t), append(append([]string{"mount"}, c.args...), c.target)...)
 		out, _ := mount.CombinedOutput()
-		add, said := d.try(t, append([]string{"guest", "add", "web", "--target", c.target}, c.args...)...)
+		add, said := d.Try(t, append([]string{"guest", "add", "web", "--target", c.target}, c.args...)...)
 		if got := mount.ProcessState.ExitCode(); got != c.code || add != c.code {
 			t.Errorf("%s: mount ends with %d (%s), guest add with %d (%s); want %d", c.name, got, out, add, said, c.code)
 		}
 	}
-	d.stop(t)
+	d.Stop(t)
 }

@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestHierarchies: what "hierarchies" says of a layout is what a view in that layout shows, and mount refuses what it refuses.
 func TestHierarchies(t *testing.T) {
-	h := openHost(t)
-	path := boundary(t, "hierarchies", h.Hierarchies()...)
+	h := kit.OpenHost(t)
+	path := kit.NewBoundary(t, "hierarchies", h.Hierarchies()...)
 	last := h.Hierarchies()[len(h.Hierarchies())-1]
 	for _, controllers := range []string{"", h.Hierarchies()[0].Names()[0], last.Names()[len(last.Names())-1]} {
 		for _, layout := range []string{"auto", "v1", "v2", "hybrid"} {
@@ -33,8 +34,8 @@ func testHierarchies(t *testing.T, path, layout string, options []string) {
 		Version int
 		Shown   string
 	}
-	auto := runCommand(t, slices.Concat([]string{"hierarchies", "--json"}, options, []string{"--layout", "auto"})...)
-	if err := json.Unmarshal([]byte(auto.out), &all); err != nil {
+	auto := kit.RunCommand(t, slices.Concat([]string{"hierarchies", "--json"}, options, []string{"--layout", "auto"})...)
+	if err := json.Unmarshal([]byte(auto.Stdout), &all); err != nil {
 		t.Fatalf("%v: %+v", err, auto)
 	}
 	var has [3]bool
@@ -42,24 +43,24 @@ func testHierarchies(t *testing.T, path, layout string, options []string) {
 		has[one.Version] = has[one.Version] || one.Shown != ""
 	}
 	mount := slices.Concat([]string{"mount", "--boundary", path}, options)
-	got := runCommand(t, slices.Concat([]string{"hierarchies", "--json"}, options)...)
+	got := kit.RunCommand(t, slices.Concat([]string{"hierarchies", "--json"}, options)...)
 	if layout == "v1" && has[hierarchy.V2] || layout == "v2" && has[hierarchy.V1] {
-		refused := runCommand(t, append(mount, publicDir(t))...)
-		why, here, _ := strings.Cut(got.err, "; layouts for what is shown: ")
-		if got.status != 4 || got.out != "" || strings.Count(got.err, "\n") != 1 || !strings.Contains(why, "in layout "+layout) || slices.Contains(strings.Split(strings.TrimSpace(here), ", "), layout) {
+		refused := kit.RunCommand(t, append(mount, kit.PublicDir(t))...)
+		why, here, _ := strings.Cut(got.Stderr, "; layouts for what is shown: ")
+		if got.Status != 4 || got.Stdout != "" || strings.Count(got.Stderr, "\n") != 1 || !strings.Contains(why, "in layout "+layout) || slices.Contains(strings.Split(strings.TrimSpace(here), ", "), layout) {
 			t.Errorf("hierarchies: %+v", got)
 		}
-		if refused.status == 0 || refused.err != why+"\n" {
+		if refused.Status == 0 || refused.Stderr != why+"\n" {
 			t.Errorf("mount: %+v, hierarchies: %q", refused, why)
 		}
 		for _, l := range strings.Split(strings.TrimSpace(here), ", ") {
-			if other := runCommand(t, slices.Concat([]string{"hierarchies"}, options, []string{"--layout", l})...); other.status != 0 || !strings.Contains(other.out, "SHOWN") {
+			if other := kit.RunCommand(t, slices.Concat([]string{"hierarchies"}, options, []string{"--layout", l})...); other.Status != 0 || !strings.Contains(other.Stdout, "SHOWN") {
 				t.Errorf("hierarchies names layout %s and says in it: %+v", l, other)
 			}
 		}
 		return
 	}
-	if err := json.Unmarshal([]byte(got.out), &list); err != nil || got.status != 0 {
+	if err := json.Unmarshal([]byte(got.Stdout), &list); err != nil || got.Status != 0 {
 		t.Fatalf("%v: %+v", err, got)
 	}
 	var want, dirs []string
@@ -68,8 +69,8 @@ func testHierarchies(t *testing.T, path, layout string, options []string) {
 			want = append(want, one.Shown)
 		}
 	}
-	v := mountView(t, mount[1:]...)
-	entries, err := os.ReadDir(v.dir)
+	v := kit.MountView(t, mount[1:]...)
+	entries, err := os.ReadDir(v.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func testHierarchies(t *testing.T, path, layout string, options []string) {
 		switch {
 		case e.IsDir():
 			dirs = append(dirs, e.Name())
-		case e.Name() == procs:
+		case e.Name() == kit.Procs:
 			dirs = append(dirs, ".")
 		}
 	}

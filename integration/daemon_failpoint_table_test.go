@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // crossedAttr is the extended attribute that a guest sets.
@@ -27,7 +29,7 @@ type crossedOp struct {
 
 func crossedOps() []crossedOp {
 	children := func(x *crossing) string {
-		names := cgroupsIn(x.real(""))
+		names := kit.CgroupsIn(x.real(""))
 		for i, name := range names {
 			if x.madeIno != 0 && inode(x.real(name)) == x.madeIno {
 				names[i] += " of the host"
@@ -35,52 +37,55 @@ func crossedOps() []crossedOp {
 		}
 		return strings.Join(names, ", ")
 	}
-	value := func(x *crossing) string { return strings.TrimSpace(readFile(x.real("n/pids.max"))) }
+	value := func(x *crossing) string { return strings.TrimSpace(kit.ReadFile(x.real("n/pids.max"))) }
 	attr := func(x *crossing) string { return attrOf(x.real("n"), x.stored) }
-	makeN := func(x *crossing) { x.must(x.site.pids.Create(x.site.path+"/w/n", 0o755)) }
+	makeN := func(x *crossing) { x.must(x.site.Pids.Create(x.site.Path+"/w/n", 0o755)) }
 	none := func() (uint32, string, string) { return 0, "", "" }
 	in := func(mask uint32, at, name string) func() (uint32, string, string) {
 		return func() (uint32, string, string) { return mask, at, name }
 	}
 	return []crossedOp{
 		{name: "mkdir", state: children, want: "n", effect: in(unix.IN_CREATE, "", "n"),
-			do: func(x *crossing) string { return word(unix.Mkdir(x.seen("n"), 0o755)) }},
+			do: func(x *crossing) string { return kit.Word(unix.Mkdir(x.seen("n"), 0o755)) }},
 		{name: "rmdir", prepare: makeN, state: children, effect: in(unix.IN_DELETE, "", "n"),
-			do: func(x *crossing) string { return word(unix.Rmdir(x.seen("n"))) }},
+			do: func(x *crossing) string { return kit.Word(unix.Rmdir(x.seen("n"))) }},
 		{name: "rename", v1: true, prepare: makeN, state: children, want: "m", effect: in(unix.IN_MOVED_FROM, "", "n"),
-			do: func(x *crossing) string { return word(unix.Rename(x.seen("n"), x.seen("m"))) }},
+			do: func(x *crossing) string { return kit.Word(unix.Rename(x.seen("n"), x.seen("m"))) }},
 		{name: "write", prepare: makeN, open: "n/pids.max", state: value, want: "7", effect: in(unix.IN_MODIFY, "n/pids.max", ""),
-			do: func(x *crossing) string { _, err := unix.Pwrite(x.fd, []byte("7"), 0); return word(err) }},
-		{name: "move", point: "write", open: "n/" + procs, want: "/w/n", effect: in(unix.IN_MODIFY, "n/"+procs, ""),
+			do: func(x *crossing) string { _, err := unix.Pwrite(x.fd, []byte("7"), 0); return kit.Word(err) }},
+		{name: "move", point: "write", open: "n/" + kit.Procs, want: "/w/n", effect: in(unix.IN_MODIFY, "n/"+kit.Procs, ""),
 			prepare: func(x *crossing) {
 				makeN(x)
 				for _, name := range []string{"/w/from", "/w/elsewhere"} {
-					x.must(x.site.pids.Create(x.site.path+name, 0o755))
+					x.must(x.site.Pids.Create(x.site.Path+name, 0o755))
 				}
-				x.pid = sleeper(x.t)
+				x.pid = kit.StartSleeper(x.t)
 				x.attach("/w/from")
 			},
-			do: func(x *crossing) string { _, err := unix.Write(x.fd, []byte(strconv.Itoa(x.pid))); return word(err) },
+			do: func(x *crossing) string {
+				_, err := unix.Write(x.fd, []byte(strconv.Itoa(x.pid)))
+				return kit.Word(err)
+			},
 			state: func(x *crossing) string {
-				at, err := x.site.pids.PathOf(x.pid)
-				return strings.TrimPrefix(at, x.site.path) + errnoName(err)
+				at, err := x.site.Pids.PathOf(x.pid)
+				return strings.TrimPrefix(at, x.site.Path) + kit.ErrnoName(err)
 			}},
 		{name: "setxattr", prepare: makeN, state: attr, want: "7", effect: in(unix.IN_ATTRIB, "n", ""),
 			do: func(x *crossing) string {
-				return word(unix.Setxattr(x.seen("n"), crossedAttr, []byte("7"), unix.XATTR_CREATE))
+				return kit.Word(unix.Setxattr(x.seen("n"), crossedAttr, []byte("7"), unix.XATTR_CREATE))
 			}},
 		{name: "removexattr", state: attr, want: "ENODATA", effect: in(unix.IN_ATTRIB, "n", ""),
 			prepare: func(x *crossing) { makeN(x); x.setAttr("5") },
-			do:      func(x *crossing) string { return word(unix.Removexattr(x.seen("n"), crossedAttr)) }},
+			do:      func(x *crossing) string { return kit.Word(unix.Removexattr(x.seen("n"), crossedAttr)) }},
 		{name: "open", prepare: makeN, want: "7", effect: none,
 			do: func(x *crossing) string {
 				var err error
 				x.fd, err = unix.Open(x.seen("n/pids.max"), unix.O_RDWR|unix.O_CLOEXEC, 0)
-				return word(err)
+				return kit.Word(err)
 			},
 			state: func(x *crossing) string { // what was opened must work
 				if _, err := unix.Pwrite(x.fd, []byte("7"), 0); err != nil {
-					return errnoName(err)
+					return kit.ErrnoName(err)
 				}
 				return value(x)
 			}},
@@ -88,14 +93,14 @@ func crossedOps() []crossedOp {
 			do: func(x *crossing) string {
 				err := unix.Close(x.fd)
 				x.fd = -1
-				return word(err)
+				return kit.Word(err)
 			},
 			state: func(x *crossing) string { // the kernel does not wait for it
 				var g struct{ Open int }
-				for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-					err := x.d.call("GET", "/v1/guests/crossed", nil, &g)
+				for deadline := time.Now().Add(kit.Patience); ; time.Sleep(5 * time.Millisecond) {
+					err := x.d.Call("GET", "/v1/guests/crossed", nil, &g)
 					if err == nil && g.Open == 0 || time.Now().After(deadline) {
-						return fmt.Sprintf("%d open%s", g.Open, errnoName(err))
+						return fmt.Sprintf("%d open%s", g.Open, kit.ErrnoName(err))
 					}
 				}
 			}},
@@ -113,7 +118,7 @@ type interference struct {
 }
 
 func interferences() []interference {
-	write := func(x *crossing) { x.must(x.site.pids.WriteFile(x.site.path+"/w/n", "pids.max", "50")) }
+	write := func(x *crossing) { x.must(x.site.Pids.WriteFile(x.site.Path+"/w/n", "pids.max", "50")) }
 	makes := func(name string) func(x *crossing) {
 		return func(x *crossing) {
 			x.must(unix.Mkdir(x.real(name), 0o755))

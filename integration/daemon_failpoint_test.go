@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // A program that is built with the tag failpoints kills its worker at the point that VCGROUPFS_FAILPOINT names, once:
@@ -26,21 +26,11 @@ import (
 // Whatever the point, the guest's operation succeeds, and has its effect on the host exactly once: the host's own inotify
 // counts. What the host does meanwhile, before the next worker goes on, comes after what was made and before what was not.
 
-// failpointProgram is the program under test, built with the tag failpoints.
-func failpointProgram(t testing.TB) string {
-	t.Helper()
-	path := os.Getenv("VCGROUPFS_FAILPOINTS")
-	if path == "" {
-		t.Fatal("VCGROUPFS_FAILPOINTS must name the program under test, built with -tags failpoints (make integration sets it)")
-	}
-	return path
-}
-
 // crossing is one operation of a guest that a worker's death crosses.
 type crossing struct {
 	t       *testing.T
-	site    site
-	d       *daemon
+	site    kit.Site
+	d       *kit.Daemon
 	fd, pid int    // what the operation works with: an open file, a process
 	madeIno uint64 // of the cgroup that the host made
 	watch   int    // inotify, on the host
@@ -49,8 +39,8 @@ type crossing struct {
 	stored  string // the host's name of the attribute that the guest sets
 }
 
-func (x *crossing) real(name string) string { return x.site.native("w", name) }
-func (x *crossing) seen(name string) string { return x.site.at("w", name) }
+func (x *crossing) real(name string) string { return x.site.Native("w", name) }
+func (x *crossing) seen(name string) string { return x.site.At("w", name) }
 
 // rows are what is expected of an operation at each point, alone and with what the host does in between.
 func (op crossedOp) rows() (rows []interference) {
@@ -76,7 +66,7 @@ func TestFailPointsNatively(t *testing.T) {
 				continue
 			}
 			t.Run(op.name+" "+row.points+row.what, func(t *testing.T) {
-				x := &crossing{t: t, site: newSite(t, openHost(t), "cross-natively"), fd: -1, stored: crossedAttr}
+				x := &crossing{t: t, site: kit.NewSite(t, kit.OpenHost(t), "cross-natively"), fd: -1, stored: crossedAttr}
 				x.prepare(op)
 				x.openBefore(op)
 				if row.do != nil && row.points == "begun" {
@@ -112,7 +102,7 @@ func crossAll(t *testing.T, beside bool) {
 				if beside {
 					name += ", and the host " + row.what
 				}
-				if scale(t) < 1 && (beside && i > 0 || !beside && point == "done") {
+				if kit.Scale(t) < 1 && (beside && i > 0 || !beside && point == "done") {
 					continue // a daemon for each takes long there
 				}
 				t.Run(name, func(t *testing.T) { cross(t, op, point, row) })
@@ -125,8 +115,8 @@ func crossAll(t *testing.T, beside bool) {
 const pause = 700 * time.Millisecond
 
 func cross(t *testing.T, op crossedOp, point string, row interference) {
-	h := openHost(t)
-	x := &crossing{t: t, site: newSite(t, h, fmt.Sprintf("cross-%s-%s", op.name, point)), fd: -1, stored: "trusted.vcgroupfs.x." + crossedAttr}
+	h := kit.OpenHost(t)
+	x := &crossing{t: t, site: kit.NewSite(t, h, fmt.Sprintf("cross-%s-%s", op.name, point)), fd: -1, stored: "trusted.vcgroupfs.x." + crossedAttr}
 	x.prepare(op)
 	name := op.point
 	if name == "" {
@@ -136,17 +126,17 @@ func cross(t *testing.T, op crossedOp, point string, row interference) {
 	if row.do != nil {
 		env = append(env, fmt.Sprintf("VCGROUPFS_FAILPOINT_PAUSE=%d", pause.Milliseconds()))
 	}
-	x.d = startDaemonOf(t, failpointProgram(t), env...)
-	x.site = x.d.add(t, "crossed", x.site)
+	x.d = kit.StartDaemonOf(t, kit.FailpointProgram(t), env...)
+	x.site = x.d.Add(t, "crossed", x.site)
 	x.openBefore(op)
 	x.effects() // a new view has noted what the attributes of its cgroups take
-	resend := x.d.ready(t).Resend
-	_, worker := x.d.worker(t)
+	resend := x.d.Ready(t).Resend
+	_, worker := x.d.Worker(t)
 	defer unix.Close(worker)
 
 	answer, tid := x.guest(op)
-	if !hasEnded(worker, patience) {
-		t.Fatalf("the worker has not come to the point %s-%s and died; the guest's thread: %s", name, point, taskState(<-tid))
+	if !kit.HasEnded(worker, kit.Patience) {
+		t.Fatalf("the worker has not come to the point %s-%s and died; the guest's thread: %s", name, point, kit.TaskState(<-tid))
 	}
 	effects := x.effects()
 	if row.do != nil {
@@ -156,23 +146,23 @@ func cross(t *testing.T, op crossedOp, point string, row interference) {
 	var got string
 	select {
 	case got = <-answer:
-	case <-time.After(patience):
-		t.Fatalf("the operation has not ended; the guest's thread: %s", taskState(<-tid))
+	case <-time.After(kit.Patience):
+		t.Fatalf("the operation has not ended; the guest's thread: %s", kit.TaskState(<-tid))
 	}
-	x.d.ready(t)
-	exists(x.seen("n")) // a request that the new worker has answered
+	x.d.Ready(t)
+	kit.Exists(x.seen("n")) // a request that the new worker has answered
 	effects += x.effects()
 	x.judge(op, row, got, effects, !resend && point != "replied")
 }
 
 // prepare makes, on the host, what the operation needs, and watches there for its effect.
 func (x *crossing) prepare(op crossedOp) {
-	x.must(x.site.pids.Create(x.site.path+"/w", 0o755))
-	if op.v1 && x.site.pids.Version != hierarchy.V1 {
+	x.must(x.site.Pids.Create(x.site.Path+"/w", 0o755))
+	if op.v1 && x.site.Pids.Version != hierarchy.V1 {
 		x.t.Skip("machine: pids is not on a v1 hierarchy, and v2 has no such operation")
 	}
-	if x.site.pids.Version == hierarchy.V2 {
-		x.must(x.site.pids.Enable(x.site.path+"/w/n", "pids"))
+	if x.site.Pids.Version == hierarchy.V2 {
+		x.must(x.site.Pids.Enable(x.site.Path+"/w/n", "pids"))
 	}
 	if op.prepare != nil {
 		op.prepare(x)
@@ -217,7 +207,7 @@ func (x *crossing) guest(op crossedOp) (answer chan string, tid chan int) {
 // effects counts what the host's watch has told since the last time. Two of the same that nobody has read in between are
 // told as one, so it is asked before and after the restart.
 func (x *crossing) effects() (n int) {
-	for event := range strings.SplitSeq(events(x.watch), ",") {
+	for event := range strings.SplitSeq(kit.ReadInotify(x.watch), ",") {
 		mask, name, _ := strings.Cut(event, " ")
 		bits, err := strconv.ParseUint(mask, 16, 32) // not what an errno's name begins with
 		if err == nil && uint32(bits)&x.mask != 0 && name == x.counted {
@@ -245,11 +235,11 @@ func (x *crossing) judge(op crossedOp, row interference, got string, effects int
 			x.t.Errorf("the host has %q, want %q", state, row.states)
 		}
 	}
-	if a, b := cgroupsIn(x.real("")), cgroupsIn(x.seen("")); !slices.Equal(a, b) {
+	if a, b := kit.CgroupsIn(x.real("")), kit.CgroupsIn(x.seen("")); !slices.Equal(a, b) {
 		x.t.Errorf("the host has the cgroups %q, the view shows %q", a, b)
 	}
 	if x.d != nil {
-		x.d.stop(x.t)
+		x.d.Stop(x.t)
 	}
 }
 
@@ -260,7 +250,7 @@ func (x *crossing) must(err error) {
 	}
 }
 
-func (x *crossing) attach(path string) { x.must(x.site.pids.Attach(x.site.path+path, x.pid)) }
+func (x *crossing) attach(path string) { x.must(x.site.Pids.Attach(x.site.Path+path, x.pid)) }
 
 func (x *crossing) setAttr(value string) {
 	x.must(unix.Setxattr(x.real("n"), x.stored, []byte(value), 0))
@@ -270,7 +260,7 @@ func attrOf(path, name string) string {
 	buf := make([]byte, 64)
 	n, err := unix.Getxattr(path, name, buf)
 	if err != nil {
-		return errnoName(err)
+		return kit.ErrnoName(err)
 	}
 	return string(buf[:n])
 }

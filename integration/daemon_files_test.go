@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestFewDescriptors: where the daemon may have few descriptors, one guest cannot take all of them: another still opens files, the daemon
@@ -19,18 +21,18 @@ func TestFewDescriptors(t *testing.T) {
 		t.Skip("machine: no setpriv that takes capabilities")
 	}
 	script := filepath.Join(t.TempDir(), "vcgroupfs") // it may not raise the limit again
-	text := "#!/bin/sh\nulimit -n 512\nexec " + setpriv + " --inh-caps -sys_resource --bounding-set -sys_resource " + program(t) + ` "$@"` + "\n"
+	text := "#!/bin/sh\nulimit -n 512\nexec " + setpriv + " --inh-caps -sys_resource --bounding-set -sys_resource " + kit.Program(t) + ` "$@"` + "\n"
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	d := startDaemonOf(t, script)
-	bad, good, other := newPlace(t, d, "bad"), newPlace(t, d, "good"), newPlace(t, d, "other")
-	d.wantTry(t, 0, "", bad.add("bad")...)
-	d.wantTry(t, 0, "", good.add("good")...)
-	if !strings.Contains(d.log(), "this process may have 512 descriptors only") {
-		t.Errorf("the log does not say that 512 descriptors are few: %s", d.log())
+	d := kit.StartDaemonOf(t, script)
+	bad, good, other := kit.NewPlace(t, d, "bad"), kit.NewPlace(t, d, "good"), kit.NewPlace(t, d, "other")
+	d.WantTry(t, 0, "", bad.Add("bad")...)
+	d.WantTry(t, 0, "", good.Add("good")...)
+	if !strings.Contains(d.Log(), "this process may have 512 descriptors only") {
+		t.Errorf("the log does not say that 512 descriptors are few: %s", d.Log())
 	}
-	if err := unix.Mkdir(bad.at("a"), 0o755); err != nil {
+	if err := unix.Mkdir(bad.At("a"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	hold := func(path string, most int) (n int, err error) {
@@ -43,24 +45,24 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		return n, nil
 	}
-	held, err := hold(bad.at("a/cgroup.procs"), 4096)
+	held, err := hold(bad.At("a/cgroup.procs"), 4096)
 	if !errors.Is(err, unix.ENFILE) {
 		t.Errorf("%d opens, then %v; want ENFILE", held, err)
 	}
 	for again := range 2 {
-		if n, err := hold(good.at("cgroup.procs"), 16); err != nil {
+		if n, err := hold(good.At("cgroup.procs"), 16); err != nil {
 			t.Errorf("the other guest has %d files open, then %v", n, err)
 		}
-		d.wantTry(t, 0, "good", "guest", "ls")
+		d.WantTry(t, 0, "good", "guest", "ls")
 		if again == 0 {
-			d.wantTry(t, 0, "", other.add("other")...)
-			d.signal(t, unix.SIGKILL, 0)
-			d.ready(t)
+			d.WantTry(t, 0, "", other.Add("other")...)
+			d.Signal(t, unix.SIGKILL, 0)
+			d.Ready(t)
 		}
 	}
-	more, err := hold(bad.at("a/cgroup.procs"), 4096)
+	more, err := hold(bad.At("a/cgroup.procs"), 4096)
 	if more > 0 || !errors.Is(err, unix.ENFILE) {
 		t.Errorf("after another worker it has %d more, then %v", more, err)
 	}
-	t.Logf("of 512 descriptors one guest holds %d; %d are the worker's", held, d.used().fds)
+	t.Logf("of 512 descriptors one guest holds %d; %d are the worker's", held, d.Usage().FDs)
 }

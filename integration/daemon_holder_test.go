@@ -8,17 +8,19 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestRefusedUpgrades: programs that cannot go on leave nothing open in the holder.
 func TestRefusedUpgrades(t *testing.T) {
-	d := startDaemon(t)
+	d := kit.StartDaemon(t)
 	plain := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(plain, []byte("no program\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	open := func() []string {
-		dir := fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid)
+		dir := fmt.Sprintf("/proc/%d/fd", d.Cmd.Process.Pid)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -32,7 +34,7 @@ func TestRefusedUpgrades(t *testing.T) {
 	}
 	refuse := func() {
 		for _, to := range []string{plain, "/bin/true", "/bin"} {
-			d.wantTry(t, 1, "stays", "serve", "--upgrade", "--program", to)
+			d.WantTry(t, 1, "stays", "serve", "--upgrade", "--program", to)
 		}
 	}
 	refuse() // what the first opens for good is no leak
@@ -43,29 +45,29 @@ func TestRefusedUpgrades(t *testing.T) {
 	if after := open(); len(after) > len(before) {
 		t.Errorf("after 12 refused upgrades the holder has %d descriptors, %d before:\n%s", len(after), len(before), strings.Join(after, "\n"))
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestUnhealthy: a worker whose holder is gone says so.
 func TestUnhealthy(t *testing.T) {
-	d := startDaemon(t)
-	if err := d.call("GET", "/healthz", nil, nil); err != nil {
+	d := kit.StartDaemon(t)
+	if err := d.Call("GET", "/healthz", nil, nil); err != nil {
 		t.Error(err)
 	}
-	pid, worker := d.worker(t)
+	pid, worker := d.Worker(t)
 	defer unix.Close(worker)
-	if err := d.cmd.Process.Signal(unix.SIGKILL); err != nil {
+	if err := d.Cmd.Process.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-d.ended
-	eventually(t, "the worker to say that its holder has ended", func() bool {
-		err := d.call("GET", "/healthz", nil, nil)
+	<-d.Ended
+	kit.Eventually(t, "the worker to say that its holder has ended", func() bool {
+		err := d.Call("GET", "/healthz", nil, nil)
 		return err != nil && strings.Contains(err.Error(), "the holder has ended")
 	})
 	if err := unix.PidfdSendSignal(worker, unix.SIGKILL, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if !hasEnded(worker, patience) {
+	if !kit.HasEnded(worker, kit.Patience) {
 		t.Fatalf("the worker %d does not end", pid)
 	}
 }

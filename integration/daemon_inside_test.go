@@ -13,41 +13,13 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// insider is a process in a cgroup, a cgroup namespace and a mount namespace of its own, in which all cgroups of the host are
-// mounted: what a runtime starts a guest as.
-type insider struct {
-	*helper
-	place *place
-}
-
-func startInsider(t *testing.T, d *daemon, name string) *insider {
-	t.Helper()
-	p := newPlace(t, d, name)
-	h := startHelper(t, "commands")
-	if err := p.tree.Attach(p.path, h.pid()); err != nil {
-		t.Fatal(err)
-	}
-	if got := h.ask(t, "unshare"); got != "ok" {
-		t.Fatalf("unshare: %s", got)
-	}
-	return &insider{h, p}
-}
-
-// add adds the insider as a guest whose view is at /sys/fs/cgroup.
-func (x *insider) add(t *testing.T, name string, more ...string) {
-	t.Helper()
-	x.place.d.wantTry(t, 0, "added "+name, append([]string{"guest", "add", name, "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup"}, more...)...)
-}
-
-// at is a file of the boundary as the insider finds it.
-func (x *insider) at(file string) string { return filepath.Join(topOf(guestView, x.place.tree), file) }
-
 // insiderMounts are the lines of the insider's mountinfo that name a file system of cgroups, the view and others apart.
-func insiderMounts(t *testing.T, x *insider) (view, real int) {
+func insiderMounts(t *testing.T, x *kit.Insider) (view, real int) {
 	t.Helper()
-	for line := range strings.Lines(x.ask(t, "read", "/proc/self/mountinfo")) {
+	for line := range strings.Lines(x.Ask(t, "read", "/proc/self/mountinfo")) {
 		switch {
 		case strings.Contains(line, " - fuse.vcgroupfs "), strings.Contains(line, " - fuse.cgroup"), strings.Contains(line, " - fuse "):
 			if strings.Contains(line, " /sys/fs/cgroup ") {
@@ -72,137 +44,137 @@ func mountOf(t *testing.T, path string) uint64 {
 
 // TestInside: a view comes into a guest that runs, instead of the cgroups that were mounted there, and goes with it.
 func TestInside(t *testing.T) {
-	d := startDaemon(t)
-	x := startInsider(t, d, "inside")
-	if err := x.place.tree.WriteFile(x.place.path, "pids.max", "77"); err != nil {
+	d := kit.StartDaemon(t)
+	x := kit.StartInsider(t, d, "inside")
+	if err := x.Place.Hierarchy.WriteFile(x.Place.Path, "pids.max", "77"); err != nil {
 		t.Fatal(err)
 	}
 	view, real := insiderMounts(t, x)
 	if view+real == 0 {
 		t.Fatal("the insider sees no cgroups to begin with")
 	}
-	own := mountOf(t, guestView)
-	x.add(t, "in")
-	d.wantTry(t, 0, x.place.path, "guest", "show", "in")
-	d.wantTry(t, 0, guestView+" of process "+strconv.Itoa(x.pid()), "guest", "show", "in")
-	if got := x.ask(t, "read", x.at("pids.max")); got != "77\n" {
+	own := mountOf(t, kit.GuestView)
+	x.Add(t, "in")
+	d.WantTry(t, 0, x.Place.Path, "guest", "show", "in")
+	d.WantTry(t, 0, kit.GuestView+" of process "+strconv.Itoa(x.PID()), "guest", "show", "in")
+	if got := x.Ask(t, "read", x.At("pids.max")); got != "77\n" {
 		t.Errorf("pids.max: %q", got)
 	}
-	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
+	if got := x.Ask(t, "write", x.At("pids.max"), "max"); got != "EPERM" {
 		t.Errorf("lifting its own limit: %s", got)
 	}
-	if got := x.ask(t, "mkdir", x.at("child")); got != "ok" || !x.place.tree.Exists(x.place.path+"/child") {
+	if got := x.Ask(t, "mkdir", x.At("child")); got != "ok" || !x.Place.Hierarchy.Exists(x.Place.Path+"/child") {
 		t.Errorf("a child cgroup: %s", got)
 	}
-	if got := strings.Fields(x.ask(t, "read", x.at("cgroup.procs"))); len(got) != 1 || got[0] != strconv.Itoa(x.pid()) {
+	if got := strings.Fields(x.Ask(t, "read", x.At("cgroup.procs"))); len(got) != 1 || got[0] != strconv.Itoa(x.PID()) {
 		t.Errorf("cgroup.procs: %q", got)
 	}
-	if mountOf(t, guestView) != own {
+	if mountOf(t, kit.GuestView) != own {
 		t.Fatal("the host has the view at /sys/fs/cgroup")
 	}
-	hidden := x.place.tree.View // in a guest, where what is below the view is out of everybody's reach
+	hidden := x.Place.Hierarchy.View // in a guest, where what is below the view is out of everybody's reach
 	view, real = insiderMounts(t, x)
 	if view != 1 || real != 0 && conn.KernelAtLeast(6, 5) && !hidden {
 		t.Errorf("the insider has %d views and %d other mounts at /sys/fs/cgroup", view, real)
 	}
 
 	sight := "a view with a directory for each hierarchy"
-	if x.place.tree.Version == hierarchy.V2 {
+	if x.Place.Hierarchy.Version == hierarchy.V2 {
 		sight = "a view of v2"
 	}
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", strconv.Itoa(x.pid()))
+	d.WantTry(t, 0, "finds at /sys/fs/cgroup: "+sight+"\n", "doctor", "--pid", strconv.Itoa(x.PID()))
 
 	// What the guest mounts on its view, nobody else sees; what it unmounts can be attached again.
-	x.ask(t, "tmpfs", x.at("child"))
-	hostView := filepath.Join(filepath.Dir(d.socket), "views", "in")
-	if !isFUSE(strings.Replace(x.at("child"), "/sys/fs/cgroup", hostView, 1)) {
+	x.Ask(t, "tmpfs", x.At("child"))
+	hostView := filepath.Join(filepath.Dir(d.Socket), "views", "in")
+	if !kit.IsFUSE(strings.Replace(x.At("child"), "/sys/fs/cgroup", hostView, 1)) {
 		t.Error("a mount of the guest is on the host's mount of the view")
 	}
-	x.ask(t, "umount", "/sys/fs/cgroup")
+	x.Ask(t, "umount", "/sys/fs/cgroup")
 	if view, _ := insiderMounts(t, x); view != 0 {
 		t.Errorf("%d views after the guest took it away", view)
 	}
-	d.signal(t, unix.SIGKILL, 0) // the next worker can do it, too
-	d.ready(t)
-	d.wantTry(t, 0, "", "guest", "attach", "in")
-	d.wantTry(t, 0, "", "guest", "attach", "in")
-	if view, _ := insiderMounts(t, x); view != 1 || x.ask(t, "read", x.at("pids.max")) != "77\n" {
-		t.Errorf("%d views after it was attached again; pids.max is %q", view, x.ask(t, "read", x.at("pids.max")))
+	d.Signal(t, unix.SIGKILL, 0) // the next worker can do it, too
+	d.Ready(t)
+	d.WantTry(t, 0, "", "guest", "attach", "in")
+	d.WantTry(t, 0, "", "guest", "attach", "in")
+	if view, _ := insiderMounts(t, x); view != 1 || x.Ask(t, "read", x.At("pids.max")) != "77\n" {
+		t.Errorf("%d views after it was attached again; pids.max is %q", view, x.Ask(t, "read", x.At("pids.max")))
 	}
 
-	d.wantTry(t, 0, "", "guest", "rm", "in")
+	d.WantTry(t, 0, "", "guest", "rm", "in")
 	if view, _ := insiderMounts(t, x); view != 0 {
 		t.Errorf("%d views after the guest was removed", view)
 	}
-	x.add(t, "in") // and with the end of its process it goes at once
-	x.in.Close()
-	x.cmd.Wait()
-	eventually(t, "the guest to go", func() bool { status, _ := d.try(t, "guest", "show", "in"); return status == 6 })
-	eventually(t, "its place on the host to go", func() bool { _, err := os.Lstat(hostView); return os.IsNotExist(err) })
-	d.stop(t)
+	x.Add(t, "in") // and with the end of its process it goes at once
+	x.In.Close()
+	x.Cmd.Wait()
+	kit.Eventually(t, "the guest to go", func() bool { status, _ := d.Try(t, "guest", "show", "in"); return status == 6 })
+	kit.Eventually(t, "its place on the host to go", func() bool { _, err := os.Lstat(hostView); return os.IsNotExist(err) })
+	d.Stop(t)
 }
 
 // TestInsideStack: what was mounted stays below, for those who look for it in mountinfo; what is opened is the view's. Mounts of hierarchies
 // that the view does not show go: who takes the controllers from mountinfo would not find theirs.
 func TestInsideStack(t *testing.T) {
-	d := startDaemon(t)
-	x := startInsider(t, d, "inside-stack")
-	x.add(t, "in", "--stack")
-	mounts := kernelMounts(x.ask(t, "read", "/proc/self/mountinfo"))
-	if len(mounts) != 1 || mounts[0].at != topOf(guestView, x.place.tree) {
-		t.Errorf("in mountinfo are %+v; want one mount, at %s", mounts, topOf(guestView, x.place.tree))
+	d := kit.StartDaemon(t)
+	x := kit.StartInsider(t, d, "inside-stack")
+	x.Add(t, "in", "--stack")
+	mounts := kit.KernelMounts(x.Ask(t, "read", "/proc/self/mountinfo"))
+	if len(mounts) != 1 || mounts[0].At != kit.TopOf(kit.GuestView, x.Place.Hierarchy) {
+		t.Errorf("in mountinfo are %+v; want one mount, at %s", mounts, kit.TopOf(kit.GuestView, x.Place.Hierarchy))
 	}
 	if view, _ := insiderMounts(t, x); view != 1 {
 		t.Errorf("%d views", view)
 	}
-	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
+	if got := x.Ask(t, "write", x.At("pids.max"), "max"); got != "EPERM" {
 		t.Errorf("lifting its own limit: %s", got)
 	}
-	if x.place.tree.Version == hierarchy.V2 { // what is below is no mount of the insider's own cgroup namespace, as those of a runtime are
-		d.wantTry(t, 0, "finds at /sys/fs/cgroup: a view of v2\n", "doctor", "--pid", strconv.Itoa(x.pid()))
+	if x.Place.Hierarchy.Version == hierarchy.V2 { // what is below is no mount of the insider's own cgroup namespace, as those of a runtime are
+		d.WantTry(t, 0, "finds at /sys/fs/cgroup: a view of v2\n", "doctor", "--pid", strconv.Itoa(x.PID()))
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestInsideTmpfs: what hosts with v1 have, and what a systemd of these years asks for: a tmpfs with a mount for each hierarchy.
 func TestInsideTmpfs(t *testing.T) {
-	d := startDaemon(t)
-	x := startInsider(t, d, "inside-tmpfs")
-	if x.place.tree.Version == hierarchy.V2 {
-		d.wantTry(t, 2, "layout v2", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", "/sys/fs/cgroup", "--tmpfs")
-		d.stop(t)
+	d := kit.StartDaemon(t)
+	x := kit.StartInsider(t, d, "inside-tmpfs")
+	if x.Place.Hierarchy.Version == hierarchy.V2 {
+		d.WantTry(t, 2, "layout v2", "guest", "add", "in", "--pid", strconv.Itoa(x.PID()), "--controllers", "pids", "--into", "/sys/fs/cgroup", "--tmpfs")
+		d.Stop(t)
 		return
 	}
-	x.add(t, "in", "--tmpfs")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", strconv.Itoa(x.pid()))
-	if got := x.ask(t, "write", x.at("pids.max"), "max"); got != "EPERM" {
+	x.Add(t, "in", "--tmpfs")
+	d.WantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", strconv.Itoa(x.PID()))
+	if got := x.Ask(t, "write", x.At("pids.max"), "max"); got != "EPERM" {
 		t.Errorf("lifting its own limit: %s", got)
 	}
-	if got := x.ask(t, "mkdir", "/sys/fs/cgroup/evil"); got != "EROFS" {
+	if got := x.Ask(t, "mkdir", "/sys/fs/cgroup/evil"); got != "EROFS" {
 		t.Errorf("a directory beside the hierarchies: %s", got)
 	}
-	if got := x.ask(t, "rmdir", x.at("")); got != "EROFS" {
+	if got := x.Ask(t, "rmdir", x.At("")); got != "EROFS" {
 		t.Errorf("rmdir of a hierarchy: %s", got)
 	}
-	if got := x.ask(t, "mkdir", x.at("child")); got != "ok" || !x.place.tree.Exists(x.place.path+"/child") {
+	if got := x.Ask(t, "mkdir", x.At("child")); got != "ok" || !x.Place.Hierarchy.Exists(x.Place.Path+"/child") {
 		t.Errorf("a child cgroup: %s", got)
 	}
-	x.ask(t, "umount", "/sys/fs/cgroup")
-	d.wantTry(t, 0, "", "guest", "attach", "in")
-	d.wantTry(t, 0, "", "guest", "attach", "in")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", strconv.Itoa(x.pid()))
-	d.wantTry(t, 0, "", "guest", "rm", "in")
-	d.wantTry(t, 0, "finds at /sys/fs/cgroup: nothing\n", "doctor", "--pid", strconv.Itoa(x.pid()))
-	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+	x.Ask(t, "umount", "/sys/fs/cgroup")
+	d.WantTry(t, 0, "", "guest", "attach", "in")
+	d.WantTry(t, 0, "", "guest", "attach", "in")
+	d.WantTry(t, 0, "finds at /sys/fs/cgroup: a tmpfs with a view for each hierarchy\n", "doctor", "--pid", strconv.Itoa(x.PID()))
+	d.WantTry(t, 0, "", "guest", "rm", "in")
+	d.WantTry(t, 0, "finds at /sys/fs/cgroup: nothing\n", "doctor", "--pid", strconv.Itoa(x.PID()))
+	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.Socket), "views")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestInsideRefused: what cannot be attached leaves nothing, neither here nor there.
 func TestInsideRefused(t *testing.T) {
-	d := startDaemon(t)
-	x := startInsider(t, d, "inside-refused")
+	d := kit.StartDaemon(t)
+	x := kit.StartInsider(t, d, "inside-refused")
 	_, before := insiderMounts(t, x)
 	for _, c := range []struct {
 		status int
@@ -212,47 +184,47 @@ func TestInsideRefused(t *testing.T) {
 		{1, "no such file", []string{"--into", "/nowhere"}}, {1, "not a directory", []string{"--into", "/proc/version"}},
 		{2, "rootfs", []string{"--into", "/sys", "--rootfs", "relative"}}, {2, "not allowed", []string{"--into", "/sys/../sys"}},
 	} {
-		d.wantTry(t, c.status, c.word, append([]string{"guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids"}, c.args...)...)
+		d.WantTry(t, c.status, c.word, append([]string{"guest", "add", "in", "--pid", strconv.Itoa(x.PID()), "--controllers", "pids"}, c.args...)...)
 	}
 	// A guest that has a file system which never answers keeps nobody waiting for ever, and no other guest at all.
-	dead := publicDir(t)
-	if got := x.ask(t, "deadfuse", dead); got != "ok" {
+	dead := kit.PublicDir(t)
+	if got := x.Ask(t, "deadfuse", dead); got != "ok" {
 		t.Fatalf("a file system that never answers: %s", got)
 	}
 	hangs := make(chan string, 1)
 	go func() {
-		_, out := d.try(t, "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", dead+"/x")
+		_, out := d.Try(t, "guest", "add", "in", "--pid", strconv.Itoa(x.PID()), "--controllers", "pids", "--into", dead+"/x")
 		hangs <- out
 	}()
 	time.Sleep(100 * time.Millisecond)
-	d.wantTry(t, 0, "", x.place.add("other")...)
-	d.wantTry(t, 0, "", "guest", "rm", "other")
+	d.WantTry(t, 0, "", x.Place.Add("other")...)
+	d.WantTry(t, 0, "", "guest", "rm", "other")
 	select {
 	case out := <-hangs:
 		if !strings.Contains(out, "does not answer") {
 			t.Errorf("a place that never answers: %s", out)
 		}
-	case <-time.After(patience):
+	case <-time.After(kit.Patience):
 		t.Error("a place in the guest that never answers keeps guest add waiting")
 	}
-	x.ask(t, "umount", dead)
+	x.Ask(t, "umount", dead)
 	if view, real := insiderMounts(t, x); view != 0 || real != before {
 		t.Errorf("%d views and %d other mounts at /sys/fs/cgroup, before %d", view, real, before)
 	}
-	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.Socket), "views")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	d.wantTry(t, 6, "no guest", "guest", "attach", "in")
-	d.wantTry(t, 0, "", x.place.add("plain")...)
-	d.wantTry(t, 2, "--into", "guest", "attach", "plain")
-	d.stop(t)
+	d.WantTry(t, 6, "no guest", "guest", "attach", "in")
+	d.WantTry(t, 0, "", x.Place.Add("plain")...)
+	d.WantTry(t, 2, "--into", "guest", "attach", "plain")
+	d.Stop(t)
 }
 
 // TestInsideShared: where a change of the guest's mounts would be one of the host's, nothing is changed.
 func TestInsideShared(t *testing.T) {
-	d := startDaemon(t)
-	p := newPlace(t, d, "inside-shared")
-	dir := publicDir(t)
+	d := kit.StartDaemon(t)
+	p := kit.NewPlace(t, d, "inside-shared")
+	dir := kit.PublicDir(t)
 	if err := unix.Mount("ours", dir, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -263,39 +235,39 @@ func TestInsideShared(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "below"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := startHelper(t, "commands")
-	if err := p.tree.Attach(p.path, h.pid()); err != nil {
+	h := kit.StartHelper(t, "commands")
+	if err := p.Hierarchy.Attach(p.Path, h.PID()); err != nil {
 		t.Fatal(err)
 	}
-	before := mountTable()
+	before := kit.MountTable()
 	for _, c := range []struct{ unshare, says string }{{"unshare-cgroup", "own mount namespace"}, {"unshare-mounts", "shared with the host"}} {
-		if got := h.ask(t, c.unshare); got != "ok" {
+		if got := h.Ask(t, c.unshare); got != "ok" {
 			t.Fatalf("%s: %s", c.unshare, got)
 		}
 		for _, into := range []string{dir, dir + "/below"} {
-			d.wantTry(t, 1, c.says, "guest", "add", "in", "--pid", strconv.Itoa(h.pid()), "--controllers", "pids", "--into", into)
+			d.WantTry(t, 1, c.says, "guest", "add", "in", "--pid", strconv.Itoa(h.PID()), "--controllers", "pids", "--into", into)
 		}
-		if after := mountTable(); after != before {
+		if after := kit.MountTable(); after != before {
 			t.Errorf("%s: the host's mounts were\n%s\nand are\n%s", c.unshare, before, after)
 		}
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestInsideFiltered: a daemon that a seccomp filter keeps from mounting by descriptor says so, whatever the filter answers.
 func TestInsideFiltered(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM} {
 		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
-			d := startDaemonOf(t, "/proc/self/exe", roleVariable+"=filtered "+strconv.Itoa(int(errno)), "VCGROUPFS="+absProgram(t))
-			x := startInsider(t, d, "inside-filtered")
+			d := kit.StartDaemonOf(t, "/proc/self/exe", kit.RoleVariable+"=filtered "+strconv.Itoa(int(errno)), "VCGROUPFS="+kit.AbsProgram(t))
+			x := kit.StartInsider(t, d, "inside-filtered")
 			for _, file := range []string{"/sys/fs/cgroup", "/nowhere"} {
-				d.wantTry(t, 1, "seccomp filter", "guest", "add", "in", "--pid", strconv.Itoa(x.pid()), "--controllers", "pids", "--into", file)
+				d.WantTry(t, 1, "seccomp filter", "guest", "add", "in", "--pid", strconv.Itoa(x.PID()), "--controllers", "pids", "--into", file)
 			}
-			if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.socket), "views")); len(left) > 0 {
+			if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.Socket), "views")); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
-			d.wantTry(t, 0, "", x.place.add("plain")...) // mount(2) does for what is not attached elsewhere
-			d.stop(t)
+			d.WantTry(t, 0, "", x.Place.Add("plain")...) // mount(2) does for what is not attached elsewhere
+			d.Stop(t)
 		})
 	}
 }
@@ -319,6 +291,6 @@ func playFiltered(errno string) {
 	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
 		panic(errno)
 	}
-	os.Unsetenv(roleVariable)
+	os.Unsetenv(kit.RoleVariable)
 	panic(unix.Exec(os.Getenv("VCGROUPFS"), append([]string{"vcgroupfs"}, os.Args[1:]...), os.Environ()))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestPokeAcrossDeath: a worker dies while it wakes a guest's watches by a truncate of its own, which the kernel sends to the next one
@@ -17,15 +18,15 @@ func TestPokeAcrossDeath(t *testing.T) {
 	if !conn.CanResend() {
 		t.Skip("kernel: requests are sent again since Linux 6.9")
 	}
-	h := openHost(t)
-	tree := need(t, h, hierarchy.Unified)
-	path := boundary(t, "poke", tree)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	path := kit.NewBoundary(t, "poke", tree)
 	deaths := filepath.Join(t.TempDir(), "deaths")
-	d := startDaemonOf(t, failpointProgram(t), "VCGROUPFS_FAILPOINT=poke-begun", "VCGROUPFS_FAILPOINT_FILE="+deaths)
-	dir := publicDir(t)
-	t.Cleanup(func() { d.stop(t) })
-	d.mounts[dir] = true
-	d.wantTry(t, 0, "added", "guest", "add", "g", "--boundary", path, "--controllers", hierarchy.Unified, "--layout", "v2", "--target", dir)
+	d := kit.StartDaemonOf(t, kit.FailpointProgram(t), "VCGROUPFS_FAILPOINT=poke-begun", "VCGROUPFS_FAILPOINT_FILE="+deaths)
+	dir := kit.PublicDir(t)
+	t.Cleanup(func() { d.Stop(t) })
+	d.Mounts[dir] = true
+	d.WantTry(t, 0, "added", "guest", "add", "g", "--boundary", path, "--controllers", hierarchy.Unified, "--layout", "v2", "--target", dir)
 	if err := tree.Create(path+"/q", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -38,23 +39,23 @@ func TestPokeAcrossDeath(t *testing.T) {
 	if _, err := unix.InotifyAddWatch(watch, file, unix.IN_MODIFY); err != nil {
 		t.Fatal(err)
 	}
-	if got := readFile(file); !strings.Contains(got, "populated 0") {
+	if got := kit.ReadFile(file); !strings.Contains(got, "populated 0") {
 		t.Fatalf("%s: %q", file, got)
 	}
-	if err := tree.Attach(path+"/q", sleeper(t)); err != nil {
+	if err := tree.Attach(path+"/q", kit.StartSleeper(t)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the worker to die in its own truncate", func() bool { return readFile(deaths) != "" })
-	eventually(t, "the watch to fire", func() bool {
+	kit.Eventually(t, "the worker to die in its own truncate", func() bool { return kit.ReadFile(deaths) != "" })
+	kit.Eventually(t, "the watch to fire", func() bool {
 		n, err := unix.Read(watch, make([]byte, 4096))
 		return err == nil && n > 0
 	})
-	d.ready(t)
+	d.Ready(t)
 	var usage []struct{ Denials uint64 }
-	if err := d.call("GET", "/v1/top", nil, &usage); err != nil || len(usage) != 1 || usage[0].Denials != 0 {
+	if err := d.Call("GET", "/v1/top", nil, &usage); err != nil || len(usage) != 1 || usage[0].Denials != 0 {
 		t.Errorf("denials after the worker's death: %+v, %v; want none", usage, err)
 	}
-	if log := d.log(); strings.Contains(log, "denied") {
+	if log := d.Log(); strings.Contains(log, "denied") {
 		t.Errorf("the audit has a denial: %s", log)
 	}
 }

@@ -11,30 +11,29 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-)
 
-// readyFD is the descriptor that a test gives for --ready-fd: the first of exec.Cmd.ExtraFiles.
-const readyFD = "3"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
+)
 
 // TestReady: serve and mount say when they are ready: on standard output, and by the descriptor that they are given, which ends then.
 func TestReady(t *testing.T) {
-	h := openHost(t)
-	pids := need(t, h, "pids")
-	dir, socket := publicDir(t), filepath.Join(t.TempDir(), "api.sock")
+	h := kit.OpenHost(t)
+	pids := kit.NeedHierarchy(t, h, "pids")
+	dir, socket := kit.PublicDir(t), filepath.Join(t.TempDir(), "api.sock")
 	for _, c := range []struct {
 		args  []string
 		says  string
 		works func() bool
 	}{
-		{[]string{"mount", "--ready-fd", readyFD, "--boundary", boundary(t, "ready", pids), "--controllers", "pids", dir},
-			"the view is mounted at " + dir, func() bool { return mounted(dir) }},
-		{[]string{"serve", "--ready-fd", readyFD, "--socket", socket, "--guests", ""},
+		{[]string{"mount", "--ready-fd", kit.ReadyFD, "--boundary", kit.NewBoundary(t, "ready", pids), "--controllers", "pids", dir},
+			"the view is mounted at " + dir, func() bool { return kit.IsMounted(dir) }},
+		{[]string{"serve", "--ready-fd", kit.ReadyFD, "--socket", socket, "--guests", ""},
 			"orders are taken at " + socket, func() bool {
-				return exec.Command(program(t), "guest", "ls", "--socket", socket).Run() == nil
+				return exec.Command(kit.Program(t), "guest", "ls", "--socket", socket).Run() == nil
 			}},
 	} {
-		reader, writer := pipeTo(t)
-		cmd := exec.Command(program(t), c.args...)
+		reader, writer := kit.PipeTo(t)
+		cmd := exec.Command(kit.Program(t), c.args...)
 		cmd.ExtraFiles = []*os.File{writer}
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
@@ -56,7 +55,7 @@ func TestReady(t *testing.T) {
 			t.Errorf("%s ends with %v", c.args[0], err)
 		}
 	}
-	out, err := exec.Command(program(t), "serve", "--ready-fd", "77", "--socket", socket).CombinedOutput()
+	out, err := exec.Command(kit.Program(t), "serve", "--ready-fd", "77", "--socket", socket).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "--ready-fd 77: give a descriptor above 2 that is open") {
 		t.Errorf("a descriptor that is not open: %v, %s", err, out)
 	}
@@ -65,20 +64,20 @@ func TestReady(t *testing.T) {
 // TestLogOptions: --log-level and --log-format of serve hold for all its processes, also for a worker that is started later.
 func TestLogOptions(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "vcgroupfs")
-	text := "#!/bin/sh\nexec " + program(t) + ` --log-level info --log-format json "$@"` + "\n"
+	text := "#!/bin/sh\nexec " + kit.Program(t) + ` --log-level info --log-format json "$@"` + "\n"
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	d := startDaemonOf(t, script)
-	p := newPlace(t, d, "log-options")
+	d := kit.StartDaemonOf(t, script)
+	p := kit.NewPlace(t, d, "log-options")
 	for range 2 {
-		d.wantTry(t, 0, "", p.add("web")...)
-		d.wantTry(t, 0, "", "guest", "rm", "web")
-		d.signal(t, unix.SIGKILL, 0)
-		d.ready(t)
+		d.WantTry(t, 0, "", p.Add("web")...)
+		d.WantTry(t, 0, "", "guest", "rm", "web")
+		d.Signal(t, unix.SIGKILL, 0)
+		d.Ready(t)
 	}
-	said := d.log()
-	d.stop(t)
+	said := d.Log()
+	d.Stop(t)
 	removed := 0
 	for text := range strings.Lines(said) {
 		var line struct{ Level, Msg, Guest string }

@@ -14,17 +14,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestIdleStreams: as many followers of events as root has connections shut nobody out. The commands work, also those by which a
 // container is made, and followers that there is no place for are told so.
 func TestIdleStreams(t *testing.T) {
 	const connections = 112 // root's, cmd/internal/api
-	d := startDaemon(t)
-	p := newPlace(t, d, "streams")
+	d := kit.StartDaemon(t)
+	p := kit.NewPlace(t, d, "streams")
 	followed, busy := 0, 0
 	for range connections {
-		c, err := net.Dial("unix", d.socket)
+		c, err := net.Dial("unix", d.Socket)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,11 +44,11 @@ func TestIdleStreams(t *testing.T) {
 	if followed != connections/2 || busy != connections/2 {
 		t.Errorf("%d follow events, %d are too many", followed, busy)
 	}
-	d.wantTry(t, 0, "", p.add("web")...)
-	d.wantTry(t, 0, "web", "guest", "ls")
-	d.wantTry(t, 1, "end one", "guest", "events")
-	d.wantTry(t, 0, "", "guest", "rm", "web")
-	d.stop(t)
+	d.WantTry(t, 0, "", p.Add("web")...)
+	d.WantTry(t, 0, "web", "guest", "ls")
+	d.WantTry(t, 1, "end one", "guest", "events")
+	d.WantTry(t, 0, "", "guest", "rm", "web")
+	d.Stop(t)
 }
 
 // playScrape asks for the metrics at an address by 32 connections at once, as often as it can. It says how many were answered when its
@@ -55,7 +57,7 @@ func playScrape(address string) {
 	var answered, refused atomic.Int64
 	for range 32 {
 		go func() {
-			client := &http.Client{Timeout: patience}
+			client := &http.Client{Timeout: kit.Patience}
 			for {
 				answer, err := client.Get("http://" + address + "/metrics")
 				if err != nil {
@@ -107,13 +109,13 @@ func playStreams(socket string) {
 }
 
 // mkdirs is how often a neighbour can make and remove a cgroup within a time.
-func mkdirs(t *testing.T, p *place, within time.Duration) (n int) {
+func mkdirs(t *testing.T, p *kit.Place, within time.Duration) (n int) {
 	t.Helper()
 	for end := time.Now().Add(within); time.Now().Before(end); n++ {
-		if err := unix.Mkdir(p.at("n"), 0o755); err != nil {
+		if err := unix.Mkdir(p.At("n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := unix.Rmdir(p.at("n")); err != nil {
+		if err := unix.Rmdir(p.At("n")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -124,23 +126,23 @@ func mkdirs(t *testing.T, p *place, within time.Duration) (n int) {
 // processors when nobody else wants them, so that it is the daemon's work that is measured. A machine that is busy with something else is
 // given three tries.
 func TestScrapeFlood(t *testing.T) {
-	address := loopback(t)
-	d := startDaemonWith(t, program(t), []string{"--metrics", address})
-	p := newPlace(t, d, "scraped")
-	d.wantTry(t, 0, "", p.add("web")...)
+	address := kit.LoopbackAddress(t)
+	d := kit.StartDaemonWith(t, kit.Program(t), []string{"--metrics", address})
+	p := kit.NewPlace(t, d, "scraped")
+	d.WantTry(t, 0, "", p.Add("web")...)
 	const most = 4.0 // 0.8 to 1.3 on a quiet machine, 18 to 126 when each was answered
 	ratio := 0.0
 	for range 3 {
 		quiet := mkdirs(t, p, time.Second)
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), roleVariable+"=scrape "+address, "GOMAXPROCS=1")
-		flood := startProcess(t, cmd)
-		if line, err := flood.out.ReadString('\n'); err != nil || line != "ready\n" {
+		cmd.Env = append(os.Environ(), kit.RoleVariable+"=scrape "+address, "GOMAXPROCS=1")
+		flood := kit.StartProcess(t, cmd)
+		if line, err := flood.Out.ReadString('\n'); err != nil || line != "ready\n" {
 			t.Fatal(line, err)
 		}
 		flooded := mkdirs(t, p, 2*time.Second) / 2
-		flood.in.Close()
-		said, _ := flood.out.ReadString('\n')
+		flood.In.Close()
+		said, _ := flood.Out.ReadString('\n')
 		ratio = float64(quiet) / float64(max(1, flooded))
 		t.Logf("%d mkdirs a second, %d while the metrics are asked for: a ratio of %.2f; %s", quiet, flooded, ratio, strings.TrimSpace(said))
 		if ratio <= most {
@@ -150,5 +152,5 @@ func TestScrapeFlood(t *testing.T) {
 	if ratio > most {
 		t.Errorf("a neighbour's mkdir is %.2f times rarer, want at most %.0f", ratio, most)
 	}
-	d.stop(t)
+	d.Stop(t)
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestSoak has guests work, come, go and flood for a long time, and the worker be killed and upgraded now and then. What the
@@ -29,86 +31,86 @@ func TestSoak(t *testing.T) {
 			t.Fatalf("VCGROUPFS_SOAK is %q; it must be a duration of at least 2m: in less, each new worker is still opening what it keeps open", text)
 		}
 	}
-	h := openHost(t)
-	cpu, place := weighedPlace(t, h, "8192", "800") // the loads never sleep: what has little weight would get nothing
-	var sites []site
-	for i := range scaled(t, 6, 2) {
-		sites = append(sites, newSite(t, h, fmt.Sprintf("soak-%d", i)))
+	h := kit.OpenHost(t)
+	cpu, place := kit.WeighedPlace(t, h, "8192", "800") // the loads never sleep: what has little weight would get nothing
+	var sites []kit.Site
+	for i := range kit.Scaled(t, 6, 2) {
+		sites = append(sites, kit.NewSite(t, h, fmt.Sprintf("soak-%d", i)))
 	}
-	bad, passing := newSite(t, h, "soak-bad"), newSite(t, h, "soak-passing")
-	d := startDaemon(t)
-	loads := d.loads(t, sites)
-	bad = d.add(t, "bad", bad)
+	bad, passing := kit.NewSite(t, h, "soak-bad"), kit.NewSite(t, h, "soak-passing")
+	d := kit.StartDaemon(t)
+	loads := d.StartLoads(t, sites)
+	bad = d.Add(t, "bad", bad)
 	var ended atomic.Bool
 	var wg sync.WaitGroup
 	finish := func() { ended.Store(true); wg.Wait() }
-	target := publicDir(t)
-	t.Cleanup(func() { d.stop(t) }) // before the directory goes
+	target := kit.PublicDir(t)
+	t.Cleanup(func() { d.Stop(t) }) // before the directory goes
 	t.Cleanup(finish)               // also when the test ends early
 	passed, record := 0, newRecord(t)
 	wg.Go(func() { passed = comeAndGo(t, d, passing, target, &ended) })
 	wg.Go(func() { record.sample(d, length, &ended) })
 
 	const rounds = 8
-	kinds := floodKinds(t)
+	kinds := kit.FloodKinds(t)
 	for i := range kinds {
-		kinds[i].processes, kinds[i].threads = 4, 100
+		kinds[i].Processes, kinds[i].Threads = 4, 100
 	}
 	for i := range rounds {
 		end := time.Now().Add(length / rounds)
 		replaceSome(t, d)
 		time.Sleep(time.Until(end.Add(-length / rounds / 2)))
 		kind := kinds[i%len(kinds)]
-		f := startFlood(t, kind, bad, cpu, place)
-		f.begun(t)
+		f := kit.StartFlood(t, kind, bad, cpu, place)
+		f.Begun(t)
 		time.Sleep(length / rounds / 8)
-		f.end(t)
+		f.End(t)
 		time.Sleep(time.Until(end))
 		if t.Failed() {
 			break
 		}
 	}
 	finish()
-	t.Logf("%d guests came and went, %d restarts", passed, d.ready(t).Restarts)
-	judge(t, loads...)
+	t.Logf("%d guests came and went, %d restarts", passed, d.Ready(t).Restarts)
+	kit.JudgeLoads(t, loads...)
 	if t.Failed() {
 		return
 	}
 	for _, l := range loads {
-		wantSameTree(t, l.site)
+		kit.WantSame(t, l.Site)
 	}
 	record.wantFlat(t)
-	d.stop(t)
+	d.Stop(t)
 }
 
 // replaceSome kills the worker some times and upgrades it once.
-func replaceSome(t *testing.T, d *daemon) {
+func replaceSome(t *testing.T, d *kit.Daemon) {
 	for last, killed := 0, 0; killed < 5; time.Sleep(200 * time.Millisecond) {
-		if pid := d.signal(t, unix.SIGKILL, last); pid != 0 {
+		if pid := d.Signal(t, unix.SIGKILL, last); pid != 0 {
 			last = pid
 			killed++
 		}
 	}
-	d.ready(t)
-	d.run(t, "serve", "--upgrade")
+	d.Ready(t)
+	d.Run(t, "serve", "--upgrade")
 }
 
 // comeAndGo adds a guest, uses it and removes it, again and again.
-func comeAndGo(t *testing.T, d *daemon, s site, dir string, ended *atomic.Bool) (n int) {
-	s = s.through(dir)
-	spec := guestSpec{Boundary: s.path, Target: dir, Controllers: []string{"pids", "unified"}}
+func comeAndGo(t *testing.T, d *kit.Daemon, s kit.Site, dir string, ended *atomic.Bool) (n int) {
+	s = s.Through(dir)
+	spec := kit.GuestSpec{Boundary: s.Path, Target: dir, Controllers: []string{"pids", "unified"}}
 	for ; !ended.Load() && !t.Failed(); time.Sleep(20 * time.Millisecond) {
-		insist(t, func() error { return d.call("PUT", "/v1/guests/passing", spec, nil) })
-		if _, err := slurp(s.at("pids.current")); err != nil {
+		insist(t, func() error { return d.Call("PUT", "/v1/guests/passing", spec, nil) })
+		if _, err := kit.Slurp(s.At("pids.current")); err != nil {
 			t.Errorf("a guest that has come: %v", err)
 		}
-		if got := mk(s.at("a"), 0o755); got[:4] != "mode" {
+		if got := kit.Mkdir(s.At("a"), 0o755); got[:4] != "mode" {
 			t.Errorf("mkdir of a guest that has come: %s", got)
 		}
-		if got := rm(s.at("a")); got != "ok" {
+		if got := kit.Rmdir(s.At("a")); got != "ok" {
 			t.Errorf("rmdir of a guest that has come: %s", got)
 		}
-		insist(t, func() error { return d.call("DELETE", "/v1/guests/passing", nil, nil) })
+		insist(t, func() error { return d.Call("DELETE", "/v1/guests/passing", nil, nil) })
 		n++
 	}
 	return n
@@ -118,7 +120,7 @@ func comeAndGo(t *testing.T, d *daemon, s site, dir string, ended *atomic.Bool) 
 // the second DELETE does not find is one that the first has removed.
 func insist(t *testing.T, request func() error) {
 	err := request()
-	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(kit.Patience); err != nil && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
 		if err = request(); err != nil && strings.Contains(err.Error(), "not-found") {
 			return
@@ -131,7 +133,7 @@ func insist(t *testing.T, request func() error) {
 
 // record is what was sampled: of the holder and of the worker.
 type record struct {
-	holder, worker []usage
+	holder, worker []kit.Usage
 	file           *os.File
 	out            *bufio.Writer
 }
@@ -152,21 +154,21 @@ func newRecord(t *testing.T) *record {
 }
 
 // sample samples every ten seconds, oftener in a short soak.
-func (r *record) sample(d *daemon, length time.Duration, ended *atomic.Bool) {
+func (r *record) sample(d *kit.Daemon, length time.Duration, ended *atomic.Bool) {
 	defer r.out.Flush()
 	began := time.Now()
 	for tick := time.NewTicker(min(10*time.Second, length/100)); !ended.Load(); <-tick.C {
-		info, err := d.info()
+		info, err := d.Info()
 		if err != nil {
 			continue // between two workers
 		}
-		holder, worker := usageOf(info.Holder), usageOf(info.Pid)
-		if worker.rssKiB == 0 {
+		holder, worker := kit.UsageOf(info.Holder), kit.UsageOf(info.Pid)
+		if worker.RSSKiB == 0 {
 			continue // it has ended meanwhile
 		}
 		r.holder, r.worker = append(r.holder, holder), append(r.worker, worker)
 		fmt.Fprintf(r.out, "%.0f\t%d\t%d\t%d\t%d\t%d\t%d\n", time.Since(began).Seconds(),
-			holder.rssKiB, holder.threads, holder.fds, worker.rssKiB, worker.threads, worker.fds)
+			holder.RSSKiB, holder.Threads, holder.FDs, worker.RSSKiB, worker.Threads, worker.FDs)
 	}
 }
 
@@ -174,7 +176,7 @@ func (r *record) sample(d *daemon, length time.Duration, ended *atomic.Bool) {
 func (r *record) wantFlat(t *testing.T) {
 	for _, process := range []struct {
 		name    string
-		samples []usage
+		samples []kit.Usage
 	}{{"holder", r.holder}, {"worker", r.worker}} {
 		n := len(process.samples)
 		if n < 20 {
@@ -182,12 +184,12 @@ func (r *record) wantFlat(t *testing.T) {
 		}
 		for _, figure := range []struct {
 			name string
-			of   func(u usage) int
+			of   func(u kit.Usage) int
 			room int
 		}{
-			{"KiB", func(u usage) int { return u.rssKiB }, 4096},
-			{"threads", func(u usage) int { return u.threads }, 8},
-			{"descriptors", func(u usage) int { return u.fds }, 64},
+			{"KiB", func(u kit.Usage) int { return u.RSSKiB }, 4096},
+			{"threads", func(u kit.Usage) int { return u.Threads }, 8},
+			{"descriptors", func(u kit.Usage) int { return u.FDs }, 64},
 		} {
 			second, last := medianOf(process.samples[n/4:n/2], figure.of), medianOf(process.samples[3*n/4:], figure.of)
 			t.Logf("%s: %d %s in the second quarter, %d in the last", process.name, second, figure.name, last)
@@ -198,7 +200,7 @@ func (r *record) wantFlat(t *testing.T) {
 	}
 }
 
-func medianOf(samples []usage, of func(u usage) int) int {
+func medianOf(samples []kit.Usage, of func(u kit.Usage) int) int {
 	var values []int
 	for _, u := range samples {
 		values = append(values, of(u))

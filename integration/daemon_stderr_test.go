@@ -16,19 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
-
-// pipeTo makes a pipe for a daemon's standard error. The writing end is the daemon's; it blocks, as a shell's does.
-func pipeTo(t *testing.T) (reader, writer *os.File) {
-	t.Helper()
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
-	}
-	reader, writer = os.NewFile(uintptr(fds[0]), "reader"), os.NewFile(uintptr(fds[1]), "writer")
-	t.Cleanup(func() { reader.Close(); writer.Close() })
-	return reader, writer
-}
 
 // fill writes to a pipe until it takes no more, by an open file of its own: the daemon's goes on blocking.
 func fill(t *testing.T, pipe *os.File) {
@@ -47,10 +36,10 @@ func fill(t *testing.T, pipe *os.File) {
 }
 
 // deny has a guest make denied writes until end is called. Before Linux 6.9 one that a worker had in its hands when it was killed is aborted.
-func deny(t *testing.T, p *place) (end func()) {
-	return again(func() bool {
+func deny(t *testing.T, p *kit.Place) (end func()) {
+	return kit.Repeat(func() bool {
 		time.Sleep(time.Millisecond)
-		err := withFile(p.at("pids.max"), unix.O_WRONLY, writeFD("max"))
+		err := kit.WithFile(p.At("pids.max"), unix.O_WRONLY, kit.WriteFD("max"))
 		if aborted := errors.Is(err, unix.ECONNABORTED) && !conn.CanResend(); !errors.Is(err, unix.EPERM) && !aborted {
 			t.Errorf("a write of the boundary's limit: %v", err)
 			return false
@@ -60,14 +49,14 @@ func deny(t *testing.T, p *place) (end func()) {
 }
 
 // replacements kills workers and says how long each was missed, sorted.
-func replacements(t *testing.T, d *daemon, times int) (took []time.Duration) {
+func replacements(t *testing.T, d *kit.Daemon, times int) (took []time.Duration) {
 	t.Helper()
 	for range times {
-		before := d.ready(t)
+		before := d.Ready(t)
 		began := time.Now()
-		d.signal(t, unix.SIGKILL, 0)
-		eventually(t, "another worker", func() bool {
-			now, err := d.info()
+		d.Signal(t, unix.SIGKILL, 0)
+		kit.Eventually(t, "another worker", func() bool {
+			now, err := d.Info()
 			return err == nil && now.Pid != before.Pid
 		})
 		took = append(took, time.Since(began))
@@ -84,13 +73,13 @@ func TestLogWithoutReader(t *testing.T) {
 		gone bool
 	}{{"gone", true}, {"does not read", false}} {
 		t.Run(c.name, func(t *testing.T) {
-			reader, writer := pipeTo(t)
-			d := startDaemonSaying(t, writer, program(t), nil)
-			p := newPlace(t, d, "log")
-			d.wantTry(t, 0, "", p.add("web")...)
+			reader, writer := kit.PipeTo(t)
+			d := kit.StartDaemonSaying(t, writer, kit.Program(t), nil)
+			p := kit.NewPlace(t, d, "log")
+			d.WantTry(t, 0, "", p.Add("web")...)
 			quiet := replacements(t, d, 10)
 			in := bufio.NewReader(reader)
-			holder := d.ready(t).Holder
+			holder := d.Ready(t).Holder
 			if c.gone {
 				reader.Close()
 			} else {
@@ -104,7 +93,7 @@ func TestLogWithoutReader(t *testing.T) {
 			if loud[len(loud)/2] > 5*quiet[len(quiet)/2]+time.Second/4 {
 				t.Errorf("a worker is replaced in %v, quietly in %v", loud, quiet)
 			}
-			if now := d.ready(t).Holder; now != holder {
+			if now := d.Ready(t).Holder; now != holder {
 				t.Errorf("the holder is %d, was %d", now, holder)
 			}
 			if !c.gone {
@@ -112,7 +101,7 @@ func TestLogWithoutReader(t *testing.T) {
 				fill(t, writer)
 			}
 			end()
-			d.stop(t)
+			d.Stop(t)
 		})
 	}
 }
@@ -135,21 +124,21 @@ func wantLost(t *testing.T, in *bufio.Reader) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(kit.Patience):
 		t.Error("nothing of what the worker logged arrives when the log is read again")
 	}
 }
 
 // TestGiveUpUnread: the holder gives up in time, also when nobody reads its log.
 func TestGiveUpUnread(t *testing.T) {
-	_, writer := pipeTo(t)
-	d := startDaemonSaying(t, writer, program(t), []string{"--give-up", "2s"})
-	p := newPlace(t, d, "log")
-	d.wantTry(t, 0, "", p.add("web")...)
+	_, writer := kit.PipeTo(t)
+	d := kit.StartDaemonSaying(t, writer, kit.Program(t), []string{"--give-up", "2s"})
+	p := kit.NewPlace(t, d, "log")
+	d.WantTry(t, 0, "", p.Add("web")...)
 	fill(t, writer)
-	d.withoutWorkers(t)
-	if d.cmd.ProcessState.ExitCode() != 1 {
-		t.Errorf("the daemon ended with %v, want status 1", d.err)
+	d.StopAllWorkers(t)
+	if d.Cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("the daemon ended with %v, want status 1", d.Err)
 	}
 }
 
@@ -170,14 +159,14 @@ func TestManagerDeaf(t *testing.T) {
 		filler.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 		_, err = filler.Write([]byte("full"))
 	}
-	d := startDaemonWith(t, program(t), nil, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=600000")
-	p := newPlace(t, d, "deaf")
-	d.wantTry(t, 0, "", p.add("web")...)
+	d := kit.StartDaemonWith(t, kit.Program(t), nil, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=600000")
+	p := kit.NewPlace(t, d, "deaf")
+	d.WantTry(t, 0, "", p.Add("web")...)
 	took := replacements(t, d, 10)
 	t.Logf("a worker is replaced in %v, %v at most", took[len(took)/2], took[len(took)-1])
 	var states []string
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*8))
-	c.SetReadDeadline(time.Now().Add(patience))
+	c.SetReadDeadline(time.Now().Add(kit.Patience))
 	for !slices.Contains(states, "WATCHDOG=1") {
 		n, oobn, _, _, err := c.ReadMsgUnix(buf, oob)
 		if err != nil {
@@ -208,13 +197,13 @@ func closeRights(oob []byte) {
 
 // TestMountUnread: a mount that has something to log, and nobody who reads it, takes its view away when it ends.
 func TestMountUnread(t *testing.T) {
-	h := openHost(t)
-	pids := need(t, h, "pids")
-	path := boundary(t, "unread", pids)
+	h := kit.OpenHost(t)
+	pids := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "unread", pids)
 	for _, gone := range []bool{true, false} {
-		reader, writer := pipeTo(t)
-		dir := publicDir(t)
-		cmd := exec.Command(program(t), "--log-level", "debug", "mount", "--boundary", path, "--controllers", "pids", dir)
+		reader, writer := kit.PipeTo(t)
+		dir := kit.PublicDir(t)
+		cmd := exec.Command(kit.Program(t), "--log-level", "debug", "mount", "--boundary", path, "--controllers", "pids", dir)
 		cmd.Stderr = writer
 		if gone {
 			reader.Close()
@@ -226,13 +215,13 @@ func TestMountUnread(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		eventually(t, "the view", func() bool { return mounted(dir) && cmd.Process.Signal(unix.SIGTERM) == nil })
+		kit.Eventually(t, "the view", func() bool { return kit.IsMounted(dir) && cmd.Process.Signal(unix.SIGTERM) == nil })
 		select {
 		case err := <-ended:
-			if err != nil || mounted(dir) {
-				t.Errorf("reader gone %t: it ended with %v, mounted %t", gone, err, mounted(dir))
+			if err != nil || kit.IsMounted(dir) {
+				t.Errorf("reader gone %t: it ended with %v, mounted %t", gone, err, kit.IsMounted(dir))
 			}
-		case <-time.After(patience):
+		case <-time.After(kit.Patience):
 			cmd.Process.Kill()
 			t.Fatalf("reader gone %t: it does not end", gone)
 		}

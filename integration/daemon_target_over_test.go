@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // isDead says whether a file system's server is no more.
@@ -21,44 +23,44 @@ func isDead(path string) bool {
 // TestDeadViews: holder and worker died. The next daemon unmounts the dead views of its own directory and of declared guests, and makes these
 // anew; where somebody else's is dead, it says so.
 func TestDeadViews(t *testing.T) {
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "dead-views", tree)
-	root := guestRoot(t)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "dead-views", tree)
+	root := kit.GuestRoot(t)
 	if err := os.MkdirAll(root+"/sys/fs/cgroup", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	d := startDaemon(t)
-	views := filepath.Join(d.dir, "views")
+	d := kit.StartDaemon(t)
+	views := filepath.Join(d.Dir, "views")
 	declared := func(target string) string { return "boundary: " + path + "\ncontrollers: [pids]\n" + target }
-	d.declare(t, "rooted", declared("rootfs: "+root+"\ntarget: /sys/fs/cgroup\n"))
-	d.declare(t, "plain", declared(""))
-	d.wantTry(t, 0, "added", "guest", "add", "hand", "--boundary", path, "--controllers", "pids")
+	d.Declare(t, "rooted", declared("rootfs: "+root+"\ntarget: /sys/fs/cgroup\n"))
+	d.Declare(t, "plain", declared(""))
+	d.WantTry(t, 0, "added", "guest", "add", "hand", "--boundary", path, "--controllers", "pids")
 	at := []string{root + "/sys/fs/cgroup", views + "/plain", views + "/hand"}
 	served := func() bool {
-		max := func(dir string) bool { return readFile(filepath.Join(topOf(dir, tree), "pids.max")) == "max\n" }
+		max := func(dir string) bool { return kit.ReadFile(filepath.Join(kit.TopOf(dir, tree), "pids.max")) == "max\n" }
 		return max(at[0]) && max(at[1])
 	}
-	eventually(t, "the declared guests", served)
+	kit.Eventually(t, "the declared guests", served)
 	for range 2 {
-		d.die(t)
+		d.Die(t)
 		for _, dir := range at[:2] {
-			eventually(t, "the view at "+dir+" to be dead", func() bool { return isDead(dir) })
+			kit.Eventually(t, "the view at "+dir+" to be dead", func() bool { return isDead(dir) })
 		}
-		d.start(t, program(t), nil)
-		eventually(t, "the declared guests to be there again", served)
-		if exists(at[2]) || mounted(at[2]) {
+		d.Start(t, kit.Program(t), nil)
+		kit.Eventually(t, "the declared guests to be there again", served)
+		if kit.Exists(at[2]) || kit.IsMounted(at[2]) {
 			t.Error("the view of a guest that nobody makes again is left")
 		}
 		for _, dir := range at[:2] {
-			if n := strings.Count(readFile("/proc/self/mountinfo"), " "+dir+" "); n != 1 {
+			if n := strings.Count(kit.ReadFile("/proc/self/mountinfo"), " "+dir+" "); n != 1 {
 				t.Errorf("%d views are mounted at %s", n, dir)
 			}
 		}
 	}
-	d.wantTry(t, 0, "added", "guest", "add", "hand", "--boundary", path, "--controllers", "pids")
-	d.stop(t)
+	d.WantTry(t, 0, "added", "guest", "add", "hand", "--boundary", path, "--controllers", "pids")
+	d.Stop(t)
 	for _, dir := range at {
-		if mounted(dir) {
+		if kit.IsMounted(dir) {
 			t.Errorf("a view is left at %s", dir)
 		}
 	}
@@ -66,9 +68,9 @@ func TestDeadViews(t *testing.T) {
 
 // TestForeignDead: what is mounted where a guest is declared, and is no view, stays, dead or not.
 func TestForeignDead(t *testing.T) {
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "foreign-dead", tree)
-	dir := publicDir(t)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "foreign-dead", tree)
+	dir := kit.PublicDir(t)
 	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -79,9 +81,9 @@ func TestForeignDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	d := startDaemon(t)
-	d.declare(t, "foreign", "boundary: "+path+"\ncontrollers: [pids]\ntarget: "+dir+"\n")
-	eventually(t, "the word on it", func() bool { return strings.Contains(d.log(), "umount "+dir) })
+	d := kit.StartDaemon(t)
+	d.Declare(t, "foreign", "boundary: "+path+"\ncontrollers: [pids]\ntarget: "+dir+"\n")
+	kit.Eventually(t, "the word on it", func() bool { return strings.Contains(d.Log(), "umount "+dir) })
 	if !isDead(dir) {
 		t.Error("what was mounted there was unmounted, or covered")
 	}
@@ -89,10 +91,10 @@ func TestForeignDead(t *testing.T) {
 
 // TestOver: what is mounted at a directory, or in it, is not covered by the way: mount and guest add refuse without --over.
 func TestOver(t *testing.T) {
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "over", tree)
-	d := startDaemon(t)
-	full, taken := publicDir(t), guestRoot(t)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "over", tree)
+	d := kit.StartDaemon(t)
+	full, taken := kit.PublicDir(t), kit.GuestRoot(t)
 	if err := os.WriteFile(full+"/file", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -100,18 +102,18 @@ func TestOver(t *testing.T) {
 	for _, c := range []struct{ dir, says string }{{full, "the directory is not empty: give --over"}, {taken, "something is mounted there: unmount it first, or give --over"}} {
 		mount := []string{"--boundary", path, "--controllers", "pids"}
 		add := append([]string{"guest", "add", "web", "--target", c.dir}, mount...)
-		got := runCommand(t, append(append([]string{"mount"}, mount...), c.dir)...)
-		if got.status != 1 || !strings.Contains(got.err, c.says) || strings.Count(got.err, "\n") != 1 {
-			t.Errorf("mount at %s: status %d, %q; want %q", c.dir, got.status, got.err, c.says)
+		got := kit.RunCommand(t, append(append([]string{"mount"}, mount...), c.dir)...)
+		if got.Status != 1 || !strings.Contains(got.Stderr, c.says) || strings.Count(got.Stderr, "\n") != 1 {
+			t.Errorf("mount at %s: status %d, %q; want %q", c.dir, got.Status, got.Stderr, c.says)
 		}
-		d.wantTry(t, 1, c.says, add...)
-		if at := viewsBelow(t, c.dir); len(at) != 0 {
+		d.WantTry(t, 1, c.says, add...)
+		if at := kit.ViewsBelow(t, c.dir); len(at) != 0 {
 			t.Errorf("a view is mounted at %s", c.dir)
 		}
-		d.wantTry(t, 0, "added", append(add, "--over")...)
-		d.wantTry(t, 0, "", "guest", "rm", "web")
-		t.Run("mount", func(t *testing.T) { mountAt(t, c.dir, append(mount, "--over", c.dir)...) })
-		if at := viewsBelow(t, c.dir); len(at) != 0 {
+		d.WantTry(t, 0, "added", append(add, "--over")...)
+		d.WantTry(t, 0, "", "guest", "rm", "web")
+		t.Run("mount", func(t *testing.T) { kit.MountAt(t, c.dir, append(mount, "--over", c.dir)...) })
+		if at := kit.ViewsBelow(t, c.dir); len(at) != 0 {
 			t.Errorf("a view is left at %s", c.dir)
 		}
 	}
@@ -119,21 +121,21 @@ func TestOver(t *testing.T) {
 
 // TestMountDead: where a server was killed, who mounts is told to unmount what it has left, with --over, too.
 func TestMountDead(t *testing.T) {
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "mount-dead", tree)
-	dir := publicDir(t)
-	cmd := exec.Command(program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
-	p := startProcess(t, cmd)
-	if line := p.line(t); !strings.Contains(line, "mounted at "+dir) {
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "mount-dead", tree)
+	dir := kit.PublicDir(t)
+	cmd := exec.Command(kit.Program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
+	p := kit.StartProcess(t, cmd)
+	if line := p.Line(t); !strings.Contains(line, "mounted at "+dir) {
 		t.Fatalf("it says %q", line)
 	}
 	cmd.Process.Kill()
-	eventually(t, "the view to be dead", func() bool { return isDead(dir) })
+	kit.Eventually(t, "the view to be dead", func() bool { return isDead(dir) })
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	for _, over := range [][]string{nil, {"--over"}} {
-		got := runCommand(t, append(append([]string{"mount", "--boundary", path, "--controllers", "pids"}, over...), dir)...)
-		if got.status != 1 || !strings.Contains(got.err, "umount "+dir) {
-			t.Errorf("%v: status %d, %q", over, got.status, got.err)
+		got := kit.RunCommand(t, append(append([]string{"mount", "--boundary", path, "--controllers", "pids"}, over...), dir)...)
+		if got.Status != 1 || !strings.Contains(got.Stderr, "umount "+dir) {
+			t.Errorf("%v: status %d, %q", over, got.Status, got.Stderr)
 		}
 	}
 }
@@ -143,8 +145,8 @@ func TestMountAll(t *testing.T) {
 	if out, err := exec.Command("mount", "--version").Output(); err != nil || !strings.Contains(string(out), "util-linux") {
 		t.Skip("machine: no mount(8) of util-linux")
 	}
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "mount-all", tree)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "mount-all", tree)
 	const at = "/srv/web/rootfs/sys/fs/cgroup"
 	out := paste(t, "mount -t tmpfs tmpfs /sbin/.\nln -s \"$(command -v vcgroupfs)\" /sbin/mount.vcgroupfs\n"+
 		"echo '/machines/web "+at+" vcgroupfs rootfs=/srv/web/rootfs,controllers=pids 0 0' >/srv/fstab\n"+

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // attempt is one thing that a hostile guest tries. do returns what it got; want is the errno that it must be ("" success).
@@ -25,52 +27,15 @@ type target struct {
 	value string
 }
 
-// errnoName is an error as the tables write it.
-func errnoName(err error) string {
-	if err == nil {
-		return ""
-	}
-	for e := err; e != nil; {
-		if errno, ok := e.(unix.Errno); ok && errno == unix.EOPNOTSUPP {
-			return "EOPNOTSUPP" // the package calls it ENOTSUP, which is the same number
-		} else if ok {
-			return unix.ErrnoName(errno)
-		}
-		u, ok := e.(interface{ Unwrap() error })
-		if !ok {
-			break
-		}
-		e = u.Unwrap()
-	}
-	return err.Error()
-}
-
-// withFile opens a file, does something with its descriptor and closes it.
-func withFile(path string, flags int, do func(fd int) error) error {
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return do(fd)
-}
-
-func writeFD(value string) func(fd int) error {
-	return func(fd int) error {
-		_, err := unix.Write(fd, []byte(value))
-		return err
-	}
-}
-
 // writeAttempts are all the ways to write one limit. EPERM comes at open; what slips by with a read-only descriptor is the
 // kernel's EBADF.
 func writeAttempts(t target) []attempt {
 	name := filepath.Base(t.path)
 	open := func(flags int) func() error {
-		return func() error { return withFile(t.path, flags, writeFD(t.value)) }
+		return func() error { return kit.WithFile(t.path, flags, kit.WriteFD(t.value)) }
 	}
 	reading := func(do func(fd int) error) func() error {
-		return func() error { return withFile(t.path, unix.O_RDONLY, do) }
+		return func() error { return kit.WithFile(t.path, unix.O_RDONLY, do) }
 	}
 	list := []attempt{
 		{"> without truncation", "EPERM", open(unix.O_WRONLY)},
@@ -79,7 +44,7 @@ func writeAttempts(t target) []attempt {
 		{"O_RDWR", "EPERM", open(unix.O_RDWR)},
 		{"O_RDWR|O_NONBLOCK|O_SYNC", "EPERM", open(unix.O_RDWR | unix.O_NONBLOCK | unix.O_SYNC)},
 		{"dd conv=notrunc oflag=direct", "EPERM", open(unix.O_WRONLY | unix.O_DIRECT)},
-		{"write to a reading descriptor", "EBADF", reading(writeFD(t.value))},
+		{"write to a reading descriptor", "EBADF", reading(kit.WriteFD(t.value))},
 		{"pwrite to a reading descriptor", "EBADF", reading(func(fd int) error {
 			_, err := unix.Pwrite(fd, []byte(t.value), 7)
 			return err
@@ -89,7 +54,7 @@ func writeAttempts(t target) []attempt {
 			return err
 		})},
 		{"sendfile into a reading descriptor", "EBADF", reading(func(fd int) error {
-			return withFile("/proc/self/status", unix.O_RDONLY, func(in int) error {
+			return kit.WithFile("/proc/self/status", unix.O_RDONLY, func(in int) error {
 				_, err := unix.Sendfile(fd, in, nil, 16)
 				return err
 			})
@@ -106,7 +71,7 @@ func writeAttempts(t target) []attempt {
 			return err
 		})},
 		{"copy_file_range into a reading descriptor", "EBADF", reading(func(fd int) error {
-			return withFile("/proc/self/exe", unix.O_RDONLY, func(in int) error {
+			return kit.WithFile("/proc/self/exe", unix.O_RDONLY, func(in int) error {
 				_, err := unix.CopyFileRange(in, nil, fd, nil, 4, 0)
 				return err
 			})
@@ -120,11 +85,11 @@ func writeAttempts(t target) []attempt {
 		})},
 		{"io_uring openat for writing", "EPERM", func() error { return uringOpen(t.path, unix.O_WRONLY) }},
 		{"reopening a reading descriptor for writing", "EPERM", reading(func(fd int) error {
-			return withFile("/proc/self/fd/"+strconv.Itoa(fd), unix.O_WRONLY, writeFD(t.value))
+			return kit.WithFile("/proc/self/fd/"+strconv.Itoa(fd), unix.O_WRONLY, kit.WriteFD(t.value))
 		})},
 		{"reopening an O_PATH descriptor for writing", "EPERM", func() error {
-			return withFile(t.path, unix.O_PATH, func(fd int) error {
-				return withFile("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDWR, writeFD(t.value))
+			return kit.WithFile(t.path, unix.O_PATH, func(fd int) error {
+				return kit.WithFile("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDWR, kit.WriteFD(t.value))
 			})
 		}},
 		{"truncate", "EPERM", func() error { return unix.Truncate(t.path, 0) }},
@@ -158,7 +123,7 @@ const otherUser = 1000
 
 // hasUser says whether this user namespace has a uid. Bubblewrap's have one only.
 func hasUser(uid int) bool {
-	for line := range strings.Lines(readFile("/proc/self/uid_map")) {
+	for line := range strings.Lines(kit.ReadFile("/proc/self/uid_map")) {
 		var inside, outside, count int
 		if n, _ := fmt.Sscan(line, &inside, &outside, &count); n == 3 && uid >= inside && uid-inside < count {
 			return true
@@ -187,11 +152,11 @@ func passedDescriptor(t target, less bool) error {
 		}
 	}
 	if less {
-		asUser(otherUser, open)
+		kit.AsUser(otherUser, open)
 		write()
 	} else {
 		open()
-		asUser(otherUser, write)
+		kit.AsUser(otherUser, write)
 	}
 	return err
 }
@@ -211,7 +176,7 @@ func boundFile(t target) error {
 		return err
 	}
 	defer unix.Unmount(other, unix.MNT_DETACH)
-	return withFile(other, unix.O_WRONLY, writeFD(t.value))
+	return kit.WithFile(other, unix.O_WRONLY, kit.WriteFD(t.value))
 }
 
 // nameAttempts are the names that a guest may not make in a directory, and tricks with paths.
@@ -226,7 +191,7 @@ func nameAttempts(dir string) []attempt {
 		}}
 	}
 	legacy := "EINVAL" // control files of v1; on v2 a cgroup may have the name
-	if exists(filepath.Join(dir, "cgroup.controllers")) {
+	if kit.Exists(filepath.Join(dir, "cgroup.controllers")) {
 		legacy = ""
 	}
 	return []attempt{
@@ -235,11 +200,11 @@ func nameAttempts(dir string) []attempt {
 		mk("release_agent", legacy), mk(".vcgroupfs", "EINVAL|EEXIST"), mk("a\nb", "EINVAL"),
 		mk(strings.Repeat("x", 256), "ENAMETOOLONG"), mk(strings.Repeat("x", 4000), "ENAMETOOLONG"),
 		{"create a file", "EACCES", func() error {
-			return withFile(filepath.Join(dir, "f"), unix.O_CREAT|unix.O_WRONLY, writeFD("x"))
+			return kit.WithFile(filepath.Join(dir, "f"), unix.O_CREAT|unix.O_WRONLY, kit.WriteFD("x"))
 		}},
 		{"mknod", "EACCES|EPERM", func() error { return unix.Mknod(filepath.Join(dir, "n"), unix.S_IFCHR|0o666, 5) }},
 		{"symlink out", "EPERM", func() error { return unix.Symlink("/", filepath.Join(dir, "l")) }},
-		{"O_TMPFILE", "EOPNOTSUPP", func() error { return withFile(dir, unix.O_TMPFILE|unix.O_RDWR, writeFD("x")) }},
+		{"O_TMPFILE", "EOPNOTSUPP", func() error { return kit.WithFile(dir, unix.O_TMPFILE|unix.O_RDWR, kit.WriteFD("x")) }},
 		{"chmod of the root", "EPERM", func() error { return unix.Chmod(dir, 0o777) }},
 		{"chown of the root", "EPERM", func() error { return unix.Chown(dir, someUser(), someUser()) }},
 		{"setxattr on the root", "EPERM", func() error { return unix.Setxattr(dir, "user.oomd_omit", []byte("1"), 0) }},
@@ -249,7 +214,7 @@ func nameAttempts(dir string) []attempt {
 			return err
 		}},
 		{"open_by_handle_at of a forged handle", "ESTALE|EOPNOTSUPP|EPERM", func() error {
-			return withFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
+			return kit.WithFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
 				h := unix.NewFileHandle(0x81, make([]byte, 12))
 				n, err := unix.OpenByHandleAt(fd, h, unix.O_RDONLY)
 				if err == nil {
@@ -259,7 +224,7 @@ func nameAttempts(dir string) []attempt {
 			})
 		}},
 		{"open_by_handle_at of a cgroup id", "ESTALE|EOPNOTSUPP|EINVAL|EPERM", func() error {
-			return withFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
+			return kit.WithFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
 				h := unix.NewFileHandle(0xfe, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 				n, err := unix.OpenByHandleAt(fd, h, unix.O_RDONLY)
 				if err == nil {
@@ -272,15 +237,6 @@ func nameAttempts(dir string) []attempt {
 	}
 }
 
-func oneOf(got, want string) bool {
-	for w := range strings.SplitSeq(want, "|") {
-		if got == w {
-			return true
-		}
-	}
-	return false
-}
-
 // numbered matches the cgroups of guests that other processes have made: another run of the tests, which may be beside this one.
 var numbered = regexp.MustCompile(`^(?:run|hostile-.*)-([0-9]+)$`)
 
@@ -290,7 +246,7 @@ func hostState(dirs ...string) string {
 	var b strings.Builder
 	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
-		fmt.Fprintln(&b, dir, errnoName(err))
+		fmt.Fprintln(&b, dir, kit.ErrnoName(err))
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
 			var st unix.Stat_t

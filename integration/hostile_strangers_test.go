@@ -10,27 +10,29 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // holder opens a site's file until it gets no more, in the boundary or outside, and says how many it has.
-func holder(t *testing.T, s site, inside bool) (h *helper, opened int) {
+func holder(t *testing.T, s kit.Site, inside bool) (h *kit.Helper, opened int) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=flood hold 1 1 %s", roleVariable, s.at("f0")))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=flood hold 1 1 %s", kit.RoleVariable, s.At("f0")))
 	cmd.Stderr = os.Stderr
-	h = startProcess(t, cmd)
-	if line, _ := h.out.ReadString('\n'); line != "ready\n" {
+	h = kit.StartProcess(t, cmd)
+	if line, _ := h.Out.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the process says %q", line)
 	}
 	if inside {
-		if err := s.pids.Attach(s.path, h.pid()); err != nil {
+		if err := s.Pids.Attach(s.Path, h.PID()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	fmt.Fprintln(h.in)
-	line, _ := h.out.ReadString('\n')
+	fmt.Fprintln(h.In)
+	line, _ := h.Out.ReadString('\n')
 	got := map[string]int{}
-	addCounts(got, line)
+	kit.AddCounts(got, line)
 	if got["ENFILE"] != 1 || len(got) > 2 {
 		t.Fatalf("opening without end: %v, want one ENFILE", got)
 	}
@@ -40,23 +42,23 @@ func holder(t *testing.T, s site, inside bool) (h *helper, opened int) {
 // TestStrangersBounds: what somebody outside the guest holds open does not count as the guest's, before and after a
 // worker's death.
 func TestStrangersBounds(t *testing.T) {
-	h := openHost(t)
-	d := startDaemonWith(t, program(t), []string{"--max-open", "160"})
-	s := newSite(t, h, "bounds-strangers")
-	if err := s.pids.Create(s.path+"/f0", 0o755); err != nil {
+	h := kit.OpenHost(t)
+	d := kit.StartDaemonWith(t, kit.Program(t), []string{"--max-open", "160"})
+	s := kit.NewSite(t, h, "bounds-strangers")
+	if err := s.Pids.Create(s.Path+"/f0", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if s.pids == s.unified {
-		if err := s.pids.Enable(s.path+"/f0", "pids"); err != nil {
+	if s.Pids == s.Unified {
+		if err := s.Pids.Enable(s.Path+"/f0", "pids"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s = d.add(t, "bounds-strangers", s)
+	s = d.Add(t, "bounds-strangers", s)
 	stranger, theirs := holder(t, s, false)
 	if theirs != 40 {
 		t.Errorf("a stranger has %d of 160 files open, want 40", theirs)
 	}
-	d.signal(t, unix.SIGKILL, 0)
+	d.Signal(t, unix.SIGKILL, 0)
 	if _, again := holder(t, s, false); again != 0 {
 		t.Errorf("after the worker's death a stranger opens %d more", again)
 	}
@@ -65,63 +67,63 @@ func TestStrangersBounds(t *testing.T) {
 		t.Errorf("the guest opens %d files beside them, want 120", own)
 	}
 	t.Logf("of 160 a stranger has %d and the guest %d", theirs, own)
-	stranger.in.Close()
-	stranger.cmd.Wait()
-	eventually(t, "room when the stranger's are closed", func() bool {
+	stranger.In.Close()
+	stranger.Cmd.Wait()
+	kit.Eventually(t, "room when the stranger's are closed", func() bool {
 		_, n := holder(t, s, false)
 		return n > 0
 	})
-	guest.in.Close()
-	guest.cmd.Wait()
-	d.stop(t)
+	guest.In.Close()
+	guest.Cmd.Wait()
+	d.Stop(t)
 }
 
 // TestStrangersWatches: a stranger who looks at everything puts no end to what the guest's watches are told.
 func TestStrangersWatches(t *testing.T) {
-	h := openHost(t)
-	d := startDaemonWith(t, program(t), []string{"--max-watches", "8"})
-	if !d.ready(t).Resend {
+	h := kit.OpenHost(t)
+	d := kit.StartDaemonWith(t, kit.Program(t), []string{"--max-watches", "8"})
+	if !d.Ready(t).Resend {
 		t.Skip("kernel: before 6.9 a guest's inotify under the daemon sees only what the guest itself writes")
 	}
-	s := newSite(t, h, "bounds-watches")
+	s := kit.NewSite(t, h, "bounds-watches")
 	for i := range 50 {
-		if err := s.unified.Create(fmt.Sprint(s.path, "/c", i), 0o755); err != nil {
+		if err := s.Unified.Create(fmt.Sprint(s.Path, "/c", i), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s = d.add(t, "bounds-watches", s)
+	s = d.Add(t, "bounds-watches", s)
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(watch)
-	file := filepath.Join(s.eventsDir, "c0/cgroup.events")
+	file := filepath.Join(s.EventsDir, "c0/cgroup.events")
 	if _, err := unix.InotifyAddWatch(watch, file, unix.IN_MODIFY); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 50 { // this process is outside the boundary
-		if text := readFile(filepath.Join(s.eventsDir, "c"+strconv.Itoa(i), "cgroup.events")); !strings.Contains(text, "populated 0") {
+		if text := kit.ReadFile(filepath.Join(s.EventsDir, "c"+strconv.Itoa(i), "cgroup.events")); !strings.Contains(text, "populated 0") {
 			t.Fatalf("cgroup.events: %q", text)
 		}
 	}
-	if err := s.unified.Attach(s.path+"/c0", sleeper(t)); err != nil {
+	if err := s.Unified.Attach(s.Path+"/c0", kit.StartSleeper(t)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the guest's watch to be told", func() bool { n, _ := unix.Read(watch, make([]byte, 4096)); return n > 0 })
-	d.stop(t)
+	kit.Eventually(t, "the guest's watch to be told", func() bool { n, _ := unix.Read(watch, make([]byte, 4096)); return n > 0 })
+	d.Stop(t)
 }
 
 // TestViewsDirectory: who is not told a guest's name does not find its view, and who is can bind it.
 func TestViewsDirectory(t *testing.T) {
-	h := openHost(t)
-	d := startDaemon(t)
-	s := newSite(t, h, "bounds-views")
-	d.run(t, "guest", "add", "hidden", "--boundary", s.path, "--controllers", siteControllers)
-	views := filepath.Join(d.dir, "views")
-	if err := os.Chmod(d.dir, 0o755); err != nil {
+	h := kit.OpenHost(t)
+	d := kit.StartDaemon(t)
+	s := kit.NewSite(t, h, "bounds-views")
+	d.Run(t, "guest", "add", "hidden", "--boundary", s.Path, "--controllers", kit.SiteControllers)
+	views := filepath.Join(d.Dir, "views")
+	if err := os.Chmod(d.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	asUser(65534, func() {
+	kit.AsUser(65534, func() {
 		if _, err := os.ReadDir(views); !os.IsPermission(err) {
 			t.Errorf("a user lists the views: %v", err)
 		}
@@ -129,6 +131,6 @@ func TestViewsDirectory(t *testing.T) {
 			t.Errorf("a user who knows its name cannot reach the view: %v", err)
 		}
 	})
-	d.run(t, "guest", "rm", "hidden")
-	d.stop(t)
+	d.Run(t, "guest", "rm", "hidden")
+	d.Stop(t)
 }

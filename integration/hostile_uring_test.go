@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // The least of io_uring (include/uapi/linux/io_uring.h) that opens a file.
@@ -50,7 +52,7 @@ func uringOpen(path string, flags int) error {
 	var p uringParams
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
-		return withFile(path, flags, func(int) error { return nil })
+		return kit.WithFile(path, flags, func(int) error { return nil })
 	}
 	defer unix.Close(int(fd))
 	sq, err := unix.Mmap(int(fd), uringOffSQRing, int(p.sq.array+p.sqEntries*4), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // A guest, or somebody who looks at its view, does its worst: with a quota of a tenth of a processor, for five minutes in all
@@ -36,15 +37,15 @@ const nobody = 65534
 // worstKind is a way, and who does it.
 type worstKind struct {
 	who string
-	floodKind
+	kit.FloodKind
 }
 
 // worstKinds are the ways to do it to a view. Each has few threads: what thousands of them cost is TestFlood's.
 func worstKinds() (all []worstKind) {
 	add := func(who, name, does string, allowed ...string) {
-		k := floodKind{name: name, does: does, processes: 2, threads: 4, least: 1, allowed: append(allowed, "ok", "EAGAIN")}
+		k := kit.FloodKind{Name: name, Does: does, Processes: 2, Threads: 4, Least: 1, Allowed: append(allowed, "ok", "EAGAIN")}
 		if who == aUser {
-			k.uid = nobody
+			k.UID = nobody
 		}
 		all = append(all, worstKind{who, k})
 	}
@@ -68,8 +69,8 @@ func worstKinds() (all []worstKind) {
 // tenth makes a cgroup that has a tenth of a processor.
 func tenth(t testing.TB, h *host.Host) (tree *host.Hierarchy, path string) {
 	t.Helper()
-	tree = need(t, h, "cpu")
-	path = boundary(t, t.Name()+"-tenth", tree)
+	tree = kit.NeedHierarchy(t, h, "cpu")
+	path = kit.NewBoundary(t, t.Name()+"-tenth", tree)
 	giveTenth(t, tree, path)
 	return tree, path
 }
@@ -91,7 +92,7 @@ func giveTenth(t testing.TB, tree *host.Hierarchy, path string) {
 func processorTime(pids ...int) (sum time.Duration) {
 	const tick = 10 * time.Millisecond // USER_HZ
 	for _, pid := range pids {
-		text := readFile(fmt.Sprintf("/proc/%d/stat", pid))
+		text := kit.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		var user, system int64
 		fields := strings.Fields(text[strings.LastIndex(text, ")")+1:])
 		if len(fields) > 12 {
@@ -113,12 +114,12 @@ type worst struct {
 
 // worstCase is where all of them do it.
 type worstCase struct {
-	d               *daemon
-	pay             account
+	d               *kit.Daemon
+	pay             kit.Account
 	cpu             *host.Hierarchy
-	at              string // a tenth of a processor
-	bad, good, more site   // the view that it is done to, the neighbour's, and that of another guest
-	bound           string // a bind mount of the view
+	at              string   // a tenth of a processor
+	bad, good, more kit.Site // the view that it is done to, the neighbour's, and that of another guest
+	bound           string   // a bind mount of the view
 	wait            time.Duration
 	quiet           []time.Duration // what the neighbour's requests took while nothing was done, before each of the ways
 }
@@ -127,16 +128,16 @@ type worstCase struct {
 func (x *worstCase) measure(t testing.TB, who, kind string, start func() (pids []int, end func() string)) worst {
 	t.Helper()
 	w := worst{who: who, kind: kind}
-	worker, fd := x.d.worker(t)
+	worker, fd := x.d.Worker(t)
 	defer unix.Close(fd)
-	x.quiet = append(x.quiet, neighbour(t, x.good, x.wait/2)...)
-	before := x.pay.settled(t)
+	x.quiet = append(x.quiet, kit.TimeNeighbour(t, x.good, x.wait/2)...)
+	before := x.pay.Settled(t)
 	pids, end := start()
 	guest, server := processorTime(pids...), processorTime(worker)
-	w.during = quantile(neighbour(t, x.good, x.wait), .99)
+	w.during = kit.Quantile(kit.TimeNeighbour(t, x.good, x.wait), .99)
 	w.guest, w.server = processorTime(pids...)-guest, processorTime(worker)-server
 	w.did = end()
-	w.kernel = x.pay.least(t, before)
+	w.kernel = x.pay.Least(t, before)
 	return w
 }
 
@@ -144,36 +145,36 @@ func (x *worstCase) measure(t testing.TB, who, kind string, start func() (pids [
 func (x *worstCase) flood(t testing.TB, kind worstKind, name string) worst {
 	t.Helper()
 	within := x.bad
-	within.path, within.dir = filepath.Join(x.bad.path, name), x.bad.at(name)
-	if err := x.bad.pids.Create(within.path, 0o755); err != nil {
+	within.Path, within.Dir = filepath.Join(x.bad.Path, name), x.bad.At(name)
+	if err := x.bad.Pids.Create(within.Path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if x.bad.pids.Version == hierarchy.V2 {
-		for _, of := range []string{x.bad.path, within.path} {
-			if err := x.bad.pids.Enable(of, "pids"); err != nil {
+	if x.bad.Pids.Version == hierarchy.V2 {
+		for _, of := range []string{x.bad.Path, within.Path} {
+			if err := x.bad.Pids.Enable(of, "pids"); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	at := x.at
-	in := map[string]site{theGuest: x.bad, anotherGuest: x.more}[kind.who]
+	in := map[string]kit.Site{theGuest: x.bad, anotherGuest: x.more}[kind.who]
 	switch {
-	case in.path == "":
-	case x.cpu == in.pids:
-		at = in.path
+	case in.Path == "":
+	case x.cpu == in.Pids:
+		at = in.Path
 	default:
-		kind.join = func(pid int) error { return in.pids.Attach(in.path, pid) }
+		kind.Join = func(pid int) error { return in.Pids.Attach(in.Path, pid) }
 	}
 	if kind.who == anotherGuest {
-		within.dir = filepath.Join(x.bound, name)
+		within.Dir = filepath.Join(x.bound, name)
 	}
-	return x.measure(t, kind.who, kind.name, func() (pids []int, end func() string) {
-		f := startFlood(t, kind.floodKind, within, x.cpu, at)
-		f.begun(t)
-		for _, h := range f.helpers {
-			pids = append(pids, h.pid())
+	return x.measure(t, kind.who, kind.Name, func() (pids []int, end func() string) {
+		f := kit.StartFlood(t, kind.FloodKind, within, x.cpu, at)
+		f.Begun(t)
+		for _, h := range f.Helpers {
+			pids = append(pids, h.PID())
 		}
-		return pids, func() string { return fmt.Sprint(f.end(t)) }
+		return pids, func() string { return fmt.Sprint(f.End(t)) }
 	})
 }
 
@@ -182,18 +183,18 @@ func (x *worstCase) user(t testing.TB, kind, role string) worst {
 	t.Helper()
 	return x.measure(t, aUser, kind, func() (pids []int, end func() string) {
 		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = append(os.Environ(), roleVariable+"="+role, "GOMAXPROCS=1")
+		cmd.Env = append(os.Environ(), kit.RoleVariable+"="+role, "GOMAXPROCS=1")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-		h := startProcess(t, cmd)
-		if err := x.cpu.Attach(x.at, h.pid()); err != nil {
+		h := kit.StartProcess(t, cmd)
+		if err := x.cpu.Attach(x.at, h.PID()); err != nil {
 			t.Fatal(err)
 		}
-		if line := h.line(t); line != "ready" {
+		if line := h.Line(t); line != "ready" {
 			t.Fatalf("%s: %q", kind, line)
 		}
-		return []int{h.pid()}, func() string {
-			h.in.Close()
-			return h.line(t)
+		return []int{h.PID()}, func() string {
+			h.In.Close()
+			return h.Line(t)
 		}
 	})
 }
@@ -202,22 +203,22 @@ func (x *worstCase) user(t testing.TB, kind, role string) worst {
 func doAllWorst(t testing.TB, all time.Duration) (rows []worst, said string) {
 	t.Helper()
 	const address = "127.0.0.1:17925"
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	x := &worstCase{}
 	x.cpu, x.at = tenth(t, h)
-	x.d = startDaemonWith(t, program(t), []string{"--metrics", address, "--group", strconv.Itoa(nobody)})
-	if err := os.Chmod(x.d.dir, 0o755); err != nil {
+	x.d = kit.StartDaemonWith(t, kit.Program(t), []string{"--metrics", address, "--group", strconv.Itoa(nobody)})
+	if err := os.Chmod(x.d.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	x.pay = accountFor(t, h, x.d)
-	x.bad, x.good = x.d.add(t, "bad", newSite(t, h, "worst-bad")), x.d.add(t, "good", newSite(t, h, "worst-good"))
-	x.more = x.d.add(t, "more", newSite(t, h, "worst-more"))
-	if x.cpu == x.bad.pids {
-		giveTenth(t, x.cpu, x.bad.path)
-		giveTenth(t, x.cpu, x.more.path)
+	x.pay = kit.AccountFor(t, h, x.d)
+	x.bad, x.good = x.d.Add(t, "bad", kit.NewSite(t, h, "worst-bad")), x.d.Add(t, "good", kit.NewSite(t, h, "worst-good"))
+	x.more = x.d.Add(t, "more", kit.NewSite(t, h, "worst-more"))
+	if x.cpu == x.bad.Pids {
+		giveTenth(t, x.cpu, x.bad.Path)
+		giveTenth(t, x.cpu, x.more.Path)
 	}
-	x.bound = publicDir(t)
-	if err := unix.Mount(x.bad.dir, x.bound, "", unix.MS_BIND, ""); err != nil {
+	x.bound = kit.PublicDir(t)
+	if err := unix.Mount(x.bad.Dir, x.bound, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
 	unbind := func() { unix.Unmount(x.bound, unix.MNT_DETACH) }
@@ -229,10 +230,10 @@ func doAllWorst(t testing.TB, all time.Duration) (rows []worst, said string) {
 		rows = append(rows, x.flood(t, kind, "k"+strconv.Itoa(i)))
 	}
 	rows = append(rows, x.user(t, "the metrics, by 32 connections", "scrape "+address))
-	rows = append(rows, x.user(t, "streams of events, kept", "streams "+x.d.socket))
+	rows = append(rows, x.user(t, "streams of events, kept", "streams "+x.d.Socket))
 
 	slices.Sort(x.quiet)
-	quiet := quantile(x.quiet, .99) // of all of them: in a few seconds of a quiet machine it is anything from 0.3 to 1.7 ms
+	quiet := kit.Quantile(x.quiet, .99) // of all of them: in a few seconds of a quiet machine it is anything from 0.3 to 1.7 ms
 	var out bytes.Buffer
 	tab := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tab, "a tenth of a processor\tdoes\tneighbour's p99\tto quiet\tprocessor: its\tdaemon's\tratio\tkernel memory\tanswers")
@@ -242,9 +243,9 @@ func doAllWorst(t testing.TB, all time.Duration) (rows []worst, said string) {
 			w.guest, w.server, w.server.Seconds()/max(w.guest.Seconds(), 0.01), w.kernel>>10, w.did)
 	}
 	tab.Flush()
-	load := strings.Join(strings.Fields(readFile("/proc/loadavg"))[:3], " ")
+	load := strings.Join(strings.Fields(kit.ReadFile("/proc/loadavg"))[:3], " ")
 	unbind()
-	x.d.stop(t)
+	x.d.Stop(t)
 	return rows, fmt.Sprintf("for %v each, the neighbour's quiet p99 %v, the machine's load in the end %s:\n%s", x.wait, quiet, load, out.String())
 }
 
@@ -253,9 +254,9 @@ func TestWorst(t *testing.T) {
 	rows, said := doAllWorst(t, 12*time.Second)
 	t.Log(said)
 	for _, w := range rows {
-		if w.kernel > maxKernelMemory {
+		if w.kernel > kit.MaxKernelMemory {
 			t.Errorf("%s, %s: the daemon pays for %d bytes more of the kernel's memory, at most %d are allowed",
-				w.who, w.kind, w.kernel, maxKernelMemory)
+				w.who, w.kind, w.kernel, kit.MaxKernelMemory)
 		}
 	}
 }

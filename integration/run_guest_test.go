@@ -1,8 +1,6 @@
 package integration
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,61 +14,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
-
-// guestRun is what came of one "run".
-type guestRun struct {
-	out, err string
-	status   int
-}
-
-// runGuest runs a shell script in a guest.
-func runGuest(t *testing.T, args []string, script string) guestRun {
-	t.Helper()
-	return runCommand(t, append(append([]string{"run"}, args...), "--", "sh", "-c", script)...)
-}
-
-func runCommand(t *testing.T, args ...string) guestRun {
-	t.Helper()
-	cmd := exec.Command(program(t), args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return guestRun{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
-}
-
-// names of files and directories in a guest, by the version that has the controllers.
-type guestPaths struct {
-	memory, pids string // directories, with a slash
-	limit        string // of memory
-}
-
-func pathsOf(h *host.Host) guestPaths {
-	if onV1(h, "memory") {
-		return guestPaths{"memory/", "pids/", "memory.limit_in_bytes"}
-	}
-	return guestPaths{"", "", "memory.max"}
-}
-
-func (p guestPaths) expand(script string) string {
-	return strings.NewReplacer("MEMORY/", p.memory, "PIDS/", p.pids, "LIMIT", p.limit).Replace(script)
-}
 
 // TestRun is what the README promises of "run".
 func TestRun(t *testing.T) {
-	h := openHost(t)
-	need(t, h, "memory")
-	p := pathsOf(h)
+	h := kit.OpenHost(t)
+	kit.NeedHierarchy(t, h, "memory")
+	p := kit.PathsOf(h)
 	for _, form := range [][]string{nil, {"--userns"}, {"--privileged"}} {
 		t.Run(strings.Join(append([]string{"as"}, form...), ""), func(t *testing.T) {
 			name := "run-test-" + strconv.Itoa(os.Getpid())
-			args := append([]string{"--name", name, "--controllers", "memory,pids", "--limit", "pids.max=64", "--limit", p.limit + "=256M"}, form...)
-			got := runGuest(t, args, p.expand(`
+			args := append([]string{"--name", name, "--controllers", "memory,pids", "--limit", "pids.max=64", "--limit", p.Limit + "=256M"}, form...)
+			got := kit.RunGuest(t, args, p.Expand(`
 cd /sys/fs/cgroup || exit 1
 enable() { [ -z "MEMORY/" ] || return 0; echo "+memory +pids" >cgroup.subtree_control; }
 echo root: $(ls -d memory pids cpu cpuset unified blkio 2>/dev/null)
@@ -86,72 +42,59 @@ rmdir MEMORY/a && echo removed
 grep -c . /proc/cgroups >/dev/null && echo cgroups: $(cut -f1 /proc/cgroups | tail -n +2)
 exit 9`))
 			want := []string{"limits: 64 268435456", "limits: 64 268435456", "child: 67108864", "procs: 1 1", "left:", "removed"}
-			lines := strings.Split(got.out, "\n")
+			lines := strings.Split(got.Stdout, "\n")
 			for _, w := range want {
 				if !slices.Contains(lines, w) {
 					t.Errorf("no line %q", w)
 				}
 			}
-			if p.memory != "" && !slices.Contains(lines, "root: memory pids") {
+			if p.Memory != "" && !slices.Contains(lines, "root: memory pids") {
 				t.Error("the root shows something else than memory and pids")
 			}
-			if got.status != 9 || strings.Contains(got.out, "raised") || got.err != "" {
-				t.Errorf("status %d, said %q", got.status, got.err)
+			if got.Status != 9 || strings.Contains(got.Stdout, "raised") || got.Stderr != "" {
+				t.Errorf("status %d, said %q", got.Status, got.Stderr)
 			}
 			if t.Failed() {
-				t.Log(got.out)
+				t.Log(got.Stdout)
 			}
-			wantGone(t, h, name)
+			kit.WantGone(t, h, name)
 		})
-	}
-}
-
-// wantGone looks for what a guest left on the host.
-func wantGone(t *testing.T, h *host.Host, name string) {
-	t.Helper()
-	for _, tree := range h.Hierarchies() {
-		if tree.Exists("/vcgroupfs/" + name) {
-			t.Errorf("the guest's cgroup is still in the hierarchy %s", tree)
-		}
-	}
-	if exists("/run/vcgroupfs/guests/" + name + ".json") {
-		t.Error("the guest's file is still there")
 	}
 }
 
 // TestHostSees: the host sees what the guest makes, owned by root, with its own numbers of the tasks in it.
 func TestHostSees(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "memory")
-	p := pathsOf(h)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "memory")
+	p := kit.PathsOf(h)
 	name := "sees-" + strconv.Itoa(os.Getpid())
-	cmd := exec.Command(program(t), "run", "--name", name, "--userns", "--controllers", "memory,pids", "--", "sh", "-c", p.expand(`
+	cmd := exec.Command(kit.Program(t), "run", "--name", name, "--userns", "--controllers", "memory,pids", "--", "sh", "-c", p.Expand(`
 cd /sys/fs/cgroup
 [ -e cgroup.subtree_control ] && echo "+memory" >cgroup.subtree_control
 sleep 100 & mkdir MEMORY/a && chown 5:5 MEMORY/a && echo 64M >MEMORY/a/LIMIT && echo $! >MEMORY/a/cgroup.procs && echo $! $(cat MEMORY/a/cgroup.procs) $(stat -c %u:%U MEMORY/a)
 read x`))
-	g := startProcess(t, cmd)
+	g := kit.StartProcess(t, cmd)
 	var inside, shown int
-	line := g.line(t)
+	line := g.Line(t)
 	if n, _ := fmt.Sscan(line, &inside, &shown); n != 2 || inside != shown || !strings.Contains(line, "5:") {
 		t.Errorf("the guest says %q", line)
 	}
-	dir := hostDir(tree, "/vcgroupfs/"+name+"/a")
-	if got := statOf(dir); !strings.Contains(got, "owner 0:0") {
+	dir := kit.HostDir(tree, "/vcgroupfs/"+name+"/a")
+	if got := kit.StatText(dir); !strings.Contains(got, "owner 0:0") {
 		t.Errorf("on the host: %s", got)
 	}
-	if got := strings.TrimSpace(readFile(filepath.Join(dir, p.limit))); got != "67108864" {
+	if got := strings.TrimSpace(kit.ReadFile(filepath.Join(dir, p.Limit))); got != "67108864" {
 		t.Errorf("the limit on the host: %s", got)
 	}
 	var pid int
-	fmt.Sscan(readFile(filepath.Join(dir, procs)), &pid)
-	status := readFile("/proc/" + strconv.Itoa(pid) + "/status")
+	fmt.Sscan(kit.ReadFile(filepath.Join(dir, kit.Procs)), &pid)
+	status := kit.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if pid == inside || !strings.Contains(status, fmt.Sprintf("NSpid:\t%d\t%d\n", pid, inside)) {
 		t.Errorf("process %d on the host is not %d in the guest", pid, inside)
 	}
-	g.in.Close()
+	g.In.Close()
 	cmd.Wait()
-	wantGone(t, h, name)
+	kit.WantGone(t, h, name)
 }
 
 // TestExitStatus: as a shell's.
@@ -165,16 +108,16 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"/nonexistent/command"}, 127, "cannot execute"}, {[]string{"no-such-command-here"}, 127, "cannot execute"},
 		{[]string{"/etc/passwd"}, 126, "cannot execute"},
 	} {
-		got := runCommand(t, append([]string{"run", "--controllers", "pids", "--"}, c.args...)...)
-		if got.status != c.status || !strings.Contains(got.err, c.says) || c.says == "" && got.err != "" {
-			t.Errorf("%v: status %d, %q; want %d", c.args, got.status, got.err, c.status)
+		got := kit.RunCommand(t, append([]string{"run", "--controllers", "pids", "--"}, c.args...)...)
+		if got.Status != c.status || !strings.Contains(got.Stderr, c.says) || c.says == "" && got.Stderr != "" {
+			t.Errorf("%v: status %d, %q; want %d", c.args, got.Status, got.Stderr, c.status)
 		}
 	}
 }
 
 // TestSignals: they are passed on, and end a command that does not handle them.
 func TestSignals(t *testing.T) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	for _, c := range []struct {
 		script string
 		signal unix.Signal
@@ -189,25 +132,25 @@ func TestSignals(t *testing.T) {
 			continue // whoever started the tests ignores it, and so does what they start
 		}
 		name := "signal-" + strconv.Itoa(os.Getpid())
-		cmd := exec.Command(program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", c.script)
-		g := startProcess(t, cmd)
-		g.line(t)
+		cmd := exec.Command(kit.Program(t), "run", "--name", name, "--controllers", "pids", "--", "sh", "-c", c.script)
+		g := kit.StartProcess(t, cmd)
+		g.Line(t)
 		if strings.Contains(c.script, "exec") { // a shell that is about to execute another program forgets a signal
-			first := childOf(t, cmd.Process.Pid)
-			eventually(t, "sleep to begin", func() bool { return readFile("/proc/"+strconv.Itoa(first)+"/comm") == "sleep\n" })
+			first := kit.ChildOf(t, cmd.Process.Pid)
+			kit.Eventually(t, "sleep to begin", func() bool { return kit.ReadFile("/proc/"+strconv.Itoa(first)+"/comm") == "sleep\n" })
 		}
 		cmd.Process.Signal(c.signal)
 		cmd.Wait()
 		if got := cmd.ProcessState.ExitCode(); got != c.status {
 			t.Errorf("%q with %v: status %d, want %d", c.script, c.signal, got, c.status)
 		}
-		wantGone(t, h, name)
+		kit.WantGone(t, h, name)
 	}
 }
 
 // ignored says whether this process was started with a signal ignored; signal.Ignored does not know.
 func ignored(s unix.Signal) bool {
-	_, rest, _ := strings.Cut(readFile("/proc/self/status"), "SigIgn:")
+	_, rest, _ := strings.Cut(kit.ReadFile("/proc/self/status"), "SigIgn:")
 	var mask uint64
 	fmt.Sscanf(rest, "%x", &mask)
 	return mask&(1<<(s-1)) != 0
@@ -230,28 +173,28 @@ func TestKilled(t *testing.T) {
 }
 
 func testKilled(t *testing.T, before ...string) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	name := "killed-" + strconv.Itoa(os.Getpid())
 	args := append([]string{"run", "--name", name, "--controllers", "pids", "--"}, before...)
-	cmd := exec.Command(program(t), append(args, "sh", "-c", "echo ready; sleep 100 & sleep 100")...)
-	g := startProcess(t, cmd)
-	g.line(t)
-	tree := need(t, h, "pids")
+	cmd := exec.Command(kit.Program(t), append(args, "sh", "-c", "echo ready; sleep 100 & sleep 100")...)
+	g := kit.StartProcess(t, cmd)
+	g.Line(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
 	if !tree.Exists("/vcgroupfs/" + name) {
 		t.Fatal("no boundary")
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	eventually(t, "the guest's end", func() bool { s, err := tree.ReadFile("/vcgroupfs/"+name, procs); return s == "" && err == nil })
-	if got := runCommand(t, "run", "--controllers", "pids", "--", "true"); got.status != 0 {
-		t.Errorf("the next run: %d, %s", got.status, got.err)
+	kit.Eventually(t, "the guest's end", func() bool { s, err := tree.ReadFile("/vcgroupfs/"+name, kit.Procs); return s == "" && err == nil })
+	if got := kit.RunCommand(t, "run", "--controllers", "pids", "--", "true"); got.Status != 0 {
+		t.Errorf("the next run: %d, %s", got.Status, got.Stderr)
 	}
-	wantGone(t, h, name)
+	kit.WantGone(t, h, name)
 }
 
 // TestRunRefuses: a failing step leaves nothing, and says what to do.
 func TestRunRefuses(t *testing.T) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
 	os.WriteFile(bad, []byte("version: 1\nnonsense: 2\n"), 0o644)
 	name := "refused-" + strconv.Itoa(os.Getpid())
@@ -274,18 +217,18 @@ func TestRunRefuses(t *testing.T) {
 		if c.args[0] == "run" && !slices.Contains(c.args, "--name") {
 			c.args = append([]string{"run", "--name", name}, c.args[1:]...)
 		}
-		got := runCommand(t, c.args...)
-		if got.status != c.status || !strings.Contains(got.err, c.says) {
-			t.Errorf("%v: status %d, %q; want %d and %q", c.args, got.status, got.err, c.status, c.says)
+		got := kit.RunCommand(t, c.args...)
+		if got.Status != c.status || !strings.Contains(got.Stderr, c.says) {
+			t.Errorf("%v: status %d, %q; want %d and %q", c.args, got.Status, got.Stderr, c.status, c.says)
 		}
 	}
-	wantGone(t, h, name)
+	kit.WantGone(t, h, name)
 }
 
 // TestNothingInherited: neither the working directory nor a descriptor that "run" was started with leads to the real cgroups.
 func TestNothingInherited(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
 	for _, form := range []string{"--privileged", "--userns"} {
 		real, err := os.Open(tree.Mountpoint)
 		if err != nil {
@@ -293,7 +236,7 @@ func TestNothingInherited(t *testing.T) {
 		}
 		defer real.Close()
 		// With the type answered, a view would say what the real cgroups say.
-		cmd := exec.Command(program(t), "run", form, "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c",
+		cmd := exec.Command(kit.Program(t), "run", form, "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c",
 			"stat -f -c %t .; ls -d vcgroupfs 2>/dev/null; for i in 3 4 5 6 7 8 9 10 11 12; do [ -d /proc/self/fd/$i/vcgroupfs ] && echo found $i; done; true")
 		cmd.Dir = tree.Mountpoint
 		cmd.ExtraFiles = []*os.File{real, real, real, real, real, real, real, real}
@@ -321,12 +264,12 @@ done
 umount /sys/fs/cgroup 2>/dev/null && echo unmounted
 true`
 	for _, form := range [][]string{nil, {"--userns"}} {
-		got := runGuest(t, append(form, "--controllers", "pids"), script)
+		got := kit.RunGuest(t, append(form, "--controllers", "pids"), script)
 		want := "CapEff:\t00000000a00425fb\n"
 		if form != nil { // there it may: what comes of it is nobody on the host
-			got.out = strings.Replace(got.out, "made a user namespace\n", "", 1)
+			got.Stdout = strings.Replace(got.Stdout, "made a user namespace\n", "", 1)
 		}
-		if got.out != want || got.err != "" || got.status != 0 {
+		if got.Stdout != want || got.Stderr != "" || got.Status != 0 {
 			t.Errorf("%v: %+v, want %q", form, got, want)
 		}
 	}
@@ -334,10 +277,10 @@ true`
 
 // TestMountRefuses: one line that says what to do.
 func TestMountRefuses(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "refuses", tree)
-	dir := publicDir(t)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "refuses", tree)
+	dir := kit.PublicDir(t)
 	file := filepath.Join(t.TempDir(), "file")
 	os.WriteFile(file, nil, 0o644)
 	for _, c := range []struct {
@@ -359,60 +302,60 @@ func TestMountRefuses(t *testing.T) {
 		{[]string{"mount", "--pid", strconv.Itoa(os.Getpid()), "--current-cgroup", "--controllers", "pids", dir}, 1, "root of the hierarchy"},
 		{[]string{"mount", "--boundary", "/x", "--current-cgroup", "--controllers", "pids", dir}, 2, "--pid PID"},
 	} {
-		got := runCommand(t, c.args...)
-		if got.status != c.status || !strings.Contains(got.err, c.says) || strings.Count(got.err, "\n") != 1 {
-			t.Errorf("%v: status %d, %q; want %d, one line with %q", c.args, got.status, got.err, c.status, c.says)
+		got := kit.RunCommand(t, c.args...)
+		if got.Status != c.status || !strings.Contains(got.Stderr, c.says) || strings.Count(got.Stderr, "\n") != 1 {
+			t.Errorf("%v: status %d, %q; want %d, one line with %q", c.args, got.Status, got.Stderr, c.status, c.says)
 		}
 	}
-	asUser(65534, func() {
-		if got := runCommand(t, "mount", "--boundary", path, "--controllers", "pids", dir); got.status != 4 || !strings.Contains(got.err, "as root") {
-			t.Errorf("not root: %d, %q", got.status, got.err)
+	kit.AsUser(65534, func() {
+		if got := kit.RunCommand(t, "mount", "--boundary", path, "--controllers", "pids", dir); got.Status != 4 || !strings.Contains(got.Stderr, "as root") {
+			t.Errorf("not root: %d, %q", got.Status, got.Stderr)
 		}
 	})
 }
 
 // TestNoDevice: where there is no /dev/fuse, the error says what to do, and nothing is left.
 func TestNoDevice(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "no-device", tree)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "no-device", tree)
 	name := "no-device-" + strconv.Itoa(os.Getpid())
 	for command, status := range map[string]int{
-		"mount --boundary " + path + " --controllers pids " + publicDir(t): 4,
-		"run --name " + name + " --controllers pids -- true":               125,
+		"mount --boundary " + path + " --controllers pids " + kit.PublicDir(t): 4,
+		"run --name " + name + " --controllers pids -- true":                   125,
 	} {
-		cmd := exec.Command("sh", "-c", "mount -t tmpfs none /dev && exec "+program(t)+" "+command)
+		cmd := exec.Command("sh", "-c", "mount -t tmpfs none /dev && exec "+kit.Program(t)+" "+command)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS} // and its mounts are made private
 		out, _ := cmd.CombinedOutput()
 		if got := cmd.ProcessState.ExitCode(); got != status || !strings.Contains(string(out), "modprobe fuse") || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("%s: status %d, %s; want %d", command, got, out, status)
 		}
 	}
-	wantGone(t, h, name)
+	kit.WantGone(t, h, name)
 }
 
 // TestUmount: umount ends the server with status 0, and takes -o as mount(8) gives it.
 func TestUmount(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "umount", tree)
-	v := mountView(t, "-o", "boundary="+path+",controllers=pids,rw,nosuid")
-	if !exists(filepath.Join(v.top(tree), procs)) {
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "umount", tree)
+	v := kit.MountView(t, "-o", "boundary="+path+",controllers=pids,rw,nosuid")
+	if !kit.Exists(filepath.Join(v.Top(tree), kit.Procs)) {
 		t.Error("the view is not there")
 	}
-	if err := unix.Unmount(v.dir, 0); err != nil {
+	if err := unix.Unmount(v.Dir, 0); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond) // mountView's clean-up sees the status
+	time.Sleep(100 * time.Millisecond) // kit.MountView's clean-up sees the status
 }
 
 // TestMountHelper: as mount.vcgroupfs it goes into the background once the view is there.
 func TestMountHelper(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "helper", tree)
-	dir, link := publicDir(t), filepath.Join(t.TempDir(), "mount.vcgroupfs")
-	abs, err := filepath.Abs(program(t))
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "helper", tree)
+	dir, link := kit.PublicDir(t), filepath.Join(t.TempDir(), "mount.vcgroupfs")
+	abs, err := filepath.Abs(kit.Program(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,7 +366,7 @@ func TestMountHelper(t *testing.T) {
 	if err != nil || len(out) > 0 {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if !isFUSE(dir) {
+	if !kit.IsFUSE(dir) {
 		t.Error("not mounted when the helper had ended")
 	}
 	if err := unix.Unmount(dir, 0); err != nil {
@@ -436,13 +379,13 @@ func TestMountHelper(t *testing.T) {
 
 // TestMountPid: the boundary and the owner of a process in a user namespace.
 func TestMountPid(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "pid", tree)
-	g := exec.Command(program(t), "run", "--userns", "--controllers", "pids", "--", "sh", "-c", "echo ready; read x")
-	p := startProcess(t, g)
-	p.line(t)
-	pid := childOf(t, g.Process.Pid)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "pid", tree)
+	g := exec.Command(kit.Program(t), "run", "--userns", "--controllers", "pids", "--", "sh", "-c", "echo ready; read x")
+	p := kit.StartProcess(t, g)
+	p.Line(t)
+	pid := kit.ChildOf(t, g.Process.Pid)
 	old, err := tree.PathOf(pid)
 	if err != nil {
 		t.Fatal(err)
@@ -450,54 +393,18 @@ func TestMountPid(t *testing.T) {
 	if err := tree.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
-	if got := runCommand(t, "mount", "--pid", strconv.Itoa(pid), "--controllers", "pids", publicDir(t)); got.status != 1 || !strings.Contains(got.err, "moved out") {
-		t.Errorf("of a process that was moved out of its namespace: status %d, %s", got.status, got.err)
+	if got := kit.RunCommand(t, "mount", "--pid", strconv.Itoa(pid), "--controllers", "pids", kit.PublicDir(t)); got.Status != 1 || !strings.Contains(got.Stderr, "moved out") {
+		t.Errorf("of a process that was moved out of its namespace: status %d, %s", got.Status, got.Stderr)
 	}
-	v := mountView(t, "--pid", strconv.Itoa(pid), "--current-cgroup", "--controllers", "pids")
-	top := v.top(tree)
-	if got := strings.TrimSpace(readFile(filepath.Join(top, procs))); got != strconv.Itoa(pid) {
+	v := kit.MountView(t, "--pid", strconv.Itoa(pid), "--current-cgroup", "--controllers", "pids")
+	top := v.Top(tree)
+	if got := strings.TrimSpace(kit.ReadFile(filepath.Join(top, kit.Procs))); got != strconv.Itoa(pid) {
 		t.Errorf("the view shows %q, not process %d", got, pid)
 	}
-	if got := statOf(top); !strings.Contains(got, fmt.Sprintf("owner %[1]d:%[1]d", rootOf(t, pid))) {
+	if got := kit.StatText(top); !strings.Contains(got, fmt.Sprintf("owner %[1]d:%[1]d", kit.RootOf(t, pid))) {
 		t.Errorf("the view's root: %s", got)
 	}
 	tree.Attach(old, pid)
-	p.in.Close()
+	p.In.Close()
 	g.Wait()
-}
-
-// rootOf is who is root in the user namespace of a process.
-func rootOf(t *testing.T, pid int) (id int) {
-	t.Helper()
-	var inside int
-	if n, err := fmt.Sscan(readFile(fmt.Sprintf("/proc/%d/uid_map", pid)), &inside, &id); n != 2 || inside != 0 {
-		t.Fatal("no root in the user namespace: ", err)
-	}
-	return id
-}
-
-// childOf is the child of run that is the first process of a guest: the one with a number in a pid namespace below this one.
-func childOf(t *testing.T, pid int) int {
-	t.Helper()
-	here := len(numbersOf("self"))
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, f := range stats {
-		text, child := readFile(f), filepath.Base(filepath.Dir(f))
-		after := strings.Fields(text[strings.LastIndex(text, ")")+1:]) // state, parent
-		if len(after) < 2 || after[1] != strconv.Itoa(pid) || len(numbersOf(child)) <= here {
-			continue
-		}
-		if n, err := strconv.Atoi(child); err == nil {
-			return n
-		}
-	}
-	t.Fatalf("process %d has no child in a pid namespace of its own", pid)
-	return 0
-}
-
-// numbersOf are the numbers of a process, one for each pid namespace that it is in, from this one on.
-func numbersOf(process string) []string {
-	_, rest, _ := strings.Cut(readFile("/proc/"+process+"/status"), "NSpid:")
-	line, _, _ := strings.Cut(rest, "\n")
-	return strings.Fields(line)
 }

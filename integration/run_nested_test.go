@@ -1,136 +1,23 @@
 package integration
 
 import (
-	"encoding/json"
-	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
-
-// nest is a guest that is the host of others: a directory that all of them see, with the programs, and a device node that anybody may
-// open, for containers (of the host's own, its owner decides).
-type nest struct {
-	dir, program, tests string
-}
-
-func newNest(t *testing.T) nest {
-	t.Helper()
-	n := nest{dir: publicDir(t)}
-	n.program, n.tests = filepath.Join(n.dir, "vcgroupfs"), filepath.Join(n.dir, "integration.test")
-	copyProgram(t, absProgram(t), n.program)
-	copyProgram(t, "/proc/self/exe", n.tests)
-	device := filepath.Join(n.dir, "fuse")
-	t.Cleanup(func() { os.Remove(device) })
-	var st unix.Stat_t
-	err := unix.Stat("/dev/fuse", &st)
-	if err == nil {
-		err = unix.Mknod(device, unix.S_IFCHR|0o666, int(st.Rdev))
-	}
-	if err == nil {
-		err = unix.Chmod(device, 0o666)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func copyProgram(t *testing.T, from, to string) {
-	t.Helper()
-	t.Cleanup(func() { os.Remove(to) })
-	in, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err == nil {
-		_, err = io.Copy(out, in)
-	}
-	if err == nil {
-		err = out.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// run is the command of a guest in which the tests' binary plays a role, a guest of its host, which may be a guest itself.
-func (n nest) run(role string, args ...string) *exec.Cmd {
-	cmd := exec.Command(n.program, append(append([]string{"run"}, args...), "--", n.tests)...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.Stderr = os.Stderr
-	return cmd
-}
-
-// role is that of a guest that becomes the host of another (playNest), which has the role next.
-func (n nest) role(next string, args ...string) string {
-	text, _ := json.Marshal(append([]string{n.dir, next}, args...))
-	return "nest " + string(text)
-}
-
-// playNest sets a guest up as a host and runs a guest in it, or the tests.
-func playNest(arg string) {
-	var words []string
-	err := json.Unmarshal([]byte(arg), &words)
-	if err == nil {
-		err = furnish(words[0])
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	n := nest{dir: words[0], program: filepath.Join(words[0], "vcgroupfs"), tests: filepath.Join(words[0], "integration.test")}
-	cmd := n.run(words[1], words[2:]...)
-	if words[1] == "suite" {
-		cmd = exec.Command(n.tests, words[2:]...)
-		cmd.Env = append(os.Environ(), roleVariable+"=", "VCGROUPFS="+n.program)
-	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-// furnish gives a guest what a host has: places of its own for what is written.
-func furnish(dir string) error {
-	runtime.LockOSThread()
-	kept, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE)
-	if err != nil {
-		return fmt.Errorf("open_tree: %w", err)
-	}
-	for _, place := range []string{"/run", "/tmp"} {
-		if err := unix.Mount("tmpfs", place, "tmpfs", 0, "mode=1777"); err != nil {
-			return fmt.Errorf("mount %s: %w", place, err)
-		}
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.MoveMount(kept, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move_mount: %w", err)
-	}
-	return nil
-}
 
 // TestNested: a guest in a guest in a guest. Each is bounded by its own limits and by those of all around it; what the policy of one
 // keeps from it, no policy inside brings back.
 func TestNested(t *testing.T) {
-	h := openHost(t)
-	tree, memory := need(t, h, "pids"), need(t, h, "memory")
-	n := newNest(t)
+	h := kit.OpenHost(t)
+	tree, memory := kit.NeedHierarchy(t, h, "pids"), kit.NeedHierarchy(t, h, "memory")
+	n := kit.NewNest(t)
 	kept := "memory.high" // which the outermost policy makes read-only
 	if memory.Version == hierarchy.V1 {
 		kept = "memory.swappiness"
@@ -140,21 +27,21 @@ func TestNested(t *testing.T) {
 		"inner": "version: 1\nbelow: {read-only: [pids.peak, pids.events], read-write: [" + kept + "]}\nquota: {cgroups: 1000}\n",
 	}
 	for name, text := range policies {
-		path := filepath.Join(n.dir, name)
+		path := filepath.Join(n.Dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { os.Remove(path) })
 	}
 	names := []string{"nested-" + strconv.Itoa(os.Getpid()), "second", "third"}
-	third := []string{"--name", names[2], "--controllers", "pids,memory", "--limit", "pids.max=50", "--policy", filepath.Join(n.dir, "inner")}
-	second := []string{"--name", names[1], "--userns", "--privileged", "--limit", "pids.max=150", "--policy", filepath.Join(n.dir, "inner")}
-	first := []string{"--name", names[0], "--userns", "--privileged", "--limit", "pids.max=200", "--controllers", "pids,memory", "--policy", filepath.Join(n.dir, "outer")}
-	x := startProcess(t, n.run(n.role(n.role("commands", third...), second...), first...))
+	third := []string{"--name", names[2], "--controllers", "pids,memory", "--limit", "pids.max=50", "--policy", filepath.Join(n.Dir, "inner")}
+	second := []string{"--name", names[1], "--userns", "--privileged", "--limit", "pids.max=150", "--policy", filepath.Join(n.Dir, "inner")}
+	first := []string{"--name", names[0], "--userns", "--privileged", "--limit", "pids.max=200", "--controllers", "pids,memory", "--policy", filepath.Join(n.Dir, "outer")}
+	x := kit.StartProcess(t, n.Run(n.Role(n.Role("commands", third...), second...), first...))
 	paths := []string{"/vcgroupfs/" + names[0], "/vcgroupfs/" + names[0] + "/vcgroupfs/" + names[1],
 		"/vcgroupfs/" + names[0] + "/vcgroupfs/" + names[1] + "/vcgroupfs/" + names[2]}
-	top := topOf(guestView, tree)
-	x.useView(t, tree, "50", paths[2])
+	top := kit.TopOf(kit.GuestView, tree)
+	x.UseView(t, tree, "50", paths[2])
 	for i, want := range []string{"200\n", "150\n", "50\n"} {
 		if got, err := tree.ReadFile(paths[i], "pids.max"); got != want {
 			t.Errorf("the host finds pids.max of %s %q, %v", paths[i], got, err)
@@ -165,35 +52,35 @@ func TestNested(t *testing.T) {
 		t.Errorf("the host finds the child's limit %q", got)
 	}
 	if memory.Version == hierarchy.V2 {
-		if got := x.ask(t, "write", topOf(guestView, memory)+"/cgroup.subtree_control", "+memory"); got != "ok" {
+		if got := x.Ask(t, "write", kit.TopOf(kit.GuestView, memory)+"/cgroup.subtree_control", "+memory"); got != "ok" {
 			t.Errorf("+memory: %s", got)
 		}
 	}
-	if got := x.ask(t, "read", top+"/child/cgroup.procs"); got != "1\n" {
+	if got := x.Ask(t, "read", top+"/child/cgroup.procs"); got != "1\n" {
 		t.Errorf("who is in the child: %q", got)
 	}
-	if got := strings.Fields(x.ask(t, "read", "/proc/self/cgroup")); !strings.HasSuffix(strings.Join(got, " "), "/child") && tree.Version == hierarchy.V2 {
+	if got := strings.Fields(x.Ask(t, "read", "/proc/self/cgroup")); !strings.HasSuffix(strings.Join(got, " "), "/child") && tree.Version == hierarchy.V2 {
 		t.Errorf("/proc/self/cgroup: %q", got)
 	}
-	if got, err := strconv.Atoi(strings.TrimSpace(readFile(filepath.Join(hostDir(tree, child), "cgroup.procs")))); err != nil || got <= 1 {
+	if got, err := strconv.Atoi(strings.TrimSpace(kit.ReadFile(filepath.Join(kit.HostDir(tree, child), "cgroup.procs")))); err != nil || got <= 1 {
 		t.Errorf("the host finds process %d in the child, %v", got, err)
 	}
 
 	// What the outermost policy says holds in the innermost view, whose own says otherwise.
 	for _, file := range []string{"pids.peak", "pids.events"} {
-		if got := x.ask(t, "read", top+"/child/"+file); got != "ENOENT" {
+		if got := x.Ask(t, "read", top+"/child/"+file); got != "ENOENT" {
 			t.Errorf("%s, which the outermost policy hides: %q", file, got)
 		}
 	}
-	if got := x.ask(t, "mkdir", topOf(guestView, memory)+"/child"); got != "ok" && got != "EEXIST" {
+	if got := x.Ask(t, "mkdir", kit.TopOf(kit.GuestView, memory)+"/child"); got != "ok" && got != "EEXIST" {
 		t.Errorf("mkdir in memory: %s", got)
 	}
-	if got := x.ask(t, "write", topOf(guestView, memory)+"/child/"+kept, "10"); got != "EPERM" {
+	if got := x.Ask(t, "write", kit.TopOf(kit.GuestView, memory)+"/child/"+kept, "10"); got != "EPERM" {
 		t.Errorf("%s, which the outermost policy makes read-only, is written: %s", kept, got)
 	}
 	made := 0
 	for ; made < 20; made++ {
-		if got := x.ask(t, "mkdir", top+"/many"+strconv.Itoa(made)); got != "ok" {
+		if got := x.Ask(t, "mkdir", top+"/many"+strconv.Itoa(made)); got != "ok" {
 			if got != "EAGAIN" {
 				t.Errorf("over the outermost quota: %s", got)
 			}
@@ -203,8 +90,8 @@ func TestNested(t *testing.T) {
 	if made == 20 {
 		t.Error("the outermost quota of 8 cgroups does not hold in the innermost view")
 	}
-	x.in.Close()
-	if err := x.cmd.Wait(); err != nil {
+	x.In.Close()
+	if err := x.Cmd.Wait(); err != nil {
 		t.Errorf("the guests ended with %v", err)
 	}
 	if tree.Exists(paths[0]) {
@@ -212,7 +99,7 @@ func TestNested(t *testing.T) {
 	}
 
 	// A controller that the outer view does not show is none.
-	refused := n.run(n.role("commands", "--controllers", "memory"), "--userns", "--privileged", "--controllers", "pids")
+	refused := n.Run(n.Role("commands", "--controllers", "memory"), "--userns", "--privileged", "--controllers", "pids")
 	refused.Stderr = nil
 	if out, err := refused.CombinedOutput(); err == nil || !strings.Contains(string(out), `"memory"`) {
 		t.Errorf("a controller that is hidden outside: %v: %s", err, out)
@@ -221,59 +108,59 @@ func TestNested(t *testing.T) {
 
 // TestNestedOCI: a container that has its view from a runtime's hook is the host of a guest, in whatever form the view is there.
 func TestNestedOCI(t *testing.T) {
-	for _, runtime := range ociRuntimes(t) {
+	for _, runtime := range kit.OCIRuntimes(t) {
 		for name, form := range map[string][]string{"": nil, "-stack": {"--stack"}, "-tmpfs": {"--tmpfs"}} {
-			t.Run(runtime+name, func(t *testing.T) { testNestedOCI(t, needRuntime(t, runtime), form) })
+			t.Run(runtime+name, func(t *testing.T) { testNestedOCI(t, kit.NeedRuntime(t, runtime), form) })
 		}
 	}
 }
 
 func testNestedOCI(t *testing.T, runtime string, form []string) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	needPlainCrun(t, h, runtime)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	kit.NeedPlainCrun(t, h, runtime)
 	if slices.Contains(form, "--tmpfs") && tree.Version == hierarchy.V2 {
 		t.Skip("machine: pids is not on a v1 hierarchy")
 	}
-	n := newNest(t)
-	d := startDaemon(t)
-	b := newBundle(t, d, runtime, "nest", n.role("commands", "--name", "inner", "--controllers", "pids", "--limit", "pids.max=20"), form...)
-	b.with("user", "cgroup")
-	b.allow(allCapabilities(t))
-	process := b.config["process"].(map[string]any)
-	process["env"] = append(process["env"].([]string), "VCGROUPFS="+n.program)
-	b.linux()["maskedPaths"], b.linux()["readonlyPaths"] = []any{}, []any{} // in a user namespace no /proc can be mounted where one is covered
-	b.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 64}, "devices": []any{map[string]any{"allow": true, "access": "rwm"}}}
-	for from, to := range map[string]string{n.dir: n.dir, filepath.Join(n.dir, "fuse"): "/dev/fuse"} {
-		b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": to, "type": "bind", "source": from, "options": []string{"bind"}})
+	n := kit.NewNest(t)
+	d := kit.StartDaemon(t)
+	b := kit.NewBundle(t, d, runtime, "nest", n.Role("commands", "--name", "inner", "--controllers", "pids", "--limit", "pids.max=20"), form...)
+	b.WithNamespaces("user", "cgroup")
+	b.Allow(kit.AllCapabilities(t))
+	process := b.Config["process"].(map[string]any)
+	process["env"] = append(process["env"].([]string), "VCGROUPFS="+n.Program)
+	b.Linux()["maskedPaths"], b.Linux()["readonlyPaths"] = []any{}, []any{} // in a user namespace no /proc can be mounted where one is covered
+	b.Linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 64}, "devices": []any{map[string]any{"allow": true, "access": "rwm"}}}
+	for from, to := range map[string]string{n.Dir: n.Dir, filepath.Join(n.Dir, "fuse"): "/dev/fuse"} {
+		b.Config["mounts"] = append(b.Config["mounts"].([]any), map[string]any{"destination": to, "type": "bind", "source": from, "options": []string{"bind"}})
 	}
-	b.write(t)
-	cmd := b.command(runtime)
+	b.Write(t)
+	cmd := b.Command(runtime)
 	cmd.Stderr = os.Stderr
-	x := startProcess(t, cmd)
-	x.useView(t, tree, "20", b.cgroup+"/vcgroupfs/inner")
-	if got := x.ask(t, "read", topOf(guestView, tree)+"/child/cgroup.procs"); got != "1\n" {
+	x := kit.StartProcess(t, cmd)
+	x.UseView(t, tree, "20", b.Cgroup+"/vcgroupfs/inner")
+	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, tree)+"/child/cgroup.procs"); got != "1\n" {
 		t.Errorf("who is in the child: %q", got)
 	}
-	x.in.Close()
+	x.In.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
-	nothingLeft(t, d, h, b.cgroup)
-	d.stop(t)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }
 
 // TestNestedSuite runs tests of this package inside a guest, where all that they find of the host is a view: the traces, natively and
 // through a view, are then through a view and through a view of it; and the hostile guest's host is a guest.
 func TestNestedSuite(t *testing.T) {
-	need(t, openHost(t), "pids")
-	n := newNest(t)
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	n := kit.NewNest(t)
 	tests := []string{"TestTrace", "TestRun", "TestHostSees", "TestPoll", "TestInotify", "TestCoherence", "TestPrograms", "TestVirtualRoot"}
-	if scaled(t, 10, 1) == 10 { // an emulated processor takes minutes for these
+	if kit.Scaled(t, 10, 1) == 10 { // an emulated processor takes minutes for these
 		tests = append(tests, "TestHostile", "TestMountPid", "TestInside", "TestGuestLife", "TestStrangers")
 	}
 	pattern := "^(" + strings.Join(tests, "|") + ")$"
-	cmd := n.run(n.role("suite", "-test.v", "-test.timeout", "5m", "-test.run", pattern), "--userns", "--privileged")
+	cmd := n.Run(n.Role("suite", "-test.v", "-test.timeout", "5m", "-test.run", pattern), "--userns", "--privileged")
 	cmd.Stderr = nil
 	out, err := cmd.CombinedOutput()
 	var passed int

@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // blockDevice is the number of some block device, "" when there is none.
 func blockDevice() string {
 	found, _ := filepath.Glob("/sys/block/*/dev")
 	for _, f := range found {
-		return strings.TrimSpace(readFile(f))
+		return strings.TrimSpace(kit.ReadFile(f))
 	}
 	return ""
 }
@@ -22,7 +23,7 @@ func blockDevice() string {
 // TestRunUnified is what is promised of "run" on a host with v2 alone: limits of every kind hold, the guest's root works as
 // a root, and what it makes below it limits, freezes and kills.
 func TestRunUnified(t *testing.T) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	if tree := h.Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
@@ -39,7 +40,7 @@ func TestRunUnified(t *testing.T) {
 		want = append(want, "refused io.max", device+" rbps=1048576 wbps=max riops=max wiops=max")
 	}
 	t.Logf("io.max of device %q", device)
-	got := runGuest(t, args, `
+	got := kit.RunGuest(t, args, `
 cd /sys/fs/cgroup || exit 1
 limits() { echo $(cat memory.max pids.max cpu.max cpuset.cpus); }
 limits
@@ -60,12 +61,12 @@ echo 1 >a/cgroup.kill; until grep -q "populated 0" a/cgroup.events; do :; done; 
 rmdir a
 `)
 	for _, w := range want {
-		if !strings.Contains("\n"+got.out, "\n"+w+"\n") {
+		if !strings.Contains("\n"+got.Stdout, "\n"+w+"\n") {
 			t.Errorf("no line %q", w)
 		}
 	}
-	if got.status != 0 || t.Failed() {
-		t.Errorf("status %d: %s%s", got.status, got.out, got.err)
+	if got.Status != 0 || t.Failed() {
+		t.Errorf("status %d: %s%s", got.Status, got.Stdout, got.Stderr)
 	}
-	wantGone(t, h, name)
+	kit.WantGone(t, h, name)
 }

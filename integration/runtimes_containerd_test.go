@@ -1,219 +1,21 @@
 package integration
 
 import (
-	"archive/tar"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// containerd is one of the test's own, with NRI and CRI and without a network.
-type containerd struct {
-	bin, dir string // its programs, and where all that it has is
-	cgroup   string // of all its pods
-	cri      *criClient
-}
-
-const testImage = "vcgroupfs.test/program:1"
-
-// startContainerd starts it and gives it an image that has this test binary as /program.
-func startContainerd(t *testing.T, h *host.Host) *containerd {
-	t.Helper()
-	bin := os.Getenv("VCGROUPFS_CONTAINERD")
-	if bin == "" {
-		t.Skip("machine: containerd 1.7 is not here (.ci/containerd.sh gets it)")
-	}
-	runc := needRuntime(t, "runc")
-	dir, err := os.MkdirTemp("", "containerd-") // the paths of sockets must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &containerd{bin: bin, dir: dir, cgroup: "/vcgroupfs-test-" + strconv.Itoa(os.Getpid()) + "-containerd", cri: newCRIClient(dir + "/sock")}
-	config := fmt.Sprintf(`version = 2
-root = "%[1]s/root"
-state = "%[1]s/state"
-[grpc]
-  address = "%[1]s/sock"
-[ttrpc]
-  address = "%[1]s/ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "%[1]s/opt"
-[plugins."io.containerd.nri.v1.nri"]
-  disable = false
-  socket_path = "%[1]s/nri.sock"
-  plugin_path = "%[1]s/none"
-  plugin_config_path = "%[1]s/none"
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-  platform = "linux/%[4]s"
-  snapshotter = "native"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "%[2]s"
-  restrict_oom_score_adj = true
-  enable_cdi = true
-  cdi_spec_dirs = ["%[1]s/cdi"]
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    conf_dir = "%[1]s/none"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "native"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = "%[3]s"
-        Root = "%[1]s/runc"
-`, dir, testImage, runc, runtime.GOARCH)
-	if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(bin+"/containerd", "--config", dir+"/config.toml")
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
-	startManager(t, h, cmd, dir, c.cgroup)
-	eventually(t, "containerd", func() bool { _, err := c.cri.call("Version", nil); return err == nil })
-	c.load(t)
-	return c
-}
-
-// load imports the image, as docker save writes one.
-func (c *containerd) load(t *testing.T) {
-	t.Helper()
-	raw, err := os.ReadFile(newLayer(t, c.dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256(raw)
-	config, _ := json.Marshal(map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/program"}, "Env": []string{"PATH=/", roleVariable + "=pause"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
-	})
-	manifest, _ := json.Marshal([]any{map[string]any{"Config": "config.json", "RepoTags": []string{testImage}, "Layers": []string{"layer.tar"}}})
-	image, err := os.Create(filepath.Join(c.dir, "image.tar"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer image.Close()
-	w := tar.NewWriter(image)
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{"config.json", config}, {"layer.tar", raw}, {"manifest.json", manifest}} {
-		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.data))}); err != nil {
-			t.Fatal(err)
-		}
-		w.Write(f.data)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(c.bin+"/ctr", "--address", c.dir+"/sock", "--namespace", "k8s.io", "images", "import", "--snapshotter", "native", image.Name()).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ctr: %v: %s", err, out)
-	}
-}
-
-// pod runs a pod with annotations and says its id. It has the host's network.
-func (c *containerd) pod(t *testing.T, name string, annotations map[string]string) (id string, config []byte) {
-	t.Helper()
-	config = message(1, message(1, name, 2, name+"-uid", 3, "default"), 7, annotations,
-		8, message(1, c.cgroup, 2, message(1, message(1, 2, 2, 1)))) // namespace options: network of the node, pids of the container
-	answer, err := c.cri.call("RunPodSandbox", message(1, config))
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, _ := field(answer, 1)
-	t.Cleanup(func() { c.cri.call("RemovePodSandbox", message(1, string(raw))) }) // of a test that failed; stops it, too
-	return string(raw), config
-}
-
-// run runs a container of a pod until it has ended. It plays the script in a directory, may use 64 MiB, and has devices that CDI describes.
-func (c *containerd) run(t *testing.T, pod string, podConfig []byte, dir string, devices ...string) error {
-	t.Helper()
-	mounts := func(file string) []byte { return message(1, "/"+file, 2, filepath.Join(dir, file)) }
-	config := message(1, message(1, "worker"), 2, message(1, testImage), 3, []string{"/program"}, 6, message(1, roleVariable, 2, "script"),
-		7, mounts("in"), 7, mounts("out"), 15, message(1, message(4, 64<<20)))
-	for _, name := range devices {
-		config = append(config, message(17, message(1, name))...)
-	}
-	answer, err := c.cri.call("CreateContainer", message(1, pod, 2, config, 3, podConfig))
-	if err != nil {
-		return err
-	}
-	id, _ := field(answer, 1)
-	defer func() {
-		if _, err := c.cri.call("RemoveContainer", message(1, string(id))); err != nil {
-			t.Error(err)
-		}
-	}()
-	if _, err := c.cri.call("StartContainer", message(1, string(id))); err != nil {
-		return err
-	}
-	const exited = 2
-	var code uint64
-	eventually(t, "the container to end", func() bool {
-		answer, err := c.cri.call("ContainerStatus", message(1, string(id)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		status, _ := field(answer, 1)
-		_, state := field(status, 3)
-		_, code = field(status, 7)
-		return state == exited
-	})
-	if code != 0 {
-		t.Errorf("the container ended with status %d", code)
-	}
-	return nil
-}
-
-// remove stops and removes a pod.
-func (c *containerd) remove(t *testing.T, pod string) {
-	t.Helper()
-	for _, method := range []string{"StopPodSandbox", "RemovePodSandbox"} {
-		if _, err := c.cri.call(method, message(1, pod)); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// startPlugin connects the NRI plugin of a daemon.
-func (c *containerd) startPlugin(t *testing.T, socket string) (stop func()) {
-	t.Helper()
-	cmd := exec.Command(absProgram(t), "--log-level", "info", "nri", "--nri-socket", c.dir+"/nri.sock", "--program", absProgram(t), "--socket", socket)
-	said, err := os.Create(filepath.Join(c.dir, "nri.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer said.Close()
-	cmd.Stderr = said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stop = func() {
-		cmd.Process.Signal(unix.SIGTERM)
-		cmd.Wait()
-	}
-	t.Cleanup(stop)
-	eventually(t, "the plugin to serve", func() bool { return strings.Contains(readFile(said.Name()), "serving the runtime") })
-	return stop
-}
-
 // memoryScript reads and tries the limit of 64 MiB, and makes a child with a limit of its own.
-func memoryScript(tree *host.Hierarchy) scripted {
-	dir, file := topOf(guestView, tree), "memory.max"
-	s := scripted{}
-	add := func(line, want string) { s.lines, s.want = append(s.lines, line), append(s.want, want) }
+func memoryScript(tree *host.Hierarchy) kit.Script {
+	dir, file := kit.TopOf(kit.GuestView, tree), "memory.max"
+	s := kit.Script{}
+	add := func(line, want string) { s.Lines, s.Want = append(s.Lines, line), append(s.Want, want) }
 	if tree.Version == hierarchy.V1 {
 		file = "memory.limit_in_bytes"
 	} else {
@@ -229,13 +31,13 @@ func memoryScript(tree *host.Hierarchy) scripted {
 // TestContainerd: with the plugin connected to containerd a pod that asks for a view has one, a pod that asks for none is as without the
 // plugin, where a container can have the device that CDI describes, and one that cannot have what it asks for does not start. Nothing is left of any.
 func TestContainerd(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "memory")
-	c := startContainerd(t, h)
-	d := startDaemon(t)
-	stop := c.startPlugin(t, d.socket)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "memory")
+	c := kit.StartContainerd(t, h)
+	d := kit.StartDaemon(t)
+	stop := c.StartPlugin(t, d.Socket)
 	view := map[string]string{"cgroups.vcgroupfs.dev/container.worker": "true"}
-	inside := publicDir(t)
+	inside := kit.PublicDir(t)
 	t.Cleanup(func() { os.Remove(inside + "/in"); os.Remove(inside + "/out") })
 
 	s := memoryScript(tree)
@@ -244,33 +46,33 @@ func TestContainerd(t *testing.T) {
 		forms = append(forms, map[string]string{"cgroups.vcgroupfs.dev": "true", "tmpfs.cgroups.vcgroupfs.dev": "true"})
 	}
 	for _, annotations := range forms {
-		s.put(t, inside)
-		pod, config := c.pod(t, "viewed", annotations)
-		if err := c.run(t, pod, config, inside); err != nil {
+		s.Put(t, inside)
+		pod, config := c.Pod(t, "viewed", annotations)
+		if err := c.Run(t, pod, config, inside); err != nil {
 			t.Fatal(err)
 		}
-		s.check(t, inside, nil)
-		if tmpfs := strings.Contains(readFile(inside+"/out"), " /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - tmpfs "); tmpfs != (len(annotations) > 1) {
-			t.Errorf("%v: mounted in the container: %s", annotations, readFile(inside+"/out"))
+		s.Check(t, inside, nil)
+		if tmpfs := strings.Contains(kit.ReadFile(inside+"/out"), " /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - tmpfs "); tmpfs != (len(annotations) > 1) {
+			t.Errorf("%v: mounted in the container: %s", annotations, kit.ReadFile(inside+"/out"))
 		}
-		eventually(t, "the guest to go", func() bool { info, err := d.info(); return err == nil && info.Guests == 0 })
-		c.remove(t, pod)
+		kit.Eventually(t, "the guest to go", func() bool { info, err := d.Info(); return err == nil && info.Guests == 0 })
+		c.Remove(t, pod)
 	}
 
-	pod, config := c.pod(t, "plain", nil)
-	s.put(t, inside) // the plugin does nothing for it, and a device does the same
-	if err := c.run(t, pod, config, inside, ourDevices(t, d, c.dir+"/cdi")+"=view"); err != nil {
+	pod, config := c.Pod(t, "plain", nil)
+	s.Put(t, inside) // the plugin does nothing for it, and a device does the same
+	if err := c.Run(t, pod, config, inside, kit.PackagedDevices(t, d, c.Dir+"/cdi")+"=view"); err != nil {
 		t.Fatal(err)
 	}
-	s.check(t, inside, nil)
-	scripted{}.put(t, inside)
-	if err := c.run(t, pod, config, inside); err != nil {
+	s.Check(t, inside, nil)
+	kit.Script{}.Put(t, inside)
+	if err := c.Run(t, pod, config, inside); err != nil {
 		t.Fatal(err)
 	}
-	if mounts := readFile(inside + "/out"); !strings.Contains(mounts, " - cgroup") || strings.Contains(mounts, " - fuse") {
+	if mounts := kit.ReadFile(inside + "/out"); !strings.Contains(mounts, " - cgroup") || strings.Contains(mounts, " - fuse") {
 		t.Errorf("mounted in a container that asks for nothing: %s", mounts)
 	}
-	c.remove(t, pod)
+	c.Remove(t, pod)
 
 	for annotations, says := range map[[2]string]string{
 		{"cgroups.vcgroupfs.dev", "yes"}: "allowed", {"controllers.cgroups.vcgroupfs.dev", "nonsense"}: "nonsense",
@@ -279,20 +81,20 @@ func TestContainerd(t *testing.T) {
 		refused[annotations[0]] = annotations[1]
 		refuse(t, c, refused, inside, says)
 	}
-	nothingLeft(t, d, h, "/no-cgroup-of-ours")
+	kit.WantNothingLeft(t, d, h, "/no-cgroup-of-ours")
 	stop()
-	stop = c.startPlugin(t, d.dir+"/nobody.sock")
+	stop = c.StartPlugin(t, d.Dir+"/nobody.sock")
 	refuse(t, c, view, inside, "nobody.sock")
 	stop()
-	d.stop(t)
+	d.Stop(t)
 }
 
 // refuse wants a container not to start.
-func refuse(t *testing.T, c *containerd, annotations map[string]string, dir, says string) {
+func refuse(t *testing.T, c *kit.Containerd, annotations map[string]string, dir, says string) {
 	t.Helper()
-	pod, config := c.pod(t, "refused", annotations)
-	if err := c.run(t, pod, config, dir); err == nil || !strings.Contains(err.Error(), says) {
+	pod, config := c.Pod(t, "refused", annotations)
+	if err := c.Run(t, pod, config, dir); err == nil || !strings.Contains(err.Error(), says) {
 		t.Errorf("%v: %v; want a refusal that says %q", annotations, err, says)
 	}
-	c.remove(t, pod)
+	c.Remove(t, pod)
 }

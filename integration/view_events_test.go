@@ -11,26 +11,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
-
-// unifiedView is a view of a v2 boundary with a child.
-func unifiedView(t *testing.T, name string) (tree *host.Hierarchy, path, top string) {
-	t.Helper()
-	h := openHost(t)
-	tree = need(t, h, hierarchy.Unified)
-	path = boundary(t, name, tree)
-	v := mountView(t, "--boundary", path, "--controllers", strings.Join(shownNames(tree), ","), "--layout", "v2")
-	if err := os.Mkdir(filepath.Join(v.dir, "a"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return tree, path, v.dir
-}
 
 // TestInotify: a guest's watch on cgroup.events fires when the kernel says that the cgroup is empty, or no longer.
 func TestInotify(t *testing.T) {
-	tree, path, top := unifiedView(t, "inotify")
+	tree, path, top := kit.MountUnified(t, "inotify")
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		t.Fatal(err)
@@ -41,32 +27,32 @@ func TestInotify(t *testing.T) {
 	}
 	woken := func(what string) {
 		t.Helper()
-		eventually(t, "inotify: "+what, func() bool { return strings.HasPrefix(events(fd), "2 ") })
+		kit.Eventually(t, "inotify: "+what, func() bool { return strings.HasPrefix(kit.ReadInotify(fd), "2 ") })
 		time.Sleep(50 * time.Millisecond)
-		events(fd)
+		kit.ReadInotify(fd)
 	}
-	pid := sleeper(t)
+	pid := kit.StartSleeper(t)
 	if err := tree.Attach(path+"/a", pid); err != nil {
 		t.Fatal(err)
 	}
 	woken("populated")
-	if got := readFile(filepath.Join(top, "a/cgroup.events")); !strings.Contains(got, "populated 1") {
+	if got := kit.ReadFile(filepath.Join(top, "a/cgroup.events")); !strings.Contains(got, "populated 1") {
 		t.Errorf("the guest reads %q", got)
 	}
 	if err := tree.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
 	woken("empty")
-	if got := readFile(filepath.Join(top, "a/cgroup.events")); !strings.Contains(got, "populated 0") {
+	if got := kit.ReadFile(filepath.Join(top, "a/cgroup.events")); !strings.Contains(got, "populated 0") {
 		t.Errorf("the guest reads %q", got)
 	}
 }
 
 // TestPoll: poll on cgroup.events is as on a native file: ready before the first read, then quiet until the next event.
 func TestPoll(t *testing.T) {
-	tree, path, top := unifiedView(t, "poll")
-	pid := sleeper(t)
-	for _, dir := range []string{hostDir(tree, path), top} {
+	tree, path, top := kit.MountUnified(t, "poll")
+	pid := kit.StartSleeper(t)
+	for _, dir := range []string{kit.HostDir(tree, path), top} {
 		fd, err := unix.Open(filepath.Join(dir, "a/cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -108,13 +94,13 @@ func TestPoll(t *testing.T) {
 		if err := tree.Attach(path, pid); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the second event", func() bool { return poll(0) == event })
+		kit.Eventually(t, "the second event", func() bool { return poll(0) == event })
 	}
 }
 
 // TestPressureTrigger: who waits for a pressure trigger is woken each time that it fires.
 func TestPressureTrigger(t *testing.T) {
-	tree, path, top := unifiedView(t, "trigger")
+	tree, path, top := kit.MountUnified(t, "trigger")
 	file := filepath.Join(top, "a/cpu.pressure")
 	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT || err == unix.EOPNOTSUPP {
@@ -166,38 +152,38 @@ func TestPressureTrigger(t *testing.T) {
 
 // TestCoherence: what the host changes is seen at once where the kernel's caches are told, and within a second anywhere.
 func TestCoherence(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "coherence", tree)
-	v := mountView(t, "--boundary", path, "--controllers", "pids")
-	top := v.top(tree)
-	if exists(filepath.Join(top, "made")) {
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "coherence", tree)
+	v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
+	top := v.Top(tree)
+	if kit.Exists(filepath.Join(top, "made")) {
 		t.Fatal("there already")
 	}
 	if err := tree.Create(path+"/made", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if !exists(filepath.Join(top, "made")) {
+	if !kit.Exists(filepath.Join(top, "made")) {
 		t.Error("a cgroup that the host made is not seen at once")
 	}
 	if err := tree.RemoveAll(path + "/made"); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	eventually(t, "a removed cgroup to vanish", func() bool { return !exists(filepath.Join(top, "made")) })
+	kit.Eventually(t, "a removed cgroup to vanish", func() bool { return !kit.Exists(filepath.Join(top, "made")) })
 	if d := time.Since(began); d > 1200*time.Millisecond {
 		t.Errorf("a removed cgroup was seen for %v", d)
 	}
 	if err := tree.WriteFile(path, "pids.max", "17"); err != nil {
 		t.Fatal(err)
 	}
-	if got := readFile(filepath.Join(top, "pids.max")); got != "17\n" {
+	if got := kit.ReadFile(filepath.Join(top, "pids.max")); got != "17\n" {
 		t.Errorf("a value that the host set reads %q", got)
 	}
 	if os.Mkdir(filepath.Join(top, "b"), 0o755) != nil || !tree.Exists(path+"/b") {
 		t.Error("a cgroup that the guest made is not on the host")
 	}
-	if rm(filepath.Join(top, "b")) != "ok" || exists(filepath.Join(top, "b")) || tree.Exists(path+"/b") {
+	if kit.Rmdir(filepath.Join(top, "b")) != "ok" || kit.Exists(filepath.Join(top, "b")) || tree.Exists(path+"/b") {
 		t.Error("a cgroup that the guest removed is still there")
 	}
 }

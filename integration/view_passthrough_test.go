@@ -9,25 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestWritersBesideReaders: while the kernel reads a host's file by itself for one open, what another open of it writes
 // still goes through the server, by every way of writing.
 func TestWritersBesideReaders(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "beside", tree)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "beside", tree)
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(file, []byte("version: 1\nbelow: {guarded: {pids.max: {max: 100}}}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	v := mountView(t, "--boundary", path, "--controllers", "pids", "--policy", file)
-	top := v.top(tree)
+	v := kit.MountView(t, "--boundary", path, "--controllers", "pids", "--policy", file)
+	top := v.Top(tree)
 	if err := os.Mkdir(filepath.Join(top, "a"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if tree.Version == hierarchy.V2 {
-		if got := writeFile(filepath.Join(top, "cgroup.subtree_control"), "+pids"); got != "ok" {
+		if got := kit.WriteFile(filepath.Join(top, "cgroup.subtree_control"), "+pids"); got != "ok" {
 			t.Fatal(got)
 		}
 	}
@@ -41,7 +42,7 @@ func TestWritersBesideReaders(t *testing.T) {
 		buf := make([]byte, 32)
 		n, err := unix.Pread(fd, buf, 0)
 		if err != nil {
-			return errnoName(err)
+			return kit.ErrnoName(err)
 		}
 		return strings.TrimSpace(string(buf[:n]))
 	}
@@ -53,16 +54,16 @@ func TestWritersBesideReaders(t *testing.T) {
 		if err != nil {
 			t.Fatalf("flags %#x: %v", flags, err)
 		}
-		if err := writeFD("0x20\n")(writer); err != nil || read(reader) != "32" {
+		if err := kit.WriteFD("0x20\n")(writer); err != nil || read(reader) != "32" {
 			t.Errorf("flags %#x: a value within the constraint: %v, reads %q", flags, err, read(reader))
 		}
 		for name, do := range map[string]func() error{
-			"write":  func() error { return writeFD("500")(writer) },
+			"write":  func() error { return kit.WriteFD("500")(writer) },
 			"pwrite": func() error { _, err := unix.Pwrite(writer, []byte("500"), 3); return err },
 			"writev": func() error { _, err := unix.Writev(writer, [][]byte{[]byte("50"), []byte("0")}); return err },
 			"splice": func() error { return spliceInto(writer, "500") },
 			"sendfile": func() error {
-				in, err := unix.Open(fileWith(t, "500"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				in, err := unix.Open(kit.FileWith(t, "500"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 				if err != nil {
 					return err
 				}
@@ -84,18 +85,16 @@ func TestWritersBesideReaders(t *testing.T) {
 			if got := do(); got == nil || name != "mmap" && got != unix.EPERM {
 				t.Errorf("flags %#x, %s of a value beyond the constraint: %v", flags, name, got)
 			}
-			if got := strings.TrimSpace(readFile(filepath.Join(hostDir(tree, path), "a/pids.max"))); got != "32" {
+			if got := strings.TrimSpace(kit.ReadFile(filepath.Join(kit.HostDir(tree, path), "a/pids.max"))); got != "32" {
 				t.Fatalf("flags %#x: %s set the host's file to %s", flags, name, got)
 			}
 		}
 		unix.Close(writer)
-		if err := writeFileErr(limit, "max"); err != unix.EPERM {
+		if err := kit.WriteFileErr(limit, "max"); err != unix.EPERM {
 			t.Errorf("no limit: %v", err)
 		}
 	}
 }
-
-func writeFileErr(path, value string) error { return withFile(path, unix.O_WRONLY, writeFD(value)) }
 
 func spliceInto(fd int, value string) error {
 	var p [2]int
@@ -107,13 +106,4 @@ func spliceInto(fd int, value string) error {
 	unix.Write(p[1], []byte(value))
 	_, err := unix.Splice(p[0], nil, fd, nil, len(value), 0)
 	return err
-}
-
-func fileWith(t *testing.T, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "text")
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

@@ -9,15 +9,16 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestPrograms: the usual programs read what is there, whether the kernel reads it for them or the server answers: some ask for the size
 // first, some have the kernel copy, some look for holes.
 func TestPrograms(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "programs", tree)
-	v := mountView(t, "--boundary", path, "--controllers", "pids")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "programs", tree)
+	v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
 	files := map[string]string{"pids.max": "max\n", "notify_on_release": "0\n", "cgroup.procs": ""}
 	if tree.Version == hierarchy.V2 {
 		files = map[string]string{"pids.max": "max\n", "cgroup.controllers": "pids\n", "cgroup.procs": ""}
@@ -25,7 +26,7 @@ func TestPrograms(t *testing.T) {
 	dir := t.TempDir()
 	ran := 0
 	for file, want := range files {
-		path, copied := filepath.Join(v.top(tree), file), filepath.Join(dir, file)
+		path, copied := filepath.Join(v.Top(tree), file), filepath.Join(dir, file)
 		for _, line := range []string{
 			"cat FILE", "cp FILE COPY", "head -c 100 FILE", "tail -n 5 FILE", "dd if=FILE of=COPY", "cp --sparse=always FILE COPY", "wc -c FILE", "grep ^ FILE",
 			"busybox cat FILE", "busybox cp FILE COPY", "busybox head -c 100 FILE", "busybox tail -n 5 FILE", "busybox dd if=FILE of=COPY", "busybox wc -c FILE",
@@ -45,7 +46,7 @@ func TestPrograms(t *testing.T) {
 				t.Errorf("%s: %v", line, err)
 			}
 			if strings.Contains(line, "COPY") {
-				got = readFile(copied)
+				got = kit.ReadFile(copied)
 				os.Remove(copied)
 			}
 			if count, _, _ := strings.Cut(got, " "); strings.Contains(line, "wc") && count == strconv.Itoa(len(want)) {

@@ -10,34 +10,35 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestOpenWhileRemoved: who opens a control file while the guest removes its cgroup, or switches its controller off, gets the
 // file or one of the errnos that cgroupfs has for that.
 func TestOpenWhileRemoved(t *testing.T) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	t.Run("cgroup", func(t *testing.T) {
-		tree := need(t, h, "pids")
-		path := boundary(t, "removed", tree)
-		v := mountView(t, "--boundary", path, "--controllers", "pids")
-		q := filepath.Join(v.top(tree), "q")
-		removalRace(t, scaled(t, 500, 50), filepath.Join(q, procs), func() {
+		tree := kit.NeedHierarchy(t, h, "pids")
+		path := kit.NewBoundary(t, "removed", tree)
+		v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
+		q := filepath.Join(v.Top(tree), "q")
+		removalRace(t, kit.Scaled(t, 500, 50), filepath.Join(q, kit.Procs), func() {
 			unix.Mkdir(q, 0o755)
 			unix.Rmdir(q)
 		})
 		unix.Rmdir(q)
 	})
 	t.Run("controller", func(t *testing.T) {
-		tree := need(t, h, hierarchy.Unified)
+		tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
 		controller, file := renewable(tree)
 		if controller == "" {
 			t.Skip("machine: the v2 tree has no controller with a limit")
 		}
-		_, _, top := unifiedView(t, "switched")
+		_, _, top := kit.MountUnified(t, "switched")
 		control := filepath.Join(top, "cgroup.subtree_control")
-		removalRace(t, scaled(t, 50, 10), filepath.Join(top, "a", file), func() {
-			writeFile(control, "+"+controller)
-			writeFile(control, "-"+controller)
+		removalRace(t, kit.Scaled(t, 50, 10), filepath.Join(top, "a", file), func() {
+			kit.WriteFile(control, "+"+controller)
+			kit.WriteFile(control, "-"+controller)
 		})
 	})
 }
@@ -87,17 +88,17 @@ func removalRace(t *testing.T, rounds int, file string, round func()) {
 
 // TestRmdirAtTop: a hierarchy at the top of a view is removed as little as the mount point that it is natively.
 func TestRmdirAtTop(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
 	if tree.Version == hierarchy.V2 {
 		t.Skip("machine: pids is of the v2 tree; at the top of its view are cgroups alone")
 	}
-	if got := rm(tree.Mountpoint); got != "EBUSY" {
+	if got := kit.Rmdir(tree.Mountpoint); got != "EBUSY" {
 		t.Fatalf("natively: %s", got)
 	}
-	v := mountView(t, "--boundary", boundary(t, "top", tree), "--controllers", "pids", "--layout", "v1")
-	for what, want := range map[string]string{v.top(tree): "EBUSY", filepath.Join(v.dir, "none"): "ENOENT", v.dir: "EBUSY"} {
-		if got := rm(what); got != want {
+	v := kit.MountView(t, "--boundary", kit.NewBoundary(t, "top", tree), "--controllers", "pids", "--layout", "v1")
+	for what, want := range map[string]string{v.Top(tree): "EBUSY", filepath.Join(v.Dir, "none"): "ENOENT", v.Dir: "EBUSY"} {
+		if got := kit.Rmdir(what); got != want {
 			t.Errorf("rmdir of %s: %s, want %s", what, got, want)
 		}
 	}

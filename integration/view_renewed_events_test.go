@@ -15,6 +15,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // eventsFile is a control file of v2 that the kernel tells of changes of, and goes with its controller.
@@ -39,7 +40,7 @@ func eventsFiles(hier *host.Hierarchy) (files []eventsFile) {
 	if sizes, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-2048kB"); hier.Holds("hugetlb") && len(sizes) > 0 {
 		files = append(files, eventsFile{"hugetlb", "hugetlb.2MB.events", "hugetlb.2MB.rsvd.max", func(cgroup int) error {
 			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), roleVariable+"=huge")
+			cmd.Env = append(os.Environ(), kit.RoleVariable+"=huge")
 			cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: cgroup}
 			if out, err := cmd.Output(); err != nil || string(out) != "ENOMEM\n" {
 				return fmt.Errorf("a huge page more than the limit: %q, %v, want ENOMEM", out, err)
@@ -69,7 +70,7 @@ func (x waiting) renew(by string) {
 		defer x.server.Signal(unix.SIGCONT)
 	}
 	for _, sign := range []string{"-", "+"} {
-		if got := writeFile(filepath.Join(by, "cgroup.subtree_control"), sign+x.of.controller); got != "ok" {
+		if got := kit.WriteFile(filepath.Join(by, "cgroup.subtree_control"), sign+x.of.controller); got != "ok" {
 			x.t.Fatalf("%s%s: %s", sign, x.of.controller, got)
 		}
 	}
@@ -82,7 +83,7 @@ func (x waiting) exceed() {
 		x.t.Fatal(err)
 	}
 	dir := filepath.Join(x.host, "c")
-	if got := writeFile(filepath.Join(dir, x.of.limit), "0"); got != "ok" {
+	if got := kit.WriteFile(filepath.Join(dir, x.of.limit), "0"); got != "ok" {
 		x.t.Fatalf("%s: %s", x.of.limit, got)
 	}
 	cgroup, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -119,9 +120,9 @@ func (x waiting) again(fd int) int {
 // told waits until an instance has something.
 func (x waiting) told(fd int, what string) {
 	x.t.Helper()
-	eventually(x.t, what, func() bool { return strings.HasPrefix(events(fd), "2 ") })
+	kit.Eventually(x.t, what, func() bool { return strings.HasPrefix(kit.ReadInotify(fd), "2 ") })
 	time.Sleep(50 * time.Millisecond) // a view may tell twice
-	events(fd)
+	kit.ReadInotify(fd)
 }
 
 // polled is what poll says of a descriptor now.
@@ -145,7 +146,7 @@ func (x waiting) open() (fd int) {
 		x.t.Fatal(err)
 	}
 	x.t.Cleanup(func() { unix.Close(fd) })
-	eventually(x.t, "poll to be quiet after a read", func() bool {
+	kit.Eventually(x.t, "poll to be quiet after a read", func() bool {
 		unix.Pread(fd, make([]byte, 100), 0)
 		return polled(x.t, fd) == 0
 	})
@@ -155,7 +156,7 @@ func (x waiting) open() (fd int) {
 // woken waits for poll to say that there is something.
 func (x waiting) woken(fd int, what string) {
 	x.t.Helper()
-	eventually(x.t, what, func() bool { return polled(x.t, fd) == unix.POLLPRI|unix.POLLERR })
+	kit.Eventually(x.t, what, func() bool { return polled(x.t, fd) == unix.POLLPRI|unix.POLLERR })
 }
 
 // play waits for a file, has it made anew, and waits again. It says how long a guest that asks again and again finds the earlier file at
@@ -167,7 +168,7 @@ func (x waiting) play(by string) (stale time.Duration) {
 	old := x.open()
 	x.exceed()
 	x.woken(old, "poll: the first event")
-	events(first)
+	kit.ReadInotify(first)
 
 	stale = time.Hour
 	for round := range 3 {
@@ -177,7 +178,7 @@ func (x waiting) play(by string) (stale time.Duration) {
 		if _, err := unix.Pread(old, make([]byte, 1), 0); err != unix.ENODEV {
 			x.t.Errorf("reading a file that is gone: %v, want ENODEV", err)
 		}
-		eventually(x.t, "inotify to find the new file", func() bool { return x.again(first) > number })
+		kit.Eventually(x.t, "inotify to find the new file", func() bool { return x.again(first) > number })
 		stale = min(stale, time.Since(renewed))
 		number = x.again(first)
 		second, _ := x.inotify()
@@ -195,20 +196,20 @@ func (x waiting) play(by string) (stale time.Duration) {
 // playHuge wants a huge page.
 func playHuge(string) {
 	_, err := unix.Mmap(-1, 0, 2<<20, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_HUGETLB|unix.MAP_HUGE_2MB)
-	fmt.Println(word(err))
+	fmt.Println(kit.Word(err))
 }
 
 // TestRenewedEvents: a controller that is switched off and on again makes its files anew. Whoever watches and polls the new one is told
 // of its changes, natively and by a view, and whether the guest or the host has switched.
 func TestRenewedEvents(t *testing.T) {
-	h := openHost(t)
-	hier := need(t, h, hierarchy.Unified)
+	h := kit.OpenHost(t)
+	hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
 	files := eventsFiles(hier)
 	if len(files) == 0 {
 		t.Skip("machine: no controller of the v2 hierarchy has an events file that a test can change")
 	}
-	path := boundary(t, "renewed-events", hier)
-	v := mountView(t, "--boundary", path, "--controllers", strings.Join(shownNames(hier), ","), "--layout", "v2")
+	path := kit.NewBoundary(t, "renewed-events", hier)
+	v := kit.MountView(t, "--boundary", path, "--controllers", strings.Join(kit.ShownControllers(hier), ","), "--layout", "v2")
 	for _, of := range files {
 		for _, by := range []string{"native", "guest", "host"} {
 			t.Run(of.controller+"-"+by, func(t *testing.T) {
@@ -219,7 +220,7 @@ func TestRenewedEvents(t *testing.T) {
 				if err := hier.Enable(parent+"/c", of.controller); err != nil {
 					t.Fatal(err)
 				}
-				x := waiting{t: t, of: of, host: hostDir(hier, parent), parent: filepath.Join(v.dir, filepath.Base(parent)), server: v.cmd.Process}
+				x := waiting{t: t, of: of, host: kit.HostDir(hier, parent), parent: filepath.Join(v.Dir, filepath.Base(parent)), server: v.Cmd.Process}
 				if by == "native" {
 					x.parent = x.host
 				}

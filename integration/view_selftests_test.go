@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // selftestsVariable names a directory with the programs of the kernel's tools/testing/selftests/cgroup, unmodified.
@@ -61,7 +62,7 @@ func selftestDiffers(test, form string) bool {
 
 // TestSelftestDifferences: each is explained.
 func TestSelftestDifferences(t *testing.T) {
-	doc := readFile("../docs/divergences.md")
+	doc := kit.ReadFile("../docs/divergences.md")
 	if !strings.HasPrefix(doc, "# ") {
 		t.Skip("machine: docs/ is not there")
 	}
@@ -79,7 +80,7 @@ func TestSelftests(t *testing.T) {
 	if dir == "" {
 		t.Skipf("machine: %s names no directory with the kernel's selftests; make selftests does", selftestsVariable)
 	}
-	if tree := openHost(t).Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
+	if tree := kit.OpenHost(t).Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
 	// test_memcg_high_sync locks memory, and waits without end where it may not. Root has a capability for that; who has
@@ -208,7 +209,7 @@ func selftestInGuest(t *testing.T, selftest, form string, options []string) tap 
 	defer cancel()
 	args := slices.Concat([]string{"run", "--controllers", "cpu,cpuset,memory,pids,io,hugetlb"}, options,
 		[]string{"--", "sh", "-c", selftestScript, selftest})
-	cmd := exec.CommandContext(ctx, program(t), args...)
+	cmd := exec.CommandContext(ctx, kit.Program(t), args...)
 	cmd.WaitDelay = 20 * time.Second
 	out, err := cmd.Output()
 	var exit *exec.ExitError

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // values are what is written to every control file that a guest may write: right for some, wrong for others.
@@ -32,8 +33,8 @@ func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
 			continue
 		}
 		steps = append(steps,
-			step{"file " + name + ": stat", func(x *traceEnv) string { return statOf(x.at("f/" + name)) }},
-			step{"file " + name + ": keys", func(x *traceEnv) string { return keys(readFile(x.at("f/" + name))) }})
+			step{"file " + name + ": stat", func(x *traceEnv) string { return kit.StatText(x.at("f/" + name)) }},
+			step{"file " + name + ": keys", func(x *traceEnv) string { return keys(kit.ReadFile(x.at("f/" + name))) }})
 		if row.Mode&0o222 == 0 || row.Constraint == hierarchy.Members || row.Constraint == hierarchy.Subtree || name == "cgroup.type" {
 			continue
 		}
@@ -50,12 +51,12 @@ func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
 				continue
 			}
 			steps = append(steps, step{fmt.Sprintf("file %s: value %q", name, value), func(x *traceEnv) string {
-				return writeFile(x.at("f/"+name), value) + " " + settled(name, readFile(x.at("f/"+name)))
+				return kit.WriteFile(x.at("f/"+name), value) + " " + settled(name, kit.ReadFile(x.at("f/"+name)))
 			}})
 		}
 	}
 	steps = append(steps, renewedSteps(tree)...)
-	return append(steps, step{"files: clean-up", func(x *traceEnv) string { return rm(x.at("f")) }})
+	return append(steps, step{"files: clean-up", func(x *traceEnv) string { return kit.Rmdir(x.at("f")) }})
 }
 
 // unchangedSteps write the value that a file has, which changes nothing, and on the view alone another: some change the
@@ -63,19 +64,19 @@ func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
 func unchangedSteps(name string) []step {
 	write := func(what, format string) step {
 		return step{fmt.Sprintf("unchanged: %s: %s", name, what), func(x *traceEnv) string {
-			value := strings.TrimSpace(readFile(x.at("f/" + name)))
-			return writeFile(x.at("f/"+name), fmt.Sprintf(format, value)) + " " + readFile(x.at("f/"+name))
+			value := strings.TrimSpace(kit.ReadFile(x.at("f/" + name)))
+			return kit.WriteFile(x.at("f/"+name), fmt.Sprintf(format, value)) + " " + kit.ReadFile(x.at("f/"+name))
 		}}
 	}
 	steps := []step{write("as it is", "%s"), write("with a newline", "%s\n"), write("and more", "%s x"), write("in quotes", "'%s'")}
 	for _, other := range []string{"0", "1", "3", "0-1", "root", "garbage", "\n"} {
 		steps = append(steps, step{fmt.Sprintf("unchanged: %s: another value", name), func(x *traceEnv) string {
-			before := readFile(x.at("f/" + name))
-			if !isFUSE(x.w) || strings.TrimSpace(other) == strings.TrimSpace(before) {
+			before := kit.ReadFile(x.at("f/" + name))
+			if !kit.IsFUSE(x.w) || strings.TrimSpace(other) == strings.TrimSpace(before) {
 				return "EPERM"
 			}
-			answer := writeFile(x.at("f/"+name), other)
-			if after := readFile(x.at("f/" + name)); after != before {
+			answer := kit.WriteFile(x.at("f/"+name), other)
+			if after := kit.ReadFile(x.at("f/" + name)); after != before {
 				return fmt.Sprintf("%q: %s, and %q is %q", other, answer, before, after)
 			}
 			if answer == "EINVAL" {
@@ -102,20 +103,20 @@ func looser(value string) bool { return value == "50000abc 100000" || value == "
 func enableAll(x *traceEnv) string {
 	s := ""
 	if x.tree.Version == hierarchy.V2 {
-		s = mk(filepath.Join(x.dir, "p"), 0o755) + writeFile(filepath.Join(x.dir, "p", procs), strconv.Itoa(x.pid))
+		s = kit.Mkdir(filepath.Join(x.dir, "p"), 0o755) + kit.WriteFile(filepath.Join(x.dir, "p", kit.Procs), strconv.Itoa(x.pid))
 		for _, c := range []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma", "misc", "dmem"} {
 			if x.tree.Holds(c) {
-				s += writeFile(filepath.Join(x.dir, "cgroup.subtree_control"), "+"+c) + writeFile(x.at("cgroup.subtree_control"), "+"+c)
+				s += kit.WriteFile(filepath.Join(x.dir, "cgroup.subtree_control"), "+"+c) + kit.WriteFile(x.at("cgroup.subtree_control"), "+"+c)
 			}
 		}
 	}
-	return s + mk(x.at("f"), 0o755)
+	return s + kit.Mkdir(x.at("f"), 0o755)
 }
 
 // filesOf lists the control files of a cgroup of this kernel.
 func filesOf(t *testing.T, tree *host.Hierarchy) []string {
-	path := boundary(t, "files", tree)
-	entries, err := os.ReadDir(hostDir(tree, path))
+	path := kit.NewBoundary(t, "files", tree)
+	entries, err := os.ReadDir(kit.HostDir(tree, path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,10 +132,10 @@ func filesOf(t *testing.T, tree *host.Hierarchy) []string {
 
 // tryView opens a file for writing on a view, and does nothing natively.
 func tryView(x *traceEnv, name string) string {
-	if !isFUSE(x.w) {
+	if !kit.IsFUSE(x.w) {
 		return "not tried"
 	}
-	return word(withFile(x.at("f/"+name), os.O_WRONLY, func(int) error { return nil }))
+	return kit.Word(kit.WithFile(x.at("f/"+name), os.O_WRONLY, func(int) error { return nil }))
 }
 
 // keys are the words that begin the lines of a statistics file, or the whole of a short one without numbers.
@@ -161,58 +162,58 @@ func settled(name, text string) string {
 // unifiedSteps are about what v2 alone has.
 func unifiedSteps() []step {
 	at := func(x *traceEnv, file, value string) string {
-		return writeFile(x.at(file), value) + " " + strings.TrimSpace(readFile(x.at(file)))
+		return kit.WriteFile(x.at(file), value) + " " + strings.TrimSpace(kit.ReadFile(x.at(file)))
 	}
 	steps := []step{
 		{"v2: type", func(x *traceEnv) string {
-			return readFile(x.at("cgroup.type")) + readFile(filepath.Join(x.dir, "cgroup.type"))
+			return kit.ReadFile(x.at("cgroup.type")) + kit.ReadFile(filepath.Join(x.dir, "cgroup.type"))
 		}},
 		{"v2: type garbage", func(x *traceEnv) string { return at(x, "cgroup.type", "domain") }},
 		{"v2: max.depth", func(x *traceEnv) string {
-			return at(x, "cgroup.max.depth", "0") + mk(x.at("deep"), 0o755) + at(x, "cgroup.max.depth", "max") + mk(x.at("deep"), 0o755) + rm(x.at("deep"))
+			return at(x, "cgroup.max.depth", "0") + kit.Mkdir(x.at("deep"), 0o755) + at(x, "cgroup.max.depth", "max") + kit.Mkdir(x.at("deep"), 0o755) + kit.Rmdir(x.at("deep"))
 		}},
 		{"v2: max.descendants", func(x *traceEnv) string {
-			return at(x, "cgroup.max.descendants", "1") + mk(x.at("d1"), 0o755) + mk(x.at("d2"), 0o755) + at(x, "cgroup.max.descendants", "max") + rm(x.at("d1"))
+			return at(x, "cgroup.max.descendants", "1") + kit.Mkdir(x.at("d1"), 0o755) + kit.Mkdir(x.at("d2"), 0o755) + at(x, "cgroup.max.descendants", "max") + kit.Rmdir(x.at("d1"))
 		}},
 		{"v2: cgroup.stat counts", func(x *traceEnv) string {
-			mk(x.at("c1"), 0o755)
-			s := firstLine(readFile(x.at("cgroup.stat"))) + firstLine(readFile(filepath.Join(x.dir, "cgroup.stat")))
-			return s + rm(x.at("c1"))
+			kit.Mkdir(x.at("c1"), 0o755)
+			s := firstLine(kit.ReadFile(x.at("cgroup.stat"))) + firstLine(kit.ReadFile(filepath.Join(x.dir, "cgroup.stat")))
+			return s + kit.Rmdir(x.at("c1"))
 		}},
 		{"v2: events of a populated cgroup", func(x *traceEnv) string {
-			return x.moved("w/"+procs, x.pid, strconv.Itoa(x.pid)) + readFile(x.at("cgroup.events")) + x.moved(procs, x.pid, strconv.Itoa(x.pid)) + readFile(x.at("cgroup.events"))
+			return x.moved("w/"+kit.Procs, x.pid, strconv.Itoa(x.pid)) + kit.ReadFile(x.at("cgroup.events")) + x.moved(kit.Procs, x.pid, strconv.Itoa(x.pid)) + kit.ReadFile(x.at("cgroup.events"))
 		}},
 		{"v2: freeze", func(x *traceEnv) string {
-			s := x.moved("w/"+procs, x.pid, strconv.Itoa(x.pid)) + writeFile(x.at("cgroup.freeze"), "1")
-			eventually(x.t, "the cgroup to freeze", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "frozen 1") })
-			s += readFile(x.at("cgroup.freeze")) + writeFile(x.at("cgroup.freeze"), "0")
-			eventually(x.t, "the cgroup to thaw", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "frozen 0") })
-			return s + x.moved(procs, x.pid, strconv.Itoa(x.pid))
+			s := x.moved("w/"+kit.Procs, x.pid, strconv.Itoa(x.pid)) + kit.WriteFile(x.at("cgroup.freeze"), "1")
+			kit.Eventually(x.t, "the cgroup to freeze", func() bool { return strings.Contains(kit.ReadFile(x.at("cgroup.events")), "frozen 1") })
+			s += kit.ReadFile(x.at("cgroup.freeze")) + kit.WriteFile(x.at("cgroup.freeze"), "0")
+			kit.Eventually(x.t, "the cgroup to thaw", func() bool { return strings.Contains(kit.ReadFile(x.at("cgroup.events")), "frozen 0") })
+			return s + x.moved(kit.Procs, x.pid, strconv.Itoa(x.pid))
 		}},
 		{"v2: kill", func(x *traceEnv) string {
-			if !exists(x.at("cgroup.kill")) {
+			if !kit.Exists(x.at("cgroup.kill")) {
 				return ""
 			}
-			pid := sleeper(x.t)
+			pid := kit.StartSleeper(x.t)
 			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), pid)
-			s := x.moved("w/"+procs, pid, strconv.Itoa(pid)) + writeFile(x.at("cgroup.kill"), "0") + writeFile(x.at("cgroup.kill"), "1")
-			eventually(x.t, "the killed to be gone", func() bool { return strings.Contains(readFile(x.at("cgroup.events")), "populated 0") })
+			s := x.moved("w/"+kit.Procs, pid, strconv.Itoa(pid)) + kit.WriteFile(x.at("cgroup.kill"), "0") + kit.WriteFile(x.at("cgroup.kill"), "1")
+			kit.Eventually(x.t, "the killed to be gone", func() bool { return strings.Contains(kit.ReadFile(x.at("cgroup.events")), "populated 0") })
 			return s
 		}},
 		{"v2: pressure switched off and on", func(x *traceEnv) (s string) {
 			files := []string{"cpu.pressure", "memory.pressure", "io.pressure"}
 			for _, value := range []string{"0", "1", "0", "1"} {
 				for _, f := range files {
-					s += fmt.Sprint(exists(x.at(f)), " ")
+					s += fmt.Sprint(kit.Exists(x.at(f)), " ")
 				}
-				s += writeFile(x.at("cgroup.pressure"), value) + " "
+				s += kit.WriteFile(x.at("cgroup.pressure"), value) + " "
 			}
 			return s
 		}},
-		{"v2: read of cgroup.kill", func(x *traceEnv) string { return readFile(x.at("cgroup.kill")) }},
+		{"v2: read of cgroup.kill", func(x *traceEnv) string { return kit.ReadFile(x.at("cgroup.kill")) }},
 		{"v2: threaded", func(x *traceEnv) string {
-			s := mk(x.at("th"), 0o755) + writeFile(x.at("th/cgroup.type"), "threaded") + readFile(x.at("th/cgroup.type")) + readFile(x.at("cgroup.type"))
-			return s + readFile(x.at("th/"+procs)) + readFile(x.at("th/cgroup.threads")) + mk(x.at("th/x"), 0o755) + readFile(x.at("th/x/cgroup.type")) + rm(x.at("th/x")) + rm(x.at("th"))
+			s := kit.Mkdir(x.at("th"), 0o755) + kit.WriteFile(x.at("th/cgroup.type"), "threaded") + kit.ReadFile(x.at("th/cgroup.type")) + kit.ReadFile(x.at("cgroup.type"))
+			return s + kit.ReadFile(x.at("th/"+kit.Procs)) + kit.ReadFile(x.at("th/cgroup.threads")) + kit.Mkdir(x.at("th/x"), 0o755) + kit.ReadFile(x.at("th/x/cgroup.type")) + kit.Rmdir(x.at("th/x")) + kit.Rmdir(x.at("th"))
 		}},
 	}
 	for _, text := range []string{"+bogus", "+", "hugetlb", "-hugetlb", " ", "\n", "+hugetlb -hugetlb", "+hugetlb\t", "+freezer", "+hugetlb,+pids", "-bogus",
@@ -226,14 +227,14 @@ func unifiedSteps() []step {
 		"SOME 150000 2000000", "some 150000", "some\x00", "some 150000.5 2000000"} {
 		for _, c := range []string{"cpu", "memory", "io"} { // each is written twice: one trigger to a descriptor
 			steps = append(steps, step{fmt.Sprintf("v2: %s trigger %q", c, text), func(x *traceEnv) string {
-				if !exists(x.at(c + ".pressure")) {
+				if !kit.Exists(x.at(c + ".pressure")) {
 					return ""
 				}
-				return with(x.at(c+".pressure"), unix.O_RDWR, func(fd int) string {
+				return kit.TryFile(x.at(c+".pressure"), unix.O_RDWR, func(fd int) string {
 					_, first := unix.Write(fd, []byte(text))
 					_, second := unix.Write(fd, []byte(text))
 					_, third := unix.Write(fd, []byte("garbage"))
-					return word(first) + " " + word(second) + " " + word(third)
+					return kit.Word(first) + " " + kit.Word(second) + " " + kit.Word(third)
 				})
 			}})
 		}

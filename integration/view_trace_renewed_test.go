@@ -9,6 +9,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // renewable names a limit file of the v2 tree and its controller, "" where there is none.
@@ -38,7 +39,7 @@ func renewedSteps(tree *host.Hierarchy) []step {
 	var steps []step
 	add := func(name string, do func(x *traceEnv) string) { steps = append(steps, step{"renewed: " + name, do}) }
 	renew := func(x *traceEnv) string {
-		return writeFile(x.at("cgroup.subtree_control"), "-"+controller) + writeFile(x.at("cgroup.subtree_control"), "+"+controller)
+		return kit.WriteFile(x.at("cgroup.subtree_control"), "-"+controller) + kit.WriteFile(x.at("cgroup.subtree_control"), "+"+controller)
 	}
 	for _, how := range []struct {
 		name  string
@@ -48,21 +49,21 @@ func renewedSteps(tree *host.Hierarchy) []step {
 			s := ""
 			for range 3 { // each time another is held
 				fd, err := unix.Open(x.at(file), how.flags|unix.O_CLOEXEC, 0)
-				s += word(err)
-				defer func() { word(unix.Close(fd)) }()
-				s += renew(x) + readFile(x.at(file)) + writeFile(x.at(file), "max") + held(fd)
+				s += kit.Word(err)
+				defer func() { kit.Word(unix.Close(fd)) }()
+				s += renew(x) + kit.ReadFile(x.at(file)) + kit.WriteFile(x.at(file), "max") + held(fd)
 			}
 			return s
 		})
 	}
 	add("closed", func(x *traceEnv) string {
 		fd, _ := unix.Open(x.at(file), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		return renew(x) + readFile(x.at(file)) + word(unix.Close(fd)) + readFile(x.at(file)) + writeFile(x.at(file), "max")
+		return renew(x) + kit.ReadFile(x.at(file)) + kit.Word(unix.Close(fd)) + kit.ReadFile(x.at(file)) + kit.WriteFile(x.at(file), "max")
 	})
 	add("held and gone", func(x *traceEnv) string {
 		fd, _ := unix.Open(x.at(file), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		s := writeFile(x.at("cgroup.subtree_control"), "-"+controller) + readFile(x.at(file)) + held(fd)
-		return s + word(unix.Close(fd)) + writeFile(x.at("cgroup.subtree_control"), "+"+controller) + readFile(x.at(file))
+		s := kit.WriteFile(x.at("cgroup.subtree_control"), "-"+controller) + kit.ReadFile(x.at(file)) + held(fd)
+		return s + kit.Word(unix.Close(fd)) + kit.WriteFile(x.at("cgroup.subtree_control"), "+"+controller) + kit.ReadFile(x.at(file))
 	})
 	return steps
 }
@@ -72,7 +73,7 @@ func held(fd int) string {
 	_, read := unix.Pread(fd, make([]byte, 10), 0)
 	_, write := unix.Write(fd, []byte("max"))
 	var st unix.Stat_t
-	return fmt.Sprint(" ", word(read), word(write), word(unix.Fstat(fd, &st)), reopened(fd), " ")
+	return fmt.Sprint(" ", kit.Word(read), kit.Word(write), kit.Word(unix.Fstat(fd, &st)), reopened(fd), " ")
 }
 
 // reopened opens what a descriptor leads to, without a path.
@@ -81,5 +82,5 @@ func reopened(fd int) string {
 	if err == nil {
 		unix.Close(again)
 	}
-	return word(err)
+	return kit.Word(err)
 }

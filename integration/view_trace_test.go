@@ -12,6 +12,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // A trace is a list of steps that are done in a real cgroup, then in a view of another just like it. What each step answers
@@ -85,7 +86,7 @@ var inner = sync.OnceValue(func() bool {
 		return false
 	}
 	defer h.Close()
-	return inGuest(h)
+	return kit.InGuest(h)
 })
 
 func declared(name, native, view string) bool {
@@ -106,7 +107,7 @@ func declared(name, native, view string) bool {
 // runTrace does the steps in a boundary that is shown at dir.
 func runTrace(t *testing.T, tree *host.Hierarchy, dir, path string, steps []step) []string {
 	x := &traceEnv{t: t, tree: tree, dir: dir, w: filepath.Join(dir, "w"), fds: map[string]int{}}
-	x.pid, x.outside = sleeper(t), sleeper(t)
+	x.pid, x.outside = kit.StartSleeper(t), kit.StartSleeper(t)
 	if err := tree.Attach(path, x.pid); err != nil {
 		t.Fatal(err)
 	}
@@ -125,14 +126,14 @@ func runTrace(t *testing.T, tree *host.Hierarchy, dir, path string, steps []step
 
 // compare runs a trace natively and on a view.
 func compare(t *testing.T, tree *host.Hierarchy, controllers []string, steps []step) int {
-	native := boundary(t, "native", tree)
-	guest := boundary(t, "view", tree)
-	v := mountView(t, "--boundary", guest, "--controllers", strings.Join(controllers, ","), "--layout", layoutOf(tree))
-	top := v.dir
+	native := kit.NewBoundary(t, "native", tree)
+	guest := kit.NewBoundary(t, "view", tree)
+	v := kit.MountView(t, "--boundary", guest, "--controllers", strings.Join(controllers, ","), "--layout", kit.LayoutOf(tree))
+	top := v.Dir
 	if tree.Version == hierarchy.V1 {
-		top = filepath.Join(v.dir, tree.Dir)
+		top = filepath.Join(v.Dir, tree.Dir)
 	}
-	want := runTrace(t, tree, hostDir(tree, native), native, steps)
+	want := runTrace(t, tree, kit.HostDir(tree, native), native, steps)
 	got := runTrace(t, tree, top, guest, steps)
 	for i, s := range steps {
 		n, g := strings.ReplaceAll(want[i], native, "/B"), strings.ReplaceAll(got[i], guest, "/B")
@@ -143,19 +144,12 @@ func compare(t *testing.T, tree *host.Hierarchy, controllers []string, steps []s
 	return len(steps)
 }
 
-func layoutOf(tree *host.Hierarchy) string {
-	if tree.Version == hierarchy.V1 {
-		return "v1"
-	}
-	return "v2"
-}
-
 // TestTrace: every hierarchy of this host, natively and through a view.
 func TestTrace(t *testing.T) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	total := 0
 	for _, tree := range h.Hierarchies() {
-		names := shownNames(tree)
+		names := kit.ShownControllers(tree)
 		if len(names) == 0 {
 			continue
 		}
@@ -167,24 +161,6 @@ func TestTrace(t *testing.T) {
 	if total < 200 {
 		t.Errorf("only %d operations were compared", total)
 	}
-}
-
-// shownNames are the controllers of a hierarchy that a trace has shown. blkio's limits do not nest, so directories cannot be
-// made there; net_prio and perf_event have nothing to compare.
-func shownNames(tree *host.Hierarchy) []string {
-	var names []string
-	for _, c := range tree.Controllers {
-		if c != "blkio" && c != "net_prio" && c != "perf_event" && c != "debug" {
-			names = append(names, c)
-		}
-	}
-	if tree.Version == hierarchy.V2 {
-		names = append(names, hierarchy.Unified)
-	}
-	if tree.Name != "" {
-		names = append(names, "name="+tree.Name)
-	}
-	return names
 }
 
 func allSteps(t *testing.T, tree *host.Hierarchy) []step {
@@ -207,21 +183,16 @@ func boundarySteps(tree *host.Hierarchy) []step {
 		}
 		name := row.Name
 		add("open for writing "+name, func(x *traceEnv) string {
-			if !exists(filepath.Join(x.dir, name)) {
+			if !kit.Exists(filepath.Join(x.dir, name)) {
 				return "EPERM" // not on this kernel, or not in this hierarchy
 			}
-			return word(withFile(filepath.Join(x.dir, name), os.O_WRONLY, func(int) error { return nil }))
+			return kit.Word(kit.WithFile(filepath.Join(x.dir, name), os.O_WRONLY, func(int) error { return nil }))
 		})
 	}
-	add("chmod", func(x *traceEnv) string { return word(os.Chmod(x.dir, 0o700)) })
-	add("chown", func(x *traceEnv) string { return word(os.Chown(x.dir, 1000, 1000)) })
+	add("chmod", func(x *traceEnv) string { return kit.Word(os.Chmod(x.dir, 0o700)) })
+	add("chown", func(x *traceEnv) string { return kit.Word(os.Chown(x.dir, 1000, 1000)) })
 	steps = append(steps, step{"the boundary lists its child", func(x *traceEnv) string {
-		return fmt.Sprint(exists(filepath.Join(x.dir, "w")))
+		return fmt.Sprint(kit.Exists(filepath.Join(x.dir, "w")))
 	}})
 	return steps
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // rootDir is the root of a v2 tree, of the host or of a guest, and a process in it.
@@ -17,20 +18,20 @@ type rootDir struct {
 	dir, pid string
 }
 
-func (x rootDir) at(file string) string { return filepath.Join(x.dir, testPrefix+file) }
+func (x rootDir) at(file string) string { return filepath.Join(x.dir, kit.Prefix+file) }
 
-func (x rootDir) mkdir(name string) string { return word(os.Mkdir(x.at(name), 0o755)) + " " }
+func (x rootDir) mkdir(name string) string { return kit.Word(os.Mkdir(x.at(name), 0o755)) + " " }
 
 func (x rootDir) moveTo(name string) string {
-	return writeFile(filepath.Join(x.dir, name, procs), x.pid) + " "
+	return kit.WriteFile(filepath.Join(x.dir, name, kit.Procs), x.pid) + " "
 }
 func (x rootDir) control(text string) string {
-	return writeFile(filepath.Join(x.dir, "cgroup.subtree_control"), text)
+	return kit.WriteFile(filepath.Join(x.dir, "cgroup.subtree_control"), text)
 }
 
 // threaded makes a cgroup below the root, threaded.
 func (x rootDir) threaded(name string) string {
-	return x.mkdir(name) + writeFile(x.at(name+"/cgroup.type"), "threaded") + " " + readFile(x.at(name+"/cgroup.type"))
+	return x.mkdir(name) + kit.WriteFile(x.at(name+"/cgroup.type"), "threaded") + " " + kit.ReadFile(x.at(name+"/cgroup.type"))
 }
 
 // rootThreads are threaded cgroups directly below a root whose processes stay in it.
@@ -44,20 +45,20 @@ var rootThreads = []struct {
 	{"threaded controllers over processes", func(x rootDir) string { return x.control("+cpu +pids") }, "ok", ""},
 	{"a move to the root", func(x rootDir) string { return x.moveTo("") }, "ok ", ""},
 	{"to the threaded child and back", func(x rootDir) string {
-		return x.moveTo(testPrefix+"th") + readFile(x.at("th/cgroup.threads")) + x.moveTo("")
+		return x.moveTo(kit.Prefix+"th") + kit.ReadFile(x.at("th/cgroup.threads")) + x.moveTo("")
 	}, "ok PID\nok ", ""},
 	{"a domain controller", func(x rootDir) string { return x.control("+memory") }, "ok", "EOPNOTSUPP"},
 	{"a domain with a process", func(x rootDir) string {
-		return x.mkdir("d") + x.moveTo(testPrefix+"d") + x.moveTo("") + rm(x.at("d"))
+		return x.mkdir("d") + x.moveTo(kit.Prefix+"d") + x.moveTo("") + kit.Rmdir(x.at("d"))
 	}, "ok ok ok ok", "ok EOPNOTSUPP ok ok"},
-	{"the end of the threaded child", func(x rootDir) string { return rm(x.at("th")) }, "ok", ""},
+	{"the end of the threaded child", func(x rootDir) string { return kit.Rmdir(x.at("th")) }, "ok", ""},
 }
 
 // threadsHost skips a test where the v2 tree does not tell threads apart.
 func threadsHost(t *testing.T) (*host.Host, *host.Hierarchy) {
 	t.Helper()
-	h := openHost(t)
-	tree := need(t, h, hierarchy.Unified)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
 	if !tree.Holds("cpu") || !tree.Holds("pids") || !tree.Holds("memory") {
 		t.Skip("machine: the v2 tree has not cpu, pids and memory")
 	}
@@ -67,10 +68,10 @@ func threadsHost(t *testing.T) (*host.Host, *host.Hierarchy) {
 // TestRootThreads: the guest's root has threaded children as a real one does, but for two differences.
 func TestRootThreads(t *testing.T) {
 	_, tree := threadsHost(t)
-	path := boundary(t, "root-threads", tree)
-	v := mountView(t, "--boundary", path, "--controllers", strings.Join(shownNames(tree), ","), "--layout", "v2")
-	native, guest := rootDir{tree.Mountpoint, strconv.Itoa(sleeper(t))}, rootDir{v.dir, strconv.Itoa(sleeper(t))}
-	if got := writeFile(filepath.Join(hostDir(tree, path), procs), guest.pid); got != "ok" {
+	path := kit.NewBoundary(t, "root-threads", tree)
+	v := kit.MountView(t, "--boundary", path, "--controllers", strings.Join(kit.ShownControllers(tree), ","), "--layout", "v2")
+	native, guest := rootDir{tree.Mountpoint, strconv.Itoa(kit.StartSleeper(t))}, rootDir{v.Dir, strconv.Itoa(kit.StartSleeper(t))}
+	if got := kit.WriteFile(filepath.Join(kit.HostDir(tree, path), kit.Procs), guest.pid); got != "ok" {
 		t.Fatal(got)
 	}
 	for _, s := range rootThreads {
@@ -106,10 +107,10 @@ var rootThreadsLate = []struct {
 	{"a move to the root", func(x rootDir) string { return x.moveTo("") }, "ok "},
 	{"threaded controllers", func(x rootDir) string { return x.control("+cpu") }, "ok"},
 	{"the end of threads", func(x rootDir) string {
-		return x.control("-cpu") + rm(x.at("th")) + rm(x.at("late"))
+		return x.control("-cpu") + kit.Rmdir(x.at("th")) + kit.Rmdir(x.at("late"))
 	}, "okokok"},
 	{"domains as before", func(x rootDir) string {
-		return x.mkdir("d") + x.control("+memory") + " " + x.moveTo(testPrefix+"d") + x.moveTo("") + rm(x.at("d"))
+		return x.mkdir("d") + x.control("+memory") + " " + x.moveTo(kit.Prefix+"d") + x.moveTo("") + kit.Rmdir(x.at("d"))
 	}, "ok ok ok ok ok"},
 }
 
@@ -118,7 +119,7 @@ func testRootThreadsLate(t *testing.T, x rootDir) {
 		if got := s.do(x); got != s.want {
 			t.Errorf("%s: %q, not %q", s.name, got, s.want)
 		}
-		if members := strings.Fields(readFile(filepath.Join(x.dir, procs))); !slices.Contains(members, x.pid) {
+		if members := strings.Fields(kit.ReadFile(filepath.Join(x.dir, kit.Procs))); !slices.Contains(members, x.pid) {
 			t.Errorf("%s: the root shows %v", s.name, members)
 		}
 	}
@@ -127,7 +128,7 @@ func testRootThreadsLate(t *testing.T, x rootDir) {
 // TestThreadedBoundary: a boundary that the host made threaded holds processes and enables threaded controllers.
 func TestThreadedBoundary(t *testing.T) {
 	_, tree := threadsHost(t)
-	parent := boundary(t, "threaded", tree)
+	parent := kit.NewBoundary(t, "threaded", tree)
 	path := parent + "/b"
 	if err := tree.Create(path, 0o755); err != nil {
 		t.Fatal(err)
@@ -137,13 +138,13 @@ func TestThreadedBoundary(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pid := sleeper(t)
+	pid := kit.StartSleeper(t)
 	if err := tree.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
-	v := mountView(t, "--boundary", path, "--controllers", "cpu,pids,unified", "--layout", "v2")
-	x := rootDir{v.dir, strconv.Itoa(pid)}
-	got := x.control("+pids") + x.threaded("th") + x.moveTo(testPrefix+"th") + x.moveTo("") + rm(x.at("th"))
+	v := kit.MountView(t, "--boundary", path, "--controllers", "cpu,pids,unified", "--layout", "v2")
+	x := rootDir{v.Dir, strconv.Itoa(pid)}
+	got := x.control("+pids") + x.threaded("th") + x.moveTo(kit.Prefix+"th") + x.moveTo("") + kit.Rmdir(x.at("th"))
 	if got != "okok ok threaded\nok ok ok" {
 		t.Errorf("got %q", got)
 	}

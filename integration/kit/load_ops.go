@@ -1,4 +1,4 @@
-package integration
+package kit
 
 import (
 	"errors"
@@ -16,7 +16,8 @@ import (
 // reads opens, reads and closes files whose content is known to the byte.
 func (w *worker) reads() {
 	files := []struct{ name, text string }{
-		{"stay/" + procs, strconv.Itoa(w.resident) + "\n"}, {"stay/pids.current", "1\n"}, {"stay/pids.max", "1000\n"}, {"written/" + procs, ""},
+		{"stay/" + Procs, strconv.Itoa(w.resident) + "\n"}, {"stay/pids.current", "1\n"}, {"stay/pids.max", "1000\n"},
+		{"written/" + Procs, ""},
 	}
 	for w.goesOn() {
 		for _, f := range files {
@@ -28,26 +29,10 @@ func (w *worker) reads() {
 // wantFile reads a file through the view and compares.
 func (w *worker) wantFile(kind, name, want string) {
 	var got string
-	err := w.op(kind, func() (err error) { got, err = slurp(w.at(name)); return })
+	err := w.op(kind, func() (err error) { got, err = Slurp(w.At(name)); return })
 	if err == nil && got != want {
 		w.fail(kind, "%s is %q, want %q", name, got, want)
 	}
-}
-
-// slurp opens, reads to the end and closes.
-func slurp(path string) (string, error) {
-	var text []byte
-	err := withFile(path, unix.O_RDONLY, func(fd int) error {
-		buf := make([]byte, 512)
-		for {
-			n, err := unix.Read(fd, buf)
-			if n <= 0 {
-				return err
-			}
-			text = append(text, buf[:n]...)
-		}
-	})
-	return string(text), err
 }
 
 // open opens a file that is to stay open, -1 when that failed.
@@ -64,16 +49,21 @@ func (w *worker) open(path string, flags int) (fd int) {
 // keptReads is how often a kept descriptor is read between two writes.
 const keptReads = 16
 
-// keeps reads and writes through descriptors that are open all the time: what is read is always what was written last. Where
-// the kernel reads the host's file by itself for the one that only reads, it asks the server for the one that writes too.
+// keeps reads and writes through descriptors that are open all the time: what is read is always what was written last.
+// Where the kernel reads the host's file by itself for the one that only reads, it asks the server for the one that
+// writes too.
 func (w *worker) keeps() {
 	const file = "kept/pids.max"
-	reader, writer := w.open(w.at(file), unix.O_RDONLY), w.open(w.at(file), unix.O_RDWR)
+	reader, writer := w.open(w.At(file), unix.O_RDONLY), w.open(w.At(file), unix.O_RDWR)
 	defer unix.Close(reader)
 	defer unix.Close(writer)
 	value := "max\n"
 	for n := 1; w.goesOn(); n++ {
-		value = w.write("kept write", file, value, n, func(text []byte) error { _, err := unix.Pwrite(writer, text, 0); return err })
+		value = w.write("kept write", file, value, n, func(text []byte) error {
+			_,
+				err := unix.Pwrite(writer, text, 0)
+			return err
+		})
 		for range keptReads {
 			w.wantKept("kept read", reader, value)
 			w.wantKept("kept r/w read", writer, value)
@@ -89,17 +79,11 @@ func (w *worker) wantKept(kind string, fd int, want string) {
 	}
 }
 
-func pread(fd int) (string, error) {
-	buf := make([]byte, 64)
-	n, err := unix.Pread(fd, buf, 0)
-	return string(buf[:max(n, 0)]), err
-}
-
 // write writes a number to a file that has old, and says what the file has after it, by the host's own.
 func (w *worker) write(kind, file, old string, n int, do func(text []byte) error) string {
 	value := strconv.Itoa(n % 1000000)
 	err := w.op(kind, func() error { return do([]byte(value)) })
-	got := readFile(w.native(file))
+	got := ReadFile(w.Native(file))
 	if got != value+"\n" && (err == nil || got != old) {
 		w.fail(kind, "%s was to be %s and is %q on the host", file, value, got)
 	}
@@ -112,14 +96,14 @@ func (w *worker) writes() {
 	value := "max\n"
 	for n := 1; w.goesOn(); n++ {
 		value = w.write("write", file, value, n, func(text []byte) error {
-			return withFile(w.at(file), unix.O_WRONLY, func(fd int) error { _, err := unix.Write(fd, text); return err })
+			return WithFile(w.At(file), unix.O_WRONLY, func(fd int) error { _, err := unix.Write(fd, text); return err })
 		})
 		w.wantFile("read back", file, value)
 	}
 }
 
-// change does an operation that makes, removes or renames. It says whether it happened, as the host's own tree has it, and
-// one that succeeded must have.
+// change does an operation that makes, removes or renames. It says whether it happened, as the host's own tree has it,
+// and one that succeeded must have.
 func (w *worker) change(kind string, do func() error, happened func() bool) bool {
 	err := w.op(kind, do)
 	ok := happened()
@@ -133,22 +117,23 @@ func (w *worker) change(kind string, do func() error, happened func() bool) bool
 func (w *worker) mkdirs() {
 	for n := 0; w.goesOn(); n++ {
 		name := "many/d" + strconv.Itoa(n%5)
-		if !w.change("mkdir", func() error { return unix.Mkdir(w.at(name), 0o755) }, func() bool { return exists(w.native(name)) }) {
+		if !w.change("mkdir", func() error { return unix.Mkdir(w.At(name), 0o755) },
+			func() bool { return Exists(w.Native(name)) }) {
 			continue
 		}
 		w.wantThere(name, true)
-		if w.pids.Version == hierarchy.V1 {
+		if w.Pids.Version == hierarchy.V1 {
 			to := strings.Replace(name, "/d", "/r", 1)
-			if w.change("rename", func() error { return unix.Rename(w.at(name), w.at(to)) },
-				func() bool { return exists(w.native(to)) && !exists(w.native(name)) }) {
+			if w.change("rename", func() error { return unix.Rename(w.At(name), w.At(to)) },
+				func() bool { return Exists(w.Native(to)) && !Exists(w.Native(name)) }) {
 				w.wantThere(name, false)
 				name = to
 			}
 		}
-		if w.change("rmdir", func() error { return unix.Rmdir(w.at(name)) }, func() bool { return !exists(w.native(name)) }) {
+		if w.change("rmdir", func() error { return unix.Rmdir(w.At(name)) }, func() bool { return !Exists(w.Native(name)) }) {
 			w.wantThere(name, false)
 		} else {
-			unix.Rmdir(w.native(name)) // so that one failure is not every later mkdir's too
+			unix.Rmdir(w.Native(name)) // so that one failure is not every later mkdir's too
 		}
 	}
 }
@@ -157,7 +142,7 @@ func (w *worker) mkdirs() {
 func (w *worker) wantThere(name string, there bool) {
 	w.op("stat", func() error {
 		var st unix.Stat_t
-		err := unix.Lstat(w.at(name), &st)
+		err := unix.Lstat(w.At(name), &st)
 		if !there && err == nil {
 			return fmt.Errorf("%s is still there", name)
 		}
@@ -173,27 +158,27 @@ func (w *worker) moves() {
 	pid := strconv.Itoa(w.mover)
 	for n := 1; w.goesOn(); n++ {
 		to := []string{"from", "to"}[n%2]
-		if w.change("move", func() error { return writeFileErr(w.at(to, procs), pid) }, func() bool {
-			at, err := w.pids.PathOf(w.mover)
-			return err == nil && at == w.path+"/"+to
+		if w.change("move", func() error { return WriteFileErr(w.At(to, Procs), pid) }, func() bool {
+			at, err := w.Pids.PathOf(w.mover)
+			return err == nil && at == w.Path+"/"+to
 		}) {
-			w.wantFile("members", filepath.Join(to, procs), pid+"\n")
+			w.wantFile("members", filepath.Join(to, Procs), pid+"\n")
 		}
 	}
 }
 
 // xattrs sets, replaces and removes an attribute, of the name space that the tree takes: on v1 user.* is not one.
 func (w *worker) xattrs() {
-	dir, name := w.at("attributes"), "user.load"
-	if unix.Setxattr(w.native("attributes"), name, nil, 0) != nil {
+	dir, name := w.At("attributes"), "user.load"
+	if unix.Setxattr(w.Native("attributes"), name, nil, 0) != nil {
 		name = "trusted.load"
 	}
-	unix.Removexattr(w.native("attributes"), name)
+	unix.Removexattr(w.Native("attributes"), name)
 	get := func() string {
 		buf := make([]byte, 64)
 		n, err := unix.Getxattr(dir, name, buf)
 		if err != nil {
-			return errnoName(err)
+			return ErrnoName(err)
 		}
 		return string(buf[:n])
 	}
@@ -235,12 +220,12 @@ func (w *worker) xattrs() {
 	}
 }
 
-// lists lists a directory in small pieces while others are made, renamed and removed in it: what was there all the time is
-// in each listing, and nothing is there twice.
+// lists lists a directory in small pieces while others are made, renamed and removed in it: what was there all the time
+// is in each listing, and nothing is there twice.
 func (w *worker) lists() {
 	for w.goesOn() {
 		var names []string
-		if w.op("list", func() (err error) { names, err = readNames(w.at("many")); return }) != nil {
+		if w.op("list", func() (err error) { names, err = readNames(w.At("many")); return }) != nil {
 			continue
 		}
 		slices.Sort(names)
@@ -261,7 +246,7 @@ func (w *worker) lists() {
 
 // readNames reads a directory with a buffer that takes many calls.
 func readNames(dir string) (names []string, err error) {
-	err = withFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
+	err = WithFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, func(fd int) error {
 		buf := make([]byte, 1024)
 		for {
 			n, err := unix.Getdents(fd, buf)

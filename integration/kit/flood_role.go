@@ -1,4 +1,4 @@
-package integration
+package kit
 
 import (
 	"fmt"
@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// playFlood is a process of a flood: "KIND THREADS LEAST DIRECTORY". It prints "ready" when it has all its threads; at a line of
-// input they begin, and each does the same again and again, LEAST times at least, until the input ends; then the process prints
-// how often each errno came of it. From their beginning to that end neither the threads nor the first one, which tells them,
-// need Go's scheduler or its locks: whoever holds one of those would be starved by the others.
+// playFlood is a process of a flood: "KIND THREADS LEAST DIRECTORY". It prints "ready" when it has all its threads; at
+// a line of input they begin, and each does the same again and again, LEAST times at least, until the input ends; then
+// the process prints how often each errno came of it. From their beginning to that end neither the threads nor the
+// first one, which tells them, need Go's scheduler or its locks: whoever holds one of those would be starved by the
+// others.
 func playFlood(arg string) {
 	var kind, dir string
 	var threads, least int
@@ -27,7 +28,8 @@ func playFlood(arg string) {
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20})
 	runtime.GOMAXPROCS(threads + 4)
 	runtime.LockOSThread()
-	unix.Setpriority(unix.PRIO_PROCESS, 0, -20) // this thread's: it hears that the flood is to end, whoever else wants the processors
+	// this thread's: it hears that the flood is to end, whoever else wants the processors
+	unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
 	var gate [2]int
 	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {
 		panic(err)
@@ -35,7 +37,8 @@ func playFlood(arg string) {
 	var stop atomic.Bool
 	ready, results := make(chan bool, threads), make(chan map[unix.Errno]int)
 	for i := range threads {
-		f := flooder{dir: dir, name: filepath.Join(dir, "f"+strconv.Itoa(i)), stop: &stop, least: least, got: map[unix.Errno]int{}}
+		f := flooder{dir: dir, name: filepath.Join(dir, "f"+strconv.Itoa(i)), stop: &stop, least: least,
+			got: map[unix.Errno]int{}}
 		go func() {
 			runtime.LockOSThread()
 			ready <- true
@@ -87,7 +90,7 @@ func sum(results chan map[unix.Errno]int, threads int) {
 	for _, errno := range slices.Sorted(maps.Keys(all)) {
 		name := "ok"
 		if errno != 0 {
-			name = errnoName(errno)
+			name = ErrnoName(errno)
 		}
 		words = append(words, fmt.Sprint(name, " ", all[errno]))
 	}
@@ -148,7 +151,8 @@ func (f *flooder) play(kind string) {
 		f.playTimes()
 	case "names":
 		for n := 0; f.goesOn(); n++ {
-			_, _, errno := unix.RawSyscall(unix.SYS_FACCESSAT, atCwd, uintptr(unsafe.Pointer(cString(f.name+"-"+strconv.Itoa(n)))), 0)
+			_, _, errno := unix.RawSyscall(unix.SYS_FACCESSAT, atCwd,
+				uintptr(unsafe.Pointer(cString(f.name+"-"+strconv.Itoa(n)))), 0)
 			f.got[errno]++
 		}
 	case "list":
@@ -229,7 +233,8 @@ func (f *flooder) playTimes() {
 		path := cString(files[n%len(files)])
 		_, _, errno := unix.RawSyscall6(unix.SYS_UTIMENSAT, atCwd, uintptr(unsafe.Pointer(path)), 0, 0, 0, 0)
 		f.got[errno]++
-		_, _, errno = unix.RawSyscall6(unix.SYS_FCHOWNAT, atCwd, uintptr(unsafe.Pointer(path)), uintptr(n%7), uintptr(n%5), 0, 0)
+		_, _, errno = unix.RawSyscall6(unix.SYS_FCHOWNAT, atCwd, uintptr(unsafe.Pointer(path)), uintptr(n%7), uintptr(n%5),
+			0, 0)
 		f.got[errno]++
 	}
 }
@@ -243,6 +248,7 @@ func cString(s string) *byte {
 }
 
 func rawOpen(path *byte, flags int) (uintptr, unix.Errno) {
-	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, atCwd, uintptr(unsafe.Pointer(path)), uintptr(flags|unix.O_CLOEXEC), 0, 0, 0)
+	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, atCwd, uintptr(unsafe.Pointer(path)),
+		uintptr(flags|unix.O_CLOEXEC), 0, 0, 0)
 	return fd, errno
 }

@@ -1,4 +1,4 @@
-package integration
+package kit
 
 import (
 	"io"
@@ -12,28 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is one on which a program runs that wants one, and what was written to it.
-type terminal struct {
-	master *os.File
-	slave  *os.File
+// Terminal is one on which a program runs that wants one, and what was written to it.
+type Terminal struct {
+	Master *os.File
+	Slave  *os.File
 	mu     sync.Mutex
 	out    strings.Builder
 }
 
-// startOnTerminal starts a command on a terminal of its own.
-func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+// StartOnTerminal starts a command on a terminal of its own.
+func StartOnTerminal(t *testing.T, cmd *exec.Cmd) *Terminal {
 	t.Helper()
-	c := openTerminal(t)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.slave, c.slave, c.slave
+	c := OpenTerminal(t)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Slave, c.Slave, c.Slave
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go io.Copy(c, c.master)
+	go io.Copy(c, c.Master)
 	return c
 }
 
-// openTerminal makes a terminal for as long as the test runs.
-func openTerminal(t *testing.T) *terminal {
+// OpenTerminal makes a terminal for as long as the test runs.
+func OpenTerminal(t *testing.T) *Terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -56,18 +56,18 @@ func openTerminal(t *testing.T) *terminal {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { slave.Close() })
-	return &terminal{master: master, slave: slave}
+	return &Terminal{Master: master, Slave: slave}
 }
 
 // Write is what the program does.
-func (c *terminal) Write(text []byte) (int, error) {
+func (c *Terminal) Write(text []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.out.Write(text)
 }
 
-// text is what was written so far.
-func (c *terminal) text() string {
+// Text is what was written so far.
+func (c *Terminal) Text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.out.String()

@@ -1,4 +1,4 @@
-package integration
+package kit
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 
 // events waits, with poll and with inotify, for what is provoked on the host: a process comes or goes.
 func (w *worker) events() {
-	file := filepath.Join(w.eventsDir, "events/cgroup.events")
+	file := filepath.Join(w.EventsDir, "events/cgroup.events")
 	fd := w.open(file, unix.O_RDONLY)
 	if fd < 0 {
 		return
@@ -30,12 +30,12 @@ func (w *worker) events() {
 	}
 	pread(fd) // an event that was not read counts for poll
 	for n := 0; w.goesOn(); n++ {
-		events(watch) // what came late of the last one
+		ReadInotify(watch) // what came late of the last one
 		to := []string{"events", "idle"}[n%2]
 		done := make(chan error, 1)
 		go func() {
 			time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond) // the waiter may or may not wait by then
-			done <- w.unified.Attach(w.path+"/"+to, w.stirrer)
+			done <- w.Unified.Attach(w.Path+"/"+to, w.stirrer)
 		}()
 		w.op("event", func() error { return await(fd, watch, to == "events", w.tolerant) })
 		if err := <-done; err != nil {
@@ -49,7 +49,7 @@ func (w *worker) events() {
 // Before Linux 6.9 a view that the daemon serves wakes no watch (deaf).
 func await(fd, watch int, want, deaf bool) error {
 	polled, watched := false, deaf
-	for deadline := time.Now().Add(eventPatience); !polled || !watched; {
+	for deadline := time.Now().Add(EventPatience); !polled || !watched; {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}, {Fd: int32(watch), Events: unix.POLLIN}}
 		if polled {
 			fds[0].Fd = -1
@@ -65,10 +65,11 @@ func await(fd, watch int, want, deaf bool) error {
 			return err
 		case n == 0:
 			text, err := pread(fd)
-			return fmt.Errorf("populated %t did not come: by poll %t, by inotify %t, the file says %q, %v", want, polled, watched, text, err)
+			return fmt.Errorf("populated %t did not come: by poll %t, by inotify %t, the file says %q, %v", want, polled,
+				watched, text, err)
 		}
 		if fds[1].Revents != 0 {
-			events(watch)
+			ReadInotify(watch)
 			watched = true
 		}
 		if fds[0].Revents == unix.POLLERR { // all that the kernel says of an aborted request

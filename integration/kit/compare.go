@@ -1,4 +1,4 @@
-package integration
+package kit
 
 import (
 	"os"
@@ -10,19 +10,20 @@ import (
 )
 
 // stableFiles are the files that tell the same whenever they are read, when nobody works in their cgroup.
-var stableFiles = []string{procs, "tasks", "pids.current", "pids.max", "pids.events", "cgroup.events", "cgroup.type", "cgroup.subtree_control"}
+var stableFiles = []string{Procs, "tasks", "pids.current", "pids.max", "pids.events", "cgroup.events", "cgroup.type",
+	"cgroup.subtree_control"}
 
-// wantSameTree compares a site as the host has it with how it is seen: which cgroups there are, and what their stable files
+// WantSame compares a site as the host has it with how it is seen: which cgroups there are, and what their stable files
 // say.
-func wantSameTree(t testing.TB, s site) {
+func WantSame(t testing.TB, s Site) {
 	t.Helper()
 	c := comparison{t: t}
-	c.walk(hostDir(s.pids, s.path), s.dir, "/")
-	if s.unified != s.pids {
-		c.walk(hostDir(s.unified, s.path), s.eventsDir, "/")
+	c.walk(HostDir(s.Pids, s.Path), s.Dir, "/")
+	if s.Unified != s.Pids {
+		c.walk(HostDir(s.Unified, s.Path), s.EventsDir, "/")
 	}
 	if c.files < 100 {
-		t.Errorf("%s: only %d files were compared", s.path, c.files)
+		t.Errorf("%s: only %d files were compared", s.Path, c.files)
 	}
 }
 
@@ -33,16 +34,16 @@ type comparison struct {
 
 func (c *comparison) walk(real, seen, below string) {
 	c.t.Helper()
-	want, got := cgroupsIn(real), cgroupsIn(seen)
+	want, got := CgroupsIn(real), CgroupsIn(seen)
 	if !slices.Equal(want, got) {
 		c.differ("%s has %q, the view %q", real, want, got)
 	}
 	for _, file := range stableFiles {
 		path := filepath.Join(seen, file)
-		if below == "/" || !exists(path) {
+		if below == "/" || !Exists(path) {
 			continue // the boundary's own files may show what is elsewhere on the host
 		}
-		if a, b := readFile(filepath.Join(real, file)), readFile(path); a != b {
+		if a, b := ReadFile(filepath.Join(real, file)), ReadFile(path); a != b {
 			c.differ("%s/%s is %q, in the view %q", real, file, a, b)
 		}
 		c.files++
@@ -60,8 +61,8 @@ func (c *comparison) differ(format string, args ...any) {
 	c.bad++
 }
 
-// cgroupsIn are the names of the cgroups in a directory, sorted, without the one that a guest does not see.
-func cgroupsIn(dir string) (names []string) {
+// CgroupsIn are the names of the cgroups in a directory, sorted, without the one that a guest does not see.
+func CgroupsIn(dir string) (names []string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		if e.IsDir() && e.Name() != hierarchy.LeafName {

@@ -1,4 +1,4 @@
-package integration
+package kit
 
 import (
 	"bytes"
@@ -14,20 +14,22 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// criClient calls a runtime as the kubelet does: gRPC of the service runtime.v1.RuntimeService (k8s.io/cri-api, api.proto). Its handful of
-// messages are written out by the numbers of their fields, so that nobody who builds this needs Kubernetes' modules.
-type criClient struct{ http http.Client }
+// CRIClient calls a runtime as the kubelet does: gRPC of the service runtime.v1.RuntimeService (k8s.io/cri-api,
+// api.proto). Its handful of messages are written out by the numbers of their fields, so that nobody who builds this
+// needs Kubernetes' modules.
+type CRIClient struct{ http http.Client }
 
-func newCRIClient(socket string) *criClient {
+func newCRIClient(socket string) *CRIClient {
 	only := new(http.Protocols)
 	only.SetUnencryptedHTTP2(true)
-	return &criClient{http.Client{Transport: &http.Transport{Protocols: only, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}}
+	return &CRIClient{http.Client{Transport: &http.Transport{Protocols: only,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}}}}
 }
 
-// message is a protobuf message: numbers of fields and their values, which are strings, other messages, lists of strings, maps of
-// strings, or numbers.
+// message is a protobuf message: numbers of fields and their values, which are strings, other messages, lists of
+// strings, maps of strings, or numbers.
 func message(fields ...any) (raw []byte) {
 	bytesField := func(number int, value []byte) {
 		raw = protowire.AppendBytes(protowire.AppendTag(raw, protowire.Number(number), protowire.BytesType), value)
@@ -76,11 +78,12 @@ func field(raw []byte, number int) (value []byte, n uint64) {
 }
 
 // call makes one call. The error is the runtime's message.
-func (c *criClient) call(method string, request []byte) (answer []byte, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (c *CRIClient) call(method string, request []byte) (answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	frame := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))) // not compressed
-	req, err := http.NewRequestWithContext(ctx, "POST", "http://runtime/runtime.v1.RuntimeService/"+method, bytes.NewReader(append(frame, request...)))
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://runtime/runtime.v1.RuntimeService/"+method,
+		bytes.NewReader(append(frame, request...)))
 	if err != nil {
 		return nil, err
 	}
