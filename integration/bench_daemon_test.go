@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // manyGuests is how many guests one daemon gets.
@@ -20,27 +21,27 @@ const manyGuests = 1000
 // BenchmarkGuests prints what a thousand guests cost one daemon: the time of each, memory, threads, and what a guest feels of
 // the others being there.
 func BenchmarkGuests(b *testing.B) {
-	h := openHost(b)
-	many := newManyGuests(b, need(b, h, "pids"))
-	d := startDaemon(b)
+	h := kit.OpenHost(b)
+	many := newManyGuests(b, kit.NeedHierarchy(b, h, "pids"))
+	d := kit.StartDaemon(b)
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	row := func(what string, format string, args ...any) {
 		fmt.Fprintf(w, "%s\t%s\n", what, fmt.Sprintf(format, args...))
 	}
 
-	empty := d.settled()
+	empty := d.SettledUsage()
 	row("no guest", "%v", empty)
 	many.add(b, d, 0, 1)
 	one := many.latency(b)
 	took := many.add(b, d, 1, manyGuests)
-	full := d.settled()
+	full := d.SettledUsage()
 	row("1,000 guests", "%v", full)
-	row("resident memory of a guest", "%.1f KiB", float64(full.rssKiB-empty.rssKiB)/manyGuests)
-	row("proportional memory of a guest", "%.1f KiB", float64(full.pssKiB-empty.pssKiB)/manyGuests)
+	row("resident memory of a guest", "%.1f KiB", float64(full.RSSKiB-empty.RSSKiB)/manyGuests)
+	row("proportional memory of a guest", "%.1f KiB", float64(full.PSSKiB-empty.PSSKiB)/manyGuests)
 	row("time to add a guest", "median %v, longest %v", took[len(took)/2], took[len(took)-1])
 	crowded := many.latency(b)
-	row("1,000 guests, one of them used", "%v", d.settled())
+	row("1,000 guests, one of them used", "%v", d.SettledUsage())
 	took = many.remove(b, d, 1, manyGuests)
 	row("time to remove a guest", "median %v, longest %v", took[len(took)/2], took[len(took)-1])
 	again := many.latency(b)
@@ -49,30 +50,10 @@ func BenchmarkGuests(b *testing.B) {
 	row("with 1 guest again", "median %v", again)
 	row("1,000 guests to 1", "%.2f", 2*float64(crowded)/float64(one+again))
 	many.remove(b, d, 0, 1)
-	row("no guest again", "%v", d.settled())
+	row("no guest again", "%v", d.SettledUsage())
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
-	d.stop(b)
-}
-
-func (u usage) String() string {
-	return fmt.Sprintf("%d KiB resident, %d KiB proportional, %d threads, %d descriptors", u.rssKiB, u.pssKiB, u.threads, u.fds)
-}
-
-// settled is what the daemon uses when it does not use less any more, within seconds. What many guests needed for a moment it
-// gives back after two.
-func (d *daemon) settled() usage {
-	time.Sleep(3500 * time.Millisecond)
-	last := d.used()
-	for range 20 {
-		time.Sleep(250 * time.Millisecond)
-		now := d.used()
-		if now.rssKiB >= last.rssKiB && now.threads >= last.threads && now.fds >= last.fds {
-			return now
-		}
-		last = now
-	}
-	return last
+	d.Stop(b)
 }
 
 // guestsOfOne are boundaries and mount points of many guests.
@@ -84,7 +65,7 @@ type guestsOfOne struct {
 
 // newManyGuests makes what many guests need; each adds a child of its own to a cgroup of the test.
 func newManyGuests(b *testing.B, tree *host.Hierarchy) *guestsOfOne {
-	g := &guestsOfOne{tree: tree, path: boundary(b, "guests", tree), dir: publicDir(b)}
+	g := &guestsOfOne{tree: tree, path: kit.NewBoundary(b, "guests", tree), dir: kit.PublicDir(b)}
 	b.Cleanup(func() { // what is in the directory, before it goes itself
 		for i := range manyGuests {
 			if err := os.Remove(g.target(i)); err != nil {
@@ -121,25 +102,25 @@ func (g *guestsOfOne) each(b *testing.B, from, to int, request func(i int) error
 	return took
 }
 
-func (g *guestsOfOne) add(b *testing.B, d *daemon, from, to int) []time.Duration {
+func (g *guestsOfOne) add(b *testing.B, d *kit.Daemon, from, to int) []time.Duration {
 	took := g.each(b, from, to, func(i int) error {
-		d.mounts[g.target(i)] = true
-		return d.call("PUT", "/v1/guests/"+guestName(i),
-			guestSpec{Boundary: g.path + "/" + guestName(i), Target: g.target(i), Controllers: []string{"pids"}}, nil)
+		d.Mounts[g.target(i)] = true
+		return d.Call("PUT", "/v1/guests/"+guestName(i),
+			kit.GuestSpec{Boundary: g.path + "/" + guestName(i), Target: g.target(i), Controllers: []string{"pids"}}, nil)
 	})
-	if info := d.ready(b); info.Guests != to {
+	if info := d.Ready(b); info.Guests != to {
 		b.Errorf("the daemon has %d guests, want %d", info.Guests, to)
 	}
 	return took
 }
 
 // remove takes guests away; nothing of them may be mounted then.
-func (g *guestsOfOne) remove(b *testing.B, d *daemon, from, to int) []time.Duration {
-	took := g.each(b, from, to, func(i int) error { return d.call("DELETE", "/v1/guests/"+guestName(i), nil, nil) })
-	if info := d.ready(b); info.Guests != from {
+func (g *guestsOfOne) remove(b *testing.B, d *kit.Daemon, from, to int) []time.Duration {
+	took := g.each(b, from, to, func(i int) error { return d.Call("DELETE", "/v1/guests/"+guestName(i), nil, nil) })
+	if info := d.Ready(b); info.Guests != from {
 		b.Errorf("the daemon has %d guests, want %d", info.Guests, from)
 	}
-	if n := strings.Count(readFile("/proc/self/mountinfo"), " "+g.dir+"/"); n != from {
+	if n := strings.Count(kit.ReadFile("/proc/self/mountinfo"), " "+g.dir+"/"); n != from {
 		b.Errorf("%d views are mounted, want %d", n, from)
 	}
 	return took
@@ -148,14 +129,14 @@ func (g *guestsOfOne) remove(b *testing.B, d *daemon, from, to int) []time.Durat
 // latency is the median time of open, read and close in the first guest's view.
 func (g *guestsOfOne) latency(b *testing.B) time.Duration {
 	dir := g.target(0)
-	if exists(filepath.Join(dir, g.tree.Dir)) && g.tree.Dir != "" {
+	if kit.Exists(filepath.Join(dir, g.tree.Dir)) && g.tree.Dir != "" {
 		dir = filepath.Join(dir, g.tree.Dir)
 	}
 	path := filepath.Join(dir, benchFile)
 	var took []time.Duration
 	for range 10000 {
 		began := time.Now()
-		if _, err := slurp(path); err != nil {
+		if _, err := kit.Slurp(path); err != nil {
 			b.Fatal(err)
 		}
 		took = append(took, time.Since(began))

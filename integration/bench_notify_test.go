@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // notifyOps are what is timed under a filter and without one: n times at a view, and beside it.
@@ -25,7 +27,7 @@ var notifyOps = []struct {
 	{"statfs of a view", 300, func(view string) error { return unix.Statfs(view, &unix.Statfs_t{}) }},
 	{"statfs of a tmpfs", 300, func(string) error { return unix.Statfs("/dev/shm", &unix.Statfs_t{}) }},
 	{"open, read and close of a file in a view", 1000, func(view string) error {
-		fd, err := unix.Open(filepath.Join(view, procs), unix.O_RDONLY, 0)
+		fd, err := unix.Open(filepath.Join(view, kit.Procs), unix.O_RDONLY, 0)
 		if err == nil {
 			_, err = unix.Read(fd, make([]byte, 64))
 			unix.Close(fd)
@@ -62,27 +64,27 @@ func playNotifyBench(view string) error {
 
 // BenchmarkNotify prints what the filter of "run" costs, and what its answers cost: medians of rounds in turns, and ratios.
 func BenchmarkNotify(b *testing.B) {
-	h := openHost(b)
-	tree := need(b, h, "pids")
-	path := boundary(b, "notify", tree)
-	v := mountView(b, "--no-bpf", "--boundary", path, "--controllers", "pids")
+	h := kit.OpenHost(b)
+	tree := kit.NeedHierarchy(b, h, "pids")
+	path := kit.NewBoundary(b, "notify", tree)
+	v := kit.MountView(b, "--no-bpf", "--boundary", path, "--controllers", "pids")
 	self, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
 	}
-	start := func(cmd *exec.Cmd, dir string) *helper {
-		cmd.Env = append(os.Environ(), roleVariable+"=notify-bench "+dir)
+	start := func(cmd *exec.Cmd, dir string) *kit.Helper {
+		cmd.Env = append(os.Environ(), kit.RoleVariable+"=notify-bench "+dir)
 		cmd.Stderr = os.Stderr
-		return startProcess(b, cmd)
+		return kit.StartProcess(b, cmd)
 	}
-	without := start(exec.Command(self), v.top(tree))
-	with := start(exec.Command(program(b), "run", "--no-bpf", "--privileged", "--controllers", "pids", "--", self), topOf(guestView, tree))
+	without := start(exec.Command(self), v.Top(tree))
+	with := start(exec.Command(kit.Program(b), "run", "--no-bpf", "--privileged", "--controllers", "pids", "--", self), kit.TopOf(kit.GuestView, tree))
 	var times [2][][]int64
 	for range benchRounds {
-		for i, g := range []*helper{without, with} {
-			fmt.Fprintln(g.in)
+		for i, g := range []*kit.Helper{without, with} {
+			fmt.Fprintln(g.In)
 			row := make([]int64, len(notifyOps))
-			for j, word := range strings.Fields(g.line(b)) {
+			for j, word := range strings.Fields(g.Line(b)) {
 				fmt.Sscan(word, &row[j])
 			}
 			times[i] = append(times[i], row)
@@ -105,8 +107,8 @@ func BenchmarkNotify(b *testing.B) {
 	}
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
-	for _, g := range []*helper{without, with} {
-		g.in.Close()
-		g.cmd.Wait()
+	for _, g := range []*kit.Helper{without, with} {
+		g.In.Close()
+		g.Cmd.Wait()
 	}
 }

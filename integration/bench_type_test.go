@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // typeRounds is how often the programs are loaded and taken away again. In each of these states every operation is timed
@@ -54,9 +56,9 @@ func statfsOnce(b *testing.B, path string) {
 // BenchmarkType prints what the programs of statfs cost the calls that they follow, and others: with and without them
 // in turns.
 func BenchmarkType(b *testing.B) {
-	needType(b)
-	tree := need(b, openHost(b), "pids")
-	path := boundary(b, "type-bench", tree)
+	kit.NeedType(b)
+	tree := kit.NeedHierarchy(b, kit.OpenHost(b), "pids")
+	path := kit.NewBoundary(b, "type-bench", tree)
 	tmpfs := b.TempDir()
 	if err := unix.Mount("type-bench", tmpfs, "tmpfs", 0, ""); err != nil {
 		b.Fatal(err)
@@ -72,7 +74,7 @@ func BenchmarkType(b *testing.B) {
 	}
 	for range typeRounds {
 		for with, flags := range [][]string{{"--no-bpf"}, nil} { // a server of the same age each time
-			withServer(b, slices.Concat(args, flags), func(dir string) { typeRound(b, times, with, topOf(dir, tree), tmpfs) })
+			withServer(b, slices.Concat(args, flags), func(dir string) { typeRound(b, times, with, kit.TopOf(dir, tree), tmpfs) })
 		}
 	}
 	var out bytes.Buffer
@@ -105,30 +107,30 @@ func typeRound(b *testing.B, times map[string]*[2][]float64, with int, view, oth
 
 // withServer has a view, and its server the programs unless args say otherwise, for as long as do lasts.
 func withServer(b *testing.B, args []string, do func(dir string)) {
-	before, dir := typePrograms(), publicDir(b)
-	cmd := exec.Command(program(b), append(append([]string{"mount"}, args...), dir)...)
+	before, dir := kit.TypePrograms(), kit.PublicDir(b)
+	cmd := exec.Command(kit.Program(b), append(append([]string{"mount"}, args...), dir)...)
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	eventually(b, "the view", func() bool { return isFUSE(dir) })
+	kit.Eventually(b, "the view", func() bool { return kit.IsFUSE(dir) })
 	do(dir)
 	cmd.Process.Signal(unix.SIGTERM)
 	if err := cmd.Wait(); err != nil {
 		b.Error(err)
 	}
-	wantNoPrograms(b, before)
+	kit.WantNoPrograms(b, before)
 }
 
 // BenchmarkTypeRun prints what programs of its own add to the start of "run": each with and without, in turns.
 func BenchmarkTypeRun(b *testing.B) {
-	needType(b)
-	need(b, openHost(b), "pids")
+	kit.NeedType(b)
+	kit.NeedHierarchy(b, kit.OpenHost(b), "pids")
 	times := map[string][]float64{}
 	for range typeRounds {
 		for name, flags := range map[string][]string{"without": {"--no-bpf"}, "with its own": nil} {
 			began := time.Now()
 			args := slices.Concat([]string{"run", "--controllers", "pids"}, flags, []string{"--", "true"})
-			if out, err := exec.Command(program(b), args...).CombinedOutput(); err != nil {
+			if out, err := exec.Command(kit.Program(b), args...).CombinedOutput(); err != nil {
 				b.Fatalf("%v: %s", err, out)
 			}
 			times[name] = append(times[name], float64(time.Since(began)))
@@ -142,17 +144,17 @@ func BenchmarkTypeRun(b *testing.B) {
 
 // BenchmarkTypeHolder prints what the programs cost the daemon: the holder's memory, and the time until it answers.
 func BenchmarkTypeHolder(b *testing.B) {
-	needType(b)
+	kit.NeedType(b)
 	for _, c := range []struct {
 		name  string
 		flags []string
 	}{{"without", []string{"--no-bpf"}}, {"with", nil}} {
 		began := time.Now()
-		d := startDaemonWith(b, program(b), c.flags)
+		d := kit.StartDaemonWith(b, kit.Program(b), c.flags)
 		took := time.Since(began)
 		time.Sleep(time.Second)
 		fmt.Printf("serve %s programs: answers after %v, resident memory of the holder %s\n",
-			c.name, took.Round(time.Millisecond), residentMemory(b, d.cmd.Process.Pid))
-		d.stop(b)
+			c.name, took.Round(time.Millisecond), kit.ResidentMemory(b, d.Cmd.Process.Pid))
+		d.Stop(b)
 	}
 }

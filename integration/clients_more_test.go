@@ -16,6 +16,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // What "make clients" says: the tree of .ci/tree.sh with the programs, and whether what they do is noted only, not compared.
@@ -129,84 +130,84 @@ func askInForms(t *testing.T, controller string, clients []asked, limits map[str
 	if tree == "" {
 		t.Skip("machine: the programs are those of make clients, " + clientsTree + " names no tree with them")
 	}
-	h := openHost(t)
-	limited := need(t, h, controller)
+	h := kit.OpenHost(t)
+	limited := kit.NeedHierarchy(t, h, controller)
 	forms := map[string][]string{"native": nil, "stack": nil, "plain": {"--no-stack"}}
 	if limited.Version == hierarchy.V1 {
 		forms["tmpfs-stack"], forms["tmpfs"] = []string{"--tmpfs"}, []string{"--tmpfs", "--no-stack"}
 	}
 	for _, name := range slices.Sorted(maps.Keys(forms)) {
 		t.Run(name, func(t *testing.T) {
-			askMore(t, h, limited, startDaemonWith(t, program(t), []string{"--no-bpf"}), tree, clients, limits, forms[name])
+			askMore(t, h, limited, kit.StartDaemonWith(t, kit.Program(t), []string{"--no-bpf"}), tree, clients, limits, forms[name])
 		})
 		if name == "native" {
 			continue
 		}
 		t.Run(name+"-bpf", func(t *testing.T) {
-			needType(t)
-			askMore(t, h, limited, startDaemon(t), tree, clients, limits, forms[name])
+			kit.NeedType(t)
+			askMore(t, h, limited, kit.StartDaemon(t), tree, clients, limits, forms[name])
 		})
 	}
 }
 
-func askMore(t *testing.T, h *host.Host, limited *host.Hierarchy, d *daemon, tree string, clients []asked, limits map[string]any, hookArgs []string) {
-	runc := needRuntime(t, "runc")
-	b := newBundle(t, d, runc, "more", "commands", hookArgs...)
-	b.over(t, tree, map[string]string{
+func askMore(t *testing.T, h *host.Host, limited *host.Hierarchy, d *kit.Daemon, tree string, clients []asked, limits map[string]any, hookArgs []string) {
+	runc := kit.NeedRuntime(t, "runc")
+	b := kit.NewBundle(t, d, runc, "more", "commands", hookArgs...)
+	b.Over(t, tree, map[string]string{
 		"etc/hosts":         "127.0.0.1 localhost runc\n", // HTCondor looks for its host, and waits for an answer
 		"etc/nsswitch.conf": "hosts: files\n",
-		"asks":              readFile(asksProgram()),
+		"asks":              kit.ReadFile(asksProgram()),
 		"usr/bin/which":     "#!/bin/sh\ncommand -v \"$1\" || exit 1\n", // a link that debianutils' script would make; R asks it
 	})
 	// A link that the package's script would make.
-	if err := os.Symlink("slurmstepd-wlm", filepath.Join(b.dir, "rootfs/usr/sbin/slurmstepd")); err != nil {
+	if err := os.Symlink("slurmstepd-wlm", filepath.Join(b.Dir, "rootfs/usr/sbin/slurmstepd")); err != nil {
 		t.Fatal(err)
 	}
-	b.with("cgroup", "user")
-	b.allow(allCapabilities(t)) // slurmd sets its groups
-	b.mount("tmpfs", "tmpfs", "/tmp", "mode=1777")
-	b.linux()["resources"] = limits
+	b.WithNamespaces("cgroup", "user")
+	b.Allow(kit.AllCapabilities(t)) // slurmd sets its groups
+	b.Mount("tmpfs", "tmpfs", "/tmp", "mode=1777")
+	b.Linux()["resources"] = limits
 	native := strings.HasSuffix(t.Name(), "/native")
 	if native {
-		delete(b.config, "hooks")
+		delete(b.Config, "hooks")
 	}
-	b.write(t)
-	cmd := b.command(runc)
+	b.Write(t)
+	cmd := b.Command(runc)
 	cmd.Stderr = os.Stderr
-	x := startProcess(t, cmd)
-	x.ask(t, "read", "/proc/self/cgroup") // it runs
-	says := d.doctorOf(t, initOf(t, runc, b))
+	x := kit.StartProcess(t, cmd)
+	x.Ask(t, "read", "/proc/self/cgroup") // it runs
+	says := d.DoctorOf(t, kit.InitOf(t, runc, b))
 	for _, c := range clients {
-		if native && c.writes || !native && says.TypeRight == "yes" && !says.asksType(c.row) {
+		if native && c.writes || !native && says.TypeRight == "yes" && !says.AsksType(c.row) {
 			continue // the latter do the same as with FUSE's type
 		}
 		t.Run(regexp.MustCompile(`[^\w.]+`).ReplaceAllString(c.row, "-"), func(t *testing.T) {
-			out, err := exec.Command(runc, "exec", b.id, "/bin/sh", "-c", clientsShell+c.command).CombinedOutput()
+			out, err := exec.Command(runc, "exec", b.ID, "/bin/sh", "-c", clientsShell+c.command).CombinedOutput()
 			got := client{sees: c.sees, refuses: c.refuses}.verdict(t, out, err)
 			if got != "yes" {
 				t.Logf("%s: %.2000s", got, out)
 			}
 			c.note(t, tree, limited, says, got)
-			if want := says.of(c.row); got != want && os.Getenv(clientsUpdate) == "" {
+			if want := says.Of(c.row); got != want && os.Getenv(clientsUpdate) == "" {
 				t.Errorf("finds %s: %s, and doctor says %q; it printed:\n%.2000s", says.Sight, got, want, out)
 			}
 		})
 	}
-	x.in.Close()
+	x.In.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
 	if !native {
-		nothingLeft(t, d, h, b.cgroup)
+		kit.WantNothingLeft(t, d, h, b.Cgroup)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // asksProgram is integration/clients/asks, which make clients builds beside the program under test.
 func asksProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUPFS")), "asks") }
 
 // note prints a line for doctor's ran.tsv.
-func (c asked) note(t *testing.T, tree string, limited *host.Hierarchy, says diagnosis, verdict string) {
+func (c asked) note(t *testing.T, tree string, limited *host.Hierarchy, says kit.Diagnosis, verdict string) {
 	t.Helper()
 	kernel, of := kernelSeries(), "fuse"
 	if kernel += ", v2"; limited.Version == hierarchy.V1 {
@@ -226,7 +227,7 @@ func (c asked) note(t *testing.T, tree string, limited *host.Hierarchy, says dia
 // version is the upstream version of the program's package, of the tree's list of packages, or of its module.
 func (c asked) version(t *testing.T, tree string) string {
 	t.Helper()
-	for line := range strings.Lines(readFile(filepath.Join(tree, "packages"))) {
+	for line := range strings.Lines(kit.ReadFile(filepath.Join(tree, "packages"))) {
 		if name, version, _ := strings.Cut(strings.TrimSpace(line), " "); name == c.source {
 			return regexp.MustCompile(`^\d+:|[+~]dfsg.*|[+~]ds.*|-[\d.+~a-z]*$`).ReplaceAllString(version, "")
 		}

@@ -10,11 +10,13 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // The limits of a container in which programs are asked what they find, beside a quota of one processor.
@@ -39,7 +41,7 @@ func clients(h *host.Host) []client {
 		maxprocs = "^1 2 "
 	}
 	memoryLimit := "memory.max"
-	if onV1(h, "memory") {
+	if kit.OnV1(h, "memory") {
 		memoryLimit = "memory.limit_in_bytes"
 	}
 	return []client{
@@ -83,12 +85,6 @@ func newJava() []string {
 	return []string{lib + "/ld-linux-x86-64.so.2", "--library-path", path, inJDK + strings.TrimPrefix(java[0], dir)}
 }
 
-// mount adds a mount to the configuration.
-func (b *bundle) mount(kind, source, destination string, options ...string) {
-	m := map[string]any{"destination": destination, "type": kind, "source": source, "options": options}
-	b.config["mounts"] = append(b.config["mounts"].([]any), m)
-}
-
 // jdkRow is the row of the Java that is installed. In July 2026 the older lines, too, got the newest one's way to tell v2 (JDK-8349988).
 func jdkRow() string {
 	out, _ := exec.Command("java", "-XX:-UsePerfData", "-version").CombinedOutput() // which leaves nothing in /tmp
@@ -119,7 +115,7 @@ func (c client) need(t *testing.T, tree *host.Hierarchy) {
 		}
 		return
 	case "rustc":
-		if !exists(rustProgram()) {
+		if !kit.Exists(rustProgram()) {
 			t.Skip("machine: rustc was not installed when the tests were built")
 		}
 		return
@@ -138,8 +134,8 @@ func (c client) need(t *testing.T, tree *host.Hierarchy) {
 // TestClients runs programs that look for limits in containers that have some, and compares what each makes of what it finds at
 // /sys/fs/cgroup with what doctor says of that.
 func TestClients(t *testing.T) {
-	h := openHost(t)
-	memory := need(t, h, "memory")
+	h := kit.OpenHost(t)
+	memory := kit.NeedHierarchy(t, h, "memory")
 	// A JDK looks into /proc/cgroups, too.
 	forms := map[string][]string{"stack": {"--proc-cgroups"}, "plain": {"--no-stack"}}
 	if memory.Version == hierarchy.V1 {
@@ -147,65 +143,65 @@ func TestClients(t *testing.T) {
 	}
 	for name, args := range forms {
 		t.Run(name, func(t *testing.T) {
-			testClients(t, h, memory, startDaemonWith(t, program(t), []string{"--no-bpf"}), name == "nothing", args...)
+			testClients(t, h, memory, kit.StartDaemonWith(t, kit.Program(t), []string{"--no-bpf"}), name == "nothing", args...)
 		})
 		if name == "nothing" {
 			continue
 		}
 		t.Run(name+"-bpf", func(t *testing.T) {
-			needType(t)
-			testClients(t, h, memory, startDaemon(t), false, args...)
+			kit.NeedType(t)
+			testClients(t, h, memory, kit.StartDaemon(t), false, args...)
 		})
 	}
 }
 
-func testClients(t *testing.T, h *host.Host, memory *host.Hierarchy, d *daemon, nothing bool, hookArgs ...string) {
-	runc := needRuntime(t, "runc")
-	b := newBundle(t, d, runc, "clients", "commands", hookArgs...)
-	b.overHost(t, map[string]string{"parallelism": readFile(rustProgram()), "inner.json": innerConfig(t, b), inJDK + "/here": ""})
-	b.with("cgroup", "user") // where nothing but the view bounds what a container in it does
-	b.allow(allCapabilities(t))
-	b.mount("tmpfs", "tmpfs", "/tmp", "mode=1777") // the machines' own belongs to the host's root alone
+func testClients(t *testing.T, h *host.Host, memory *host.Hierarchy, d *kit.Daemon, nothing bool, hookArgs ...string) {
+	runc := kit.NeedRuntime(t, "runc")
+	b := kit.NewBundle(t, d, runc, "clients", "commands", hookArgs...)
+	b.OverHost(t, map[string]string{"parallelism": kit.ReadFile(rustProgram()), "inner.json": innerConfig(t, b), inJDK + "/here": ""})
+	b.WithNamespaces("cgroup", "user") // where nothing but the view bounds what a container in it does
+	b.Allow(kit.AllCapabilities(t))
+	b.Mount("tmpfs", "tmpfs", "/tmp", "mode=1777") // the machines' own belongs to the host's root alone
 	if dir := os.Getenv(newJDK); dir != "" {
-		b.mount("bind", dir, inJDK, "rbind", "ro")
+		b.Mount("bind", dir, inJDK, "rbind", "ro")
 	}
-	delete(b.linux(), "seccomp")
-	delete(b.linux(), "maskedPaths")
-	delete(b.linux(), "readonlyPaths")
-	b.linux()["resources"] = map[string]any{
+	delete(b.Linux(), "seccomp")
+	delete(b.Linux(), "maskedPaths")
+	delete(b.Linux(), "readonlyPaths")
+	b.Linux()["resources"] = map[string]any{
 		"memory": map[string]any{"limit": clientMemory}, "pids": map[string]any{"limit": clientPids},
 		"cpu": map[string]any{"quota": 100000, "period": 100000},
 	}
 	if nothing { // so that what is seen elsewhere is seen in the view
-		delete(b.config, "hooks")
-		b.config["mounts"] = withoutCgroups(b.config["mounts"])
+		delete(b.Config, "hooks")
+		b.Config["mounts"] = withoutCgroups(b.Config["mounts"])
 	}
-	b.write(t)
-	cmd := b.command(runc)
+	b.Write(t)
+	cmd := b.Command(runc)
 	cmd.Stderr = os.Stderr
-	x := startProcess(t, cmd)
-	x.ask(t, "read", "/proc/self/cgroup") // it runs
-	says := d.doctorOf(t, initOf(t, runc, b))
+	x := kit.StartProcess(t, cmd)
+	x.Ask(t, "read", "/proc/self/cgroup") // it runs
+	says := d.DoctorOf(t, kit.InitOf(t, runc, b))
 	if bpf := strings.HasSuffix(t.Name(), "-bpf"); (says.TypeRight == "yes") != bpf && !nothing {
 		t.Fatalf("with BPF: %v, and doctor says that the type is right: %s", bpf, says.TypeRight)
 	}
 	for _, c := range clients(h) {
 		t.Run(strings.ReplaceAll(c.row, " ", "-"), func(t *testing.T) {
 			c.need(t, memory)
-			args := append([]string{"exec", "--env", roleVariable + "=client", "--env", "PATH=" + os.Getenv("PATH"), b.id}, c.command...)
+			args := append([]string{"exec", "--env", kit.RoleVariable + "=client", "--env", "PATH=" + os.Getenv("PATH"), b.ID}, c.command...)
 			out, err := exec.Command(runc, args...).CombinedOutput()
-			got, want := c.verdict(t, out, err), says.of(c.row)
+			got, want := c.verdict(t, out, err), says.Of(c.row)
 			if got != want && !(nothing && want == "-" && got != "yes") {
 				t.Errorf("finds %s: %s, and doctor says %q; it printed:\n%.2000s", says.Sight, got, want, out)
 			}
 		})
 	}
-	x.in.Close()
+	x.In.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
-	nothingLeft(t, d, h, b.cgroup)
-	d.stop(t)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }
 
 // verdict is what a client makes of what it finds, by what it printed and how it ended.
@@ -224,53 +220,11 @@ func (c client) verdict(t *testing.T, out []byte, err error) string {
 	return ""
 }
 
-// diagnosis is what doctor says of what a process finds.
-type diagnosis struct {
-	Sight     string
-	TypeRight string
-	Clients   []struct {
-		Name, Asks      string
-		Verdicts, Typed map[string]string
-	}
-}
-
-func (d *daemon) doctorOf(t *testing.T, pid int) (says diagnosis) {
-	t.Helper()
-	if status, out := d.try(t, "doctor", "--json", "--pid", itoa(pid)); status != 0 || json.Unmarshal([]byte(out), &says) != nil {
-		t.Fatalf("doctor: %d: %s", status, out)
-	}
-	return says
-}
-
-// asksType says whether the client of a row may tell a view by its type.
-func (says diagnosis) asksType(row string) bool {
-	for _, c := range says.Clients {
-		if c.Name == row {
-			return c.Asks != "path" && c.Asks != "mounts"
-		}
-	}
-	return true
-}
-
-// of is the verdict on the client whose row begins so.
-func (says diagnosis) of(row string) string {
-	for _, c := range says.Clients {
-		if !strings.HasPrefix(c.Name, row) {
-			continue
-		}
-		if says.TypeRight == "yes" { // by BPF
-			return c.Typed[says.Sight]
-		}
-		return c.Verdicts[says.Sight]
-	}
-	return ""
-}
-
 // innerConfig is the configuration of a container in the container, with the runtime's usual mount of cgroups.
-func innerConfig(t *testing.T, outer *bundle) string {
+func innerConfig(t *testing.T, outer *kit.Bundle) string {
 	t.Helper()
 	var config map[string]any
-	if err := json.Unmarshal([]byte(readFile(filepath.Join(outer.dir, "config.json"))), &config); err != nil {
+	if err := json.Unmarshal([]byte(kit.ReadFile(filepath.Join(outer.Dir, "config.json"))), &config); err != nil {
 		t.Fatal(err)
 	}
 	process := config["process"].(map[string]any)
@@ -286,46 +240,32 @@ func withoutCgroups(mounts any) []any {
 	return slices.DeleteFunc(mounts.([]any), func(m any) bool { return m.(map[string]any)["type"] == "cgroup" })
 }
 
-// initOf is the pid of a container's first process.
-func initOf(t *testing.T, runtime string, b *bundle) (pid int) {
-	t.Helper()
-	var state struct{ Pid int }
-	out, err := exec.Command(runtime, "state", b.id).Output()
-	if err == nil {
-		err = json.Unmarshal(out, &state)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return state.Pid
-}
-
 // TestClientsCpuset: a container that has one processor of the host's finds it in the file that btop reads, and in its like on v1;
 // and btop shows what doctor says that it does.
 func TestClientsCpuset(t *testing.T) {
-	runc := needRuntime(t, "runc")
-	h := openHost(t)
-	tree := need(t, h, "cpuset")
+	runc := kit.NeedRuntime(t, "runc")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "cpuset")
 	file, all := "cpuset.cpus.effective", []string{}
 	if tree.Version == hierarchy.V1 {
 		file = "cpuset.effective_cpus"
 	}
 	for i := range runtime.NumCPU() {
-		all = append(all, itoa(i))
+		all = append(all, strconv.Itoa(i))
 	}
-	d := startDaemon(t)
-	b := newBundle(t, d, runc, "cpuset", "commands")
-	b.overHost(t, nil)
-	b.with("cgroup")
-	b.linux()["resources"] = map[string]any{"cpu": map[string]any{"cpus": "1"}}
-	b.write(t)
-	x := startProcess(t, b.command(runc))
-	if got := x.ask(t, "read", topOf(guestView, tree)+"/"+file); got != "1\n" {
+	d := kit.StartDaemon(t)
+	b := kit.NewBundle(t, d, runc, "cpuset", "commands")
+	b.OverHost(t, nil)
+	b.WithNamespaces("cgroup")
+	b.Linux()["resources"] = map[string]any{"cpu": map[string]any{"cpus": "1"}}
+	b.Write(t)
+	x := kit.StartProcess(t, b.Command(runc))
+	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, tree)+"/"+file); got != "1\n" {
 		t.Errorf("%s: %q", file, got)
 	}
 	t.Run("btop", func(t *testing.T) {
 		cores := btopCores(t, runc, b)
-		verdict, want := d.doctorOf(t, initOf(t, runc, b)).of("btop"), []string{"1"}
+		verdict, want := d.DoctorOf(t, kit.InitOf(t, runc, b)).Of("btop"), []string{"1"}
 		if verdict == "ignores" {
 			want = all
 		}
@@ -333,39 +273,39 @@ func TestClientsCpuset(t *testing.T) {
 			t.Errorf("btop shows the processors %q, and doctor says %q", cores, verdict)
 		}
 	})
-	x.in.Close()
-	if err := x.cmd.Wait(); err != nil {
+	x.In.Close()
+	if err := x.Cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
-	nothingLeft(t, d, h, b.cgroup)
-	d.stop(t)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }
 
 // btopCores are the processors that btop shows in a container as some that may be used. It wants a newer C library than Debian 12
 // has, and brings it along.
-func btopCores(t *testing.T, runc string, b *bundle) []string {
+func btopCores(t *testing.T, runc string, b *kit.Bundle) []string {
 	t.Helper()
 	dir := os.Getenv("VCGROUPFS_BTOP")
 	if dir == "" {
 		t.Skip("machine: btop 1.4.6 or newer is not unpacked, VCGROUPFS_BTOP names no directory of it")
 	}
 	lib := filepath.Join(dir, "usr/lib/x86_64-linux-gnu")
-	cmd := exec.Command(runc, "exec", "--tty", "--env", "TERM=xterm", "--env", "HOME=/tmp", b.id, filepath.Join(lib, "ld-linux-x86-64.so.2"),
+	cmd := exec.Command(runc, "exec", "--tty", "--env", "TERM=xterm", "--env", "HOME=/tmp", b.ID, filepath.Join(lib, "ld-linux-x86-64.so.2"),
 		"--library-path", lib, filepath.Join(dir, "usr/bin/btop"), "--force-utf", "--update", "500")
-	screen := startOnTerminal(t, cmd)
+	screen := kit.StartOnTerminal(t, cmd)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the screen: %.4000q", screen.text())
+			t.Logf("the screen: %.4000q", screen.Text())
 		}
 	})
 	label := regexp.MustCompile(`\x1b\[38;2;([0-9;]*)m\x1b\[1mC\x1b\[22m(\d+)`) // C0, C1…
 	const foreground = "204;204;204"                                            // of those that may be used; the others are dark
 	drawn := map[string]int{}
 	var cores []string
-	eventually(t, "btop to draw all processors twice", func() bool {
+	kit.Eventually(t, "btop to draw all processors twice", func() bool {
 		clear(drawn)
 		cores = nil
-		for _, found := range label.FindAllStringSubmatch(screen.text(), -1) {
+		for _, found := range label.FindAllStringSubmatch(screen.Text(), -1) {
 			if drawn[found[2]]++; drawn[found[2]] == 2 && found[1] == foreground {
 				cores = append(cores, found[2])
 			}
@@ -373,7 +313,7 @@ func btopCores(t *testing.T, runc string, b *bundle) []string {
 		return len(drawn) == runtime.NumCPU() && slices.Min(slices.Collect(maps.Values(drawn))) > 1
 	})
 	slices.Sort(cores)
-	screen.master.WriteString("q")
+	screen.Master.WriteString("q")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("btop ended with %v", err)
 	}

@@ -6,11 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // docsJSON decodes the members of an object that the docs show without its braces.
@@ -25,26 +27,26 @@ func docsJSON(t *testing.T, file, begins string) (members map[string]json.RawMes
 
 // TestDocsOCI: a bundle with the hooks that the docs show has its view, and nothing is left of it.
 func TestDocsOCI(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	runtime := needRuntime(t, ociRuntimes(t)[0])
-	needPlainCrun(t, h, runtime)
-	d := startDaemon(t)
-	b := newBundle(t, d, runtime, "docs", "script")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	runtime := kit.NeedRuntime(t, kit.OCIRuntimes(t)[0])
+	kit.NeedPlainCrun(t, h, runtime)
+	d := kit.StartDaemon(t)
+	b := kit.NewBundle(t, d, runtime, "docs", "script")
 	hooks := docsJSON(t, "docs/runtimes.md", `"hooks": {`)["hooks"]
-	here := strings.NewReplacer("/usr/bin/vcgroupfs", absProgram(t), `"hook", "oci"`, `"hook", "oci", "--socket", "`+d.socket+`"`)
-	b.config["hooks"] = json.RawMessage(here.Replace(string(hooks)))
-	b.allow(allCapabilities(t))
-	b.write(t)
-	s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
-	s.put(t, filepath.Join(b.dir, "rootfs"))
-	out, err := b.command(runtime).CombinedOutput()
+	here := strings.NewReplacer("/usr/bin/vcgroupfs", kit.AbsProgram(t), `"hook", "oci"`, `"hook", "oci", "--socket", "`+d.Socket+`"`)
+	b.Config["hooks"] = json.RawMessage(here.Replace(string(hooks)))
+	b.Allow(kit.AllCapabilities(t))
+	b.Write(t)
+	s := kit.ViewScript(kit.TopOf(kit.GuestView, tree), tree.Version == hierarchy.V2)
+	s.Put(t, filepath.Join(b.Dir, "rootfs"))
+	out, err := b.Command(runtime).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	s.check(t, filepath.Join(b.dir, "rootfs"), out)
-	nothingLeft(t, d, h, b.cgroup)
-	d.stop(t)
+	s.Check(t, filepath.Join(b.Dir, "rootfs"), out)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }
 
 // TestDocsProfile: the calls that the docs' seccomp profile asks about are those of the profiles that are installed.
@@ -94,13 +96,13 @@ func TestDocsBind(t *testing.T) {
 	if err != nil {
 		t.Skip("machine: bwrap is not installed")
 	}
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	docsHost(t)
-	path := boundary(t, "docs-box", h.Hierarchies()...)
+	path := kit.NewBoundary(t, "docs-box", h.Hierarchies()...)
 	var enter strings.Builder
 	for _, tree := range h.Hierarchies() { // "on v1 in each hierarchy"
 		line := docsLine(t, "docs/runtimes.md", "echo $$ >")
-		enter.WriteString(strings.Replace(line, "/sys/fs/cgroup/machines/box/cgroup.procs", filepath.Join(hostDir(tree, path), procs), 1) + "\n")
+		enter.WriteString(strings.Replace(line, "/sys/fs/cgroup/machines/box/cgroup.procs", filepath.Join(kit.HostDir(tree, path), kit.Procs), 1) + "\n")
 	}
 	add := "vcgroupfs serve --no-bpf " + strings.TrimPrefix(waited, "serve ") + "\n" + docsLine(t, "docs/runtimes.md", "vcgroupfs guest add box") + "\n" + enter.String()
 	out := paste(t, add+docsLine(t, "docs/runtimes.md", "bwrap --bind / /")+" -c 'ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/pids.max'\n", "/machines/box", path, "bwrap", sandbox)
@@ -109,7 +111,7 @@ func TestDocsBind(t *testing.T) {
 	}
 	system := sandbox + " --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 --proc /proc --dev /dev --bind /run/vcgroupfs/serve/views/box /sys/fs/cgroup"
 	out = paste(t, add+docsLine(t, "docs/runtimes.md", "bwrap ... --ro-bind")+"\n", "/machines/box", path, "bwrap ...", system,
-		"/usr/bin/vcgroupfs", absProgram(t), "COMMAND", "stat -f -c %T /sys/fs/cgroup/pids")
+		"/usr/bin/vcgroupfs", kit.AbsProgram(t), "COMMAND", "stat -f -c %T /sys/fs/cgroup/pids")
 	if !strings.Contains(out, "\ncgroupfs\n") {
 		t.Errorf("it printed:\n%s", out)
 	}
@@ -129,32 +131,32 @@ func TestDocsNspawn(t *testing.T) {
 	if err != nil {
 		t.Skip("machine: systemd-nspawn is not installed")
 	}
-	h := openHost(t)
-	tree := need(t, h, hierarchy.Unified)
-	path := boundary(t, "docs-nspawn", tree)
-	removeEverywhere(t, h, path)
-	d := startDaemon(t)
-	d.wantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", hierarchy.Unified)
-	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
-	s := unifiedScript(guestView)
-	s.put(t, rootfs)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	path := kit.NewBoundary(t, "docs-nspawn", tree)
+	kit.RemoveEverywhere(t, h, path)
+	d := kit.StartDaemon(t)
+	d.WantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", hierarchy.Unified)
+	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
+	s := kit.UnifiedScript(kit.GuestView)
+	s.Put(t, rootfs)
 	line := strings.NewReplacer("systemd-nspawn ...", sandbox+" --quiet --register=no --keep-unit --as-pid2 --directory "+rootfs+
-		" --bind "+filepath.Join(filepath.Dir(d.socket), "views", "box")+":"+guestView+" --setenv "+roleVariable+"=script",
-		"/usr/bin/vcgroupfs", absProgram(t), "/lib/systemd/systemd", "/program").Replace(docsLine(t, "docs/runtimes.md", "systemd-nspawn ..."))
-	start := within(path, []*host.Hierarchy{tree}, "sh", "-c", line)
+		" --bind "+filepath.Join(filepath.Dir(d.Socket), "views", "box")+":"+kit.GuestView+" --setenv "+kit.RoleVariable+"=script",
+		"/usr/bin/vcgroupfs", kit.AbsProgram(t), "/lib/systemd/systemd", "/program").Replace(docsLine(t, "docs/runtimes.md", "systemd-nspawn ..."))
+	start := kit.CommandWithin(path, []*host.Hierarchy{tree}, "sh", "-c", line)
 	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	out, err := start.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v: %s", line, err, out)
 	}
-	s.check(t, rootfs, out)
-	d.wantTry(t, 0, "", "guest", "rm", "box")
-	d.stop(t)
+	s.Check(t, rootfs, out)
+	d.WantTry(t, 0, "", "guest", "rm", "box")
+	d.Stop(t)
 }
 
 // docsShell runs lines of the docs in a shell that has the program, the socket of a daemon, and a runtime's client whose first options, and
 // first of its command "run", are this test's.
-func docsShell(t *testing.T, d *daemon, name string, client, ofRun []string, lines ...string) (string, error) {
+func docsShell(t *testing.T, d *kit.Daemon, name string, client, ofRun []string, lines ...string) (string, error) {
 	t.Helper()
 	bin := t.TempDir()
 	quoted := func(words []string) string { return "'" + strings.Join(words, "' '") + "'" }
@@ -163,31 +165,31 @@ func docsShell(t *testing.T, d *daemon, name string, client, ofRun []string, lin
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sh", "-ec", strings.Join(lines, "\n"))
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+filepath.Dir(absProgram(t))+":"+os.Getenv("PATH"), "VCGROUPFS_SOCKET="+d.socket)
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+filepath.Dir(kit.AbsProgram(t))+":"+os.Getenv("PATH"), "VCGROUPFS_SOCKET="+d.Socket)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
 // TestDocsDocker: a container with self as a volume finds its view, by the docs' own lines.
 func TestDocsDocker(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "memory")
-	d := startSelf(t, "--container", dockerCgroup()+"/{id}", "--self-controllers", "memory,pids")
-	k := startDocker(t, h, t.TempDir(), false)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "memory")
+	d := kit.StartSelfDaemon(t, "--container", kit.DockerCgroup()+"/{id}", "--self-controllers", "memory,pids")
+	k := kit.StartDocker(t, h, t.TempDir(), false)
 	limit := "memory.max"
 	if tree.Version == hierarchy.V1 {
 		limit = "memory.limit_in_bytes"
 	}
-	top := topOf(guestView, tree)
+	top := kit.TopOf(kit.GuestView, tree)
 	for _, line := range []string{docsLine(t, "README.md", "docker run"), docsLine(t, "docs/runtimes.md", "docker run")} {
-		line = strings.NewReplacer("/run/vcgroupfs/serve/self", d.self(), "IMAGE", "program /program").Replace(line)
-		out, err := docsShell(t, d, "docker", k.client, []string{"--rm", "--network", "none", "--env", roleVariable + "=read " + top + "/" + limit}, line)
+		line = strings.NewReplacer("/run/vcgroupfs/serve/self", d.Self(), "IMAGE", "program /program").Replace(line)
+		out, err := docsShell(t, d, "docker", k.Client, []string{"--rm", "--network", "none", "--env", kit.RoleVariable + "=read " + top + "/" + limit}, line)
 		if err != nil || out != "268435456\n" {
 			t.Errorf("%s: %v, %s", line, err, out)
 		}
-		d.wantNone(t)
+		d.WantNone(t)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestDocsPodman: podman's containers have views by the docs' own lines: by an annotation, by CDI, and when they run already.
@@ -196,29 +198,29 @@ func TestDocsPodman(t *testing.T) {
 	if err != nil {
 		t.Skip("machine: podman is not installed")
 	}
-	needRuntime(t, "runc")
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	d := startSelf(t, "--container", "/"+testPrefix+"podman/libpod-{id}")
-	p := newPodman(t, h, program)
+	kit.NeedRuntime(t, "runc")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	d := kit.StartSelfDaemon(t, "--container", "/"+kit.Prefix+"podman/libpod-{id}")
+	p := kit.NewPodman(t, h, program)
 	hooks, devices := t.TempDir(), t.TempDir()
-	ours(t, d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "")
-	kind := ourDevices(t, d, devices)
+	kit.InstallPackaged(t, d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "")
+	kind := kit.PackagedDevices(t, d, devices)
 	packaged, err := filepath.Glob(devices + "/*.json")
 	if err != nil || len(packaged) != 1 {
 		t.Fatalf("%q, %v", packaged, err)
 	}
-	installed := filepath.Join(podmanCDI, "vcgroupfs-docs-"+itoa(os.Getpid())+".json")
+	installed := filepath.Join(kit.PodmanCDI, "vcgroupfs-docs-"+strconv.Itoa(os.Getpid())+".json")
 	t.Cleanup(func() {
 		os.Remove(installed)
-		os.Remove(podmanCDI) // unless somebody else's are there
+		os.Remove(kit.PodmanCDI) // unless somebody else's are there
 	})
-	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
 	names := strings.NewReplacer("/usr/share/vcgroupfs/cdi.json", packaged[0], "/etc/cdi/vcgroupfs.json", installed, "vcgroupfs.dev/cgroup=", kind+"=",
 		"IMAGE", "--rootfs "+rootfs+" /program", "4711", "$(podman inspect --format '{{.State.Pid}}' db)")
-	client := slices.Concat([]string{program}, p.global, []string{"--hooks-dir", hooks})
-	ofRun := []string{"--rm", "--network", "none", "--cgroup-parent", p.parent, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000",
-		"--env", roleVariable + "=script", "--pids-limit", "64"}
+	client := slices.Concat([]string{program}, p.Global, []string{"--hooks-dir", hooks})
+	ofRun := []string{"--rm", "--network", "none", "--cgroup-parent", p.Parent, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000",
+		"--env", kit.RoleVariable + "=script", "--pids-limit", "64"}
 	shell := func(line string) (string, error) {
 		return docsShell(t, d, "podman", client, ofRun, names.Replace(line))
 	}
@@ -229,21 +231,21 @@ func TestDocsPodman(t *testing.T) {
 		docsLine(t, "docs/runtimes.md", "podman run --annotation"), docsLine(t, "docs/runtimes.md", "podman run --device vcgroupfs.dev/cgroup=view"),
 		docsLine(t, "docs/runtimes.md", "podman run --device vcgroupfs.dev/cgroup=self"),
 	} {
-		s := viewScript(topOf(guestView, tree), tree.Version == hierarchy.V2)
-		s.put(t, rootfs)
+		s := kit.ViewScript(kit.TopOf(kit.GuestView, tree), tree.Version == hierarchy.V2)
+		s.Put(t, rootfs)
 		out, err := shell(line)
 		if err != nil {
 			t.Fatalf("%s: %v: %s", line, err, out)
 		}
-		s.check(t, rootfs, []byte(out))
-		d.wantNone(t)
+		s.Check(t, rootfs, []byte(out))
+		d.WantNone(t)
 	}
-	cmd := p.run("commands", rootfs, nil, []string{"--interactive", "--name", "db", "--pids-limit", "64",
+	cmd := p.Run("commands", rootfs, nil, []string{"--interactive", "--name", "db", "--pids-limit", "64",
 		"--cap-add", "SYS_ADMIN", "--cgroupns", "private"}) // which on a host with v1 is not podman's default
 	cmd.Stderr = os.Stderr
-	x := startProcess(t, cmd)
-	x.ask(t, "read", "/proc/version") // it runs
-	limit := topOf(guestView, tree) + "/pids.max"
+	x := kit.StartProcess(t, cmd)
+	x.Ask(t, "read", "/proc/version") // it runs
+	limit := kit.TopOf(kit.GuestView, tree) + "/pids.max"
 	for _, add := range []string{docsLine(t, "docs/runtimes.md", "vcgroupfs guest add db"), docsLine(t, "README.md", "vcgroupfs guest add db")} {
 		for _, step := range []struct{ line, want string }{
 			{add, "EPERM"}, {docsLine(t, "docs/runtimes.md", "vcgroupfs guest attach db"), "EPERM"}, {docsLine(t, "docs/runtimes.md", "vcgroupfs guest rm db"), ""},
@@ -252,28 +254,28 @@ func TestDocsPodman(t *testing.T) {
 				t.Fatalf("%s: %v: %s", step.line, err, out)
 			}
 			if step.want == "" {
-				d.wantNone(t)
+				d.WantNone(t)
 				continue
 			}
-			if got := x.ask(t, "write", limit, "max"); got != step.want {
+			if got := x.Ask(t, "write", limit, "max"); got != step.want {
 				t.Errorf("after %s the guest's write of its limit gets %s, want %s", step.line, got, step.want)
 			}
-			if got := x.ask(t, "umount", guestView); got != "ok" {
+			if got := x.Ask(t, "umount", kit.GuestView); got != "ok" {
 				t.Errorf("umount: %s", got)
 			}
 		}
 	}
-	x.in.Close()
+	x.In.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestDocsDeclared: the declaration that the docs show makes a guest as they say.
 func TestDocsDeclared(t *testing.T) {
 	docsHost(t)
-	path := boundary(t, "docs-declared", openHost(t).Hierarchies()...)
+	path := kit.NewBoundary(t, "docs-declared", kit.OpenHost(t).Hierarchies()...)
 	text := docsText(t, "docs/operations.md", "yaml", "boundary: ")
 	out := paste(t, "mkdir /srv/guests\ncat >/srv/guests/web.yaml <<'END'\n"+text+"\nEND\nvcgroupfs serve --guests /srv/guests &\n"+
 		"until vcgroupfs guest show web 2>/dev/null; do sleep 0.1; done\ncat /srv/web/rootfs/sys/fs/cgroup/pids/pids.max\n",

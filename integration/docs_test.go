@@ -14,6 +14,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // docsBlock is the one block of commands in a file of the docs that has a line which begins so.
@@ -89,7 +90,7 @@ func paste(t *testing.T, commands string, names ...string) string {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-e", script)
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(absProgram(t))+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(kit.AbsProgram(t))+":"+os.Getenv("PATH"))
 	cmd.Dir = ".."
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
@@ -105,9 +106,9 @@ const waited = "serve &\nuntil vcgroupfs guest ls >/dev/null 2>&1; do sleep 0.1;
 // docsHost are the hierarchies that the docs' examples name: the README's host has them with v1.
 func docsHost(t *testing.T) (trees []*host.Hierarchy) {
 	t.Helper()
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	for _, c := range []string{"memory", "pids", "cpu"} {
-		tree := need(t, h, c)
+		tree := kit.NeedHierarchy(t, h, c)
 		if tree.Version == hierarchy.V2 {
 			t.Skipf("machine: %s is not on a v1 hierarchy", c)
 		}
@@ -135,7 +136,7 @@ func TestReadmeRun(t *testing.T) {
 
 // TestReadmeServe: one daemon, a guest, and its worker killed.
 func TestReadmeServe(t *testing.T) {
-	path := boundary(t, "readme", docsHost(t)...)
+	path := kit.NewBoundary(t, "readme", docsHost(t)...)
 	names := []string{"/machines/web", path, "serve &", waited}
 	out := paste(t, docsBlock(t, "README.md", "vcgroupfs guest add web"), names...)
 	if !strings.Contains(out, "web") || !strings.Contains(out, "\n0\n") { // the daemon's own lines come when they come
@@ -150,7 +151,7 @@ func TestReadmeServe(t *testing.T) {
 
 // TestDocsReady: a script that waits for the daemon.
 func TestDocsReady(t *testing.T) {
-	openHost(t)
+	kit.OpenHost(t)
 	if out := paste(t, docsBlock(t, "docs/operations.md", "mkfifo")); !strings.Contains(out, "NAME") {
 		t.Errorf("guest ls printed:\n%s", out)
 	}
@@ -158,11 +159,11 @@ func TestDocsReady(t *testing.T) {
 
 // TestDocsGuests: guests by hand, one of them of a process that runs; and what asks whether the daemon is well.
 func TestDocsGuests(t *testing.T) {
-	trees := openHost(t).Hierarchies() // a container has a cgroup in each
-	path, other := boundary(t, "docs", docsHost(t)...), boundary(t, "docs-ci7", trees...)
+	trees := kit.OpenHost(t).Hierarchies() // a container has a cgroup in each
+	path, other := kit.NewBoundary(t, "docs", docsHost(t)...), kit.NewBoundary(t, "docs-ci7", trees...)
 	var enter strings.Builder
 	for _, tree := range trees {
-		enter.WriteString("echo $BASHPID >" + filepath.Join(hostDir(tree, other), procs) + "\n")
+		enter.WriteString("echo $BASHPID >" + filepath.Join(kit.HostDir(tree, other), kit.Procs) + "\n")
 	}
 	ci7 := "(" + enter.String() + "exec unshare --mount --cgroup sleep 1000) &\nuntil grep -q sleep /proc/$!/comm; do sleep 0.1; done\n"
 	out := paste(t, "vcgroupfs serve &\n"+ci7+docsBlock(t, "docs/operations.md", "vcgroupfs guest add web"),
@@ -178,7 +179,7 @@ func TestDocsGuests(t *testing.T) {
 
 // TestDocsUpgrade: a daemon that goes on with another program, by name and by path, and what looks for requests that hang.
 func TestDocsUpgrade(t *testing.T) {
-	path := boundary(t, "docs-upgrade", need(t, openHost(t), "pids"))
+	path := kit.NewBoundary(t, "docs-upgrade", kit.NeedHierarchy(t, kit.OpenHost(t), "pids"))
 	start := "mkdir -p /srv/bin /opt/vcgroupfs-2\ncp \"$(command -v vcgroupfs)\" /srv/bin/vcgroupfs\nexport PATH=/srv/bin:$PATH\ncd /srv\n" +
 		"cp bin/vcgroupfs vcgroupfs.new\ncp bin/vcgroupfs opt/vcgroupfs-2\n"
 	workers := "\nps -eo args | grep -c '^vcgroupfs serve-worker'\nreadlink \"/proc/$(pgrep -f 'vcgroupfs serve-worker')/exe\"\n"
@@ -197,7 +198,7 @@ func TestDocsUpgrade(t *testing.T) {
 
 // TestReadmeDoctor: doctor as the README calls it.
 func TestReadmeDoctor(t *testing.T) {
-	openHost(t)
+	kit.OpenHost(t)
 	if out := paste(t, docsLine(t, "README.md", "vcgroupfs doctor")+"\n"); !strings.Contains(out, "/dev/fuse: ") || !strings.Contains(out, "PROGRAM ") {
 		t.Errorf("it printed:\n%s", out)
 	}

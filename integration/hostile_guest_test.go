@@ -11,11 +11,11 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // What a hostile guest tries from the inside: this runs in the guest, as the test binary in the role "hostile".
-
-const guestView = "/sys/fs/cgroup"
 
 // hostilePolicy gives the guest of the suite small quotas, so that bombs are quick.
 const hostilePolicy = "version: 1\nquota: {cgroups: 40, depth: 4}\n"
@@ -43,7 +43,7 @@ func playHostile(arg string) {
 		list = append(list, mountAttempts()...) // last: they may take the view away
 	}
 	for _, a := range list {
-		got := strings.ReplaceAll(errnoName(a.do()), "\n", "; ")
+		got := strings.ReplaceAll(kit.ErrnoName(a.do()), "\n", "; ")
 		fmt.Printf("%s\t%s\t%s\t%s\n", a.name, a.want, got, part.typeNow(view))
 		if _, err := in.ReadString('\n'); err != nil {
 			return
@@ -61,7 +61,7 @@ func guestTargets() []target {
 		{"pids.max", "max"}, {"memory.max", "max"}, {"memory.high", "0"}, {"memory.min", "1G"}, {"cpu.max", "max"}, {"cpu.weight", "10000"},
 		{"io.max", "8:0 rbps=max"}, {"cpuset.cpus", "0"}, {"cgroup.max.descendants", "max"}, {"cgroup.freeze", "1"}, {"cgroup.type", "threaded"},
 	} {
-		t.path = filepath.Join(guestView, t.path)
+		t.path = filepath.Join(kit.GuestView, t.path)
 		if st, err := os.Lstat(t.path); err == nil && st.Mode().Perm()&0o444 != 0 {
 			out = append(out, t)
 		}
@@ -72,12 +72,12 @@ func guestTargets() []target {
 // guestDirs are the roots of the guest's trees, one of which is enough for tricks with names.
 func guestDirs() (roots []string) {
 	for _, name := range []string{"memory", "pids", "cpu", "cpuset", "freezer", "devices", "unified"} {
-		if exists(filepath.Join(guestView, name, procs)) {
-			roots = append(roots, filepath.Join(guestView, name))
+		if kit.Exists(filepath.Join(kit.GuestView, name, kit.Procs)) {
+			roots = append(roots, filepath.Join(kit.GuestView, name))
 		}
 	}
 	if len(roots) == 0 {
-		roots = []string{guestView}
+		roots = []string{kit.GuestView}
 	}
 	return roots
 }
@@ -102,11 +102,11 @@ func guestAttempts(userns bool, stranger string) []attempt {
 func writeOnlyAttempts(dir string) (list []attempt) {
 	for _, name := range []string{"cgroup.event_control", "memory.force_empty", "devices.allow", "cgroup.kill", "notify_on_release", "cgroup.clone_children"} {
 		path := filepath.Join(dir, name)
-		if !exists(path) {
+		if !kit.Exists(path) {
 			continue
 		}
-		list = append(list, attempt{path, "EPERM", func() error { return withFile(path, unix.O_WRONLY, writeFD("1")) }},
-			attempt{path + " O_RDWR|O_TRUNC", "EPERM", func() error { return withFile(path, unix.O_RDWR|unix.O_TRUNC, writeFD("1")) }})
+		list = append(list, attempt{path, "EPERM", func() error { return kit.WithFile(path, unix.O_WRONLY, kit.WriteFD("1")) }},
+			attempt{path + " O_RDWR|O_TRUNC", "EPERM", func() error { return kit.WithFile(path, unix.O_RDWR|unix.O_TRUNC, kit.WriteFD("1")) }})
 	}
 	return list
 }
@@ -121,32 +121,32 @@ func belowAttempts(dir string, userns bool) []attempt {
 		"net_cls.classid": "1", "memory.use_hierarchy": "0",
 	} {
 		path := filepath.Join(child, name)
-		list = append(list, attempt{path, "EPERM|ENOENT", func() error { return withFile(path, unix.O_WRONLY, writeFD(value)) }})
+		list = append(list, attempt{path, "EPERM|ENOENT", func() error { return kit.WithFile(path, unix.O_WRONLY, kit.WriteFD(value)) }})
 	}
 	for _, name := range []string{"release_agent", "cgroup.sane_behavior", "net_prio.ifpriomap", "cpu.rt_runtime_us", "memory.shown_ram_in_bytes"} {
 		path := filepath.Join(child, name)
-		list = append(list, attempt{path, "ENOENT", func() error { return withFile(path, unix.O_RDONLY, func(int) error { return nil }) }})
+		list = append(list, attempt{path, "ENOENT", func() error { return kit.WithFile(path, unix.O_RDONLY, func(int) error { return nil }) }})
 	}
-	if exists(filepath.Join(dir, "devices.allow")) && userns {
+	if kit.Exists(filepath.Join(dir, "devices.allow")) && userns {
 		list = append(list, attempt{"devices.allow below, without CAP_SYS_ADMIN over the host", "EPERM", func() error {
-			return withFile(filepath.Join(child, "devices.allow"), unix.O_WRONLY, writeFD("a *:* rwm"))
+			return kit.WithFile(filepath.Join(child, "devices.allow"), unix.O_WRONLY, kit.WriteFD("a *:* rwm"))
 		}})
 	}
 	list = append(list,
 		attempt{child + ": promote-to-rt", "EPERM|ENOENT", func() error {
-			return withFile(filepath.Join(child, "io.prio.class"), unix.O_WRONLY, writeFD("promote-to-rt"))
+			return kit.WithFile(filepath.Join(child, "io.prio.class"), unix.O_WRONLY, kit.WriteFD("promote-to-rt"))
 		}},
 		attempt{child + ": an unprivileged trigger's window", "EINVAL|ENOENT|EOPNOTSUPP", func() error {
-			return withFile(filepath.Join(child, "cpu.pressure"), unix.O_RDWR, writeFD("some 1000 500000"))
+			return kit.WithFile(filepath.Join(child, "cpu.pressure"), unix.O_RDWR, kit.WriteFD("some 1000 500000"))
 		}},
 		attempt{child + ": a write of 1 MiB", "E2BIG|ENOENT", func() error {
-			return withFile(filepath.Join(child, procs), unix.O_WRONLY, writeFD(strings.Repeat("1", 1<<20)))
+			return kit.WithFile(filepath.Join(child, kit.Procs), unix.O_WRONLY, kit.WriteFD(strings.Repeat("1", 1<<20)))
 		}},
 		attempt{child + ": what was opened before it was removed", "ENODEV", func() error {
 			if err := os.Mkdir(child+"2", 0o755); err != nil {
 				return err
 			}
-			return withFile(filepath.Join(child+"2", procs), unix.O_WRONLY, func(fd int) error {
+			return kit.WithFile(filepath.Join(child+"2", kit.Procs), unix.O_WRONLY, func(fd int) error {
 				if err := os.Remove(child + "2"); err != nil {
 					return err
 				}
@@ -160,14 +160,14 @@ func belowAttempts(dir string, userns bool) []attempt {
 
 // memberAttempts are about tasks that are not the guest's. stranger is the host's number of a process outside.
 func memberAttempts(dir, stranger string) (list []attempt) {
-	for _, file := range []string{procs, "tasks", "cgroup.threads"} {
+	for _, file := range []string{kit.Procs, "tasks", "cgroup.threads"} {
 		path := filepath.Join(dir, file)
-		if !exists(path) {
+		if !kit.Exists(path) {
 			continue
 		}
 		for _, pid := range []string{stranger, "4194303", "-1", "0x7fffffff", "1 1", "self"} {
 			list = append(list, attempt{path + " " + pid, "ESRCH|EINVAL|ENOENT", func() error {
-				return withFile(path, unix.O_WRONLY, writeFD(pid))
+				return kit.WithFile(path, unix.O_WRONLY, kit.WriteFD(pid))
 			}})
 		}
 	}
@@ -229,7 +229,7 @@ func bombAttempts(dir string) []attempt {
 				go func() {
 					defer wg.Done()
 					for range 20 {
-						err := withFile(filepath.Join(dir, procs), unix.O_RDONLY, func(fd int) error {
+						err := kit.WithFile(filepath.Join(dir, kit.Procs), unix.O_RDONLY, func(fd int) error {
 							_, err := unix.Read(fd, make([]byte, 64))
 							return err
 						})
@@ -249,7 +249,7 @@ func bombAttempts(dir string) []attempt {
 func hiddenAttempts() []attempt {
 	missing := func(path string) attempt {
 		return attempt{"hidden " + path, "ENOENT|ENOTDIR", func() error {
-			return withFile(filepath.Join(guestView, path), unix.O_RDONLY, func(int) error { return nil })
+			return kit.WithFile(filepath.Join(kit.GuestView, path), unix.O_RDONLY, func(int) error { return nil })
 		}}
 	}
 	return []attempt{
@@ -257,9 +257,9 @@ func hiddenAttempts() []attempt {
 		missing("systemd"), missing("systemd/release_agent"), missing("../cgroup/../cgroup/debug"), missing(".go-fuse-epoll-hack"),
 		missing("vcgroupfs"), missing("release_agent"),
 		{"create a hidden file", "EACCES|EPERM", func() error {
-			return withFile(filepath.Join(guestView, "release_agent"), unix.O_CREAT|unix.O_WRONLY, writeFD("/bin/sh"))
+			return kit.WithFile(filepath.Join(kit.GuestView, "release_agent"), unix.O_CREAT|unix.O_WRONLY, kit.WriteFD("/bin/sh"))
 		}},
-		{"/proc/cgroups", "EACCES|EPERM|EROFS|ENOENT|EIO", func() error { return withFile("/proc/cgroups", unix.O_WRONLY, writeFD("x")) }},
+		{"/proc/cgroups", "EACCES|EPERM|EROFS|ENOENT|EIO", func() error { return kit.WithFile("/proc/cgroups", unix.O_WRONLY, kit.WriteFD("x")) }},
 	}
 }
 
@@ -277,26 +277,26 @@ func mountAttempts() []attempt {
 		around("v1 name=systemd", "cgroup", "none,name=systemd", "tasks", "notify_on_release", "release_agent"),
 		{"mount cgroup2 with other options", "EACCES|EPERM|EINVAL|ENOENT|EBUSY", func() error { return mountAndWrite("cgroup2", "nsdelegate,favordynmods", []string{"cgroup.procs"}) }},
 		{"umount of the view", "EACCES|EPERM|EINVAL|ENOENT|EROFS", func() error {
-			if err := unix.Unmount(guestView, unix.MNT_DETACH); err != nil {
+			if err := unix.Unmount(kit.GuestView, unix.MNT_DETACH); err != nil {
 				return err
 			}
 			var err error
 			for _, file := range []string{"pids/pids.max", "memory/memory.limit_in_bytes", "pids.max", "memory.max"} {
-				if err = withFile(filepath.Join(guestView, file), unix.O_WRONLY, writeFD("1")); err == nil {
+				if err = kit.WithFile(filepath.Join(kit.GuestView, file), unix.O_WRONLY, kit.WriteFD("1")); err == nil {
 					return nil
 				}
 			}
 			return err
 		}},
 		{"mknod of a disk", "EPERM", func() error { return unix.Mknod("/tmp/vcgroupfs-test-disk", unix.S_IFBLK|0o600, 8<<8) }},
-		{"/proc/sys/kernel/core_pattern", "EACCES|EPERM|EROFS", func() error { return withFile("/proc/sys/kernel/core_pattern", unix.O_WRONLY, writeFD("|/x")) }},
+		{"/proc/sys/kernel/core_pattern", "EACCES|EPERM|EROFS", func() error { return kit.WithFile("/proc/sys/kernel/core_pattern", unix.O_WRONLY, kit.WriteFD("|/x")) }},
 	}
 }
 
 // aroundAttempts are ways to the host other than the view.
 func aroundAttempts(userns bool) (list []attempt) {
 	opened := func(path, want string) attempt {
-		return attempt{"open " + path, want, func() error { return withFile(path, unix.O_RDWR, func(int) error { return nil }) }}
+		return attempt{"open " + path, want, func() error { return kit.WithFile(path, unix.O_RDWR, func(int) error { return nil }) }}
 	}
 	none := "ENOENT"
 	if userns {
@@ -323,7 +323,7 @@ func aroundAttempts(userns bool) (list []attempt) {
 	if !userns {
 		list = append(list,
 			attempt{"setns to a user namespace", "EPERM", func() error {
-				return withFile("/proc/self/ns/user", unix.O_RDONLY, func(fd int) error { return unix.Setns(fd, 0) })
+				return kit.WithFile("/proc/self/ns/user", unix.O_RDONLY, func(fd int) error { return unix.Setns(fd, 0) })
 			}},
 			attempt{"unshare of a user namespace", "EPERM", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }})
 	}
@@ -332,7 +332,7 @@ func aroundAttempts(userns bool) (list []attempt) {
 
 // isView says whether what is mounted at a directory is a view, by the mount table.
 func isView(dir string) bool {
-	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+	for line := range strings.Lines(kit.ReadFile("/proc/self/mountinfo")) {
 		if f := strings.Fields(line); f[4] == dir && strings.Contains(line, " - fuse.cgroup") {
 			return true
 		}
@@ -352,7 +352,7 @@ func mountAndWrite(kind, options string, files []string) error {
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	for _, file := range files {
-		if err = withFile(filepath.Join(dir, file), unix.O_WRONLY, writeFD("max")); err == nil {
+		if err = kit.WithFile(filepath.Join(dir, file), unix.O_WRONLY, kit.WriteFD("max")); err == nil {
 			return nil
 		}
 	}

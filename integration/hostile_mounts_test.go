@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // What a hostile guest tries with the calls that are answered in the kernel's stead: statfs and mount. This runs in the guest.
@@ -22,7 +24,7 @@ type answered struct{ root, kind, options string }
 
 func answeredPart() answered {
 	root := guestDirs()[0]
-	if exists(filepath.Join(root, "cgroup.controllers")) {
+	if kit.Exists(filepath.Join(root, "cgroup.controllers")) {
 		return answered{root, "cgroup2", ""}
 	}
 	return answered{root, "cgroup", filepath.Base(root)}
@@ -33,16 +35,16 @@ func (a answered) mount(at string) error { return unix.Mount("none", at, a.kind,
 // rightType is what statfs says of the hierarchy natively.
 func (a answered) rightType() string {
 	if a.kind == "cgroup2" {
-		return cgroup2Type
+		return kit.Cgroup2Type
 	}
-	return cgroupType
+	return kit.CgroupType
 }
 
 // typeNow is what fstatfs says of a descriptor of it: right, or the digits.
 func (a answered) typeNow(fd int) string {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {
-		return word(err)
+		return kit.Word(err)
 	}
 	if got := fmt.Sprintf("%x", uint32(st.Type)); got != a.rightType() {
 		return got
@@ -89,11 +91,11 @@ func apart(do func(dir string) error) error {
 				err = unix.Mount("vcgroupfs", dir, "tmpfs", 0, "")
 			}
 			if err != nil {
-				return fmt.Errorf("apart: %s", word(err)) // of no errno's name
+				return fmt.Errorf("apart: %s", kit.Word(err)) // of no errno's name
 			}
-			before := kernelMounts(readFile("/proc/thread-self/mountinfo"))
+			before := kit.KernelMounts(kit.ReadFile("/proc/thread-self/mountinfo"))
 			err = do(dir)
-			if now := kernelMounts(readFile("/proc/thread-self/mountinfo")); len(now) > len(before) {
+			if now := kit.KernelMounts(kit.ReadFile("/proc/thread-self/mountinfo")); len(now) > len(before) {
 				return fmt.Errorf("the kernel's own cgroups are mounted: %+v", now[len(now)-1])
 			}
 			return err
@@ -108,7 +110,7 @@ func (a answered) at(name, want string, place func(dir string) (string, error)) 
 		return apart(func(dir string) error {
 			target, err := place(dir)
 			if err != nil {
-				return fmt.Errorf("no place: %s", word(err)) // of no errno's name
+				return fmt.Errorf("no place: %s", kit.Word(err)) // of no errno's name
 			}
 			return a.mount(target)
 		})
@@ -127,11 +129,11 @@ func (a answered) placeAttempts() []attempt {
 		return func(dir string) (string, error) { return dir + "/link", os.Symlink(to, dir+"/link") }
 	}
 	over := "" // a tmpfs
-	if a.root == guestView {
+	if a.root == kit.GuestView {
 		over = "EBUSY" // the same (do_add_mount)
 	}
 	return []attempt{
-		a.at("over the view", over, func(string) (string, error) { return guestView, nil }),
+		a.at("over the view", over, func(string) (string, error) { return kit.GuestView, nil }),
 		a.at("over the root", "", func(string) (string, error) { return "/", nil }),
 		a.at("by a link", "", link("/tmp")),
 		a.at("by a link that leads above the root", "", link("../../../../../tmp")),
@@ -171,7 +173,7 @@ func (a answered) placeAttempts() []attempt {
 func (a answered) foreignAttempts(userns bool) []attempt {
 	foreign := func(place func(root string) (string, error)) func(dir string) (string, error) {
 		return func(string) (string, error) {
-			cmd := inNamespaces("pause", unix.CLONE_NEWNS)
+			cmd := kit.InNamespaces("pause", unix.CLONE_NEWNS)
 			if err := cmd.Start(); err != nil {
 				return "", err
 			}
@@ -213,7 +215,7 @@ func (a answered) foreignAttempts(userns bool) []attempt {
 			}),
 			a.at("from a directory of the host", "EINVAL", func(string) (string, error) { return ".", unix.Fchdir(2) }))
 	}
-	if exists("/shared") {
+	if kit.Exists("/shared") {
 		want := "EPERM"
 		if userns {
 			want = "|EPERM" // the kernel keeps it from the host (mount_namespaces(7)), unless the runtime brought the volume in from there
@@ -232,9 +234,9 @@ var elsewhere []*exec.Cmd
 
 // rootAttempts want a mount to be rooted above the cgroup that is to be its root.
 func (a answered) rootAttempts() []attempt {
-	below, _ := filepath.Rel(guestView, a.root)
+	below, _ := filepath.Rel(kit.GuestView, a.root)
 	in := func(role string, flags uintptr) (string, error) {
-		cmd := inNamespaces(role, flags)
+		cmd := kit.InNamespaces(role, flags)
 		out, err := cmd.Output()
 		for _, name := range []string{"part/below", "part", "beside"} {
 			unix.Rmdir(filepath.Join(a.root, name))
@@ -292,7 +294,7 @@ func (a answered) rootAttempts() []attempt {
 }
 
 func hasPids() bool {
-	return exists(filepath.Join(guestView, "pids/pids.max")) || exists(filepath.Join(guestView, "pids.max"))
+	return kit.Exists(filepath.Join(kit.GuestView, "pids/pids.max")) || kit.Exists(filepath.Join(kit.GuestView, "pids.max"))
 }
 
 // raceAttempts change what a call points to while it is answered.
@@ -304,7 +306,7 @@ func (a answered) raceAttempts() []attempt {
 					return err
 				}
 			}
-			out, err := inNamespaces("notify-races "+dir+"/a "+dir+"/b", unix.CLONE_NEWNS).Output()
+			out, err := kit.InNamespaces("notify-races "+dir+"/a "+dir+"/b", unix.CLONE_NEWNS).Output()
 			if err == nil && !strings.Contains(string(out), "ok:") {
 				err = errors.New(string(out))
 			}
@@ -334,9 +336,9 @@ func (a answered) otherAttempts() []attempt {
 					err = unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 				}
 				if err != nil {
-					return fmt.Errorf("mount: %s", word(err))
+					return fmt.Errorf("mount: %s", kit.Word(err))
 				}
-				return withFile(filepath.Join(dir, limit), unix.O_WRONLY, writeFD("1"))
+				return kit.WithFile(filepath.Join(dir, limit), unix.O_WRONLY, kit.WriteFD("1"))
 			})
 		}},
 		{"fsopen", "ENOSYS", func() error {
@@ -360,7 +362,7 @@ func (a answered) otherAttempts() []attempt {
 			return <-done
 		}},
 	}
-	if a.kind == "cgroup" && !exists(filepath.Join(guestView, "unified")) {
+	if a.kind == "cgroup" && !kit.Exists(filepath.Join(kit.GuestView, "unified")) {
 		list = append(list, other("cgroup2", ""))
 	}
 	return list
@@ -394,12 +396,12 @@ func (a answered) statfsAttempts() []attempt {
 	return []attempt{
 		{"statfs into memory that is read-only", "EFAULT", func() error { return mapped(-1, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS) }},
 		{"statfs into a file that is mapped read-only", "EFAULT", func() error {
-			return withFile("/proc/self/exe", unix.O_RDONLY, func(fd int) error { return mapped(fd, unix.MAP_SHARED) })
+			return kit.WithFile("/proc/self/exe", unix.O_RDONLY, func(fd int) error { return mapped(fd, unix.MAP_SHARED) })
 		}},
 		{"statfs into the kernel's memory", "EFAULT", func() error { return into(a.root, 1<<63) }},
 		{"statfs into no memory", "EFAULT", func() error { return into(a.root, 0) }},
 		{"fstatfs of a descriptor with more bits", "", func() error {
-			return withFile(a.root, unix.O_PATH, func(fd int) error {
+			return kit.WithFile(a.root, unix.O_PATH, func(fd int) error {
 				return typed(a.rightType(), func(st *unix.Statfs_t) error {
 					if _, _, errno := unix.Syscall(unix.SYS_FSTATFS, uintptr(fd)|1<<40, uintptr(unsafe.Pointer(st)), 0); errno != 0 {
 						return errno
@@ -410,10 +412,10 @@ func (a answered) statfsAttempts() []attempt {
 		}},
 		{"statfs of a tmpfs that is called vcgroupfs, over the view", "", func() error {
 			return apart(func(dir string) error {
-				if err := unix.Mount(dir, guestView, "", unix.MS_BIND, ""); err != nil {
+				if err := unix.Mount(dir, kit.GuestView, "", unix.MS_BIND, ""); err != nil {
 					return err
 				}
-				return typed(tmpfsType, func(st *unix.Statfs_t) error { return unix.Statfs(guestView, st) })
+				return typed(kit.TmpfsType, func(st *unix.Statfs_t) error { return unix.Statfs(kit.GuestView, st) })
 			})
 		}},
 	}
@@ -426,21 +428,21 @@ func playOutside(arg string) error {
 	if err := json.Unmarshal([]byte(arg), &x); err != nil {
 		return err
 	}
-	top := filepath.Join(guestView, x[0])
+	top := filepath.Join(kit.GuestView, x[0])
 	for _, dir := range []string{"part", "beside"} {
 		if err := os.Mkdir(filepath.Join(top, dir), 0o755); err != nil {
 			return err
 		}
 	}
-	if got := writeFile(filepath.Join(top, "part", procs), "0"); got != "ok" {
+	if got := kit.WriteFile(filepath.Join(top, "part", kit.Procs), "0"); got != "ok" {
 		return fmt.Errorf("move: %s", got)
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS); err != nil {
 		return err
 	}
-	if got := writeFile(filepath.Join(top, "beside", procs), "0"); got != "ok" {
+	if got := kit.WriteFile(filepath.Join(top, "beside", kit.Procs), "0"); got != "ok" {
 		return fmt.Errorf("leave: %s", got)
 	}
-	fmt.Println(word(unix.Mount("none", x[3], x[1], 0, x[2])))
+	fmt.Println(kit.Word(unix.Mount("none", x[3], x[1], 0, x[2])))
 	return nil
 }

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,24 +10,15 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
-
-// publicProgram copies the test binary to where a guest in a user namespace can execute it.
-func publicProgram(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(publicDir(t), "integration.test")
-	copyProgram(t, "/proc/self/exe", path)
-	return path
-}
 
 // guestLimits are limits for the suite's guest.
 func guestLimits(h *host.Host) (args []string) {
 	memory := "memory.max=512M"
-	if onV1(h, "memory") {
+	if kit.OnV1(h, "memory") {
 		memory = "memory.limit_in_bytes=512M"
 	}
 	args = []string{"--limit", "pids.max=1000"}
@@ -51,9 +41,9 @@ var hostileForms = []struct {
 
 // TestHostile: a guest in each form of "run" tries what it can.
 func TestHostile(t *testing.T) {
-	binary := publicProgram(t)
+	binary := kit.PublicProgram(t)
 	forms := hostileForms
-	if scale(t) < 1 {
+	if kit.Scale(t) < 1 {
 		forms = hostileForms[1:3] // each takes long there: root of a user namespace, and the host's root without capabilities
 	}
 	for _, form := range forms {
@@ -62,20 +52,20 @@ func TestHostile(t *testing.T) {
 }
 
 func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	policyFile := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(policyFile, []byte(hostilePolicy), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	name := "hostile-" + form + "-" + itoa(os.Getpid())
-	stranger := stranger(t)
+	name := "hostile-" + form + "-" + strconv.Itoa(os.Getpid())
+	stranger := kit.StartStranger(t)
 	args := append([]string{"run", "--name", name, "--policy", policyFile}, slices.Concat(formArgs, guestLimits(h))...)
-	cmd := exec.Command(program(t), append(args, "--", binary)...)
+	cmd := exec.Command(kit.Program(t), append(args, "--", binary)...)
 	kind := typeRight // by default run answers
-	if inGuest(h) {
+	if kit.InGuest(h) {
 		role, kind = strings.TrimPrefix(role, "answered-"), "" // under a listener that is there already
 	}
-	cmd.Env = append(os.Environ(), roleVariable+"=hostile "+role+" "+itoa(stranger))
+	cmd.Env = append(os.Environ(), kit.RoleVariable+"=hostile "+role+" "+strconv.Itoa(stranger))
 	cmd.Stderr = os.Stderr
 	if form == "privileged" { // it has a directory of the host there, and what is wrong with run itself is said in the other form
 		outside, err := os.Open(t.TempDir())
@@ -85,11 +75,11 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 		defer outside.Close()
 		cmd.Stderr = outside
 	}
-	helper := startProcess(t, cmd)
+	helper := kit.StartProcess(t, cmd)
 	var dirs []string
 	for _, tree := range h.Hierarchies() {
-		if dir := hostDir(tree, "/vcgroupfs/"+name); exists(dir) || tree.Holds("memory") || tree.Holds("pids") {
-			dirs = append(dirs, dir, hostDir(tree, "/vcgroupfs"))
+		if dir := kit.HostDir(tree, "/vcgroupfs/"+name); kit.Exists(dir) || tree.Holds("memory") || tree.Holds("pids") {
+			dirs = append(dirs, dir, kit.HostDir(tree, "/vcgroupfs"))
 		}
 	}
 	n := judgeHostile(t, helper, dirs, kind, func(int) {})
@@ -102,33 +92,14 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	t.Logf("%d attempts", n)
 }
 
-// inGuest says whether the tests run in a guest.
-func inGuest(h *host.Host) bool {
-	return slices.ContainsFunc(h.Hierarchies(), func(t *host.Hierarchy) bool { return t.View })
-}
-
-// stranger starts a process outside, whose number no process in a guest's own pid namespace has: in a machine that has just
-// booted numbers are small, and a guest comes to the same ones.
-func stranger(t testing.TB) int {
-	t.Helper()
-	pid := sleeper(t)
-	if pid < 5000 {
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte("20000"), 0); err != nil {
-			t.Fatal(err)
-		}
-		pid = sleeper(t)
-	}
-	return pid
-}
-
 // judgeHostile follows what the guest tries, with the host's state after each attempt, and says how many there were. between is
 // called before each. kind is the type that statfs must say of the view all the time; "" is any.
-func judgeHostile(t *testing.T, helper *helper, dirs []string, kind string, between func(n int)) (n int) {
+func judgeHostile(t *testing.T, helper *kit.Helper, dirs []string, kind string, between func(n int)) (n int) {
 	t.Helper()
 	var before string
 	mounts := cgroupMounts()
 	for {
-		line := helper.line(t)
+		line := helper.Line(t)
 		if line == "end" {
 			break
 		}
@@ -136,7 +107,7 @@ func judgeHostile(t *testing.T, helper *helper, dirs []string, kind string, betw
 		if len(f) != 4 {
 			t.Fatalf("the guest says %q", line)
 		}
-		if !oneOf(f[2], f[1]) {
+		if !kit.OneOf(f[2], f[1]) {
 			t.Errorf("%s: got %q, want %q", f[0], f[2], f[1])
 		}
 		if kind != "" && f[3] != kind {
@@ -153,16 +124,16 @@ func judgeHostile(t *testing.T, helper *helper, dirs []string, kind string, betw
 		}
 		n++
 		between(n)
-		fmt.Fprintln(helper.in)
+		fmt.Fprintln(helper.In)
 	}
-	helper.in.Close()
+	helper.In.Close()
 	return n
 }
 
 // cgroupMounts are the lines of the mount table of this process that are about cgroups and views, with their options, but for those of
 // another run of the tests.
 func cgroupMounts() (lines []string) {
-	for line := range strings.Lines(mountTable()) {
+	for line := range strings.Lines(kit.MountTable()) {
 		if _, of, _ := strings.Cut(line, " - "); strings.HasPrefix(of, "cgroup") || strings.HasPrefix(of, "fuse.cgroup") {
 			lines = append(lines, line)
 		}
@@ -170,36 +141,12 @@ func cgroupMounts() (lines []string) {
 	return lines
 }
 
-// startProcess starts a command whose input and output are pipes.
-func startProcess(t testing.TB, cmd *exec.Cmd) *helper {
-	t.Helper()
-	h := &helper{cmd: cmd}
-	var err error
-	if h.in, err = cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.out = bufio.NewReader(out)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		h.in.Close()
-		cmd.Process.Signal(unix.SIGTERM)
-		cmd.Wait()
-	})
-	return h
-}
-
 // TestStrangers: whoever writes to a view of a guest, with the host's own pid numbers too, moves nothing into it or out of
 // it that is not the guest's.
 func TestStrangers(t *testing.T) {
-	h := openHost(t)
+	h := kit.OpenHost(t)
 	for _, tree := range h.Hierarchies() {
-		names := shownNames(tree)
+		names := kit.ShownControllers(tree)
 		if len(names) == 0 || tree.Holds("cpuset") && tree.Version == hierarchy.V1 {
 			continue
 		}
@@ -208,23 +155,23 @@ func TestStrangers(t *testing.T) {
 }
 
 func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
-	parent := boundary(t, "strangers", tree)
+	parent := kit.NewBoundary(t, "strangers", tree)
 	for _, dir := range []string{"/guest/a", "/guest-2", "/sibling"} {
 		if err := tree.Create(parent+dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	v := mountView(t, "--boundary", parent+"/guest", "--controllers", strings.Join(names, ","), "--layout", layoutOf(tree))
-	top := v.top(tree)
+	v := kit.MountView(t, "--boundary", parent+"/guest", "--controllers", strings.Join(names, ","), "--layout", kit.LayoutOf(tree))
+	top := v.Top(tree)
 	strangers := map[string]int{"the parent's": 0, "a sibling's": 0, "a sibling's with a longer name": 0, "the root's": 0, "the test's own": os.Getpid()}
 	for who, dir := range map[string]string{"the parent's": "", "a sibling's": "/sibling", "a sibling's with a longer name": "/guest-2"} {
-		pid := sleeper(t)
+		pid := kit.StartSleeper(t)
 		if err := tree.Attach(parent+dir, pid); err != nil {
 			t.Fatal(err)
 		}
 		strangers[who] = pid
 	}
-	strangers["the root's"] = sleeper(t)
+	strangers["the root's"] = kit.StartSleeper(t)
 	if os.Getpid() < 1000 { // a virtual machine, whose first processes are the test's to try
 		strangers["pid 1"] = 1
 	}
@@ -237,11 +184,11 @@ func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, file := range []string{procs, "a/" + procs, "tasks", "a/tasks"} {
-			if !exists(filepath.Join(top, file)) {
+		for _, file := range []string{kit.Procs, "a/" + kit.Procs, "tasks", "a/tasks"} {
+			if !kit.Exists(filepath.Join(top, file)) {
 				continue
 			}
-			if got := writeFile(filepath.Join(top, file), strconv.Itoa(pid)); got != want {
+			if got := kit.WriteFile(filepath.Join(top, file), strconv.Itoa(pid)); got != want {
 				t.Errorf("moving %s process by %s: %s, want %s", who, file, got, want)
 			}
 		}
@@ -249,11 +196,11 @@ func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
 			t.Errorf("%s process is in %s now, was in %s (%v)", who, after, before, err)
 		}
 	}
-	if got := writeFile(filepath.Join(top, procs), "0"); got != want {
+	if got := kit.WriteFile(filepath.Join(top, kit.Procs), "0"); got != want {
 		t.Errorf("moving oneself in from outside: %s, want %s", got, want)
 	}
-	for _, file := range []string{procs, "a/" + procs} {
-		if got := readFile(filepath.Join(top, file)); got != "" {
+	for _, file := range []string{kit.Procs, "a/" + kit.Procs} {
+		if got := kit.ReadFile(filepath.Join(top, file)); got != "" {
 			t.Errorf("%s shows %q", file, got)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,13 +16,14 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // hostileBox is a container to be made, whose program plays the hostile role as root with every capability: over the host in the
 // form "privileged", over a user namespace in the form "userns".
 type hostileBox struct {
 	h        *host.Host
-	d        *daemon
+	d        *kit.Daemon
 	userns   bool
 	answered bool   // its statfs and mount are answered by seccomp notification
 	policy   string // a file
@@ -43,7 +45,7 @@ var hostileRuntimes = []hostileRuntime{
 	{"podman", "podman", hostilePodman, false, "", "daemon"},
 	{"docker", "runc", hostileDocker, false, "", "daemon"},
 	{"lxc", "lxc-start", hostileLXC, false, "", "daemon"},
-	{"lxc-self", "lxc-start", hostileLXCSelf, false, "/lxc.payload." + testPrefix + "*", ""},
+	{"lxc-self", "lxc-start", hostileLXCSelf, false, "/lxc.payload." + kit.Prefix + "*", ""},
 	{"bwrap", "bwrap", hostileBwrap, true, "", "exec"},
 	{"systemd-nspawn", "systemd-nspawn", hostileNspawn, true, "", ""},
 }
@@ -66,10 +68,10 @@ func TestHostileAnswered(t *testing.T) {
 				continue
 			}
 			t.Run(r.name+"-"+form, func(t *testing.T) {
-				if os.Getenv("VCGROUPFS_HOSTILE") != "all" && r.name != ociRuntimes(t)[0] && r.name != "bwrap" {
+				if os.Getenv("VCGROUPFS_HOSTILE") != "all" && r.name != kit.OCIRuntimes(t)[0] && r.name != "bwrap" {
 					t.Skip("machine: VCGROUPFS_HOSTILE is not \"all\", so only one runtime and a sandbox are tried")
 				}
-				if form == "privileged" && scale(t) < 1 {
+				if form == "privileged" && kit.Scale(t) < 1 {
 					t.Skip("machine: its processor is emulated, which takes minutes for one form")
 				}
 				r.test(t, form, true)
@@ -83,17 +85,17 @@ func (r hostileRuntime) test(t *testing.T, form string, answered bool) {
 	if err != nil {
 		t.Skipf("machine: %s is not installed", r.program)
 	}
-	h := openHost(t)
-	need(t, h, "pids")
-	needPlainCrun(t, h, path)
-	if r.name == "runc" && scale(t) < 1 {
+	h := kit.OpenHost(t)
+	kit.NeedHierarchy(t, h, "pids")
+	kit.NeedPlainCrun(t, h, path)
+	if r.name == "runc" && kit.Scale(t) < 1 {
 		t.Skip("machine: its processor is emulated, which takes minutes for one runtime, and crun runs only there")
 	}
 	b := &hostileBox{h: h, userns: form == "userns", answered: answered, policy: filepath.Join(t.TempDir(), "policy.yaml")}
 	if err := os.WriteFile(b.policy, []byte(hostilePolicy), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b.role = form + " " + itoa(stranger(t))
+	b.role = form + " " + strconv.Itoa(kit.StartStranger(t))
 	if answered {
 		b.role = "answered-" + b.role
 	}
@@ -101,39 +103,39 @@ func (r hostileRuntime) test(t *testing.T, form string, answered bool) {
 	switch {
 	case r.self != "":
 		shown := slices.DeleteFunc([]string{"cpu", "cpuset", "memory", "pids"}, func(c string) bool { return h.Hierarchy(c) == nil })
-		b.d = startSelf(t, "--container", r.self, "--self-policy", b.policy, "--self-controllers", strings.Join(shown, ","))
+		b.d = kit.StartSelfDaemon(t, "--container", r.self, "--self-policy", b.policy, "--self-controllers", strings.Join(shown, ","))
 	case r.answers == "exec" && answered:
-		b.d = startUnaided(t) // with the type right notify-exec would ask for less
+		b.d = kit.StartUnaidedDaemon(t) // with the type right notify-exec would ask for less
 	default:
-		b.d = startDaemon(t) // with BPF, where there is that: both may answer
+		b.d = kit.StartDaemon(t) // with BPF, where there is that: both may answer
 	}
 	cgroup := b.judge(t, r.command(t, b, path), r.answers == "daemon")
 	if r.bound {
-		b.d.wantTry(t, 0, "", "guest", "rm", "box")
+		b.d.WantTry(t, 0, "", "guest", "rm", "box")
 		cgroup = "/no-cgroup-of-ours"
 	}
 	if r.self != "" {
-		b.d.wantNone(t)
+		b.d.WantNone(t)
 	}
-	nothingLeft(t, b.d, h, cgroup)
-	b.d.stop(t)
+	kit.WantNothingLeft(t, b.d, h, cgroup)
+	b.d.Stop(t)
 }
 
 // viewType is what judgeHostile is to find.
 func (b *hostileBox) viewType() string {
-	if b.answered || typeRefusal() == "" {
+	if b.answered || kit.TypeRefusal() == "" {
 		return typeRight
 	}
-	return fuseType
+	return kit.FUSEType
 }
 
 // judge runs the container, and says what its cgroup was.
 func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup string) {
 	t.Helper()
 	cmd.Stderr = os.Stderr
-	x := startProcess(t, cmd)
-	if _, err := x.out.Peek(1); err != nil { // its first attempt is made
-		t.Fatalf("the container says nothing: %v: %s", err, b.d.log())
+	x := kit.StartProcess(t, cmd)
+	if _, err := x.Out.Peek(1); err != nil { // its first attempt is made
+		t.Fatalf("the container says nothing: %v: %s", err, b.d.Log())
 	}
 	type guest struct {
 		Spec struct {
@@ -144,7 +146,7 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup s
 		Calls       struct{ Answered uint64 }
 	}
 	var guests []guest
-	if err := b.d.call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 {
+	if err := b.d.Call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 {
 		t.Fatalf("guests: %+v, %v", guests, err)
 	}
 	var dirs []string
@@ -158,13 +160,13 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup s
 				t.Fatalf("the container is in %q of the hierarchy %s: %v", cgroup, tree, err)
 			}
 		}
-		dirs = append(dirs, hostDir(tree, cgroup))
+		dirs = append(dirs, kit.HostDir(tree, cgroup))
 	}
 	n := judgeHostile(t, x, dirs, b.viewType(), func(n int) {
 		if !b.answered || !byDaemon || n%100 != 0 {
 			return
 		}
-		if err := b.d.call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 || guests[0].Calls.Answered < uint64(n) {
+		if err := b.d.Call("GET", "/v1/guests", nil, &guests); err != nil || len(guests) != 1 || guests[0].Calls.Answered < uint64(n) {
 			t.Errorf("after %d attempts: guests %+v, %v", n, guests, err)
 		}
 	})
@@ -179,27 +181,27 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup s
 }
 
 func hostileOCI(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	o := newBundle(t, b.d, program, "hostile", b.role, "--policy", b.policy)
-	o.linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 1000}, "memory": map[string]any{"limit": 512 << 20}}
-	o.allow(allCapabilities(t))
-	o.with("cgroup")
+	o := kit.NewBundle(t, b.d, program, "hostile", b.role, "--policy", b.policy)
+	o.Linux()["resources"] = map[string]any{"pids": map[string]any{"limit": 1000}, "memory": map[string]any{"limit": 512 << 20}}
+	o.Allow(kit.AllCapabilities(t))
+	o.WithNamespaces("cgroup")
 	if b.userns {
-		o.with("user")
-		o.delegate()
+		o.WithNamespaces("user")
+		o.Delegate()
 	}
 	if b.answered {
-		o.linux()["seccomp"] = listened(b.d)
-		o.share(t)
+		o.Linux()["seccomp"] = kit.ListenedProfile(b.d)
+		shareVolume(t, o)
 	}
-	o.write(t)
-	return o.command(program)
+	o.Write(t)
+	return o.Command(program)
 }
 
-// share gives a container a volume in which the host sees what it mounts, unless a user namespace keeps it from that.
-func (b *bundle) share(t *testing.T) {
+// shareVolume gives a container a volume in which the host sees what it mounts, unless a user namespace keeps it from that.
+func shareVolume(t *testing.T, b *kit.Bundle) {
 	t.Helper()
-	dir := publicDir(t)
-	if err := errors.Join(os.Mkdir(filepath.Join(b.dir, "rootfs", "shared"), 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"), unix.Mount("", dir, "", unix.MS_SHARED, "")); err != nil {
+	dir := kit.PublicDir(t)
+	if err := errors.Join(os.Mkdir(filepath.Join(b.Dir, "rootfs", "shared"), 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"), unix.Mount("", dir, "", unix.MS_SHARED, "")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -207,79 +209,72 @@ func (b *bundle) share(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{
+	b.Config["mounts"] = append(b.Config["mounts"].([]any), map[string]any{
 		"destination": "/shared", "type": "bind", "source": dir, "options": []string{"bind", "shared"},
 	})
-	b.linux()["rootfsPropagation"] = "shared"
+	b.Linux()["rootfsPropagation"] = "shared"
 }
 
 func hostilePodman(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	needRuntime(t, "runc")
-	p := newPodman(t, b.h, program)
+	kit.NeedRuntime(t, "runc")
+	p := kit.NewPodman(t, b.h, program)
 	hooks := t.TempDir()
-	ours(t, b.d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "", "--policy", b.policy)
+	kit.InstallPackaged(t, b.d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "", "--policy", b.policy)
 	of := []string{"--interactive", "--privileged", "--annotation", "dev.vcgroupfs=true", "--pids-limit", "1000", "--memory", "512m", "--cgroupns", "private"}
 	if b.answered {
-		of = append(of, "--security-opt", "seccomp="+ourProfile(t, b.d, "podman.json"))
+		of = append(of, "--security-opt", "seccomp="+kit.PackagedProfile(t, b.d, "podman.json"))
 	}
-	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
 	if b.userns {
 		for _, dir := range []string{"etc", "run"} { // podman makes files there
-			if err := os.Chown(filepath.Join(rootfs, dir), guestID, guestID); err != nil {
+			if err := os.Chown(filepath.Join(rootfs, dir), kit.GuestID, kit.GuestID); err != nil {
 				t.Fatal(err)
 			}
 		}
-		ids := "0:" + itoa(guestID) + ":65536"
+		ids := "0:" + strconv.Itoa(kit.GuestID) + ":65536"
 		of = append(of, "--uidmap", ids, "--gidmap", ids)
 	}
-	return p.run(b.role, rootfs, []string{"--hooks-dir", hooks}, of)
+	return p.Run(b.role, rootfs, []string{"--hooks-dir", hooks}, of)
 }
 
 func hostileLXC(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
-	return b.lxc(t, lxcHook(t, b.d, "--policy", b.policy))
+	return b.lxc(t, kit.LXCHook(t, b.d, "--policy", b.policy))
 }
 
-func hostileLXCSelf(t *testing.T, b *hostileBox, _ string) *exec.Cmd { return b.lxc(t, lxcSelf(b.d)) }
+func hostileLXCSelf(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
+	return b.lxc(t, kit.LXCSelf(b.d))
+}
 
 // lxc is a container of LXC that has its view in some way.
 func (b *hostileBox) lxc(t *testing.T, how string) *exec.Cmd {
 	more := "lxc.console.path = none\n"
 	if b.userns {
-		more += lxcIDs
+		more += kit.LXCIDs
 	}
 	if b.answered {
-		more += ourLXC(t, b.d)
+		more += kit.PackagedLXC(t, b.d)
 	}
-	return newLXC(t, b.h, newRootfs(t, filepath.Join(publicDir(t), "rootfs")), b.role, more+how)
+	return kit.NewLXC(t, b.h, kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs")), b.role, more+how)
 }
 
 // bind adds a guest with a boundary in some hierarchies, whose view is to be bound into a sandbox.
 func (b *hostileBox) bind(t *testing.T, trees []*host.Hierarchy) (cgroup, view string) {
 	t.Helper()
-	cgroup = boundary(t, "hostile-bind", trees...)
-	removeEverywhere(t, b.h, cgroup)
+	cgroup = kit.NewBoundary(t, "hostile-bind", trees...)
+	kit.RemoveEverywhere(t, b.h, cgroup)
 	var names []string
 	for _, tree := range trees {
-		names = append(names, shownNames(tree)...)
+		names = append(names, kit.ShownControllers(tree)...)
 	}
 	args := []string{"guest", "add", "box", "--boundary", cgroup, "--policy", b.policy, "--controllers", strings.Join(names, ",")}
 	if slices.Contains(names, "pids") {
 		args = append(args, guestLimits(b.h)...)
 	}
 	if b.userns {
-		args = append(args, "--owner", itoa(guestID)+":"+itoa(guestID))
+		args = append(args, "--owner", strconv.Itoa(kit.GuestID)+":"+strconv.Itoa(kit.GuestID))
 	}
-	b.d.wantTry(t, 0, "views/box", args...)
-	return cgroup, filepath.Join(filepath.Dir(b.d.socket), "views", "box")
-}
-
-// within starts a command in a cgroup.
-func within(cgroup string, trees []*host.Hierarchy, command ...string) *exec.Cmd {
-	script := "set -e; "
-	for _, tree := range trees {
-		script += "echo $$ >'" + hostDir(tree, cgroup) + "/cgroup.procs'; "
-	}
-	return exec.Command("sh", append([]string{"-c", script + `exec "$@"`, "sh"}, command...)...)
+	b.d.WantTry(t, 0, "views/box", args...)
+	return cgroup, filepath.Join(filepath.Dir(b.d.Socket), "views", "box")
 }
 
 // hostileBwrap: bubblewrap maps one id only, to that of who starts it. So that it is not the host's root, that is the root of a user
@@ -287,37 +282,37 @@ func within(cgroup string, trees []*host.Hierarchy, command ...string) *exec.Cmd
 func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 	var trees []*host.Hierarchy
 	for _, tree := range b.h.Hierarchies() {
-		if len(shownNames(tree)) > 0 && tree.Name == "" {
+		if len(kit.ShownControllers(tree)) > 0 && tree.Name == "" {
 			trees = append(trees, tree)
 		}
 	}
 	cgroup, view := b.bind(t, trees)
-	rootfs := newRootfs(t, filepath.Join(publicDir(t), "rootfs"))
+	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
 	args := []string{program, "--bind", rootfs, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/sys", "--dir", "/sys/fs",
-		"--bind", view, "/sys/fs/cgroup", "--unshare-pid", "--unshare-cgroup", "--cap-add", "ALL", "--setenv", roleVariable, b.role}
+		"--bind", view, "/sys/fs/cgroup", "--unshare-pid", "--unshare-cgroup", "--cap-add", "ALL", "--setenv", kit.RoleVariable, b.role}
 	if b.userns {
 		args = append(args, "--unshare-user", "--uid", "0", "--gid", "0")
 	}
 	if b.answered {
-		copyProgram(t, absProgram(t), filepath.Join(rootfs, "vcgroupfs"))
+		kit.CopyProgram(t, kit.AbsProgram(t), filepath.Join(rootfs, "vcgroupfs"))
 		args = append(args, "/vcgroupfs", "notify-exec", "--")
 	}
 	if args = append(args, "/program"); !b.userns {
-		return within(cgroup, trees, args...)
+		return kit.CommandWithin(cgroup, trees, args...)
 	}
-	if err := os.Chmod(b.d.dir, 0o755); err != nil { // as the daemon's own is
+	if err := os.Chmod(b.d.Dir, 0o755); err != nil { // as the daemon's own is
 		t.Fatal(err)
 	}
-	cmd := within(cgroup, trees, append([]string{publicProgram(t)}, args...)...)
-	cmd.Env = append(os.Environ(), roleVariable+"=userns")
+	cmd := kit.CommandWithin(cgroup, trees, append([]string{kit.PublicProgram(t)}, args...)...)
+	cmd.Env = append(os.Environ(), kit.RoleVariable+"=userns")
 	return cmd
 }
 
 // playUserns runs the command of its arguments as the root of a user namespace.
-func playUserns() {
+func playUserns(string) {
 	cmd := exec.Command(os.Args[1], os.Args[2:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	ids := []syscall.SysProcIDMap{{HostID: guestID, Size: 65536}}
+	ids := []syscall.SysProcIDMap{{HostID: kit.GuestID, Size: 65536}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Credential: &syscall.Credential{}, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -327,15 +322,28 @@ func playUserns() {
 
 // hostileNspawn: it wants v2, whatever is in it.
 func hostileNspawn(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	trees := []*host.Hierarchy{need(t, b.h, hierarchy.Unified)}
+	trees := []*host.Hierarchy{kit.NeedHierarchy(t, b.h, hierarchy.Unified)}
 	cgroup, view := b.bind(t, trees)
 	args := []string{program, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe", "--capability=all", "--bind", view + ":/sys/fs/cgroup",
-		"--directory", newRootfs(t, filepath.Join(publicDir(t), "rootfs")), "--setenv", roleVariable + "=" + b.role}
+		"--directory", kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs")), "--setenv", kit.RoleVariable + "=" + b.role}
 	if b.userns {
 		// It gives the cgroup to the container's root, when the guest is added already: the real cgroupfs is not to be mounted.
-		args = append(args, "--private-users="+itoa(guestID)+":65536", "--private-users-ownership=off", "--system-call-filter=~@mount")
+		args = append(args, "--private-users="+strconv.Itoa(kit.GuestID)+":65536", "--private-users-ownership=off", "--system-call-filter=~@mount")
 	}
-	cmd := within(cgroup, trees, append(args, "/program")...)
+	cmd := kit.CommandWithin(cgroup, trees, append(args, "/program")...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	return cmd
+}
+
+// hostileDocker: with a user namespace --privileged would not do, it wants the host's.
+func hostileDocker(t *testing.T, b *hostileBox, _ string) *exec.Cmd {
+	cdi := t.TempDir()
+	kind := kit.PackagedDevices(t, b.d, cdi, "--policy", b.policy)
+	profile := "unconfined"
+	if b.answered {
+		profile = kit.PackagedProfile(t, b.d, "docker.json")
+	}
+	options := []string{"--cgroupns", "private", "--pids-limit", "1000", "--memory", "512m", "--device", kind + "=view", "--cap-add", "ALL",
+		"--security-opt", "seccomp=" + profile, "--security-opt", "systempaths=unconfined", "--security-opt", "apparmor=unconfined"}
+	return kit.StartDocker(t, b.h, cdi, b.userns).Run(b.role, options...)
 }

@@ -4,132 +4,132 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestSelfStranger: nobody gets a container's view, or has anything mounted, who is not in its cgroup and in mounts of its own.
 func TestSelfStranger(t *testing.T) {
-	d := startSelf(t)
-	x, limit := selfInsider(t, d, "self-stranger")
-	before := mountTable()
+	d := kit.StartSelfDaemon(t)
+	x, limit := kit.StartSelfInsider(t, d, "self-stranger")
+	before := kit.MountTable()
 	// In the cgroup, but in the host's mounts.
-	h := startHelper(t, "commands")
-	if err := x.place.tree.Attach(x.place.path, h.pid()); err != nil {
+	h := kit.StartHelper(t, "commands")
+	if err := x.Place.Hierarchy.Attach(x.Place.Path, h.PID()); err != nil {
 		t.Fatal(err)
 	}
-	at := topOf(d.self(), x.place.tree) + "/pids.max"
+	at := kit.TopOf(d.Self(), x.Place.Hierarchy) + "/pids.max"
 	for range 2 {
-		if got := h.ask(t, "read", at); got != "ENOENT" {
+		if got := h.Ask(t, "read", at); got != "ENOENT" {
 			t.Errorf("in the host's mounts: %q", got)
 		}
 	}
-	if n := strings.Count(d.log(), "finds nothing at self"); n != 1 || !strings.Contains(d.log(), "host's own mount namespace") {
-		t.Errorf("it was said %d times: %s", n, d.log())
+	if n := strings.Count(d.Log(), "finds nothing at self"); n != 1 || !strings.Contains(d.Log(), "host's own mount namespace") {
+		t.Errorf("it was said %d times: %s", n, d.Log())
 	}
 	// In the mounts, but not in the cgroup.
-	guest := startHelper(t, "commands")
-	if got := guest.ask(t, "enter", "/proc/"+itoa(x.pid())+"/ns/mnt"); got != "ok" {
+	guest := kit.StartHelper(t, "commands")
+	if got := guest.Ask(t, "enter", "/proc/"+strconv.Itoa(x.PID())+"/ns/mnt"); got != "ok" {
 		t.Fatal(got)
 	}
-	if got := guest.ask(t, "read", at); got != "ENOENT" {
+	if got := guest.Ask(t, "read", at); got != "ENOENT" {
 		t.Errorf("a process of the host in the container's mounts: %q", got)
 	}
-	if n := len(d.guestsNow(t)); n != 0 {
+	if n := len(d.Guests(t)); n != 0 {
 		t.Errorf("%d guests", n)
 	}
 	if got := limit(); got != "77\n" {
 		t.Errorf("pids.max: %q", got)
 	}
 	// Of another container, in this one's mounts.
-	path := boundary(t, "self-other", x.place.tree)
-	if err := x.place.tree.Attach(path, guest.pid()); err != nil {
+	path := kit.NewBoundary(t, "self-other", x.Place.Hierarchy)
+	if err := x.Place.Hierarchy.Attach(path, guest.PID()); err != nil {
 		t.Fatal(err)
 	}
-	x.ask(t, "umount", d.self())
-	x.ask(t, "bind", d.self(), "/mnt")
+	x.Ask(t, "umount", d.Self())
+	x.Ask(t, "bind", d.Self(), "/mnt")
 	if got := limit(); got != "77\n" {
 		t.Errorf("pids.max: %q", got)
 	}
-	if got := guest.ask(t, "read", at); got != "77\n" { // what is mounted there, as anything else in it
+	if got := guest.Ask(t, "read", at); got != "77\n" { // what is mounted there, as anything else in it
 		t.Errorf("another container's process in this one's mounts: %q", got)
 	}
-	x.ask(t, "bind", d.self(), "/mnt")
-	if after := mountTable(); strings.Count(after, "fuse.cgroup-self") != strings.Count(before, "fuse.cgroup-self") {
+	x.Ask(t, "bind", d.Self(), "/mnt")
+	if after := kit.MountTable(); strings.Count(after, "fuse.cgroup-self") != strings.Count(before, "fuse.cgroup-self") {
 		t.Errorf("the host's mounts were\n%s\nand are\n%s", before, after)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestSelfOwner: who is root in the view is settled by the container, not by which of its users looks first.
 func TestSelfOwner(t *testing.T) {
-	d := startSelf(t)
-	x, limit := selfInsider(t, d, "self-owner")
-	if got := x.ask(t, "nested", topOf(d.self(), x.place.tree)+"/pids.max"); got != "77\n" {
+	d := kit.StartSelfDaemon(t)
+	x, limit := kit.StartSelfInsider(t, d, "self-owner")
+	if got := x.Ask(t, "nested", kit.TopOf(d.Self(), x.Place.Hierarchy)+"/pids.max"); got != "77\n" {
 		t.Errorf("in namespaces of a user's own: %q", got)
 	}
-	d.wantOne(t, x.place.path, "0:0")
+	d.WantOne(t, x.Place.Path, "0:0")
 	if got := limit(); got != "77\n" {
 		t.Errorf("pids.max: %q", got)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestSelfNamespaces: a container that makes mount namespaces without end gets its view in each, and leaves nothing.
 func TestSelfNamespaces(t *testing.T) {
-	d := startSelf(t)
-	x, limit := selfInsider(t, d, "self-namespaces")
+	d := kit.StartSelfDaemon(t)
+	x, limit := kit.StartSelfInsider(t, d, "self-namespaces")
 	again := func(n int) {
 		for i := range n {
 			if got := limit(); got != "77\n" {
 				t.Fatalf("%d: pids.max: %q", i, got)
 			}
 			for _, op := range []string{"umount", "unshare"} {
-				if got := x.ask(t, op, d.self()); got != "ok" {
+				if got := x.Ask(t, op, d.Self()); got != "ok" {
 					t.Fatalf("%s: %s", op, got)
 				}
 			}
 		}
 	}
 	again(5)
-	before := d.used()
+	before := d.Usage()
 	again(100)
-	after := d.used()
-	if after.fds > before.fds+2 || after.threads > before.threads+8 {
-		t.Errorf("the daemon had %d descriptors and %d threads, and has %d and %d", before.fds, before.threads, after.fds, after.threads)
+	after := d.Usage()
+	if after.FDs > before.FDs+2 || after.Threads > before.Threads+8 {
+		t.Errorf("the daemon had %d descriptors and %d threads, and has %d and %d", before.FDs, before.Threads, after.FDs, after.Threads)
 	}
-	d.wantOne(t, x.place.path, "0:0")
-	d.stop(t)
+	d.WantOne(t, x.Place.Path, "0:0")
+	d.Stop(t)
 }
 
 // TestSelfQuota: guests by self are guests as any other to --max-guests; one more finds nothing, until there is room.
 func TestSelfQuota(t *testing.T) {
-	d := startSelf(t, "--max-guests", "1")
-	x, limit := selfInsider(t, d, "self-quota-1")
-	_, other := selfInsider(t, d, "self-quota-2")
+	d := kit.StartSelfDaemon(t, "--max-guests", "1")
+	x, limit := kit.StartSelfInsider(t, d, "self-quota-1")
+	_, other := kit.StartSelfInsider(t, d, "self-quota-2")
 	if a, b := limit(), other(); a != "77\n" || b != "ENOENT" {
 		t.Errorf("with room for one: %q, %q", a, b)
 	}
-	if !strings.Contains(d.log(), "--max-guests") {
-		t.Errorf("nothing is said of it: %s", d.log())
+	if !strings.Contains(d.Log(), "--max-guests") {
+		t.Errorf("nothing is said of it: %s", d.Log())
 	}
-	x.in.Close()
-	x.cmd.Wait()
-	if err := x.place.tree.RemoveAll(x.place.path); err != nil {
+	x.In.Close()
+	x.Cmd.Wait()
+	if err := x.Place.Hierarchy.RemoveAll(x.Place.Path); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "room for the other", func() bool { return other() == "77\n" })
-	d.stop(t)
+	kit.Eventually(t, "room for the other", func() bool { return other() == "77\n" })
+	d.Stop(t)
 }
-
-// selfFlood is how many threads of a container ask at once.
-const selfFlood = 50
 
 // TestSelfFlood: a container that keeps self busy, or us, makes no other wait.
 func TestSelfFlood(t *testing.T) {
-	d := startSelf(t)
-	quiet, limit := selfInsider(t, d, "self-quiet")
+	d := kit.StartSelfDaemon(t)
+	quiet, limit := kit.StartSelfInsider(t, d, "self-quiet")
 	longest := func() (most time.Duration) {
 		for range 20 {
 			began := time.Now()
@@ -137,42 +137,42 @@ func TestSelfFlood(t *testing.T) {
 				t.Fatalf("pids.max: %q", got)
 			}
 			most = max(most, time.Since(began))
-			quiet.ask(t, "umount", d.self())
+			quiet.Ask(t, "umount", d.Self())
 		}
 		return most
 	}
 	alone := longest()
-	loud, _ := selfInsider(t, d, "self-loud")
-	loud.ask(t, "keep", d.self())
-	loud.ask(t, "kept-flood")
+	loud, _ := kit.StartSelfInsider(t, d, "self-loud")
+	loud.Ask(t, "keep", d.Self())
+	loud.Ask(t, "kept-flood")
 	beside := longest()
-	t.Logf("the longest first look: %v alone, %v beside %d threads", alone.Round(time.Millisecond), beside.Round(time.Millisecond), selfFlood)
-	if beside > time.Duration(float64(2*time.Second)/scale(t)) {
+	t.Logf("the longest first look: %v alone, %v beside %d threads", alone.Round(time.Millisecond), beside.Round(time.Millisecond), kit.SelfFlood)
+	if beside > time.Duration(float64(2*time.Second)/kit.Scale(t)) {
 		t.Errorf("beside a flood the first look takes %v", beside)
 	}
-	d.stop(t)
+	d.Stop(t)
 }
 
 // TestSelfHangs: a container whose file systems do not answer keeps itself waiting for a while, and nobody else; killing it in the
 // middle leaves nothing behind.
 func TestSelfHangs(t *testing.T) {
-	d := startSelf(t)
-	x, _ := selfInsider(t, d, "self-hangs")
-	_, limit := selfInsider(t, d, "self-beside")
-	dead := publicDir(t)
+	d := kit.StartSelfDaemon(t)
+	x, _ := kit.StartSelfInsider(t, d, "self-hangs")
+	_, limit := kit.StartSelfInsider(t, d, "self-beside")
+	dead := kit.PublicDir(t)
 	place := filepath.Join(dead, "place")
 	if err := os.Mkdir(place, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(place) })
-	if got := x.ask(t, "bind", d.self(), place); got != "ok" {
+	if got := x.Ask(t, "bind", d.Self(), place); got != "ok" {
 		t.Fatal(got)
 	}
-	if got := x.ask(t, "deadfuse", dead); got != "ok" {
+	if got := x.Ask(t, "deadfuse", dead); got != "ok" {
 		t.Fatal(got)
 	}
 	began := time.Now()
-	fmt.Fprintf(x.in, "read %q\n", d.self()+"/x")
+	fmt.Fprintf(x.In, "read %q\n", d.Self()+"/x")
 	time.Sleep(100 * time.Millisecond)
 	if got := limit(); got != "77\n" {
 		t.Errorf("beside it: pids.max is %q", got)
@@ -180,15 +180,15 @@ func TestSelfHangs(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("beside it: that took %v", took)
 	}
-	x.cmd.Process.Kill()
-	x.cmd.Wait()
-	if took := time.Since(began); took > patience {
+	x.Cmd.Process.Kill()
+	x.Cmd.Wait()
+	if took := time.Since(began); took > kit.Patience {
 		t.Errorf("it took %v to end", took)
 	}
-	eventually(t, "the first thread of the worker to be back", func() bool { return len(d.guestsNow(t)) == 2 })
-	if err := x.place.tree.RemoveAll(x.place.path); err != nil {
+	kit.Eventually(t, "the first thread of the worker to be back", func() bool { return len(d.Guests(t)) == 2 })
+	if err := x.Place.Hierarchy.RemoveAll(x.Place.Path); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the guest to go", func() bool { return len(d.guestsNow(t)) == 1 })
-	d.stop(t)
+	kit.Eventually(t, "the guest to go", func() bool { return len(d.Guests(t)) == 1 })
+	d.Stop(t)
 }

@@ -12,15 +12,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestNotifyRaces: calls whose arguments change while they are answered attach nothing but in the guest's own mount namespace.
 func TestNotifyRaces(t *testing.T) {
-	need(t, openHost(t), "pids")
-	binary, a, b := publicProgram(t), publicDir(t), publicDir(t)
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	binary, a, b := kit.PublicProgram(t), kit.PublicDir(t), kit.PublicDir(t)
 	before := mountPoints()
 	for _, form := range [][]string{{"--privileged"}, {"--userns", "--privileged"}} {
-		got := runRole(t, binary, "notify-races "+a+" "+b, append(form, "--controllers", allControllers(openHost(t)))...)
+		got := kit.RunRole(t, binary, "notify-races "+a+" "+b, append(form, "--controllers", kit.AllControllers(kit.OpenHost(t)))...)
 		t.Logf("%v: %s", form, got[0])
 		if !strings.Contains(got[0], "ok:") {
 			t.Errorf("%v: no mount ever succeeded: %s", form, got[0])
@@ -33,7 +35,7 @@ func TestNotifyRaces(t *testing.T) {
 
 // mountPoints are where something is mounted here.
 func mountPoints() (all []string) {
-	for line := range strings.Lines(mountTable()) {
+	for line := range strings.Lines(kit.MountTable()) {
 		all = append(all, strings.Fields(line)[4])
 	}
 	return all
@@ -41,10 +43,10 @@ func mountPoints() (all []string) {
 
 // TestNotifyHang: a file system of the guest's own that never answers keeps neither the guest's other calls nor anybody else's waiting.
 func TestNotifyHang(t *testing.T) {
-	need(t, openHost(t), "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	for _, role := range []string{"notify-hang", "notify-stuck", "notify-hang-proc"} {
-		binary, at := publicProgram(t), publicDir(t)
-		cmd := roleCommand(t, binary, role+" "+at, "--privileged", "--controllers", "pids")
+		binary, at := kit.PublicProgram(t), kit.PublicDir(t)
+		cmd := kit.RoleCommand(t, binary, role+" "+at, "--privileged", "--controllers", "pids")
 		out, err := outputWithin(t, cmd, 60*time.Second)
 		if err != nil {
 			t.Fatalf("%s: %v: %s", role, err, out)
@@ -71,38 +73,22 @@ func outputWithin(t *testing.T, cmd *exec.Cmd, bound time.Duration) (string, err
 	return string(out), err
 }
 
-// supervisorOf finds the process that answers the calls of a guest, by its parent's number; 0 when there is none.
-func supervisorOf(parent int) int {
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(readFile("/proc/" + e.Name() + "/stat"))
-		if len(f) > 3 && f[3] == itoa(parent) && strings.Contains(readFile("/proc/"+e.Name()+"/cmdline"), "guest-supervisor") {
-			return pid
-		}
-	}
-	return 0
-}
-
 // TestNotifyKilled: the process that answers is killed while it does, some times: nobody gets a wrong answer, and nobody waits for ever.
 // With kills beyond measure the calls are passed on.
 func TestNotifyKilled(t *testing.T) {
-	need(t, openHost(t), "pids")
-	binary := publicProgram(t)
-	cmd := roleCommand(t, binary, "notify-loop", "--controllers", "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	binary := kit.PublicProgram(t)
+	cmd := kit.RoleCommand(t, binary, "notify-loop", "--controllers", "pids")
 	cmd.Stderr = nil
-	g := startProcess(t, cmd)
-	if line := g.line(t); line == "type 0x65735546" {
+	g := kit.StartProcess(t, cmd)
+	if line := g.Line(t); line == "type 0x65735546" {
 		t.Fatalf("at first: %s", line)
 	}
 	killed := map[int]bool{}
 	for range 5 {
 		var pid int
-		eventually(t, "a supervisor that was not killed yet", func() bool {
-			pid = supervisorOf(cmd.Process.Pid)
+		kit.Eventually(t, "a supervisor that was not killed yet", func() bool {
+			pid = kit.SupervisorOf(cmd.Process.Pid)
 			return pid != 0 && !killed[pid]
 		})
 		time.Sleep(50 * time.Millisecond)
@@ -112,11 +98,11 @@ func TestNotifyKilled(t *testing.T) {
 		}
 	}
 	time.Sleep(300 * time.Millisecond)
-	fmt.Fprintln(g.in)
-	if got := g.line(t); got != "wrong 0 asked true" {
+	fmt.Fprintln(g.In)
+	if got := g.Line(t); got != "wrong 0 asked true" {
 		t.Errorf("killed five times: %s", got)
 	}
-	g.in.Close()
+	g.In.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the guest ended with %v", err)
 	}
@@ -124,17 +110,17 @@ func TestNotifyKilled(t *testing.T) {
 
 // TestNotifyPassedOn: where what answers keeps ending, the kernel answers.
 func TestNotifyPassedOn(t *testing.T) {
-	need(t, openHost(t), "pids")
-	g := startProcess(t, exec.Command(program(t), "run", "--no-bpf", "--controllers", "pids", "--", "sh", "-c",
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	g := kit.StartProcess(t, exec.Command(kit.Program(t), "run", "--no-bpf", "--controllers", "pids", "--", "sh", "-c",
 		"while read x; do stat -f -c %t /sys/fs/cgroup; done"))
 	ask := func() string {
-		fmt.Fprintln(g.in)
-		return g.line(t)
+		fmt.Fprintln(g.In)
+		return g.Line(t)
 	}
 	first := ask()
 	passed := false
 	for i := 0; i < 20 && !passed; i++ {
-		if pid := supervisorOf(g.cmd.Process.Pid); pid != 0 {
+		if pid := kit.SupervisorOf(g.Cmd.Process.Pid); pid != 0 {
 			unix.Kill(pid, unix.SIGKILL)
 		}
 		passed = ask() == "65735546"
@@ -142,27 +128,27 @@ func TestNotifyPassedOn(t *testing.T) {
 	if first == "65735546" || !passed || ask() != "65735546" {
 		t.Errorf("at first %s, and never passed on: %v", first, passed)
 	}
-	g.in.Close()
-	g.cmd.Wait()
+	g.In.Close()
+	g.Cmd.Wait()
 }
 
 // TestNotifyRunKilled: "run" is killed while its guest asks all the time: all of it ends, and the view's connection too.
 func TestNotifyRunKilled(t *testing.T) {
-	need(t, openHost(t), "pids")
-	binary := publicProgram(t)
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	binary := kit.PublicProgram(t)
 	before := connections()
 	for range 5 {
-		cmd := roleCommand(t, binary, "notify-loop", "--name", "killed-"+itoa(os.Getpid()), "--controllers", "pids")
+		cmd := kit.RoleCommand(t, binary, "notify-loop", "--name", "killed-"+strconv.Itoa(os.Getpid()), "--controllers", "pids")
 		cmd.Stderr = nil
-		g := startProcess(t, cmd)
-		g.line(t)
+		g := kit.StartProcess(t, cmd)
+		g.Line(t)
 		time.Sleep(20 * time.Millisecond)
 		cmd.Process.Kill()
 		cmd.Wait()
 	}
-	eventually(t, "the views' connections to end", func() bool { return connections() <= before })
-	runGuest(t, []string{"--controllers", "pids"}, "true") // which clears up
-	wantGone(t, openHost(t), "killed-"+itoa(os.Getpid()))
+	kit.Eventually(t, "the views' connections to end", func() bool { return connections() <= before })
+	kit.RunGuest(t, []string{"--controllers", "pids"}, "true") // which clears up
+	kit.WantGone(t, kit.OpenHost(t), "killed-"+strconv.Itoa(os.Getpid()))
 }
 
 // connections counts FUSE connections, where they can be seen.
@@ -173,9 +159,9 @@ func connections() int {
 
 // TestNestedNotify: a guest in a guest has no listener of its own. That is silent, and the outer guest's own view keeps its type.
 func TestNestedNotify(t *testing.T) {
-	need(t, openHost(t), "pids")
-	n := newNest(t)
-	cmd := n.run(n.role("notify-types [\"\"]", "--controllers", "pids"), "--userns", "--privileged", "--controllers", "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	n := kit.NewNest(t)
+	cmd := n.Run(n.Role("notify-types [\"\"]", "--controllers", "pids"), "--userns", "--privileged", "--controllers", "pids")
 	var errs strings.Builder
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -185,7 +171,7 @@ func TestNestedNotify(t *testing.T) {
 	if got := strings.TrimSpace(string(out)); got != "0x65735546 0x65735546" {
 		t.Errorf("the inner view: %q", got)
 	}
-	cmd = n.run(n.role("notify-types [\"\"]", "--controllers", "pids"), "--userns", "--privileged", "--controllers", "pids", "--no-notify", "--no-bpf")
+	cmd = n.Run(n.Role("notify-types [\"\"]", "--controllers", "pids"), "--userns", "--privileged", "--controllers", "pids", "--no-notify", "--no-bpf")
 	if out, err := cmd.Output(); err != nil || strings.Contains(string(out), "65735546") {
 		t.Errorf("the inner view, with the listener: %v, %q", err, out)
 	}
@@ -194,10 +180,10 @@ func TestNestedNotify(t *testing.T) {
 // TestNestedNotifyMount: what a guest in a guest mounts is the outer view, from the inner boundary on: to the inner root the limits there
 // are somebody else's files, as the real cgroups would be.
 func TestNestedNotifyMount(t *testing.T) {
-	need(t, openHost(t), "pids")
-	n := newNest(t)
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	n := kit.NewNest(t)
 	inner := []string{"--userns", "--privileged", "--controllers", "pids", "--limit", "pids.max=50"}
-	cmd := n.run(n.role("notify-limit /tmp", inner...), "--userns", "--privileged", "--controllers", "pids")
+	cmd := n.Run(n.Role("notify-limit /tmp", inner...), "--userns", "--privileged", "--controllers", "pids")
 	out, err := cmd.Output()
 	if got := strings.TrimSpace(string(out)); got != "limit 50, write: EACCES, directory: EACCES" {
 		t.Errorf("%v: %s", err, got)
@@ -207,14 +193,14 @@ func TestNestedNotifyMount(t *testing.T) {
 // notifyView is a view that is served by hand, for guests that "run" does not make.
 func notifyView(t *testing.T) (dir, top, magic string) {
 	t.Helper()
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "exec", tree)
-	v := mountView(t, "--no-bpf", "--boundary", path, "--controllers", "pids")
-	if onV1(h, "pids") {
-		return v.dir, "1021994", "27e0eb"
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "exec", tree)
+	v := kit.MountView(t, "--no-bpf", "--boundary", path, "--controllers", "pids")
+	if kit.OnV1(h, "pids") {
+		return v.Dir, "1021994", "27e0eb"
 	}
-	return v.dir, "63677270", "63677270"
+	return v.Dir, "63677270", "63677270"
 }
 
 // TestNotifyExec: inside a guest whose manager cannot answer for it the command is itself: its number, its status, its descriptors. Views
@@ -222,15 +208,15 @@ func notifyView(t *testing.T) (dir, top, magic string) {
 func TestNotifyExec(t *testing.T) {
 	before := keepers()
 	dir, top, magic := notifyView(t)
-	at := publicDir(t)
-	part, kind, options := guestView, "cgroup2", ""
+	at := kit.PublicDir(t)
+	part, kind, options := kit.GuestView, "cgroup2", ""
 	if top != magic {
-		part, kind, options = guestView+"/pids", "cgroup", "-o pids"
+		part, kind, options = kit.GuestView+"/pids", "cgroup", "-o pids"
 	}
 	script := fmt.Sprintf(`echo $$; stat -f -c %%t %s %s /; mount -t %s %s none %s && stat -f -c %%t %[5]s && ls %[5]s/pids.max; mount -t cgroup -o foo none %[5]s 2>/dev/null || echo refused
-cat <&5; grep -c Seccomp:.2 /proc/self/status; exit 7`, guestView, part, kind, options, at)
+cat <&5; grep -c Seccomp:.2 /proc/self/status; exit 7`, kit.GuestView, part, kind, options, at)
 	cmd := exec.Command("unshare", "-m", "-p", "-f", "--mount-proc", "--propagation", "private", "sh", "-c",
-		"mount --rbind "+dir+" "+guestView+" && exec 5</proc/sys/kernel/ostype && exec "+absProgram(t)+" notify-exec -- sh -c '"+script+"'")
+		"mount --rbind "+dir+" "+kit.GuestView+" && exec 5</proc/sys/kernel/ostype && exec "+kit.AbsProgram(t)+" notify-exec -- sh -c '"+script+"'")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
@@ -242,14 +228,14 @@ cat <&5; grep -c Seccomp:.2 /proc/self/status; exit 7`, guestView, part, kind, o
 	if cmd.ProcessState.ExitCode() != 7 || len(lines) < len(want) || !slices.Equal(lines[:len(want)], want) {
 		t.Errorf("%v: %q, want %q", err, lines, want)
 	}
-	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
+	kit.Eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
 
 // keepers are the processes that notify-exec left beside its commands.
 func keepers() (pids []int) {
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range all {
-		if strings.HasPrefix(readFile(path), "@vcgroupfs\x00") {
+		if strings.HasPrefix(kit.ReadFile(path), "@vcgroupfs\x00") {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			pids = append(pids, pid)
 		}
@@ -274,23 +260,23 @@ func TestNotifyExecBubblewrap(t *testing.T) {
 	}
 	before := keepers()
 	dir, top, _ := notifyView(t)
-	programs := publicDir(t)
-	copyProgram(t, absProgram(t), filepath.Join(programs, "vcgroupfs"))
-	cmd := exec.Command("bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--bind", dir, guestView,
-		"--", filepath.Join(programs, "vcgroupfs"), "notify-exec", "--", "sh", "-c", "stat -f -c %t "+guestView+"; exit 5")
+	programs := kit.PublicDir(t)
+	kit.CopyProgram(t, kit.AbsProgram(t), filepath.Join(programs, "vcgroupfs"))
+	cmd := exec.Command("bwrap", "--unshare-user", "--unshare-pid", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--bind", dir, kit.GuestView,
+		"--", filepath.Join(programs, "vcgroupfs"), "notify-exec", "--", "sh", "-c", "stat -f -c %t "+kit.GuestView+"; exit 5")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if got := strings.TrimSpace(string(out)); got != top || cmd.ProcessState.ExitCode() != 5 {
 		t.Errorf("%v: type %s, want %s", err, got, top)
 	}
-	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
+	kit.Eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
 
 // TestNotifyExecForeignProc: where /proc is another pid namespace's, no caller is taken for the process that has its number there.
 func TestNotifyExecForeignProc(t *testing.T) {
 	dir, _, _ := notifyView(t)
-	script := "mount --rbind " + dir + " " + guestView + "; stat -f -c %t " + guestView + "; exec unshare -p -f " +
-		absProgram(t) + " notify-exec -- stat -f -c %t " + guestView
+	script := "mount --rbind " + dir + " " + kit.GuestView + "; stat -f -c %t " + kit.GuestView + "; exec unshare -p -f " +
+		kit.AbsProgram(t) + " notify-exec -- stat -f -c %t " + kit.GuestView
 	cmd := exec.Command("unshare", "-m", "-p", "-f", "--mount-proc", "--propagation", "private", "sh", "-c", script)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -298,7 +284,7 @@ func TestNotifyExecForeignProc(t *testing.T) {
 	if got := strings.Fields(string(out)); err != nil || !slices.Equal(got, []string{"65735546", "65735546"}) {
 		t.Errorf("%v: types %q", err, got)
 	}
-	eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
+	kit.Eventually(t, "what answered to end", func() bool { return len(keepers()) == 0 })
 }
 
 // TestNotifyExecStatus: what cannot be executed has a shell's status, and a signal reaches the command.
@@ -312,42 +298,42 @@ func TestNotifyExecStatus(t *testing.T) {
 		{nil, 125, "no command to execute"}, {[]string{"/nonexistent/command"}, 127, "cannot execute"}, {[]string{"/etc/passwd"}, 126, "cannot execute"},
 		{[]string{"sh", "-c", "exit 3"}, 3, ""},
 	} {
-		got := runCommand(t, append([]string{"notify-exec", "--"}, c.args...)...)
-		if got.status != c.status || !strings.Contains(got.err, c.says) || c.says == "" && got.err != "" {
-			t.Errorf("%v: status %d, %q", c.args, got.status, got.err)
+		got := kit.RunCommand(t, append([]string{"notify-exec", "--"}, c.args...)...)
+		if got.Status != c.status || !strings.Contains(got.Stderr, c.says) || c.says == "" && got.Stderr != "" {
+			t.Errorf("%v: status %d, %q", c.args, got.Status, got.Stderr)
 		}
 	}
-	cmd := exec.Command(program(t), "notify-exec", "--", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
-	g := startProcess(t, cmd)
-	g.line(t)
+	cmd := exec.Command(kit.Program(t), "notify-exec", "--", "sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+	g := kit.StartProcess(t, cmd)
+	g.Line(t)
 	cmd.Process.Signal(unix.SIGTERM)
 	cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != 9 {
 		t.Errorf("after a signal: status %d", got)
 	}
 	// Whoever reads its standard error waits for no process that it has left behind.
-	parent := runCommand(t, "notify-exec", "--", "sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!")
-	if pid, err := strconv.Atoi(strings.TrimSpace(parent.out)); err != nil || unix.Kill(pid, unix.SIGKILL) != nil {
-		t.Errorf("%q: standard error was held until the command's child had ended", parent.out)
+	parent := kit.RunCommand(t, "notify-exec", "--", "sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!")
+	if pid, err := strconv.Atoi(strings.TrimSpace(parent.Stdout)); err != nil || unix.Kill(pid, unix.SIGKILL) != nil {
+		t.Errorf("%q: standard error was held until the command's child had ended", parent.Stdout)
 	}
 	// Under a filter with a listener it does nothing but execute the command.
-	nested := runGuest(t, []string{"--privileged", "--controllers", "pids"}, absProgram(t)+" notify-exec -- stat -f -c %t /sys/fs/cgroup")
-	if nested.status != 0 || strings.Contains(nested.out, "65735546") || nested.err != "" {
-		t.Errorf("in run: %q %q", nested.out, nested.err)
+	nested := kit.RunGuest(t, []string{"--privileged", "--controllers", "pids"}, kit.AbsProgram(t)+" notify-exec -- stat -f -c %t /sys/fs/cgroup")
+	if nested.Status != 0 || strings.Contains(nested.Stdout, "65735546") || nested.Stderr != "" {
+		t.Errorf("in run: %q %q", nested.Stdout, nested.Stderr)
 	}
-	eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
+	kit.Eventually(t, "what answered to end", func() bool { return left(keepers(), before) == 0 })
 }
 
 // TestRunNameTaken: a guest whose cgroup is there already is refused in words, and the cgroup stays.
 func TestRunNameTaken(t *testing.T) {
-	tree := need(t, openHost(t), "pids")
-	name := "taken-" + itoa(os.Getpid())
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	name := "taken-" + strconv.Itoa(os.Getpid())
 	if err := tree.Create("/vcgroupfs/"+name, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	defer tree.RemoveAll("/vcgroupfs/" + name)
-	got := runCommand(t, "run", "--name", name, "--controllers", "pids", "--", "true")
-	if got.status != 125 || !strings.Contains(got.err, "choose another --name") || !tree.Exists("/vcgroupfs/"+name) {
-		t.Errorf("status %d, %q, still there: %v", got.status, got.err, tree.Exists("/vcgroupfs/"+name))
+	got := kit.RunCommand(t, "run", "--name", name, "--controllers", "pids", "--", "true")
+	if got.Status != 125 || !strings.Contains(got.Stderr, "choose another --name") || !tree.Exists("/vcgroupfs/"+name) {
+		t.Errorf("status %d, %q, still there: %v", got.Status, got.Stderr, tree.Exists("/vcgroupfs/"+name))
 	}
 }

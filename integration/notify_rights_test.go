@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // The ids that own the directories of the tests: a user and two groups of the guest, and root of run --userns as the host has it.
@@ -23,15 +25,15 @@ const (
 // TestNotifyRights: whoever a guest's process is, mount and statfs reach what they reach when the kernel answers. What lies in a directory
 // that the caller may not search is told by no errno: it is EACCES, and mounts nothing.
 func TestNotifyRights(t *testing.T) {
-	h := openHost(t)
-	binary, dir := publicProgram(t), publicDir(t)
+	h := kit.OpenHost(t)
+	binary, dir := kit.PublicProgram(t), kit.PublicDir(t)
 	makeHidden(t, dir)
 	for _, form := range [][]string{{"--userns", "--privileged"}, {"--privileged"}} {
-		t.Run(formName(form), func(t *testing.T) {
-			args := append(form, "--controllers", allControllers(h))
+		t.Run(kit.FormName(form), func(t *testing.T) {
+			args := append(form, "--controllers", kit.AllControllers(h))
 			role := "notify-nested mc notify-rights " + dir
-			native := runRole(t, binary, role, append(args, "--no-notify")...)
-			got := runRole(t, binary, role, args...)
+			native := kit.RunRole(t, binary, role, append(args, "--no-notify")...)
+			got := kit.RunRole(t, binary, role, args...)
 			if len(got) != len(native) || len(got) < 100 {
 				t.Fatalf("%d results, natively %d", len(got), len(native))
 			}
@@ -191,7 +193,7 @@ func tryRights(caller, dir string, here int) {
 	print := func(path string, results ...string) {
 		fmt.Printf("%s %s: %s\n", caller, strings.ReplaceAll(path, dir, "DIR"), strings.Join(results, ", "))
 	}
-	statfs := func(path string) string { return "statfs " + word(unix.Statfs(path, &unix.Statfs_t{})) }
+	statfs := func(path string) string { return "statfs " + kit.Word(unix.Statfs(path, &unix.Statfs_t{})) }
 	try := func(path string) { print(path, statfs(path), "mount "+mountHere(path)) }
 	for _, d := range []string{
 		"hidden", "given", "mixed", "own/user", "own/user/inner", "own/user/sticky", "own/group", "own/owner", "own/public",
@@ -208,7 +210,7 @@ func tryRights(caller, dir string, here int) {
 				try("/proc/thread-self/cwd/" + d + "/" + name)
 			}
 			// What is there leads back to the view.
-			path := filepath.Join(dir, d) + "/" + name + strings.Repeat("/..", 20) + guestView
+			path := filepath.Join(dir, d) + "/" + name + strings.Repeat("/..", 20) + kit.GuestView
 			print(path, statfs(path))
 		}
 	}
@@ -217,13 +219,13 @@ func tryRights(caller, dir string, here int) {
 // mountHere mounts cgroup2 for a moment, and tells the type that the mount table has it by.
 func mountHere(path string) string {
 	if err := unix.Mount("none", path, "cgroup2", 0, ""); err != nil {
-		return word(err)
+		return kit.Word(err)
 	}
-	lines := strings.Split(strings.TrimSpace(readFile("/proc/thread-self/mountinfo")), "\n")
+	lines := strings.Split(strings.TrimSpace(kit.ReadFile("/proc/thread-self/mountinfo")), "\n")
 	_, of, _ := strings.Cut(lines[len(lines)-1], " - ")
 	kind, _, _ := strings.Cut(of, " ")
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-		return "umount " + word(err)
+		return "umount " + kit.Word(err)
 	}
 	return "ok " + kind
 }

@@ -9,30 +9,36 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // What guests do whose calls are answered. Each role prints lines, and ends.
 
 // notifyRoles are those roles, by name.
-var notifyRoles = map[string]func(arg string) error{
-	"notify-types": playTypes, "notify-mounts": playMounts, "notify-part": playPart, "notify-races": playRaces, "notify-hang": playHang,
-	"notify-stuck": playStuck, "notify-hang-proc": playHangProc,
-	"notify-loop": playLoop, "notify-clone3": playClone3, "notify-joined": playJoined, "notify-bench": playNotifyBench,
-	"notify-limit": playLimit, "notify-rights": playRights, "notify-outside": playOutside, "notify-nested": playNestedMounts,
-}
-
-func playNotify(kind, arg string) {
-	if err := notifyRoles[kind](arg); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+var notifyRoles = map[string]kit.Role{
+	"notify-bench":     kit.Reported(playNotifyBench),
+	"notify-clone3":    kit.Reported(playClone3),
+	"notify-hang":      kit.Reported(playHang),
+	"notify-hang-proc": kit.Reported(playHangProc),
+	"notify-joined":    kit.Reported(playJoined),
+	"notify-limit":     kit.Reported(playLimit),
+	"notify-loop":      kit.Reported(playLoop),
+	"notify-mounts":    kit.Reported(playMounts),
+	"notify-nested":    kit.Reported(playNestedMounts),
+	"notify-outside":   kit.Reported(playOutside),
+	"notify-part":      kit.Reported(playPart),
+	"notify-races":     kit.Reported(playRaces),
+	"notify-rights":    kit.Reported(playRights),
+	"notify-stuck":     kit.Reported(playStuck),
+	"notify-types":     kit.Reported(playTypes),
 }
 
 // playTypes prints what statfs and fstatfs say of paths, a JSON list, below the view; directories named "a" are made first.
@@ -42,7 +48,7 @@ func playTypes(arg string) error {
 		return err
 	}
 	for _, path := range paths {
-		at := filepath.Join(guestView, path)
+		at := filepath.Join(kit.GuestView, path)
 		if filepath.Base(path) == "a" {
 			if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
@@ -96,10 +102,10 @@ func playMounts(dir string) error {
 	}
 	try := func(name, target, kind string, flags uintptr, options string) {
 		err := unix.Mount("none", target, kind, flags, options)
-		fmt.Printf("%s: %s\n", name, word(err))
+		fmt.Printf("%s: %s\n", name, kit.Word(err))
 		if err == nil {
 			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
-				fmt.Printf("%s: umount: %s\n", name, word(err))
+				fmt.Printf("%s: umount: %s\n", name, kit.Word(err))
 			}
 		}
 	}
@@ -119,9 +125,9 @@ func playMounts(dir string) error {
 	fmt.Println("bad options pointer:", rawMount(at, "cgroup", 0, 8))
 	fmt.Println("bad source pointer:", rawMount(at, "cgroup", 8, 0))
 	if err := unix.Mount("none", at, "cgroup2", 0, ""); err == nil {
-		fmt.Println("twice:", word(unix.Mount("none", at, "cgroup2", 0, "")))
-		fmt.Println("umount:", word(unix.Unmount(at, 0)))
-		fmt.Println("umount again:", word(unix.Unmount(at, 0)))
+		fmt.Println("twice:", kit.Word(unix.Mount("none", at, "cgroup2", 0, "")))
+		fmt.Println("umount:", kit.Word(unix.Unmount(at, 0)))
+		fmt.Println("umount again:", kit.Word(unix.Unmount(at, 0)))
 	}
 	here, err := unix.Open(at, unix.O_PATH, 0)
 	if err != nil {
@@ -149,19 +155,6 @@ func rawMount(target, kind string, source, options uintptr) string {
 	return unix.ErrnoName(errno)
 }
 
-// inNamespaces plays a role as the first process in namespaces of its own: a nested guest.
-func inNamespaces(role string, flags uintptr) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-	if flags&unix.CLONE_NEWUSER != 0 {
-		ids := []syscall.SysProcIDMap{{Size: 1}}
-		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings, cmd.SysProcAttr.Credential = ids, ids, &syscall.Credential{NoSetGroups: true}
-	}
-	return cmd
-}
-
 // playNestedMounts plays "FLAGS ROLE" in namespaces: u for a user namespace, m and c for a mount and a cgroup namespace.
 func playNestedMounts(arg string) error {
 	which, role, _ := strings.Cut(arg, " ")
@@ -171,7 +164,7 @@ func playNestedMounts(arg string) error {
 			flags |= flag
 		}
 	}
-	cmd := inNamespaces(role, flags)
+	cmd := kit.InNamespaces(role, flags)
 	cmd.Stdout = os.Stdout
 	return cmd.Run()
 }
@@ -185,9 +178,9 @@ func playPart(arg string) error {
 	if err := json.Unmarshal([]byte(arg), &x); err != nil {
 		return err
 	}
-	top, kind, options, at := filepath.Join(guestView, x[0]), x[1], x[2], x[3]
-	if kind == "cgroup2" && exists(filepath.Join(top, "pids.max")) {
-		if got := writeFile(filepath.Join(top, "cgroup.subtree_control"), "+pids"); got != "ok" {
+	top, kind, options, at := filepath.Join(kit.GuestView, x[0]), x[1], x[2], x[3]
+	if kind == "cgroup2" && kit.Exists(filepath.Join(top, "pids.max")) {
+		if got := kit.WriteFile(filepath.Join(top, "cgroup.subtree_control"), "+pids"); got != "ok" {
 			return fmt.Errorf("+pids: %s", got)
 		}
 	}
@@ -196,7 +189,7 @@ func playPart(arg string) error {
 			return err
 		}
 	}
-	if got := writeFile(filepath.Join(top, "part", procs), itoa(os.Getpid())); got != "ok" {
+	if got := kit.WriteFile(filepath.Join(top, "part", kit.Procs), strconv.Itoa(os.Getpid())); got != "ok" {
 		return fmt.Errorf("move: %s", got)
 	}
 	err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNS)
@@ -205,21 +198,21 @@ func playPart(arg string) error {
 	}
 	if err == nil {
 		// From anywhere in the namespace the mount begins at its root.
-		_ = os.WriteFile(filepath.Join(top, "part/below", procs), []byte("0"), 0)
+		_ = os.WriteFile(filepath.Join(top, "part/below", kit.Procs), []byte("0"), 0)
 		err = unix.Mount("none", at, kind, 0, options)
 	}
 	if err != nil {
 		return err
 	}
 	for _, name := range []string{"below", "beside", "part", "../beside"} {
-		fmt.Println(name, exists(filepath.Join(at, name)) && name[0] != '.')
+		fmt.Println(name, kit.Exists(filepath.Join(at, name)) && name[0] != '.')
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(at, &st); err != nil {
 		return err
 	}
 	fmt.Printf("type %#x\n", st.Type)
-	for line := range strings.Lines(readFile("/proc/self/mountinfo")) {
+	for line := range strings.Lines(kit.ReadFile("/proc/self/mountinfo")) {
 		if f := strings.Fields(line); f[4] == at {
 			fmt.Println("root", f[3], "options", strings.Split(f[5], ",")[0:4])
 		}
@@ -312,7 +305,7 @@ func slowestStatfs() error {
 	for range 50 {
 		var st unix.Statfs_t
 		began := time.Now()
-		if err := unix.Statfs(guestView, &st); err != nil {
+		if err := unix.Statfs(kit.GuestView, &st); err != nil {
 			return err
 		}
 		slowest = max(slowest, time.Since(began))
@@ -369,7 +362,7 @@ func playStuck(dir string) error {
 
 // playClone3 calls clone3 with a view's directory for the new process's cgroup, and prints what came of it.
 func playClone3(string) error {
-	dir, err := unix.Open(guestView, unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir, err := unix.Open(kit.GuestView, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -394,14 +387,14 @@ func playLimit(at string) error {
 		return fmt.Errorf("mount: %w", err)
 	}
 	file := filepath.Join(at, "pids.max")
-	fmt.Printf("limit %s, write: %s, directory: %s\n", strings.TrimSpace(readFile(file)), writeFile(file, "max"), word(os.Mkdir(filepath.Join(at, "x"), 0o755)))
+	fmt.Printf("limit %s, write: %s, directory: %s\n", strings.TrimSpace(kit.ReadFile(file)), kit.WriteFile(file, "max"), kit.Word(os.Mkdir(filepath.Join(at, "x"), 0o755)))
 	return nil
 }
 
 // playLoop asks for the view's type from some threads until its input ends, and prints how often it was another than at first.
 func playLoop(string) error {
 	var first unix.Statfs_t
-	if err := unix.Statfs(guestView, &first); err != nil {
+	if err := unix.Statfs(kit.GuestView, &first); err != nil {
 		return err
 	}
 	fmt.Printf("type %#x\n", first.Type)
@@ -411,7 +404,7 @@ func playLoop(string) error {
 		go func() {
 			for !stop.Load() {
 				var st unix.Statfs_t
-				if err := unix.Statfs(guestView, &st); err != nil || st.Type != first.Type {
+				if err := unix.Statfs(kit.GuestView, &st); err != nil || st.Type != first.Type {
 					wrong.Add(1)
 				}
 				asked.Add(1)

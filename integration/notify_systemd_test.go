@@ -7,45 +7,46 @@ import (
 	"testing"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // TestNotifyExecSystemd boots the host's own systemd as process 1 of a container in unified mode on a view of v2, without BPF and without a
 // word in the runtime's profile: notify-exec becomes it, and systemd does not mind the process beside it.
 func TestNotifyExecSystemd(t *testing.T) {
-	if !exists(systemdProgram) {
+	if !kit.Exists(kit.SystemdProgram) {
 		t.Skip("machine: systemd is not installed")
 	}
-	runtime := needRuntime(t, "runc")
-	h := openHost(t)
-	unified := need(t, h, hierarchy.Unified)
+	runtime := kit.NeedRuntime(t, "runc")
+	h := kit.OpenHost(t)
+	unified := kit.NeedHierarchy(t, h, hierarchy.Unified)
 	controllers := "unified"
-	if !onV1(h, "pids") {
+	if !kit.OnV1(h, "pids") {
 		controllers = "memory,pids"
 	}
-	d := startDaemon(t, "--no-bpf")
-	b := newBundle(t, d, runtime, "exec-systemd", "", "--controllers", controllers, "--layout", "v2", "--no-stack")
-	b.overHost(t, systemdUnits)
+	d := kit.StartDaemon(t, "--no-bpf")
+	b := kit.NewBundle(t, d, runtime, "exec-systemd", "", "--controllers", controllers, "--layout", "v2", "--no-stack")
+	b.OverHost(t, kit.SystemdUnits)
 	const here = "/vcgroupfs"
-	b.config["mounts"] = append(b.config["mounts"].([]any), map[string]any{"destination": here, "type": "bind", "source": absProgram(t), "options": []string{"bind", "ro"}})
-	b.bootSystemd(true, here, "notify-exec", "--", systemdProgram)
-	b.tmpfs("/run", "/run/lock", "/tmp")
-	b.with("cgroup")
-	b.write(t)
-	cmd := b.command(runtime)
-	console := startOnTerminal(t, cmd)
+	b.Config["mounts"] = append(b.Config["mounts"].([]any), map[string]any{"destination": here, "type": "bind", "source": kit.AbsProgram(t), "options": []string{"bind", "ro"}})
+	b.BootSystemd(true, here, "notify-exec", "--", kit.SystemdProgram)
+	b.Tmpfs("/run", "/run/lock", "/tmp")
+	b.WithNamespaces("cgroup")
+	b.Write(t)
+	cmd := b.Command(runtime)
+	console := kit.StartOnTerminal(t, cmd)
 	inside := func(args ...string) (string, error) {
-		out, err := exec.Command(runtime, append([]string{"exec", b.id}, args...)...).CombinedOutput()
+		out, err := exec.Command(runtime, append([]string{"exec", b.ID}, args...)...).CombinedOutput()
 		return strings.TrimSpace(string(out)), err
 	}
-	eventually(t, "systemd to be up", func() bool {
+	kit.Eventually(t, "systemd to be up", func() bool {
 		out, _ := inside("systemctl", "is-active", "vcgroupfs-test.target")
 		return out == "active"
 	})
 	if out, err := inside("systemctl", "start", "vcgroupfs-test.service"); err != nil {
 		t.Errorf("systemctl start: %v: %s", err, out)
 	}
-	unit := b.cgroup + "/system.slice/vcgroupfs-test.service"
-	if got := readFile(filepath.Join(hostDir(unified, unit), "cgroup.procs")); strings.Count(got, "\n") != 1 {
+	unit := b.Cgroup + "/system.slice/vcgroupfs-test.service"
+	if got := kit.ReadFile(filepath.Join(kit.HostDir(unified, unit), "cgroup.procs")); strings.Count(got, "\n") != 1 {
 		t.Errorf("the host finds processes %q in the unit's cgroup", got)
 	}
 	if out, _ := inside("ps", "-o", "comm=,args=", "-p", "1"); !strings.HasPrefix(out, "systemd") {
@@ -64,13 +65,13 @@ func TestNotifyExecSystemd(t *testing.T) {
 	if out, _ := inside("systemctl", "show", "--property", "NFailedUnits"); out != "NFailedUnits=0" {
 		t.Errorf("failed units: %s", out)
 	}
-	if out, err := exec.Command(runtime, "kill", b.id, "KILL").CombinedOutput(); err != nil {
+	if out, err := exec.Command(runtime, "kill", b.ID, "KILL").CombinedOutput(); err != nil {
 		t.Errorf("runc kill: %v: %s", err, out)
 	}
 	cmd.Wait()
 	if t.Failed() {
-		t.Logf("console: %s", console.text())
+		t.Logf("console: %s", console.Text())
 	}
-	nothingLeft(t, d, h, b.cgroup)
-	d.stop(t)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // runForms are all forms of "run", with and without what answers calls.
@@ -84,18 +86,18 @@ func joinNothing() unix.Errno {
 
 // guarded runs the test binary in the role, in a form of "run" or "natively", and gives what it printed by name. With a terminal that is
 // its controlling one, and its input.
-func guarded(t *testing.T, form []string, c *terminal, what string, command ...string) map[string]string {
+func guarded(t *testing.T, form []string, c *kit.Terminal, what string, command ...string) map[string]string {
 	t.Helper()
 	args := command
 	if len(form) != 1 || form[0] != "natively" {
-		args = append(append([]string{program(t), "run", "--controllers", "pids"}, form...), "--")
+		args = append(append([]string{kit.Program(t), "run", "--controllers", "pids"}, form...), "--")
 		args = append(args, command...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), roleVariable+"=guards "+what)
+	cmd.Env = append(os.Environ(), kit.RoleVariable+"=guards "+what)
 	cmd.Stderr = os.Stderr
 	if c != nil {
-		cmd.Stdin, cmd.SysProcAttr = c.slave, &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		cmd.Stdin, cmd.SysProcAttr = c.Slave, &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	}
 	out, err := cmd.Output()
 	if err != nil {
@@ -113,7 +115,7 @@ func guarded(t *testing.T, form []string, c *terminal, what string, command ...s
 func wantSaid(t *testing.T, got, want map[string]string) {
 	t.Helper()
 	for name, w := range want {
-		if !oneOf(got[name], w) {
+		if !kit.OneOf(got[name], w) {
 			t.Errorf("%s: got %q, want %q", name, got[name], w)
 		}
 	}
@@ -121,35 +123,35 @@ func wantSaid(t *testing.T, got, want map[string]string) {
 
 // TestRunTerminal: no form of "run" lets its command type into the caller's terminal, not by a command with more bits, nor by calls of 32 bits.
 func TestRunTerminal(t *testing.T) {
-	need(t, openHost(t), "pids")
-	binary := publicProgram(t)
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	binary := kit.PublicProgram(t)
 	caller := filepath.Join(filepath.Dir(binary), "caller32")
-	copyProgram(t, filepath.Join(filepath.Dir(absProgram(t)), "caller32"), caller)
-	if legacy := readFile("/proc/sys/dev/tty/legacy_tiocsti"); !strings.HasPrefix(legacy, "0") { // before Linux 6.2 there is no such file
-		wantSaid(t, guarded(t, []string{"natively"}, openTerminal(t), "terminal", binary),
+	kit.CopyProgram(t, filepath.Join(filepath.Dir(kit.AbsProgram(t)), "caller32"), caller)
+	if legacy := kit.ReadFile("/proc/sys/dev/tty/legacy_tiocsti"); !strings.HasPrefix(legacy, "0") { // before Linux 6.2 there is no such file
+		wantSaid(t, guarded(t, []string{"natively"}, kit.OpenTerminal(t), "terminal", binary),
 			map[string]string{"TIOCSTI": "ok", "TIOCSTI with high bits": "ok", "TIOCLINUX": "ENOTTY"})
 		t.Run("natively, 32 bits", func(t *testing.T) {
-			need32(t, caller)
-			wantSaid(t, guarded(t, []string{"natively"}, openTerminal(t), "", caller, "--input"), map[string]string{"TIOCSTI": "ok"})
+			kit.Need32(t, caller)
+			wantSaid(t, guarded(t, []string{"natively"}, kit.OpenTerminal(t), "", caller, "--input"), map[string]string{"TIOCSTI": "ok"})
 		})
 	}
 	for _, form := range runForms {
-		t.Run(formName(form), func(t *testing.T) {
-			wantSaid(t, guarded(t, form, openTerminal(t), "terminal", binary), map[string]string{
+		t.Run(kit.FormName(form), func(t *testing.T) {
+			wantSaid(t, guarded(t, form, kit.OpenTerminal(t), "terminal", binary), map[string]string{
 				"TIOCSTI": "EPERM", "TIOCSTI with high bits": "EPERM", "TIOCLINUX": "EPERM", "TIOCLINUX with high bits": "EPERM", "TIOCOUTQ": "ok",
 			})
 			if plainForm(form) { // which knows no calls of 32 bits
 				return
 			}
-			need32(t, caller)
-			wantSaid(t, guarded(t, form, openTerminal(t), "", caller, "--input"), map[string]string{"TIOCSTI": "EPERM", "TIOCLINUX": "EPERM"})
+			kit.Need32(t, caller)
+			wantSaid(t, guarded(t, form, kit.OpenTerminal(t), "", caller, "--input"), map[string]string{"TIOCSTI": "EPERM", "TIOCLINUX": "EPERM"})
 		})
 	}
 }
 
 // TestRunKeys: no form of "run" leaves its command the keys of the caller's session.
 func TestRunKeys(t *testing.T) {
-	need(t, openHost(t), "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	runtime.LockOSThread() // never unlocked: the keyring is this thread's, and its children's
 	if _, _, errno := unix.Syscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0); errno == unix.ENOSYS {
 		t.Skip("machine: a kernel without keys (any version, 6.1 too)")
@@ -159,20 +161,20 @@ func TestRunKeys(t *testing.T) {
 	if _, err := unix.AddKey("user", strconv.Itoa(testKey), []byte("secret"), unix.KEY_SPEC_SESSION_KEYRING); err != nil {
 		t.Fatal(err)
 	}
-	binary := publicProgram(t)
+	binary := kit.PublicProgram(t)
 	wantSaid(t, guarded(t, []string{"natively"}, nil, "keys", binary), map[string]string{"the session's keyring": "ok", "the user's keyring": "ok"})
 	for _, form := range runForms {
 		want := map[string]string{"the session's keyring": "ENOKEY", "the user's keyring": "ok"}
 		if plainForm(form) {
 			want = map[string]string{"the session's keyring": "EPERM", "the user's keyring": "EPERM"}
 		}
-		t.Run(formName(form), func(t *testing.T) { wantSaid(t, guarded(t, form, nil, "keys", binary), want) })
+		t.Run(kit.FormName(form), func(t *testing.T) { wantSaid(t, guarded(t, form, nil, "keys", binary), want) })
 	}
 }
 
 // TestRunIPC: no form of "run" shares System V IPC or message queues with its caller.
 func TestRunIPC(t *testing.T) {
-	need(t, openHost(t), "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	id, err := unix.SysvShmGet(testKey, 4096, unix.IPC_CREAT|0o666)
 	if err != nil {
 		t.Fatal(err)
@@ -187,13 +189,13 @@ func TestRunIPC(t *testing.T) {
 	} else if queued != unix.ENOSYS {
 		t.Fatal(queued)
 	}
-	binary := publicProgram(t)
+	binary := kit.PublicProgram(t)
 	wantSaid(t, guarded(t, []string{"natively"}, nil, "ipc", binary), map[string]string{"shared memory": "ok", "a message queue": "ok|ENOSYS", "setns": "EBADF"})
 	for _, form := range runForms {
 		want := map[string]string{"shared memory": "ENOENT", "a message queue": "ENOENT|ENOSYS", "setns": "EBADF"}
 		if plainForm(form) {
 			want["setns"] = "EPERM"
 		}
-		t.Run(formName(form), func(t *testing.T) { wantSaid(t, guarded(t, form, nil, "ipc", binary), want) })
+		t.Run(kit.FormName(form), func(t *testing.T) { wantSaid(t, guarded(t, form, nil, "ipc", binary), want) })
 	}
 }

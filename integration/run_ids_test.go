@@ -15,13 +15,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-const idsDir = "/run/vcgroupfs/ids"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
+)
 
 // usernsGuest is a guest of "run --userns" that is running.
 type usernsGuest struct {
-	*helper
+	*kit.Helper
 	first int // its first process
 	root  int // the host's id of its root
 }
@@ -29,20 +29,20 @@ type usernsGuest struct {
 // startUserns starts one, whose command prints a line when it has begun.
 func startUserns(t *testing.T, command ...string) usernsGuest {
 	t.Helper()
-	return startUsernsCommand(t, exec.Command(program(t), append([]string{"run", "--userns", "--controllers", "pids", "--"}, command...)...))
+	return startUsernsCommand(t, exec.Command(kit.Program(t), append([]string{"run", "--userns", "--controllers", "pids", "--"}, command...)...))
 }
 
 func startUsernsCommand(t *testing.T, cmd *exec.Cmd) usernsGuest {
 	t.Helper()
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
-	g := usernsGuest{helper: startProcess(t, cmd)}
-	if line, err := g.out.ReadString('\n'); line != "ready\n" {
+	g := usernsGuest{Helper: kit.StartProcess(t, cmd)}
+	if line, err := g.Out.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the guest says %q, %v, %s", line, err, errs.String())
 	}
-	g.first = childOf(t, cmd.Process.Pid)
-	g.root = rootOf(t, g.first)
-	users, groups := readFile(fmt.Sprintf("/proc/%d/uid_map", g.first)), readFile(fmt.Sprintf("/proc/%d/gid_map", g.first))
+	g.first = kit.ChildOf(t, cmd.Process.Pid)
+	g.root = kit.RootOf(t, g.first)
+	users, groups := kit.ReadFile(fmt.Sprintf("/proc/%d/uid_map", g.first)), kit.ReadFile(fmt.Sprintf("/proc/%d/gid_map", g.first))
 	if users != groups {
 		t.Errorf("users %q, groups %q", users, groups)
 	}
@@ -52,20 +52,10 @@ func startUsernsCommand(t *testing.T, cmd *exec.Cmd) usernsGuest {
 // end ends its command.
 func (g usernsGuest) end(t *testing.T) {
 	t.Helper()
-	g.in.Close()
-	if err := g.cmd.Wait(); err != nil {
+	g.In.Close()
+	if err := g.Cmd.Wait(); err != nil {
 		t.Errorf("the guest ended with %v", err)
 	}
-}
-
-// isHeld reports whether ids from a number on are a running guest's.
-func isHeld(root int) bool {
-	f, err := os.Open(filepath.Join(idsDir, itoa(root)))
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil
 }
 
 var waits = []string{"sh", "-c", "echo ready; read x; true"}
@@ -73,8 +63,8 @@ var waits = []string{"sh", "-c", "echo ready; read x; true"}
 // TestRunIDs: to the kernel the roots of two guests are two users, and neither is the host's root. What is refused to
 // one of the other's is what is refused to any user of another's, and what the user of the same ids may, natively.
 func TestRunIDs(t *testing.T) {
-	need(t, openHost(t), "pids")
-	dir := publicDir(t)
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	dir := kit.PublicDir(t)
 	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
@@ -92,19 +82,19 @@ stat -c "%u:%g" /dev /dev/null /sys/fs/cgroup $0`, secret)
 		user         int
 		signal, open string
 	}{{a.root, "ok", "ok"}, {b.root, "EPERM", "EACCES"}} {
-		asUser(c.user, func() {
-			if got := word(unix.Kill(a.first, 0)); got != c.signal {
+		kit.AsUser(c.user, func() {
+			if got := kit.Word(unix.Kill(a.first, 0)); got != c.signal {
 				t.Errorf("user %d signals the root of %d: %s, want %s", c.user, a.root, got, c.signal)
 			}
 			fd, err := unix.Open(secret, unix.O_RDONLY, 0)
 			unix.Close(fd)
-			if got := word(err); got != c.open {
+			if got := kit.Word(err); got != c.open {
 				t.Errorf("user %d opens what is for the root of %d: %s, want %s", c.user, a.root, got, c.open)
 			}
 		})
 	}
-	io.WriteString(b.in, "\n")
-	out, _ := io.ReadAll(b.out)
+	io.WriteString(b.In, "\n")
+	out, _ := io.ReadAll(b.Out)
 	got := string(out)
 	for what, want := range map[string]int{"Permission denied": 1, "not permitted": 2, "0:0\n": 3, "65534:65534\n": 1, "text": 0} {
 		if n := strings.Count(got, what); n != want {
@@ -113,7 +103,7 @@ stat -c "%u:%g" /dev /dev/null /sys/fs/cgroup $0`, secret)
 	}
 	b.end(t)
 	a.end(t)
-	if isHeld(a.root) || isHeld(b.root) {
+	if kit.IsHeld(a.root) || kit.IsHeld(b.root) {
 		t.Error("the ids of guests that have ended are not free")
 	}
 	if c := startUserns(t, waits...); c.root != min(a.root, b.root) {
@@ -124,37 +114,37 @@ stat -c "%u:%g" /dev /dev/null /sys/fs/cgroup $0`, secret)
 // TestRunIDsCounted: what the kernel counts by user is counted for each guest. Natively a user's share that a guest
 // has used up is.
 func TestRunIDsCounted(t *testing.T) {
-	need(t, openHost(t), "pids")
-	binary := publicProgram(t)
-	soft, err := strconv.Atoi(strings.TrimSpace(readFile("/proc/sys/fs/pipe-user-pages-soft")))
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	binary := kit.PublicProgram(t)
+	soft, err := strconv.Atoi(strings.TrimSpace(kit.ReadFile("/proc/sys/fs/pipe-user-pages-soft")))
 	if err != nil || soft == 0 || soft > 32768 {
 		t.Skip("machine: pipe-user-pages-soft bounds no pipes that can be made here")
 	}
-	env := append(os.Environ(), roleVariable+"=pipes")
+	env := append(os.Environ(), kit.RoleVariable+"=pipes")
 	pipes := func(cmd *exec.Cmd) (n int) {
 		cmd.Env = env
-		fmt.Sscan(startProcess(t, cmd).line(t), &n)
+		fmt.Sscan(kit.StartProcess(t, cmd).Line(t), &n)
 		return n
 	}
 	run := []string{"run", "--userns", "--controllers", "pids", "--", binary}
-	first := exec.Command(program(t), run...)
+	first := exec.Command(kit.Program(t), run...)
 	made := pipes(first)
 	if made < soft/16-2 {
 		t.Skipf("machine: RLIMIT_NOFILE allows %d pipes", made)
 	}
 	same := exec.Command(binary)
-	root := uint32(rootOf(t, childOf(t, first.Process.Pid)))
+	root := uint32(kit.RootOf(t, kit.ChildOf(t, first.Process.Pid)))
 	same.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: root, Gid: root}}
 	if got := pipes(same); got > 1 {
 		t.Errorf("a process of the same user makes %d pipes as large as if there were no others", got)
 	}
-	if got := pipes(exec.Command(program(t), run...)); got < made-1 {
+	if got := pipes(exec.Command(kit.Program(t), run...)); got < made-1 {
 		t.Errorf("beside a guest with %d pipes another guest makes %d as large", made, got)
 	}
 }
 
 // playPipes makes pipes until they are made smaller, and prints how many that were not.
-func playPipes() {
+func playPipes(string) {
 	n := 0
 	for ; ; n++ {
 		var p [2]int
@@ -171,19 +161,19 @@ func playPipes() {
 
 // TestRunIDsMany: guests that start at once get ranges apart, all of which are free afterwards.
 func TestRunIDsMany(t *testing.T) {
-	need(t, openHost(t), "pids")
-	many := scaled(t, 20, 5)
-	var guests []*helper
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	many := kit.Scaled(t, 20, 5)
+	var guests []*kit.Helper
 	for range many {
-		run := exec.Command(program(t), "run", "--userns", "--controllers", "pids", "--",
+		run := exec.Command(kit.Program(t), "run", "--userns", "--controllers", "pids", "--",
 			"sh", "-c", "echo $(cat /proc/self/uid_map /proc/self/gid_map); read x; true")
 		run.Stderr = os.Stderr
-		guests = append(guests, startProcess(t, run))
+		guests = append(guests, kit.StartProcess(t, run))
 	}
 	begin := map[int]bool{}
 	for _, g := range guests {
 		var u, g0 [3]int
-		line := g.line(t)
+		line := g.Line(t)
 		n, _ := fmt.Sscan(line, &u[0], &u[1], &u[2], &g0[0], &g0[1], &g0[2])
 		if n != 6 || u != g0 || u[0] != 0 || u[1] < 65536 || u[1]%65536 != 0 || u[2] != 65536 || begin[u[1]] {
 			t.Errorf("a guest has the ids %q, others those from %v on", line, begin)
@@ -191,13 +181,13 @@ func TestRunIDsMany(t *testing.T) {
 		begin[u[1]] = true
 	}
 	for _, g := range guests {
-		g.in.Close()
-		if err := g.cmd.Wait(); err != nil {
+		g.In.Close()
+		if err := g.Cmd.Wait(); err != nil {
 			t.Error(err)
 		}
 	}
 	for root := range begin {
-		if isHeld(root) {
+		if kit.IsHeld(root) {
 			t.Errorf("the ids from %d on are not free", root)
 		}
 	}
@@ -206,12 +196,12 @@ func TestRunIDsMany(t *testing.T) {
 // TestRunIDsKilled: the ids of a guest whose "run" was killed are not free before the guest is gone, even if it has
 // changed its ids, upon which the kernel does not end it.
 func TestRunIDsKilled(t *testing.T) {
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	binary := publicProgram(t)
-	name := "ids-" + itoa(os.Getpid())
-	cmd := exec.Command(program(t), "run", "--userns", "--name", name, "--controllers", "pids", "--", binary)
-	cmd.Env = append(os.Environ(), roleVariable+"=other-ids")
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	binary := kit.PublicProgram(t)
+	name := "ids-" + strconv.Itoa(os.Getpid())
+	cmd := exec.Command(kit.Program(t), "run", "--userns", "--name", name, "--controllers", "pids", "--", binary)
+	cmd.Env = append(os.Environ(), kit.RoleVariable+"=other-ids")
 	a := startUsernsCommand(t, cmd)
 	guard := guardOf(t, cmd.Process.Pid)
 	if err := unix.Kill(guard, unix.SIGSTOP); err != nil {
@@ -220,10 +210,10 @@ func TestRunIDsKilled(t *testing.T) {
 	defer unix.Kill(guard, unix.SIGCONT)
 	cmd.Process.Kill()
 	cmd.Process.Wait() // not for what the guest writes, which goes on
-	if !isHeld(a.root) {
+	if !kit.IsHeld(a.root) {
 		t.Error("the ids of a guest whose server was killed are free before it has ended")
 	}
-	if in, err := tree.ReadFile("/vcgroupfs/"+name, procs); err != nil || in == "" {
+	if in, err := tree.ReadFile("/vcgroupfs/"+name, kit.Procs); err != nil || in == "" {
 		t.Fatalf("the guest has ended before its guard could end it: %q, %v", in, err)
 	}
 	// What the next "run" does about killed ones would end this guest, too.
@@ -239,19 +229,19 @@ func TestRunIDsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	unix.Kill(guard, unix.SIGCONT)
-	eventually(t, "the ids to be free", func() bool { return !isHeld(a.root) })
-	if in, err := tree.ReadFile("/vcgroupfs/"+name, procs); err != nil || in != "" {
+	kit.Eventually(t, "the ids to be free", func() bool { return !kit.IsHeld(a.root) })
+	if in, err := tree.ReadFile("/vcgroupfs/"+name, kit.Procs); err != nil || in != "" {
 		t.Errorf("the ids are free, and in the guest are %q, %v", in, err)
 	}
 	b.end(t)
 	if c := startUserns(t, waits...); c.root != min(a.root, b.root) {
 		t.Errorf("the next guest's ids begin at %d, not at %d", c.root, min(a.root, b.root))
 	}
-	wantGone(t, h, name)
+	kit.WantGone(t, h, name)
 }
 
 // playOtherIDs is a guest's first process that has changed its ids.
-func playOtherIDs() {
+func playOtherIDs(string) {
 	if err := syscall.Setresuid(1000, 1000, 1000); err != nil {
 		fmt.Println(err)
 	}
@@ -267,7 +257,7 @@ func guardOf(t *testing.T, run int) int {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, f := range stats {
 		dir := filepath.Dir(f)
-		if strings.Contains(readFile(f), fmt.Sprintf(") S %d ", run)) && readFile(dir+"/cmdline") == "vcgroupfs\x00guest-guard\x00" {
+		if strings.Contains(kit.ReadFile(f), fmt.Sprintf(") S %d ", run)) && kit.ReadFile(dir+"/cmdline") == "vcgroupfs\x00guest-guard\x00" {
 			pid, _ := strconv.Atoi(filepath.Base(dir))
 			return pid
 		}
@@ -279,14 +269,14 @@ func guardOf(t *testing.T, run int) int {
 // TestRunIDsOfOthers: a guest gets no id of users, of lines of /etc/subuid and /etc/subgid, or of other containers; a
 // line for vcgroupfs gives it its ids. Where none can be had it does not begin.
 func TestRunIDsOfOthers(t *testing.T) {
-	need(t, openHost(t), "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	// With other files in /etc.
 	within := func(files map[string]string, before string, command ...string) *exec.Cmd {
 		script := before + "\nmount -t tmpfs tmpfs /etc || exit 1\n"
 		for name, text := range files {
 			script += fmt.Sprintf("printf '%%s\\n' %s >/etc/%s\n", text, name)
 		}
-		args := append([]string{"--mount", "sh", "-c", script + `exec "$@"`, "sh", program(t), "run", "--userns", "--controllers", "pids", "--"}, command...)
+		args := append([]string{"--mount", "sh", "-c", script + `exec "$@"`, "sh", kit.Program(t), "run", "--userns", "--controllers", "pids", "--"}, command...)
 		return exec.Command("unshare", args...)
 	}
 	usual := startUsernsCommand(t, within(nil, "", waits...))
@@ -317,7 +307,7 @@ func TestRunIDsOfOthers(t *testing.T) {
 	other := exec.Command("sleep", "1000")
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: usual.root, Size: 1000000}}
 	other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
-	startProcess(t, other)
+	kit.StartProcess(t, other)
 	if g := startUserns(t, waits...); g.root < usual.root+1000000 {
 		t.Errorf("beside a container with a million ids from %d on a guest has those from %d on", usual.root, g.root)
 	}
@@ -334,19 +324,19 @@ func refusedIDs(t *testing.T, cmd *exec.Cmd, says string) {
 // TestNestedIDs: the guests of a guest have ranges apart as long as there are any, of which the first is as large as
 // can be.
 func TestNestedIDs(t *testing.T) {
-	need(t, openHost(t), "pids")
-	n := newNest(t)
-	x := startProcess(t, n.run("many "+n.dir, "--userns", "--privileged", "--controllers", "pids"))
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	n := kit.NewNest(t)
+	x := kit.StartProcess(t, n.Run("many "+n.Dir, "--userns", "--privileged", "--controllers", "pids"))
 	for _, want := range []string{"0 32768 32768", "0 16384 16384", "0 8192 8192", "0 4096 4096", "0 2048 2048", "0 1024 1024"} {
-		if got := x.line(t); got != want {
+		if got := x.Line(t); got != want {
 			t.Errorf("a guest of the guest has the ids %q, want %q", got, want)
 		}
 	}
-	if got := x.line(t); !strings.HasSuffix(got, "running guests or other containers have all 6 ranges; end one") {
+	if got := x.Line(t); !strings.HasSuffix(got, "running guests or other containers have all 6 ranges; end one") {
 		t.Errorf("one more says %q", got)
 	}
-	x.in.Close()
-	if err := x.cmd.Wait(); err != nil {
+	x.In.Close()
+	if err := x.Cmd.Wait(); err != nil {
 		t.Errorf("the guest ended with %v", err)
 	}
 }
@@ -354,7 +344,7 @@ func TestNestedIDs(t *testing.T) {
 // playMany is a guest that starts guests until one does not begin, and prints of each its ids, of the last what it
 // says.
 func playMany(dir string) {
-	err := furnish(dir)
+	err := kit.Furnish(dir)
 	for more := err == nil; more; {
 		cmd := exec.Command(filepath.Join(dir, "vcgroupfs"), "run", "--userns", "--controllers", "pids", "--",
 			"sh", "-c", "echo $(cat /proc/self/uid_map); read x; true")

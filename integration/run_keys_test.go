@@ -9,26 +9,28 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// await waits until a terminal's text has something, and says whether it came.
-func (c *terminal) await(t *testing.T, what string) bool {
+// awaitText waits until a terminal's text has something, and says whether it came.
+func awaitText(t *testing.T, c *kit.Terminal, what string) bool {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if strings.Contains(c.text(), what) {
+		if strings.Contains(c.Text(), what) {
 			return true
 		}
 	}
-	t.Errorf("the terminal does not show %q:\n%s", what, c.text())
+	t.Errorf("the terminal does not show %q:\n%s", what, c.Text())
 	return false
 }
 
 // onTerminal starts a command with a terminal as its controlling one.
-func onTerminal(t *testing.T, args ...string) (*exec.Cmd, *terminal) {
+func onTerminal(t *testing.T, args ...string) (*exec.Cmd, *kit.Terminal) {
 	t.Helper()
-	c := openTerminal(t)
+	c := kit.OpenTerminal(t)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.slave, c.slave, c.slave
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Slave, c.Slave, c.Slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -37,46 +39,46 @@ func onTerminal(t *testing.T, args ...string) (*exec.Cmd, *terminal) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	go io.Copy(c, c.master)
+	go io.Copy(c, c.Master)
 	return cmd, c
 }
 
 // TestRunJobs: what is typed does to a command of "run" what it does natively.
 func TestRunJobs(t *testing.T) {
-	need(t, openHost(t), "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	for _, form := range [][]string{nil, {"--userns"}, {"--privileged"}} {
-		run := append(append([]string{program(t), "run", "--controllers", "pids"}, form...), "--")
-		t.Run(formName(form)+"/status", func(t *testing.T) {
+		run := append(append([]string{kit.Program(t), "run", "--controllers", "pids"}, form...), "--")
+		t.Run(kit.FormName(form)+"/status", func(t *testing.T) {
 			cmd, c := onTerminal(t, append(run, "sh", "-i")...)
-			c.await(t, "#")
-			io.WriteString(c.master, "echo st''arted; exit 7\n")
-			c.await(t, "started")
-			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 || strings.Contains(c.text(), "annot set tty") {
-				t.Errorf("an interactive shell's exit 7: %v\n%s", err, c.text())
+			awaitText(t, c, "#")
+			io.WriteString(c.Master, "echo st''arted; exit 7\n")
+			awaitText(t, c, "started")
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 || strings.Contains(c.Text(), "annot set tty") {
+				t.Errorf("an interactive shell's exit 7: %v\n%s", err, c.Text())
 			}
 		})
-		t.Run(formName(form)+"/interrupt", func(t *testing.T) {
+		t.Run(kit.FormName(form)+"/interrupt", func(t *testing.T) {
 			cmd, c := onTerminal(t, append(run, "sh", "-c", "echo st''arted; exec sleep 1000")...)
-			c.await(t, "started")
-			io.WriteString(c.master, "\x03")
+			awaitText(t, c, "started")
+			io.WriteString(c.Master, "\x03")
 			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(unix.SIGINT) {
-				t.Errorf("interrupted by a key: %v\n%s", err, c.text())
+				t.Errorf("interrupted by a key: %v\n%s", err, c.Text())
 			}
 		})
 	}
 	t.Run("stop", func(t *testing.T) {
 		cmd, c := onTerminal(t, "sh", "-i")
-		c.await(t, "#")
-		io.WriteString(c.master, program(t)+" run --controllers pids -- sh -c 'echo st\"\"arted; read x; exit 6'\n")
-		c.await(t, "started")
-		io.WriteString(c.master, "\x1a")
-		c.await(t, "Stopped")
-		io.WriteString(c.master, "fg; echo status=$?=\n")
-		io.WriteString(c.master, "word\n")
-		c.await(t, "status=6=")
-		io.WriteString(c.master, "exit 0\n")
+		awaitText(t, c, "#")
+		io.WriteString(c.Master, kit.Program(t)+" run --controllers pids -- sh -c 'echo st\"\"arted; read x; exit 6'\n")
+		awaitText(t, c, "started")
+		io.WriteString(c.Master, "\x1a")
+		awaitText(t, c, "Stopped")
+		io.WriteString(c.Master, "fg; echo status=$?=\n")
+		io.WriteString(c.Master, "word\n")
+		awaitText(t, c, "status=6=")
+		io.WriteString(c.Master, "exit 0\n")
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("the shell: %v\n%s", err, c.text())
+			t.Errorf("the shell: %v\n%s", err, c.Text())
 		}
 	})
 }

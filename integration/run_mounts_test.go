@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // guestMounts is what a container has mounted, and the type; of the guests of "run" those that are not in --privileged. All else is of files.
@@ -56,7 +57,7 @@ func hostMounts(dir string) (made []string, err error) {
 
 // TestRunMounts: whatever the host has mounted, a guest has files of it, and else what a container has.
 func TestRunMounts(t *testing.T) {
-	need(t, openHost(t), "pids")
+	kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	dir := t.TempDir()
 	for at := dir; at != "/tmp" && at != "/"; at = filepath.Dir(at) {
 		if err := os.Chmod(at, 0o755); err != nil {
@@ -64,7 +65,7 @@ func TestRunMounts(t *testing.T) {
 		}
 	}
 	for _, form := range [][]string{nil, {"--no-stack"}, {"--userns"}, {"--userns", "--privileged"}} {
-		t.Run(formName(form), func(t *testing.T) {
+		t.Run(kit.FormName(form), func(t *testing.T) {
 			var out []byte
 			var made []string
 			err := host.OnThread(func() (err error) {
@@ -81,7 +82,7 @@ func TestRunMounts(t *testing.T) {
 					return err
 				}
 				args := append(append([]string{"run", "--controllers", "pids"}, form...), "--", "sh", "-c", "cat /proc/self/mountinfo; cat "+dir+"/files/device 2>/dev/null; echo device $?")
-				cmd := exec.Command(program(t), args...)
+				cmd := exec.Command(kit.Program(t), args...)
 				out, err = cmd.Output()
 				return err
 			})
@@ -105,27 +106,27 @@ func wantGuestMounts(t *testing.T, table string, made []string, files string) {
 		t.Fatal(err)
 	}
 	t.Logf("%d mounts", len(all))
-	nodev := readFile("/proc/filesystems")
+	nodev := kit.ReadFile("/proc/filesystems")
 	found := false
 	for _, m := range all {
 		found = found || m.Mountpoint == files
 		want, known := guestMounts[m.Mountpoint]
 		switch {
-		case strings.HasPrefix(m.Mountpoint, guestView): // the view, and below it the kernel's cgroups, read-only
+		case strings.HasPrefix(m.Mountpoint, kit.GuestView): // the view, and below it the kernel's cgroups, read-only
 			if m.FSType == "cgroup" || m.FSType == "cgroup2" {
 				known = slices.Contains(strings.Split(m.Options, ","), "ro")
 			} else {
-				known = oneOf(m.FSType, "tmpfs|proc|fuse.cgroup|fuse.cgroup2")
+				known = kit.OneOf(m.FSType, "tmpfs|proc|fuse.cgroup|fuse.cgroup2")
 			}
 		case known:
-			known = m.FSType == want || m.Root != "/" && oneOf(m.FSType, "tmpfs|devtmpfs") // a device
+			known = m.FSType == want || m.Root != "/" && kit.OneOf(m.FSType, "tmpfs|devtmpfs") // a device
 		case strings.HasPrefix(m.Mountpoint, "/dev/"):
 			known = m.Root != "/" // in a user namespace, where no device file can be made
 		case m.Mountpoint == "/":
 			known = true
 		default:
 			known = (m.Mountpoint == files || !slices.Contains(made, m.Mountpoint)) &&
-				(strings.Contains(nodev, "\n\t"+m.FSType+"\n") || oneOf(m.FSType, "tmpfs|overlay|9p|virtiofs|nfs|nfs4|rootfs"))
+				(strings.Contains(nodev, "\n\t"+m.FSType+"\n") || kit.OneOf(m.FSType, "tmpfs|overlay|9p|virtiofs|nfs|nfs4|rootfs"))
 		}
 		if !known {
 			t.Errorf("the guest has %s at %s (%s, root %s)", m.FSType, m.Mountpoint, m.Options, m.Root)

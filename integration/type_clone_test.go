@@ -14,6 +14,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // playInto starts a program in the cgroup at a directory by clone3 with CLONE_INTO_CGROUP, for each line that it
@@ -35,7 +36,7 @@ func playInto(dir string) {
 func into(t *testing.T, tree *host.Hierarchy, cgroup, dir string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVariable+"=into "+dir)
+	cmd.Env = append(os.Environ(), kit.RoleVariable+"=into "+dir)
 	cmd.Stderr = os.Stderr
 	in, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()
@@ -60,13 +61,13 @@ func into(t *testing.T, tree *host.Hierarchy, cgroup, dir string) string {
 // needBPFModule skips a test where BPF is not among the kernel's security modules.
 func needBPFModule(t *testing.T) {
 	t.Helper()
-	needType(t)
-	dir := publicDir(t)
+	kit.NeedType(t)
+	dir := kit.PublicDir(t)
 	if err := unix.Mount("none", dir, "securityfs", 0, ""); err != nil {
 		t.Skip("machine: the kernel is built without CONFIG_SECURITYFS")
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	if all := readFile(filepath.Join(dir, "lsm")); !strings.Contains(","+strings.TrimSpace(all)+",", ",bpf,") {
+	if all := kit.ReadFile(filepath.Join(dir, "lsm")); !strings.Contains(","+strings.TrimSpace(all)+",", ",bpf,") {
 		t.Skipf("machine: bpf is not among the kernel's security modules: %s", all)
 	}
 }
@@ -75,39 +76,39 @@ func needBPFModule(t *testing.T) {
 // else's does, nor any after the guest is gone.
 func TestIntoCgroup(t *testing.T) {
 	needBPFModule(t)
-	tree := need(t, openHost(t), "pids")
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	if tree.Version != hierarchy.V2 {
 		t.Skip("machine: CLONE_INTO_CGROUP knows cgroup2 alone, and this view has none")
 	}
 	const works, refused = "<nil>", "function not implemented"
-	d := startDaemon(t)
-	p := newPlace(t, d, "clone")
-	d.wantTry(t, 0, "", p.add("web")...)
-	below := boundary(t, "clone/below", tree) // of nobody's
+	d := kit.StartDaemon(t)
+	p := kit.NewPlace(t, d, "clone")
+	d.WantTry(t, 0, "", p.Add("web")...)
+	below := kit.NewBoundary(t, "clone/below", tree) // of nobody's
 	for _, c := range []struct{ cgroup, dir, want string }{
-		{p.path, p.dir, refused}, {p.path, hostDir(tree, p.path), refused}, {"", hostDir(tree, p.path), works},
-		{below, hostDir(tree, below), works}, {"", p.dir, "bad file descriptor"},
+		{p.Path, p.Dir, refused}, {p.Path, kit.HostDir(tree, p.Path), refused}, {"", kit.HostDir(tree, p.Path), works},
+		{below, kit.HostDir(tree, below), works}, {"", p.Dir, "bad file descriptor"},
 	} {
 		if got := into(t, tree, c.cgroup, c.dir); !strings.HasSuffix(got, c.want) {
 			t.Errorf("from %q into %s: %q, want %q", c.cgroup, c.dir, got, c.want)
 		}
 	}
-	if err := tree.Create(p.path+"/a/b", 0o755); err != nil {
+	if err := tree.Create(p.Path+"/a/b", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got := into(t, tree, p.path+"/a/b", p.dir); !strings.HasSuffix(got, refused) {
+	if got := into(t, tree, p.Path+"/a/b", p.Dir); !strings.HasSuffix(got, refused) {
 		t.Errorf("from deeper down: %q", got)
 	}
-	d.run(t, "guest", "rm", "web")
-	if got := into(t, tree, p.path, hostDir(tree, p.path)); got != works {
+	d.Run(t, "guest", "rm", "web")
+	if got := into(t, tree, p.Path, kit.HostDir(tree, p.Path)); got != works {
 		t.Errorf("when the guest is gone: %q", got)
 	}
-	d.stop(t)
+	d.Stop(t)
 
-	off := startDaemonWith(t, program(t), []string{"--no-bpf"})
-	q := newPlace(t, off, "clone-off")
-	off.wantTry(t, 0, "", q.add("web")...)
-	if got := into(t, tree, q.path, q.dir); !strings.HasSuffix(got, "bad file descriptor") {
+	off := kit.StartDaemonWith(t, kit.Program(t), []string{"--no-bpf"})
+	q := kit.NewPlace(t, off, "clone-off")
+	off.WantTry(t, 0, "", q.Add("web")...)
+	if got := into(t, tree, q.Path, q.Dir); !strings.HasSuffix(got, "bad file descriptor") {
 		t.Errorf("switched off: %q", got)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // i386 makes programs for 32-bit callers, of the instructions that they need.
@@ -97,10 +99,10 @@ func TestType32(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("machine: its programs for 32-bit callers are others than the test makes")
 	}
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "compat", tree)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "compat", tree)
 	args := []string{"--boundary", path, "--controllers", "pids"}
-	off := mountView(t, append(args, "--no-bpf")...)
+	off := kit.MountView(t, append(args, "--no-bpf")...)
 	all := func(dir string, want uint32) {
 		for i, a := range ask32(t, dir) {
 			if a != [2]uint32{0, want} {
@@ -108,10 +110,10 @@ func TestType32(t *testing.T) {
 			}
 		}
 	}
-	all(hostDir(tree, path), uint32(nativeType(tree))) // the program itself
-	all(off.top(tree), unix.FUSE_SUPER_MAGIC)
-	needType(t)
-	v := mountView(t, args...)
-	all(v.top(tree), uint32(nativeType(tree)))
-	all(off.top(tree), unix.FUSE_SUPER_MAGIC)
+	all(kit.HostDir(tree, path), uint32(kit.NativeType(tree))) // the program itself
+	all(off.Top(tree), unix.FUSE_SUPER_MAGIC)
+	kit.NeedType(t)
+	v := kit.MountView(t, args...)
+	all(v.Top(tree), uint32(kit.NativeType(tree)))
+	all(off.Top(tree), unix.FUSE_SUPER_MAGIC)
 }

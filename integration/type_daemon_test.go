@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // typeLoop asks for the type of a view from several threads, again and again, by path and by descriptor.
@@ -79,7 +81,7 @@ func (l *typeLoop) progress(t *testing.T, after string) {
 	t.Helper()
 	for i := range l.asked {
 		before := l.asked[i].Load()
-		for deadline := time.Now().Add(patience); l.asked[i].Load() < before+2; time.Sleep(2 * time.Millisecond) {
+		for deadline := time.Now().Add(kit.Patience); l.asked[i].Load() < before+2; time.Sleep(2 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: thread %d hangs in statfs", after, i)
 			}
@@ -109,52 +111,52 @@ func (l *typeLoop) end(t *testing.T) {
 // TestTypeSurvives: neither the death of the worker, nor 20 upgrades, nor the death of holder and worker under a
 // service manager has statfs of a view say another type for a moment; after the stop nothing is left in the kernel.
 func TestTypeSurvives(t *testing.T) {
-	needType(t)
-	before := typePrograms()
-	m := newManager(t)
-	d := startDaemonWith(t, program(t), nil, "NOTIFY_SOCKET="+m.path)
-	p := newPlace(t, d, "typed")
-	d.wantTry(t, 0, "", p.add("web")...)
-	want := nativeType(p.tree)
-	wantType(t, p.at("."), want)
-	loop := startTypeLoop(t, p.at("."), want, !d.ready(t).Resend)
+	kit.NeedType(t)
+	before := kit.TypePrograms()
+	m := kit.NewServiceManager(t)
+	d := kit.StartDaemonWith(t, kit.Program(t), nil, "NOTIFY_SOCKET="+m.Path)
+	p := kit.NewPlace(t, d, "typed")
+	d.WantTry(t, 0, "", p.Add("web")...)
+	want := kit.NativeType(p.Hierarchy)
+	kit.WantType(t, p.At("."), want)
+	loop := startTypeLoop(t, p.At("."), want, !d.Ready(t).Resend)
 	t.Cleanup(loop.halt)
-	for range scaled(t, 20, 4) {
-		pid := d.signal(t, unix.SIGKILL, 0)
-		eventually(t, "another worker to answer", func() bool { return d.ready(t).Pid != pid })
+	for range kit.Scaled(t, 20, 4) {
+		pid := d.Signal(t, unix.SIGKILL, 0)
+		kit.Eventually(t, "another worker to answer", func() bool { return d.Ready(t).Pid != pid })
 		loop.progress(t, "after the death of the worker")
 	}
 	for range 20 {
-		d.run(t, "serve", "--upgrade")
+		d.Run(t, "serve", "--upgrade")
 	}
 	loop.progress(t, "after upgrades")
 
-	ids := fmt.Sprint(typePrograms())
-	_, worker := d.worker(t)
+	ids := fmt.Sprint(kit.TypePrograms())
+	_, worker := d.Worker(t)
 	defer unix.Close(worker)
-	d.cmd.Process.Kill()
-	<-d.ended
+	d.Cmd.Process.Kill()
+	<-d.Ended
 	unix.PidfdSendSignal(worker, unix.SIGKILL, nil, 0)
-	if !hasEnded(worker, patience) {
+	if !kit.HasEnded(worker, kit.Patience) {
 		t.Fatal("the worker is still there")
 	}
-	next := m.restart(t, d)
-	next.ready(t)
+	next := m.Restart(t, d)
+	next.Ready(t)
 	loop.progress(t, "after the death of holder and worker")
-	if now := fmt.Sprint(typePrograms()); now != ids {
+	if now := fmt.Sprint(kit.TypePrograms()); now != ids {
 		t.Errorf("the holder goes on with %s, not with %s", now, ids)
 	}
 	// A guest that is made by the new holder is answered for by the old map.
-	q := newPlace(t, next, "typed2")
-	next.wantTry(t, 0, "", q.add("second")...)
-	wantType(t, q.at("."), want)
+	q := kit.NewPlace(t, next, "typed2")
+	next.WantTry(t, 0, "", q.Add("second")...)
+	kit.WantType(t, q.At("."), want)
 	loop.progress(t, "with a second guest")
 	loop.end(t)
-	next.stop(t)
-	wantNoPrograms(t, before)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name := range m.stored {
+	next.Stop(t)
+	kit.WantNoPrograms(t, before)
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
+	for name := range m.Stored {
 		if strings.HasPrefix(name, "type-") {
 			t.Errorf("the manager still has %s", name)
 		}
@@ -164,19 +166,19 @@ func TestTypeSurvives(t *testing.T) {
 // TestTypeDaemon: run and mount use the daemon's programs; self is no view; what is switched off says FUSE; doctor
 // says all that.
 func TestTypeDaemon(t *testing.T) {
-	needType(t)
-	before := typePrograms()
-	d := startSelf(t)
-	tree := need(t, openHost(t), "pids")
-	want := fmt.Sprintf("%x", nativeType(tree))
-	loaded := len(typePrograms())
+	kit.NeedType(t)
+	before := kit.TypePrograms()
+	d := kit.StartSelfDaemon(t)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	want := fmt.Sprintf("%x", kit.NativeType(tree))
+	loaded := len(kit.TypePrograms())
 	if loaded == len(before) {
-		t.Fatalf("no program is loaded: %s", d.log())
+		t.Fatalf("no program is loaded: %s", d.Log())
 	}
-	wantType(t, d.self(), unix.FUSE_SUPER_MAGIC)
-	ask := "stat -f -c %t " + topOf("/sys/fs/cgroup", tree) + "; read x"
-	cmd := exec.Command(program(t), "run", "--controllers", "pids", "--", "sh", "-c", ask)
-	cmd.Env = append(os.Environ(), "VCGROUPFS_SOCKET="+d.socket)
+	kit.WantType(t, d.Self(), unix.FUSE_SUPER_MAGIC)
+	ask := "stat -f -c %t " + kit.TopOf("/sys/fs/cgroup", tree) + "; read x"
+	cmd := exec.Command(kit.Program(t), "run", "--controllers", "pids", "--", "sh", "-c", ask)
+	cmd.Env = append(os.Environ(), "VCGROUPFS_SOCKET="+d.Socket)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -190,47 +192,47 @@ func TestTypeDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	says, _ := bufio.NewReader(out).ReadString('\n')
-	if got := len(typePrograms()); strings.TrimSpace(says) != want || got != loaded {
+	if got := len(kit.TypePrograms()); strings.TrimSpace(says) != want || got != loaded {
 		t.Errorf("run says %q, want %s; %d programs, %d before", says, want, got, loaded)
 	}
-	d.wantTry(t, 0, "the daemon answers, for run and mount too", "doctor")
+	d.WantTry(t, 0, "the daemon answers, for run and mount too", "doctor")
 	in.Close()
 	cmd.Wait()
 	t.Run("mount", func(t *testing.T) {
-		t.Setenv("VCGROUPFS_SOCKET", d.socket)
-		v := mountView(t, "--boundary", boundary(t, "asks", tree), "--controllers", "pids")
-		wantType(t, v.top(tree), nativeType(tree))
-		if got := len(typePrograms()); got != loaded {
+		t.Setenv("VCGROUPFS_SOCKET", d.Socket)
+		v := kit.MountView(t, "--boundary", kit.NewBoundary(t, "asks", tree), "--controllers", "pids")
+		kit.WantType(t, v.Top(tree), kit.NativeType(tree))
+		if got := len(kit.TypePrograms()); got != loaded {
 			t.Errorf("%d programs, %d before", got, loaded)
 		}
 	})
-	d.stop(t)
-	wantNoPrograms(t, before)
+	d.Stop(t)
+	kit.WantNoPrograms(t, before)
 
-	off := startDaemonWith(t, program(t), []string{"--no-bpf"})
-	p := newPlace(t, off, "off")
-	off.wantTry(t, 0, "", p.add("web")...)
-	wantType(t, p.at("."), unix.FUSE_SUPER_MAGIC)
-	off.wantTry(t, 0, "it is switched off (serve --no-bpf)", "doctor")
-	wantNoPrograms(t, before)
-	off.stop(t)
+	off := kit.StartDaemonWith(t, kit.Program(t), []string{"--no-bpf"})
+	p := kit.NewPlace(t, off, "off")
+	off.WantTry(t, 0, "", p.Add("web")...)
+	kit.WantType(t, p.At("."), unix.FUSE_SUPER_MAGIC)
+	off.WantTry(t, 0, "it is switched off (serve --no-bpf)", "doctor")
+	kit.WantNoPrograms(t, before)
+	off.Stop(t)
 }
 
 // TestTypeKilled: programs of run and mount end with the process, however it ends.
 func TestTypeKilled(t *testing.T) {
-	needType(t)
-	before := typePrograms()
-	tree := need(t, openHost(t), "pids")
-	path := boundary(t, "killed", tree)
-	dir := publicDir(t)
-	cmd := exec.Command(program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
+	kit.NeedType(t)
+	before := kit.TypePrograms()
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "killed", tree)
+	dir := kit.PublicDir(t)
+	cmd := exec.Command(kit.Program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the view", func() bool { return isFUSE(dir) })
-	wantType(t, topOf(dir, tree), nativeType(tree))
+	kit.Eventually(t, "the view", func() bool { return kit.IsFUSE(dir) })
+	kit.WantType(t, kit.TopOf(dir, tree), kit.NativeType(tree))
 	cmd.Process.Kill()
 	cmd.Wait()
 	unix.Unmount(dir, unix.MNT_DETACH)
-	wantNoPrograms(t, before)
+	kit.WantNoPrograms(t, before)
 }

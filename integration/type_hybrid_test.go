@@ -10,6 +10,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
 // needV1 finds a v1 hierarchy; on a host that has none it mounts one that is named, which needs no controller.
@@ -17,25 +18,25 @@ func needV1(t *testing.T) *host.Hierarchy {
 	t.Helper()
 	v1 := func(h *host.Host) *host.Hierarchy {
 		for _, tree := range h.Hierarchies() {
-			if tree.Version == hierarchy.V1 && len(shownNames(tree)) > 0 {
+			if tree.Version == hierarchy.V1 && len(kit.ShownControllers(tree)) > 0 {
 				return tree
 			}
 		}
 		return nil
 	}
-	if tree := v1(openHost(t)); tree != nil {
+	if tree := v1(kit.OpenHost(t)); tree != nil {
 		return tree
 	}
-	dir := publicDir(t)
-	name := strings.NewReplacer("-", "").Replace(testPrefix)
+	dir := kit.PublicDir(t)
+	name := strings.NewReplacer("-", "").Replace(kit.Prefix)
 	if err := unix.Mount("none", dir, "cgroup", 0, "none,name="+name); err != nil {
 		t.Skipf("machine: the kernel has no cgroup v1: %v", err)
 	}
 	t.Cleanup(func() {
 		// A view that has ended lets go of the host's files that it passed through a grace period later (fuse_conn_put).
-		eventually(t, "the hierarchy to be left", func() bool { return unix.Unmount(dir, 0) == nil })
+		kit.Eventually(t, "the hierarchy to be left", func() bool { return unix.Unmount(dir, 0) == nil })
 	})
-	tree := v1(openHost(t))
+	tree := v1(kit.OpenHost(t))
 	if tree == nil {
 		t.Fatal("the hierarchy that was mounted is not found")
 	}
@@ -52,26 +53,26 @@ func wantNode(t *testing.T, path string, want int64) {
 	if got := int64(binary.LittleEndian.Uint32(raw)); got != want {
 		t.Errorf("%s: the attribute says %#x, want %#x", path, got, want)
 	}
-	if typeRefusal() == "" {
-		wantType(t, path, want)
+	if kit.TypeRefusal() == "" {
+		kit.WantType(t, path, want)
 	}
 }
 
 // TestTypeHybrid: in a view with several hierarchies each has its own type, and what is above them is a tmpfs's.
 func TestTypeHybrid(t *testing.T) {
-	program(t)
+	kit.Program(t)
 	v1 := needV1(t)
-	v2 := need(t, openHost(t), hierarchy.Unified)
-	name := shownNames(v1)[0]
-	path := boundary(t, "hybrid", v1, v2)
+	v2 := kit.NeedHierarchy(t, kit.OpenHost(t), hierarchy.Unified)
+	name := kit.ShownControllers(v1)[0]
+	path := kit.NewBoundary(t, "hybrid", v1, v2)
 	for layout, both := range map[string]bool{"v1": false, "hybrid": true} {
 		controllers := name
 		if both {
 			controllers += "," + hierarchy.Unified
 		}
-		v := mountView(t, "--boundary", path, "--controllers", controllers, "--layout", layout)
-		wantNode(t, v.dir, unix.TMPFS_MAGIC)
-		top := filepath.Join(v.dir, v1.Dir)
+		v := kit.MountView(t, "--boundary", path, "--controllers", controllers, "--layout", layout)
+		wantNode(t, v.Dir, unix.TMPFS_MAGIC)
+		top := filepath.Join(v.Dir, v1.Dir)
 		if err := unix.Mkdir(filepath.Join(top, layout), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +83,7 @@ func TestTypeHybrid(t *testing.T) {
 			continue
 		}
 		for _, node := range []string{".", "cgroup.procs"} {
-			wantNode(t, filepath.Join(v.dir, "unified", node), unix.CGROUP2_SUPER_MAGIC)
+			wantNode(t, filepath.Join(v.Dir, "unified", node), unix.CGROUP2_SUPER_MAGIC)
 		}
 	}
 }

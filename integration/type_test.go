@@ -2,7 +2,6 @@ package integration
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,143 +9,41 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
-
-// typeRefusal says why statfs of views cannot be answered by BPF here, "" where it can.
-var typeRefusal = sync.OnceValue(func() string {
-	out, _ := exec.Command(os.Getenv("VCGROUPFS"), "doctor", "--json", "--socket", "/none").Output()
-	var says struct {
-		Checks []struct{ Name, State, Found string }
-	}
-	if err := json.Unmarshal(out, &says); err != nil {
-		return err.Error()
-	}
-	for _, c := range says.Checks {
-		if c.Name == "file-system type" {
-			if c.State == "ok" {
-				return ""
-			}
-			return c.Found
-		}
-	}
-	return "doctor does not say"
-})
-
-func needType(t testing.TB) {
-	t.Helper()
-	program(t)
-	if why := typeRefusal(); why != "" {
-		t.Skip("machine: " + why)
-	}
-}
-
-// nativeType is what statfs says natively in a hierarchy.
-func nativeType(tree *host.Hierarchy) int64 {
-	if tree.Version == hierarchy.V2 {
-		return unix.CGROUP2_SUPER_MAGIC
-	}
-	return unix.CGROUP_SUPER_MAGIC
-}
-
-// statfsForms are the ways to ask for the type of what is at a path.
-var statfsForms = map[string]func(path string, st *unix.Statfs_t) error{
-	"statfs": unix.Statfs,
-	"fstatfs of O_PATH": func(path string, st *unix.Statfs_t) error {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Fstatfs(fd, st)
-	},
-	"fstatfs": func(path string, st *unix.Statfs_t) error {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Fstatfs(fd, st)
-	},
-	"statfs through /proc/self/fd": func(path string, st *unix.Statfs_t) error {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return unix.Statfs(fmt.Sprintf("/proc/self/fd/%d", fd), st)
-	},
-	"statfs of a symbolic link": func(path string, st *unix.Statfs_t) error {
-		link := filepath.Join(os.TempDir(), testPrefix+"link")
-		if err := os.Symlink(path, link); err != nil {
-			return err
-		}
-		defer os.Remove(link)
-		return unix.Statfs(link, st)
-	},
-	"statfs of a relative path": func(path string, st *unix.Statfs_t) (err error) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // never unlocked: the thread ends with its working directory
-			if err = unix.Unshare(unix.CLONE_FS); err == nil {
-				err = unix.Chdir(filepath.Dir(path))
-			}
-			if err == nil {
-				err = unix.Statfs(filepath.Base(path), st)
-			}
-		}()
-		<-done
-		return err
-	},
-}
-
-// wantType asks in every way.
-func wantType(t testing.TB, path string, want int64) {
-	t.Helper()
-	for form, ask := range statfsForms {
-		var st unix.Statfs_t
-		if err := ask(path, &st); err != nil || st.Type != want {
-			t.Errorf("%s: %s: %#x, %v; want %#x", path, form, st.Type, err, want)
-		}
-	}
-}
 
 // TestType: each node of a view says the type that it has natively, and everything else of the answer is as without.
 func TestType(t *testing.T) {
-	needType(t)
-	h := openHost(t)
+	kit.NeedType(t)
+	h := kit.OpenHost(t)
 	for _, tree := range h.Hierarchies() {
-		names := shownNames(tree)
+		names := kit.ShownControllers(tree)
 		if len(names) == 0 {
 			continue
 		}
 		t.Run(tree.String(), func(t *testing.T) {
-			path := boundary(t, "type", tree)
-			args := []string{"--boundary", path, "--controllers", strings.Join(names, ","), "--layout", layoutOf(tree)}
-			v, off := mountView(t, args...), mountView(t, append(args, "--no-bpf")...)
+			path := kit.NewBoundary(t, "type", tree)
+			args := []string{"--boundary", path, "--controllers", strings.Join(names, ","), "--layout", kit.LayoutOf(tree)}
+			v, off := kit.MountView(t, args...), kit.MountView(t, append(args, "--no-bpf")...)
 			if tree.Version == hierarchy.V1 {
-				wantType(t, v.dir, unix.TMPFS_MAGIC)
+				kit.WantType(t, v.Dir, unix.TMPFS_MAGIC)
 			}
-			top := v.top(tree)
+			top := v.Top(tree)
 			if err := unix.Mkdir(filepath.Join(top, "child"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			for _, name := range []string{".", "cgroup.procs", "child", "child/cgroup.procs", "child/" + readableFile(t, top)} {
-				wantType(t, filepath.Join(top, name), nativeType(tree))
-				wantType(t, filepath.Join(off.top(tree), name), unix.FUSE_SUPER_MAGIC)
+				kit.WantType(t, filepath.Join(top, name), kit.NativeType(tree))
+				kit.WantType(t, filepath.Join(off.Top(tree), name), unix.FUSE_SUPER_MAGIC)
 			}
 			var with, without, native unix.Statfs_t
-			err1, err2, err3 := unix.Statfs(top, &with), unix.Statfs(off.top(tree), &without), unix.Statfs(hostDir(tree, path), &native)
+			err1, err2, err3 := unix.Statfs(top, &with), unix.Statfs(off.Top(tree), &without), unix.Statfs(kit.HostDir(tree, path), &native)
 			with.Fsid, without.Fsid, without.Type = unix.Fsid{}, unix.Fsid{}, with.Type
 			if err1 != nil || err2 != nil || err3 != nil || with != without || with.Type != native.Type {
 				t.Errorf("%+v with, %+v without, %+v natively: %v, %v, %v", with, without, native, err1, err2, err3)
@@ -177,70 +74,33 @@ func readableFile(t testing.TB, top string) string {
 	return "cgroup.procs"
 }
 
-// typePrograms are the programs and maps in the kernel that are ours.
-func typePrograms() (found []string) {
-	for id, err := ebpf.ProgramGetNextID(0); err == nil; id, err = ebpf.ProgramGetNextID(id) {
-		if p, err := ebpf.NewProgramFromID(id); err == nil {
-			if info, err := p.Info(); err == nil && strings.HasPrefix(info.Name, "vcg_") {
-				found = append(found, fmt.Sprintf("program %d %s", id, info.Name))
-			}
-			p.Close()
-		}
-	}
-	for id, err := ebpf.MapGetNextID(0); err == nil; id, err = ebpf.MapGetNextID(id) {
-		if m, err := ebpf.NewMapFromID(id); err == nil {
-			if info, err := m.Info(); err == nil && strings.HasPrefix(info.Name, "vcg_") {
-				found = append(found, fmt.Sprintf("map %d %s", id, info.Name))
-			}
-			m.Close()
-		}
-	}
-	return found
-}
-
-// wantNoPrograms waits for the kernel to have let go of all but those of before: it does so a grace period after the
-// last descriptor.
-func wantNoPrograms(t testing.TB, before []string) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		left := slices.DeleteFunc(typePrograms(), func(p string) bool { return slices.Contains(before, p) })
-		if len(left) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Errorf("left in the kernel: %v", left)
-			return
-		}
-	}
-}
-
 // TestTypeForeign: a file system that is no view keeps its type, whatever it answers, also under a view's device
 // number, and after calls that ask a view for its type and give it to nobody.
 func TestTypeForeign(t *testing.T) {
-	needType(t)
-	h := openHost(t)
-	tree := need(t, h, "pids")
-	path := boundary(t, "foreign", tree)
+	kit.NeedType(t)
+	h := kit.OpenHost(t)
+	tree := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "foreign", tree)
 	args := []string{"--boundary", path, "--controllers", "pids"}
-	off := mountView(t, append(args, "--no-bpf")...) // says all that a view says, but is not known
+	off := kit.MountView(t, append(args, "--no-bpf")...) // says all that a view says, but is not known
 	var device uint64
 	t.Run("view", func(t *testing.T) {
-		v := mountView(t, args...)
+		v := kit.MountView(t, args...)
 		own := mountOwnFUSE(t)
-		wantType(t, v.top(tree), nativeType(tree))
-		for _, dir := range []string{off.top(tree), own} {
+		kit.WantType(t, v.Top(tree), kit.NativeType(tree))
+		for _, dir := range []string{off.Top(tree), own} {
 			var st unix.Statfs_t
 			if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.FUSE_SUPER_MAGIC {
 				t.Errorf("%s: %#x, %v", dir, st.Type, err)
 			}
 		}
 		var st unix.Stat_t
-		if err := unix.Stat(v.dir, &st); err != nil {
+		if err := unix.Stat(v.Dir, &st); err != nil {
 			t.Fatal(err)
 		}
 		device = st.Dev
-		afterUstat(t, device, off.top(tree))
-		afterOverlay(t, v.top(tree), off.top(tree))
+		afterUstat(t, device, off.Top(tree))
+		afterOverlay(t, v.Top(tree), off.Top(tree))
 	})
 	// The number is the next one's now.
 	for range 20 {
@@ -286,7 +146,7 @@ func afterUstat(t *testing.T, device uint64, other string) {
 // afterOverlay has an overlay ask the view, which says its own type, and then statfs the other.
 func afterOverlay(t *testing.T, view, other string) {
 	t.Helper()
-	dir, second := publicDir(t), publicDir(t)
+	dir, second := kit.PublicDir(t), kit.PublicDir(t)
 	if err := unix.Mount("overlay", dir, "overlay", 0, "lowerdir="+view+":"+second); err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +165,7 @@ func afterOverlay(t *testing.T, view, other string) {
 // mountOwnFUSE mounts a FUSE file system of the test's own, as any user may by fusermount.
 func mountOwnFUSE(t *testing.T) string {
 	t.Helper()
-	dir := publicDir(t)
+	dir := kit.PublicDir(t)
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
 		options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=1000,group_id=1000,allow_other", fd)
@@ -371,20 +231,20 @@ func serveOwnFUSE(fd int) {
 
 // TestTypeRun: "run" has programs of its own for as long as it lasts.
 func TestTypeRun(t *testing.T) {
-	needType(t)
-	tree := need(t, openHost(t), "pids")
-	want, before := fmt.Sprintf("%x", nativeType(tree)), typePrograms()
-	ask := "stat -f -c %t " + topOf("/sys/fs/cgroup", tree)
+	kit.NeedType(t)
+	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	want, before := fmt.Sprintf("%x", kit.NativeType(tree)), kit.TypePrograms()
+	ask := "stat -f -c %t " + kit.TopOf("/sys/fs/cgroup", tree)
 	for _, form := range [][]string{{}, {"--userns"}, {"--privileged"}} {
 		args := slices.Concat([]string{"run", "--controllers", "pids"}, form, []string{"--", "sh", "-c", ask})
-		out, err := exec.Command(program(t), args...).CombinedOutput()
+		out, err := exec.Command(kit.Program(t), args...).CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != want {
 			t.Errorf("%v: %v, %q; want %s", form, err, out, want)
 		}
 	}
-	out, err := exec.Command(program(t), "run", "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c", ask).CombinedOutput()
+	out, err := exec.Command(kit.Program(t), "run", "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c", ask).CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "65735546" {
 		t.Errorf("switched off: %v, %q", err, out)
 	}
-	wantNoPrograms(t, before)
+	kit.WantNoPrograms(t, before)
 }

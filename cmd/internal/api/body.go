@@ -90,9 +90,9 @@ func checkObject(d *json.Decoder, t reflect.Type, at string, depth int) error {
 		case reflect.Map:
 			elem = t.Elem()
 		case reflect.Struct:
-			fields := fieldsOf(t)
-			if elem = fields.of(key); elem == nil {
-				return fmt.Errorf("unknown field %q; allowed: %s", name, strings.Join(fields.names, ", "))
+			fields := FieldsOf(t, "json")
+			if elem = fields.Type(key); elem == nil {
+				return fmt.Errorf("unknown field %q; allowed: %s", name, strings.Join(fields.Names, ", "))
 			}
 		}
 		if err := checkKeys(d, elem, name, depth+1); err != nil {
@@ -102,23 +102,25 @@ func checkObject(d *json.Decoder, t reflect.Type, at string, depth int) error {
 	return nil
 }
 
-// fields are the JSON fields of a struct, in its order.
-type fields struct {
-	names []string
+// Fields are the fields of a struct, in its order, by their names in one form: json or yaml.
+type Fields struct {
+	Names []string
 	types []reflect.Type
 }
 
-func fieldsOf(t reflect.Type) (f fields) {
+// FieldsOf returns the fields of a struct whose tags name them in a form.
+func FieldsOf(t reflect.Type, form string) (f Fields) {
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		f.names = append(f.names, name)
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get(form), ",")
+		f.Names = append(f.Names, name)
 		f.types = append(f.types, t.Field(i).Type)
 	}
 	return f
 }
 
-func (f fields) of(name string) reflect.Type {
-	for i, n := range f.names {
+// Type returns the type of a field, nil when no field has the name.
+func (f Fields) Type(name string) reflect.Type {
+	for i, n := range f.Names {
 		if n == name {
 			return f.types[i]
 		}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 )
 
 // checkDeclared compares a guest's file with a struct of the interface: every key must name a field, and every value
@@ -54,28 +56,18 @@ func checkNode(n *yaml.Node, t reflect.Type, key string, fault faultFunc) {
 }
 
 func checkMapping(n *yaml.Node, t reflect.Type, above string, fault faultFunc) {
-	fields, names := fieldsOf(t)
+	fields := api.FieldsOf(t, "yaml")
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
 		if above != "" {
 			key = above + "." + key
 		}
-		if f, known := fields[n.Content[i].Value]; known {
+		if f := fields.Type(n.Content[i].Value); f != nil {
 			checkNode(n.Content[i+1], f, key, fault)
 		} else {
-			fault(n.Content[i], "unknown key %q; allowed: %s", key, strings.Join(names, ", "))
+			fault(n.Content[i], "unknown key %q; allowed: %s", key, strings.Join(fields.Names, ", "))
 		}
 	}
-}
-
-// fieldsOf returns the types of a struct's fields by key, and the keys in the struct's order.
-func fieldsOf(t reflect.Type) (fields map[string]reflect.Type, names []string) {
-	fields = map[string]reflect.Type{}
-	for f := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(f).Tag.Get("yaml"), ",")
-		fields[name], names = t.Field(f).Type, append(names, name)
-	}
-	return fields, names
 }
 
 // kindOf reports that a value has a field's kind, and names the kind.
