@@ -23,8 +23,9 @@ func printVersion(c *cli.Context) error {
 // The program completes its own command lines when the last word is --generate-bash-completion.
 const (
 	bashCompletion = `_vcgroupfs() {
-	local cur=${COMP_WORDS[COMP_CWORD]}
-	COMPREPLY=($(compgen -W "$("${COMP_WORDS[@]:0:COMP_CWORD}" ${cur:+"$cur"} --generate-bash-completion 2>/dev/null)" -- "$cur"))
+	local cur=${COMP_WORDS[COMP_CWORD]} words
+	words=$("${COMP_WORDS[@]:0:COMP_CWORD}" ${cur:+"$cur"} --generate-bash-completion 2>/dev/null)
+	COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -o bashdefault -o default -F _vcgroupfs vcgroupfs
 `
@@ -50,7 +51,8 @@ fi
 func completionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "completion", Usage: "print a shell's completion script", ArgsUsage: "bash|zsh|fish",
-		Description: "   source <(vcgroupfs completion bash)\n   vcgroupfs completion fish > ~/.config/fish/completions/vcgroupfs.fish",
+		Description: "   source <(vcgroupfs completion bash)\n   vcgroupfs completion fish > " +
+			"~/.config/fish/completions/vcgroupfs.fish",
 		Action: func(c *cli.Context) error {
 			script, err := "", error(nil)
 			switch c.Args().First() {

@@ -18,7 +18,8 @@ func attachmentFlags() []cli.Flag {
 				"mounts of the guest's cgroups, read-only, which programs look for in mountinfo)"},
 		noStackFlag(),
 		&cli.BoolFlag{Name: "tmpfs",
-			Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in the guest"},
+			Usage: "attach a tmpfs with a mount for each hierarchy, as hosts with cgroup v1 have it, for a systemd or crun in " +
+				"the guest"},
 		&cli.BoolFlag{Name: "proc-cgroups",
 			Usage: "put a file over /proc/cgroups, too, that names the controllers which the guest is shown"},
 	}

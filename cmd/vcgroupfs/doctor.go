@@ -19,10 +19,14 @@ func doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "doctor",
 		Usage: "what works on this host, and which programs accept a view",
-		Description: "Looks at this host, changes nothing, and says what to do about what is missing. Then lists the programs that look for cgroups\n" +
-			"and what each makes of a view: with FUSE's type, and where statfs says the kernel's own (by BPF or seccomp notification). With --pid\n" +
-			"it says that of what this process finds at /sys/fs/cgroup, whether the type is right for it, and whether root in it could go around\n" +
-			"a view. --json says for each program what of it was run, in which version and where. Ends with 4 when the host cannot serve any view.\n\n" +
+		Description: "Looks at this host, changes nothing, and says what to do about what is missing. Then lists the " +
+			"programs that look for cgroups\n" +
+			"and what each makes of a view: with FUSE's type, and where statfs says the kernel's own (by BPF or seccomp " +
+			"notification). With --pid\n" +
+			"it says that of what this process finds at /sys/fs/cgroup, whether the type is right for it, and whether root in " +
+			"it could go around\n" +
+			"a view. --json says for each program what of it was run, in which version and where. Ends with 4 when the host " +
+			"cannot serve any view.\n\n" +
 			"   vcgroupfs doctor --pid \"$(pgrep -o java)\"",
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "pid", Usage: "judge what process `PID` finds at /sys/fs/cgroup"},

@@ -17,9 +17,11 @@ func guestCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "guest",
 		Usage: "the guests of the daemon",
-		Description: "Asks the daemon that \"vcgroupfs serve\" started to add, show, limit, stop and remove guests. Options may stand before or\n" +
+		Description: "Asks the daemon that \"vcgroupfs serve\" started to add, show, limit, stop and remove guests. " +
+			"Options may stand before or\n" +
 			"after the guest's name.\n\n" +
-			"   vcgroupfs guest add web --boundary /machines/web --rootfs /srv/web/rootfs --target /sys/fs/cgroup --controllers memory,pids\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --rootfs /srv/web/rootfs --target /sys/fs/cgroup " +
+			"--controllers memory,pids\n" +
 			"   vcgroupfs guest set web memory.max=512M\n" +
 			"   vcgroupfs guest top --sort memory",
 		Action: group,
@@ -36,7 +38,8 @@ var guestVerbs = []struct {
 	usage, description string
 }{
 	{api.Attach, "attach the view in the guest anew",
-		"For a guest that was added with --into and has taken its view away. Where the view is in its place nothing changes."},
+		"For a guest that was added with --into and has taken its view away. Where the view is in its place nothing " +
+			"changes."},
 	{api.Freeze, "stop the processes of a guest", "The processes stop where they are until \"guest thaw\"."},
 	{api.Thaw, "let the processes of a frozen guest go on", ""},
 	{api.Kill, "end every process of a guest",
@@ -83,14 +86,20 @@ func guestAction(least, most int, what string,
 func guestAddCommand() *cli.Command {
 	return &cli.Command{
 		Name: "add", Usage: "add a guest: mount a view and serve it", ArgsUsage: "NAME",
-		Description: "Mounts a view of the boundary at the directory given with --target, or at one that the daemon makes, and serves it until\n" +
-			"\"guest rm\"; it says where. The boundary must exist in each hierarchy that is shown. With --pid it is where the cgroup namespace of a process begins, and the guest is removed\n" +
+		Description: "Mounts a view of the boundary at the directory given with --target, or at one that the daemon makes, " +
+			"and serves it until\n" +
+			"\"guest rm\"; it says where. The boundary must exist in each hierarchy that is shown. With --pid it is where the " +
+			"cgroup namespace of a process begins, and the guest is removed\n" +
 			"by itself when that process ends. Adding the same guest again changes nothing.\n\n" +
-			"   vcgroupfs guest add web --boundary /machines/web --rootfs /srv/web/rootfs --target /sys/fs/cgroup --limit pids.max=512\n\n" +
-			"With --rootfs the target is a path in the guest's root, and the guest's symbolic links are followed inside that root; without it no\n" +
+			"   vcgroupfs guest add web --boundary /machines/web --rootfs /srv/web/rootfs --target /sys/fs/cgroup --limit " +
+			"pids.max=512\n\n" +
+			"With --rootfs the target is a path in the guest's root, and the guest's symbolic links are followed inside that " +
+			"root; without it no\n" +
 			"part of the path may be a symbolic link. The view is unmounted wherever the guest has moved it by then.\n\n" +
-			"With --into the view is attached in the mount namespace of that process, too, be it a guest that runs or one that a\n" +
-			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it. Cgroups of the guest that belong to\n" +
+			"With --into the view is attached in the mount namespace of that process, too, be it a guest that runs or one " +
+			"that a\n" +
+			"runtime is about to start; \"guest attach\" does it again when the guest has unmounted it. Cgroups of the guest " +
+			"that belong to\n" +
 			"the root of its user namespace are the host's root's until \"guest rm\" gives them back.\n\n" +
 			"   vcgroupfs guest add db --pid 4711 --into /sys/fs/cgroup",
 		Flags: append(append(policyFlags(),
@@ -102,7 +111,8 @@ func guestAddCommand() *cli.Command {
 			&cli.StringFlag{Name: "into",
 				Usage: "attach the view at `DIR` in the mount namespace of the process (--pid), over what is mounted there"},
 			&cli.StringFlag{Name: "rootfs",
-				Usage: "count --target from `DIR`, the guest's root on the host; with --into: the guest's root will be DIR, as the process sees it now (a runtime's rootfs, before it pivots)"},
+				Usage: "count --target from `DIR`, the guest's root on the host; with --into: the guest's root will be DIR, as " +
+					"the process sees it now (a runtime's rootfs, before it pivots)"},
 			&cli.StringFlag{Name: "owner",
 				Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
 			&cli.StringSliceFlag{Name: "limit",
@@ -231,8 +241,10 @@ func limitArgs(texts []string) (limits []api.Limit, err error) {
 func guestRemoveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "rm", Usage: "remove guests: unmount their views", ArgsUsage: "NAME...",
-		Description: "Unmounts the views. The boundaries, what is in them and their limits stay: they are whose made them. A guest that a runtime's\n" +
-			"hook, NRI or self made is removed by whoever made it (\"guest ls\", BY), and a frozen guest is thawed first: else give --force.",
+		Description: "Unmounts the views. The boundaries, what is in them and their limits stay: they are whose made them. " +
+			"A guest that a runtime's\n" +
+			"hook, NRI or self made is removed by whoever made it (\"guest ls\", BY), and a frozen guest is thawed first: " +
+			"else give --force.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Usage: "remove guests that somebody else made, too, and frozen ones, which are thawed"},
 			socketFlag(),
@@ -260,7 +272,8 @@ func guestRemoveCommand() *cli.Command {
 func guestSetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "set", Usage: "set limits of a guest's boundary", ArgsUsage: "NAME FILE=VALUE...",
-		Description: "Writes the boundary's control files, which the guest cannot. Where the kernel refuses a smaller limit because a cgroup below\n" +
+		Description: "Writes the boundary's control files, which the guest cannot. Where the kernel refuses a smaller " +
+			"limit because a cgroup below\n" +
 			"has a larger one (cgroup v1), those are lowered first. Prints each file that was changed.\n\n" +
 			"   vcgroupfs guest set web memory.max=512M pids.max=256",
 		Flags: []cli.Flag{jsonFlag(), socketFlag()},

@@ -44,8 +44,10 @@ func visible(s string) string {
 func guestListCommand() *cli.Command {
 	return &cli.Command{
 		Name: "ls", Usage: "list the guests", Flags: []cli.Flag{jsonFlag(), socketFlag()},
-		Description: "Lists the guests with their boundaries and views. OPEN is how many descriptors a guest has open in its view; BY is who\n" +
-			"made it and alone removes it by its name: hand, hook (a runtime's), nri, declared (a file of the guests' directory) or self.",
+		Description: "Lists the guests with their boundaries and views. OPEN is how many descriptors a guest has open in " +
+			"its view; BY is who\n" +
+			"made it and alone removes it by its name: hand, hook (a runtime's), nri, declared (a file of the guests' " +
+			"directory) or self.",
 		Action: guestAction(0, 0, "no argument", func(c *cli.Context, daemon *api.Client, _ []string) error {
 			all, err := daemon.Guests(c.Context)
 			if err != nil {
@@ -160,7 +162,8 @@ func guestTreeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "tree", Usage: "show the cgroups and processes of a guest", ArgsUsage: "NAME",
 		Flags: []cli.Flag{jsonFlag(), socketFlag()},
-		Description: "Draws the guest's cgroups as the host sees them, each with its processes by the host's numbers and with what it uses: CPU time\n" +
+		Description: "Draws the guest's cgroups as the host sees them, each with its processes by the host's numbers and " +
+			"with what it uses: CPU time\n" +
 			"since it was made, memory and its limit, tasks and their limit. A dash: no shown hierarchy has that figure.",
 		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
 			if err := checkName(args[0]); err != nil {
@@ -281,8 +284,10 @@ func printChanges(c *cli.Context, changes []api.Change) error {
 func guestEventsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "events", Usage: "follow what happens to guests",
-		Description: "Prints a line for each event until it is interrupted: guests added, removed and gone, requests that a policy denied, quotas and\n" +
-			"limits reached, out-of-memory kills. A line \"dropped\" counts what came too fast to be told. It goes on while the daemon is\n" +
+		Description: "Prints a line for each event until it is interrupted: guests added, removed and gone, requests that " +
+			"a policy denied, quotas and\n" +
+			"limits reached, out-of-memory kills. A line \"dropped\" counts what came too fast to be told. It goes on while " +
+			"the daemon is\n" +
 			"upgraded. With --json it is a JSON object a line.",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "guest", Usage: "of the guest `NAME` only"}, jsonFlag(),
 			readyFlag("when no event is missed from now on"), socketFlag()},

@@ -22,9 +22,12 @@ import (
 func guestTopCommand() *cli.Command {
 	return &cli.Command{
 		Name: "top", Usage: "what each guest uses, busiest first",
-		Description: "A table of the guests that is drawn anew on a terminal until it is interrupted, and printed once elsewhere. CPU% is of one\n" +
-			"processor and REQ/S the requests to the view, both between two looks; DENIED counts since the daemon's worker started.\n" +
-			"On a terminal q ends it, and the first letter of a column's name sorts by it: n, c, m, p, r or d. A name that does not fit\n" +
+		Description: "A table of the guests that is drawn anew on a terminal until it is interrupted, and printed once " +
+			"elsewhere. CPU% is of one\n" +
+			"processor and REQ/S the requests to the view, both between two looks; DENIED counts since the daemon's worker " +
+			"started.\n" +
+			"On a terminal q ends it, and the first letter of a column's name sorts by it: n, c, m, p, r or d. A name that " +
+			"does not fit\n" +
 			"has a line of its own below the figures.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "sort", Value: "cpu", Usage: "by `COLUMN`: " + strings.Join(topColumns(), ", ")},

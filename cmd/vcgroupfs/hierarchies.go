@@ -18,9 +18,12 @@ func hierarchiesCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "hierarchies",
 		Usage: "what the host has, and what a guest would be shown",
-		Description: "Lists the cgroup hierarchies of this host. The column SHOWN has the directory under which a guest would find each, with the\n" +
-			"policy, the controllers and the layout given; in layout v2 that is \".\", the view's top. Where the layout has no place for a\n" +
-			"hierarchy, it ends with 4 and names the layouts that have one; mount, run and the daemon refuse such a layout, too.\n\n" +
+		Description: "Lists the cgroup hierarchies of this host. The column SHOWN has the directory under which a guest " +
+			"would find each, with the\n" +
+			"policy, the controllers and the layout given; in layout v2 that is \".\", the view's top. Where the layout has " +
+			"no place for a\n" +
+			"hierarchy, it ends with 4 and names the layouts that have one; mount, run and the daemon refuse such a layout, " +
+			"too.\n\n" +
 			"   vcgroupfs hierarchies --controllers memory,pids --layout hybrid",
 		Flags: append(policyFlags(), &cli.BoolFlag{Name: "json", Usage: "as JSON"}),
 		Action: func(c *cli.Context) error {

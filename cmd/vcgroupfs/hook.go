@@ -28,8 +28,10 @@ func hookCommand() *cli.Command {
 	c := &cli.Command{
 		Name:  "hook",
 		Usage: "what container runtimes call to give a container its view",
-		Description: "Runtimes run these with the container's state; docs/runtimes.md has the configuration for each. The daemon (vcgroupfs serve)\n" +
-			"must run. A hook that fails makes the container fail: it never starts without its view. Cgroups that the runtime has given to the\n" +
+		Description: "Runtimes run these with the container's state; docs/runtimes.md has the configuration for each. The " +
+			"daemon (vcgroupfs serve)\n" +
+			"must run. A hook that fails makes the container fail: it never starts without its view. Cgroups that the runtime " +
+			"has given to the\n" +
 			"root of the container's user namespace are the host's root's from then on.",
 		Action: group,
 	}

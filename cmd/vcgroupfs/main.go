@@ -100,12 +100,14 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Name:      "vcgroupfs",
 		Usage:     "a cgroup tree for each container",
 		UsageText: "vcgroupfs [--log-level LEVEL] [--log-format text|json] COMMAND [OPTION...] [ARGUMENT...]",
-		Description: "A guest (a container, a build sandbox, a tenant) gets a view: its own boundary cgroup as the root, only the\n" +
+		Description: "A guest (a container, a build sandbox, a tenant) gets a view: its own boundary cgroup as the root, " +
+			"only the\n" +
 			"permitted controllers, the boundary's limits read-only, everything else live on the host's real cgroups.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 -- sh\n" +
 			"   vcgroupfs mount --boundary /machines/web --rootfs /srv/web/rootfs /sys/fs/cgroup\n\n" +
 			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot, 5 no daemon,\n" +
-			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for signal N.",
+			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for " +
+			"signal N.",
 		Version:     version,
 		HideVersion: true,
 		// helpCommand replaces it.

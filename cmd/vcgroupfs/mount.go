@@ -25,10 +25,14 @@ func mountCommand() *cli.Command {
 		Name:      "mount",
 		Usage:     "serve one view at a directory",
 		ArgsUsage: "MOUNTPOINT",
-		Description: "Mounts a view at a directory, as a rule /sys/fs/cgroup below the root of a guest that something else starts, and serves it in\n" +
-			"the foreground. It says on standard output when the view is there. SIGTERM, SIGINT and umount end it, with status 0.\n\n" +
-			"With --rootfs the directory is counted from the guest's root, and the guest's symbolic links are followed inside that root. Without\n" +
-			"it no part of the path may be a symbolic link: below a guest's root it would be the guest that says where to mount.\n\n" +
+		Description: "Mounts a view at a directory, as a rule /sys/fs/cgroup below the root of a guest that something else " +
+			"starts, and serves it in\n" +
+			"the foreground. It says on standard output when the view is there. SIGTERM, SIGINT and umount end it, with " +
+			"status 0.\n\n" +
+			"With --rootfs the directory is counted from the guest's root, and the guest's symbolic links are followed inside " +
+			"that root. Without\n" +
+			"it no part of the path may be a symbolic link: below a guest's root it would be the guest that says where to " +
+			"mount.\n\n" +
 			"The boundary must exist in each hierarchy that holds a permitted controller, and in no other. With --pid it is\n" +
 			"where the cgroup namespace of a process begins, whatever cgroup below that the process is in now.\n\n" +
 			"   vcgroupfs mount --boundary /machines/web --controllers memory,pids --rootfs /srv/web/rootfs /sys/fs/cgroup\n\n" +
@@ -56,7 +60,8 @@ func mount(c *cli.Context) error {
 		return err
 	}
 	if c.NArg() != 1 {
-		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web --rootfs /srv/web/rootfs /sys/fs/cgroup")
+		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web --rootfs " +
+			"/srv/web/rootfs /sys/fs/cgroup")
 	}
 	if err := checkPlace(c); err != nil {
 		return err
@@ -167,7 +172,8 @@ func applyOptions(c *cli.Context) error {
 			"relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
-				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names joined by +), policy, layout, owner, no-bpf", o)
+				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names "+
+					"joined by +), policy, layout, owner, no-bpf", o)
 			}
 		}
 	}

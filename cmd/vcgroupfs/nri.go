@@ -17,15 +17,21 @@ func nriCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "nri",
 		Usage: "the NRI plugin: containerd and CRI-O give a view to the pods that ask for one",
-		Description: "Runs in the foreground beside the daemon (vcgroupfs serve) and connects to the runtime's NRI socket, again and again while the\n" +
+		Description: "Runs in the foreground beside the daemon (vcgroupfs serve) and connects to the runtime's NRI socket, " +
+			"again and again while the\n" +
 			"runtime is away. SIGTERM and SIGINT end it. A container gets its view when an annotation of its pod says so:\n\n" +
-			"   " + nri.ViewAnnotation + ": \"true\"                     all containers of the pod; so does " + nri.ViewAnnotation + "/pod\n" +
+			"   " + nri.ViewAnnotation + ": \"true\"                     all containers of the pod; so does " +
+			nri.ViewAnnotation + "/pod\n" +
 			"   " + nri.ViewAnnotation + "/container.NAME: \"true\"      that container; \"false\" leaves it out\n" +
-			"   " + nri.ControllersAnnotation + ": \"memory,pids\"  narrows what is shown, within what --controllers and --policy allow\n" +
-			"   " + nri.TmpfsAnnotation + ": \"true\"               as --tmpfs, for a systemd older than 258 that is told no type\n" +
+			"   " + nri.ControllersAnnotation + ": \"memory,pids\"  narrows what is shown, within what --controllers and " +
+			"--policy allow\n" +
+			"   " + nri.TmpfsAnnotation + ": \"true\"               as --tmpfs, for a systemd older than 258 that is told no " +
+			"type\n" +
 			"   " + nri.StackAnnotation + ": \"false\"              as --no-stack; \"true\" as --stack\n\n" +
-			"To such a container it adds the hooks of \"vcgroupfs hook oci\", which the OCI runtime runs on the host: paths that are given here\n" +
-			"are the host's. A container whose annotations are wrong fails. docs/kubernetes.md tells how to run it in a cluster.",
+			"To such a container it adds the hooks of \"vcgroupfs hook oci\", which the OCI runtime runs on the host: paths " +
+			"that are given here\n" +
+			"are the host's. A container whose annotations are wrong fails. docs/kubernetes.md tells how to run it in a " +
+			"cluster.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "nri-socket", Value: nri.DefaultSocket, Usage: "connect to the runtime at `PATH`"},
 			&cli.StringFlag{Name: "plugin-name", Value: "vcgroupfs",
@@ -39,7 +45,8 @@ func nriCommand() *cli.Command {
 			&cli.StringFlag{Name: "program", Value: "/usr/bin/vcgroupfs",
 				Usage: "have the hooks run `FILE`, this program on the host", TakesFile: true},
 			&cli.StringFlag{Name: "notify",
-				Usage: "have the daemon answer statfs and mount of the containers: their seccomp policies ask its socket at `PATH` " +
+				Usage: "have the daemon answer statfs and mount of the containers: their seccomp policies ask its socket at " +
+					"`PATH` " +
 					"(containerd 2.2, CRI-O 1.34)", DefaultText: "they do not"},
 			socketFlag(),
 		}, attachmentFlags()...),

@@ -17,13 +17,15 @@ func policyCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "policy",
 		Usage: "the policy tools",
-		Description: "A policy says which controllers a guest sees and what it may do with each control file. None is needed: the built-in\n" +
+		Description: "A policy says which controllers a guest sees and what it may do with each control file. None is " +
+			"needed: the built-in\n" +
 			"default covers every control file known, and a policy only says where it differs.",
 		Action: group,
 		Subcommands: []*cli.Command{
 			{
 				Name: "default", Usage: "print the built-in policy",
-				Description: "Prints the default policy as YAML, with comments that teach the format: the start of a policy of your own.",
+				Description: "Prints the default policy as YAML, with comments that teach the format: the start of a policy of " +
+					"your own.",
 				Action: func(c *cli.Context) error {
 					_, err := c.App.Writer.Write(policy.DefaultText())
 					return err
@@ -36,7 +38,8 @@ func policyCommand() *cli.Command {
 			},
 			{
 				Name: "explain", Usage: "say the verdict on a control file, and why", ArgsUsage: "CONTROL-FILE...",
-				Description: "Says what a guest may do with a control file at the boundary and below it, on v1 and v2, which rule says so, and why.\n\n" +
+				Description: "Says what a guest may do with a control file at the boundary and below it, on v1 and v2, which " +
+					"rule says so, and why.\n\n" +
 					"   vcgroupfs policy explain memory.max devices.allow",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "policy", Usage: "of the policy in `FILE`", TakesFile: true},

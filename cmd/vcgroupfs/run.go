@@ -14,18 +14,27 @@ func runCommand() *cli.Command {
 		Name:      "run",
 		Usage:     "start a command in a guest of its own",
 		ArgsUsage: "-- COMMAND [ARGUMENT...]",
-		Description: "Makes a boundary /vcgroupfs/NAME in every hierarchy that holds a permitted controller, sets its limits, and starts\n" +
-			"COMMAND there in new mount, pid, cgroup and IPC namespaces, with the view at /sys/fs/cgroup and the capabilities of a\n" +
-			"container. Signals are passed on. When COMMAND ends, everything is removed; what a killed vcgroupfs left behind is\n" +
+		Description: "Makes a boundary /vcgroupfs/NAME in every hierarchy that holds a permitted controller, sets its " +
+			"limits, and starts\n" +
+			"COMMAND there in new mount, pid, cgroup and IPC namespaces, with the view at /sys/fs/cgroup and the capabilities " +
+			"of a\n" +
+			"container. Signals are passed on. When COMMAND ends, everything is removed; what a killed vcgroupfs left behind " +
+			"is\n" +
 			"removed by the next run.\n\n" +
-			"COMMAND shares the host's files and network; all else that is mounted is as in a container, unless with --privileged\n" +
-			"alone (docs/run.md says what each form keeps apart). As the host's root it could edit those; with --userns its root is\n" +
-			"nobody on the host, and each running guest has 65536 ids of its own: of a line vcgroupfs:FIRST:COUNT in both /etc/subuid\n" +
+			"COMMAND shares the host's files and network; all else that is mounted is as in a container, unless with " +
+			"--privileged\n" +
+			"alone (docs/run.md says what each form keeps apart). As the host's root it could edit those; with --userns its " +
+			"root is\n" +
+			"nobody on the host, and each running guest has 65536 ids of its own: of a line vcgroupfs:FIRST:COUNT in both " +
+			"/etc/subuid\n" +
 			"and /etc/subgid, or without one from 524288 on, none of those that these files or other containers have.\n\n" +
 			"   vcgroupfs run --controllers memory,pids --limit pids.max=64 --limit memory.max=256M -- sh\n\n" +
-			"To COMMAND statfs says of the view what it says of the kernel's own mounts, by BPF or by seccomp notification. Where it\n" +
-			"may mount, as root of a user namespace that it makes with --userns or with --privileged, mount -t cgroup and cgroup2 give\n" +
-			"it its view again, rooted at its cgroup namespace: unshare -Urm mount -t cgroup2 cgroup2 /mnt. clone3 is not there, so\n" +
+			"To COMMAND statfs says of the view what it says of the kernel's own mounts, by BPF or by seccomp notification. " +
+			"Where it\n" +
+			"may mount, as root of a user namespace that it makes with --userns or with --privileged, mount -t cgroup and " +
+			"cgroup2 give\n" +
+			"it its view again, rooted at its cgroup namespace: unshare -Urm mount -t cgroup2 cgroup2 /mnt. clone3 is not " +
+			"there, so\n" +
 			"that programs use clone: a view's directories are none to start a process in.\n\n" +
 			"On cgroup v1 the names of limits are v1's: --limit memory.limit_in_bytes=256M.",
 		Flags: append(policyFlags(),
@@ -39,7 +48,8 @@ func runCommand() *cli.Command {
 				Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
 			noBPFFlag(),
 			&cli.BoolFlag{Name: "no-notify",
-				Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its own"},
+				Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its " +
+					"own"},
 		),
 		Action: runAction,
 	}

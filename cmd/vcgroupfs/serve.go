@@ -33,28 +33,39 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "serve many guests: the daemon",
-		Description: "Serves every guest's view from one process, in the foreground, and takes orders on a socket (vcgroupfs guest --help).\n" +
-			"It says on standard output when it does; --ready-fd is for programs that wait for that, NOTIFY_SOCKET for a service manager.\n\n" +
-			"A second, small process keeps what guests need while the one that serves is replaced: that one can be killed, crash or\n" +
-			"be upgraded, and guests notice a pause of some milliseconds. (Before Linux 6.9 requests that are in flight at that\n" +
+		Description: "Serves every guest's view from one process, in the foreground, and takes orders on a socket " +
+			"(vcgroupfs guest --help).\n" +
+			"It says on standard output when it does; --ready-fd is for programs that wait for that, NOTIFY_SOCKET for a " +
+			"service manager.\n\n" +
+			"A second, small process keeps what guests need while the one that serves is replaced: that one can be killed, " +
+			"crash or\n" +
+			"be upgraded, and guests notice a pause of some milliseconds. (Before Linux 6.9 requests that are in flight at " +
+			"that\n" +
 			"moment fail with ECONNABORTED.)\n\n" +
 			"Guests are added by hand or declared: a file NAME.yaml in the directory of guests makes the guest NAME, and its\n" +
-			"removal takes that away. The keys are boundary or pid, rootfs, target, controllers, policy (a file), owner, layout, limits:\n\n" +
+			"removal takes that away. The keys are boundary or pid, rootfs, target, controllers, policy (a file), owner, " +
+			"layout, limits:\n\n" +
 			"   boundary: /machines/web\n" +
 			"   rootfs: /srv/web/rootfs\n" +
 			"   target: /sys/fs/cgroup\n" +
 			"   controllers: [memory, pids]\n" +
 			"   limits: {pids.max: \"64\"}\n\n" +
-			"With --self a container needs no guest of its own to be added: whatever runtime binds the one directory self into it, at\n" +
-			"/sys/fs/cgroup, gives it its view there, which is made when the container first looks. Self itself is an empty directory,\n" +
-			"and stays one for who is in no container. Which cgroups are containers' is said by patterns of their paths, counted from\n" +
-			"the root of each hierarchy, each * within one component and {id} for the 64 digits of a container's id; the outermost\n" +
+			"With --self a container needs no guest of its own to be added: whatever runtime binds the one directory self " +
+			"into it, at\n" +
+			"/sys/fs/cgroup, gives it its view there, which is made when the container first looks. Self itself is an empty " +
+			"directory,\n" +
+			"and stays one for who is in no container. Which cgroups are containers' is said by patterns of their paths, " +
+			"counted from\n" +
+			"the root of each hierarchy, each * within one component and {id} for the 64 digits of a container's id; the " +
+			"outermost\n" +
 			"cgroup that matches is the boundary. Hierarchies in which the container has no such cgroup are not shown.\n\n" +
 			"   vcgroupfs serve --self --self-controllers memory,pids\n" +
 			"   docker run -v /run/vcgroupfs/serve/self:/sys/fs/cgroup --memory 256m IMAGE\n\n" +
-			"A container whose seccomp profile names the socket notify beside this one (listenerPath; LXC: notify-lxc) has its statfs and\n" +
+			"A container whose seccomp profile names the socket notify beside this one (listenerPath; LXC: notify-lxc) has " +
+			"its statfs and\n" +
 			"mount answered for its view: docs/runtimes.md and /usr/share/vcgroupfs/seccomp have the profiles.\n\n" +
-			"SIGTERM takes all guests away and ends it. SIGHUP, or serve --upgrade from elsewhere, goes on with the program's new\n" +
+			"SIGTERM takes all guests away and ends it. SIGHUP, or serve --upgrade from elsewhere, goes on with the program's " +
+			"new\n" +
 			"file; if that cannot serve, the old one stays.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "socket", Value: api.DefaultSocket, Usage: "take orders on the unix socket `PATH`",
@@ -69,7 +80,8 @@ func serveCommand() *cli.Command {
 				Usage: "watch `N` directories of a guest in each hierarchy for what the host changes"},
 			&cli.IntFlag{Name: "max-blocking", Value: 128, Usage: "let `N` host calls block at once, over all guests"},
 			&cli.IntFlag{Name: "max-cpu", Value: 25,
-				Usage: "let mkdir, rmdir and what else may block for a guest take `N` percent of a processor in the long run; 0: no bound"},
+				Usage: "let mkdir, rmdir and what else may block for a guest take `N` percent of a processor in the long run; 0: " +
+					"no bound"},
 			&cli.IntFlag{Name: "max-rate", Usage: "serve at most `N` requests of a guest in a second; 0: as many as come"},
 			&cli.BoolFlag{Name: "self", Usage: "mount self, the directory by which a container comes to its view"},
 			&cli.StringFlag{Name: "self-at", Usage: "mount it at `DIR` (default: self beside the socket)"},
@@ -82,7 +94,8 @@ func serveCommand() *cli.Command {
 			noBPFFlag(),
 			readyFlag("when guests are served and orders are taken"),
 			&cli.StringFlag{Name: "notify",
-				Usage:       "take seccomp listeners of containers on the unix socket `PATH`, and LXC's calls on PATH-lxc; \"\": nowhere",
+				Usage: "take seccomp listeners of containers on the unix socket `PATH`, and LXC's calls on PATH-lxc; \"\": " +
+					"nowhere",
 				DefaultText: "notify beside the socket"},
 			&cli.DurationFlag{Name: "watchdog", Value: 5 * time.Second, Usage: "replace a worker that shows no life for `TIME`"},
 			&cli.DurationFlag{Name: "give-up", Value: 30 * time.Second,

@@ -72,7 +72,8 @@ func NewMetrics(version string, totals func() Totals) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), rules: map[string]prometheus.Counter{}}
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "vcgroupfs_requests_total",
-		Help: "Requests of guests that reached the worker since it started, by operation and outcome: ok, error (the host's), denied (the policy's).",
+		Help: "Requests of guests that reached the worker since it started, by operation and outcome: ok, error (the " +
+			"host's), denied (the policy's).",
 	}, []string{"operation", "outcome"})
 	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "vcgroupfs_request_duration_seconds", Help: "Time from the arrival of a guest's request to its reply.",

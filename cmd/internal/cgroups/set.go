@@ -222,7 +222,8 @@ func (s *setting) advice(err error) string {
 	case errors.Is(err, unix.EINVAL) && strings.HasPrefix(s.file, "cpu.cfs_burst"):
 		return "it may not be more than cpu.cfs_quota_us"
 	case errors.Is(err, unix.EINVAL) && strings.HasPrefix(s.file, "cpu.cfs_"):
-		return "the quota is 1000 or more, or -1, the period 1000 to 1000000, and their ratio no more than that of the cgroup above the boundary"
+		return "the quota is 1000 or more, or -1, the period 1000 to 1000000, and their ratio no more than that of the " +
+			"cgroup above the boundary"
 	case errors.Is(err, unix.EINVAL) && strings.HasPrefix(s.file, "cpu.rt_"):
 		return "all cgroups beside the boundary and it may not have more than the one above"
 	case errors.Is(err, unix.ENOSPC) && s.row.Controller == "cpuset":

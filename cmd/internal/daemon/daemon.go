@@ -116,7 +116,8 @@ func Run(version string, log *logrus.Entry) error {
 		err := w.Follow(d.drain, d.stop)
 		d.orphan.Store(true)
 		log.WithError(err).Error(
-			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
+			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be " +
+				"interrupted")
 	}()
 	go d.making.types.showAll(d.table.all())
 	<-d.ended

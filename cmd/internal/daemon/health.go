@@ -16,7 +16,8 @@ func (d *Daemon) healthy() error {
 	}
 	if d.orphan.Load() {
 		return errors.New(
-			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be interrupted")
+			"the holder has ended: guests are served until this worker ends; start vcgroupfs serve anew when they may be " +
+				"interrupted")
 	}
 	if ago := d.sweeper.age().Round(time.Second); ago > sweepLate {
 		return fmt.Errorf("no guest has been looked after for %v", ago)

@@ -169,7 +169,9 @@ func (a *attacher) reclaimAgain(g *guest) {
 
 // eachCgroup calls do for the boundaries of a guest whose root is not the host's, and in hidden hierarchies for the
 // cgroups of the same path, which a runtime makes too. Any other cgroup there may hold a user's whole session.
-func (a *attacher) eachCgroup(g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error) error {
+func (a *attacher) eachCgroup(
+	g *guest, boundaries []*host.Boundary, do func(b *host.Boundary, shown bool) error,
+) error {
 	if g.record.UID == 0 && g.record.GID == 0 {
 		return nil
 	}

@@ -306,8 +306,8 @@ func (s *selfDir) ownerOf(t *toucher) (owner fs.Owner, err error) {
 // maxStem bounds the readable part of a guest's name, to leave room for the hash.
 const maxStem = 48
 
-// name returns the name of a toucher's guest: a readable name of the container, and a hash of its boundaries' ids, which
-// makes it unique.
+// name returns the name of a toucher's guest: a readable name of the container, and a hash of its boundaries' ids,
+// which makes it unique.
 func (t *toucher) name() string {
 	stem := runtimes.Stem(t.path, t.pattern)
 	hash := sha256.New()

@@ -43,12 +43,14 @@ func bound(name string, own, root bool, p powers, users bool) Check {
 			"a user namespace, or take the capability from it"}
 	case !p.filtered && users:
 		return Check{name, Less,
-			"its root is the host's, and no seccomp filter keeps it from a user namespace, in which it may mount the real cgroupfs" + advisory,
+			"its root is the host's, and no seccomp filter keeps it from a user namespace, in which it may mount the real " +
+				"cgroupfs" + advisory,
 			"the runtime's default seccomp profile, or a user namespace"}
 	}
 	found := "its root is the host's, and may mount nothing; no user namespace can be made on this host"
 	if users {
-		found = "its root is the host's, and may mount nothing, where its seccomp filter forbids user namespaces, as runtimes' default profiles do"
+		found = "its root is the host's, and may mount nothing, where its seccomp filter forbids user namespaces, as " +
+			"runtimes' default profiles do"
 	}
 	if p.may(unix.CAP_MKNOD) {
 		found += "; its devices cgroup has to keep it from the host's disks (CAP_MKNOD)"

@@ -43,10 +43,12 @@ func cloneAnswer() string {
 	if fstype.SecurityModule() {
 		return "clone3 into a cgroup is ENOSYS to guests"
 	}
-	return "bpf is not known to be among the security modules (lsm=), so clone3 into a cgroup needs a seccomp filter that says ENOSYS"
+	return "bpf is not known to be among the security modules (lsm=), so clone3 into a cgroup needs a seccomp filter " +
+		"that says ENOSYS"
 }
 
 func typeRefused(found string) Check {
-	const do = "seccomp notification, which needs no BPF; else give programs that look for the type what the table below says"
+	const do = "seccomp notification, which needs no BPF; else give programs that look for the type what the table " +
+		"below says"
 	return Check{typeName, Less, found, do}
 }

@@ -79,8 +79,9 @@ func listens(ctx context.Context, socket string, pid int) bool {
 // rightOf judges the answer of statfs here, which BPF changes for every process and that process's filter does not.
 func rightOf(name string, number int64, err error, filtered bool) (Right, Check) {
 	const (
-		do     = "have the type answered by BPF, or by the runtime's seccomp notification (docs/clients.md)"
-		maybe  = "statfs says FUSE here; the process has a seccomp filter, and if that notifies of statfs, is told the right type"
+		do    = "have the type answered by BPF, or by the runtime's seccomp notification (docs/clients.md)"
+		maybe = "statfs says FUSE here; the process has a seccomp filter, and if that notifies of statfs, is told the " +
+			"right type"
 		surely = "statfs says FUSE: no BPF answers, and it has no seccomp filter that could"
 	)
 	switch {

@@ -280,7 +280,8 @@ func (a *answerer) renew(drain func()) {
 			return
 		}
 		a.log.Warn(
-			"a file system in a container does not answer and keeps a thread: another process goes on with the calls of containers")
+			"a file system in a container does not answer and keeps a thread: another process goes on with the calls of " +
+				"containers")
 		drain()
 	}
 }

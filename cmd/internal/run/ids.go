@@ -151,7 +151,8 @@ func noneLeft(ranges []ids) error {
 	}
 	return fmt.Errorf(
 		"cannot give the guest ids of its own: all %d ranges are taken, by running guests, other containers, "+
-			"users and groups, or others in %s; end a guest, or add a line %s:FIRST:COUNT to both, with %d free ids for each guest",
+			"users and groups, or others in %s; end a guest, or add a line %s:FIRST:COUNT to both, with %d free ids for each "+
+			"guest",
 		len(ranges), subIDFiles, subIDOwner, rangeSize)
 }
 
