@@ -7,8 +7,6 @@ package api
 
 import (
 	"time"
-
-	"github.com/vcgroupfs/vcgroupfs/fs"
 )
 
 // DefaultSocket is the daemon's default socket.
@@ -186,8 +184,8 @@ type Info struct {
 // number is not reused. The types are trusted: only the host's root may ask, and root could load such programs itself.
 // It has no effect on file systems other than FUSE.
 type TypeRequest struct {
-	FD    int      `json:"fd"`    // of any node of the file system, also one opened by O_PATH
-	Types fs.Types `json:"types"` // by the uppermost 6 bits of a node's id; 0: unchanged
+	FD    int        `json:"fd"`    // of any node of the file system, also one opened by O_PATH
+	Types [64]uint32 `json:"types"` // by the uppermost 6 bits of a node's id; 0: unchanged
 	// Cgroup is the id of a v2 cgroup. For tasks in and below it clone3 with CLONE_INTO_CGROUP answers ENOSYS, if BPF is a
 	// security module.
 	Cgroup uint64 `json:"cgroup,omitempty"`
