@@ -100,12 +100,12 @@ func (v *View) Wake() {
 		}
 	}
 	for _, id := range v.state.Watched() {
-		v.queue.do(func() { v.rewatch(id) })
+		v.queue.do(func() { v.rewatchFile(id) })
 	}
 }
 
-// rewatch watches a file again that the guest may be watching, and fires the guest's watch once.
-func (v *View) rewatch(id uint64) {
+// rewatchFile watches a file again that the guest may be watching, and fires the guest's watch once.
+func (v *View) rewatchFile(id uint64) {
 	n, st := v.node(id)
 	if !st.Ok() || n.hier == nil || n.file == "" {
 		return

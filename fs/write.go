@@ -11,10 +11,10 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// maxCommand is the longest write that kernfs accepts (PAGE_SIZE, kernfs_fop_write_iter); a longer one is E2BIG
+// maxKernfsWrite is the longest write that kernfs accepts (PAGE_SIZE, kernfs_fop_write_iter); a longer one is E2BIG
 // without effect. The view repeats the check because a guarded write does not pass the guest's bytes on. cpuset
 // allows longer lists (max_write_len), and its bound is the host's to check.
-const maxCommand = 4096
+const maxKernfsWrite = 4096
 
 // Write passes one command to the opened control file: the guest's bytes where nothing is checked, otherwise the
 // canonical form of the parsed value (rule 10). The offset is ignored, as by kernfs. It returns the full length of
@@ -33,7 +33,7 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if done || !st.Ok() {
 		return n, st
 	}
-	if len(data) > maxCommand && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
+	if len(data) > maxKernfsWrite && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
 	}
 	own, leaf := h.positions()

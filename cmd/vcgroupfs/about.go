@@ -63,7 +63,7 @@ func completionCommand() *cli.Command {
 			case "fish":
 				script, err = c.App.ToFishCompletion()
 			default:
-				return usagef("give a shell: bash, zsh or fish")
+				return usageErrorf("give a shell: bash, zsh or fish")
 			}
 			fmt.Fprint(c.App.Writer, script)
 			return err

@@ -46,7 +46,7 @@ func stackOf(c *cli.Context) (*bool, error) {
 	yes, no := c.Bool("stack"), c.Bool("no-stack")
 	switch {
 	case yes && no:
-		return nil, usagef("--stack and --no-stack are the opposite of each other: give one of them")
+		return nil, usageErrorf("--stack and --no-stack are the opposite of each other: give one of them")
 	case yes || no:
 		return &yes, nil
 	}
@@ -62,12 +62,12 @@ func intoFlags(c *cli.Context) (*api.Into, error) {
 			names = append(names, "--"+f.Names()[0])
 		}
 		last := len(names) - 1
-		return nil, usagef("%s and %s say how to attach the view in a guest: give --into DIR beside them",
+		return nil, usageErrorf("%s and %s say how to attach the view in a guest: give --into DIR beside them",
 			strings.Join(names[:last], ", "), names[last])
 	case c.String("into") == "":
 		return nil, nil
 	case c.Int("pid") == 0:
-		return nil, usagef("--into is a place in the mount namespace of a process: give --pid PID beside it")
+		return nil, usageErrorf("--into is a place in the mount namespace of a process: give --pid PID beside it")
 	}
 	return intoOf(c, c.String("rootfs"))
 }

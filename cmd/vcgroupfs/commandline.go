@@ -40,7 +40,7 @@ func noSuchCommand(above, word string, commands []*cli.Command) error {
 			names = append(names, c.Name)
 		}
 	}
-	return usagef("no such command: %s%q%s; allowed: %s", strings.TrimPrefix(above, "vcgroupfs "), word,
+	return usageErrorf("no such command: %s%q%s; allowed: %s", strings.TrimPrefix(above, "vcgroupfs "), word,
 		suggestion(word, names), strings.Join(names, ", "))
 }
 

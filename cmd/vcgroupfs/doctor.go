@@ -46,10 +46,10 @@ type diagnosis struct {
 
 func runDoctor(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usagef("doctor takes no argument; --pid PID judges what a process finds")
+		return usageErrorf("doctor takes no argument; --pid PID judges what a process finds")
 	}
 	if c.IsSet("pid") && c.Int("pid") <= 0 {
-		return usagef("--pid %d is no process", c.Int("pid"))
+		return usageErrorf("--pid %d is no process", c.Int("pid"))
 	}
 	d := diagnosis{Checks: doctor.Host(c.Context, c.String("socket")), Clients: doctor.Clients()}
 	if pid := c.Int("pid"); pid != 0 {

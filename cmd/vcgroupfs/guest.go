@@ -75,7 +75,7 @@ func guestAction(least, most int, what string,
 	return func(c *cli.Context) error {
 		args := c.Args().Slice()
 		if len(args) < least || most >= 0 && len(args) > most {
-			return usagef("give %s; vcgroupfs guest %s --help tells more", what, c.Command.Name)
+			return usageErrorf("give %s; vcgroupfs guest %s --help tells more", what, c.Command.Name)
 		}
 		daemon := api.NewClient(c.String("socket"))
 		defer daemon.Close()
@@ -162,7 +162,7 @@ func specFlags(c *cli.Context) (g api.GuestSpec, err error) {
 		return g, err
 	}
 	if c.IsSet("controllers") && len(g.Controllers) == 0 {
-		return g, usagef("no controller in --controllers; as in: --controllers memory,pids")
+		return g, usageErrorf("no controller in --controllers; as in: --controllers memory,pids")
 	}
 	if g.Into, err = intoFlags(c); err != nil {
 		return g, err
@@ -177,7 +177,7 @@ func specFlags(c *cli.Context) (g api.GuestSpec, err error) {
 	}
 	for _, l := range limits {
 		if _, twice := g.Limits[l.File]; twice {
-			return g, usagef("--limit %s is given twice", l.File)
+			return g, usageErrorf("--limit %s is given twice", l.File)
 		}
 		if g.Limits == nil {
 			g.Limits = map[string]string{}
@@ -190,7 +190,7 @@ func specFlags(c *cli.Context) (g api.GuestSpec, err error) {
 	}
 	g.Policy = text
 	if err := g.CheckParsed(p); err != nil {
-		return g, usagef("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return g, usageErrorf("cannot add the guest: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return g, nil
 }
@@ -202,7 +202,7 @@ func targetFlags(rootfs, target string, counts bool) (root, path string, err err
 	case rootfs == "" || !counts:
 		path, err = hostPath(target)
 	case target == "" || !filepath.IsAbs(target):
-		err = usagef(
+		err = usageErrorf(
 			"--rootfs DIR is the guest's root: give --target beside it, an absolute path from there, such as /sys/fs/cgroup")
 	default:
 		path = filepath.Clean(target)

@@ -71,14 +71,14 @@ func topColumns() (names []string) {
 func top(c *cli.Context, daemon *api.Client, _ []string) error {
 	sorted := slices.Index(topColumns(), c.String("sort"))
 	if sorted < 0 {
-		return usagef("cannot sort by %q; allowed: %s", c.String("sort"), strings.Join(topColumns(), ", "))
+		return usageErrorf("cannot sort by %q; allowed: %s", c.String("sort"), strings.Join(topColumns(), ", "))
 	}
 	interval, count := c.Duration("interval"), c.Int("count")
 	if interval < 100*time.Millisecond || interval > time.Hour {
-		return usagef("cannot use --interval %v; allowed: 100ms to 1h", interval)
+		return usageErrorf("cannot use --interval %v; allowed: 100ms to 1h", interval)
 	}
 	if count < 0 || count == 0 && c.IsSet("count") {
-		return usagef("cannot use --count %d; give 1 or more", count)
+		return usageErrorf("cannot use --count %d; give 1 or more", count)
 	}
 	screen := terminal(c.App.Writer)
 	if c.Bool("json") {

@@ -28,7 +28,7 @@ func hierarchiesCommand() *cli.Command {
 		Flags: append(policyFlags(), &cli.BoolFlag{Name: "json", Usage: "as JSON"}),
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("hierarchies takes no argument")
+				return usageErrorf("hierarchies takes no argument")
 			}
 			return listHierarchies(c)
 		},

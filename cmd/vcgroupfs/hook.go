@@ -58,7 +58,7 @@ const madeByFlag = "made-by"
 func hookAction(hook *runtimes.Hook) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if c.NArg() > 0 {
-			return usagef("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "),
+			return usageErrorf("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "),
 				c.Args().First())
 		}
 		box, err := hook.Read(runtimes.Input{Stdin: os.Stdin, Getenv: os.Getenv})

@@ -139,7 +139,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 func setUpLog(c *cli.Context) error {
 	level, err := logrus.ParseLevel(c.String("log-level"))
 	if err != nil {
-		return usagef("cannot use --log-level %q: allowed: error, warning, info, debug", c.String("log-level"))
+		return usageErrorf("cannot use --log-level %q: allowed: error, warning, info, debug", c.String("log-level"))
 	}
 	logrus.SetLevel(level)
 	logrus.SetOutput(c.App.ErrWriter)
@@ -149,7 +149,7 @@ func setUpLog(c *cli.Context) error {
 	case "json":
 		logrus.SetFormatter(&logrus.JSONFormatter{})
 	default:
-		return usagef("cannot use --log-format %q: allowed: text, json", c.String("log-format"))
+		return usageErrorf("cannot use --log-format %q: allowed: text, json", c.String("log-format"))
 	}
 	return nil
 }
@@ -176,14 +176,14 @@ func usageError(c *cli.Context, err error, _ bool) error {
 		like := suggestion(word, flagNames(c.Command.Flags))
 		err = fmt.Errorf("there is no option --%s%s", word, strings.Replace(like, "mean ", "mean --", 1))
 	}
-	err = usagef("%v; %s --help tells what there is", err, name)
+	err = usageErrorf("%v; %s --help tells what there is", err, name)
 	if c.Command.Name == "run" || c.Command.Name == "notify-exec" {
 		err = runError(err)
 	}
 	return err
 }
 
-func usagef(format string, args ...any) error {
+func usageErrorf(format string, args ...any) error {
 	return fault.New(fault.Invalid, format, args...)
 }
 

@@ -60,7 +60,7 @@ func mount(c *cli.Context) error {
 		return err
 	}
 	if c.NArg() != 1 {
-		return usagef("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web --rootfs " +
+		return usageErrorf("give one directory to mount at; as in: vcgroupfs mount --boundary /machines/web --rootfs " +
 			"/srv/web/rootfs /sys/fs/cgroup")
 	}
 	if err := checkPlace(c); err != nil {
@@ -115,11 +115,11 @@ func mountTarget(c *cli.Context) (at target.Target, err error) {
 	dir := c.Args().First()
 	switch {
 	case dir == "":
-		return at, usagef("give one directory to mount at, not an empty word")
+		return at, usageErrorf("give one directory to mount at, not an empty word")
 	case c.String("rootfs") == "":
 		at.Path, err = hostPath(dir)
 	case !filepath.IsAbs(dir):
-		err = usagef("%q: with --rootfs give the directory's absolute path in the guest, such as /sys/fs/cgroup", dir)
+		err = usageErrorf("%q: with --rootfs give the directory's absolute path in the guest, such as /sys/fs/cgroup", dir)
 	default:
 		at.Path = filepath.Clean(dir)
 		at.Rootfs, err = hostPath(c.String("rootfs"))
@@ -143,11 +143,11 @@ func currentFlag() cli.Flag {
 func checkPlace(c *cli.Context) error {
 	switch {
 	case c.IsSet("pid") && c.Int("pid") <= 0:
-		return usagef("--pid %d is no process: give the number of one, 1 or more", c.Int("pid"))
+		return usageErrorf("--pid %d is no process: give the number of one, 1 or more", c.Int("pid"))
 	case (c.String("boundary") == "") == (c.Int("pid") == 0):
-		return usagef("give the boundary: either --boundary PATH or --pid PID")
+		return usageErrorf("give the boundary: either --boundary PATH or --pid PID")
 	case c.Bool("current-cgroup") && c.Int("pid") == 0:
-		return usagef("--current-cgroup says which cgroup of a process to take: give --pid PID beside it")
+		return usageErrorf("--current-cgroup says which cgroup of a process to take: give --pid PID beside it")
 	}
 	return nil
 }
@@ -159,20 +159,20 @@ func applyOptions(c *cli.Context) error {
 		switch key {
 		case "current-cgroup", "no-bpf", "over":
 			if err := c.Set(key, "true"); err != nil || given {
-				return usagef("option %q takes no value", key)
+				return usageErrorf("option %q takes no value", key)
 			}
 		case "boundary", "pid", "controllers", "policy", "layout", "owner", "rootfs":
 			if !given || value == "" {
-				return usagef("option %q needs a value: %s=VALUE", key, key)
+				return usageErrorf("option %q needs a value: %s=VALUE", key, key)
 			}
 			if err := c.Set(key, value); err != nil {
-				return usagef("option %q: %v", o, err)
+				return usageErrorf("option %q: %v", o, err)
 			}
 		case "", "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "nosuid", "nodev", "noexec",
 			"relatime", "user", "nouser":
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
-				return usagef("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names "+
+				return usageErrorf("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names "+
 					"joined by +), policy, layout, owner, no-bpf", o)
 			}
 		}

@@ -49,7 +49,7 @@ func notifyExecCommand() *cli.Command {
 
 func notifyExec(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return runError(usagef("no command to execute; as in: vcgroupfs notify-exec -- /lib/systemd/systemd"))
+		return runError(usageErrorf("no command to execute; as in: vcgroupfs notify-exec -- /lib/systemd/systemd"))
 	}
 	return runError(run.NotifyExec(c.Args().Slice(), logrus.NewEntry(logrus.StandardLogger())))
 }

@@ -56,11 +56,11 @@ func nriCommand() *cli.Command {
 
 func runNRI(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usagef("nri takes no argument; vcgroupfs nri --help tells what there is")
+		return usageErrorf("nri takes no argument; vcgroupfs nri --help tells what there is")
 	}
 	for _, flag := range []string{"program", "policy", "socket", "notify"} {
 		if path := c.String(flag); !filepath.IsAbs(path) && (path != "" || flag == "program" || flag == "socket") {
-			return usagef("--%s %q: hooks do not run in this directory: give an absolute path", flag, path)
+			return usageErrorf("--%s %q: hooks do not run in this directory: give an absolute path", flag, path)
 		}
 	}
 	stack, err := stackOf(c)
@@ -79,7 +79,7 @@ func runNRI(c *cli.Context) error {
 	}
 	if c.IsSet("controllers") {
 		if len(plugin.Controllers) == 0 {
-			return usagef("no controller in --controllers; as in: --controllers memory,pids")
+			return usageErrorf("no controller in --controllers; as in: --controllers memory,pids")
 		}
 		if plugin.Policy, err = plugin.Policy.WithControllers(plugin.Controllers); err != nil {
 			return fault.With(fault.Invalid, err)

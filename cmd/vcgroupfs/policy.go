@@ -54,7 +54,7 @@ func policyCommand() *cli.Command {
 
 func checkPolicies(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usagef("give the policies to check; as in: vcgroupfs policy check policy.yaml")
+		return usageErrorf("give the policies to check; as in: vcgroupfs policy check policy.yaml")
 	}
 	var faults []error
 	for _, file := range c.Args().Slice() {
@@ -88,7 +88,7 @@ type explanation struct {
 
 func explain(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usagef("give a control file; as in: vcgroupfs policy explain memory.max")
+		return usageErrorf("give a control file; as in: vcgroupfs policy explain memory.max")
 	}
 	p, err := loadPolicy(c.String("policy"))
 	if err != nil {

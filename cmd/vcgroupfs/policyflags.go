@@ -38,7 +38,7 @@ func policyFlag(c *cli.Context) (*policy.Policy, error) {
 	}
 	names := spec.ControllerNames(c.String("controllers"))
 	if len(names) == 0 {
-		return nil, usagef("no controller in --controllers; as in: --controllers memory,pids")
+		return nil, usageErrorf("no controller in --controllers; as in: --controllers memory,pids")
 	}
 	if p, err = p.WithControllers(names); err != nil {
 		return nil, fault.With(fault.Invalid, err)

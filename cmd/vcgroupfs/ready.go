@@ -49,7 +49,7 @@ func readyFDTeller(c *cli.Context) (func(), error) {
 	}
 	fd := c.Uint("ready-fd")
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || int(fd) <= unix.Stderr {
-		return nil, usagef("--ready-fd %d: give a descriptor above 2 that is open, as in: --ready-fd 3 3>FIFO", fd)
+		return nil, usageErrorf("--ready-fd %d: give a descriptor above 2 that is open, as in: --ready-fd 3 3>FIFO", fd)
 	}
 	unix.CloseOnExec(int(fd))
 	return func() {

@@ -76,7 +76,7 @@ func runError(err error) error {
 
 func runGuest(c *cli.Context) (int, error) {
 	if c.NArg() == 0 {
-		return 0, usagef("no command to run; as in: vcgroupfs run -- sh")
+		return 0, usageErrorf("no command to run; as in: vcgroupfs run -- sh")
 	}
 	if name := c.String("name"); name != "" {
 		if err := spec.CheckName(name); err != nil {

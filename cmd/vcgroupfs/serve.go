@@ -110,13 +110,13 @@ func serveCommand() *cli.Command {
 
 func serve(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usagef("serve takes no argument; guests are added by vcgroupfs guest add")
+		return usageErrorf("serve takes no argument; guests are added by vcgroupfs guest add")
 	}
 	if c.Bool("upgrade") {
 		return upgrade(c)
 	}
 	if c.IsSet("program") {
-		return usagef("--program is for --upgrade")
+		return usageErrorf("--program is for --upgrade")
 	}
 	settings, err := serveSettings(c)
 	if err != nil {
@@ -164,7 +164,7 @@ func holderConfig(c *cli.Context, s daemon.Settings) (h holder.Config, err error
 		h.Regions++
 	}
 	if h.Watchdog < 500*time.Millisecond || h.GiveUp < time.Second {
-		return h, usagef("--watchdog and --give-up: allowed: at least 500ms and 1s")
+		return h, usageErrorf("--watchdog and --give-up: allowed: at least 500ms and 1s")
 	}
 	if h.Program, err = os.Executable(); err != nil {
 		return h, fmt.Errorf("cannot tell what program this is: %w", err)
@@ -189,7 +189,7 @@ func serveSettings(c *cli.Context) (s daemon.Settings, err error) {
 		{"max-blocking", s.MaxBlocking, 1, 4096}, {"max-rate", s.MaxRate, 0, 1 << 30}, {"max-cpu", s.MaxCPU, 0, 1 << 20},
 	} {
 		if n.value < n.min || n.value > n.most {
-			return s, usagef("--%s %d: allowed: %d to %d", n.flag, n.value, n.min, n.most)
+			return s, usageErrorf("--%s %d: allowed: %d to %d", n.flag, n.value, n.min, n.most)
 		}
 	}
 	if name := c.String("group"); name != "" {
@@ -198,7 +198,7 @@ func serveSettings(c *cli.Context) (s daemon.Settings, err error) {
 		}
 	}
 	if s.Socket, err = filepath.Abs(c.String("socket")); err != nil || len(s.Socket) > maxSocketPath {
-		return s, usagef("--socket %q: a socket's path has at most %d bytes", c.String("socket"), maxSocketPath)
+		return s, usageErrorf("--socket %q: a socket's path has at most %d bytes", c.String("socket"), maxSocketPath)
 	}
 	if s.Guests, err = guestsDir(c); err != nil {
 		return s, err
@@ -221,8 +221,8 @@ func notifyPath(c *cli.Context, socket string) (string, error) {
 	}
 	path, err := filepath.Abs(path)
 	if err != nil || len(path)+len(holder.LXCSuffix) > maxSocketPath || path == socket || path+holder.LXCSuffix == socket {
-		return "", usagef("--notify %q: a socket's path has at most %d bytes and is no other's; --notify '' takes none", path,
-			maxSocketPath-len(holder.LXCSuffix))
+		return "", usageErrorf("--notify %q: a socket's path has at most %d bytes and is no other's; --notify '' takes none",
+			path, maxSocketPath-len(holder.LXCSuffix))
 	}
 	return path, nil
 }
@@ -232,7 +232,7 @@ func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 	if !c.Bool("self") {
 		for _, flag := range []string{"self-at", "container", "self-policy", "self-controllers"} {
 			if c.IsSet(flag) {
-				return nil, usagef("--%s is for --self", flag)
+				return nil, usageErrorf("--%s is for --self", flag)
 			}
 		}
 		return nil, nil
@@ -243,23 +243,23 @@ func selfSettings(c *cli.Context, socket string) (*daemon.Self, error) {
 		s.Containers, _ = runtimes.DefaultContainers()
 	}
 	if _, err := runtimes.ParseContainers(s.Containers); err != nil {
-		return nil, usagef("--container: %v", err)
+		return nil, usageErrorf("--container: %v", err)
 	}
 	var err error
 	if c.IsSet("self-at") {
 		if s.Path, err = filepath.Abs(c.String("self-at")); err != nil || c.String("self-at") == "" || s.Path == "/" {
-			return nil, usagef("--self-at %q: give a directory", c.String("self-at"))
+			return nil, usageErrorf("--self-at %q: give a directory", c.String("self-at"))
 		}
 	}
 	if c.IsSet("self-controllers") && len(s.Controllers) == 0 {
-		return nil, usagef("no controller in --self-controllers; as in: --self-controllers memory,pids")
+		return nil, usageErrorf("no controller in --self-controllers; as in: --self-controllers memory,pids")
 	}
 	p, err := loadPolicy(c.String("self-policy"))
 	if err != nil {
 		return nil, err
 	}
 	if _, err := p.WithControllers(s.Controllers); len(s.Controllers) > 0 && err != nil {
-		return nil, usagef("--self-controllers: %v", err)
+		return nil, usageErrorf("--self-controllers: %v", err)
 	}
 	if c.IsSet("self-policy") {
 		if s.Policy, err = filepath.Abs(c.String("self-policy")); err != nil {
@@ -287,9 +287,9 @@ func guestsDir(c *cli.Context) (string, error) {
 	case errors.Is(err, os.ErrNotExist) && !c.IsSet("guests"):
 		return dir, nil
 	case err != nil:
-		return "", usagef("--guests %s: %v; make the directory first", dir, errors.Unwrap(err))
+		return "", usageErrorf("--guests %s: %v; make the directory first", dir, errors.Unwrap(err))
 	case !st.IsDir():
-		return "", usagef("--guests %s: it is no directory", dir)
+		return "", usageErrorf("--guests %s: it is no directory", dir)
 	}
 	return dir, nil
 }
@@ -300,7 +300,7 @@ func groupID(name string) (int, error) {
 	}
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return -1, usagef("--group %q: there is no such group", name)
+		return -1, usageErrorf("--group %q: there is no such group", name)
 	}
 	return strconv.Atoi(g.Gid)
 }

@@ -104,7 +104,8 @@ func (p *slowPool) hold(r *slowRequest) {
 	r.held = true
 }
 
-// begins removes the mark, and reports that the request was interrupted meanwhile.
+// begins ends the wait of a held request. It reports an interrupt that came meanwhile, which the caller passes on
+// once the request runs.
 func (p *slowPool) begins(r *slowRequest) (interrupted bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -218,7 +218,7 @@ func (a *Arena) Regions() []*Region {
 	return all
 }
 
-// Allocate gives a free region with this configuration to a guest; it is unfinished until Finish. ENOSPC if none is
+// Allocate gives a free region with this configuration to a guest; it is not set up until MarkSetUp. ENOSPC if none is
 // free, E2BIG for a configuration over MaxConfig.
 func (a *Arena) Allocate(config []byte) (*Region, error) {
 	if len(config) > MaxConfig {

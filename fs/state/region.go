@@ -85,11 +85,11 @@ func (r *Region) Index() int { return r.index }
 // Release frees the region; it must not be used afterwards.
 func (r *Region) Release() { r.arena.release(r) }
 
-// Finish marks the guest as set up.
-func (r *Region) Finish() { atomic.StoreUint32(r.arena.stage(r.index), stageLive) }
+// MarkSetUp marks the guest as set up.
+func (r *Region) MarkSetUp() { atomic.StoreUint32(r.arena.stage(r.index), stageLive) }
 
-// Finished reports that the guest was set up.
-func (r *Region) Finished() bool { return atomic.LoadUint32(r.arena.stage(r.index)) == stageLive }
+// IsSetUp reports that the guest was set up.
+func (r *Region) IsSetUp() bool { return atomic.LoadUint32(r.arena.stage(r.index)) == stageLive }
 
 func (r *Region) setConfig(config []byte) {
 	copy(r.mem[headSize:recordsBase], config)

@@ -50,7 +50,7 @@ func TestNext(t *testing.T) {
 	a := newArena(t, 3, 8)
 	r := allocate(t, a, "one")
 	gone := allocate(t, a, "two")
-	r.Finish()
+	r.MarkSetUp()
 	r.SetInit([]byte("init"))
 	r.SetPassthrough(true)
 	r.SetIdle(5, Backing{Node: 1, File: 2, ID: 3})
@@ -71,7 +71,7 @@ func TestNext(t *testing.T) {
 		t.Fatalf("%d regions", len(regions))
 	}
 	n := regions[0]
-	if !n.Finished() || string(n.Config()) != "one" || string(n.Init()) != "init" || !n.Passthrough() || n.LastBacking() != 3 ||
+	if !n.IsSetUp() || string(n.Config()) != "one" || string(n.Init()) != "init" || !n.Passthrough() || n.LastBacking() != 3 ||
 		n.Idle(5) != (Backing{Node: 1, File: 2, ID: 3}) || n.Idle(4).ID != 0 || len(n.Watched()) != 1 || n.Watched()[0] != 77 {
 		t.Error("something of the region is lost")
 	}
@@ -315,7 +315,7 @@ func TestSights(t *testing.T) {
 		t.Errorf("a guest that is being made is seen: %v", got)
 	}
 	r.SetDevice(42)
-	r.Finish()
+	r.MarkSetUp()
 	got := b.Sights(nil)
 	if len(got) != 1 || got[0] != (Sight{0, 42}) || string(b.Glance(got[0]).Config()) != "of one" || !b.Sees(got[0]) {
 		t.Fatalf("seen: %v", got)
@@ -341,7 +341,7 @@ func TestBound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Finish()
+		r.MarkSetUp()
 		regions = append(regions, r)
 	}
 	a.Bound(bound)

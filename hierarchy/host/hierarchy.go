@@ -21,7 +21,7 @@ type Hierarchy struct {
 	host   *Host
 	root   int    // immutable; O_PATH
 	handle int    // immutable; the same, open for reading: open_by_handle_at takes no O_PATH
-	device uint64 // immutable
+	device uint64 // immutable; st_dev of every directory of the hierarchy
 	id     uint64 // immutable; the root's kernfs id
 }
 

@@ -133,7 +133,7 @@ func (h *Host) probe() {
 	h.pidns.scan = !h.features.PidnsIoctl
 }
 
-// Features returns the capabilities of the host's kernel.
+// Features reports which optional features of cgroups and pids work here.
 func (h *Host) Features() Features { return h.features }
 
 // Knows reports that the kernel has a controller of v2, in any hierarchy. cgroup.subtree_control knows no controller

@@ -30,11 +30,11 @@ type PidNamespace struct {
 type pidNamespaces struct {
 	scan bool // immutable; set before the first use if the kernel lacks the ioctl
 
-	mu     sync.Mutex
-	own    uint64                 // guarded by mu; the server's own, 0 before the first use
-	byIno  map[uint64]*pidnsEntry // guarded by mu
-	clock  uint64                 // guarded by mu
-	closed bool                   // guarded by mu
+	mu      sync.Mutex
+	own     uint64                 // guarded by mu; the server's own, 0 before the first use
+	entries map[uint64]*pidnsEntry // guarded by mu
+	clock   uint64                 // guarded by mu
+	closed  bool                   // guarded by mu
 }
 
 type pidnsEntry struct {
@@ -74,7 +74,7 @@ func (c *pidNamespaces) known(inode uint64) (*PidNamespace, uint64, error) {
 	if err := c.start(); err != nil {
 		return nil, 0, err
 	}
-	if e := c.byIno[inode]; e != nil {
+	if e := c.entries[inode]; e != nil {
 		c.clock++
 		e.used = c.clock
 		return e.ns, c.own, nil
@@ -102,7 +102,7 @@ func (c *pidNamespaces) start() error {
 	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
 		return &os.PathError{Op: "stat", Path: "/proc/self/ns/pid", Err: err}
 	}
-	c.own, c.byIno = st.Ino, map[uint64]*pidnsEntry{}
+	c.own, c.entries = st.Ino, map[uint64]*pidnsEntry{}
 	return nil
 }
 
@@ -115,21 +115,21 @@ func (c *pidNamespaces) keep(ns *PidNamespace) (*PidNamespace, error) {
 		ns.file.Close()
 		return nil, os.ErrClosed
 	}
-	if e := c.byIno[ns.inode]; e != nil {
+	if e := c.entries[ns.inode]; e != nil {
 		ns.file.Close()
 		return e.ns, nil
 	}
-	if len(c.byIno) >= maxPidNamespaces {
+	if len(c.entries) >= maxPidNamespaces {
 		var oldest *pidnsEntry
-		for _, e := range c.byIno {
+		for _, e := range c.entries {
 			if oldest == nil || e.used < oldest.used {
 				oldest = e
 			}
 		}
-		delete(c.byIno, oldest.ns.inode)
+		delete(c.entries, oldest.ns.inode)
 	}
 	c.clock++
-	c.byIno[ns.inode] = &pidnsEntry{ns, c.clock}
+	c.entries[ns.inode] = &pidnsEntry{ns, c.clock}
 	return ns, nil
 }
 
@@ -137,10 +137,10 @@ func (c *pidNamespaces) keep(ns *PidNamespace) (*PidNamespace, error) {
 func (c *pidNamespaces) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.byIno {
+	for _, e := range c.entries {
 		e.ns.file.Close()
 	}
-	c.byIno, c.closed, c.own = nil, true, 0
+	c.entries, c.closed, c.own = nil, true, 0
 }
 
 func openPidNamespace(path string, own uint64, scan bool) (*PidNamespace, error) {

@@ -217,7 +217,7 @@ func TestPidNamespacesAreBounded(t *testing.T) {
 			t.Fatal("the namespace in use was forgotten")
 		}
 	}
-	if n := len(c.byIno); n != maxPidNamespaces {
+	if n := len(c.entries); n != maxPidNamespaces {
 		t.Errorf("%d namespaces are kept, want %d", n, maxPidNamespaces)
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Extended attributes and times of a directory (name "") or of a control file in it. The calls go through
-// /proc/self/fd, since those on descriptors refuse O_PATH and a control file may be readable by no one. The
-// attributes are this project's, under names of its own (Hierarchy.attrName): "owner" is trusted.vcgroupfs.owner.
+// Two things of a directory (name "") or of a control file in it: extended attributes of this project, under names
+// of its own (Hierarchy.attrName: "owner" is trusted.vcgroupfs.owner), and the times of access and modification. The
+// calls go through /proc/self/fd, since those on descriptors refuse O_PATH and a control file may be readable by no
+// one.
 
 // at calls f with a path to the directory or the file.
 func (d *Dir) at(name string, f func(path string) error) error {

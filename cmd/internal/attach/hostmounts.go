@@ -36,7 +36,7 @@ func (p *place) notHosts() error {
 		err = nil
 	case err != nil:
 		// Process 1 has a capability that this process lacks (ptrace(2), PTRACE_MODE_READ). Its mountinfo requires none.
-		is, err = p.sharesMounts("/proc/1/mountinfo")
+		is, err = p.sameNamespaceAs("/proc/1/mountinfo")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot tell whether the process is in the host's own mount namespace: %w", err)
@@ -47,9 +47,9 @@ func (p *place) notHosts() error {
 	return nil
 }
 
-// sharesMounts reports that a mount of the process is in another process's table, too. A mount is in one namespace, and
-// no two mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
-func (p *place) sharesMounts(table string) (bool, error) {
+// sameNamespaceAs reports that a mount of the process is in another process's table, too. A mount is in one namespace,
+// and no two mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
+func (p *place) sameNamespaceAs(table string) (bool, error) {
 	_, err := p.mounts.Seek(0, 0)
 	if err != nil {
 		return false, err

@@ -111,11 +111,11 @@ func (m *making) make(g *guest) (err error) {
 			undoLimits()
 		}
 	}()
-	return m.mount(g, boundaries)
+	return m.startView(g, boundaries)
 }
 
-// mount makes the view on boundaries, which it takes over, and mounts it.
-func (m *making) mount(g *guest, boundaries []*host.Boundary) error {
+// startView makes the view on boundaries, which it takes over, mounts it, serves it and attaches it in the guest.
+func (m *making) startView(g *guest, boundaries []*host.Boundary) error {
 	config, err := json.Marshal(g.record)
 	if err == nil {
 		g.region, err = m.arena.Allocate(config)
@@ -163,7 +163,7 @@ func (m *making) mount(g *guest, boundaries []*host.Boundary) error {
 		undo()
 		return err
 	}
-	g.region.Finish()
+	g.region.MarkSetUp()
 	g.serving.Store(s)
 	return nil
 }

@@ -171,7 +171,7 @@ func (x *parts) left(t *testing.T, rec record) (r *state.Region, held map[uint64
 		t.Fatal(err)
 	}
 	r.SetInit(initRequest())
-	r.Finish()
+	r.MarkSetUp()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)

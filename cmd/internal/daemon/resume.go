@@ -77,7 +77,7 @@ func (m *making) resume(r *state.Region, rec record, held map[uint64]int) (err e
 	switch {
 	case rec.Name == "":
 		err = errors.New("its record makes no sense to this program")
-	case !r.Finished():
+	case !r.IsSetUp():
 		err = errors.New("it was being set up")
 	case !ok:
 		err = errors.New("its connection was not kept")

@@ -155,7 +155,7 @@ func (s *selfDir) start() (err error) {
 		return err
 	}
 	remember(s.region, s.at.View)
-	s.region.Finish()
+	s.region.MarkSetUp()
 	close(s.ready)
 	return nil
 }

@@ -96,7 +96,7 @@ func (k *selfKeeper) resume(r *state.Region, rec *selfRecord, held map[uint64]in
 	switch {
 	case k.cfg.settings == nil || k.cfg.settings.Path != rec.target:
 		err = errors.New("it is not asked for any more")
-	case !r.Finished() || !ok:
+	case !r.IsSetUp() || !ok:
 		err = errors.New("it was being set up")
 	default:
 		s, err = newSelf(k.cfg, rec.spec)

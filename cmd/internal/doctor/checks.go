@@ -47,7 +47,7 @@ func Host(ctx context.Context, socket string) []Check {
 		checks = append(checks, hierarchies(h), handles(h))
 		if !guest(h) {
 			// In a guest it is the host's task.
-			checks = append(checks, delegation())
+			checks = append(checks, nsdelegate())
 		}
 		checks = append(checks, pids(h))
 	}
@@ -137,9 +137,9 @@ func handles(h *host.Host) Check {
 		"run with CAP_DAC_READ_SEARCH"}
 }
 
-// delegation checks whether the kernel itself bounds the writes of a cgroup namespace: beside the view, for a guest
+// nsdelegate checks whether the kernel itself bounds the writes of a cgroup namespace: beside the view, for a guest
 // that mounts cgroup2.
-func delegation() Check {
+func nsdelegate() Check {
 	const name = "nsdelegate"
 	raw, _ := os.ReadFile("/proc/self/mountinfo")
 	mounts, err := hierarchy.ParseMounts(raw)

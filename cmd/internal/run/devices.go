@@ -27,8 +27,8 @@ type anew struct {
 	id          int  // uid and gid of the owner of /dev
 }
 
-// makeSys attaches a mount of the host's /sys, with nothing mounted on it.
-func (d anew) makeSys(mount int) error {
+// attachSys attaches a mount of the host's /sys, with nothing mounted on it.
+func (d anew) attachSys(mount int) error {
 	err := attach.PathError("move_mount", "/sys",
 		unix.MoveMount(mount, "", unix.AT_FDCWD, "/sys", unix.MOVE_MOUNT_F_EMPTY_PATH))
 	if err == nil {

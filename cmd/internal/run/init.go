@@ -182,7 +182,7 @@ func setMounts(s initSetup) error {
 	switch {
 	case s.Userns:
 		// makeStage has made them before the user namespace.
-		return setMountsOnStage(s)
+		return mountGuestOnStage(s)
 	case s.Privileged:
 		if err := detachCgroups(); err != nil {
 			return err
@@ -195,7 +195,8 @@ func setMounts(s initSetup) error {
 	return mountGuest(s)
 }
 
-func setMountsOnStage(s initSetup) error {
+// mountGuestOnStage enters the stage, mounts the guest's file systems there and unmounts the stage's own.
+func mountGuestOnStage(s initSetup) error {
 	stage, err := enterStage()
 	if err != nil {
 		return err

@@ -28,16 +28,16 @@ var dataTypes = []string{
 // refusedFuse are FUSE file systems without data: views, and LXCFS, whose older versions have the host's cgroups.
 var refusedFuse = []string{"fuse.cgroup", "fuse.lxcfs"}
 
-// kinds are the types of file systems that hold files.
-type kinds map[string]bool
+// fileTypes are the types of file systems that hold files.
+type fileTypes map[string]bool
 
-// readKinds reads /proc/filesystems: a type without "nodev" needs a block device.
-func readKinds() (kinds, error) {
+// readFileTypes reads /proc/filesystems: a type without "nodev" needs a block device.
+func readFileTypes() (fileTypes, error) {
 	raw, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		return nil, err
 	}
-	k := kinds{}
+	k := fileTypes{}
 	for line := range strings.Lines(string(raw)) {
 		if name, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "\t"); ok {
 			k[name] = true
@@ -50,7 +50,7 @@ func readKinds() (kinds, error) {
 }
 
 // holds reports that a mount is of a file system that holds files.
-func (k kinds) holds(m *mountinfo.Info) bool {
+func (k fileTypes) holds(m *mountinfo.Info) bool {
 	for _, refused := range refusedFuse {
 		if strings.HasPrefix(m.FSType, refused) {
 			return false
@@ -68,10 +68,10 @@ func under(path string, dirs []string) bool {
 }
 
 // keepFiles keeps only mounts of files in this thread's mount namespace, which must be its own and private. It disables
-// devices on them, and makes /sys and /dev anew. /proc is gone, or stays to be mounted over: the guest mounts its own.
-// A mount that cannot be unmounted, such as one that came with a user namespace, is covered.
+// devices on them, attaches the host's bare /sys, and makes /dev anew. /proc is gone, or stays to be mounted over: the
+// guest mounts its own. A mount that cannot be unmounted, such as one that came with a user namespace, is covered.
 func keepFiles(d anew) error {
-	k, err := readKinds()
+	k, err := readFileTypes()
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func keepFiles(d anew) error {
 	if err := noDevices(); err != nil {
 		return err
 	}
-	if err := d.makeSys(sys); err != nil {
+	if err := d.attachSys(sys); err != nil {
 		return err
 	}
 	if err := d.makeDev(nodes); err != nil {
