@@ -86,7 +86,7 @@ func TestLinkRefuses(t *testing.T) {
 	if m, err := b.receive(buf, oob); err == nil {
 		t.Errorf("%+v", m)
 	}
-	if now := openFiles(t); now != before {
+	if now := openFiles(t); now > before { // those of the tests before go late
 		t.Errorf("%d descriptors, %d before", now, before)
 	}
 	if _, err := a.conn.Write([]byte("short")); err != nil {

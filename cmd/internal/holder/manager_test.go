@@ -51,7 +51,7 @@ func TestManagerQueue(t *testing.T) {
 	if told := f.read()[len(want):]; !slices.Equal(told, []string{"WATCHDOG=1", "FDSTOREREMOVE=1 FDNAME=x"}) {
 		t.Errorf("told %q", told)
 	}
-	if now := openFiles(t); now != before {
+	if now := openFiles(t); now > before { // those of the tests before go late
 		t.Errorf("%d descriptors, %d before", now, before)
 	}
 }

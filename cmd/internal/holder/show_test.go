@@ -47,7 +47,7 @@ func TestShow(t *testing.T) {
 	}
 	dir.Close()
 	<-closed
-	if now := openFiles(t); now != before {
+	if now := openFiles(t); now > before { // those of the tests before go late
 		t.Errorf("%d descriptors, %d before", now, before)
 	}
 }
@@ -74,7 +74,7 @@ func TestShowVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	(&Holder{}).handleWorkerMessage(&process{}, message{kind: 'Z', items: []item{{}}, fds: []int{int(fd.Fd())}})
-	if now := openFiles(t); now != before {
+	if now := openFiles(t); now > before { // those of the tests before go late
 		t.Errorf("%d descriptors, %d before", now, before)
 	}
 	if err := fd.Close(); !errors.Is(err, os.ErrClosed) && err == nil {

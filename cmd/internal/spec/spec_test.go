@@ -31,3 +31,20 @@ func TestNamesAndLimits(t *testing.T) {
 		}
 	}
 }
+
+// TestNameOf: a container's name that no guest can have gives another one, the same each time.
+func TestNameOf(t *testing.T) {
+	for _, name := range []string{"web", strings.Repeat("a", maxName)} {
+		if got := NameOf(name); got != name {
+			t.Errorf("%q became %q", name, got)
+		}
+	}
+	seen := map[string]bool{}
+	for _, name := range []string{"", "a/b", "-a", "cgroup.procs", strings.Repeat("a", maxName+1)} {
+		got := NameOf(name)
+		if err := CheckName(got); err != nil || got != NameOf(name) || seen[got] {
+			t.Errorf("%q became %q: %v, %v before", name, got, err, seen)
+		}
+		seen[got] = true
+	}
+}
