@@ -58,14 +58,14 @@ func BenchmarkGuests(b *testing.B) {
 
 // guestsOfOne are boundaries and mount points of many guests.
 type guestsOfOne struct {
-	tree *host.Hierarchy
+	hier *host.Hierarchy
 	path string // of their cgroups' parent
 	dir  string // of their mount points
 }
 
 // newManyGuests makes what many guests need; each adds a child of its own to a cgroup of the test.
-func newManyGuests(b *testing.B, tree *host.Hierarchy) *guestsOfOne {
-	g := &guestsOfOne{tree: tree, path: kit.NewBoundary(b, "guests", tree), dir: kit.PublicDir(b)}
+func newManyGuests(b *testing.B, hier *host.Hierarchy) *guestsOfOne {
+	g := &guestsOfOne{hier: hier, path: kit.NewBoundary(b, "guests", hier), dir: kit.PublicDir(b)}
 	b.Cleanup(func() { // what is in the directory, before it goes itself
 		for i := range manyGuests {
 			if err := os.Remove(g.target(i)); err != nil {
@@ -74,7 +74,7 @@ func newManyGuests(b *testing.B, tree *host.Hierarchy) *guestsOfOne {
 		}
 	})
 	for i := range manyGuests {
-		if err := tree.Create(g.path+"/"+guestName(i), 0o755); err != nil {
+		if err := hier.Create(g.path+"/"+guestName(i), 0o755); err != nil {
 			b.Fatal(err)
 		}
 		if err := os.Mkdir(g.target(i), 0o755); err != nil {
@@ -129,8 +129,8 @@ func (g *guestsOfOne) remove(b *testing.B, d *kit.Daemon, from, to int) []time.D
 // latency is the median time of open, read and close in the first guest's view.
 func (g *guestsOfOne) latency(b *testing.B) time.Duration {
 	dir := g.target(0)
-	if kit.Exists(filepath.Join(dir, g.tree.Dir)) && g.tree.Dir != "" {
-		dir = filepath.Join(dir, g.tree.Dir)
+	if kit.Exists(filepath.Join(dir, g.hier.Dir)) && g.hier.Dir != "" {
+		dir = filepath.Join(dir, g.hier.Dir)
 	}
 	path := filepath.Join(dir, benchFile)
 	var took []time.Duration

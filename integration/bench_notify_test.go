@@ -65,8 +65,8 @@ func playNotifyBench(view string) error {
 // BenchmarkNotify prints what the filter of "run" costs, and what its answers cost: medians of rounds in turns, and ratios.
 func BenchmarkNotify(b *testing.B) {
 	h := kit.OpenHost(b)
-	tree := kit.NeedHierarchy(b, h, "pids")
-	path := kit.NewBoundary(b, "notify", tree)
+	hier := kit.NeedHierarchy(b, h, "pids")
+	path := kit.NewBoundary(b, "notify", hier)
 	v := kit.MountView(b, "--no-bpf", "--boundary", path, "--controllers", "pids")
 	self, err := os.Executable()
 	if err != nil {
@@ -77,8 +77,8 @@ func BenchmarkNotify(b *testing.B) {
 		cmd.Stderr = os.Stderr
 		return kit.StartProcess(b, cmd)
 	}
-	without := start(exec.Command(self), v.Top(tree))
-	with := start(exec.Command(kit.Program(b), "run", "--no-bpf", "--privileged", "--controllers", "pids", "--", self), kit.TopOf(kit.GuestView, tree))
+	without := start(exec.Command(self), v.Top(hier))
+	with := start(exec.Command(kit.Program(b), "run", "--no-bpf", "--privileged", "--controllers", "pids", "--", self), kit.TopOf(kit.GuestView, hier))
 	var times [2][][]int64
 	for range benchRounds {
 		for i, g := range []*kit.Helper{without, with} {

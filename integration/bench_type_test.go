@@ -57,8 +57,8 @@ func statfsOnce(b *testing.B, path string) {
 // in turns.
 func BenchmarkType(b *testing.B) {
 	kit.NeedType(b)
-	tree := kit.NeedHierarchy(b, kit.OpenHost(b), "pids")
-	path := kit.NewBoundary(b, "type-bench", tree)
+	hier := kit.NeedHierarchy(b, kit.OpenHost(b), "pids")
+	path := kit.NewBoundary(b, "type-bench", hier)
 	tmpfs := b.TempDir()
 	if err := unix.Mount("type-bench", tmpfs, "tmpfs", 0, ""); err != nil {
 		b.Fatal(err)
@@ -74,7 +74,7 @@ func BenchmarkType(b *testing.B) {
 	}
 	for range typeRounds {
 		for with, flags := range [][]string{{"--no-bpf"}, nil} { // a server of the same age each time
-			withServer(b, slices.Concat(args, flags), func(dir string) { typeRound(b, times, with, kit.TopOf(dir, tree), tmpfs) })
+			withServer(b, slices.Concat(args, flags), func(dir string) { typeRound(b, times, with, kit.TopOf(dir, hier), tmpfs) })
 		}
 	}
 	var out bytes.Buffer

@@ -105,7 +105,7 @@ func nested(runtime string) string {
 func rustProgram() string { return filepath.Join(filepath.Dir(os.Getenv("VCGROUPFS")), "parallelism") }
 
 // need skips a test where a program is missing, or is older than what the row in doctor's table is of.
-func (c client) need(t *testing.T, tree *host.Hierarchy) {
+func (c client) need(t *testing.T, hier *host.Hierarchy) {
 	switch c.needs {
 	case "":
 		return
@@ -123,7 +123,7 @@ func (c client) need(t *testing.T, tree *host.Hierarchy) {
 	if _, err := exec.LookPath(c.needs); err != nil {
 		t.Skipf("machine: %s is not installed", c.needs)
 	}
-	if c.needs == "node" && tree.Version == hierarchy.V2 {
+	if c.needs == "node" && hier.Version == hierarchy.V2 {
 		out, err := exec.Command("node", "-p", "process.versions.uv").Output()
 		if uv := strings.TrimSpace(string(out)); err == nil && strings.HasPrefix(uv, "1.44.") {
 			t.Skipf("machine: node has libuv %s, which knows no cgroup2", uv)
@@ -245,9 +245,9 @@ func withoutCgroups(mounts any) []any {
 func TestClientsCpuset(t *testing.T) {
 	runc := kit.NeedRuntime(t, "runc")
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "cpuset")
+	hier := kit.NeedHierarchy(t, h, "cpuset")
 	file, all := "cpuset.cpus.effective", []string{}
-	if tree.Version == hierarchy.V1 {
+	if hier.Version == hierarchy.V1 {
 		file = "cpuset.effective_cpus"
 	}
 	for i := range runtime.NumCPU() {
@@ -260,7 +260,7 @@ func TestClientsCpuset(t *testing.T) {
 	b.Linux()["resources"] = map[string]any{"cpu": map[string]any{"cpus": "1"}}
 	b.Write(t)
 	x := kit.StartProcess(t, b.Command(runc))
-	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, tree)+"/"+file); got != "1\n" {
+	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, hier)+"/"+file); got != "1\n" {
 		t.Errorf("%s: %q", file, got)
 	}
 	t.Run("btop", func(t *testing.T) {

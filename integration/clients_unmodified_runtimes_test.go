@@ -253,11 +253,11 @@ func (g *treeGuest) runs(t *testing.T, r innerRuntime, on bool) {
 // finds wants the host to find one container below the boundary, with its limits and a process.
 func (g *treeGuest) finds(t *testing.T, pattern string) {
 	t.Helper()
-	found, _ := filepath.Glob(filepath.Join(kit.HostDir(g.form.tree, g.Cgroup+pattern), kit.Procs))
+	found, _ := filepath.Glob(filepath.Join(kit.HostDir(g.form.hier, g.Cgroup+pattern), kit.Procs))
 	if len(found) != 1 {
 		t.Fatalf("the host finds %v by %s", found, pattern)
 	}
-	g.form.wants(t, strings.TrimPrefix(filepath.Dir(found[0]), kit.HostDir(g.form.tree, "")), innerMemory, innerPids)
+	g.form.wants(t, strings.TrimPrefix(filepath.Dir(found[0]), kit.HostDir(g.form.hier, "")), innerMemory, innerPids)
 }
 
 func (g *treeGuest) stop(t *testing.T) {
@@ -277,7 +277,7 @@ func TestUnmodifiedJava(t *testing.T) {
 	}
 	needTree(t, "trixie")
 	eachForm(t, func(t *testing.T, h *host.Host, f guestForm, m mechanism, on bool) {
-		if f.memory != f.tree {
+		if f.memory != f.hier {
 			t.Skip("machine: memory is on a v1 hierarchy, where TestClients asks a JDK")
 		}
 		f.hook = slices.DeleteFunc(slices.Clone(f.hook), func(o string) bool { return o == "--no-stack" })

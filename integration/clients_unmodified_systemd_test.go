@@ -145,7 +145,7 @@ func (s *systemd) boots(t *testing.T, d *kit.Daemon) {
 	if out, _ := s.inside("systemctl", "is-active", unit); strings.TrimSpace(out) != "inactive" {
 		t.Errorf("the unit is %q after it was stopped", out)
 	}
-	if left := kit.ReadFile(filepath.Join(kit.HostDir(s.form.tree, cgroup), kit.Procs)); left != "" && left != "ENOENT" {
+	if left := kit.ReadFile(filepath.Join(kit.HostDir(s.form.hier, cgroup), kit.Procs)); left != "" && left != "ENOENT" {
 		t.Errorf("the unit's cgroup has %q after it was stopped", left)
 	}
 	s.want(t, "^$", "systemctl", "start", unit) // by the new worker

@@ -81,23 +81,23 @@ func withoutClone3(b *kit.Bundle) {
 type guestForm struct {
 	name         string
 	hook         []string        // its options
-	tree         *host.Hierarchy // that has the cgroups which they make
+	hier         *host.Hierarchy // that has the cgroups which they make
 	memory, pids *host.Hierarchy // that have the limits of these, or nil
 }
 
-// guestForms are a plain view of one v2 tree and, where memory and tasks are limited on v1, one of all hierarchies.
+// guestForms are a plain view of one v2 hierarchy and, where memory and tasks are limited on v1, one of all hierarchies.
 // This one has the kernel's own mounts below it, for programs that look for v1 in mountinfo, and no blkio, in which no guest
 // makes directories.
 func guestForms(t testing.TB, h *host.Host) []guestForm {
 	t.Helper()
 	v2, memory, pids := kit.NeedHierarchy(t, h, hierarchy.Unified), kit.NeedHierarchy(t, h, "memory"), kit.NeedHierarchy(t, h, "pids")
-	one := guestForm{name: "v2", tree: v2, hook: []string{"--layout", "v2", "--no-stack", "--controllers"}}
+	one := guestForm{name: "v2", hier: v2, hook: []string{"--layout", "v2", "--no-stack", "--controllers"}}
 	if memory == v2 && pids == v2 {
 		one.hook, one.memory, one.pids = append(one.hook, "memory,pids,cpu"), v2, v2
 		return []guestForm{one}
 	}
 	one.hook = append(one.hook, hierarchy.Unified)
-	return []guestForm{one, {name: "hybrid", tree: pids, memory: memory, pids: pids, hook: []string{
+	return []guestForm{one, {name: "hybrid", hier: pids, memory: memory, pids: pids, hook: []string{
 		"--layout", "hybrid", "--proc-cgroups",
 		"--controllers", "cpu,cpuacct,memory,devices,freezer,pids,name=systemd,unified",
 	}}}
@@ -119,7 +119,7 @@ func eachForm(t *testing.T, do func(t *testing.T, h *host.Host, f guestForm, m m
 // wants wants the host to find a process in a cgroup, and its limits.
 func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
 	t.Helper()
-	dir := kit.HostDir(f.tree, cgroup)
+	dir := kit.HostDir(f.hier, cgroup)
 	kit.Eventually(t, "a process in "+dir, func() bool {
 		found, err := os.ReadFile(filepath.Join(dir, kit.Procs))
 		events := kit.ReadFile(filepath.Join(dir, "cgroup.events")) // of v2, where a container may be a cgroup further down

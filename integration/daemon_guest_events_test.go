@@ -15,10 +15,10 @@ import (
 
 // bounded is a guest with limits on tasks and memory, and with a freezer.
 type bounded struct {
-	d       *kit.Daemon
-	path    string
-	trees   []*host.Hierarchy
-	freezer *host.Hierarchy
+	d           *kit.Daemon
+	path        string
+	hierarchies []*host.Hierarchy
+	freezer     *host.Hierarchy
 }
 
 func newBounded(t *testing.T, name string) *bounded {
@@ -35,16 +35,16 @@ func newBounded(t *testing.T, name string) *bounded {
 	if kit.OnV1(h, "memory") {
 		memory = "memory.limit_in_bytes=16M"
 	}
-	for _, tree := range []*host.Hierarchy{kit.NeedHierarchy(t, h, "pids"), kit.NeedHierarchy(t, h, "memory"), b.freezer} {
+	for _, hier := range []*host.Hierarchy{kit.NeedHierarchy(t, h, "pids"), kit.NeedHierarchy(t, h, "memory"), b.freezer} {
 		seen := false
-		for _, other := range b.trees {
-			seen = seen || other == tree
+		for _, other := range b.hierarchies {
+			seen = seen || other == hier
 		}
 		if !seen {
-			b.trees = append(b.trees, tree)
+			b.hierarchies = append(b.hierarchies, hier)
 		}
 	}
-	b.path = kit.NewBoundary(t, name, b.trees...)
+	b.path = kit.NewBoundary(t, name, b.hierarchies...)
 	b.d.WantTry(t, 0, "added", "guest", "add", "b", "--boundary", b.path, "--controllers", controllers, "--limit", "pids.max=4", "--limit", memory)
 	return b
 }
@@ -54,8 +54,8 @@ func (b *bounded) start(t *testing.T, script string) *kit.Helper {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", "read -r _; "+script)
 	x := kit.StartProcess(t, cmd)
-	for _, tree := range b.trees {
-		if err := tree.Attach(b.path, x.PID()); err != nil {
+	for _, hier := range b.hierarchies {
+		if err := hier.Attach(b.path, x.PID()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -79,8 +79,8 @@ func TestGuestEvents(t *testing.T) {
 	forks := b.start(t, "for i in 1 2 3 4 5 6; do sleep 60 & done; wait")
 	forks.In.Write([]byte("\n"))
 	kit.Eventually(t, "the limit on tasks to be told of", told("limit", "pids.max"))
-	for _, tree := range b.trees {
-		if err := tree.Kill(b.path); err != nil {
+	for _, hier := range b.hierarchies {
+		if err := hier.Kill(b.path); err != nil {
 			t.Error(err)
 		}
 	}

@@ -21,10 +21,10 @@ func TestOwnMounts(t *testing.T) {
 	}
 	d := kit.StartDaemonOf(t, apart)
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "own-mounts", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "own-mounts", hier)
 	pid := kit.StartSleeper(t)
-	if err := tree.Attach(path, pid); err != nil {
+	if err := hier.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
 	into := kit.PublicDir(t)
@@ -34,14 +34,14 @@ func TestOwnMounts(t *testing.T) {
 		unix.Unmount(into, unix.MNT_DETACH)
 	}
 	x := kit.StartHelper(t, "commands")
-	if err := tree.Attach(path, x.PID()); err != nil {
+	if err := hier.Attach(path, x.PID()); err != nil {
 		t.Fatal(err)
 	}
 	if got := x.Ask(t, "unshare"); got != "ok" {
 		t.Fatalf("unshare: %s", got)
 	}
 	d.WantTry(t, 0, "added", "guest", "add", "guest", "--pid", strconv.Itoa(x.PID()), "--controllers", "pids", "--into", kit.GuestView)
-	if got := x.Ask(t, "read", filepath.Join(kit.TopOf(kit.GuestView, tree), "pids.max")); got != "max\n" {
+	if got := x.Ask(t, "read", filepath.Join(kit.TopOf(kit.GuestView, hier), "pids.max")); got != "max\n" {
 		t.Errorf("a guest of that daemon reads %q", got)
 	}
 	x.In.Close()

@@ -19,15 +19,15 @@ func TestPokeAcrossDeath(t *testing.T) {
 		t.Skip("kernel: requests are sent again since Linux 6.9")
 	}
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
-	path := kit.NewBoundary(t, "poke", tree)
+	hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	path := kit.NewBoundary(t, "poke", hier)
 	deaths := filepath.Join(t.TempDir(), "deaths")
 	d := kit.StartDaemonOf(t, kit.FailpointProgram(t), "VCGROUPFS_FAILPOINT=poke-begun", "VCGROUPFS_FAILPOINT_FILE="+deaths)
 	dir := kit.PublicDir(t)
 	t.Cleanup(func() { d.Stop(t) })
 	d.Mounts[dir] = true
 	d.WantTry(t, 0, "added", "guest", "add", "g", "--boundary", path, "--controllers", hierarchy.Unified, "--layout", "v2", "--target", dir)
-	if err := tree.Create(path+"/q", 0o755); err != nil {
+	if err := hier.Create(path+"/q", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "q", "cgroup.events")
@@ -42,7 +42,7 @@ func TestPokeAcrossDeath(t *testing.T) {
 	if got := kit.ReadFile(file); !strings.Contains(got, "populated 0") {
 		t.Fatalf("%s: %q", file, got)
 	}
-	if err := tree.Attach(path+"/q", kit.StartSleeper(t)); err != nil {
+	if err := hier.Attach(path+"/q", kit.StartSleeper(t)); err != nil {
 		t.Fatal(err)
 	}
 	kit.Eventually(t, "the worker to die in its own truncate", func() bool { return kit.ReadFile(deaths) != "" })

@@ -23,8 +23,8 @@ func isDead(path string) bool {
 // TestDeadViews: holder and worker died. The next daemon unmounts the dead views of its own directory and of declared guests, and makes these
 // anew; where somebody else's is dead, it says so.
 func TestDeadViews(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "dead-views", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "dead-views", hier)
 	root := kit.GuestRoot(t)
 	if err := os.MkdirAll(root+"/sys/fs/cgroup", 0o755); err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestDeadViews(t *testing.T) {
 	d.WantTry(t, 0, "added", "guest", "add", "hand", "--boundary", path, "--controllers", "pids")
 	at := []string{root + "/sys/fs/cgroup", views + "/plain", views + "/hand"}
 	served := func() bool {
-		max := func(dir string) bool { return kit.ReadFile(filepath.Join(kit.TopOf(dir, tree), "pids.max")) == "max\n" }
+		max := func(dir string) bool { return kit.ReadFile(filepath.Join(kit.TopOf(dir, hier), "pids.max")) == "max\n" }
 		return max(at[0]) && max(at[1])
 	}
 	kit.Eventually(t, "the declared guests", served)
@@ -68,8 +68,8 @@ func TestDeadViews(t *testing.T) {
 
 // TestForeignDead: what is mounted where a guest is declared, and is no view, stays, dead or not.
 func TestForeignDead(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "foreign-dead", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "foreign-dead", hier)
 	dir := kit.PublicDir(t)
 	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -91,8 +91,8 @@ func TestForeignDead(t *testing.T) {
 
 // TestOver: what is mounted at a directory, or in it, is not covered by the way: mount and guest add refuse without --over.
 func TestOver(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "over", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "over", hier)
 	d := kit.StartDaemon(t)
 	full, taken := kit.PublicDir(t), kit.GuestRoot(t)
 	if err := os.WriteFile(full+"/file", nil, 0o644); err != nil {
@@ -121,8 +121,8 @@ func TestOver(t *testing.T) {
 
 // TestMountDead: where a server was killed, who mounts is told to unmount what it has left, with --over, too.
 func TestMountDead(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "mount-dead", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "mount-dead", hier)
 	dir := kit.PublicDir(t)
 	cmd := exec.Command(kit.Program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
 	p := kit.StartProcess(t, cmd)
@@ -145,8 +145,8 @@ func TestMountAll(t *testing.T) {
 	if out, err := exec.Command("mount", "--version").Output(); err != nil || !strings.Contains(string(out), "util-linux") {
 		t.Skip("machine: no mount(8) of util-linux")
 	}
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "mount-all", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "mount-all", hier)
 	const at = "/srv/web/rootfs/sys/fs/cgroup"
 	out := paste(t, "mount -t tmpfs tmpfs /sbin/.\nln -s \"$(command -v vcgroupfs)\" /sbin/mount.vcgroupfs\n"+
 		"echo '/machines/web "+at+" vcgroupfs rootfs=/srv/web/rootfs,controllers=pids 0 0' >/srv/fstab\n"+

@@ -113,8 +113,8 @@ func hostTarget(t testing.TB, root string, guest ...string) (own string) {
 // TestTargetLinks: a guest's symbolic links lead no view out of its root, be it mounted by hand, by the daemon or because it is declared;
 // inside the root they are followed, where the root is named.
 func TestTargetLinks(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "target-links", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "target-links", hier)
 	root := kit.GuestRoot(t)
 	own := hostTarget(t, root, "sys", "out/sys")
 	for _, dir := range []string{"run/fs/cgroup", "proc"} {
@@ -174,8 +174,8 @@ func TestTargetLinks(t *testing.T) {
 
 // TestTargetMounts: what is mounted below a guest's root may be a directory of the host's: a link of the guest's leads no view onto it.
 func TestTargetMounts(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "target-mounts", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "target-mounts", hier)
 	root, host := kit.GuestRoot(t), kit.GuestRoot(t)
 	if err := errors.Join(os.MkdirAll(host+"/fs/cgroup", 0o755), os.Mkdir(root+"/data", 0o755), os.Symlink("data", root+"/sys"),
 		unix.Mount("", host, "", unix.MS_SHARED, ""), unix.Mount(host, root+"/data", "", unix.MS_BIND, "")); err != nil {
@@ -200,8 +200,8 @@ func TestTargetMounts(t *testing.T) {
 // TestTargetExchanged: a guest exchanges the directory for a link all the time, while its view is mounted and unmounted (as in
 // CVE-2021-30465 and CVE-2023-27561 of runc). It never gets it mounted on the host's directory, and nothing stays mounted.
 func TestTargetExchanged(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "target-exchanged", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "target-exchanged", hier)
 	root := kit.GuestRoot(t)
 	own := hostTarget(t, root, "link")
 	if err := os.MkdirAll(filepath.Join(root, "sys/fs/cgroup"), 0o755); err != nil {
@@ -237,7 +237,7 @@ func TestTargetExchanged(t *testing.T) {
 // TestTargetMoved: a guest moves the directory that its view is mounted in, and puts a link to the host's in its place. Removing the guest
 // takes the view away where it is now, also when another worker does so; a daemon that ends leaves nothing either.
 func TestTargetMoved(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	d := kit.StartDaemon(t)
 	ends := map[string]func(){
 		"rm": func() { d.WantTry(t, 0, "", "guest", "rm", "web") },
@@ -251,7 +251,7 @@ func TestTargetMoved(t *testing.T) {
 	}
 	for _, name := range []string{"rm", "worker", "boundary", "stop"} {
 		t.Run(name, func(t *testing.T) {
-			path := kit.NewBoundary(t, "target-moved-"+name, tree)
+			path := kit.NewBoundary(t, "target-moved-"+name, hier)
 			root := kit.GuestRoot(t)
 			at := filepath.Join(root, "sys/fs/cgroup")
 			if err := os.MkdirAll(at, 0o755); err != nil {
@@ -269,7 +269,7 @@ func TestTargetMoved(t *testing.T) {
 			}
 			if end := ends[name]; end != nil {
 				end()
-			} else if err := tree.RemoveAll(path); err != nil {
+			} else if err := hier.RemoveAll(path); err != nil {
 				t.Fatal(err)
 			}
 			kit.Eventually(t, "the view to be unmounted", func() bool { return len(kit.ViewsBelow(t, root)) == 0 })
@@ -282,8 +282,8 @@ func TestTargetMoved(t *testing.T) {
 
 // TestTargetRenames: a guest renames the directories above its view all the time. It is unmounted all the same.
 func TestTargetRenames(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "target-renames", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "target-renames", hier)
 	root := kit.GuestRoot(t)
 	if err := os.MkdirAll(filepath.Join(root, "a/fs/cgroup"), 0o755); err != nil {
 		t.Fatal(err)

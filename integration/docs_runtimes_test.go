@@ -28,7 +28,7 @@ func docsJSON(t *testing.T, file, begins string) (members map[string]json.RawMes
 // TestDocsOCI: a bundle with the hooks that the docs show has its view, and nothing is left of it.
 func TestDocsOCI(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	runtime := kit.NeedRuntime(t, kit.OCIRuntimes(t)[0])
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartDaemon(t)
@@ -38,7 +38,7 @@ func TestDocsOCI(t *testing.T) {
 	b.Config["hooks"] = json.RawMessage(here.Replace(string(hooks)))
 	b.Allow(kit.AllCapabilities(t))
 	b.Write(t)
-	s := kit.ViewScript(kit.TopOf(kit.GuestView, tree), tree.Version == hierarchy.V2)
+	s := kit.ViewScript(kit.TopOf(kit.GuestView, hier), hier.Version == hierarchy.V2)
 	s.Put(t, filepath.Join(b.Dir, "rootfs"))
 	out, err := b.Command(runtime).CombinedOutput()
 	if err != nil {
@@ -100,9 +100,9 @@ func TestDocsBind(t *testing.T) {
 	docsHost(t)
 	path := kit.NewBoundary(t, "docs-box", h.Hierarchies()...)
 	var enter strings.Builder
-	for _, tree := range h.Hierarchies() { // "on v1 in each hierarchy"
+	for _, hier := range h.Hierarchies() { // "on v1 in each hierarchy"
 		line := docsLine(t, "docs/runtimes.md", "echo $$ >")
-		enter.WriteString(strings.Replace(line, "/sys/fs/cgroup/machines/box/cgroup.procs", filepath.Join(kit.HostDir(tree, path), kit.Procs), 1) + "\n")
+		enter.WriteString(strings.Replace(line, "/sys/fs/cgroup/machines/box/cgroup.procs", filepath.Join(kit.HostDir(hier, path), kit.Procs), 1) + "\n")
 	}
 	add := "vcgroupfs serve --no-bpf " + strings.TrimPrefix(waited, "serve ") + "\n" + docsLine(t, "docs/runtimes.md", "vcgroupfs guest add box") + "\n" + enter.String()
 	out := paste(t, add+docsLine(t, "docs/runtimes.md", "bwrap --bind / /")+" -c 'ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/pids.max'\n", "/machines/box", path, "bwrap", sandbox)
@@ -132,8 +132,8 @@ func TestDocsNspawn(t *testing.T) {
 		t.Skip("machine: systemd-nspawn is not installed")
 	}
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
-	path := kit.NewBoundary(t, "docs-nspawn", tree)
+	hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	path := kit.NewBoundary(t, "docs-nspawn", hier)
 	kit.RemoveEverywhere(t, h, path)
 	d := kit.StartDaemon(t)
 	d.WantTry(t, 0, "views/box", "guest", "add", "box", "--boundary", path, "--controllers", hierarchy.Unified)
@@ -143,7 +143,7 @@ func TestDocsNspawn(t *testing.T) {
 	line := strings.NewReplacer("systemd-nspawn ...", sandbox+" --quiet --register=no --keep-unit --as-pid2 --directory "+rootfs+
 		" --bind "+filepath.Join(filepath.Dir(d.Socket), "views", "box")+":"+kit.GuestView+" --setenv "+kit.RoleVariable+"=script",
 		"/usr/bin/vcgroupfs", kit.AbsProgram(t), "/lib/systemd/systemd", "/program").Replace(docsLine(t, "docs/runtimes.md", "systemd-nspawn ..."))
-	start := kit.CommandWithin(path, []*host.Hierarchy{tree}, "sh", "-c", line)
+	start := kit.CommandWithin(path, []*host.Hierarchy{hier}, "sh", "-c", line)
 	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	out, err := start.CombinedOutput()
 	if err != nil {
@@ -173,14 +173,14 @@ func docsShell(t *testing.T, d *kit.Daemon, name string, client, ofRun []string,
 // TestDocsDocker: a container with self as a volume finds its view, by the docs' own lines.
 func TestDocsDocker(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "memory")
+	hier := kit.NeedHierarchy(t, h, "memory")
 	d := kit.StartSelfDaemon(t, "--container", kit.DockerCgroup()+"/{id}", "--self-controllers", "memory,pids")
 	k := kit.StartDocker(t, h, t.TempDir(), false)
 	limit := "memory.max"
-	if tree.Version == hierarchy.V1 {
+	if hier.Version == hierarchy.V1 {
 		limit = "memory.limit_in_bytes"
 	}
-	top := kit.TopOf(kit.GuestView, tree)
+	top := kit.TopOf(kit.GuestView, hier)
 	for _, line := range []string{docsLine(t, "README.md", "docker run"), docsLine(t, "docs/runtimes.md", "docker run")} {
 		line = strings.NewReplacer("/run/vcgroupfs/serve/self", d.Self(), "IMAGE", "program /program").Replace(line)
 		out, err := docsShell(t, d, "docker", k.Client, []string{"--rm", "--network", "none", "--env", kit.RoleVariable + "=read " + top + "/" + limit}, line)
@@ -200,7 +200,7 @@ func TestDocsPodman(t *testing.T) {
 	}
 	kit.NeedRuntime(t, "runc")
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	d := kit.StartSelfDaemon(t, "--container", "/"+kit.Prefix+"podman/libpod-{id}")
 	p := kit.NewPodman(t, h, program)
 	hooks, devices := t.TempDir(), t.TempDir()
@@ -231,7 +231,7 @@ func TestDocsPodman(t *testing.T) {
 		docsLine(t, "docs/runtimes.md", "podman run --annotation"), docsLine(t, "docs/runtimes.md", "podman run --device vcgroupfs.dev/cgroup=view"),
 		docsLine(t, "docs/runtimes.md", "podman run --device vcgroupfs.dev/cgroup=self"),
 	} {
-		s := kit.ViewScript(kit.TopOf(kit.GuestView, tree), tree.Version == hierarchy.V2)
+		s := kit.ViewScript(kit.TopOf(kit.GuestView, hier), hier.Version == hierarchy.V2)
 		s.Put(t, rootfs)
 		out, err := shell(line)
 		if err != nil {
@@ -245,7 +245,7 @@ func TestDocsPodman(t *testing.T) {
 	cmd.Stderr = os.Stderr
 	x := kit.StartProcess(t, cmd)
 	x.Ask(t, "read", "/proc/version") // it runs
-	limit := kit.TopOf(kit.GuestView, tree) + "/pids.max"
+	limit := kit.TopOf(kit.GuestView, hier) + "/pids.max"
 	for _, add := range []string{docsLine(t, "docs/runtimes.md", "vcgroupfs guest add db"), docsLine(t, "README.md", "vcgroupfs guest add db")} {
 		for _, step := range []struct{ line, want string }{
 			{add, "EPERM"}, {docsLine(t, "docs/runtimes.md", "vcgroupfs guest attach db"), "EPERM"}, {docsLine(t, "docs/runtimes.md", "vcgroupfs guest rm db"), ""},

@@ -104,19 +104,19 @@ func paste(t *testing.T, commands string, names ...string) string {
 const waited = "serve &\nuntil vcgroupfs guest ls >/dev/null 2>&1; do sleep 0.1; done\n#"
 
 // docsHost are the hierarchies that the docs' examples name: the README's host has them with v1.
-func docsHost(t *testing.T) (trees []*host.Hierarchy) {
+func docsHost(t *testing.T) (hierarchies []*host.Hierarchy) {
 	t.Helper()
 	h := kit.OpenHost(t)
 	for _, c := range []string{"memory", "pids", "cpu"} {
-		tree := kit.NeedHierarchy(t, h, c)
-		if tree.Version == hierarchy.V2 {
+		hier := kit.NeedHierarchy(t, h, c)
+		if hier.Version == hierarchy.V2 {
 			t.Skipf("machine: %s is not on a v1 hierarchy", c)
 		}
-		if !slices.Contains(trees, tree) {
-			trees = append(trees, tree)
+		if !slices.Contains(hierarchies, hier) {
+			hierarchies = append(hierarchies, hier)
 		}
 	}
-	return trees
+	return hierarchies
 }
 
 // TestReadmeRun: the README's first guest does what the comments beside its commands say.
@@ -159,11 +159,11 @@ func TestDocsReady(t *testing.T) {
 
 // TestDocsGuests: guests by hand, one of them of a process that runs; and what asks whether the daemon is well.
 func TestDocsGuests(t *testing.T) {
-	trees := kit.OpenHost(t).Hierarchies() // a container has a cgroup in each
-	path, other := kit.NewBoundary(t, "docs", docsHost(t)...), kit.NewBoundary(t, "docs-ci7", trees...)
+	hierarchies := kit.OpenHost(t).Hierarchies() // a container has a cgroup in each
+	path, other := kit.NewBoundary(t, "docs", docsHost(t)...), kit.NewBoundary(t, "docs-ci7", hierarchies...)
 	var enter strings.Builder
-	for _, tree := range trees {
-		enter.WriteString("echo $BASHPID >" + filepath.Join(kit.HostDir(tree, other), kit.Procs) + "\n")
+	for _, hier := range hierarchies {
+		enter.WriteString("echo $BASHPID >" + filepath.Join(kit.HostDir(hier, other), kit.Procs) + "\n")
 	}
 	ci7 := "(" + enter.String() + "exec unshare --mount --cgroup sleep 1000) &\nuntil grep -q sleep /proc/$!/comm; do sleep 0.1; done\n"
 	out := paste(t, "vcgroupfs serve &\n"+ci7+docsBlock(t, "docs/operations.md", "vcgroupfs guest add web"),

@@ -88,8 +88,8 @@ func hostileGuest(t *testing.T, h *host.Host, path, view, binary string, userns 
 	}
 	cmd.Env = append(os.Environ(), kit.RoleVariable+"=hostile daemon-"+form+" "+strconv.Itoa(stranger))
 	helper := kit.StartProcess(t, cmd)
-	for _, tree := range h.Hierarchies() {
-		if err := tree.Attach(path, helper.Cmd.Process.Pid); err != nil {
+	for _, hier := range h.Hierarchies() {
+		if err := hier.Attach(path, helper.Cmd.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,12 +108,12 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	h := kit.OpenHost(t)
 	parent := kit.NewBoundary(t, "hostile", h.Hierarchies()...) // whose state is the test's alone to change, which the root's is not
 	path := parent + "/guest"
-	for _, tree := range h.Hierarchies() {
-		if err := tree.Create(path, 0o755); err != nil {
+	for _, hier := range h.Hierarchies() {
+		if err := hier.Create(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if tree.Version == hierarchy.V2 {
-			if err := tree.Enable(path, tree.Controllers...); err != nil {
+		if hier.Version == hierarchy.V2 {
+			if err := hier.Enable(path, hier.Controllers...); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -134,9 +134,9 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 	stranger := kit.StartStranger(t)
 	guest := hostileGuest(t, h, path, dir, binary, userns, stranger)
 	var dirs []string
-	for _, tree := range h.Hierarchies() {
-		if tree.Holds("memory") || tree.Holds("pids") {
-			dirs = append(dirs, kit.HostDir(tree, path), kit.HostDir(tree, parent))
+	for _, hier := range h.Hierarchies() {
+		if hier.Holds("memory") || hier.Holds("pids") {
+			dirs = append(dirs, kit.HostDir(hier, path), kit.HostDir(hier, parent))
 		}
 	}
 	last := 0
@@ -165,8 +165,8 @@ func testHostileDaemon(t *testing.T, binary string, userns bool) {
 // namespaces of its own as well as from inside the boundary in the host's.
 func TestHostileSocket(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "socket", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "socket", hier)
 	d := kit.StartDaemon(t)
 	dir := kit.PublicDir(t)
 	t.Cleanup(func() { d.Stop(t) })
@@ -198,7 +198,7 @@ func TestHostileSocket(t *testing.T) {
 					t.Fatal(err)
 				}
 				if c.inside {
-					if err := tree.Attach(path, cmd.Process.Pid); err != nil {
+					if err := hier.Attach(path, cmd.Process.Pid); err != nil {
 						t.Error(err)
 					}
 				}
@@ -210,7 +210,7 @@ func TestHostileSocket(t *testing.T) {
 			}
 		})
 	}
-	if got, err := tree.ReadFile(path, "pids.max"); got != "40\n" || err != nil {
+	if got, err := hier.ReadFile(path, "pids.max"); got != "40\n" || err != nil {
 		t.Errorf("pids.max is %q, %v", got, err)
 	}
 	if info := d.Ready(t); info.Guests != 1 || info.Restarts != 0 {

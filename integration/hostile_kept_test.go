@@ -144,8 +144,8 @@ func playAsk(socket string) {
 // the host's namespaces.
 func TestHostileRequests(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "requests", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "requests", hier)
 	d := kit.StartDaemon(t)
 	dir, prey := kit.PublicDir(t), kit.PublicDir(t)
 	t.Cleanup(func() { d.Stop(t) })
@@ -169,7 +169,7 @@ func TestHostileRequests(t *testing.T) {
 			cmd.Stderr, cmd.SysProcAttr = os.Stderr, &c.attr
 			asker := kit.StartProcess(t, cmd)
 			if c.inside {
-				if err := tree.Attach(path, asker.PID()); err != nil {
+				if err := hier.Attach(path, asker.PID()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -188,7 +188,7 @@ func TestHostileRequests(t *testing.T) {
 			cmd.Wait()
 		})
 	}
-	if got, err := tree.ReadFile(path, "pids.max"); got != "40\n" || err != nil {
+	if got, err := hier.ReadFile(path, "pids.max"); got != "40\n" || err != nil {
 		t.Errorf("pids.max is %q, %v", got, err)
 	}
 	if info := d.Ready(t); info.Guests != 1 || info.Restarts != 0 {

@@ -77,9 +77,9 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	}
 	helper := kit.StartProcess(t, cmd)
 	var dirs []string
-	for _, tree := range h.Hierarchies() {
-		if dir := kit.HostDir(tree, "/vcgroupfs/"+name); kit.Exists(dir) || tree.Holds("memory") || tree.Holds("pids") {
-			dirs = append(dirs, dir, kit.HostDir(tree, "/vcgroupfs"))
+	for _, hier := range h.Hierarchies() {
+		if dir := kit.HostDir(hier, "/vcgroupfs/"+name); kit.Exists(dir) || hier.Holds("memory") || hier.Holds("pids") {
+			dirs = append(dirs, dir, kit.HostDir(hier, "/vcgroupfs"))
 		}
 	}
 	n := judgeHostile(t, helper, dirs, kind, func(int) {})
@@ -145,28 +145,28 @@ func cgroupMounts() (lines []string) {
 // it that is not the guest's.
 func TestStrangers(t *testing.T) {
 	h := kit.OpenHost(t)
-	for _, tree := range h.Hierarchies() {
-		names := kit.ShownControllers(tree)
-		if len(names) == 0 || tree.Holds("cpuset") && tree.Version == hierarchy.V1 {
+	for _, hier := range h.Hierarchies() {
+		names := kit.ShownControllers(hier)
+		if len(names) == 0 || hier.Holds("cpuset") && hier.Version == hierarchy.V1 {
 			continue
 		}
-		t.Run(tree.String(), func(t *testing.T) { testStrangers(t, tree, names) })
+		t.Run(hier.String(), func(t *testing.T) { testStrangers(t, hier, names) })
 	}
 }
 
-func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
-	parent := kit.NewBoundary(t, "strangers", tree)
+func testStrangers(t *testing.T, hier *host.Hierarchy, names []string) {
+	parent := kit.NewBoundary(t, "strangers", hier)
 	for _, dir := range []string{"/guest/a", "/guest-2", "/sibling"} {
-		if err := tree.Create(parent+dir, 0o755); err != nil {
+		if err := hier.Create(parent+dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	v := kit.MountView(t, "--boundary", parent+"/guest", "--controllers", strings.Join(names, ","), "--layout", kit.LayoutOf(tree))
-	top := v.Top(tree)
+	v := kit.MountView(t, "--boundary", parent+"/guest", "--controllers", strings.Join(names, ","), "--layout", kit.LayoutOf(hier))
+	top := v.Top(hier)
 	strangers := map[string]int{"the parent's": 0, "a sibling's": 0, "a sibling's with a longer name": 0, "the root's": 0, "the test's own": os.Getpid()}
 	for who, dir := range map[string]string{"the parent's": "", "a sibling's": "/sibling", "a sibling's with a longer name": "/guest-2"} {
 		pid := kit.StartSleeper(t)
-		if err := tree.Attach(parent+dir, pid); err != nil {
+		if err := hier.Attach(parent+dir, pid); err != nil {
 			t.Fatal(err)
 		}
 		strangers[who] = pid
@@ -176,11 +176,11 @@ func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
 		strangers["pid 1"] = 1
 	}
 	want := "ESRCH"
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		want = "ENOENT"
 	}
 	for who, pid := range strangers {
-		before, err := tree.PathOf(pid)
+		before, err := hier.PathOf(pid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func testStrangers(t *testing.T, tree *host.Hierarchy, names []string) {
 				t.Errorf("moving %s process by %s: %s, want %s", who, file, got, want)
 			}
 		}
-		if after, err := tree.PathOf(pid); err != nil || after != before {
+		if after, err := hier.PathOf(pid); err != nil || after != before {
 			t.Errorf("%s process is in %s now, was in %s (%v)", who, after, before, err)
 		}
 	}

@@ -150,17 +150,17 @@ func (b *hostileBox) judge(t *testing.T, cmd *exec.Cmd, byDaemon bool) (cgroup s
 		t.Fatalf("guests: %+v, %v", guests, err)
 	}
 	var dirs []string
-	for _, tree := range b.h.Hierarchies() {
-		if !slices.Contains(guests[0].Hierarchies, tree.String()) {
+	for _, hier := range b.h.Hierarchies() {
+		if !slices.Contains(guests[0].Hierarchies, hier.String()) {
 			continue
 		}
 		if cgroup = guests[0].Spec.Boundary; cgroup == "" {
 			var err error
-			if cgroup, err = tree.PathOf(guests[0].Spec.Pid); err != nil || cgroup == "/" {
-				t.Fatalf("the container is in %q of the hierarchy %s: %v", cgroup, tree, err)
+			if cgroup, err = hier.PathOf(guests[0].Spec.Pid); err != nil || cgroup == "/" {
+				t.Fatalf("the container is in %q of the hierarchy %s: %v", cgroup, hier, err)
 			}
 		}
-		dirs = append(dirs, kit.HostDir(tree, cgroup))
+		dirs = append(dirs, kit.HostDir(hier, cgroup))
 	}
 	n := judgeHostile(t, x, dirs, b.viewType(), func(n int) {
 		if !b.answered || !byDaemon || n%100 != 0 {
@@ -258,13 +258,13 @@ func (b *hostileBox) lxc(t *testing.T, how string) *exec.Cmd {
 }
 
 // bind adds a guest with a boundary in some hierarchies, whose view is to be bound into a sandbox.
-func (b *hostileBox) bind(t *testing.T, trees []*host.Hierarchy) (cgroup, view string) {
+func (b *hostileBox) bind(t *testing.T, hierarchies []*host.Hierarchy) (cgroup, view string) {
 	t.Helper()
-	cgroup = kit.NewBoundary(t, "hostile-bind", trees...)
+	cgroup = kit.NewBoundary(t, "hostile-bind", hierarchies...)
 	kit.RemoveEverywhere(t, b.h, cgroup)
 	var names []string
-	for _, tree := range trees {
-		names = append(names, kit.ShownControllers(tree)...)
+	for _, hier := range hierarchies {
+		names = append(names, kit.ShownControllers(hier)...)
 	}
 	args := []string{"guest", "add", "box", "--boundary", cgroup, "--policy", b.policy, "--controllers", strings.Join(names, ",")}
 	if slices.Contains(names, "pids") {
@@ -280,13 +280,13 @@ func (b *hostileBox) bind(t *testing.T, trees []*host.Hierarchy) (cgroup, view s
 // hostileBwrap: bubblewrap maps one id only, to that of who starts it. So that it is not the host's root, that is the root of a user
 // namespace.
 func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	var trees []*host.Hierarchy
-	for _, tree := range b.h.Hierarchies() {
-		if len(kit.ShownControllers(tree)) > 0 && tree.Name == "" {
-			trees = append(trees, tree)
+	var hierarchies []*host.Hierarchy
+	for _, hier := range b.h.Hierarchies() {
+		if len(kit.ShownControllers(hier)) > 0 && hier.Name == "" {
+			hierarchies = append(hierarchies, hier)
 		}
 	}
-	cgroup, view := b.bind(t, trees)
+	cgroup, view := b.bind(t, hierarchies)
 	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
 	args := []string{program, "--bind", rootfs, "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/sys", "--dir", "/sys/fs",
 		"--bind", view, "/sys/fs/cgroup", "--unshare-pid", "--unshare-cgroup", "--cap-add", "ALL", "--setenv", kit.RoleVariable, b.role}
@@ -298,12 +298,12 @@ func hostileBwrap(t *testing.T, b *hostileBox, program string) *exec.Cmd {
 		args = append(args, "/vcgroupfs", "notify-exec", "--")
 	}
 	if args = append(args, "/program"); !b.userns {
-		return kit.CommandWithin(cgroup, trees, args...)
+		return kit.CommandWithin(cgroup, hierarchies, args...)
 	}
 	if err := os.Chmod(b.d.Dir, 0o755); err != nil { // as the daemon's own is
 		t.Fatal(err)
 	}
-	cmd := kit.CommandWithin(cgroup, trees, append([]string{kit.PublicProgram(t)}, args...)...)
+	cmd := kit.CommandWithin(cgroup, hierarchies, append([]string{kit.PublicProgram(t)}, args...)...)
 	cmd.Env = append(os.Environ(), kit.RoleVariable+"=userns")
 	return cmd
 }
@@ -322,15 +322,15 @@ func playUserns(string) {
 
 // hostileNspawn: it wants v2, whatever is in it.
 func hostileNspawn(t *testing.T, b *hostileBox, program string) *exec.Cmd {
-	trees := []*host.Hierarchy{kit.NeedHierarchy(t, b.h, hierarchy.Unified)}
-	cgroup, view := b.bind(t, trees)
+	hierarchies := []*host.Hierarchy{kit.NeedHierarchy(t, b.h, hierarchy.Unified)}
+	cgroup, view := b.bind(t, hierarchies)
 	args := []string{program, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe", "--capability=all", "--bind", view + ":/sys/fs/cgroup",
 		"--directory", kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs")), "--setenv", kit.RoleVariable + "=" + b.role}
 	if b.userns {
 		// It gives the cgroup to the container's root, when the guest is added already: the real cgroupfs is not to be mounted.
 		args = append(args, "--private-users="+strconv.Itoa(kit.GuestID)+":65536", "--private-users-ownership=off", "--system-call-filter=~@mount")
 	}
-	cmd := kit.CommandWithin(cgroup, trees, append(args, "/program")...)
+	cmd := kit.CommandWithin(cgroup, hierarchies, append(args, "/program")...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	return cmd
 }

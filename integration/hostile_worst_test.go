@@ -67,22 +67,22 @@ func worstKinds() (all []worstKind) {
 }
 
 // tenth makes a cgroup that has a tenth of a processor.
-func tenth(t testing.TB, h *host.Host) (tree *host.Hierarchy, path string) {
+func tenth(t testing.TB, h *host.Host) (hier *host.Hierarchy, path string) {
 	t.Helper()
-	tree = kit.NeedHierarchy(t, h, "cpu")
-	path = kit.NewBoundary(t, t.Name()+"-tenth", tree)
-	giveTenth(t, tree, path)
-	return tree, path
+	hier = kit.NeedHierarchy(t, h, "cpu")
+	path = kit.NewBoundary(t, t.Name()+"-tenth", hier)
+	giveTenth(t, hier, path)
+	return hier, path
 }
 
-func giveTenth(t testing.TB, tree *host.Hierarchy, path string) {
+func giveTenth(t testing.TB, hier *host.Hierarchy, path string) {
 	t.Helper()
 	files := [][2]string{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "10000"}}
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		files = [][2]string{{"cpu.max", "10000 100000"}}
 	}
 	for _, f := range files {
-		if err := tree.WriteFile(path, f[0], f[1]); err != nil {
+		if err := hier.WriteFile(path, f[0], f[1]); err != nil {
 			t.Fatal(err)
 		}
 	}

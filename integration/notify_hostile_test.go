@@ -194,8 +194,8 @@ func TestNestedNotifyMount(t *testing.T) {
 func notifyView(t *testing.T) (dir, top, magic string) {
 	t.Helper()
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "exec", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "exec", hier)
 	v := kit.MountView(t, "--no-bpf", "--boundary", path, "--controllers", "pids")
 	if kit.OnV1(h, "pids") {
 		return v.Dir, "1021994", "27e0eb"
@@ -326,14 +326,14 @@ func TestNotifyExecStatus(t *testing.T) {
 
 // TestRunNameTaken: a guest whose cgroup is there already is refused in words, and the cgroup stays.
 func TestRunNameTaken(t *testing.T) {
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
 	name := "taken-" + strconv.Itoa(os.Getpid())
-	if err := tree.Create("/vcgroupfs/"+name, 0o755); err != nil {
+	if err := hier.Create("/vcgroupfs/"+name, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	defer tree.RemoveAll("/vcgroupfs/" + name)
+	defer hier.RemoveAll("/vcgroupfs/" + name)
 	got := kit.RunCommand(t, "run", "--name", name, "--controllers", "pids", "--", "true")
-	if got.Status != 125 || !strings.Contains(got.Stderr, "choose another --name") || !tree.Exists("/vcgroupfs/"+name) {
-		t.Errorf("status %d, %q, still there: %v", got.Status, got.Stderr, tree.Exists("/vcgroupfs/"+name))
+	if got.Status != 125 || !strings.Contains(got.Stderr, "choose another --name") || !hier.Exists("/vcgroupfs/"+name) {
+		t.Errorf("status %d, %q, still there: %v", got.Status, got.Stderr, hier.Exists("/vcgroupfs/"+name))
 	}
 }

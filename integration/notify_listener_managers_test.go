@@ -45,13 +45,13 @@ func TestListenerPodman(t *testing.T) {
 	for _, layout := range []string{"own", "v2"} {
 		t.Run(layout, func(t *testing.T) {
 			h := kit.OpenHost(t)
-			tree, args := kit.HierarchyOfLayout(t, h, layout)
+			hier, args := kit.HierarchyOfLayout(t, h, layout)
 			d := kit.StartUnaidedDaemon(t)
 			hooks := t.TempDir()
 			kit.InstallPackaged(t, d, "../packaging/runtimes/vcgroupfs.json", filepath.Join(hooks, "vcgroupfs.json"), "", args...)
 			rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
 			for _, with := range []bool{true, false} {
-				want, options := kit.ViewTypes(tree), []string{"--annotation", "dev.vcgroupfs=true"}
+				want, options := kit.ViewTypes(hier), []string{"--annotation", "dev.vcgroupfs=true"}
 				if with {
 					options = append(options, "--security-opt", "seccomp="+kit.PackagedProfile(t, d, "podman.json"))
 				} else {
@@ -73,7 +73,7 @@ func TestListenerPodman(t *testing.T) {
 // TestListenerDocker: the same of Docker, and a container that may mount.
 func TestListenerDocker(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	d := kit.StartUnaidedDaemon(t)
 	cdi := t.TempDir()
 	kind := kit.PackagedDevices(t, d, cdi)
@@ -88,14 +88,14 @@ func TestListenerDocker(t *testing.T) {
 			cmd := k.Run("commands", append(always, options...)...)
 			cmd.Stderr = os.Stderr
 			x := kit.StartProcess(t, cmd)
-			want := kit.ViewTypes(tree)
+			want := kit.ViewTypes(hier)
 			if options == nil {
 				want = fuseTypes(want)
 			}
 			want["/proc"] = kit.ProcType
 			x.WantTypes(t, want)
-			if strings.Contains(name, "may") && tree.Version == hierarchy.V1 {
-				got := x.Ask(t, "mkdir", "/tmp/m") + x.Ask(t, "mount", "/tmp/m", "cgroup", strings.Join(tree.Controllers, ",")) +
+			if strings.Contains(name, "may") && hier.Version == hierarchy.V1 {
+				got := x.Ask(t, "mkdir", "/tmp/m") + x.Ask(t, "mount", "/tmp/m", "cgroup", strings.Join(hier.Controllers, ",")) +
 					x.Ask(t, "type", "/tmp/m") + x.Ask(t, "read", "/tmp/m/pids.max")
 				if got != "okok"+kit.CgroupType+"64\n" {
 					t.Errorf("a mount of its own: %q", got)
@@ -118,11 +118,11 @@ func TestListenerLXC(t *testing.T) {
 	for name, idmap := range map[string]string{"privileged": "", "idmap": kit.LXCIDs} {
 		t.Run(name, func(t *testing.T) {
 			h := kit.OpenHost(t)
-			tree := kit.NeedHierarchy(t, h, "pids")
+			hier := kit.NeedHierarchy(t, h, "pids")
 			d := kit.StartUnaidedDaemon(t)
 			rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
 			for _, with := range []bool{true, false} {
-				want, config := kit.ViewTypes(tree), idmap+kit.LXCHook(t, d)
+				want, config := kit.ViewTypes(hier), idmap+kit.LXCHook(t, d)
 				if with {
 					config += kit.PackagedLXC(t, d)
 				} else {
@@ -148,10 +148,10 @@ func TestListenerLXCKills(t *testing.T) {
 		t.Skip("machine: lxc-start is not installed")
 	}
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	d := kit.StartUnaidedDaemon(t)
 	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
-	at := kit.TopOf(kit.GuestView, tree)
+	at := kit.TopOf(kit.GuestView, hier)
 	s := kit.Script{Lines: []string{`loop-begin "` + at + `"`, "sleep", "loop-end"}}
 	s.Put(t, rootfs)
 	cmd := kit.NewLXC(t, h, rootfs, "script", kit.LXCHook(t, d)+kit.PackagedLXC(t, d))
@@ -170,7 +170,7 @@ func TestListenerLXCKills(t *testing.T) {
 	}
 	out := strings.Split(kit.ReadFile(filepath.Join(rootfs, "out")), "\n")
 	t.Logf("eight threads were told %s", out[min(2, len(out)-1)])
-	if want := "=" + kit.ViewTypes(tree)[at] + ":"; len(out) < 3 || !strings.HasPrefix(out[2], want) || strings.Contains(out[2], ",") {
+	if want := "=" + kit.ViewTypes(hier)[at] + ":"; len(out) < 3 || !strings.HasPrefix(out[2], want) || strings.Contains(out[2], ",") {
 		t.Errorf("want %s alone; LXC said %s", want, &said)
 	}
 	d.Stop(t)

@@ -132,9 +132,9 @@ func TestListenerStop(t *testing.T) {
 	}
 	c.End(t)
 	kit.Eventually(t, "the end of the process that passed calls on", func() bool { return !kit.Exists(fmt.Sprintf("/proc/%d", before[0])) })
-	for _, tree := range c.Host.Hierarchies() {
-		if at := fmt.Sprintf("/vcgroupfs/serve-notify-%d", before[0]); tree.Exists(at) {
-			t.Errorf("%s is left in %s", at, tree)
+	for _, hier := range c.Host.Hierarchies() {
+		if at := fmt.Sprintf("/vcgroupfs/serve-notify-%d", before[0]); hier.Exists(at) {
+			t.Errorf("%s is left in %s", at, hier)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func TestListener(t *testing.T) {
 func testListener(t *testing.T, runtime string, namespaces []string, layout string) {
 	h := kit.OpenHost(t)
 	kit.NeedPlainCrun(t, h, runtime)
-	tree, args := kit.HierarchyOfLayout(t, h, layout)
+	hier, args := kit.HierarchyOfLayout(t, h, layout)
 	d := kit.StartUnaidedDaemon(t)
 	for _, with := range []bool{true, false} {
 		b := kit.NewBundle(t, d, runtime, "listened", "commands", args...)
@@ -44,7 +44,7 @@ func testListener(t *testing.T, runtime string, namespaces []string, layout stri
 		if right := d.DoctorOf(t, kit.InitOf(t, runtime, b)).TypeRight; (right == "yes") != with {
 			t.Errorf("with a listener: %v, and doctor says that the type is right: %s", with, right)
 		}
-		want := kit.ViewTypes(tree)
+		want := kit.ViewTypes(hier)
 		if !with {
 			for path := range want {
 				want[path] = kit.FUSEType

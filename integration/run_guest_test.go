@@ -65,7 +65,7 @@ exit 9`))
 // TestHostSees: the host sees what the guest makes, owned by root, with its own numbers of the tasks in it.
 func TestHostSees(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "memory")
+	hier := kit.NeedHierarchy(t, h, "memory")
 	p := kit.PathsOf(h)
 	name := "sees-" + strconv.Itoa(os.Getpid())
 	cmd := exec.Command(kit.Program(t), "run", "--name", name, "--userns", "--controllers", "memory,pids", "--", "sh", "-c", p.Expand(`
@@ -79,7 +79,7 @@ read x`))
 	if n, _ := fmt.Sscan(line, &inside, &shown); n != 2 || inside != shown || !strings.Contains(line, "5:") {
 		t.Errorf("the guest says %q", line)
 	}
-	dir := kit.HostDir(tree, "/vcgroupfs/"+name+"/a")
+	dir := kit.HostDir(hier, "/vcgroupfs/"+name+"/a")
 	if got := kit.StatText(dir); !strings.Contains(got, "owner 0:0") {
 		t.Errorf("on the host: %s", got)
 	}
@@ -179,13 +179,13 @@ func testKilled(t *testing.T, before ...string) {
 	cmd := exec.Command(kit.Program(t), append(args, "sh", "-c", "echo ready; sleep 100 & sleep 100")...)
 	g := kit.StartProcess(t, cmd)
 	g.Line(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	if !tree.Exists("/vcgroupfs/" + name) {
+	hier := kit.NeedHierarchy(t, h, "pids")
+	if !hier.Exists("/vcgroupfs/" + name) {
 		t.Fatal("no boundary")
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	kit.Eventually(t, "the guest's end", func() bool { s, err := tree.ReadFile("/vcgroupfs/"+name, kit.Procs); return s == "" && err == nil })
+	kit.Eventually(t, "the guest's end", func() bool { s, err := hier.ReadFile("/vcgroupfs/"+name, kit.Procs); return s == "" && err == nil })
 	if got := kit.RunCommand(t, "run", "--controllers", "pids", "--", "true"); got.Status != 0 {
 		t.Errorf("the next run: %d, %s", got.Status, got.Stderr)
 	}
@@ -228,9 +228,9 @@ func TestRunRefuses(t *testing.T) {
 // TestNothingInherited: neither the working directory nor a descriptor that "run" was started with leads to the real cgroups.
 func TestNothingInherited(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	for _, form := range []string{"--privileged", "--userns"} {
-		real, err := os.Open(tree.Mountpoint)
+		real, err := os.Open(hier.Mountpoint)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +238,7 @@ func TestNothingInherited(t *testing.T) {
 		// With the type answered, a view would say what the real cgroups say.
 		cmd := exec.Command(kit.Program(t), "run", form, "--no-bpf", "--no-notify", "--controllers", "pids", "--", "sh", "-c",
 			"stat -f -c %t .; ls -d vcgroupfs 2>/dev/null; for i in 3 4 5 6 7 8 9 10 11 12; do [ -d /proc/self/fd/$i/vcgroupfs ] && echo found $i; done; true")
-		cmd.Dir = tree.Mountpoint
+		cmd.Dir = hier.Mountpoint
 		cmd.ExtraFiles = []*os.File{real, real, real, real, real, real, real, real}
 		out, err := cmd.CombinedOutput()
 		if err != nil || strings.Contains(string(out), "vcgroupfs") || strings.Contains(string(out), "found") {
@@ -278,8 +278,8 @@ true`
 // TestMountRefuses: one line that says what to do.
 func TestMountRefuses(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "refuses", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "refuses", hier)
 	dir := kit.PublicDir(t)
 	file := filepath.Join(t.TempDir(), "file")
 	os.WriteFile(file, nil, 0o644)
@@ -317,8 +317,8 @@ func TestMountRefuses(t *testing.T) {
 // TestNoDevice: where there is no /dev/fuse, the error says what to do, and nothing is left.
 func TestNoDevice(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "no-device", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "no-device", hier)
 	name := "no-device-" + strconv.Itoa(os.Getpid())
 	for command, status := range map[string]int{
 		"mount --boundary " + path + " --controllers pids " + kit.PublicDir(t): 4,
@@ -337,10 +337,10 @@ func TestNoDevice(t *testing.T) {
 // TestUmount: umount ends the server with status 0, and takes -o as mount(8) gives it.
 func TestUmount(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "umount", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "umount", hier)
 	v := kit.MountView(t, "-o", "boundary="+path+",controllers=pids,rw,nosuid")
-	if !kit.Exists(filepath.Join(v.Top(tree), kit.Procs)) {
+	if !kit.Exists(filepath.Join(v.Top(hier), kit.Procs)) {
 		t.Error("the view is not there")
 	}
 	if err := unix.Unmount(v.Dir, 0); err != nil {
@@ -352,8 +352,8 @@ func TestUmount(t *testing.T) {
 // TestMountHelper: as mount.vcgroupfs it goes into the background once the view is there.
 func TestMountHelper(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "helper", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "helper", hier)
 	dir, link := kit.PublicDir(t), filepath.Join(t.TempDir(), "mount.vcgroupfs")
 	abs, err := filepath.Abs(kit.Program(t))
 	if err != nil {
@@ -380,31 +380,31 @@ func TestMountHelper(t *testing.T) {
 // TestMountPid: the boundary and the owner of a process in a user namespace.
 func TestMountPid(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "pid", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "pid", hier)
 	g := exec.Command(kit.Program(t), "run", "--userns", "--controllers", "pids", "--", "sh", "-c", "echo ready; read x")
 	p := kit.StartProcess(t, g)
 	p.Line(t)
 	pid := kit.ChildOf(t, g.Process.Pid)
-	old, err := tree.PathOf(pid)
+	old, err := hier.PathOf(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tree.Attach(path, pid); err != nil {
+	if err := hier.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
 	if got := kit.RunCommand(t, "mount", "--pid", strconv.Itoa(pid), "--controllers", "pids", kit.PublicDir(t)); got.Status != 1 || !strings.Contains(got.Stderr, "moved out") {
 		t.Errorf("of a process that was moved out of its namespace: status %d, %s", got.Status, got.Stderr)
 	}
 	v := kit.MountView(t, "--pid", strconv.Itoa(pid), "--current-cgroup", "--controllers", "pids")
-	top := v.Top(tree)
+	top := v.Top(hier)
 	if got := strings.TrimSpace(kit.ReadFile(filepath.Join(top, kit.Procs))); got != strconv.Itoa(pid) {
 		t.Errorf("the view shows %q, not process %d", got, pid)
 	}
 	if got := kit.StatText(top); !strings.Contains(got, fmt.Sprintf("owner %[1]d:%[1]d", kit.RootOf(t, pid))) {
 		t.Errorf("the view's root: %s", got)
 	}
-	tree.Attach(old, pid)
+	hier.Attach(old, pid)
 	p.In.Close()
 	g.Wait()
 }

@@ -197,7 +197,7 @@ func TestRunIDsMany(t *testing.T) {
 // changed its ids, upon which the kernel does not end it.
 func TestRunIDsKilled(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	binary := kit.PublicProgram(t)
 	name := "ids-" + strconv.Itoa(os.Getpid())
 	cmd := exec.Command(kit.Program(t), "run", "--userns", "--name", name, "--controllers", "pids", "--", binary)
@@ -213,7 +213,7 @@ func TestRunIDsKilled(t *testing.T) {
 	if !kit.IsHeld(a.root) {
 		t.Error("the ids of a guest whose server was killed are free before it has ended")
 	}
-	if in, err := tree.ReadFile("/vcgroupfs/"+name, kit.Procs); err != nil || in == "" {
+	if in, err := hier.ReadFile("/vcgroupfs/"+name, kit.Procs); err != nil || in == "" {
 		t.Fatalf("the guest has ended before its guard could end it: %q, %v", in, err)
 	}
 	// What the next "run" does about killed ones would end this guest, too.
@@ -230,7 +230,7 @@ func TestRunIDsKilled(t *testing.T) {
 	}
 	unix.Kill(guard, unix.SIGCONT)
 	kit.Eventually(t, "the ids to be free", func() bool { return !kit.IsHeld(a.root) })
-	if in, err := tree.ReadFile("/vcgroupfs/"+name, kit.Procs); err != nil || in != "" {
+	if in, err := hier.ReadFile("/vcgroupfs/"+name, kit.Procs); err != nil || in != "" {
 		t.Errorf("the ids are free, and in the guest are %q, %v", in, err)
 	}
 	b.end(t)

@@ -16,7 +16,7 @@ import (
 // keeps from it, no policy inside brings back.
 func TestNested(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree, memory := kit.NeedHierarchy(t, h, "pids"), kit.NeedHierarchy(t, h, "memory")
+	hier, memory := kit.NeedHierarchy(t, h, "pids"), kit.NeedHierarchy(t, h, "memory")
 	n := kit.NewNest(t)
 	kept := "memory.high" // which the outermost policy makes read-only
 	if memory.Version == hierarchy.V1 {
@@ -40,15 +40,15 @@ func TestNested(t *testing.T) {
 	x := kit.StartProcess(t, n.Run(n.Role(n.Role("commands", third...), second...), first...))
 	paths := []string{"/vcgroupfs/" + names[0], "/vcgroupfs/" + names[0] + "/vcgroupfs/" + names[1],
 		"/vcgroupfs/" + names[0] + "/vcgroupfs/" + names[1] + "/vcgroupfs/" + names[2]}
-	top := kit.TopOf(kit.GuestView, tree)
-	x.UseView(t, tree, "50", paths[2])
+	top := kit.TopOf(kit.GuestView, hier)
+	x.UseView(t, hier, "50", paths[2])
 	for i, want := range []string{"200\n", "150\n", "50\n"} {
-		if got, err := tree.ReadFile(paths[i], "pids.max"); got != want {
+		if got, err := hier.ReadFile(paths[i], "pids.max"); got != want {
 			t.Errorf("the host finds pids.max of %s %q, %v", paths[i], got, err)
 		}
 	}
 	child := paths[2] + "/child"
-	if got, _ := tree.ReadFile(child, "pids.max"); got != "50\n" {
+	if got, _ := hier.ReadFile(child, "pids.max"); got != "50\n" {
 		t.Errorf("the host finds the child's limit %q", got)
 	}
 	if memory.Version == hierarchy.V2 {
@@ -59,10 +59,10 @@ func TestNested(t *testing.T) {
 	if got := x.Ask(t, "read", top+"/child/cgroup.procs"); got != "1\n" {
 		t.Errorf("who is in the child: %q", got)
 	}
-	if got := strings.Fields(x.Ask(t, "read", "/proc/self/cgroup")); !strings.HasSuffix(strings.Join(got, " "), "/child") && tree.Version == hierarchy.V2 {
+	if got := strings.Fields(x.Ask(t, "read", "/proc/self/cgroup")); !strings.HasSuffix(strings.Join(got, " "), "/child") && hier.Version == hierarchy.V2 {
 		t.Errorf("/proc/self/cgroup: %q", got)
 	}
-	if got, err := strconv.Atoi(strings.TrimSpace(kit.ReadFile(filepath.Join(kit.HostDir(tree, child), "cgroup.procs")))); err != nil || got <= 1 {
+	if got, err := strconv.Atoi(strings.TrimSpace(kit.ReadFile(filepath.Join(kit.HostDir(hier, child), "cgroup.procs")))); err != nil || got <= 1 {
 		t.Errorf("the host finds process %d in the child, %v", got, err)
 	}
 
@@ -94,7 +94,7 @@ func TestNested(t *testing.T) {
 	if err := x.Cmd.Wait(); err != nil {
 		t.Errorf("the guests ended with %v", err)
 	}
-	if tree.Exists(paths[0]) {
+	if hier.Exists(paths[0]) {
 		t.Errorf("%s is left", paths[0])
 	}
 
@@ -117,9 +117,9 @@ func TestNestedOCI(t *testing.T) {
 
 func testNestedOCI(t *testing.T, runtime string, form []string) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
-	if slices.Contains(form, "--tmpfs") && tree.Version == hierarchy.V2 {
+	if slices.Contains(form, "--tmpfs") && hier.Version == hierarchy.V2 {
 		t.Skip("machine: pids is not on a v1 hierarchy")
 	}
 	n := kit.NewNest(t)
@@ -138,8 +138,8 @@ func testNestedOCI(t *testing.T, runtime string, form []string) {
 	cmd := b.Command(runtime)
 	cmd.Stderr = os.Stderr
 	x := kit.StartProcess(t, cmd)
-	x.UseView(t, tree, "20", b.Cgroup+"/vcgroupfs/inner")
-	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, tree)+"/child/cgroup.procs"); got != "1\n" {
+	x.UseView(t, hier, "20", b.Cgroup+"/vcgroupfs/inner")
+	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, hier)+"/child/cgroup.procs"); got != "1\n" {
 		t.Errorf("who is in the child: %q", got)
 	}
 	x.In.Close()

@@ -24,7 +24,7 @@ func blockDevice() string {
 // a root, and what it makes below it limits, freezes and kills.
 func TestRunUnified(t *testing.T) {
 	h := kit.OpenHost(t)
-	if tree := h.Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
+	if hier := h.Hierarchy("memory"); hier == nil || hier.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
 	name := "unified-" + strconv.Itoa(os.Getpid())

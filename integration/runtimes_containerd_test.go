@@ -12,11 +12,11 @@ import (
 )
 
 // memoryScript reads and tries the limit of 64 MiB, and makes a child with a limit of its own.
-func memoryScript(tree *host.Hierarchy) kit.Script {
-	dir, file := kit.TopOf(kit.GuestView, tree), "memory.max"
+func memoryScript(hier *host.Hierarchy) kit.Script {
+	dir, file := kit.TopOf(kit.GuestView, hier), "memory.max"
 	s := kit.Script{}
 	add := func(line, want string) { s.Lines, s.Want = append(s.Lines, line), append(s.Want, want) }
-	if tree.Version == hierarchy.V1 {
+	if hier.Version == hierarchy.V1 {
 		file = "memory.limit_in_bytes"
 	} else {
 		add(fmt.Sprintf(`write "%s/cgroup.subtree_control" "+memory"`, dir), "=ok")
@@ -32,7 +32,7 @@ func memoryScript(tree *host.Hierarchy) kit.Script {
 // plugin, where a container can have the device that CDI describes, and one that cannot have what it asks for does not start. Nothing is left of any.
 func TestContainerd(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "memory")
+	hier := kit.NeedHierarchy(t, h, "memory")
 	c := kit.StartContainerd(t, h)
 	d := kit.StartDaemon(t)
 	stop := c.StartPlugin(t, d.Socket)
@@ -40,9 +40,9 @@ func TestContainerd(t *testing.T) {
 	inside := kit.PublicDir(t)
 	t.Cleanup(func() { os.Remove(inside + "/in"); os.Remove(inside + "/out") })
 
-	s := memoryScript(tree)
+	s := memoryScript(hier)
 	forms := []map[string]string{view, view} // the second finds nothing of the first
-	if tree.Version == hierarchy.V1 {
+	if hier.Version == hierarchy.V1 {
 		forms = append(forms, map[string]string{"cgroups.vcgroupfs.dev": "true", "tmpfs.cgroups.vcgroupfs.dev": "true"})
 	}
 	for _, annotations := range forms {

@@ -17,7 +17,7 @@ func TestDocker(t *testing.T) {
 
 func testDocker(t *testing.T, userns bool) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	d := kit.StartSelfDaemon(t, "--container", kit.DockerCgroup()+"/{id}")
 	cdi := t.TempDir()
 	kind := kit.PackagedDevices(t, d, cdi)
@@ -33,12 +33,12 @@ func testDocker(t *testing.T, userns bool) {
 		id := kit.ReadFile(file)
 		cgroup := kit.DockerCgroup() + "/" + id
 		if userns && option[0] == "--volume" { // Docker adds what statfs says of a volume's source, and self is read-only
-			top := kit.TopOf(kit.GuestView, tree)
+			top := kit.TopOf(kit.GuestView, hier)
 			if got := x.Ask(t, "read", top+"/pids.max") + x.Ask(t, "mkdir", top+"/child"); got != "64\nEROFS" {
 				t.Errorf("a volume beside userns-remap: %q", got)
 			}
 		} else {
-			x.UseView(t, tree, "64", cgroup)
+			x.UseView(t, hier, "64", cgroup)
 		}
 		around := "where its seccomp filter forbids user namespaces"
 		if userns {

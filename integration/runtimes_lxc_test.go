@@ -22,11 +22,11 @@ func TestLXC(t *testing.T) {
 
 func testLXC(t *testing.T, idmap string, self bool) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	rootfs := kit.NewRootfs(t, filepath.Join(kit.PublicDir(t), "rootfs"))
-	s := kit.ViewScript(kit.TopOf(kit.GuestView, tree), tree.Version == hierarchy.V2)
+	s := kit.ViewScript(kit.TopOf(kit.GuestView, hier), hier.Version == hierarchy.V2)
 	limit := "lxc.cgroup.pids.max = 64\n"
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		limit = "lxc.cgroup2.pids.max = 64\n"
 	}
 	var d *kit.Daemon

@@ -53,11 +53,11 @@ func testBind(t *testing.T, form string, self bool) {
 		t.Skipf("machine: %s is not installed", form)
 	}
 	h := kit.OpenHost(t)
-	tree, controller := kit.NeedHierarchy(t, h, "pids"), "pids"
+	hier, controller := kit.NeedHierarchy(t, h, "pids"), "pids"
 	if form == "systemd-nspawn" { // it wants v2, whatever is in it
-		tree, controller = kit.NeedHierarchy(t, h, hierarchy.Unified), hierarchy.Unified
+		hier, controller = kit.NeedHierarchy(t, h, hierarchy.Unified), hierarchy.Unified
 	}
-	path := kit.NewBoundary(t, "bind", tree)
+	path := kit.NewBoundary(t, "bind", hier)
 	d, view := (*kit.Daemon)(nil), ""
 	if self {
 		d = kit.StartSelfDaemon(t, "--self-controllers", controller)
@@ -72,8 +72,8 @@ func testBind(t *testing.T, form string, self bool) {
 	rootfs := kit.NewRootfs(t, filepath.Join(dir, "rootfs"))
 	s := kit.UnifiedScript(kit.GuestView)
 	if controller == "pids" {
-		s = kit.ViewScript(kit.TopOf(kit.GuestView, tree), tree.Version == hierarchy.V2)
-		if err := tree.WriteFile(path, "pids.max", "64"); err != nil {
+		s = kit.ViewScript(kit.TopOf(kit.GuestView, hier), hier.Version == hierarchy.V2)
+		if err := hier.WriteFile(path, "pids.max", "64"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,7 +84,7 @@ func testBind(t *testing.T, form string, self bool) {
 		"systemd-nspawn": {sandbox, "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--directory", rootfs, "--bind", view + ":/sys/fs/cgroup",
 			"--setenv", kit.RoleVariable + "=script", "/program"},
 	}[form]
-	start := kit.CommandWithin(path, []*host.Hierarchy{tree}, command...) // whoever starts a sandbox says where it is
+	start := kit.CommandWithin(path, []*host.Hierarchy{hier}, command...) // whoever starts a sandbox says where it is
 	start.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	out, err := start.CombinedOutput()
 	if err != nil {

@@ -21,14 +21,14 @@ func TestNames(t *testing.T) {
 
 func testNames(t *testing.T, runtime string) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartDaemon(t)
 	b := kit.NewBundle(t, d, runtime, "names", "commands")
 	b.Write(t)
 	cmd := b.Command(runtime)
 	x := kit.StartProcess(t, cmd)
-	x.UseView(t, tree, "64", b.Cgroup)
+	x.UseView(t, hier, "64", b.Cgroup)
 
 	other := kit.NewBundle(t, d, runtime, "names", "commands")
 	other.Cgroup += "-other"
@@ -47,7 +47,7 @@ func testNames(t *testing.T, runtime string) {
 	d.Ready(t)
 	d.WantTry(t, 0, "hook", "guest", "ls")
 	d.WantTry(t, 1, "it was made by hook of "+b.Dir, "guest", "rm", b.ID)
-	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, tree)+"/child/pids.max"); got != "50\n" {
+	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, hier)+"/child/pids.max"); got != "50\n" {
 		t.Errorf("the container that has the name reads %q in its view", got)
 	}
 	x.In.Close()
@@ -68,8 +68,8 @@ func runApart(t *testing.T, b *kit.Bundle, h *host.Host, runtime, cgroup string)
 		t.Errorf("a container with a name that is taken started: %s", out)
 	}
 	exec.Command(runtime, "--root", root, "delete", "--force", b.ID).Run() // what the runtime left of it
-	for _, tree := range h.Hierarchies() {
-		if err := tree.RemoveAll(cgroup); err != nil {
+	for _, hier := range h.Hierarchies() {
+		if err := hier.RemoveAll(cgroup); err != nil {
 			t.Error(err)
 		}
 	}

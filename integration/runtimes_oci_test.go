@@ -27,7 +27,7 @@ func TestOCI(t *testing.T) {
 
 func testOCI(t *testing.T, runtime string, namespaces []string) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartDaemon(t)
 	b := kit.NewBundle(t, d, runtime, "oci", "commands")
@@ -36,8 +36,8 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 	cmd := b.Command(runtime)
 	cmd.Stderr = os.Stderr
 	x := kit.StartProcess(t, cmd)
-	top := kit.TopOf(kit.GuestView, tree)
-	x.UseView(t, tree, "64", b.Cgroup)
+	top := kit.TopOf(kit.GuestView, hier)
+	x.UseView(t, hier, "64", b.Cgroup)
 	if got := strings.Fields(x.Ask(t, "read", top+"/child/cgroup.procs")); len(got) != 1 || !slices.Contains(namespaces, "-pid") && got[0] != "1" {
 		t.Errorf("who is in the child: %q", got)
 	}

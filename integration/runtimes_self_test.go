@@ -53,7 +53,7 @@ func TestSelfOCI(t *testing.T) {
 
 func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartSelfDaemon(t)
 	b := kit.NewBundle(t, d, runtime, "self", "commands")
@@ -67,8 +67,8 @@ func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 		t.Error("no version")
 	}
 	d.Signal(t, unix.SIGKILL, 0) // before it has looked
-	top := kit.TopOf(kit.GuestView, tree)
-	x.UseView(t, tree, "64", b.Cgroup)
+	top := kit.TopOf(kit.GuestView, hier)
+	x.UseView(t, hier, "64", b.Cgroup)
 	owner := "0:0"
 	if slices.Contains(namespaces, "user") {
 		owner = fmt.Sprintf("%[1]d:%[1]d", kit.GuestID)
@@ -97,14 +97,14 @@ func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 func TestSelfTwo(t *testing.T) {
 	runtime := kit.NeedRuntime(t, "runc")
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(policy, []byte("version: 1\ncontrollers: [pids]\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	d := kit.StartSelfDaemon(t, "--self-policy", policy)
 	os.WriteFile(policy, []byte("nonsense"), 0o644) // what later workers go on with is what was read
-	top := kit.TopOf(kit.GuestView, tree)
+	top := kit.TopOf(kit.GuestView, hier)
 	var boxes []*kit.Helper
 	for i := range 2 {
 		b := kit.NewBundle(t, d, runtime, "two"+strconv.Itoa(i), "commands")

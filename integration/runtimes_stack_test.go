@@ -27,14 +27,14 @@ func stackedBundle(t *testing.T, d *kit.Daemon, runtime string, hookArgs ...stri
 func TestStackDefault(t *testing.T) {
 	runtime := kit.NeedRuntime(t, kit.OCIRuntimes(t)[0])
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartDaemon(t)
 	b := stackedBundle(t, d, runtime, "--controllers", "pids")
 	cmd := b.Command(runtime)
 	cmd.Stderr = os.Stderr
 	x := kit.StartProcess(t, cmd)
-	top := kit.TopOf(kit.GuestView, tree)
+	top := kit.TopOf(kit.GuestView, hier)
 	below := func() []kit.KernelMount { return kit.KernelMounts(x.Ask(t, "read", "/proc/self/mountinfo")) }
 	check := func(when string) {
 		t.Helper()
@@ -44,11 +44,11 @@ func TestStackDefault(t *testing.T) {
 		}
 	}
 	check("at the start")
-	sight := map[hierarchy.Version]string{hierarchy.V1: "stacked-dirs", hierarchy.V2: "stacked"}[tree.Version]
+	sight := map[hierarchy.Version]string{hierarchy.V1: "stacked-dirs", hierarchy.V2: "stacked"}[hier.Version]
 	if says := d.DoctorOf(t, kit.InitOf(t, runtime, b)); says.Sight != sight {
 		t.Errorf("doctor says %q, want %q", says.Sight, sight)
 	}
-	x.UseView(t, tree, "64", b.Cgroup)
+	x.UseView(t, hier, "64", b.Cgroup)
 
 	if got := x.Ask(t, "umount", "/sys/fs/cgroup"); got != "ok" {
 		t.Fatalf("umount: %s", got)
@@ -79,18 +79,18 @@ func TestStackDefault(t *testing.T) {
 func TestStackShown(t *testing.T) {
 	runtime := kit.NeedRuntime(t, kit.OCIRuntimes(t)[0])
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartDaemon(t)
 	forms := map[string][]string{"view": {"--stack", "--controllers", "pids"}}
-	if tree.Version == hierarchy.V1 {
+	if hier.Version == hierarchy.V1 {
 		forms["tmpfs"] = []string{"--stack", "--tmpfs", "--controllers", "pids"}
 	}
 	for name, args := range forms {
 		t.Run(name, func(t *testing.T) {
 			b := stackedBundle(t, d, runtime, args...)
 			x := kit.StartProcess(t, b.Command(runtime))
-			top := kit.TopOf(kit.GuestView, tree)
+			top := kit.TopOf(kit.GuestView, hier)
 			mounts := kit.KernelMounts(x.Ask(t, "read", "/proc/self/mountinfo"))
 			if len(mounts) != 1 || mounts[0].At != top || mounts[0].Root != "/" {
 				t.Errorf("in mountinfo are %+v; want one mount, at %s", mounts, top)
@@ -112,7 +112,7 @@ func TestStackNone(t *testing.T) {
 	}
 	runtime := kit.NeedRuntime(t, kit.OCIRuntimes(t)[0])
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
+	hier := kit.NeedHierarchy(t, h, "pids")
 	kit.NeedPlainCrun(t, h, runtime)
 	d := kit.StartDaemon(t)
 	b := stackedBundle(t, d, runtime, "--no-stack")
@@ -120,7 +120,7 @@ func TestStackNone(t *testing.T) {
 	if got := kit.KernelMounts(x.Ask(t, "read", "/proc/self/mountinfo")); len(got) > 0 {
 		t.Errorf("left: %+v", got)
 	}
-	x.UseView(t, tree, "64", b.Cgroup)
+	x.UseView(t, hier, "64", b.Cgroup)
 	x.In.Close()
 	if err := x.Cmd.Wait(); err != nil {
 		t.Errorf("the container ended with %v", err)
@@ -134,13 +134,13 @@ func TestStackNone(t *testing.T) {
 // stay as they are.
 func TestRunStack(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	if tree.View {
+	hier := kit.NeedHierarchy(t, h, "pids")
+	if hier.View {
 		t.Skip("machine: this host is a guest itself, and has no cgroups of the kernel's to mount")
 	}
 	before := kit.KernelMounts(kit.MountTable())
 	args := []string{"--controllers", "pids", "--limit", "pids.max=64"}
-	top := kit.TopOf(kit.GuestView, tree)
+	top := kit.TopOf(kit.GuestView, hier)
 	got := kit.RunGuest(t, args, "cat /proc/self/mountinfo; cat "+top+"/pids.max; "+
 		"mount -o remount,rw "+top+" 2>&1 || umount "+kit.GuestView+" 2>&1")
 	mounts := kit.KernelMounts(got.Stdout)

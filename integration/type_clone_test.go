@@ -33,7 +33,7 @@ func playInto(dir string) {
 }
 
 // into has a process of a cgroup, "" for this one's, clone into a directory, and says what came of it.
-func into(t *testing.T, tree *host.Hierarchy, cgroup, dir string) string {
+func into(t *testing.T, hier *host.Hierarchy, cgroup, dir string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), kit.RoleVariable+"=into "+dir)
@@ -47,7 +47,7 @@ func into(t *testing.T, tree *host.Hierarchy, cgroup, dir string) string {
 		t.Fatal(err)
 	}
 	if cgroup != "" {
-		if err := tree.Attach(cgroup, cmd.Process.Pid); err != nil {
+		if err := hier.Attach(cgroup, cmd.Process.Pid); err != nil {
 			t.Error(err)
 		}
 	}
@@ -76,31 +76,31 @@ func needBPFModule(t *testing.T) {
 // else's does, nor any after the guest is gone.
 func TestIntoCgroup(t *testing.T) {
 	needBPFModule(t)
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	if tree.Version != hierarchy.V2 {
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	if hier.Version != hierarchy.V2 {
 		t.Skip("machine: CLONE_INTO_CGROUP knows cgroup2 alone, and this view has none")
 	}
 	const works, refused = "<nil>", "function not implemented"
 	d := kit.StartDaemon(t)
 	p := kit.NewPlace(t, d, "clone")
 	d.WantTry(t, 0, "", p.Add("web")...)
-	below := kit.NewBoundary(t, "clone/below", tree) // of nobody's
+	below := kit.NewBoundary(t, "clone/below", hier) // of nobody's
 	for _, c := range []struct{ cgroup, dir, want string }{
-		{p.Path, p.Dir, refused}, {p.Path, kit.HostDir(tree, p.Path), refused}, {"", kit.HostDir(tree, p.Path), works},
-		{below, kit.HostDir(tree, below), works}, {"", p.Dir, "bad file descriptor"},
+		{p.Path, p.Dir, refused}, {p.Path, kit.HostDir(hier, p.Path), refused}, {"", kit.HostDir(hier, p.Path), works},
+		{below, kit.HostDir(hier, below), works}, {"", p.Dir, "bad file descriptor"},
 	} {
-		if got := into(t, tree, c.cgroup, c.dir); !strings.HasSuffix(got, c.want) {
+		if got := into(t, hier, c.cgroup, c.dir); !strings.HasSuffix(got, c.want) {
 			t.Errorf("from %q into %s: %q, want %q", c.cgroup, c.dir, got, c.want)
 		}
 	}
-	if err := tree.Create(p.Path+"/a/b", 0o755); err != nil {
+	if err := hier.Create(p.Path+"/a/b", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got := into(t, tree, p.Path+"/a/b", p.Dir); !strings.HasSuffix(got, refused) {
+	if got := into(t, hier, p.Path+"/a/b", p.Dir); !strings.HasSuffix(got, refused) {
 		t.Errorf("from deeper down: %q", got)
 	}
 	d.Run(t, "guest", "rm", "web")
-	if got := into(t, tree, p.Path, kit.HostDir(tree, p.Path)); got != works {
+	if got := into(t, hier, p.Path, kit.HostDir(hier, p.Path)); got != works {
 		t.Errorf("when the guest is gone: %q", got)
 	}
 	d.Stop(t)
@@ -108,7 +108,7 @@ func TestIntoCgroup(t *testing.T) {
 	off := kit.StartDaemonWith(t, kit.Program(t), []string{"--no-bpf"})
 	q := kit.NewPlace(t, off, "clone-off")
 	off.WantTry(t, 0, "", q.Add("web")...)
-	if got := into(t, tree, q.Path, q.Dir); !strings.HasSuffix(got, "bad file descriptor") {
+	if got := into(t, hier, q.Path, q.Dir); !strings.HasSuffix(got, "bad file descriptor") {
 		t.Errorf("switched off: %q", got)
 	}
 }

@@ -99,8 +99,8 @@ func TestType32(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("machine: its programs for 32-bit callers are others than the test makes")
 	}
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "compat", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "compat", hier)
 	args := []string{"--boundary", path, "--controllers", "pids"}
 	off := kit.MountView(t, append(args, "--no-bpf")...)
 	all := func(dir string, want uint32) {
@@ -110,10 +110,10 @@ func TestType32(t *testing.T) {
 			}
 		}
 	}
-	all(kit.HostDir(tree, path), uint32(kit.NativeType(tree))) // the program itself
-	all(off.Top(tree), unix.FUSE_SUPER_MAGIC)
+	all(kit.HostDir(hier, path), uint32(kit.NativeType(hier))) // the program itself
+	all(off.Top(hier), unix.FUSE_SUPER_MAGIC)
 	kit.NeedType(t)
 	v := kit.MountView(t, args...)
-	all(v.Top(tree), uint32(kit.NativeType(tree)))
-	all(off.Top(tree), unix.FUSE_SUPER_MAGIC)
+	all(v.Top(hier), uint32(kit.NativeType(hier)))
+	all(off.Top(hier), unix.FUSE_SUPER_MAGIC)
 }

@@ -169,14 +169,14 @@ func TestTypeDaemon(t *testing.T) {
 	kit.NeedType(t)
 	before := kit.TypePrograms()
 	d := kit.StartSelfDaemon(t)
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	want := fmt.Sprintf("%x", kit.NativeType(tree))
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	want := fmt.Sprintf("%x", kit.NativeType(hier))
 	loaded := len(kit.TypePrograms())
 	if loaded == len(before) {
 		t.Fatalf("no program is loaded: %s", d.Log())
 	}
 	kit.WantType(t, d.Self(), unix.FUSE_SUPER_MAGIC)
-	ask := "stat -f -c %t " + kit.TopOf("/sys/fs/cgroup", tree) + "; read x"
+	ask := "stat -f -c %t " + kit.TopOf("/sys/fs/cgroup", hier) + "; read x"
 	cmd := exec.Command(kit.Program(t), "run", "--controllers", "pids", "--", "sh", "-c", ask)
 	cmd.Env = append(os.Environ(), "VCGROUPFS_SOCKET="+d.Socket)
 	in, err := cmd.StdinPipe()
@@ -200,8 +200,8 @@ func TestTypeDaemon(t *testing.T) {
 	cmd.Wait()
 	t.Run("mount", func(t *testing.T) {
 		t.Setenv("VCGROUPFS_SOCKET", d.Socket)
-		v := kit.MountView(t, "--boundary", kit.NewBoundary(t, "asks", tree), "--controllers", "pids")
-		kit.WantType(t, v.Top(tree), kit.NativeType(tree))
+		v := kit.MountView(t, "--boundary", kit.NewBoundary(t, "asks", hier), "--controllers", "pids")
+		kit.WantType(t, v.Top(hier), kit.NativeType(hier))
 		if got := len(kit.TypePrograms()); got != loaded {
 			t.Errorf("%d programs, %d before", got, loaded)
 		}
@@ -222,15 +222,15 @@ func TestTypeDaemon(t *testing.T) {
 func TestTypeKilled(t *testing.T) {
 	kit.NeedType(t)
 	before := kit.TypePrograms()
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	path := kit.NewBoundary(t, "killed", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	path := kit.NewBoundary(t, "killed", hier)
 	dir := kit.PublicDir(t)
 	cmd := exec.Command(kit.Program(t), "mount", "--boundary", path, "--controllers", "pids", dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	kit.Eventually(t, "the view", func() bool { return kit.IsFUSE(dir) })
-	kit.WantType(t, kit.TopOf(dir, tree), kit.NativeType(tree))
+	kit.WantType(t, kit.TopOf(dir, hier), kit.NativeType(hier))
 	cmd.Process.Kill()
 	cmd.Wait()
 	unix.Unmount(dir, unix.MNT_DETACH)

@@ -17,15 +17,15 @@ import (
 func needV1(t *testing.T) *host.Hierarchy {
 	t.Helper()
 	v1 := func(h *host.Host) *host.Hierarchy {
-		for _, tree := range h.Hierarchies() {
-			if tree.Version == hierarchy.V1 && len(kit.ShownControllers(tree)) > 0 {
-				return tree
+		for _, hier := range h.Hierarchies() {
+			if hier.Version == hierarchy.V1 && len(kit.ShownControllers(hier)) > 0 {
+				return hier
 			}
 		}
 		return nil
 	}
-	if tree := v1(kit.OpenHost(t)); tree != nil {
-		return tree
+	if hier := v1(kit.OpenHost(t)); hier != nil {
+		return hier
 	}
 	dir := kit.PublicDir(t)
 	name := strings.NewReplacer("-", "").Replace(kit.Prefix)
@@ -36,11 +36,11 @@ func needV1(t *testing.T) *host.Hierarchy {
 		// A view that has ended lets go of the host's files that it passed through a grace period later (fuse_conn_put).
 		kit.Eventually(t, "the hierarchy to be left", func() bool { return unix.Unmount(dir, 0) == nil })
 	})
-	tree := v1(kit.OpenHost(t))
-	if tree == nil {
+	hier := v1(kit.OpenHost(t))
+	if hier == nil {
 		t.Fatal("the hierarchy that was mounted is not found")
 	}
-	return tree
+	return hier
 }
 
 // wantNode wants a node's type: by the extended attribute that host programs read, and by statfs where BPF answers.

@@ -22,28 +22,28 @@ import (
 func TestType(t *testing.T) {
 	kit.NeedType(t)
 	h := kit.OpenHost(t)
-	for _, tree := range h.Hierarchies() {
-		names := kit.ShownControllers(tree)
+	for _, hier := range h.Hierarchies() {
+		names := kit.ShownControllers(hier)
 		if len(names) == 0 {
 			continue
 		}
-		t.Run(tree.String(), func(t *testing.T) {
-			path := kit.NewBoundary(t, "type", tree)
-			args := []string{"--boundary", path, "--controllers", strings.Join(names, ","), "--layout", kit.LayoutOf(tree)}
+		t.Run(hier.String(), func(t *testing.T) {
+			path := kit.NewBoundary(t, "type", hier)
+			args := []string{"--boundary", path, "--controllers", strings.Join(names, ","), "--layout", kit.LayoutOf(hier)}
 			v, off := kit.MountView(t, args...), kit.MountView(t, append(args, "--no-bpf")...)
-			if tree.Version == hierarchy.V1 {
+			if hier.Version == hierarchy.V1 {
 				kit.WantType(t, v.Dir, unix.TMPFS_MAGIC)
 			}
-			top := v.Top(tree)
+			top := v.Top(hier)
 			if err := unix.Mkdir(filepath.Join(top, "child"), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			for _, name := range []string{".", "cgroup.procs", "child", "child/cgroup.procs", "child/" + readableFile(t, top)} {
-				kit.WantType(t, filepath.Join(top, name), kit.NativeType(tree))
-				kit.WantType(t, filepath.Join(off.Top(tree), name), unix.FUSE_SUPER_MAGIC)
+				kit.WantType(t, filepath.Join(top, name), kit.NativeType(hier))
+				kit.WantType(t, filepath.Join(off.Top(hier), name), unix.FUSE_SUPER_MAGIC)
 			}
 			var with, without, native unix.Statfs_t
-			err1, err2, err3 := unix.Statfs(top, &with), unix.Statfs(off.Top(tree), &without), unix.Statfs(kit.HostDir(tree, path), &native)
+			err1, err2, err3 := unix.Statfs(top, &with), unix.Statfs(off.Top(hier), &without), unix.Statfs(kit.HostDir(hier, path), &native)
 			with.Fsid, without.Fsid, without.Type = unix.Fsid{}, unix.Fsid{}, with.Type
 			if err1 != nil || err2 != nil || err3 != nil || with != without || with.Type != native.Type {
 				t.Errorf("%+v with, %+v without, %+v natively: %v, %v, %v", with, without, native, err1, err2, err3)
@@ -79,16 +79,16 @@ func readableFile(t testing.TB, top string) string {
 func TestTypeForeign(t *testing.T) {
 	kit.NeedType(t)
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "foreign", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "foreign", hier)
 	args := []string{"--boundary", path, "--controllers", "pids"}
 	off := kit.MountView(t, append(args, "--no-bpf")...) // says all that a view says, but is not known
 	var device uint64
 	t.Run("view", func(t *testing.T) {
 		v := kit.MountView(t, args...)
 		own := mountOwnFUSE(t)
-		kit.WantType(t, v.Top(tree), kit.NativeType(tree))
-		for _, dir := range []string{off.Top(tree), own} {
+		kit.WantType(t, v.Top(hier), kit.NativeType(hier))
+		for _, dir := range []string{off.Top(hier), own} {
 			var st unix.Statfs_t
 			if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.FUSE_SUPER_MAGIC {
 				t.Errorf("%s: %#x, %v", dir, st.Type, err)
@@ -99,8 +99,8 @@ func TestTypeForeign(t *testing.T) {
 			t.Fatal(err)
 		}
 		device = st.Dev
-		afterUstat(t, device, off.Top(tree))
-		afterOverlay(t, v.Top(tree), off.Top(tree))
+		afterUstat(t, device, off.Top(hier))
+		afterOverlay(t, v.Top(hier), off.Top(hier))
 	})
 	// The number is the next one's now.
 	for range 20 {
@@ -232,9 +232,9 @@ func serveOwnFUSE(fd int) {
 // TestTypeRun: "run" has programs of its own for as long as it lasts.
 func TestTypeRun(t *testing.T) {
 	kit.NeedType(t)
-	tree := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
-	want, before := fmt.Sprintf("%x", kit.NativeType(tree)), kit.TypePrograms()
-	ask := "stat -f -c %t " + kit.TopOf("/sys/fs/cgroup", tree)
+	hier := kit.NeedHierarchy(t, kit.OpenHost(t), "pids")
+	want, before := fmt.Sprintf("%x", kit.NativeType(hier)), kit.TypePrograms()
+	ask := "stat -f -c %t " + kit.TopOf("/sys/fs/cgroup", hier)
 	for _, form := range [][]string{{}, {"--userns"}, {"--privileged"}} {
 		args := slices.Concat([]string{"run", "--controllers", "pids"}, form, []string{"--", "sh", "-c", ask})
 		out, err := exec.Command(kit.Program(t), args...).CombinedOutput()

@@ -16,7 +16,7 @@ import (
 
 // TestInotify: a guest's watch on cgroup.events fires when the kernel says that the cgroup is empty, or no longer.
 func TestInotify(t *testing.T) {
-	tree, path, top := kit.MountUnified(t, "inotify")
+	hier, path, top := kit.MountUnified(t, "inotify")
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		t.Fatal(err)
@@ -32,14 +32,14 @@ func TestInotify(t *testing.T) {
 		kit.ReadInotify(fd)
 	}
 	pid := kit.StartSleeper(t)
-	if err := tree.Attach(path+"/a", pid); err != nil {
+	if err := hier.Attach(path+"/a", pid); err != nil {
 		t.Fatal(err)
 	}
 	woken("populated")
 	if got := kit.ReadFile(filepath.Join(top, "a/cgroup.events")); !strings.Contains(got, "populated 1") {
 		t.Errorf("the guest reads %q", got)
 	}
-	if err := tree.Attach(path, pid); err != nil {
+	if err := hier.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
 	woken("empty")
@@ -50,9 +50,9 @@ func TestInotify(t *testing.T) {
 
 // TestPoll: poll on cgroup.events is as on a native file: ready before the first read, then quiet until the next event.
 func TestPoll(t *testing.T) {
-	tree, path, top := kit.MountUnified(t, "poll")
+	hier, path, top := kit.MountUnified(t, "poll")
 	pid := kit.StartSleeper(t)
-	for _, dir := range []string{kit.HostDir(tree, path), top} {
+	for _, dir := range []string{kit.HostDir(hier, path), top} {
 		fd, err := unix.Open(filepath.Join(dir, "a/cgroup.events"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -75,7 +75,7 @@ func TestPoll(t *testing.T) {
 			t.Errorf("%s: before the first read %#x", dir, got)
 		}
 		read()
-		if tree.View && poll(20) == event { // in a guest the first wait may end for nothing
+		if hier.View && poll(20) == event { // in a guest the first wait may end for nothing
 			read()
 		}
 		if got := poll(20); got != 0 {
@@ -84,14 +84,14 @@ func TestPoll(t *testing.T) {
 		done := make(chan int16)
 		go func() { done <- poll(10000) }()
 		time.Sleep(50 * time.Millisecond)
-		if err := tree.Attach(path+"/a", pid); err != nil {
+		if err := hier.Attach(path+"/a", pid); err != nil {
 			t.Fatal(err)
 		}
 		if got := <-done; got != event {
 			t.Errorf("%s: woken with %#x", dir, got)
 		}
 		read()
-		if err := tree.Attach(path, pid); err != nil {
+		if err := hier.Attach(path, pid); err != nil {
 			t.Fatal(err)
 		}
 		kit.Eventually(t, "the second event", func() bool { return poll(0) == event })
@@ -100,7 +100,7 @@ func TestPoll(t *testing.T) {
 
 // TestPressureTrigger: who waits for a pressure trigger is woken each time that it fires.
 func TestPressureTrigger(t *testing.T) {
-	tree, path, top := kit.MountUnified(t, "trigger")
+	hier, path, top := kit.MountUnified(t, "trigger")
 	file := filepath.Join(top, "a/cpu.pressure")
 	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT || err == unix.EOPNOTSUPP {
@@ -119,7 +119,7 @@ func TestPressureTrigger(t *testing.T) {
 			cmd.Process.Kill()
 			cmd.Wait()
 		})
-		if err := tree.Attach(path+"/a", cmd.Process.Pid); err != nil {
+		if err := hier.Attach(path+"/a", cmd.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -153,20 +153,20 @@ func TestPressureTrigger(t *testing.T) {
 // TestCoherence: what the host changes is seen at once where the kernel's caches are told, and within a second anywhere.
 func TestCoherence(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "coherence", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "coherence", hier)
 	v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
-	top := v.Top(tree)
+	top := v.Top(hier)
 	if kit.Exists(filepath.Join(top, "made")) {
 		t.Fatal("there already")
 	}
-	if err := tree.Create(path+"/made", 0o755); err != nil {
+	if err := hier.Create(path+"/made", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if !kit.Exists(filepath.Join(top, "made")) {
 		t.Error("a cgroup that the host made is not seen at once")
 	}
-	if err := tree.RemoveAll(path + "/made"); err != nil {
+	if err := hier.RemoveAll(path + "/made"); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -174,16 +174,16 @@ func TestCoherence(t *testing.T) {
 	if d := time.Since(began); d > 1200*time.Millisecond {
 		t.Errorf("a removed cgroup was seen for %v", d)
 	}
-	if err := tree.WriteFile(path, "pids.max", "17"); err != nil {
+	if err := hier.WriteFile(path, "pids.max", "17"); err != nil {
 		t.Fatal(err)
 	}
 	if got := kit.ReadFile(filepath.Join(top, "pids.max")); got != "17\n" {
 		t.Errorf("a value that the host set reads %q", got)
 	}
-	if os.Mkdir(filepath.Join(top, "b"), 0o755) != nil || !tree.Exists(path+"/b") {
+	if os.Mkdir(filepath.Join(top, "b"), 0o755) != nil || !hier.Exists(path+"/b") {
 		t.Error("a cgroup that the guest made is not on the host")
 	}
-	if kit.Rmdir(filepath.Join(top, "b")) != "ok" || kit.Exists(filepath.Join(top, "b")) || tree.Exists(path+"/b") {
+	if kit.Rmdir(filepath.Join(top, "b")) != "ok" || kit.Exists(filepath.Join(top, "b")) || hier.Exists(path+"/b") {
 		t.Error("a cgroup that the guest removed is still there")
 	}
 }

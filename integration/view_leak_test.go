@@ -21,11 +21,11 @@ import (
 // TestLeaks: views that are made, used and closed leave neither descriptors nor goroutines.
 func TestLeaks(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "leaks", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "leaks", hier)
 	dir := kit.PublicDir(t)
 	use := func() {
-		b, err := tree.Boundary(path)
+		b, err := hier.Boundary(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,23 +117,23 @@ func TestFlat(t *testing.T) {
 // host's own file says 0, whatever the boundary's does.
 func TestReleaseAgent(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	if tree.Version != hierarchy.V1 {
+	hier := kit.NeedHierarchy(t, h, "pids")
+	if hier.Version != hierarchy.V1 {
 		t.Skip("machine: pids is not on a v1 hierarchy")
 	}
-	path := kit.NewBoundary(t, "release", tree)
-	if err := tree.WriteFile(path, "notify_on_release", "1"); err != nil {
+	path := kit.NewBoundary(t, "release", hier)
+	if err := hier.WriteFile(path, "notify_on_release", "1"); err != nil {
 		t.Fatal(err)
 	}
 	v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
-	at := func(file string) string { return filepath.Join(v.Top(tree), file) }
+	at := func(file string) string { return filepath.Join(v.Top(hier), file) }
 	got := kit.ReadFile(at("notify_on_release")) + kit.Mkdir(at("a"), 0o755)[:4] + " " + kit.WriteFile(at("a/notify_on_release"), "1") + " " +
 		kit.ReadFile(at("a/notify_on_release")) + kit.Mkdir(at("a/b"), 0o755)[:4] + " " + kit.ReadFile(at("a/b/notify_on_release"))
 	if want := "0\nmode ok 1\nmode 1\n"; got != want {
 		t.Errorf("the guest: %q, want %q", got, want)
 	}
 	for _, dir := range []string{"/a", "/a/b"} {
-		if got, err := tree.ReadFile(path+dir, "notify_on_release"); got != "0\n" || err != nil {
+		if got, err := hier.ReadFile(path+dir, "notify_on_release"); got != "0\n" || err != nil {
 			t.Errorf("the host's file of %s: %q, %v", dir, got, err)
 		}
 	}

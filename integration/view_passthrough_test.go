@@ -16,18 +16,18 @@ import (
 // still goes through the server, by every way of writing.
 func TestWritersBesideReaders(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "beside", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "beside", hier)
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(file, []byte("version: 1\nbelow: {guarded: {pids.max: {max: 100}}}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	v := kit.MountView(t, "--boundary", path, "--controllers", "pids", "--policy", file)
-	top := v.Top(tree)
+	top := v.Top(hier)
 	if err := os.Mkdir(filepath.Join(top, "a"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		if got := kit.WriteFile(filepath.Join(top, "cgroup.subtree_control"), "+pids"); got != "ok" {
 			t.Fatal(got)
 		}
@@ -85,7 +85,7 @@ func TestWritersBesideReaders(t *testing.T) {
 			if got := do(); got == nil || name != "mmap" && got != unix.EPERM {
 				t.Errorf("flags %#x, %s of a value beyond the constraint: %v", flags, name, got)
 			}
-			if got := strings.TrimSpace(kit.ReadFile(filepath.Join(kit.HostDir(tree, path), "a/pids.max"))); got != "32" {
+			if got := strings.TrimSpace(kit.ReadFile(filepath.Join(kit.HostDir(hier, path), "a/pids.max"))); got != "32" {
 				t.Fatalf("flags %#x: %s set the host's file to %s", flags, name, got)
 			}
 		}

@@ -16,17 +16,17 @@ import (
 // first, some have the kernel copy, some look for holes.
 func TestPrograms(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	path := kit.NewBoundary(t, "programs", tree)
+	hier := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, "programs", hier)
 	v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
 	files := map[string]string{"pids.max": "max\n", "notify_on_release": "0\n", "cgroup.procs": ""}
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		files = map[string]string{"pids.max": "max\n", "cgroup.controllers": "pids\n", "cgroup.procs": ""}
 	}
 	dir := t.TempDir()
 	ran := 0
 	for file, want := range files {
-		path, copied := filepath.Join(v.Top(tree), file), filepath.Join(dir, file)
+		path, copied := filepath.Join(v.Top(hier), file), filepath.Join(dir, file)
 		for _, line := range []string{
 			"cat FILE", "cp FILE COPY", "head -c 100 FILE", "tail -n 5 FILE", "dd if=FILE of=COPY", "cp --sparse=always FILE COPY", "wc -c FILE", "grep ^ FILE",
 			"busybox cat FILE", "busybox cp FILE COPY", "busybox head -c 100 FILE", "busybox tail -n 5 FILE", "busybox dd if=FILE of=COPY", "busybox wc -c FILE",

@@ -18,10 +18,10 @@ import (
 func TestOpenWhileRemoved(t *testing.T) {
 	h := kit.OpenHost(t)
 	t.Run("cgroup", func(t *testing.T) {
-		tree := kit.NeedHierarchy(t, h, "pids")
-		path := kit.NewBoundary(t, "removed", tree)
+		hier := kit.NeedHierarchy(t, h, "pids")
+		path := kit.NewBoundary(t, "removed", hier)
 		v := kit.MountView(t, "--boundary", path, "--controllers", "pids")
-		q := filepath.Join(v.Top(tree), "q")
+		q := filepath.Join(v.Top(hier), "q")
 		removalRace(t, kit.Scaled(t, 500, 50), filepath.Join(q, kit.Procs), func() {
 			unix.Mkdir(q, 0o755)
 			unix.Rmdir(q)
@@ -29,8 +29,8 @@ func TestOpenWhileRemoved(t *testing.T) {
 		unix.Rmdir(q)
 	})
 	t.Run("controller", func(t *testing.T) {
-		tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
-		controller, file := renewable(tree)
+		hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
+		controller, file := renewable(hier)
 		if controller == "" {
 			t.Skip("machine: the v2 tree has no controller with a limit")
 		}
@@ -89,15 +89,15 @@ func removalRace(t *testing.T, rounds int, file string, round func()) {
 // TestRmdirAtTop: a hierarchy at the top of a view is removed as little as the mount point that it is natively.
 func TestRmdirAtTop(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, "pids")
-	if tree.Version == hierarchy.V2 {
+	hier := kit.NeedHierarchy(t, h, "pids")
+	if hier.Version == hierarchy.V2 {
 		t.Skip("machine: pids is of the v2 tree; at the top of its view are cgroups alone")
 	}
-	if got := kit.Rmdir(tree.Mountpoint); got != "EBUSY" {
+	if got := kit.Rmdir(hier.Mountpoint); got != "EBUSY" {
 		t.Fatalf("natively: %s", got)
 	}
-	v := kit.MountView(t, "--boundary", kit.NewBoundary(t, "top", tree), "--controllers", "pids", "--layout", "v1")
-	for what, want := range map[string]string{v.Top(tree): "EBUSY", filepath.Join(v.Dir, "none"): "ENOENT", v.Dir: "EBUSY"} {
+	v := kit.MountView(t, "--boundary", kit.NewBoundary(t, "top", hier), "--controllers", "pids", "--layout", "v1")
+	for what, want := range map[string]string{v.Top(hier): "EBUSY", filepath.Join(v.Dir, "none"): "ENOENT", v.Dir: "EBUSY"} {
 		if got := kit.Rmdir(what); got != want {
 			t.Errorf("rmdir of %s: %s, want %s", what, got, want)
 		}

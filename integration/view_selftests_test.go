@@ -80,7 +80,7 @@ func TestSelftests(t *testing.T) {
 	if dir == "" {
 		t.Skipf("machine: %s names no directory with the kernel's selftests; make selftests does", selftestsVariable)
 	}
-	if tree := kit.OpenHost(t).Hierarchy("memory"); tree == nil || tree.Version != hierarchy.V2 {
+	if hier := kit.OpenHost(t).Hierarchy("memory"); hier == nil || hier.Version != hierarchy.V2 {
 		t.Skip("machine: memory is not on the v2 hierarchy")
 	}
 	// test_memcg_high_sync locks memory, and waits without end where it may not. Root has a capability for that; who has

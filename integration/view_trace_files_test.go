@@ -25,10 +25,10 @@ var values = []string{
 
 // fileSteps are about each control file of a cgroup below the boundary: what stat says, which keys a read has, and what
 // writes do.
-func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
+func fileSteps(t *testing.T, hier *host.Hierarchy) []step {
 	steps := []step{{"files: controllers for the children", func(x *traceEnv) string { return enableAll(x) }}}
-	for _, name := range filesOf(t, tree) {
-		row, known := hierarchy.Lookup(tree.Version, name)
+	for _, name := range filesOf(t, hier) {
+		row, known := hierarchy.Lookup(hier.Version, name)
 		if !known || row.Below == hierarchy.Hidden {
 			continue
 		}
@@ -55,7 +55,7 @@ func fileSteps(t *testing.T, tree *host.Hierarchy) []step {
 			}})
 		}
 	}
-	steps = append(steps, renewedSteps(tree)...)
+	steps = append(steps, renewedSteps(hier)...)
 	return append(steps, step{"files: clean-up", func(x *traceEnv) string { return kit.Rmdir(x.at("f")) }})
 }
 
@@ -102,10 +102,10 @@ func looser(value string) bool { return value == "50000abc 100000" || value == "
 // enableAll makes the directory of the trace's files, with every controller.
 func enableAll(x *traceEnv) string {
 	s := ""
-	if x.tree.Version == hierarchy.V2 {
+	if x.hier.Version == hierarchy.V2 {
 		s = kit.Mkdir(filepath.Join(x.dir, "p"), 0o755) + kit.WriteFile(filepath.Join(x.dir, "p", kit.Procs), strconv.Itoa(x.pid))
 		for _, c := range []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma", "misc", "dmem"} {
-			if x.tree.Holds(c) {
+			if x.hier.Holds(c) {
 				s += kit.WriteFile(filepath.Join(x.dir, "cgroup.subtree_control"), "+"+c) + kit.WriteFile(x.at("cgroup.subtree_control"), "+"+c)
 			}
 		}
@@ -114,9 +114,9 @@ func enableAll(x *traceEnv) string {
 }
 
 // filesOf lists the control files of a cgroup of this kernel.
-func filesOf(t *testing.T, tree *host.Hierarchy) []string {
-	path := kit.NewBoundary(t, "files", tree)
-	entries, err := os.ReadDir(kit.HostDir(tree, path))
+func filesOf(t *testing.T, hier *host.Hierarchy) []string {
+	path := kit.NewBoundary(t, "files", hier)
+	entries, err := os.ReadDir(kit.HostDir(hier, path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func unifiedSteps() []step {
 				return ""
 			}
 			pid := kit.StartSleeper(x.t)
-			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), pid)
+			x.hier.Attach(strings.TrimPrefix(realPath(x), x.hier.Mountpoint), pid)
 			s := x.moved("w/"+kit.Procs, pid, strconv.Itoa(pid)) + kit.WriteFile(x.at("cgroup.kill"), "0") + kit.WriteFile(x.at("cgroup.kill"), "1")
 			kit.Eventually(x.t, "the killed to be gone", func() bool { return strings.Contains(kit.ReadFile(x.at("cgroup.events")), "populated 0") })
 			return s

@@ -19,7 +19,7 @@ import (
 
 // place is where a task is, counted from the boundary; "outside" when it is not below it.
 func (x *traceEnv) place(pid int) string {
-	path, err := x.tree.PathOf(pid)
+	path, err := x.hier.PathOf(pid)
 	if err != nil {
 		return kit.ErrnoName(err)
 	}
@@ -38,10 +38,10 @@ func (x *traceEnv) moved(file string, pid int, text string) string {
 }
 
 // memberSteps are about moving tasks (facts, section 7). None writes the number of a process that the trace did not start.
-func memberSteps(tree *host.Hierarchy) []step {
+func memberSteps(hier *host.Hierarchy) []step {
 	steps := []step{
 		{"move: cpuset of the new cgroup", func(x *traceEnv) string {
-			if tree.Version != hierarchy.V1 || !tree.Holds("cpuset") {
+			if hier.Version != hierarchy.V1 || !hier.Holds("cpuset") {
 				return ""
 			}
 			s := kit.WriteFile(x.at(kit.Procs), strconv.Itoa(x.pid)) // ENOSPC while it is empty
@@ -67,13 +67,13 @@ func memberSteps(tree *host.Hierarchy) []step {
 			return kit.WriteFile(x.at(kit.Procs), "2")
 		}},
 		{"move: a process that is outside", func(x *traceEnv) string {
-			defer x.tree.Attach("/", x.outside)
+			defer x.hier.Attach("/", x.outside)
 			return kit.WriteFile(x.at(kit.Procs), strconv.Itoa(x.outside))
 		}},
 		{"move: a number that is nobody's", func(x *traceEnv) string { return kit.WriteFile(x.at(kit.Procs), "4194302") }},
 		{"move: the writer", func(x *traceEnv) string {
 			h := kit.StartHelper(x.t, "commands")
-			if err := x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), h.PID()); err != nil {
+			if err := x.hier.Attach(strings.TrimPrefix(realPath(x), x.hier.Mountpoint), h.PID()); err != nil {
 				return err.Error()
 			}
 			defer func() { h.Cmd.Process.Kill(); h.Cmd.Wait() }()
@@ -84,7 +84,7 @@ func memberSteps(tree *host.Hierarchy) []step {
 			if err := cmd.Start(); err != nil {
 				return err.Error()
 			}
-			x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), cmd.Process.Pid)
+			x.hier.Attach(strings.TrimPrefix(realPath(x), x.hier.Mountpoint), cmd.Process.Pid)
 			cmd.Process.Kill()
 			unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 			s := kit.WriteFile(x.at(kit.Procs), strconv.Itoa(cmd.Process.Pid))
@@ -100,12 +100,12 @@ func memberSteps(tree *host.Hierarchy) []step {
 	for _, text := range []string{"", "\n", " ", "-1", "x", "99999999999999999999", "2147483648", "4294967296", "0x", "--1"} {
 		steps = append(steps, step{fmt.Sprintf("move: written as %q", text), func(x *traceEnv) string { return kit.WriteFile(x.at(kit.Procs), text) }})
 	}
-	return slices.Concat(steps, threadSteps(tree), userSteps(), pieceSteps(), limitSteps())
+	return slices.Concat(steps, threadSteps(hier), userSteps(), pieceSteps(), limitSteps())
 }
 
 // realPath is the host's own path of the boundary.
 func realPath(x *traceEnv) string {
-	path, err := x.tree.PathOf(x.pid)
+	path, err := x.hier.PathOf(x.pid)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -115,15 +115,15 @@ func realPath(x *traceEnv) string {
 	}
 	end := strings.IndexByte(path[i:], '/')
 	if end < 0 {
-		return filepath.Join(x.tree.Mountpoint, path)
+		return filepath.Join(x.hier.Mountpoint, path)
 	}
-	return filepath.Join(x.tree.Mountpoint, path[:i+end])
+	return filepath.Join(x.hier.Mountpoint, path[:i+end])
 }
 
 // threadSteps move one thread, and a process by the number of one of its threads.
-func threadSteps(tree *host.Hierarchy) []step {
+func threadSteps(hier *host.Hierarchy) []step {
 	file := "tasks"
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		file = "cgroup.threads"
 	}
 	var h *kit.Helper
@@ -137,7 +137,7 @@ func threadSteps(tree *host.Hierarchy) []step {
 				fmt.Sscan(f, &n)
 				tids = append(tids, n)
 			}
-			return kit.Word(x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), h.PID()))
+			return kit.Word(x.hier.Attach(strings.TrimPrefix(realPath(x), x.hier.Mountpoint), h.PID()))
 		}},
 		{"thread: one is moved", func(x *traceEnv) string {
 			return x.moved("w/"+file, tids[0], strconv.Itoa(tids[0])) + " " + x.place(tids[1]) + " " + x.place(h.PID())
@@ -172,7 +172,7 @@ func userSteps() []step {
 		if err := cmd.Start(); err != nil {
 			x.t.Fatal(err)
 		}
-		x.tree.Attach(strings.TrimPrefix(realPath(x), x.tree.Mountpoint), cmd.Process.Pid)
+		x.hier.Attach(strings.TrimPrefix(realPath(x), x.hier.Mountpoint), cmd.Process.Pid)
 		return cmd.Process.Pid, func() { cmd.Process.Kill(); cmd.Wait() }
 	}
 	move := func(x *traceEnv, uid uint32, file string) (s string) {
@@ -196,7 +196,7 @@ func userSteps() []step {
 		}},
 		{"user: moves within its own tree", func(x *traceEnv) (s string) {
 			for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // v1: a new cpuset is empty
-				if x.tree.Version == hierarchy.V1 && kit.Exists(x.at("t/"+f)) {
+				if x.hier.Version == hierarchy.V1 && kit.Exists(x.at("t/"+f)) {
 					s += kit.WriteFile(x.at("t/"+f), kit.ReadFile(x.at(f)))
 				}
 			}
@@ -205,7 +205,7 @@ func userSteps() []step {
 			kit.AsUser(user, func() {
 				s += kit.Mkdir(x.at("t/a"), 0o755) + kit.Mkdir(x.at("t/b"), 0o755)
 				for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
-					if x.tree.Version == hierarchy.V1 && kit.Exists(x.at("t/a/"+f)) {
+					if x.hier.Version == hierarchy.V1 && kit.Exists(x.at("t/a/"+f)) {
 						s += kit.WriteFile(x.at("t/a/"+f), kit.ReadFile(x.at("t/"+f))) + kit.WriteFile(x.at("t/b/"+f), kit.ReadFile(x.at("t/"+f)))
 					}
 				}

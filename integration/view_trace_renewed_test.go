@@ -12,17 +12,17 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// renewable names a limit file of the v2 tree and its controller, "" where there is none.
-func renewable(tree *host.Hierarchy) (controller, file string) {
-	if tree.Version != hierarchy.V2 {
+// renewable names a limit file of the v2 hierarchy and its controller, "" where there is none.
+func renewable(hier *host.Hierarchy) (controller, file string) {
+	if hier.Version != hierarchy.V2 {
 		return "", ""
 	}
 	for _, c := range []string{"pids", "memory"} {
-		if tree.Holds(c) {
+		if hier.Holds(c) {
 			return c, c + ".max"
 		}
 	}
-	if sizes, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-2048kB"); tree.Holds("hugetlb") && len(sizes) > 0 {
+	if sizes, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-2048kB"); hier.Holds("hugetlb") && len(sizes) > 0 {
 		return "hugetlb", "hugetlb.2MB.max"
 	}
 	return "", ""
@@ -30,8 +30,8 @@ func renewable(tree *host.Hierarchy) (controller, file string) {
 
 // renewedSteps are about a control file that goes with its controller and comes back, while an earlier one is held. The
 // directory f has every controller.
-func renewedSteps(tree *host.Hierarchy) []step {
-	controller, name := renewable(tree)
+func renewedSteps(hier *host.Hierarchy) []step {
+	controller, name := renewable(hier)
 	if controller == "" {
 		return nil
 	}

@@ -21,7 +21,7 @@ import (
 // traceEnv is where a trace runs.
 type traceEnv struct {
 	t       *testing.T
-	tree    *host.Hierarchy
+	hier    *host.Hierarchy
 	dir     string // the boundary, natively or as the view shows it
 	w       string // a cgroup below it, for the trace to work in
 	pid     int    // a process in the boundary
@@ -105,10 +105,10 @@ func declared(name, native, view string) bool {
 }
 
 // runTrace does the steps in a boundary that is shown at dir.
-func runTrace(t *testing.T, tree *host.Hierarchy, dir, path string, steps []step) []string {
-	x := &traceEnv{t: t, tree: tree, dir: dir, w: filepath.Join(dir, "w"), fds: map[string]int{}}
+func runTrace(t *testing.T, hier *host.Hierarchy, dir, path string, steps []step) []string {
+	x := &traceEnv{t: t, hier: hier, dir: dir, w: filepath.Join(dir, "w"), fds: map[string]int{}}
 	x.pid, x.outside = kit.StartSleeper(t), kit.StartSleeper(t)
-	if err := tree.Attach(path, x.pid); err != nil {
+	if err := hier.Attach(path, x.pid); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(x.w, 0o755); err != nil {
@@ -125,16 +125,16 @@ func runTrace(t *testing.T, tree *host.Hierarchy, dir, path string, steps []step
 }
 
 // compare runs a trace natively and on a view.
-func compare(t *testing.T, tree *host.Hierarchy, controllers []string, steps []step) int {
-	native := kit.NewBoundary(t, "native", tree)
-	guest := kit.NewBoundary(t, "view", tree)
-	v := kit.MountView(t, "--boundary", guest, "--controllers", strings.Join(controllers, ","), "--layout", kit.LayoutOf(tree))
+func compare(t *testing.T, hier *host.Hierarchy, controllers []string, steps []step) int {
+	native := kit.NewBoundary(t, "native", hier)
+	guest := kit.NewBoundary(t, "view", hier)
+	v := kit.MountView(t, "--boundary", guest, "--controllers", strings.Join(controllers, ","), "--layout", kit.LayoutOf(hier))
 	top := v.Dir
-	if tree.Version == hierarchy.V1 {
-		top = filepath.Join(v.Dir, tree.Dir)
+	if hier.Version == hierarchy.V1 {
+		top = filepath.Join(v.Dir, hier.Dir)
 	}
-	want := runTrace(t, tree, kit.HostDir(tree, native), native, steps)
-	got := runTrace(t, tree, top, guest, steps)
+	want := runTrace(t, hier, kit.HostDir(hier, native), native, steps)
+	got := runTrace(t, hier, top, guest, steps)
 	for i, s := range steps {
 		n, g := strings.ReplaceAll(want[i], native, "/B"), strings.ReplaceAll(got[i], guest, "/B")
 		if n != g && !declared(s.name, n, g) {
@@ -148,13 +148,13 @@ func compare(t *testing.T, tree *host.Hierarchy, controllers []string, steps []s
 func TestTrace(t *testing.T) {
 	h := kit.OpenHost(t)
 	total := 0
-	for _, tree := range h.Hierarchies() {
-		names := kit.ShownControllers(tree)
+	for _, hier := range h.Hierarchies() {
+		names := kit.ShownControllers(hier)
 		if len(names) == 0 {
 			continue
 		}
-		t.Run(tree.String(), func(t *testing.T) {
-			total += compare(t, tree, names, allSteps(t, tree))
+		t.Run(hier.String(), func(t *testing.T) {
+			total += compare(t, hier, names, allSteps(t, hier))
 		})
 	}
 	t.Logf("%d operations in %d hierarchies", total, len(h.Hierarchies()))
@@ -163,22 +163,22 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-func allSteps(t *testing.T, tree *host.Hierarchy) []step {
-	steps := append(vfsSteps(), memberSteps(tree)...)
-	steps = append(steps, boundarySteps(tree)...)
-	if tree.Version == hierarchy.V2 {
+func allSteps(t *testing.T, hier *host.Hierarchy) []step {
+	steps := append(vfsSteps(), memberSteps(hier)...)
+	steps = append(steps, boundarySteps(hier)...)
+	if hier.Version == hierarchy.V2 {
 		steps = append(steps, unifiedSteps()...)
 	}
-	return append(steps, fileSteps(t, tree)...)
+	return append(steps, fileSteps(t, hier)...)
 }
 
 // boundarySteps are about the files of the boundary itself.
-func boundarySteps(tree *host.Hierarchy) []step {
+func boundarySteps(hier *host.Hierarchy) []step {
 	var steps []step
 	add := func(name string, do func(x *traceEnv) string) { steps = append(steps, step{"boundary: " + name, do}) }
 	for _, row := range hierarchy.Table() {
-		if row.Version != tree.Version || row.Boundary != hierarchy.ReadOnly || strings.Contains(row.Name, "*") ||
-			row.Controller != "" && !tree.Holds(row.Controller) || row.Controller == "blkio" {
+		if row.Version != hier.Version || row.Boundary != hierarchy.ReadOnly || strings.Contains(row.Name, "*") ||
+			row.Controller != "" && !hier.Holds(row.Controller) || row.Controller == "blkio" {
 			continue
 		}
 		name := row.Name

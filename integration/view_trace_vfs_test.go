@@ -85,7 +85,7 @@ func mkdirSteps() []step {
 			return firstWord(kit.Mkdir(x.at("cgroup.evil"), 0o755), kit.Rmdir(x.at("cgroup.evil")))
 		}},
 		{"mkdir of the names of v1's files", func(x *traceEnv) string {
-			if x.tree.Version == hierarchy.V1 {
+			if x.hier.Version == hierarchy.V1 {
 				return ""
 			}
 			s := ""
@@ -468,7 +468,7 @@ func xattrSteps() []step {
 		}},
 		{"xattr: names with nothing after the prefix", func(x *traceEnv) (s string) {
 			names := []string{"user.", "trusted."}
-			if !x.tree.View { // a guest's root owns the file systems that it mounts, and may then set security.* (cap_inode_setxattr)
+			if !x.hier.View { // a guest's root owns the file systems that it mounts, and may then set security.* (cap_inode_setxattr)
 				names = append(names, "security.")
 			}
 			for _, name := range names {

@@ -14,10 +14,10 @@ import (
 )
 
 // domainController is one that an ordinary cgroup with processes cannot enable.
-func domainController(t *testing.T, tree *host.Hierarchy) string {
+func domainController(t *testing.T, hier *host.Hierarchy) string {
 	t.Helper()
 	for _, c := range []string{"memory", "hugetlb", "io"} {
-		if tree.Holds(c) {
+		if hier.Holds(c) {
 			return c
 		}
 	}
@@ -27,12 +27,12 @@ func domainController(t *testing.T, tree *host.Hierarchy) string {
 
 // TestVirtualRoot: the guest's root holds processes and enabled controllers at once, as a real root does.
 func TestVirtualRoot(t *testing.T) {
-	tree, path, top := kit.MountUnified(t, "vroot")
-	c := domainController(t, tree)
+	hier, path, top := kit.MountUnified(t, "vroot")
+	c := domainController(t, hier)
 	var pids []string
 	for range 5 {
 		pid := kit.StartSleeper(t)
-		if err := tree.Attach(path, pid); err != nil {
+		if err := hier.Attach(path, pid); err != nil {
 			t.Fatal(err)
 		}
 		pids = append(pids, strconv.Itoa(pid))
@@ -65,7 +65,7 @@ func TestVirtualRoot(t *testing.T) {
 	if got := kit.WriteFile(at(kit.Procs), pids[0]); got != "ok" || len(members()) != 5 {
 		t.Errorf("moving back to the root: %s, %v", got, members())
 	}
-	testLeafIsHidden(t, tree, path, top)
+	testLeafIsHidden(t, hier, path, top)
 	if got := kit.WriteFile(at("cgroup.subtree_control"), "-"+c); got != "ok" || len(members()) != 5 {
 		t.Errorf("disabling: %s, %v", got, members())
 	}
@@ -76,7 +76,7 @@ func TestVirtualRoot(t *testing.T) {
 
 // testLeafIsHidden: the leaf is listed nowhere, counted nowhere, cannot be made, removed or renamed, and its path, which
 // /proc/self/cgroup names, shows the root.
-func testLeafIsHidden(t *testing.T, tree *host.Hierarchy, path, top string) {
+func testLeafIsHidden(t *testing.T, hier *host.Hierarchy, path, top string) {
 	entries, err := os.ReadDir(top)
 	if err != nil || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == hierarchy.LeafName }) {
 		t.Errorf("the leaf is listed: %v", err)
@@ -103,16 +103,16 @@ func testLeafIsHidden(t *testing.T, tree *host.Hierarchy, path, top string) {
 	if got := kit.Mkdir(filepath.Join(top, "a", hierarchy.LeafName), 0o755); !strings.HasPrefix(got, "mode ") { // a nested guest's leaf
 		t.Errorf("mkdir of the leaf's name below: %s", got)
 	}
-	if !tree.Exists(path + "/" + hierarchy.LeafName) {
+	if !hier.Exists(path + "/" + hierarchy.LeafName) {
 		t.Error("there is no leaf on the host")
 	}
 }
 
 // TestControllersAppear: files that cgroup.subtree_control makes come and go in the guest's sight, whoever writes it.
 func TestControllersAppear(t *testing.T) {
-	tree, path, top := kit.MountUnified(t, "appear")
-	c := domainController(t, tree)
-	entries, err := os.ReadDir(kit.HostDir(tree, path))
+	hier, path, top := kit.MountUnified(t, "appear")
+	c := domainController(t, hier)
+	entries, err := os.ReadDir(kit.HostDir(hier, path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,11 +133,11 @@ func TestControllersAppear(t *testing.T) {
 		if got := kit.WriteFile(filepath.Join(top, "cgroup.subtree_control"), "-"+c); got != "ok" || kit.Exists(file) {
 			t.Fatalf("disabled by the guest (%s) and still there", got)
 		}
-		if err := tree.WriteFile(path, "cgroup.subtree_control", "+"+c); err != nil {
+		if err := hier.WriteFile(path, "cgroup.subtree_control", "+"+c); err != nil {
 			t.Fatal(err)
 		}
 		kit.Eventually(t, "what the host enabled", func() bool { return kit.Exists(file) })
-		if err := tree.WriteFile(path, "cgroup.subtree_control", "-"+c); err != nil {
+		if err := hier.WriteFile(path, "cgroup.subtree_control", "-"+c); err != nil {
 			t.Fatal(err)
 		}
 		kit.Eventually(t, "what the host disabled", func() bool { return !kit.Exists(file) })
@@ -147,9 +147,9 @@ func TestControllersAppear(t *testing.T) {
 // TestHiddenController: one that policy does not show does not exist for the guest.
 func TestHiddenController(t *testing.T) {
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
-	c := domainController(t, tree)
-	path := kit.NewBoundary(t, "hidden", tree)
+	hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	c := domainController(t, hier)
+	path := kit.NewBoundary(t, "hidden", hier)
 	v := kit.MountView(t, "--boundary", path, "--controllers", hierarchy.Unified, "--layout", "v2")
 	at := func(file string) string { return filepath.Join(v.Dir, file) }
 	if got := kit.ReadFile(at("cgroup.controllers")); got != "" {
@@ -158,10 +158,10 @@ func TestHiddenController(t *testing.T) {
 	if got := kit.WriteFile(at("cgroup.subtree_control"), "+"+c); got != "ENOENT" {
 		t.Errorf("enabling a hidden controller: %s", got)
 	}
-	if err := tree.WriteFile(path, "cgroup.subtree_control", "+"+c); err != nil {
+	if err := hier.WriteFile(path, "cgroup.subtree_control", "+"+c); err != nil {
 		t.Fatal(err)
 	}
-	defer tree.WriteFile(path, "cgroup.subtree_control", "-"+c)
+	defer hier.WriteFile(path, "cgroup.subtree_control", "-"+c)
 	if got := kit.ReadFile(at("cgroup.subtree_control")); got != "" {
 		t.Errorf("cgroup.subtree_control: %q", got)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// rootDir is the root of a v2 tree, of the host or of a guest, and a process in it.
+// rootDir is the root of a v2 hierarchy, of the host or of a guest, and a process in it.
 type rootDir struct {
 	dir, pid string
 }
@@ -54,24 +54,24 @@ var rootThreads = []struct {
 	{"the end of the threaded child", func(x rootDir) string { return kit.Rmdir(x.at("th")) }, "ok", ""},
 }
 
-// threadsHost skips a test where the v2 tree does not tell threads apart.
+// threadsHost skips a test where the v2 hierarchy does not tell threads apart.
 func threadsHost(t *testing.T) (*host.Host, *host.Hierarchy) {
 	t.Helper()
 	h := kit.OpenHost(t)
-	tree := kit.NeedHierarchy(t, h, hierarchy.Unified)
-	if !tree.Holds("cpu") || !tree.Holds("pids") || !tree.Holds("memory") {
+	hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	if !hier.Holds("cpu") || !hier.Holds("pids") || !hier.Holds("memory") {
 		t.Skip("machine: the v2 tree has not cpu, pids and memory")
 	}
-	return h, tree
+	return h, hier
 }
 
 // TestRootThreads: the guest's root has threaded children as a real one does, but for two differences.
 func TestRootThreads(t *testing.T) {
-	_, tree := threadsHost(t)
-	path := kit.NewBoundary(t, "root-threads", tree)
-	v := kit.MountView(t, "--boundary", path, "--controllers", strings.Join(kit.ShownControllers(tree), ","), "--layout", "v2")
-	native, guest := rootDir{tree.Mountpoint, strconv.Itoa(kit.StartSleeper(t))}, rootDir{v.Dir, strconv.Itoa(kit.StartSleeper(t))}
-	if got := kit.WriteFile(filepath.Join(kit.HostDir(tree, path), kit.Procs), guest.pid); got != "ok" {
+	_, hier := threadsHost(t)
+	path := kit.NewBoundary(t, "root-threads", hier)
+	v := kit.MountView(t, "--boundary", path, "--controllers", strings.Join(kit.ShownControllers(hier), ","), "--layout", "v2")
+	native, guest := rootDir{hier.Mountpoint, strconv.Itoa(kit.StartSleeper(t))}, rootDir{v.Dir, strconv.Itoa(kit.StartSleeper(t))}
+	if got := kit.WriteFile(filepath.Join(kit.HostDir(hier, path), kit.Procs), guest.pid); got != "ok" {
 		t.Fatal(got)
 	}
 	for _, s := range rootThreads {
@@ -127,19 +127,19 @@ func testRootThreadsLate(t *testing.T, x rootDir) {
 
 // TestThreadedBoundary: a boundary that the host made threaded holds processes and enables threaded controllers.
 func TestThreadedBoundary(t *testing.T) {
-	_, tree := threadsHost(t)
-	parent := kit.NewBoundary(t, "threaded", tree)
+	_, hier := threadsHost(t)
+	parent := kit.NewBoundary(t, "threaded", hier)
 	path := parent + "/b"
-	if err := tree.Create(path, 0o755); err != nil {
+	if err := hier.Create(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, w := range [][3]string{{parent, "cgroup.subtree_control", "+cpu +pids"}, {path, "cgroup.type", "threaded"}} {
-		if err := tree.WriteFile(w[0], w[1], w[2]); err != nil {
+		if err := hier.WriteFile(w[0], w[1], w[2]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	pid := kit.StartSleeper(t)
-	if err := tree.Attach(path, pid); err != nil {
+	if err := hier.Attach(path, pid); err != nil {
 		t.Fatal(err)
 	}
 	v := kit.MountView(t, "--boundary", path, "--controllers", "cpu,pids,unified", "--layout", "v2")

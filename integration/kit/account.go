@@ -20,20 +20,20 @@ const MaxKernelMemory = 2 << 20
 
 // Account is a memory cgroup of the daemon's own.
 type Account struct {
-	tree *host.Hierarchy
+	hier *host.Hierarchy
 	path string
 }
 
 // AccountFor moves a daemon into a memory cgroup of its own.
 func AccountFor(t testing.TB, h *host.Host, d *Daemon) Account {
 	t.Helper()
-	a := Account{tree: NeedHierarchy(t, h, "memory")}
-	a.path = NewBoundary(t, t.Name()+"-daemon", a.tree)
+	a := Account{hier: NeedHierarchy(t, h, "memory")}
+	a.path = NewBoundary(t, t.Name()+"-daemon", a.hier)
 	t.Cleanup(func() { d.Stop(t) })
 	worker, fd := d.Worker(t)
 	unix.Close(fd)
 	for _, pid := range []int{d.Cmd.Process.Pid, worker} {
-		if err := a.tree.Attach(a.path, pid); err != nil {
+		if err := a.hier.Attach(a.path, pid); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,12 +43,12 @@ func AccountFor(t testing.TB, h *host.Host, d *Daemon) Account {
 // kernel is the kernel memory that is charged there and cannot be reclaimed.
 func (a Account) kernel(t testing.TB) (bytes int64) {
 	t.Helper()
-	if a.tree.Version == hierarchy.V1 {
-		fmt.Sscan(ReadFile(filepath.Join(HostDir(a.tree, a.path), "memory.kmem.usage_in_bytes")), &bytes)
+	if a.hier.Version == hierarchy.V1 {
+		fmt.Sscan(ReadFile(filepath.Join(HostDir(a.hier, a.path), "memory.kmem.usage_in_bytes")), &bytes)
 		return bytes
 	}
 	var reclaimable int64
-	for line := range strings.Lines(ReadFile(filepath.Join(HostDir(a.tree, a.path), "memory.stat"))) {
+	for line := range strings.Lines(ReadFile(filepath.Join(HostDir(a.hier, a.path), "memory.stat"))) {
 		if _, err := fmt.Sscanf(line, "slab_reclaimable %d", &reclaimable); err == nil {
 			bytes -= reclaimable
 		}

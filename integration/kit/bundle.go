@@ -233,9 +233,9 @@ func WantNothingLeft(t testing.TB, d *Daemon, h *host.Host, cgroup string) {
 	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(d.Socket), "views")); len(left) > 0 {
 		t.Errorf("places of views are left: %v", left)
 	}
-	for _, tree := range h.Hierarchies() {
-		if tree.Exists(cgroup) {
-			t.Errorf("%s is left in the hierarchy %s", cgroup, tree)
+	for _, hier := range h.Hierarchies() {
+		if hier.Exists(cgroup) {
+			t.Errorf("%s is left in the hierarchy %s", cgroup, hier)
 		}
 	}
 }

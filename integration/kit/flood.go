@@ -48,23 +48,23 @@ type Flood struct {
 // FloodPlace makes a cgroup in which a flood gets the processors when nobody else wants them, as a guest of little
 // weight: thousands of runnable threads would starve everybody with no daemon at all. (A quota would not do: what Linux
 // needs to throttle 10,000 threads and to let them go again, period by period, everybody feels.)
-func FloodPlace(t testing.TB, h *host.Host) (tree *host.Hierarchy, path string) {
+func FloodPlace(t testing.TB, h *host.Host) (hier *host.Hierarchy, path string) {
 	return WeighedPlace(t, h, "2", "1")
 }
 
 // WeighedPlace makes a cgroup of a weight, as v1 and as v2 say it.
-func WeighedPlace(t testing.TB, h *host.Host, shares, weight string) (tree *host.Hierarchy, path string) {
+func WeighedPlace(t testing.TB, h *host.Host, shares, weight string) (hier *host.Hierarchy, path string) {
 	t.Helper()
-	tree = NeedHierarchy(t, h, "cpu")
-	path = NewBoundary(t, t.Name()+"-flooders", tree)
+	hier = NeedHierarchy(t, h, "cpu")
+	path = NewBoundary(t, t.Name()+"-flooders", hier)
 	file, value := "cpu.shares", shares
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		file, value = "cpu.weight", weight
 	}
-	if err := tree.WriteFile(path, file, value); err != nil {
+	if err := hier.WriteFile(path, file, value); err != nil {
 		t.Fatal(err)
 	}
-	return tree, path
+	return hier, path
 }
 
 // StartFlood floods the cgroups f0, f1… of a site, one process each. They begin when all have their threads: what one

@@ -51,8 +51,8 @@ func NeedType(t testing.TB) {
 }
 
 // NativeType is what statfs says natively in a hierarchy.
-func NativeType(tree *host.Hierarchy) int64 {
-	if tree.Version == hierarchy.V2 {
+func NativeType(hier *host.Hierarchy) int64 {
+	if hier.Version == hierarchy.V2 {
 		return unix.CGROUP2_SUPER_MAGIC
 	}
 	return unix.CGROUP_SUPER_MAGIC
@@ -168,11 +168,11 @@ const (
 )
 
 // ViewTypes are the types of a view's top and of a hierarchy in it.
-func ViewTypes(tree *host.Hierarchy) map[string]string {
-	if tree.Version == hierarchy.V2 {
+func ViewTypes(hier *host.Hierarchy) map[string]string {
+	if hier.Version == hierarchy.V2 {
 		return map[string]string{GuestView: Cgroup2Type}
 	}
-	return map[string]string{GuestView: TmpfsType, TopOf(GuestView, tree): CgroupType}
+	return map[string]string{GuestView: TmpfsType, TopOf(GuestView, hier): CgroupType}
 }
 
 // Need32 skips a test where the kernel runs no 32-bit programs.

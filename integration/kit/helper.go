@@ -131,21 +131,21 @@ func InNamespaces(role string, flags uintptr) *exec.Cmd {
 
 // UseView has a container's program find its limit of tasks, which it cannot lift, and make a child with one of 5, into
 // which it goes.
-func (x *Helper) UseView(t *testing.T, tree *host.Hierarchy, limit, cgroup string) {
+func (x *Helper) UseView(t *testing.T, hier *host.Hierarchy, limit, cgroup string) {
 	t.Helper()
-	top := TopOf(GuestView, tree)
+	top := TopOf(GuestView, hier)
 	if got := x.Ask(t, "read", top+"/pids.max"); got != limit+"\n" {
 		t.Errorf("pids.max: %q", got)
 	}
 	if got := x.Ask(t, "write", top+"/pids.max", "max"); got != "EPERM" && got != "EACCES" {
 		t.Errorf("root lifts its own limit: %s", got)
 	}
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		if got := x.Ask(t, "write", top+"/cgroup.subtree_control", "+pids"); got != "ok" {
 			t.Errorf("+pids: %s", got)
 		}
 	}
-	if got := x.Ask(t, "mkdir", top+"/child"); got != "ok" || !tree.Exists(cgroup+"/child") {
+	if got := x.Ask(t, "mkdir", top+"/child"); got != "ok" || !hier.Exists(cgroup+"/child") {
 		t.Errorf("mkdir: %s", got)
 	}
 	if got := x.Ask(t, "write", top+"/child/pids.max", "50"); got != "ok" { // Go's runtime needs some for itself

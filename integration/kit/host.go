@@ -30,11 +30,11 @@ func OpenHost(t testing.TB) *host.Host {
 // NeedHierarchy skips a test on a machine that has no such hierarchy.
 func NeedHierarchy(t testing.TB, h *host.Host, name string) *host.Hierarchy {
 	t.Helper()
-	tree := h.Hierarchy(name)
-	if tree == nil {
+	hier := h.Hierarchy(name)
+	if hier == nil {
 		t.Skipf("machine: no hierarchy has %s", name)
 	}
-	return tree
+	return hier
 }
 
 // OnV1 says whether a controller is on a v1 hierarchy of its own.
@@ -44,23 +44,23 @@ func OnV1(h *host.Host, controller string) bool {
 }
 
 // NewBoundary makes a cgroup in hierarchies, for one test, and answers with its path from their roots.
-func NewBoundary(t testing.TB, name string, trees ...*host.Hierarchy) string {
+func NewBoundary(t testing.TB, name string, hierarchies ...*host.Hierarchy) string {
 	t.Helper()
 	path := "/" + Prefix + strings.NewReplacer("/", "-", "=", "-", " ", "-").Replace(name)
-	for _, tree := range trees {
+	for _, hier := range hierarchies {
 		t.Cleanup(func() {
-			if err := tree.Kill(path); err != nil {
+			if err := hier.Kill(path); err != nil {
 				t.Error(err)
 			}
-			if err := tree.RemoveAll(path); err != nil {
+			if err := hier.RemoveAll(path); err != nil {
 				t.Error(err)
 			}
 		})
-		if err := tree.Create(path, 0o755); err != nil {
+		if err := hier.Create(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if tree.Version == hierarchy.V2 {
-			if err := tree.Enable(path, tree.Controllers...); err != nil {
+		if hier.Version == hierarchy.V2 {
+			if err := hier.Enable(path, hier.Controllers...); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -69,11 +69,11 @@ func NewBoundary(t testing.TB, name string, trees ...*host.Hierarchy) string {
 }
 
 // HostDir is the real directory of a path in a hierarchy.
-func HostDir(tree *host.Hierarchy, path string) string { return filepath.Join(tree.Mountpoint, path) }
+func HostDir(hier *host.Hierarchy, path string) string { return filepath.Join(hier.Mountpoint, path) }
 
 // LayoutOf is the layout of a view that has a hierarchy as the host has it.
-func LayoutOf(tree *host.Hierarchy) string {
-	if tree.Version == hierarchy.V1 {
+func LayoutOf(hier *host.Hierarchy) string {
+	if hier.Version == hierarchy.V1 {
 		return "v1"
 	}
 	return "v2"
@@ -81,18 +81,18 @@ func LayoutOf(tree *host.Hierarchy) string {
 
 // ShownControllers are the controllers of a hierarchy that a trace has shown. blkio's limits do not nest, so
 // directories cannot be made there; net_prio and perf_event have nothing to compare.
-func ShownControllers(tree *host.Hierarchy) []string {
+func ShownControllers(hier *host.Hierarchy) []string {
 	var names []string
-	for _, c := range tree.Controllers {
+	for _, c := range hier.Controllers {
 		if c != "blkio" && c != "net_prio" && c != "perf_event" && c != "debug" {
 			names = append(names, c)
 		}
 	}
-	if tree.Version == hierarchy.V2 {
+	if hier.Version == hierarchy.V2 {
 		names = append(names, hierarchy.Unified)
 	}
-	if tree.Name != "" {
-		names = append(names, "name="+tree.Name)
+	if hier.Name != "" {
+		names = append(names, "name="+hier.Name)
 	}
 	return names
 }
@@ -103,22 +103,22 @@ func InGuest(h *host.Host) bool {
 }
 
 // CommandWithin starts a command in a cgroup.
-func CommandWithin(cgroup string, trees []*host.Hierarchy, command ...string) *exec.Cmd {
+func CommandWithin(cgroup string, hierarchies []*host.Hierarchy, command ...string) *exec.Cmd {
 	script := "set -e; "
-	for _, tree := range trees {
-		script += "echo $$ >'" + HostDir(tree, cgroup) + "/cgroup.procs'; "
+	for _, hier := range hierarchies {
+		script += "echo $$ >'" + HostDir(hier, cgroup) + "/cgroup.procs'; "
 	}
 	return exec.Command("sh", append([]string{"-c", script + `exec "$@"`, "sh"}, command...)...)
 }
 
 // HierarchyOfLayout is a hierarchy that a view shows which mirrors the host, or one of v2 alone, and how a hook is told
 // so.
-func HierarchyOfLayout(t testing.TB, h *host.Host, layout string) (tree *host.Hierarchy, args []string) {
+func HierarchyOfLayout(t testing.TB, h *host.Host, layout string) (hier *host.Hierarchy, args []string) {
 	t.Helper()
-	if tree = NeedHierarchy(t, h, "pids"); layout == "v2" && tree.Version == hierarchy.V1 {
+	if hier = NeedHierarchy(t, h, "pids"); layout == "v2" && hier.Version == hierarchy.V1 {
 		return NeedHierarchy(t, h, hierarchy.Unified), []string{"--controllers", hierarchy.Unified}
 	}
-	return tree, nil
+	return hier, nil
 }
 
 // AllControllers is every name that a policy can permit on this host.
@@ -134,8 +134,8 @@ func AllControllers(h *host.Host) string {
 // makes the one that it is in also for systemd.
 func RemoveEverywhere(t *testing.T, h *host.Host, path string) {
 	t.Cleanup(func() {
-		for _, tree := range h.Hierarchies() {
-			if err := tree.RemoveAll(path); err != nil {
+		for _, hier := range h.Hierarchies() {
+			if err := hier.RemoveAll(path); err != nil {
 				t.Error(err)
 			}
 		}

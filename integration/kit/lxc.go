@@ -36,8 +36,8 @@ func NewLXC(t *testing.T, h *host.Host, rootfs, role, more string) *exec.Cmd {
 	t.Helper()
 	dir, name := PublicDir(t), LXCName()
 	pivots := map[*host.Hierarchy]bool{}
-	for _, tree := range h.Hierarchies() {
-		pivots[tree] = tree.Exists("/lxc.pivot")
+	for _, hier := range h.Hierarchies() {
+		pivots[hier] = hier.Exists("/lxc.pivot")
 	}
 	config := "lxc.rootfs.path = dir:" + rootfs +
 		"\nlxc.net.0.type = empty\nlxc.apparmor.profile = unconfined\nlxc.init.cmd = /program\n" +
@@ -52,12 +52,12 @@ func NewLXC(t *testing.T, h *host.Host, rootfs, role, more string) *exec.Cmd {
 		kill() // of a test that failed
 		os.Remove(filepath.Join(dir, "config"))
 		os.RemoveAll(filepath.Join(dir, name))
-		for _, tree := range h.Hierarchies() { // LXC's own
-			if err := tree.RemoveAll("/lxc.monitor." + name); err != nil {
+		for _, hier := range h.Hierarchies() { // LXC's own
+			if err := hier.RemoveAll("/lxc.monitor." + name); err != nil {
 				t.Error(err)
 			}
-			if !pivots[tree] {
-				tree.RemoveAll("/lxc.pivot") // another container may be using it
+			if !pivots[hier] {
+				hier.RemoveAll("/lxc.pivot") // another container may be using it
 			}
 		}
 	})

@@ -20,10 +20,10 @@ const PodmanCDI = "/var/run/cdi"
 // CheckPodman runs a container with options before and after "run".
 func CheckPodman(t *testing.T, podman string, d *Daemon, before, of []string) {
 	h := OpenHost(t)
-	tree := NeedHierarchy(t, h, "pids")
+	hier := NeedHierarchy(t, h, "pids")
 	dir := PublicDir(t)
 	rootfs := NewRootfs(t, filepath.Join(dir, "rootfs"))
-	s := ViewScript(TopOf(GuestView, tree), tree.Version == hierarchy.V2)
+	s := ViewScript(TopOf(GuestView, hier), hier.Version == hierarchy.V2)
 	s.Put(t, rootfs)
 	out, err := NewPodman(t, h, podman).Run("script", rootfs, before, append(of, "--pids-limit", "64")).CombinedOutput()
 	if err != nil {

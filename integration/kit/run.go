@@ -59,9 +59,9 @@ func (p GuestPaths) Expand(script string) string {
 // WantGone looks for what a guest left on the host.
 func WantGone(t *testing.T, h *host.Host, name string) {
 	t.Helper()
-	for _, tree := range h.Hierarchies() {
-		if tree.Exists("/vcgroupfs/" + name) {
-			t.Errorf("the guest's cgroup is still in the hierarchy %s", tree)
+	for _, hier := range h.Hierarchies() {
+		if hier.Exists("/vcgroupfs/" + name) {
+			t.Errorf("the guest's cgroup is still in the hierarchy %s", hier)
 		}
 	}
 	if Exists("/run/vcgroupfs/guests/" + name + ".json") {

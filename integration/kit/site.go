@@ -19,11 +19,11 @@ type Site struct {
 func NewSite(t testing.TB, h *host.Host, name string) Site {
 	t.Helper()
 	s := Site{Pids: NeedHierarchy(t, h, "pids"), Unified: NeedHierarchy(t, h, hierarchy.Unified)}
-	trees := []*host.Hierarchy{s.Pids}
+	hierarchies := []*host.Hierarchy{s.Pids}
 	if s.Unified != s.Pids {
-		trees = append(trees, s.Unified)
+		hierarchies = append(hierarchies, s.Unified)
 	}
-	s.Path = NewBoundary(t, name, trees...)
+	s.Path = NewBoundary(t, name, hierarchies...)
 	s.Dir, s.EventsDir = HostDir(s.Pids, s.Path), HostDir(s.Unified, s.Path)
 	return s
 }

@@ -70,28 +70,28 @@ func MountAt(t testing.TB, dir string, args ...string) *View {
 }
 
 // Top is the directory of a hierarchy in a view that shows no other.
-func (v *View) Top(tree *host.Hierarchy) string { return TopOf(v.Dir, tree) }
+func (v *View) Top(hier *host.Hierarchy) string { return TopOf(v.Dir, hier) }
 
 // TopOf is where a hierarchy is in the view at a directory.
-func TopOf(view string, tree *host.Hierarchy) string {
-	if tree.Version == hierarchy.V2 {
+func TopOf(view string, hier *host.Hierarchy) string {
+	if hier.Version == hierarchy.V2 {
 		return view
 	}
-	return filepath.Join(view, tree.Dir)
+	return filepath.Join(view, hier.Dir)
 }
 
 // GuestView is where a guest finds its view.
 const GuestView = "/sys/fs/cgroup"
 
 // MountUnified is a view of a v2 boundary with a child.
-func MountUnified(t *testing.T, name string) (tree *host.Hierarchy, path, top string) {
+func MountUnified(t *testing.T, name string) (hier *host.Hierarchy, path, top string) {
 	t.Helper()
 	h := OpenHost(t)
-	tree = NeedHierarchy(t, h, hierarchy.Unified)
-	path = NewBoundary(t, name, tree)
-	v := MountView(t, "--boundary", path, "--controllers", strings.Join(ShownControllers(tree), ","), "--layout", "v2")
+	hier = NeedHierarchy(t, h, hierarchy.Unified)
+	path = NewBoundary(t, name, hier)
+	v := MountView(t, "--boundary", path, "--controllers", strings.Join(ShownControllers(hier), ","), "--layout", "v2")
 	if err := os.Mkdir(filepath.Join(v.Dir, "a"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return tree, path, v.Dir
+	return hier, path, v.Dir
 }

@@ -51,8 +51,8 @@ type Dir struct {
 
 // DirsOf returns the directories of a view that shows hierarchies in layout v1 or hybrid, with the links that hosts
 // have for a hierarchy with several controllers (cpu -> cpu,cpuacct).
-func DirsOf(trees []*host.Hierarchy) (dirs []Dir) {
-	for _, t := range trees {
+func DirsOf(hierarchies []*host.Hierarchy) (dirs []Dir) {
+	for _, t := range hierarchies {
 		d := Dir{Name: t.Dir}
 		if len(t.Controllers) > 1 && t.Version == hierarchy.V1 {
 			d.Links = slices.DeleteFunc(slices.Clone(t.Controllers), func(c string) bool { return c == t.Dir })

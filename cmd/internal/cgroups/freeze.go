@@ -61,11 +61,11 @@ func Freeze(ctx context.Context, bs []*host.Boundary) error {
 		}
 		release(pulled)
 		if err != nil {
-			return fault.New(fault.Failed, "cannot freeze the guest in the hierarchy %s: %v", k.tree, err)
+			return fault.New(fault.Failed, "cannot freeze the guest in the hierarchy %s: %v", k.hier, err)
 		}
 		return fault.New(fault.Failed,
 			"cannot freeze the guest: some of its tasks did not stop in time in the hierarchy %s, so it runs "+
-				"on: look with ps for those in state D, which wait for the kernel, and try again", k.tree)
+				"on: look with ps for those in state D, which wait for the kernel, and try again", k.hier)
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func Thaw(ctx context.Context, bs []*host.Boundary) error {
 		if !await(ctx, func() bool { return !k.frozen() }) {
 			return fault.New(fault.Failed,
 				"cannot thaw the guest: its boundary in the hierarchy %s stays frozen, for a cgroup above is; "+
-					"thaw that", k.tree)
+					"thaw that", k.hier)
 		}
 	}
 	return nil
@@ -164,12 +164,12 @@ func refuseOwn(bs []*host.Boundary, verb string) error {
 
 // brake freezes a boundary in one hierarchy.
 type brake struct {
-	tree *host.Hierarchy
+	hier *host.Hierarchy
 	b    *host.Boundary
 }
 
-// brakesOf returns the brakes of a guest. The v2 tree comes first: a task frozen by v1 never gets as far as freezing
-// for v2 (measured on Linux 6.18; in the other order both report frozen).
+// brakesOf returns the brakes of a guest. The v2 hierarchy comes first: a task frozen by v1 never gets as far as
+// freezing for v2 (measured on Linux 6.18; in the other order both report frozen).
 func brakesOf(bs []*host.Boundary, verb string) ([]brake, error) {
 	if err := refuseOwn(bs, verb); err != nil {
 		return nil, err
@@ -210,9 +210,9 @@ func (k brake) write(freeze bool) error {
 	}
 	defer root.Release()
 	switch {
-	case k.tree.Version == hierarchy.V2 && freeze:
+	case k.hier.Version == hierarchy.V2 && freeze:
 		return root.WriteFile("cgroup.freeze", []byte("1"))
-	case k.tree.Version == hierarchy.V2:
+	case k.hier.Version == hierarchy.V2:
 		return root.WriteFile("cgroup.freeze", []byte("0"))
 	case freeze:
 		return root.WriteFile("freezer.state", []byte("FROZEN"))
@@ -227,7 +227,7 @@ func (k brake) frozen() bool {
 		return false
 	}
 	defer root.Release()
-	if k.tree.Version == hierarchy.V2 {
+	if k.hier.Version == hierarchy.V2 {
 		return keyed(root, "cgroup.events", "frozen") == 1
 	}
 	state, _ := read(root, "freezer.state")

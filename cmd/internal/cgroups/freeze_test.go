@@ -63,7 +63,7 @@ func TestFreeze(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPlayground(t, controllers...)
 			g := p.busy()
-			for tree := range p.trees {
+			for tree := range p.hierarchies {
 				p.create(tree, "/a")
 				p.put(tree, "/a", g.pid())
 			}
@@ -112,11 +112,11 @@ func TestFreezeInTime(t *testing.T) {
 // TestThawBelowFrozen: what a cgroup above the boundary has frozen cannot be thawed here.
 func TestThawBelowFrozen(t *testing.T) {
 	p := v1Playground(t, "freezer")
-	p.must(p.trees[0].WriteFile(p.top, "freezer.state", "FROZEN"))
+	p.must(p.hierarchies[0].WriteFile(p.top, "freezer.state", "FROZEN"))
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	wantKind(t, Thaw(ctx, p.bs), fault.Failed, "a cgroup above is")
-	p.must(p.trees[0].WriteFile(p.top, "freezer.state", "THAWED"))
+	p.must(p.hierarchies[0].WriteFile(p.top, "freezer.state", "THAWED"))
 }
 
 func TestFreezeUnsupported(t *testing.T) {
@@ -132,8 +132,8 @@ func TestKill(t *testing.T) {
 			p := newPlayground(t, controller)
 			outside, a, b := p.sleep(), p.sleep(), p.sleep()
 			p.create(0, "/x/y")
-			p.must(p.trees[0].Create(p.top+"/outside", 0o755))
-			p.must(p.trees[0].Attach(p.top+"/outside", outside.pid()))
+			p.must(p.hierarchies[0].Create(p.top+"/outside", 0o755))
+			p.must(p.hierarchies[0].Attach(p.top+"/outside", outside.pid()))
 			p.put(0, "/x", a.pid())
 			p.put(0, "/x/y", b.pid())
 			forks := p.start(exec.Command("sh", "-c", "read go; while :; do sleep 600 & sleep 0.001; done"))
@@ -155,10 +155,10 @@ func TestKill(t *testing.T) {
 // TestOwn: neither the caller nor its parent is stopped. The test's own process is moved for that, and back.
 func TestOwn(t *testing.T) {
 	p := newPlayground(t, hierarchy.Unified)
-	at, err := p.trees[0].PathOf(os.Getpid())
+	at, err := p.hierarchies[0].PathOf(os.Getpid())
 	p.must(err)
 	p.put(0, "", os.Getpid())
-	defer func() { p.must(p.trees[0].Attach(at, os.Getpid())) }()
+	defer func() { p.must(p.hierarchies[0].Attach(at, os.Getpid())) }()
 	for verb, f := range map[string]func() error{
 		"freeze": func() error { return Freeze(context.Background(), p.bs) },
 		"thaw":   func() error { return Thaw(context.Background(), p.bs) },

@@ -40,10 +40,10 @@ func init() {
 
 // playground is a guest with a boundary in some hierarchies. It runs nothing at first.
 type playground struct {
-	t     testing.TB
-	trees []*host.Hierarchy
-	top   string
-	bs    []*host.Boundary
+	t           testing.TB
+	hierarchies []*host.Hierarchy
+	top         string
+	bs          []*host.Boundary
 }
 
 // newPlayground makes a guest in the hierarchies that have these controllers, "unified" for v2.
@@ -59,11 +59,11 @@ func newPlayground(t testing.TB, controllers ...string) *playground {
 	t.Cleanup(func() { h.Close() })
 	p := &playground{t: t, top: fmt.Sprintf("/vcgroupfs-test-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))}
 	for _, c := range controllers {
-		tree := h.Hierarchy(c)
-		if tree == nil {
+		hier := h.Hierarchy(c)
+		if hier == nil {
 			t.Skipf("machine: its cgroups have no %s", c)
 		}
-		p.add(tree, c)
+		p.add(hier, c)
 	}
 	return p
 }
@@ -72,35 +72,35 @@ func newPlayground(t testing.TB, controllers ...string) *playground {
 func v1Playground(t testing.TB, controllers ...string) *playground {
 	t.Helper()
 	p := newPlayground(t, controllers...)
-	for _, tree := range p.trees {
-		if tree.Version != hierarchy.V1 {
+	for _, hier := range p.hierarchies {
+		if hier.Version != hierarchy.V1 {
 			t.Skip("machine: these controllers are not on v1: " + strings.Join(controllers, ", "))
 		}
 	}
 	return p
 }
 
-func (p *playground) add(tree *host.Hierarchy, controller string) {
+func (p *playground) add(hier *host.Hierarchy, controller string) {
 	p.t.Helper()
-	for _, have := range p.trees {
-		if have == tree {
+	for _, have := range p.hierarchies {
+		if have == hier {
 			return
 		}
 	}
 	p.t.Cleanup(func() {
-		tree.Kill(p.top) // what a test's process has left
-		if err := tree.RemoveAll(p.top); err != nil {
+		hier.Kill(p.top) // what a test's process has left
+		if err := hier.RemoveAll(p.top); err != nil {
 			p.t.Errorf("cannot clean up: %v", err)
 		}
 	})
-	p.must(tree.Create(p.top+"/guest", 0o755))
-	if tree.Version == hierarchy.V2 && controller != hierarchy.Unified {
-		p.must(tree.Enable(p.top+"/guest/x", controller))
+	p.must(hier.Create(p.top+"/guest", 0o755))
+	if hier.Version == hierarchy.V2 && controller != hierarchy.Unified {
+		p.must(hier.Enable(p.top+"/guest/x", controller))
 	}
-	b, err := tree.Boundary(p.top + "/guest")
+	b, err := hier.Boundary(p.top + "/guest")
 	p.must(err)
 	p.t.Cleanup(b.Close)
-	p.trees, p.bs = append(p.trees, tree), append(p.bs, b)
+	p.hierarchies, p.bs = append(p.hierarchies, hier), append(p.bs, b)
 }
 
 func (p *playground) must(err error) {
@@ -113,17 +113,17 @@ func (p *playground) must(err error) {
 // create makes a cgroup of the guest in one of its hierarchies.
 func (p *playground) create(tree int, dir string) {
 	p.t.Helper()
-	p.must(p.trees[tree].Create(p.top+"/guest"+dir, 0o755))
+	p.must(p.hierarchies[tree].Create(p.top+"/guest"+dir, 0o755))
 }
 
 func (p *playground) set(tree int, dir, file, value string) {
 	p.t.Helper()
-	p.must(p.trees[tree].WriteFile(p.top+"/guest"+dir, file, value))
+	p.must(p.hierarchies[tree].WriteFile(p.top+"/guest"+dir, file, value))
 }
 
 func (p *playground) get(tree int, dir, file string) string {
 	p.t.Helper()
-	text, err := p.trees[tree].ReadFile(p.top+"/guest"+dir, file)
+	text, err := p.hierarchies[tree].ReadFile(p.top+"/guest"+dir, file)
 	p.must(err)
 	return strings.TrimSpace(text)
 }
@@ -131,7 +131,7 @@ func (p *playground) get(tree int, dir, file string) string {
 // put moves a process that the test started.
 func (p *playground) put(tree int, dir string, pid int) {
 	p.t.Helper()
-	p.must(p.trees[tree].Attach(p.top+"/guest"+dir, pid))
+	p.must(p.hierarchies[tree].Attach(p.top+"/guest"+dir, pid))
 }
 
 // guestProcess is a process that the test has started.
@@ -160,8 +160,8 @@ func (p *playground) start(cmd *exec.Cmd) *guestProcess {
 	}()
 	g.done = ended
 	p.t.Cleanup(func() {
-		for i, tree := range p.trees { // a frozen one would not go
-			if tree.Version == hierarchy.V1 && tree.Holds("freezer") {
+		for i, hier := range p.hierarchies { // a frozen one would not go
+			if hier.Version == hierarchy.V1 && hier.Holds("freezer") {
 				p.set(i, "", "freezer.state", "THAWED")
 			}
 		}

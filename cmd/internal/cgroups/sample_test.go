@@ -57,13 +57,13 @@ var memoryFiles = map[hierarchy.Version][2]string{
 // limitMemory limits a cgroup's memory to 8 MiB, and with what can go to swap to 16.
 func (p *playground) limitMemory(dir string) {
 	p.t.Helper()
-	files := memoryFiles[p.trees[0].Version]
+	files := memoryFiles[p.hierarchies[0].Version]
 	p.set(0, dir, files[0], "8M")
 	swap := "16M"
-	if p.trees[0].Version == hierarchy.V2 {
+	if p.hierarchies[0].Version == hierarchy.V2 {
 		swap = "8M"
 	}
-	if _, err := p.trees[0].ReadFile(p.top+"/guest"+dir, files[1]); err == nil {
+	if _, err := p.hierarchies[0].ReadFile(p.top+"/guest"+dir, files[1]); err == nil {
 		p.set(0, dir, files[1], swap)
 	}
 }
@@ -71,11 +71,11 @@ func (p *playground) limitMemory(dir string) {
 // TestSampleOOM: OOM kills by a child's limit, in a child by the boundary's limit, and in a child that was made meanwhile.
 func TestSampleOOM(t *testing.T) {
 	p := newPlayground(t, "memory")
-	v2 := p.trees[0].Version == hierarchy.V2
+	v2 := p.hierarchies[0].Version == hierarchy.V2
 	if v2 {
-		p.must(p.trees[0].Enable(p.top+"/guest/a", "memory"))
+		p.must(p.hierarchies[0].Enable(p.top+"/guest/a", "memory"))
 	}
-	file := memoryFiles[p.trees[0].Version][0]
+	file := memoryFiles[p.hierarchies[0].Version][0]
 	at := func(dir string) string {
 		if v2 {
 			dir = "/" // counters of v2 are of all below
@@ -124,8 +124,8 @@ func (p *playground) tryForks(dir string) {
 func TestSamplePids(t *testing.T) {
 	p := newPlayground(t, "pids")
 	path := "/a pids.max"
-	if p.trees[0].Version == hierarchy.V2 {
-		p.must(p.trees[0].Enable(p.top+"/guest/a", "pids"))
+	if p.hierarchies[0].Version == hierarchy.V2 {
+		p.must(p.hierarchies[0].Enable(p.top+"/guest/a", "pids"))
 		if has(p.bs[0], "pids.events.local") {
 			path = "/ pids.max"
 		}

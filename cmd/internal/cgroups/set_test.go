@@ -104,11 +104,11 @@ func TestSetOwnBurst(t *testing.T) {
 
 func TestSetRealtime(t *testing.T) {
 	p := v1Playground(t, "cpu")
-	tree := p.trees[0]
-	if _, err := tree.ReadFile(p.top, "cpu.rt_runtime_us"); err != nil {
+	hier := p.hierarchies[0]
+	if _, err := hier.ReadFile(p.top, "cpu.rt_runtime_us"); err != nil {
 		t.Skip("machine: its kernel has no CONFIG_RT_GROUP_SCHED")
 	}
-	if err := tree.WriteFile(p.top, "cpu.rt_runtime_us", "40000"); err != nil {
+	if err := hier.WriteFile(p.top, "cpu.rt_runtime_us", "40000"); err != nil {
 		t.Skipf("machine: its real-time share is given away: %v", err)
 	}
 	p.create(0, "/a/c")
@@ -179,7 +179,7 @@ const v1NoLimit = "9223372036854771712"
 
 func TestSetMemory(t *testing.T) {
 	p := v1Playground(t, "memory")
-	if _, err := p.trees[0].ReadFile(p.top, "memory.memsw.limit_in_bytes"); err != nil {
+	if _, err := p.hierarchies[0].ReadFile(p.top, "memory.memsw.limit_in_bytes"); err != nil {
 		t.Skip("machine: its kernel does not account for swap")
 	}
 	p.create(0, "/a")
@@ -229,11 +229,11 @@ func TestSetUndo(t *testing.T) {
 func TestSetDevice(t *testing.T) {
 	p := v1Playground(t, "blkio")
 	const file = "blkio.throttle.read_bps_device"
-	if _, err := p.trees[0].ReadFile(p.top, file); err != nil {
+	if _, err := p.hierarchies[0].ReadFile(p.top, file); err != nil {
 		t.Skip("machine: its kernel has no blkio throttling")
 	}
 	device := anyDisk(t)
-	if err := p.trees[0].WriteFile(p.top+"/guest", file, device+" 1000000"); err != nil {
+	if err := p.hierarchies[0].WriteFile(p.top+"/guest", file, device+" 1000000"); err != nil {
 		t.Skipf("machine: its disk takes no limit: %v", err)
 	}
 	p.wantSet(limits(file+"="+device+" 2000000"), "/ "+file+" "+device+" 1000000 "+device+" 2000000")

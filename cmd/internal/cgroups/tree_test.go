@@ -87,7 +87,7 @@ func TestTreeLeaf(t *testing.T) {
 
 func TestTreeGone(t *testing.T) {
 	p := newPlayground(t, "pids")
-	p.must(p.trees[0].RemoveAll(p.top))
+	p.must(p.hierarchies[0].RemoveAll(p.top))
 	_, err := Tree(p.bs)
 	if fault.Of(err) != fault.NotFound {
 		t.Errorf("Tree of a boundary that is gone: %v", err)
@@ -130,7 +130,7 @@ func TestTreeBounds(t *testing.T) {
 func TestFigures(t *testing.T) {
 	p := v1Playground(t, "cpuacct", "memory", "pids", "freezer")
 	busy := p.start(exec.Command("sh", "-c", "read go; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; read go"))
-	for tree := range p.trees {
+	for tree := range p.hierarchies {
 		p.put(tree, "", busy.pid())
 	}
 	p.create(1, "/a/b")
@@ -151,7 +151,7 @@ func TestFigures(t *testing.T) {
 	p.must(Thaw(context.Background(), p.bs))
 }
 
-// TestFiguresV2: the v2 tree without controllers has but few; and the figures of a controller wherever it is.
+// TestFiguresV2: the v2 hierarchy without controllers has but few; and the figures of a controller wherever it is.
 func TestFiguresV2(t *testing.T) {
 	p := newPlayground(t, hierarchy.Unified)
 	g := p.sleep()

@@ -20,7 +20,7 @@ func (m *making) openBoundaries(g *guest) ([]*host.Boundary, error) {
 		return reopen(m.host, g.record.Boundaries)
 	}
 	spec := g.record.Spec
-	trees, err := views.Select(m.host, g.policy)
+	hierarchies, err := views.Select(m.host, g.policy)
 	if err == nil {
 		err = views.CheckControllers(m.host, spec.Controllers)
 	}
@@ -36,7 +36,7 @@ func (m *making) openBoundaries(g *guest) ([]*host.Boundary, error) {
 	if err != nil {
 		return nil, fault.With(fault.Missing, err)
 	}
-	boundaries, err := views.OpenBoundaries(trees, find)
+	boundaries, err := views.OpenBoundaries(hierarchies, find)
 	if err != nil {
 		return nil, fault.With(fault.Missing, err)
 	}

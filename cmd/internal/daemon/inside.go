@@ -31,11 +31,11 @@ func (a *attacher) inside(g *guest, s *views.Served) (in attach.Inside, err erro
 		in.Own = attach.OwnMountsOf(s.Boundaries, s.View.Layout())
 	}
 	if into.Tmpfs && s != nil {
-		var trees []*host.Hierarchy
+		var hierarchies []*host.Hierarchy
 		for _, b := range s.Boundaries {
-			trees = append(trees, b.Hierarchy())
+			hierarchies = append(hierarchies, b.Hierarchy())
 		}
-		in.Dirs = attach.DirsOf(trees)
+		in.Dirs = attach.DirsOf(hierarchies)
 	}
 	if into.ProcCgroups {
 		if in.Cgroups, err = attach.CgroupsText(a.host, g.policy); err != nil {

@@ -33,28 +33,28 @@ func (x *parts) place(t *testing.T) (id boundaryID, controller string) {
 
 func (x *parts) findPlace(t *testing.T) (id boundaryID, controller string) {
 	t.Helper()
-	for _, tree := range x.host.Hierarchies() {
-		if !views.Shown(x.host, tree, policy.Default()) {
+	for _, hier := range x.host.Hierarchies() {
+		if !views.Shown(x.host, hier, policy.Default()) {
 			continue
 		}
 		var paths []string
 		if os.Getuid() == 0 {
 			path := fmt.Sprintf("/vcgroupfs-test-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
-			if err := tree.Create(path, 0o755); err != nil {
+			if err := hier.Create(path, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() {
-				if err := tree.RemoveAll(path); err != nil {
+				if err := hier.RemoveAll(path); err != nil {
 					t.Error(err)
 				}
 			})
 			paths = []string{path}
 		} else {
 			// That of this process stays there.
-			if own, err := tree.PathOf(os.Getpid()); err == nil && own != "/" {
+			if own, err := hier.PathOf(os.Getpid()); err == nil && own != "/" {
 				paths = append(paths, own)
 			}
-			dirs, _ := os.ReadDir(tree.Mountpoint)
+			dirs, _ := os.ReadDir(hier.Mountpoint)
 			for _, dir := range dirs {
 				if dir.IsDir() {
 					paths = append(paths, "/"+dir.Name())
@@ -62,9 +62,9 @@ func (x *parts) findPlace(t *testing.T) (id boundaryID, controller string) {
 			}
 		}
 		for _, path := range paths {
-			if b, err := tree.Boundary(path); err == nil {
+			if b, err := hier.Boundary(path); err == nil {
 				defer b.Close()
-				return boundaryID{tree.String(), b.ID(), path}, tree.Names()[0]
+				return boundaryID{hier.String(), b.ID(), path}, hier.Names()[0]
 			}
 		}
 	}

@@ -207,19 +207,19 @@ func (s *selfDir) find(tid int) (*toucher, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, tree := range s.host.Hierarchies() {
+	for i, hier := range s.host.Hierarchies() {
 		at, pattern, ok := s.rule.Of(paths[i])
-		if !ok || !views.Shown(s.host, tree, s.policy) {
+		if !ok || !views.Shown(s.host, hier, s.policy) {
 			continue
 		}
-		b, err := tree.Boundary(at)
+		b, err := hier.Boundary(at)
 		if err != nil {
 			return nil, err
 		}
 		if t.path == "" {
 			t.path, t.pattern = at, pattern
 		}
-		t.boundaries = append(t.boundaries, boundaryID{tree.String(), b.ID(), at})
+		t.boundaries = append(t.boundaries, boundaryID{hier.String(), b.ID(), at})
 		b.Close()
 	}
 	if len(t.boundaries) == 0 {

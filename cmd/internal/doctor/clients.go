@@ -7,7 +7,7 @@ const (
 	None         Sight = "nothing"
 	V2           Sight = "cgroup2"       // the kernel's own
 	V1           Sight = "v1"            // the kernel's own, with a mount for each hierarchy
-	View         Sight = "view"          // of the v2 tree
+	View         Sight = "view"          // of the v2 hierarchy
 	Stacked      Sight = "stacked"       // such a view over the kernel's own cgroup2
 	Dirs         Sight = "dirs"          // a view with a directory for each hierarchy
 	StackedDirs  Sight = "stacked-dirs"  // such a view over the kernel's own mounts

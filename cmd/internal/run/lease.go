@@ -38,14 +38,14 @@ type record struct {
 
 // lease is the part of the host that "run" has made for one guest.
 type lease struct {
-	file  *os.File          // locked
-	path  string            // of the boundary, in each hierarchy
-	trees []*host.Hierarchy // the hierarchies with the boundary
-	log   *logrus.Entry
+	file        *os.File          // locked
+	path        string            // of the boundary, in each hierarchy
+	hierarchies []*host.Hierarchy // the hierarchies with the boundary
+	log         *logrus.Entry
 }
 
 // take makes the boundary of a guest in the given hierarchies, with the permitted controllers enabled on v2.
-func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy,
+func take(h *host.Host, name string, hierarchies []*host.Hierarchy, p *policy.Policy,
 	log *logrus.Entry) (l *lease, err error) {
 	if name == "" {
 		name = "run-" + strconv.Itoa(os.Getpid())
@@ -63,7 +63,7 @@ func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy,
 		}
 	}()
 	r := record{Name: name, Pid: os.Getpid(), Root: rootOf(h)}
-	for _, t := range trees {
+	for _, t := range hierarchies {
 		r.Trees = append(r.Trees, t.String())
 	}
 	text, err := json.Marshal(r)
@@ -73,7 +73,7 @@ func take(h *host.Host, name string, trees []*host.Hierarchy, p *policy.Policy,
 	if _, err := made.file.WriteAt(text, 0); err != nil {
 		return nil, fmt.Errorf("cannot note the guest: %w", err)
 	}
-	for _, t := range trees {
+	for _, t := range hierarchies {
 		if err := made.create(t, p); err != nil {
 			return nil, err
 		}
@@ -89,7 +89,7 @@ func (l *lease) create(t *host.Hierarchy, p *policy.Policy) error {
 		return fmt.Errorf("cannot make a boundary: there is a cgroup %s in the hierarchy %s already; choose another --name",
 			l.path, t)
 	}
-	l.trees = append(l.trees, t)
+	l.hierarchies = append(l.hierarchies, t)
 	var enable []string
 	for _, c := range t.Controllers {
 		if t.Version == hierarchy.V2 && p.Permits(c) {
@@ -117,7 +117,7 @@ func (l *lease) create(t *host.Hierarchy, p *policy.Policy) error {
 
 // release removes the lease's cgroups and file. It goes on after an error, and logs each.
 func (l *lease) release() {
-	removeGuest(l.trees, l.path, l.log)
+	removeGuest(l.hierarchies, l.path, l.log)
 	if l.file != nil {
 		// The file is still locked: no other process takes it meanwhile.
 		os.Remove(l.file.Name())
@@ -126,13 +126,13 @@ func (l *lease) release() {
 }
 
 // removeGuest kills the processes in a guest's cgroups and removes the cgroups.
-func removeGuest(trees []*host.Hierarchy, path string, log *logrus.Entry) {
-	for _, t := range trees {
+func removeGuest(hierarchies []*host.Hierarchy, path string, log *logrus.Entry) {
+	for _, t := range hierarchies {
 		if err := t.Kill(path); err != nil {
 			log.WithError(err).Warnf("cannot kill what is left of the guest in the hierarchy %s", t)
 		}
 	}
-	for _, t := range trees {
+	for _, t := range hierarchies {
 		if err := t.RemoveAll(path); err != nil {
 			log.WithError(err).Warnf("cannot remove the guest's cgroup from the hierarchy %s", t)
 		}
@@ -271,12 +271,12 @@ func cleanUpGuest(h *host.Host, path string, log *logrus.Entry) {
 		// A guest of a guest, or of our host.
 		return
 	}
-	trees := h.Hierarchies()
+	hierarchies := h.Hierarchies()
 	if len(r.Trees) > 0 {
-		trees = slices.DeleteFunc(slices.Clone(trees),
+		hierarchies = slices.DeleteFunc(slices.Clone(hierarchies),
 			func(t *host.Hierarchy) bool { return !slices.Contains(r.Trees, t.String()) })
 	}
 	log.Infof("removing what the guest %s left: its server (process %d) was killed", name, r.Pid)
-	removeGuest(trees, parentPath+"/"+name, log)
+	removeGuest(hierarchies, parentPath+"/"+name, log)
 	os.Remove(path)
 }

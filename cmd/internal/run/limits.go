@@ -11,8 +11,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// treeOf finds the hierarchy of a limit's control file.
-func treeOf(h *host.Host, file string) (*host.Hierarchy, error) {
+// hierarchyOf finds the hierarchy of a limit's control file.
+func hierarchyOf(h *host.Host, file string) (*host.Hierarchy, error) {
 	if t := writableIn(h, file); t != nil {
 		return t, nil
 	}
@@ -58,7 +58,7 @@ func splitLimits(all []spec.Limit) (early, late []spec.Limit) {
 // apply sets limits at a boundary.
 func apply(h *host.Host, path string, limits []spec.Limit) error {
 	for _, l := range limits {
-		t, err := treeOf(h, l.File)
+		t, err := hierarchyOf(h, l.File)
 		if err != nil {
 			return err
 		}

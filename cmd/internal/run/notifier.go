@@ -128,8 +128,8 @@ const (
 )
 
 // partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see.
-func partsOf(trees []*host.Hierarchy, p *policy.Policy, boundary string) (parts []notify.Part) {
-	for _, t := range trees {
+func partsOf(hierarchies []*host.Hierarchy, p *policy.Policy, boundary string) (parts []notify.Part) {
+	for _, t := range hierarchies {
 		parts = append(parts, notify.PartOf(t.Hierarchy, boundary, p.Permits))
 	}
 	return parts

@@ -82,11 +82,11 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	trees, err := withLimits(h, shown, cfg.Limits)
+	hierarchies, err := withLimits(h, shown, cfg.Limits)
 	if err != nil {
 		return 0, err
 	}
-	lease, err := take(h, cfg.Name, trees, cfg.Policy, cfg.Log)
+	lease, err := take(h, cfg.Name, hierarchies, cfg.Policy, cfg.Log)
 	if err != nil {
 		return 0, err
 	}
@@ -133,17 +133,17 @@ type orders struct {
 
 // withLimits returns the shown hierarchies, and those of the limits.
 func withLimits(h *host.Host, shown []*host.Hierarchy, limits []spec.Limit) ([]*host.Hierarchy, error) {
-	trees := slices.Clone(shown)
+	hierarchies := slices.Clone(shown)
 	for _, l := range limits {
-		t, err := treeOf(h, l.File)
+		t, err := hierarchyOf(h, l.File)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(trees, t) {
-			trees = append(trees, t)
+		if !slices.Contains(hierarchies, t) {
+			hierarchies = append(hierarchies, t)
 		}
 	}
-	return trees, nil
+	return hierarchies, nil
 }
 
 // newNotifier makes the notifier for a guest with a view. It prepares mounts only for a guest that can mount.
@@ -164,7 +164,9 @@ func newNotifier(cfg RunConfig, s *views.Served, parts []notify.Part) (*notifier
 }
 
 // openView makes the view of "run", mounted nowhere yet, and begins to serve it.
-func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Hierarchy) (*views.Served, *os.File, error) {
+func openView(
+	h *host.Host, cfg RunConfig, boundary string, hierarchies []*host.Hierarchy,
+) (*views.Served, *os.File, error) {
 	var mount *os.File
 	c := fs.Config{
 		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Log: cfg.Log,
@@ -173,7 +175,7 @@ func openView(h *host.Host, cfg RunConfig, boundary string, trees []*host.Hierar
 	if cfg.Userns {
 		c.Owner = fs.Owner{UID: uint32(cfg.ids.from), GID: uint32(cfg.ids.from)}
 	}
-	s, err := views.NewView(c, trees, func(*host.Hierarchy) (string, error) { return boundary, nil })
+	s, err := views.NewView(c, hierarchies, func(*host.Hierarchy) (string, error) { return boundary, nil })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -303,7 +305,7 @@ func startFirst(cfg RunConfig, n *notifier) (*firstProcess, error) {
 
 // becomes makes the first process the command, in the guest's cgroups.
 func (f *firstProcess) becomes(l *lease, o orders) error {
-	for _, t := range l.trees {
+	for _, t := range l.hierarchies {
 		if err := t.Attach(l.path, f.cmd.Process.Pid); err != nil {
 			return fmt.Errorf("cannot put the command into its cgroup in the hierarchy %s: %w", t, err)
 		}

@@ -43,7 +43,7 @@ func Mount(cfg MountConfig) error {
 		return fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	trees, err := Select(h, cfg.Policy)
+	hierarchies, err := Select(h, cfg.Policy)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func Mount(cfg MountConfig) error {
 	}
 	s, err := NewView(fs.Config{
 		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.Open,
-	}, trees, find)
+	}, hierarchies, find)
 	if err != nil {
 		return err
 	}

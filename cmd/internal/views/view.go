@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Shown reports whether a view with this policy shows a hierarchy. It always shows the v2 tree of a host without v1.
+// Shown reports whether a view with this policy shows a hierarchy. It always shows the v2 hierarchy of a host without
+// v1.
 func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
 	if t.Version == hierarchy.V2 && len(h.Hierarchies()) == 1 {
 		return true
@@ -28,17 +29,17 @@ func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
 // Select lists the hierarchies that a view with this policy shows. The error lists the host's controllers when the view
 // would show none.
 func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
-	var trees []*host.Hierarchy
+	var hierarchies []*host.Hierarchy
 	for _, t := range h.Hierarchies() {
 		if Shown(h, t, p) {
-			trees = append(trees, t)
+			hierarchies = append(hierarchies, t)
 		}
 	}
-	if len(trees) == 0 {
+	if len(hierarchies) == 0 {
 		return nil, fault.New(fault.Unsupported,
 			"cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h))
 	}
-	return trees, nil
+	return hierarchies, nil
 }
 
 // Available names the host's hierarchies, for messages.
@@ -82,8 +83,10 @@ type Served struct {
 
 // NewView opens the boundaries and makes the view of them, not mounted yet. The errors are those of OpenBoundaries and
 // NewViewOf.
-func NewView(cfg fs.Config, trees []*host.Hierarchy, path func(*host.Hierarchy) (string, error)) (*Served, error) {
-	boundaries, err := OpenBoundaries(trees, path)
+func NewView(
+	cfg fs.Config, hierarchies []*host.Hierarchy, path func(*host.Hierarchy) (string, error),
+) (*Served, error) {
+	boundaries, err := OpenBoundaries(hierarchies, path)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +106,9 @@ func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
 }
 
 // OpenBoundaries opens a guest's boundary in each hierarchy. The error names the hierarchy that lacks it.
-func OpenBoundaries(trees []*host.Hierarchy,
+func OpenBoundaries(hierarchies []*host.Hierarchy,
 	path func(*host.Hierarchy) (string, error)) (all []*host.Boundary, err error) {
-	for _, t := range trees {
+	for _, t := range hierarchies {
 		dir, err := path(t)
 		if err != nil {
 			CloseBoundaries(all)
