@@ -4,7 +4,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // filter makes the content that the guest reads of a file. Exactly one of its functions is set.
@@ -40,11 +39,7 @@ func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
 	if f.read != nil {
 		return f.read(v, h, tid)
 	}
-	fd, err := h.host()
-	if err != nil {
-		return nil, err
-	}
-	raw, err := host.ReadAll(fd)
+	raw, err := h.readHost()
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -160,6 +161,15 @@ func (h *handle) host() (int, error) {
 	}
 	h.fd = fd
 	return fd, nil
+}
+
+// readHost reads the whole of the host's file. The errors are those of host and of the read.
+func (h *handle) readHost() ([]byte, error) {
+	fd, err := h.host()
+	if err != nil {
+		return nil, err
+	}
+	return host.ReadAll(fd)
 }
 
 // unknownPos is the position of a descriptor that an earlier server has written to.

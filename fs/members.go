@@ -19,11 +19,7 @@ func perThread(file string) bool { return file == "tasks" || file == "cgroup.thr
 // the reader's pid namespace is left out on v1 and 0 on v2, as from the kernel (pidlist_array_load; task_pid_vnr in
 // cgroup_procs_show).
 func (v *View) members(h *handle, tid uint32) ([]byte, error) {
-	fd, err := h.host()
-	if err != nil {
-		return nil, err
-	}
-	raw, err := host.ReadAll(fd)
+	raw, err := h.readHost()
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ var mayImport = []struct{ dir, own string }{
 	{"cmd/internal/holder", "api fstype target fs/state"},
 	{"cmd/internal/cgroups", "fault hierarchy hierarchy/host"},
 	{"cmd/internal/doctor", "api fault fstype runtimes fs/conn hierarchy hierarchy/host"},
+	{"cmd/internal/api/apitest", "api"},
 	{"cmd/internal/api", "fault spec target hierarchy policy"},
 	{"cmd/internal/runtimes/nri", "fault spec policy"},
 	{"cmd/internal/runtimes", "fault notify hierarchy/host"},

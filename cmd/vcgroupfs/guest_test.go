@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api/apitest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -116,26 +115,7 @@ func (d *fakeDaemon) ShowType(context.Context, int, api.TypeRequest) error { ret
 
 // run starts the daemon and has the commands of this process ask it.
 func (d *fakeDaemon) run(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("machine: not root, whom the daemon serves")
-	}
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- api.Serve(ctx, api.Config{Backend: d, Log: logrus.NewEntry(log)}, l, nil) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	t.Setenv("VCGROUPFS_SOCKET", socket)
+	t.Setenv("VCGROUPFS_SOCKET", apitest.Serve(t, d))
 }
 
 // TestGuestUsage: wrong command lines are refused before anybody is asked.

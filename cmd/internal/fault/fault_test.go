@@ -11,14 +11,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api/apitest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 )
 
@@ -71,29 +69,11 @@ func (k *killer) InGuest(int) bool                                  { return fal
 // serve has a backend answer on a socket, with what a bare client and ours make of its answers.
 func serve(t *testing.T, backend api.Backend) (socket string, bare *http.Client, ours *api.Client) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("machine: not root, whom the daemon serves")
-	}
-	socket = filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- api.Serve(ctx, api.Config{Backend: backend, Log: logrus.NewEntry(log)}, l, nil) }()
+	socket = apitest.Serve(t, backend)
 	dial := func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }
 	bare = &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	ours = api.NewClient(socket)
-	t.Cleanup(func() {
-		ours.Close()
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(ours.Close)
 	return socket, bare, ours
 }
 
