@@ -30,8 +30,10 @@ type change struct {
 	done  bool   // and its reply is known
 }
 
-// begin finds or makes the entry of a request. a, b and c are values to compare with if the request is sent again.
-func (v *View) begin(name string, in *fuse.InHeader, a, b, c uint64) *change {
+// begin finds or makes the entry of a request. before reads the host: it returns values to compare with if the request
+// is sent again. It is called after the previous server's last call into the host, which may still be under way when
+// this server starts.
+func (v *View) begin(name string, in *fuse.InHeader, before func() (a, b, c uint64)) *change {
 	first, again := conn.Resent(in.Unique)
 	ch := &change{name: name}
 	if again {
@@ -41,9 +43,11 @@ func (v *View) begin(name string, in *fuse.InHeader, a, b, c uint64) *change {
 				v.settle()
 			}
 			ch.entry, ch.again, ch.done = e, true, e.State == state.Done
+			before()
 			return ch
 		}
 	}
+	a, b, c := before()
 	ch.entry = v.state.Begin(state.Entry{Unique: first, Op: uint16(in.Opcode), A: a, B: b, C: c})
 	failpoint(name + "-begun")
 	return ch

@@ -29,8 +29,11 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		return status(err)
 	}
 	defer d.Release()
-	changed, children := v.statParent(n.hier, d, in.Unique)
-	ch := v.begin("mkdir", &in.InHeader, changed, 0, children)
+	var changed, children uint64
+	ch := v.begin("mkdir", &in.InHeader, func() (a, b, c uint64) {
+		changed, children = v.statParent(n.hier, d, in.Unique)
+		return changed, 0, children
+	})
 	switch {
 	case ch.done:
 	case ch.again && v.removedSince(ch, d, name, changed, children):
@@ -179,8 +182,11 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		return errBusy
 	}
 	var info unix.Stat_t
-	found := d.Lookup(name, &info)
-	ch := v.begin("rmdir", in, n.dir, info.Ino, 0)
+	var found error
+	ch := v.begin("rmdir", in, func() (a, b, c uint64) {
+		found = d.Lookup(name, &info)
+		return n.dir, info.Ino, 0
+	})
 	switch {
 	case ch.done:
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
@@ -236,8 +242,11 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 	}
 	defer d.Release()
 	var info unix.Stat_t
-	found := d.Lookup(oldName, &info)
-	ch := v.begin("rename", &in.InHeader, n.dir, info.Ino, 0)
+	var found error
+	ch := v.begin("rename", &in.InHeader, func() (a, b, c uint64) {
+		found = d.Lookup(oldName, &info)
+		return n.dir, info.Ino, 0
+	})
 	if !ch.done {
 		ch.finish(v.rename(n, to, d, in, oldName, newName, found, info, ch))
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -404,5 +405,25 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestStatus(t *testing.T) {
 	if status(nil) != fuse.OK || status(unix.EBUSY) != fuse.EBUSY || status(errors.New("x")) != fuse.EIO {
 		t.Error("errors become other errnos")
+	}
+}
+
+// TestBeginAgain: what a request that is sent again finds on the host is read after the dead server's last call there,
+// which goes on while the kernel ends that server.
+func TestBeginAgain(t *testing.T) {
+	const op, resend = uint32(conn.OpRmdir), uint64(1) << 63
+	v := viewOf(t)
+	v.state = privateState(t)
+	there := uint64(1)
+	before := func() (a, b, c uint64) { return 0, there, 0 }
+	v.begin("rmdir", &fuse.InHeader{Unique: 7, Opcode: op}, before)
+	v.settle = func() { there = 0 }
+	var found uint64
+	ch := v.begin("rmdir", &fuse.InHeader{Unique: 7 | resend, Opcode: op}, func() (a, b, c uint64) {
+		found = there
+		return before()
+	})
+	if !ch.again || ch.done || ch.entry.B != 1 || found != 0 {
+		t.Errorf("again %t, done %t, before %d, now %d", ch.again, ch.done, ch.entry.B, found)
 	}
 }

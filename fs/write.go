@@ -36,8 +36,10 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if len(data) > maxKernfsWrite && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
 	}
-	own, leaf := h.positions()
-	ch := v.begin("write", &in.InHeader, uint64(own), uint64(leaf), in.Fh)
+	ch := v.begin("write", &in.InHeader, func() (a, b, c uint64) {
+		own, leaf := h.positions()
+		return uint64(own), uint64(leaf), in.Fh
+	})
 	if !ch.again {
 		ch.finish(v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch)))
 	} else if !ch.done {

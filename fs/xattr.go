@@ -177,7 +177,9 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 		return st
 	}
 	defer d.Release()
-	ch := r.view().begin("setxattr", &in.InHeader, isSet(d, n.file, keyOf(d, attr).value), 0, 0)
+	ch := r.view().begin("setxattr", &in.InHeader, func() (a, b, c uint64) {
+		return isSet(d, n.file, keyOf(d, attr).value), 0, 0
+	})
 	if !ch.done {
 		st := r.view().setAttribute(d, n.file, attr, data, int(in.Flags), ch)
 		if st == fuse.Status(unix.ENOSPC) {
@@ -258,7 +260,7 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	}
 	defer d.Release()
 	key := keyOf(d, attr)
-	ch := r.view().begin("removexattr", in, isSet(d, n.file, key.value), 0, 0)
+	ch := r.view().begin("removexattr", in, func() (a, b, c uint64) { return isSet(d, n.file, key.value), 0, 0 })
 	if ch.done {
 		return ch.outcome()
 	}
