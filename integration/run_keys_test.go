@@ -3,6 +3,7 @@ package integration
 import (
 	"io"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,6 +61,9 @@ func TestRunJobs(t *testing.T) {
 		t.Run(kit.FormName(form)+"/interrupt", func(t *testing.T) {
 			cmd, c := onTerminal(t, append(run, "sh", "-c", "echo st''arted; exec sleep 1000")...)
 			awaitText(t, c, "started")
+			// A shell that catches the signal and ends by it lives on as the first process of a pid namespace.
+			comm := "/proc/" + strconv.Itoa(kit.ChildOf(t, cmd.Process.Pid)) + "/comm"
+			kit.Eventually(t, "the shell to become its command", func() bool { return kit.ReadFile(comm) == "sleep\n" })
 			io.WriteString(c.Master, "\x03")
 			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(unix.SIGINT) {
 				t.Errorf("interrupted by a key: %v\n%s", err, c.Text())

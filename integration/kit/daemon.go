@@ -132,6 +132,18 @@ func (d *Daemon) Log() string {
 	return string(raw[max(0, len(raw)-4000):])
 }
 
+// WantLog waits until the daemon has said something: what it says reaches its log a moment after the answer of which it
+// says it.
+func (d *Daemon) WantLog(t testing.TB, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !strings.Contains(d.Log(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("the log does not say %q: %s", text, d.Log())
+			return
+		}
+	}
+}
+
 // Stop ends the daemon by SIGTERM: with status 0, and with no process and no mount left.
 func (d *Daemon) Stop(t testing.TB) {
 	t.Helper()
