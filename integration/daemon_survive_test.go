@@ -57,7 +57,7 @@ func TestKill(t *testing.T) {
 		t.Run("every "+c.every.String(), func(t *testing.T) {
 			every, times := time.Duration(float64(c.every)/kit.Scale(t)), kit.Scaled(t, c.times, 20)
 			if kit.Scale(t) < 1 {
-				times /= 2 // each second lasts ten where processors are emulated
+				times /= 4 // each second lasts ten where processors are emulated
 			}
 			underLoad(t, kit.Scaled(t, 20, 2), func(d *kit.Daemon) {
 				before := d.Ready(t).Restarts
@@ -102,7 +102,7 @@ func TestStopped(t *testing.T) {
 func TestUpgradeUnderLoad(t *testing.T) {
 	underLoad(t, kit.Scaled(t, 20, 2), func(d *kit.Daemon) {
 		pid := d.Ready(t).Pid
-		for i := range kit.Scaled(t, 50, 5) {
+		for i := range kit.Scaled(t, 50, 3) {
 			d.Run(t, "serve", "--upgrade")
 			now := d.Ready(t).Pid
 			if now == pid {
