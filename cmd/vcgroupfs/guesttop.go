@@ -87,7 +87,7 @@ func top(c *cli.Context, daemon *api.Client, _ []string) error {
 	if screen != nil {
 		return topOnScreen(c, daemon, screen, sorted, interval, count)
 	}
-	look := looks(c.Context, daemon)
+	look := topReader(c.Context, daemon)
 	if _, err := look(); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int
 		return err
 	}
 	defer restore()
-	look := looks(ctx, daemon)
+	look := topReader(ctx, daemon)
 	rows, err := look()
 	if err != nil {
 		return err
@@ -156,8 +156,8 @@ func topOnScreen(c *cli.Context, daemon *api.Client, screen *os.File, sorted int
 	}
 }
 
-// looks returns a function that asks the daemon, and makes lines of its answer and the one before.
-func looks(ctx context.Context, daemon *api.Client) func() ([]topRow, error) {
+// topReader returns a function that asks the daemon, and makes lines of its answer and the one before.
+func topReader(ctx context.Context, daemon *api.Client) func() ([]topRow, error) {
 	var before []api.Usage
 	at := time.Now()
 	return func() ([]topRow, error) {

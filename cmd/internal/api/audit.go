@@ -90,8 +90,8 @@ func (g *GuestAudit) Tell(e Event, path func() string) { g.TellOf(e, path, nil) 
 func (g *GuestAudit) TellOf(e Event, path func() string, stranger func() bool) {
 	now := time.Now()
 	at := now.Sub(g.auditor.start)
-	if !g.bucket.take(at, g.bucket.depth/2) &&
-		(!g.bucket.has(at) || stranger != nil && stranger() || !g.bucket.take(at, 0)) {
+	if !g.bucket.spend(at, g.bucket.depth/2) &&
+		(!g.bucket.has(at) || stranger != nil && stranger() || !g.bucket.spend(at, 0)) {
 		g.drop()
 		return
 	}
@@ -218,8 +218,8 @@ func (b *bucket) has(now time.Duration) bool {
 	return max(time.Duration(b.full.Load()), now)+b.price-now <= b.depth
 }
 
-// take takes a token if one is available and tokens worth keep remain afterwards.
-func (b *bucket) take(now, keep time.Duration) bool {
+// spend takes a token if one is available and tokens worth keep remain afterwards.
+func (b *bucket) spend(now, keep time.Duration) bool {
 	for {
 		full := b.full.Load()
 		next := max(time.Duration(full), now) + b.price

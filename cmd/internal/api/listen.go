@@ -58,9 +58,9 @@ type pool struct {
 
 func newPool(n int) *pool { return &pool{room: n, conns: map[*conn]struct{}{}} }
 
-// take gives a connection a slot. Without a free one it closes the connection that has been idle for the longest time.
+// admit gives a connection a slot. Without a free one it closes the connection that has been idle for the longest time.
 // That client loses nothing, and connects again for its next request.
-func (p *pool) take(c *conn) bool {
+func (p *pool) admit(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.conns) >= p.room {
@@ -162,7 +162,7 @@ func (l *peerListener) Accept() (net.Conn, error) {
 		case p.uid == 0:
 			place = l.root
 		}
-		if made := newConn(c, p); place.take(made) {
+		if made := newConn(c, p); place.admit(made) {
 			return made, nil
 		}
 		c.Close()
@@ -182,7 +182,7 @@ func (l *loopbackListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if made := newConn(c, peer{loopback: true}); l.pool.take(made) {
+		if made := newConn(c, peer{loopback: true}); l.pool.admit(made) {
 			return made, nil
 		}
 		c.Close()

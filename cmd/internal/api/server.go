@@ -226,7 +226,7 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 	case err != nil:
 		kind := fault.Of(err)
 		if kind == fault.Forbidden {
-			if h.refusals.take(time.Since(h.start), 0) {
+			if h.refusals.spend(time.Since(h.start), 0) {
 				log.Warnf("refused: %v", err)
 			}
 		} else if r.Method != http.MethodGet {

@@ -216,12 +216,12 @@ func (in Inside) below(p *place) (stacks func() bool, done func()) {
 // failed.
 func (in Inside) Detach(device uint64) error {
 	cgroupsErr := in.detachCgroups()
-	err := in.takeAway(func(p *place) (bool, error) { return in.isView(p.at, device) })
+	err := in.unmountOurs(func(p *place) (bool, error) { return in.isView(p.at, device) })
 	return errors.Join(err, cgroupsErr)
 }
 
-// takeAway unmounts the mount at the place if it is ours.
-func (in Inside) takeAway(ours func(p *place) (bool, error)) error {
+// unmountOurs unmounts the mount at the place if it is ours.
+func (in Inside) unmountOurs(ours func(p *place) (bool, error)) error {
 	_, err := in.do(func(p *place) (bool, error) {
 		is, err := ours(p)
 		if err != nil || !is {

@@ -100,7 +100,7 @@ func (in Inside) detachCgroups() error {
 	if in.Cgroups == "" {
 		return nil
 	}
-	return in.overCgroups().takeAway((*place).isCgroups)
+	return in.overCgroups().unmountOurs((*place).isCgroups)
 }
 
 // isCgroups reports that the mount at the place is our file.

@@ -106,7 +106,7 @@ func (s *selfDir) touched(tid int) self.Outcome {
 	if s.ending() {
 		return self.Empty
 	}
-	return s.look(t, b)
+	return s.cover(t, b)
 }
 
 // wait waits for a slot. False when self is removed.
@@ -119,8 +119,8 @@ func (s *selfDir) wait(slot chan struct{}) bool {
 	}
 }
 
-// look covers self for the toucher, in the container's turn.
-func (s *selfDir) look(t *toucher, b *box) self.Outcome {
+// cover covers self for the toucher, in the container's turn.
+func (s *selfDir) cover(t *toucher, b *box) self.Outcome {
 	began := time.Now()
 	covered, err := s.show(t, b)
 	b.looked, b.took = time.Now(), time.Since(began)

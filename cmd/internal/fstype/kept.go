@@ -43,13 +43,13 @@ func Take(kept map[string]int) (p *Programs, err error) {
 		}
 	}()
 	for spec, m := range map[*ebpf.MapSpec]**ebpf.Map{viewsSpec(): &p.views, guestsSpec(): &p.guests} {
-		if *m, err = takeMap(rest, spec); err != nil {
+		if *m, err = popMap(rest, spec); err != nil {
 			return nil, err
 		}
 	}
 	n := len(kept) - 2
 	for i := range n {
-		fd, err := taken(rest, fmt.Sprintf("%s%d-of-%d", keptName, i, n))
+		fd, err := popFD(rest, fmt.Sprintf("%s%d-of-%d", keptName, i, n))
 		if err != nil {
 			return nil, err
 		}
@@ -62,8 +62,8 @@ func Take(kept map[string]int) (p *Programs, err error) {
 	return p, p.check()
 }
 
-// taken removes a descriptor from the kept ones.
-func taken(kept map[string]int, name string) (int, error) {
+// popFD removes a descriptor from the kept ones.
+func popFD(kept map[string]int, name string) (int, error) {
 	fd, ok := kept[name]
 	if !ok {
 		return -1, fmt.Errorf("%s was not kept", name)
@@ -72,8 +72,8 @@ func taken(kept map[string]int, name string) (int, error) {
 	return fd, nil
 }
 
-func takeMap(kept map[string]int, spec *ebpf.MapSpec) (*ebpf.Map, error) {
-	fd, err := taken(kept, keptName+spec.Name)
+func popMap(kept map[string]int, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	fd, err := popFD(kept, keptName+spec.Name)
 	if err != nil {
 		return nil, err
 	}

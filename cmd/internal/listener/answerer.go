@@ -329,7 +329,7 @@ func hush() {
 // enter takes a slot for a call of a guest: one of the guest's, and a shared one unless the guest's reserved one is
 // free.
 func (a *answerer) enter(g *guest) (leave func(), ok bool) {
-	if !g.take() {
+	if !g.enter() {
 		return nil, false
 	}
 	select {

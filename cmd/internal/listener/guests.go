@@ -56,8 +56,8 @@ type guest struct {
 	given  atomic.Int64  // time of the last slot given back, in nanoseconds
 }
 
-// take takes one of the guest's slots. It waits for one, unless the calls in them hang.
-func (g *guest) take() bool {
+// enter takes one of the guest's slots. It waits for one, unless the calls in them hang.
+func (g *guest) enter() bool {
 	select {
 	case g.places <- struct{}{}:
 		return true

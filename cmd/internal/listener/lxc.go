@@ -116,7 +116,7 @@ func (e *entry) nextLXC(c *net.UnixConn, read reader, again bool) error {
 	}
 	defer r.close()
 	if again && e.wasAnswered(read, r) {
-		return take(read)
+		return removePacket(read)
 	}
 	now := e
 	if e.word.pid == 0 {
@@ -128,7 +128,7 @@ func (e *entry) nextLXC(c *net.UnixConn, read reader, again bool) error {
 	if _, err := c.Write(r.Reply); err != nil {
 		return err
 	}
-	return take(read)
+	return removePacket(read)
 }
 
 // learn stores the container of a connection, which does not change.
@@ -171,8 +171,8 @@ func (e *entry) wasAnswered(read reader, r *request) bool {
 	return unread > 0
 }
 
-// take removes a packet from the connection.
-func take(read reader) error {
+// removePacket removes a packet from the connection.
+func removePacket(read reader) error {
 	_, fds, err := receivePacket(read, 0)
 	closeAll(fds)
 	return err

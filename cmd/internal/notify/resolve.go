@@ -102,7 +102,7 @@ func (c *Caller) walk(at int, name string, r *rights) (fd int, err error) {
 			// Without CAP_SYS_CHROOT.
 			return errElsewhere
 		}
-		if err := r.take(own); err != nil {
+		if err := r.adopt(own); err != nil {
 			return err
 		}
 		if fd, err = open(at, name, 0, unix.RESOLVE_NO_MAGICLINKS); errors.Is(err, unix.EACCES) && r.searches() {

@@ -148,13 +148,13 @@ func (r *rights) with(do func() error) error {
 	if unix.Gettid() == unix.Getpid() {
 		runtime.UnlockOSThread()
 		return host.OnThread(func() error {
-			if err := r.take(own); err != nil {
+			if err := r.adopt(own); err != nil {
 				return err
 			}
 			return do()
 		})
 	}
-	if err = r.take(own); err == nil {
+	if err = r.adopt(own); err == nil {
 		err = do()
 	}
 	// A thread that cannot return to its own rights stays locked: it has no other use, and ends with this goroutine.
@@ -168,8 +168,8 @@ func (r *rights) sameIDs(o *rights) bool {
 	return r.uid == o.uid && r.gid == o.gid && slices.Equal(r.groups, o.groups)
 }
 
-// take gives the thread these rights, without those that this process lacks. EPERM without CAP_SETUID and CAP_SETGID.
-func (r *rights) take(from *rights) error {
+// adopt gives the thread these rights, without those that this process lacks. EPERM without CAP_SETUID and CAP_SETGID.
+func (r *rights) adopt(from *rights) error {
 	if err := r.setIDs(from); err != nil {
 		return err
 	}

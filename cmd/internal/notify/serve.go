@@ -312,9 +312,9 @@ func (x *server) repeated(slot *Request) bool {
 	return ok && time.Since(at) < madeTime
 }
 
-// look calls do, which may wait for a file system of the guest's own at a path. Without room it waits for a while.
+// withRoom calls do, which may wait for a file system of the guest's own at a path. Without room it waits for a while.
 // False, without a call of do, if no room becomes free or another call has waited for long at the same path.
-func (x *server) look(c *Caller, path string, do func()) bool {
+func (x *server) withRoom(c *Caller, path string, do func()) bool {
 	room := x.looking[0]
 	// Views are mounted there, and seldom anything else.
 	if strings.HasPrefix(path, "/sys/") {

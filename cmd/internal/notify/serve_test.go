@@ -203,7 +203,7 @@ func TestCrowded(t *testing.T) {
 		}
 		gone := &Caller{server: x} // whose call has no number that is in use
 		end, ended := make(chan struct{}), make(chan bool)
-		go func() { ended <- x.look(gone, "hangs", func() { <-end }) }()
+		go func() { ended <- x.withRoom(gone, "hangs", func() { <-end }) }()
 		t.Cleanup(func() {
 			close(end)
 			if !<-ended {
@@ -216,7 +216,7 @@ func TestCrowded(t *testing.T) {
 		time.Sleep(2 * slowAfter)
 		for path, least := range map[string]time.Duration{"hangs": 0, "other": roomTime} {
 			began := time.Now()
-			if x.look(gone, path, func() {}) || time.Since(began) < least || least == 0 && time.Since(began) > roomTime/2 {
+			if x.withRoom(gone, path, func() {}) || time.Since(began) < least || least == 0 && time.Since(began) > roomTime/2 {
 				t.Errorf("%s: looked up after %v", path, time.Since(began))
 			}
 		}

@@ -67,7 +67,7 @@ func (c *Caller) lookUp(at uint64) (fd int, err error) {
 		return fd, nil
 	}
 	c.cached = false
-	if !c.server.look(c, name, func() { fd, err = c.resolve(name) }) {
+	if !c.server.withRoom(c, name, func() { fd, err = c.resolve(name) }) {
 		return -1, ErrPassOn
 	}
 	return fd, err

@@ -185,8 +185,8 @@ type guestIDs struct {
 	file *os.File // locked
 }
 
-// takeIDs takes a range that no running guest has. The error tells the remedy when there is none.
-func takeIDs() (*guestIDs, error) {
+// allocateIDs takes a range that no running guest has. The error tells the remedy when there is none.
+func allocateIDs() (*guestIDs, error) {
 	s, err := readIDSources()
 	if err != nil {
 		return nil, fmt.Errorf("cannot choose ids for the guest: %w", err)

@@ -92,7 +92,7 @@ func keepFiles(d anew) error {
 		if m.Mountpoint == "/" || m.Mountpoint == "/proc" && d.procStays || !under(m.Mountpoint, rebuilt) && k.holds(m) {
 			continue
 		}
-		done, err := takeAway(m)
+		done, err := unmountListed(m)
 		if err != nil {
 			return fmt.Errorf("cannot take the host's mount at %s away: %w", m.Mountpoint, err)
 		}
@@ -135,9 +135,9 @@ func cloneMount(path string) (int, error) {
 	return fd, nil
 }
 
-// takeAway unmounts the mount of a line of the mount table if its path leads to it; a hidden one is out of the guest's
-// reach. done reports that nothing is left to do.
-func takeAway(m *mountinfo.Info) (done bool, err error) {
+// unmountListed unmounts the mount of a line of the mount table if its path leads to it; a hidden one is out of the
+// guest's reach. done reports that nothing is left to do.
+func unmountListed(m *mountinfo.Info) (done bool, err error) {
 	err = byPath(m.Mountpoint, func(path string) error {
 		var st unix.Statx_t
 		const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT

@@ -52,8 +52,8 @@ func interactive() bool {
 	return true
 }
 
-// takeSeat gives the foreground to a group's leader. Its stop signals arrive in the channel from then on.
-func takeSeat(pid int, signals chan<- os.Signal) (*seat, error) {
+// giveSeat gives the foreground to a group's leader. Its stop signals arrive in the channel from then on.
+func giveSeat(pid int, signals chan<- os.Signal) (*seat, error) {
 	s := &seat{group: pid, own: unix.Getpgrp()}
 	cmd := exec.Command("/proc/self/exe", KeysCommand)
 	cmd.Args[0] = "vcgroupfs"

@@ -44,8 +44,8 @@ type lease struct {
 	log         *logrus.Entry
 }
 
-// take makes the boundary of a guest in the given hierarchies, with the permitted controllers enabled on v2.
-func take(h *host.Host, name string, hierarchies []*host.Hierarchy, p *policy.Policy,
+// makeLease makes the boundary of a guest in the given hierarchies, with the permitted controllers enabled on v2.
+func makeLease(h *host.Host, name string, hierarchies []*host.Hierarchy, p *policy.Policy,
 	log *logrus.Entry) (l *lease, err error) {
 	if name == "" {
 		name = "run-" + strconv.Itoa(os.Getpid())

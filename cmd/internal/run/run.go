@@ -70,7 +70,7 @@ func Run(cfg RunConfig) (status int, err error) {
 	}
 	defer h.Close()
 	if cfg.Userns {
-		if cfg.ids, err = takeIDs(); err != nil {
+		if cfg.ids, err = allocateIDs(); err != nil {
 			return 0, fault.With(fault.Unsupported, err)
 		}
 		defer cfg.ids.release()
@@ -86,7 +86,7 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	lease, err := take(h, cfg.Name, hierarchies, cfg.Policy, cfg.Log)
+	lease, err := makeLease(h, cfg.Name, hierarchies, cfg.Policy, cfg.Log)
 	if err != nil {
 		return 0, err
 	}
@@ -255,7 +255,7 @@ func startOnThread(cfg RunConfig, n *notifier, signals chan<- os.Signal,
 			first, err = startFirst(cfg, n)
 		}
 		if err == nil && first.cmd.SysProcAttr.Setpgid {
-			if first.seat, err = takeSeat(first.cmd.Process.Pid, signals); err != nil {
+			if first.seat, err = giveSeat(first.cmd.Process.Pid, signals); err != nil {
 				_, err = first.abandon(fmt.Errorf("cannot give the command the terminal: %w", err))
 			}
 		}
