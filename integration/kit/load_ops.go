@@ -233,7 +233,7 @@ func (w *worker) lists() {
 			w.fail("list", "%d names and only %d different ones", len(names), n)
 		}
 		missing := 0
-		for i := range loadEntries {
+		for i := range w.entries {
 			if _, ok := slices.BinarySearch(names, entryName(i)); !ok {
 				missing++
 			}
