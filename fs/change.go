@@ -32,7 +32,7 @@ type change struct {
 
 // begin finds or makes the entry of a request. before reads the host: it returns values to compare with if the request
 // is sent again. It is called after the previous server's last call into the host, which may still be under way when
-// this server starts.
+// this server starts, and not at all if the reply is known.
 func (v *View) begin(name string, in *fuse.InHeader, before func() (a, b, c uint64)) *change {
 	first, again := conn.Resent(in.Unique)
 	ch := &change{name: name}
@@ -43,7 +43,9 @@ func (v *View) begin(name string, in *fuse.InHeader, before func() (a, b, c uint
 				v.settle()
 			}
 			ch.entry, ch.again, ch.done = e, true, e.State == state.Done
-			before()
+			if !ch.done {
+				before()
+			}
 			return ch
 		}
 	}
