@@ -126,3 +126,10 @@ type keepers func(region int) keeper
 
 // of returns the store for a region.
 func (k keepers) of(r *state.Region) keeper { return k(r.Index()) }
+
+// forget has the holder close all that it keeps of a region. It logs a failure: the holder has ended, or soon does.
+func (k keepers) forget(region int, log *logrus.Entry) {
+	if err := k(region).Forget(); err != nil {
+		log.WithError(err).Debug("cannot tell the holder")
+	}
+}

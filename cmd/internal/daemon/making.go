@@ -130,17 +130,14 @@ func (m *making) startView(g *guest, boundaries []*host.Boundary) error {
 		g.region.Release()
 		return fault.With(fault.Unsupported, err)
 	}
-	keep := m.keepers.of(g.region)
 	undo := func() {
-		if err := keep.Forget(); err != nil {
-			g.log.WithError(err).Debug("cannot tell the holder")
-		}
+		m.keepers.forget(g.region.Index(), g.log)
 		s.Close()
 		g.region.Release()
 	}
 	device, err := s.View.Conn().Device()
 	if err == nil {
-		err = keep.Hold(holder.DeviceKey, device)
+		err = m.keepers.of(g.region).Hold(holder.DeviceKey, device)
 	}
 	if err != nil {
 		undo()

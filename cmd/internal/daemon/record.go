@@ -60,16 +60,19 @@ func (r selfRecord) encode() ([]byte, error) {
 
 // decode reads an entry of the arena: self's, or else a guest's record, empty if this program cannot read it.
 func decode(entry []byte) (r record, self *selfRecord) {
-	var e selfEntry
-	if json.Unmarshal(entry, &e) == nil && e.Self {
-		self = &selfRecord{target: e.Spec.Target, spec: e.Spec, since: e.Since}
-		self.spec.Target = ""
-		return record{}, self
+	var e struct {
+		record
+		Self bool `json:"self"`
 	}
-	if json.Unmarshal(entry, &r) != nil {
+	switch err := json.Unmarshal(entry, &e); {
+	case err != nil:
 		return record{}, nil
+	case !e.Self:
+		return e.record, nil
 	}
-	return r, nil
+	self = &selfRecord{target: e.Spec.Target, spec: e.Spec, since: e.Since}
+	self.spec.Target = ""
+	return record{}, self
 }
 
 // label names the view in messages of processes that do not decode the record (state.Region.SetLabel).

@@ -45,9 +45,7 @@ func (x *removing) removeLocked(g *guest, kind, reason string) {
 			os.Remove(g.record.Spec.Target)
 		}
 		// Before the view closes: no other process may keep the connection alive.
-		if err := x.keepers.of(g.region).Forget(); err != nil {
-			g.log.WithError(err).Debug("cannot tell the holder")
-		}
+		x.keepers.forget(g.region.Index(), g.log)
 		s.Close()
 		g.region.Release()
 	}
@@ -84,9 +82,7 @@ func (x *removing) viewEnded(g *guest, s *views.Served) {
 // abandon ends a mount that cannot be served, and releases its region. It closes the connection first, so that an
 // access to the mount does not wait.
 func abandon(log *logrus.Entry, k keepers, r *state.Region, at *attach.Mountpoint, held map[uint64]int) {
-	if err := k.of(r).Forget(); err != nil {
-		log.WithError(err).Debug("cannot tell the holder")
-	}
+	k.forget(r.Index(), log)
 	for key, fd := range held {
 		unix.Close(fd)
 		delete(held, key)

@@ -52,9 +52,7 @@ func (d *Daemon) resume(held map[int]map[uint64]int) {
 		for _, fd := range of {
 			unix.Close(fd)
 		}
-		if err := d.making.keepers(region).Forget(); err != nil {
-			d.log.WithError(err).Debug("cannot tell the holder")
-		}
+		d.making.keepers.forget(region, d.log)
 	}
 	d.told.resumed(d.start.Died)
 }

@@ -189,9 +189,7 @@ func (s *selfDir) end() {
 	if s.own() {
 		os.Remove(s.settings.Path)
 	}
-	if err := s.keepers.of(s.region).Forget(); err != nil {
-		s.log.WithError(err).Debug("cannot tell the holder")
-	}
+	s.keepers.forget(s.region.Index(), s.log)
 	s.dir.Close()
 	<-s.served
 	s.region.Release()
