@@ -175,7 +175,7 @@ func makeDir(dir string) error {
 	return os.MkdirAll(dir, 0o700)
 }
 
-// lockPatience bounds the wait for a directory's lock: removing what one killed server left may take some seconds.
+// lockPatience bounds the wait for a directory's lock, which is held for a moment only: its holder may be stopped.
 const lockPatience = 30 * time.Second
 
 // lockDir makes a directory of ours and locks it, as soon as no other process has it locked. Closing it ends the lock.
@@ -236,28 +236,42 @@ func rootOf(h *host.Host) uint64 { return h.Hierarchies()[0].ID() }
 
 // cleanUp removes the cgroups and files that killed servers have left.
 func cleanUp(h *host.Host, log *logrus.Entry) error {
-	dir, err := lockDir(leaseDir)
+	dead, err := lockDead()
 	if err != nil {
 		return fmt.Errorf("cannot look for what killed servers have left: %w", err)
+	}
+	for _, f := range dead {
+		cleanUpGuest(h, f, log)
+		f.Close()
+	}
+	return nil
+}
+
+// lockDead locks the files of guests whose servers have ended.
+func lockDead() (dead []*os.File, err error) {
+	dir, err := lockDir(leaseDir)
+	if err != nil {
+		return nil, err
 	}
 	defer dir.Close()
 	files, err := filepath.Glob(filepath.Join(leaseDir, "*.json"))
 	for _, path := range files {
-		cleanUpGuest(h, path, log)
+		f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !sameFile(f, path) {
+			f.Close()
+			continue
+		}
+		dead = append(dead, f)
 	}
-	return err
+	return dead, err
 }
 
-// cleanUpGuest removes the cgroups and the file of one guest, unless its server lives.
-func cleanUpGuest(h *host.Host, path string, log *logrus.Entry) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !sameFile(f, path) {
-		return
-	}
+// cleanUpGuest removes the cgroups and the file of one guest, whose server has ended. The file is locked.
+func cleanUpGuest(h *host.Host, f *os.File, log *logrus.Entry) {
+	path := f.Name()
 	name := strings.TrimSuffix(filepath.Base(path), ".json")
 	if spec.CheckName(name) != nil {
 		log.Warnf("cannot clean up after %s: it is no file of a guest", path)
