@@ -111,8 +111,7 @@ type systemd struct {
 
 // inside runs a command in the container.
 func (s *systemd) inside(args ...string) (string, error) {
-	out, err := exec.Command(s.runtime, append([]string{"exec", s.ID}, args...)...).CombinedOutput()
-	return string(out), err
+	return s.Bundle.Inside(s.runtime, args...)
 }
 
 // want runs a command whose output must match.

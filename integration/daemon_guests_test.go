@@ -278,7 +278,7 @@ func TestDeclared(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(d.Dir, "guests", "short.yml"), []byte(spec(q, "")), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	kit.Eventually(t, "the word on the file of another name", func() bool { return strings.Contains(d.Log(), "short.yml is not read") })
+	d.WantLog(t, "short.yml is not read")
 	if err := p.Hierarchy.RemoveAll(p.Path); err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +296,7 @@ func TestDeclared(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("b", strings.Replace(spec(q, "policy: policy.txt\n"), q.Path, q.Path+"-later", 1))
-	kit.Eventually(t, "the word on the missing boundary", func() bool { return strings.Contains(d.Log(), "-later") })
+	d.WantLog(t, "-later") // on the missing boundary
 	if err := q.Hierarchy.Create(q.Path+"-later", 0o755); err != nil {
 		t.Fatal(err)
 	}

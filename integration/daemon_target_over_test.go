@@ -83,7 +83,7 @@ func TestForeignDead(t *testing.T) {
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	d := kit.StartDaemon(t)
 	d.Declare(t, "foreign", "boundary: "+path+"\ncontrollers: [pids]\ntarget: "+dir+"\n")
-	kit.Eventually(t, "the word on it", func() bool { return strings.Contains(d.Log(), "umount "+dir) })
+	d.WantLog(t, "umount "+dir)
 	if !isDead(dir) {
 		t.Error("what was mounted there was unmounted, or covered")
 	}

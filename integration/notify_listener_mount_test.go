@@ -199,7 +199,7 @@ func forge(t *testing.T, d *kit.Daemon, who, says string, try func() string) {
 	if got := try(); got != "closed" {
 		t.Errorf("%s: %s", who, got)
 	}
-	kit.Eventually(t, fmt.Sprintf("the daemon to refuse somebody %s", who), func() bool { return strings.Contains(d.Log(), says) })
+	d.WantLog(t, says)
 }
 
 // playForge hands over a listener that it has not.

@@ -35,8 +35,8 @@ func TestNotifyExecSystemd(t *testing.T) {
 	cmd := b.Command(runtime)
 	console := kit.StartOnTerminal(t, cmd)
 	inside := func(args ...string) (string, error) {
-		out, err := exec.Command(runtime, append([]string{"exec", b.ID}, args...)...).CombinedOutput()
-		return strings.TrimSpace(string(out)), err
+		out, err := b.Inside(runtime, args...)
+		return strings.TrimSpace(out), err
 	}
 	kit.Eventually(t, "systemd to be up", func() bool {
 		out, _ := inside("systemctl", "is-active", "vcgroupfs-test.target")

@@ -36,10 +36,7 @@ func TestSystemd(t *testing.T) {
 
 	cmd := b.Command(runtime)
 	console := kit.StartOnTerminal(t, cmd)
-	inside := func(args ...string) (string, error) {
-		out, err := exec.Command(runtime, append([]string{"exec", b.ID}, args...)...).CombinedOutput()
-		return string(out), err
-	}
+	inside := func(args ...string) (string, error) { return b.Inside(runtime, args...) }
 	up := func() bool {
 		out, _ := inside("systemctl", "is-active", "vcgroupfs-test.target")
 		return strings.TrimSpace(out) == "active"

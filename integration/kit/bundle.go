@@ -23,6 +23,12 @@ type Bundle struct {
 	Config          map[string]any
 }
 
+// Inside runs a command in the container, and answers with all that it said.
+func (b *Bundle) Inside(runtime string, args ...string) (string, error) {
+	out, err := exec.Command(runtime, append([]string{"exec", b.ID}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
 // capabilityNames are by number (include/uapi/linux/capability.h).
 var capabilityNames = strings.Fields(
 	"CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE " +

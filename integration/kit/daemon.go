@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -136,12 +137,12 @@ func (d *Daemon) Log() string {
 // says it.
 func (d *Daemon) WantLog(t testing.TB, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(Patience); !strings.Contains(d.Log(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Errorf("the log does not say %q: %s", text, d.Log())
-			return
+	defer func() {
+		if t.Failed() {
+			t.Logf("the log: %s", d.Log())
 		}
-	}
+	}()
+	Eventually(t, "the log to say "+strconv.Quote(text), func() bool { return strings.Contains(d.Log(), text) })
 }
 
 // Stop ends the daemon by SIGTERM: with status 0, and with no process and no mount left.
