@@ -193,10 +193,7 @@ func askMore(t *testing.T, h *host.Host, limited *host.Hierarchy, d *kit.Daemon,
 			}
 		})
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	if !native {
 		kit.WantNothingLeft(t, d, h, b.Cgroup)
 	}

@@ -196,10 +196,7 @@ func testClients(t *testing.T, h *host.Host, memory *host.Hierarchy, d *kit.Daem
 			}
 		})
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }
@@ -273,10 +270,7 @@ func TestClientsCpuset(t *testing.T) {
 			t.Errorf("btop shows the processors %q, and doctor says %q", cores, verdict)
 		}
 	})
-	x.In.Close()
-	if err := x.Cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }

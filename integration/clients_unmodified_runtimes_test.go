@@ -262,10 +262,7 @@ func (g *treeGuest) finds(t *testing.T, pattern string) {
 
 func (g *treeGuest) stop(t *testing.T) {
 	t.Helper()
-	g.x.In.Close()
-	if err := g.x.Cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	g.x.End(t)
 	kit.WantNothingLeft(t, g.d, g.h, g.Cgroup)
 	g.d.Stop(t)
 }

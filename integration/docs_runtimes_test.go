@@ -194,10 +194,7 @@ func TestDocsDocker(t *testing.T) {
 
 // TestDocsPodman: podman's containers have views by the docs' own lines: by an annotation, by CDI, and when they run already.
 func TestDocsPodman(t *testing.T) {
-	program, err := exec.LookPath("podman")
-	if err != nil {
-		t.Skip("machine: podman is not installed")
-	}
+	program := kit.NeedPodman(t)
 	kit.NeedRuntime(t, "runc")
 	h := kit.OpenHost(t)
 	hier := kit.NeedHierarchy(t, h, "pids")
@@ -265,10 +262,7 @@ func TestDocsPodman(t *testing.T) {
 			}
 		}
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	d.Stop(t)
 }
 

@@ -37,10 +37,7 @@ func fuseTypes(want map[string]string) map[string]string {
 
 // TestListenerPodman: a container with the packaged profile, and one with podman's own.
 func TestListenerPodman(t *testing.T) {
-	program, err := exec.LookPath("podman")
-	if err != nil {
-		t.Skip("machine: podman is not installed")
-	}
+	program := kit.NeedPodman(t)
 	kit.NeedRuntime(t, "runc")
 	for _, layout := range []string{"own", "v2"} {
 		t.Run(layout, func(t *testing.T) {
@@ -101,10 +98,7 @@ func TestListenerDocker(t *testing.T) {
 					t.Errorf("a mount of its own: %q", got)
 				}
 			}
-			x.In.Close()
-			if err := cmd.Wait(); err != nil {
-				t.Errorf("the container ended with %v", err)
-			}
+			x.End(t)
 		})
 	}
 	d.Stop(t)

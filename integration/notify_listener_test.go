@@ -58,10 +58,7 @@ func testListener(t *testing.T, runtime string, namespaces []string, layout stri
 		if got := x.Ask(t, "clone3"); with && got != "ENOSYS" {
 			t.Errorf("clone3: %s", got)
 		}
-		x.In.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the container ended with %v", err)
-		}
+		x.End(t)
 		kit.WantNothingLeft(t, d, h, b.Cgroup)
 	}
 	d.Stop(t)

@@ -142,10 +142,7 @@ func testNestedOCI(t *testing.T, runtime string, form []string) {
 	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, hier)+"/child/cgroup.procs"); got != "1\n" {
 		t.Errorf("who is in the child: %q", got)
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }

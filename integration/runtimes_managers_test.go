@@ -14,10 +14,7 @@ import (
 // TestPodman: the same hook, for the containers that ask for it: by a file of podman's hooks directory and an annotation, or as a
 // device that CDI describes.
 func TestPodman(t *testing.T) {
-	podman, err := exec.LookPath("podman")
-	if err != nil {
-		t.Skip("machine: podman is not installed")
-	}
+	podman := kit.NeedPodman(t)
 	kit.NeedRuntime(t, "runc")
 	t.Run("hooks", func(t *testing.T) {
 		testPodman(t, podman, func(d *kit.Daemon) (before, of []string) {

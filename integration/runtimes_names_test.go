@@ -50,10 +50,7 @@ func testNames(t *testing.T, runtime string) {
 	if got := x.Ask(t, "read", kit.TopOf(kit.GuestView, hier)+"/child/pids.max"); got != "50\n" {
 		t.Errorf("the container that has the name reads %q in its view", got)
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }

@@ -55,10 +55,7 @@ func testOCI(t *testing.T, runtime string, namespaces []string) {
 	if got := x.Ask(t, "read", top+"/child/pids.max"); got != "50\n" {
 		t.Errorf("after the worker was killed: %q", got)
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }

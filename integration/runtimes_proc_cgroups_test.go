@@ -103,10 +103,7 @@ func TestOCIProcCgroups(t *testing.T) {
 				if got := x.Ask(t, "write", "/proc/cgroups", "x"); got != "EROFS" && got != "EACCES" {
 					t.Errorf("writing to it: %s", got)
 				}
-				x.In.Close()
-				if err := cmd.Wait(); err != nil {
-					t.Errorf("the container ended with %v", err)
-				}
+				x.End(t)
 				kit.WantNothingLeft(t, d, h, b.Cgroup)
 				if kind != "default" {
 					d.Stop(t)

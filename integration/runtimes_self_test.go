@@ -81,10 +81,7 @@ func testSelfOCI(t *testing.T, runtime string, namespaces []string) {
 	if got := x.Ask(t, "read", top+"/child/pids.max"); got != "50\n" {
 		t.Errorf("after the worker was killed: %q", got)
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	d.WantNone(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
@@ -135,10 +132,7 @@ func TestSelfTwo(t *testing.T) {
 
 // TestSelfPodman: an ordinary volume, and the same as a device that CDI describes.
 func TestSelfPodman(t *testing.T) {
-	podman, err := exec.LookPath("podman")
-	if err != nil {
-		t.Skip("machine: podman is not installed")
-	}
+	podman := kit.NeedPodman(t)
 	kit.NeedRuntime(t, "runc")
 	for name, of := range map[string]func(d *kit.Daemon) []string{
 		"volume": func(d *kit.Daemon) []string { return []string{"--volume", d.Self() + ":" + kit.GuestView} },

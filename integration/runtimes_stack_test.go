@@ -66,10 +66,7 @@ func TestStackDefault(t *testing.T) {
 	if got := x.Ask(t, "read", top+"/child/pids.max"); got != "50\n" {
 		t.Errorf("the view that is back: %q", got)
 	}
-	x.In.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }
@@ -95,10 +92,7 @@ func TestStackShown(t *testing.T) {
 			if len(mounts) != 1 || mounts[0].At != top || mounts[0].Root != "/" {
 				t.Errorf("in mountinfo are %+v; want one mount, at %s", mounts, top)
 			}
-			x.In.Close()
-			if err := x.Cmd.Wait(); err != nil {
-				t.Errorf("the container ended with %v", err)
-			}
+			x.End(t)
 			kit.WantNothingLeft(t, d, h, b.Cgroup)
 		})
 	}
@@ -121,10 +115,7 @@ func TestStackNone(t *testing.T) {
 		t.Errorf("left: %+v", got)
 	}
 	x.UseView(t, hier, "64", b.Cgroup)
-	x.In.Close()
-	if err := x.Cmd.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
+	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
 }

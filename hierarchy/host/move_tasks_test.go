@@ -101,17 +101,7 @@ func TestMoveZombieOfRemoved(t *testing.T) {
 func TestMoveZombieOfGuest(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
 		cmd := exec.Command("sh", "-c", "read go; sh -c 'echo $$' & exec sleep 600") // sleep reaps nobody
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		in, out := startPiped(t, cmd)
 		t.Cleanup(func() {
 			cmd.Process.Kill()
 			cmd.Wait()

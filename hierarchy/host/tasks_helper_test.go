@@ -98,6 +98,22 @@ func playUnshared() {
 	io.Copy(io.Discard, os.Stdin)
 }
 
+// startPiped starts a command with a pipe to it and one from it.
+func startPiped(t testing.TB, cmd *exec.Cmd) (in io.WriteCloser, out io.Reader) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = cmd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return in, out
+}
+
 // startRole starts a helper, and answers with its process id and the numbers it printed.
 func startRole(t testing.TB, role string, flags uintptr) (int, []int) {
 	t.Helper()
@@ -105,17 +121,7 @@ func startRole(t testing.TB, role string, flags uintptr) (int, []int) {
 	cmd.Env = append(os.Environ(), roleVariable+"="+role, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := startPiped(t, cmd)
 	t.Cleanup(func() {
 		in.Close()
 		cmd.Wait()

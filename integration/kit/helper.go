@@ -38,6 +38,15 @@ type Helper struct {
 	Out *bufio.Reader
 }
 
+// End has the container of a helper end, with status 0.
+func (x *Helper) End(t testing.TB) {
+	t.Helper()
+	x.In.Close()
+	if err := x.Cmd.Wait(); err != nil {
+		t.Errorf("the container ended with %v", err)
+	}
+}
+
 // StartHelper starts the test binary in a role.
 func StartHelper(t testing.TB, role string) *Helper {
 	t.Helper()

@@ -37,15 +37,6 @@ func StartListened(t *testing.T, d *Daemon, id string, change func(b *Bundle)) *
 	return c
 }
 
-// End ends the container, of which nothing is left.
-func (c *Listened) End(t *testing.T) {
-	t.Helper()
-	c.In.Close()
-	if err := c.Run.Wait(); err != nil {
-		t.Errorf("the container ended with %v", err)
-	}
-}
-
 // ListenedProfile is a seccomp configuration for a bundle, as docs/runtimes.md has it for runc and crun by themselves.
 func ListenedProfile(d *Daemon) map[string]any {
 	return map[string]any{

@@ -72,7 +72,10 @@ const maxFailures = 20
 // NewLoad makes, natively, what a load needs below a boundary that is there.
 func NewLoad(t testing.TB, s Site) *Load {
 	t.Helper()
-	l := &Load{Site: s, entries: Scaled(t, loadEntries, leastLoadEntries), resident: StartSleeper(t), mover: StartSleeper(t), stirrer: StartSleeper(t)}
+	l := &Load{
+		Site: s, entries: Scaled(t, loadEntries, leastLoadEntries),
+		resident: StartSleeper(t), mover: StartSleeper(t), stirrer: StartSleeper(t),
+	}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

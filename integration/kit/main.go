@@ -16,6 +16,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
+// The main thread belongs to the main goroutine, so no test runs there. A test's goroutine that changes its thread, and
+// leaves it locked so that it ends, would leave the main thread changed: it never ends before the process does, and
+// /proc/self shows its state.
+func init() { runtime.LockOSThread() }
+
 // Main runs the tests, or plays the role of a helper process, from one of the tables or sharedRoles. It fails the run
 // when anything is left after it: a cgroup, a mount, a descriptor, a file of a guest.
 func Main(m *testing.M, tables ...map[string]Role) {

@@ -17,6 +17,16 @@ import (
 // PodmanCDI is where podman looks for devices beside /etc/cdi.
 const PodmanCDI = "/var/run/cdi"
 
+// NeedPodman finds podman.
+func NeedPodman(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath("podman")
+	if err != nil {
+		t.Skip("machine: podman is not installed")
+	}
+	return path
+}
+
 // CheckPodman runs a container with options before and after "run".
 func CheckPodman(t *testing.T, podman string, d *Daemon, before, of []string) {
 	h := OpenHost(t)

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // TestWord: what the holder keeps is what is read again, and fits into a name of systemd's store.
@@ -37,26 +37,19 @@ func TestWord(t *testing.T) {
 // newListener is the listener of a thread that makes no call which it stops.
 func newListener(t *testing.T) int {
 	t.Helper()
-	type result struct {
-		fd  int
-		err error
-	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the filter ends with the thread
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			made <- result{-1, err}
-			return
+	fd := -1
+	err := host.OnThread(func() error { // which ends, with the filter
+		err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+		if err == nil {
+			fd, err = notify.Install(notify.Filter(notify.Rules{Type: true}))
 		}
-		fd, err := notify.Install(notify.Filter(notify.Rules{Type: true}))
-		made <- result{fd, err}
-	}()
-	r := <-made
-	if r.err != nil {
-		t.Skipf("machine: no seccomp listener: %v", r.err)
+		return err
+	})
+	if err != nil {
+		t.Skipf("machine: no seccomp listener: %v", err)
 	}
-	t.Cleanup(func() { unix.Close(r.fd) })
-	return r.fd
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
 }
 
 // connected is a pair of connected sockets.
