@@ -13,7 +13,7 @@ import (
 
 // fillAttr fills in the attributes of a directory, or of a file in it, from the host's stat.
 func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
-	r := v.ownerOf(hier, d, file, st.Mode)
+	r := v.ownerOf(d, file, st.Mode)
 	out.Ino = st.Ino
 	out.Size, out.Blocks, out.Blksize = 0, 0, 4096
 	out.Nlink = uint32(st.Nlink)
@@ -204,10 +204,15 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if !code.Ok() {
 		return v.unlessOpen(n, code)
 	}
-	if err := v.changeOwner(n.hier, d, n.file, &st, in); err != nil {
+	at, err := d.Node(n.file)
+	if err != nil {
+		return v.unlessOpen(n, status(err))
+	}
+	defer at.Close()
+	if err := v.changeOwner(d, at, &st, in); err != nil {
 		return v.noRoom(n, in, err)
 	}
-	return v.noRoom(n, in, v.changeTimes(d, n.file, in))
+	return v.noRoom(n, in, v.changeTimes(d, at, in))
 }
 
 // unlessOpen answers a change to the attributes of a removed file or directory: OK if the guest has it open, since
@@ -258,19 +263,19 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 
 // changeTimes sets times on the host's file or directory: the host ignores them, and natively they persist. The
 // first call also sets a mark that charges the guest for the kernel memory behind them.
-func (v *View) changeTimes(d *host.Dir, file string, in *fuse.SetAttrIn) error {
+func (v *View) changeTimes(d *host.Dir, at host.Node, in *fuse.SetAttrIn) error {
 	atime, setA := in.GetATime()
 	mtime, setM := in.GetMTime()
 	if !setA && !setM {
 		return nil
 	}
-	if _, err := d.GetXattr(file, attrTimes, nil); err != nil {
+	if _, err := at.GetXattr(attrTimes, nil); err != nil {
 		_, again := conn.Resent(in.Unique)
-		if err := v.setAttrs(d, guestsAttr, again, attrChange{file: file, stored: attrTimes}); err != nil {
+		if err := v.setAttrs(d, at, guestsAttr, again, attrChange{stored: attrTimes}); err != nil {
 			return err
 		}
 	}
-	return d.SetTimes(file, timespec(atime, setA), timespec(mtime, setM))
+	return at.SetTimes(timespec(atime, setA), timespec(mtime, setM))
 }
 
 func timespec(t time.Time, set bool) unix.Timespec {

@@ -69,11 +69,11 @@ func (v *View) enterAttrs() (leave func()) {
 	return func() { <-v.attrs.slot }
 }
 
-// attrChange sets one attribute of a cgroup (file "") or of a file in it.
+// attrChange sets one attribute.
 type attrChange struct {
-	file, stored string
-	data         []byte
-	flags        int
+	stored string
+	data   []byte
+	flags  int
 }
 
 // attrKind is the part of the budget that a change may use.
@@ -84,11 +84,11 @@ const (
 	viewsAttr                  // all
 )
 
-// setAttrs sets attributes of one cgroup and its files, in order; it stops at the first error and returns it. again:
+// setAttrs sets attributes of a cgroup or of a file in it, in order; it stops at the first error and returns it. again:
 // the previous server may have set them. ENOSPC over the guest's budget.
-func (v *View) setAttrs(d *host.Dir, kind attrKind, again bool, changes ...attrChange) error {
+func (v *View) setAttrs(d *host.Dir, at host.Node, kind attrKind, again bool, changes ...attrChange) error {
 	for _, c := range changes {
-		if err := mayFlags(d, c); err != nil {
+		if err := mayFlags(at, c); err != nil {
 			return err
 		}
 	}
@@ -98,14 +98,14 @@ func (v *View) setAttrs(d *host.Dir, kind attrKind, again bool, changes ...attrC
 	}
 	var before, after uint64
 	for _, c := range changes {
-		before += presentCost(d, c.file, c.stored)
+		before += presentCost(at, c.stored)
 		after += attrCost(c.stored, len(c.data))
 	}
 	if err := v.charge(d, kind, before, after); err != nil {
 		return err
 	}
 	for _, c := range changes {
-		err := d.SetXattr(c.file, c.stored, c.data, c.flags)
+		err := at.SetXattr(c.stored, c.data, c.flags)
 		switch {
 		case err != nil && len(changes) > 1:
 			v.recountShare(d)
@@ -123,8 +123,11 @@ func (v *View) setAttrs(d *host.Dir, kind attrKind, again bool, changes ...attrC
 }
 
 // mayFlags checks XATTR_CREATE and XATTR_REPLACE as the host will, before anything is charged.
-func mayFlags(d *host.Dir, c attrChange) error {
-	set := isSet(d, c.file, c.stored) == 1
+func mayFlags(at host.Node, c attrChange) error {
+	if c.flags == 0 {
+		return nil
+	}
+	set := isSet(at, c.stored) == 1
 	switch {
 	case set && c.flags&unix.XATTR_CREATE != 0:
 		return unix.EEXIST
@@ -135,13 +138,13 @@ func mayFlags(d *host.Dir, c attrChange) error {
 }
 
 // removeAttr removes an attribute.
-func (v *View) removeAttr(d *host.Dir, file, stored string, again bool) error {
+func (v *View) removeAttr(d *host.Dir, at host.Node, stored string, again bool) error {
 	defer v.enterAttrs()()
 	if again {
 		defer v.recountShare(d)
 	}
-	cost := presentCost(d, file, stored)
-	err := d.RemoveXattr(file, stored)
+	cost := presentCost(at, stored)
+	err := at.RemoveXattr(stored)
 	if err == nil {
 		v.refund(d, cost)
 	}
@@ -149,8 +152,8 @@ func (v *View) removeAttr(d *host.Dir, file, stored string, again bool) error {
 }
 
 // presentCost returns the present cost of an attribute, 0 if it is not set.
-func presentCost(d *host.Dir, file, stored string) uint64 {
-	n, err := d.GetXattr(file, stored, nil)
+func presentCost(at host.Node, stored string) uint64 {
+	n, err := at.GetXattr(stored, nil)
 	if err != nil {
 		return 0
 	}
@@ -306,7 +309,12 @@ func countShare(d *host.Dir) (share uint64) {
 
 // attrsCost adds up the cost of the attributes of a cgroup (file "") or a file, except those that Reclaim left.
 func attrsCost(d *host.Dir, file string) (sum uint64) {
-	names, err := d.ListXattr(file)
+	at, err := d.Node(file)
+	if err != nil {
+		return 0
+	}
+	defer at.Close()
+	names, err := at.ListXattr()
 	if err != nil {
 		return 0
 	}
@@ -316,7 +324,7 @@ func attrsCost(d *host.Dir, file string) (sum uint64) {
 			return 0
 		case attrShare:
 		default:
-			sum += presentCost(d, file, name)
+			sum += presentCost(at, name)
 		}
 	}
 	return sum

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // An attribute of the real directory keeps the value of a faked file (notify_on_release). On the host's file the
@@ -29,9 +30,9 @@ func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
 	return []byte("0\n"), nil
 }
 
-func fakeSet(d xattrDir) bool {
+func fakeSet(d *host.Dir) bool {
 	var buf [1]byte
-	n, err := d.GetXattr("", attrFake, buf[:])
+	n, err := d.Self().GetXattr(attrFake, buf[:])
 	return err == nil && n == 1 && buf[0] == '1'
 }
 
@@ -43,9 +44,9 @@ func (v *View) setFake(hier *viewHierarchy, dir uint64, on bool) error {
 	}
 	defer d.Release()
 	if on {
-		return v.setAttrs(d, viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
+		return v.setAttrs(d, d.Self(), viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	if err := v.removeAttr(d, "", attrFake, false); err != nil && status(err) != fuseNoData {
+	if err := v.removeAttr(d, d.Self(), attrFake, false); err != nil && status(err) != fuseNoData {
 		return err
 	}
 	return nil

@@ -184,7 +184,7 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 		d = child
 	}
 	defer d.Release()
-	r := v.ownerOf(h.hier, d, "cgroup.procs", 0o644)
+	r := v.ownerOf(d, "cgroup.procs", 0o644)
 	if r.allows(h.opener, 0o2) {
 		return nil
 	}

@@ -49,16 +49,9 @@ func parseOwnership(raw []byte) (ownership, bool) {
 	return r, n >= 2
 }
 
-// xattrDir gives access to the attributes of a directory and of the files in it.
-type xattrDir interface {
-	GetXattr(name, attr string, buf []byte) (int, error)
-	SetXattr(name, attr string, data []byte, flags int) error
-	RemoveXattr(name, attr string) error
-}
-
-func readOwnership(d xattrDir, name, attr string) (ownership, bool) {
+func readOwnership(at host.Node, attr string) (ownership, bool) {
 	var buf [64]byte
-	n, err := d.GetXattr(name, attr, buf[:])
+	n, err := at.GetXattr(attr, buf[:])
 	if err != nil {
 		return ownership{}, false
 	}
@@ -79,17 +72,31 @@ func (r ownership) allows(c credentials, want uint32) bool {
 
 // ownerOf returns the guest's owner and mode of a directory (file "") or a file in it; hostMode is the host's mode.
 // The boundary's are fixed.
-func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode uint32) ownership {
-	r := ownership{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
+func (v *View) ownerOf(d *host.Dir, file string, hostMode uint32) ownership {
 	if d.IsBoundary() {
-		return r
+		return v.fixedOwner(hostMode)
 	}
-	own, ok := readOwnership(d, file, attrOwn)
+	at, err := d.Node(file)
+	if err != nil {
+		return v.fixedOwner(hostMode)
+	}
+	defer at.Close()
+	return v.ownerAt(d, at, hostMode)
+}
+
+func (v *View) fixedOwner(hostMode uint32) ownership {
+	return ownership{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
+}
+
+// ownerAt is ownerOf of an open directory or file below the boundary.
+func (v *View) ownerAt(d *host.Dir, at host.Node, hostMode uint32) ownership {
+	r := v.fixedOwner(hostMode)
+	own, ok := readOwnership(at, attrOwn)
 	if ok && own.mode != noMode {
 		return own
 	}
-	if !ok && file != "" {
-		own, ok = readOwnership(d, "", attrMade)
+	if !ok && at != d.Self() {
+		own, ok = readOwnership(d.Self(), attrMade)
 	}
 	if ok {
 		r.uid, r.gid = own.uid, own.gid
@@ -99,14 +106,14 @@ func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode u
 
 // changeOwner stores a new owner or mode. Setting the access time to its present value makes the kernel update the
 // time of change, and no other.
-func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, in *fuse.SetAttrIn) error {
-	r := v.ownerOf(hier, d, file, st.Mode)
+func (v *View) changeOwner(d *host.Dir, at host.Node, st *unix.Stat_t, in *fuse.SetAttrIn) error {
 	uid, setUID := in.GetUID()
 	gid, setGID := in.GetGID()
 	mode, setMode := in.GetMode()
 	if !setUID && !setGID && !setMode {
 		return nil
 	}
+	r := v.ownerAt(d, at, st.Mode)
 	if setUID {
 		r.uid = uid
 	}
@@ -117,11 +124,11 @@ func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *un
 		r.mode = mode & permMask
 	}
 	_, again := conn.Resent(in.Unique)
-	own := attrChange{file: file, stored: attrOwn, data: []byte(r.String())}
-	if err := v.setAttrs(d, viewsAttr, again, own); err != nil {
+	own := attrChange{stored: attrOwn, data: []byte(r.String())}
+	if err := v.setAttrs(d, at, viewsAttr, again, own); err != nil {
 		return err
 	}
-	return d.SetTimes(file, st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
+	return at.SetTimes(st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
 }
 
 // own stores the maker of a new cgroup as its owner. kernfs gives a child the maker's fsuid and fsgid, or the
@@ -129,7 +136,7 @@ func (v *View) changeOwner(hier *viewHierarchy, d *host.Dir, file string, st *un
 // server may have begun to.
 func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
 	rec := ownership{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
-	parent := v.ownerOf(hier, d, "", 0o755)
+	parent := v.ownerOf(d, "", 0o755)
 	if parent.mode&unix.S_ISGID != 0 {
 		rec.gid = parent.gid
 		rec.mode |= unix.S_ISGID
@@ -151,5 +158,5 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 	if inherit {
 		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	return v.setAttrs(child, viewsAttr, again, changes...)
+	return v.setAttrs(child, child.Self(), viewsAttr, again, changes...)
 }

@@ -55,10 +55,15 @@ func reclaim(d *host.Dir, name string, had ownership, owner Owner) error {
 // GiveBack undoes Reclaim for the cgroups and files that still exist.
 func GiveBack(b *host.Boundary) error {
 	return b.Walk(func(d *host.Dir, name string, _ *unix.Stat_t) error {
-		had, ok := readOwnership(d, name, attrTaken)
+		at, err := d.Node(name)
+		if err != nil {
+			return nil
+		}
+		defer at.Close()
+		had, ok := readOwnership(at, attrTaken)
 		if !ok {
 			return nil
 		}
-		return errors.Join(d.Chown(name, had.uid, had.gid), d.RemoveXattr(name, attrTaken))
+		return errors.Join(d.Chown(name, had.uid, had.gid), at.RemoveXattr(attrTaken))
 	})
 }

@@ -122,7 +122,12 @@ func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte
 		return 0, st
 	}
 	defer d.Release()
-	attrs, err := guestAttrs(d, n.file)
+	at, err := d.Node(n.file)
+	if err != nil {
+		return 0, status(err)
+	}
+	defer at.Close()
+	attrs, err := guestAttrs(at)
 	if err != nil {
 		return 0, status(err)
 	}
@@ -144,9 +149,9 @@ func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte
 // storedAttr is an attribute of the guest: its name, and the stored name of its value.
 type storedAttr struct{ name, value string }
 
-// guestAttrs returns the attributes that the guest has set on a directory (file "") or a file.
-func guestAttrs(d *host.Dir, file string) ([]storedAttr, error) {
-	all, err := d.ListXattr(file)
+// guestAttrs returns the attributes that the guest has set on a directory or a file.
+func guestAttrs(at host.Node) ([]storedAttr, error) {
+	all, err := at.ListXattr()
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +163,7 @@ func guestAttrs(d *host.Dir, file string) ([]storedAttr, error) {
 		}
 		if digest, ok := strings.CutPrefix(stored, attrLong); ok {
 			var name [maxXattrName]byte
-			if n, err := d.GetXattr(file, attrLongName+digest, name[:]); err == nil {
+			if n, err := at.GetXattr(attrLongName+digest, name[:]); err == nil {
 				attrs = append(attrs, storedAttr{string(name[:n]), stored})
 			}
 		}
@@ -177,11 +182,16 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 		return st
 	}
 	defer d.Release()
+	at, err := d.Node(n.file)
+	if err != nil {
+		return status(err)
+	}
+	defer at.Close()
 	ch := r.view().begin("setxattr", &in.InHeader, func() (a, b, c uint64) {
-		return isSet(d, n.file, keyOf(d, attr).value), 0, 0
+		return isSet(at, keyOf(d, attr).value), 0, 0
 	})
 	if !ch.done {
-		st := r.view().setAttribute(d, n.file, attr, data, int(in.Flags), ch)
+		st := r.view().setAttribute(d, at, attr, data, int(in.Flags), ch)
 		if st == fuse.Status(unix.ENOSPC) {
 			r.view().exceeded(&in.InHeader, "setxattr", n, "", boundAttributes)
 		}
@@ -192,36 +202,36 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 
 // setAttribute sets an attribute. A request sent again with XATTR_CREATE finds the attribute with this value if the
 // previous server made it.
-func (v *View) setAttribute(d *host.Dir, file, attr string, data []byte, flags int, ch *change) fuse.Status {
+func (v *View) setAttribute(d *host.Dir, at host.Node, attr string, data []byte, flags int, ch *change) fuse.Status {
 	defer ch.made()
 	key := keyOf(d, attr)
 	if ch.again && flags&unix.XATTR_CREATE != 0 && ch.entry.A == 0 {
 		have := make([]byte, len(data)+1)
-		if n, err := d.GetXattr(file, key.value, have); err == nil && bytes.Equal(have[:n], data) {
+		if n, err := at.GetXattr(key.value, have); err == nil && bytes.Equal(have[:n], data) {
 			return fuse.OK
 		}
 	}
-	if st := hasRoom(d, file, key.value, len(data)); !st.Ok() {
+	if st := hasRoom(d, at, key.value, len(data)); !st.Ok() {
 		return st
 	}
-	changes := []attrChange{{file: file, stored: key.value, data: data, flags: flags}}
+	changes := []attrChange{{stored: key.value, data: data, flags: flags}}
 	if key.name != "" {
-		changes = []attrChange{{file: file, stored: key.name, data: []byte(attr)}, changes[0]}
+		changes = []attrChange{{stored: key.name, data: []byte(attr)}, changes[0]}
 	}
-	return status(v.setAttrs(d, guestsAttr, ch.again, changes...))
+	return status(v.setAttrs(d, at, guestsAttr, ch.again, changes...))
 }
 
 // isSet returns 1 for an attribute that is set, else 0.
-func isSet(d *host.Dir, file, stored string) uint64 {
-	if _, err := d.GetXattr(file, stored, nil); err != nil {
+func isSet(at host.Node, stored string) uint64 {
+	if _, err := at.GetXattr(stored, nil); err != nil {
 		return 0
 	}
 	return 1
 }
 
 // hasRoom reports room for one more attribute of this size. ENOSPC without.
-func hasRoom(d *host.Dir, file, stored string, size int) fuse.Status {
-	attrs, err := guestAttrs(d, file)
+func hasRoom(d *host.Dir, at host.Node, stored string, size int) fuse.Status {
+	attrs, err := guestAttrs(at)
 	if err != nil {
 		return status(err)
 	}
@@ -237,7 +247,7 @@ func hasRoom(d *host.Dir, file, stored string, size int) fuse.Status {
 			count++
 			continue
 		}
-		n, err := d.GetXattr(file, a.value, nil)
+		n, err := at.GetXattr(a.value, nil)
 		if err != nil {
 			continue
 		}
@@ -259,12 +269,17 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 		return st
 	}
 	defer d.Release()
+	at, err := d.Node(n.file)
+	if err != nil {
+		return status(err)
+	}
+	defer at.Close()
 	key := keyOf(d, attr)
-	ch := r.view().begin("removexattr", in, func() (a, b, c uint64) { return isSet(d, n.file, key.value), 0, 0 })
+	ch := r.view().begin("removexattr", in, func() (a, b, c uint64) { return isSet(at, key.value), 0, 0 })
 	if ch.done {
 		return ch.outcome()
 	}
-	err := r.view().removeAttr(d, n.file, key.value, ch.again)
+	err = r.view().removeAttr(d, at, key.value, ch.again)
 	ch.made()
 	st = status(err)
 	if ch.again && ch.entry.A == 1 && st == fuseNoData {
@@ -272,7 +287,7 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 		st = fuse.OK
 	}
 	if st.Ok() && key.name != "" {
-		_ = r.view().removeAttr(d, n.file, key.name, ch.again)
+		_ = r.view().removeAttr(d, at, key.name, ch.again)
 	}
 	return ch.finish(st)
 }

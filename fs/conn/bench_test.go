@@ -103,7 +103,7 @@ func BenchmarkConn(b *testing.B) {
 // BenchmarkServer is go-fuse's own server on the same file system.
 func BenchmarkServer(b *testing.B) {
 	dir := b.TempDir()
-	s, err := fuse.NewServer(newTiny(), dir, &fuse.MountOptions{FsName: "tiny", Name: "tinytype", DirectMount: true, MaxWrite: MaxWrite})
+	s, err := fuse.NewServer(newTiny(), dir, &fuse.MountOptions{FsName: tinyName, Name: "tinytype", DirectMount: true, MaxWrite: MaxWrite})
 	if err != nil {
 		b.Fatal(err)
 	}

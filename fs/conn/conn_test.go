@@ -54,7 +54,7 @@ func checkMountinfo(t *testing.T, dir string) {
 		if len(w) < 10 || w[4] != dir {
 			continue
 		}
-		if w[5] != "rw,nosuid,nodev,noexec,relatime" || !strings.Contains(line, " - fuse.tinytype tiny rw,") ||
+		if w[5] != "rw,nosuid,nodev,noexec,relatime" || !strings.Contains(line, " - fuse.tinytype "+tinyName+" rw,") ||
 			!strings.Contains(line, "user_id=0,group_id=0,default_permissions,allow_other") {
 			t.Errorf("mountinfo says %q", line)
 		}
@@ -66,7 +66,7 @@ func checkMountinfo(t *testing.T, dir string) {
 // TestClassicMount mounts as where fsopen is missing.
 func TestClassicMount(t *testing.T) {
 	f := newTiny()
-	c, err := New(Config{FS: f, FSName: "tiny", Subtype: "tinytype", Log: quiet()})
+	c, err := New(Config{FS: f, FSName: tinyName, Subtype: "tinytype", Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestClassicMount(t *testing.T) {
 }
 
 func TestFsmount(t *testing.T) {
-	c, err := New(Config{FS: newTiny(), FSName: "tiny", Subtype: "tinytype", Log: quiet()})
+	c, err := New(Config{FS: newTiny(), FSName: tinyName, Subtype: "tinytype", Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestMountRefuses(t *testing.T) {
 }
 
 func TestUnmountEndsServe(t *testing.T) {
-	c, err := New(Config{FS: newTiny(), FSName: "tiny", Subtype: "tinytype", Log: quiet()})
+	c, err := New(Config{FS: newTiny(), FSName: tinyName, Subtype: "tinytype", Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestUnmountEndsServe(t *testing.T) {
 func TestAbort(t *testing.T) {
 	f := newTiny()
 	f.valid = abortedMark
-	c, err := New(Config{FS: f, FSName: "tiny", Subtype: "tinytype", Slow: f.slow, Log: quiet()})
+	c, err := New(Config{FS: f, FSName: tinyName, Subtype: "tinytype", Slow: f.slow, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -214,13 +215,16 @@ func quiet() *logrus.Entry {
 	return logrus.NewEntry(l)
 }
 
+// tinyName is the source of this run's mounts, by which they are told from another run's.
+var tinyName = "tiny-" + strconv.Itoa(os.Getpid())
+
 // mountTiny mounts at a new directory and serves until the test ends.
 func mountTiny(t testing.TB, f *tinyFS, change func(*Config)) (*Conn, string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: mounting takes CAP_SYS_ADMIN")
 	}
-	cfg := Config{FS: f, Slow: f.slow, Poll: f.poll, FSName: "tiny", Subtype: "tinytype", Log: quiet(),
+	cfg := Config{FS: f, Slow: f.slow, Poll: f.poll, FSName: tinyName, Subtype: "tinytype", Log: quiet(),
 		OnPanic: func(any) { f.panics.Add(1) }}
 	if change != nil {
 		change(&cfg)
@@ -330,5 +334,5 @@ func countMounts() int {
 	if err != nil {
 		panic(err)
 	}
-	return strings.Count(string(b), " fuse.tinytype ")
+	return strings.Count(string(b), " fuse.tinytype "+tinyName+" ")
 }

@@ -141,12 +141,22 @@ func (d *Dir) Silence(name string) error {
 
 // Chmod changes the mode of the directory (name "") or of a child cgroup.
 func (d *Dir) Chmod(name string, mode uint32) error {
-	return pathError("chmod", name, d.at(name, func(path string) error { return unix.Chmod(path, mode) }))
+	n, err := d.Node(name)
+	if err == nil {
+		defer n.Close()
+		err = unix.Chmod(n.path, mode)
+	}
+	return pathError("chmod", name, err)
 }
 
 // Chown changes the owner of the directory (name "") or of a control file or child cgroup.
 func (d *Dir) Chown(name string, uid, gid uint32) error {
-	return pathError("chown", name, d.at(name, func(path string) error { return unix.Chown(path, int(uid), int(gid)) }))
+	n, err := d.Node(name)
+	if err == nil {
+		defer n.Close()
+		err = unix.Chown(n.path, int(uid), int(gid))
+	}
+	return pathError("chown", name, err)
 }
 
 // Rmdir removes a child cgroup. EBUSY while it has tasks or children.

@@ -126,13 +126,18 @@ func TestDirs(t *testing.T) {
 		const attr = "test"
 		for _, file := range []string{"", "cgroup.procs"} {
 			var buf [8]byte
+			n, err := b.Node(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer n.Close()
 			if err := b.SetXattr(file, attr, []byte("x"), 0); err != nil {
 				t.Errorf("SetXattr(%q): %v", file, err)
 			}
-			if n, err := b.GetXattr(file, attr, buf[:]); n != 1 || err != nil {
-				t.Errorf("GetXattr(%q) = %d, %v", file, n, err)
+			if size, err := b.GetXattr(file, attr, buf[:]); size != 1 || err != nil {
+				t.Errorf("GetXattr(%q) = %d, %v", file, size, err)
 			}
-			if names, err := b.ListXattr(file); err != nil || !slices.Contains(names, attr) {
+			if names, err := n.ListXattr(); err != nil || !slices.Contains(names, attr) {
 				t.Errorf("ListXattr(%q) = %v, %v", file, names, err)
 			}
 			if err := b.RemoveXattr(file, attr); err != nil {
@@ -141,7 +146,7 @@ func TestDirs(t *testing.T) {
 			if _, err := b.GetXattr(file, attr, buf[:]); !errors.Is(err, unix.ENODATA) {
 				t.Errorf("GetXattr of a removed one: %v", err)
 			}
-			if err := b.SetTimes(file, unix.Timespec{Sec: 1}, unix.Timespec{Nsec: unix.UTIME_OMIT}); err != nil {
+			if err := n.SetTimes(unix.Timespec{Sec: 1}, unix.Timespec{Nsec: unix.UTIME_OMIT}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -1,14 +1,10 @@
 package host
 
-import (
-	"golang.org/x/sys/unix"
-)
-
 // Stripper holds a cgroup and those of its files that have attributes of this project. An open file of a removed
 // cgroup keeps the cgroup's files in memory, and their attributes with them.
 type Stripper struct {
-	dir *Dir
-	fds []int
+	dir   *Dir
+	nodes []Node // of the files
 }
 
 // Stripper makes one for a child. The errors are those of opening and listing it.
@@ -27,37 +23,37 @@ func (d *Dir) Stripper(name string) (*Stripper, error) {
 		if e.IsDir {
 			continue
 		}
-		fd, err := openBelow(child.fd, e.Name, unix.O_PATH|unix.O_NOFOLLOW)
+		file, err := child.Node(e.Name)
 		if err != nil {
 			// Removed with its controller.
 			continue
 		}
-		if names, err := child.listXattr(procPath(fd)); err != nil || len(names) == 0 {
-			unix.Close(fd)
+		if names, err := file.ListXattr(); err != nil || len(names) == 0 {
+			file.Close()
 			continue
 		}
-		s.fds = append(s.fds, fd)
+		s.nodes = append(s.nodes, file)
 	}
 	return s, nil
 }
 
 // Strip removes the attributes. It works on a removed cgroup, because kernfs requires no active reference there.
 func (s *Stripper) Strip() {
-	for _, fd := range append([]int{s.dir.fd}, s.fds...) {
-		names, err := s.dir.listXattr(procPath(fd))
+	for _, n := range append([]Node{s.dir.Self()}, s.nodes...) {
+		names, err := n.ListXattr()
 		if err != nil {
 			continue
 		}
 		for _, name := range names {
-			_ = unix.Removexattr(procPath(fd), s.dir.boundary.hier.attrName(name))
+			_ = n.RemoveXattr(name)
 		}
 	}
 }
 
 // Release closes the descriptors.
 func (s *Stripper) Release() {
-	for _, fd := range s.fds {
-		unix.Close(fd)
+	for _, n := range s.nodes {
+		n.Close()
 	}
 	s.dir.Release()
 }

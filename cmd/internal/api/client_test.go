@@ -101,6 +101,7 @@ func breaking(t *testing.T, backend *fake, breaks int, half string) (socket stri
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.SetUnlinkOnClose(false)
 	f, err := l.File()
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +121,6 @@ func breaking(t *testing.T, backend *fake, breaks int, half string) (socket stri
 			broken.Add(1) // before the client can see it
 			c.Close()
 		}
-		l.SetUnlinkOnClose(false)
 		l.Close()
 		time.Sleep(300 * time.Millisecond) // nobody accepts
 		next, err := net.FileListener(f)

@@ -258,9 +258,10 @@ func (h *handler) serve(table []route, plain http.ResponseWriter, r *http.Reques
 }
 
 // Bounds on the requests in a second: on the loopback interface, from all users together, and on the socket, from all
-// users but root. A user who asks in a loop would cost the guests' requests a processor.
+// users but root. A user who asks in a loop would cost the guests' requests a processor. A probe waits for those of all
+// other connections at most, and so no longer than longestWait.
 const (
-	probeRate = 50
+	probeRate = loopbackConns
 	otherRate = 100
 )
 
