@@ -44,6 +44,7 @@ var mayImport = []struct{ dir, own string }{
 	{"fs/state", ""},
 	{"policy", "hierarchy"},
 	{"hierarchy/host", "hierarchy"},
+	{"hierarchy/translate", "hierarchy"},
 	{"hierarchy", ""},
 	{"packaging/seccomp/generate", ""},
 }
@@ -54,9 +55,9 @@ var mayNotImport = []struct {
 	dirs   string
 	banned []string
 }{
-	{"hierarchy policy", []string{"os", "net", "io/ioutil", "syscall"}},
-	{"hierarchy policy hierarchy/host fs/state", []string{"github.com/hanwen", "github.com/sirupsen"}},
-	{"hierarchy policy hierarchy/host fs fs/conn fs/self fs/state", []string{"github.com/urfave"}},
+	{"hierarchy hierarchy/translate policy", []string{"os", "net", "io/ioutil", "syscall"}},
+	{"hierarchy hierarchy/translate policy hierarchy/host fs/state", []string{"github.com/hanwen", "github.com/sirupsen"}},
+	{"hierarchy hierarchy/translate policy hierarchy/host fs fs/conn fs/self fs/state", []string{"github.com/urfave"}},
 	{"fs fs/self", []string{"os/exec"}},
 }
 

@@ -1,0 +1,469 @@
+package translate
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// v1 bounds memory, and memory with swap (memsw); v2 bounds memory and swap. So memsw is the sum of v2's limits, and a
+// new limit of memory moves the limit of swap against it.
+const (
+	memoryMax = "memory.max"
+	swapMax   = "memory.swap.max"
+)
+
+// memswOf returns the limits of memory, and of memory with swap.
+func memswOf(c Cgroup) (memory, memsw amount, err error) {
+	if memory, err = amountIn(c, memoryMax); err != nil {
+		return memory, memsw, err
+	}
+	swap, err := amountIn(c, swapMax)
+	if errors.Is(err, unix.ENOENT) {
+		// Without swap accounting there is no swap to bound.
+		return memory, amount{unlimited: true}, nil
+	}
+	return memory, memory.plus(swap), err
+}
+
+// movingMemsw is the name under which the limit of memory with swap is kept while both of v2's limits change.
+const movingMemsw = "memory.memsw.moving"
+
+// writeMemoryLimit bounds memory. EINVAL above the limit of memory with swap; EBUSY below the usage, which v1 reclaims
+// and never ends tasks for.
+func writeMemoryLimit(f file, v hierarchy.Value) error {
+	limit := pages(v)
+	old, memsw, err := memswOf(f)
+	if err != nil {
+		return err
+	}
+	if kept, err := f.Kept(movingMemsw); err != nil {
+		return err
+	} else if n, err := strconv.ParseUint(kept, 10, 64); err == nil {
+		// This write was begun before, and stopped between the two.
+		memsw = amount{n: n}
+	}
+	if limit.above(memsw) {
+		return unix.EINVAL
+	}
+	if err := makeRoom(f, limit, usageOf); err != nil {
+		return err
+	}
+	if memsw.unlimited {
+		return f.Write(memoryMax, limit.v2())
+	}
+	if err := f.Keep(movingMemsw, decimal(memsw.n)); err != nil {
+		return err
+	}
+	steps := [2][2]string{{memoryMax, limit.v2()}, {swapMax, memsw.minus(limit).v2()}}
+	if limit.above(old) {
+		// The sum is never above what it was.
+		steps[0], steps[1] = steps[1], steps[0]
+	}
+	for _, s := range steps {
+		if err := f.Write(s[0], s[1]); err != nil {
+			return err
+		}
+	}
+	return f.Keep(movingMemsw, "")
+}
+
+func readMemsw(f file) (string, error) {
+	_, memsw, err := memswOf(f)
+	return line(memsw.v1()), err
+}
+
+// writeMemsw bounds memory with swap. EINVAL below the limit of memory, EBUSY below the usage.
+func writeMemsw(f file, v hierarchy.Value) error {
+	limit := pages(v)
+	memory, _, err := memswOf(f)
+	switch {
+	case err != nil:
+		return err
+	case memory.above(limit):
+		return unix.EINVAL
+	case limit.unlimited:
+		return f.Write(swapMax, "max")
+	}
+	if err := makeRoom(f, limit, memswUsage); err != nil {
+		return err
+	}
+	return f.Write(swapMax, limit.minus(memory).v2())
+}
+
+func usageOf(c Cgroup) (uint64, error) { return numberIn(c, "memory.current") }
+
+func memswUsage(c Cgroup) (uint64, error) {
+	memory, err := usageOf(c)
+	if err != nil {
+		return 0, err
+	}
+	swap, err := numberIn(c, "memory.swap.current")
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return memory + swap, err
+}
+
+// makeRoom reclaims until a usage fits into a limit. EBUSY if it does not; EINTR after a signal.
+func makeRoom(c Cgroup, limit amount, usage func(Cgroup) (uint64, error)) error {
+	for tried := false; ; tried = true {
+		used, err := usage(c)
+		switch {
+		case err != nil || limit.unlimited || used <= limit.n:
+			return err
+		case tried:
+			return unix.EBUSY
+		}
+		if err := reclaim(c, used-limit.n); err != nil {
+			return err
+		}
+	}
+}
+
+// reclaim has the kernel reclaim a number of bytes, or as many as it can: it tries 16 times by itself
+// (MAX_RECLAIM_RETRIES, mm/vmscan.c), and may sleep each time nothing was found.
+func reclaim(c Cgroup, bytes uint64) error {
+	k, err := keyedIn(c, "memory.stat")
+	if err != nil {
+		return err
+	}
+	bytes = min(bytes, k.sum([]string{"inactive_anon", "active_anon", "inactive_file", "active_file", "slab_reclaimable"}))
+	if bytes == 0 {
+		return nil
+	}
+	if err := c.Write("memory.reclaim", decimal(bytes)); err != nil && !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	return nil
+}
+
+// readLimit reads a limit of v2 as v1 shows it.
+func readLimit(host string) func(file) (string, error) {
+	return func(f file) (string, error) {
+		a, err := amountIn(f, strings.Replace(host, "*", f.star, 1))
+		return line(a.v1()), err
+	}
+}
+
+func readMemswUsage(f file) (string, error) {
+	n, err := memswUsage(f)
+	return line(decimal(n)), err
+}
+
+// readPeak reads the greatest usage. After a reset it is that since then, if it is above all before; otherwise the
+// usage at the reset or now, whichever is greater.
+func readPeak(f file) (string, error) {
+	now, err := usageOf(f)
+	if err != nil {
+		return "", err
+	}
+	peak, err := numberIn(f, "memory.peak")
+	if err != nil {
+		return "", err
+	}
+	kept, err := f.Kept(f.name)
+	var before, used uint64
+	if n, _ := fmt.Sscan(kept, &before, &used); n == 2 && peak <= before {
+		peak = max(used, now)
+	}
+	return line(decimal(peak)), err
+}
+
+func resetPeak(f file, _ hierarchy.Value) error {
+	now, err := usageOf(f)
+	if err != nil {
+		return err
+	}
+	peak, err := numberIn(f, "memory.peak")
+	if err != nil {
+		return err
+	}
+	return f.Keep(f.name, fmt.Sprint(peak, now))
+}
+
+// event returns the reader of one key of a file that counts events, and what sets it back.
+func event(host, key string) (read func(file) (string, error), reset func(file, hierarchy.Value) error) {
+	count := func(f file) (uint64, error) {
+		k, err := keyedIn(f, strings.Replace(host, "*", f.star, 1))
+		return k[key], err
+	}
+	read = func(f file) (string, error) {
+		n, err := count(f)
+		if err != nil {
+			return "", err
+		}
+		n, err = f.countAbove(n)
+		return line(decimal(n)), err
+	}
+	reset = func(f file, _ hierarchy.Value) error {
+		n, err := count(f)
+		if err != nil {
+			return err
+		}
+		return f.Keep(f.name, decimal(n))
+	}
+	return read, reset
+}
+
+func readEvent(host, key string) func(file) (string, error) {
+	read, _ := event(host, key)
+	return read
+}
+
+func resetEvent(host, key string) func(file, hierarchy.Value) error {
+	_, reset := event(host, key)
+	return reset
+}
+
+// readStat reads one key of memory.stat.
+func readStat(key string) func(file) (string, error) {
+	return func(f file) (string, error) {
+		k, err := keyedIn(f, "memory.stat")
+		return line(decimal(k[key])), err
+	}
+}
+
+func readSoftLimit(f file) (string, error) { return readKept(decimal(unlimitedV1()))(f) }
+
+func keepSoftLimit(f file, v hierarchy.Value) error {
+	a := pages(v)
+	if a.unlimited {
+		return f.Keep(f.name, "")
+	}
+	return f.Keep(f.name, decimal(a.n))
+}
+
+// standardSwappiness is what a new cgroup has where nobody has changed vm.swappiness.
+const standardSwappiness = "60"
+
+// readSwappiness reads what the guest has written here or, since v1 copies it by mkdir, above.
+func readSwappiness(f file) (string, error) {
+	for c, ok := f.Cgroup, true; ok; c, ok = c.Above() {
+		if s, err := c.Kept(f.name); err != nil || s != "" {
+			return line(s), err
+		}
+	}
+	return line(standardSwappiness), nil
+}
+
+func keepSwappiness(f file, v hierarchy.Value) error {
+	n, _ := v.Number()
+	if n > 200 {
+		return unix.EINVAL
+	}
+	return f.Keep(f.name, decimal(n))
+}
+
+func readOOMControl(f file) (string, error) {
+	k, err := keyedIn(f, "memory.events")
+	return fmt.Sprintf("oom_kill_disable 0\nunder_oom 0\noom_kill %d\n", k["oom_kill"]), err
+}
+
+// writeOOMControl accepts 0, the state that v2 always has.
+func writeOOMControl(_ file, v hierarchy.Value) error {
+	switch n, _ := v.Number(); n {
+	case 0:
+		return nil
+	case 1:
+		return unix.EOPNOTSUPP
+	}
+	return unix.EINVAL
+}
+
+// forceEmpty reclaims all that it can, and succeeds with less (mem_cgroup_force_empty).
+func forceEmpty(f file, _ hierarchy.Value) error {
+	used, err := usageOf(f)
+	if err != nil {
+		return err
+	}
+	return reclaim(f, used)
+}
+
+// onlyUnlimited accepts -1 for a limit that v2 does not have.
+func onlyUnlimited(_ file, v hierarchy.Value) error {
+	if pages(v).unlimited {
+		return nil
+	}
+	return unix.EOPNOTSUPP
+}
+
+// statNames are the keys of memory.stat on v1, and the keys of v2 that they are the sum of (memcg1_stat_format,
+// mm/memcontrol-v1.c). "" stands for memory.swap.current, none for a number that v2 does not have.
+var statNames = []struct {
+	v1 string
+	v2 []string
+}{
+	{"cache", []string{"file"}}, {"rss", []string{"anon"}}, {"rss_huge", []string{"anon_thp"}},
+	{"shmem", []string{"shmem"}}, {"mapped_file", []string{"file_mapped"}}, {"dirty", []string{"file_dirty"}},
+	{"writeback", []string{"file_writeback"}}, {"workingset_refault_anon", []string{"workingset_refault_anon"}},
+	{"workingset_refault_file", []string{"workingset_refault_file"}}, {"swap", []string{""}},
+	{"swapcached", []string{"swapcached"}}, {"pgpgin", nil}, {"pgpgout", nil},
+	{"pgfault", []string{"pgfault"}}, {"pgmajfault", []string{"pgmajfault"}},
+	{"inactive_anon", []string{"inactive_anon"}}, {"active_anon", []string{"active_anon"}},
+	{"inactive_file", []string{"inactive_file"}}, {"active_file", []string{"active_file"}},
+	{"unevictable", []string{"unevictable"}},
+}
+
+// memoryStat returns the numbers of a cgroup and all below it, by the keys of v2; "" is the usage of swap.
+func memoryStat(c Cgroup) (keyed, error) {
+	k, err := keyedIn(c, "memory.stat")
+	if err != nil {
+		return nil, err
+	}
+	swap, err := numberIn(c, "memory.swap.current")
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, err
+	}
+	k[""] = swap
+	return k, nil
+}
+
+func (k keyed) sum(keys []string) (n uint64) {
+	for _, key := range keys {
+		n += k[key]
+	}
+	return n
+}
+
+// readMemoryStat is memory.stat of v1: what v2 shows is the total; less that of the cgroups below it is the cgroup's
+// own. The limits are the least from here up to the boundary.
+func readMemoryStat(f file) (string, error) {
+	total, err := memoryStat(f)
+	if err != nil {
+		return "", err
+	}
+	children, err := f.Below()
+	if err != nil {
+		return "", err
+	}
+	below := keyed{}
+	for _, child := range children {
+		k, err := memoryStat(child)
+		if err != nil {
+			// It has no memory controller, or is just being removed.
+			continue
+		}
+		for key, n := range k {
+			below[key] += n
+		}
+	}
+	var own, all strings.Builder
+	for _, s := range statNames {
+		n, less := total.sum(s.v2), below.sum(s.v2)
+		fmt.Fprintf(&own, "%s %d\n", s.v1, n-min(n, less))
+		fmt.Fprintf(&all, "total_%s %d\n", s.v1, n)
+	}
+	memory, memsw, err := leastLimits(f)
+	return fmt.Sprintf("%shierarchical_memory_limit %s\nhierarchical_memsw_limit %s\n%s",
+		own.String(), memory.v1(), memsw.v1(), all.String()), err
+}
+
+// leastLimits returns the least limits from a cgroup up to the boundary.
+func leastLimits(c Cgroup) (memory, memsw amount, err error) {
+	memory, memsw = amount{unlimited: true}, amount{unlimited: true}
+	for ok := true; ok; c, ok = c.Above() {
+		m, s, err := memswOf(c)
+		if err != nil {
+			return memory, memsw, err
+		}
+		if memory.above(m) {
+			memory = m
+		}
+		if memsw.above(s) {
+			memsw = s
+		}
+	}
+	return memory, memsw, nil
+}
+
+// numaNames are the lines of memory.numa_stat on v1 and the keys of v2 that they are the sum of.
+var numaNames = []struct {
+	v1 string
+	v2 []string
+}{
+	{"total", []string{"inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable"}},
+	{"file", []string{"inactive_file", "active_file"}}, {"anon", []string{"inactive_anon", "active_anon"}},
+	{"unevictable", []string{"unevictable"}},
+}
+
+// numaStat returns the bytes of each node, by the keys of v2.
+func numaStat(c Cgroup) (nodes []string, k map[string]keyed, err error) {
+	s, err := c.Read("memory.numa_stat")
+	if err != nil {
+		return nil, nil, err
+	}
+	k = map[string]keyed{}
+	for text := range strings.Lines(s) {
+		fields := strings.Fields(text)
+		if len(fields) == 0 {
+			continue
+		}
+		all := keyed{}
+		for _, field := range fields[1:] {
+			node, n, _ := strings.Cut(field, "=")
+			bytes, err := strconv.ParseUint(n, 10, 64)
+			if err != nil {
+				continue
+			}
+			all[node] = bytes
+			if len(k) == 0 {
+				nodes = append(nodes, node)
+			}
+		}
+		k[fields[0]] = all
+	}
+	return nodes, k, nil
+}
+
+// readNumaStat is memory.numa_stat of v1, in pages: first the cgroup's own, then that of all below it, too.
+func readNumaStat(f file) (string, error) {
+	nodes, total, err := numaStat(f)
+	if err != nil {
+		return "", err
+	}
+	children, err := f.Below()
+	if err != nil {
+		return "", err
+	}
+	below := map[string]keyed{}
+	for _, child := range children {
+		_, k, err := numaStat(child)
+		if err != nil {
+			continue
+		}
+		for key, byNode := range k {
+			for node, n := range byNode {
+				if below[key] == nil {
+					below[key] = keyed{}
+				}
+				below[key][node] += n
+			}
+		}
+	}
+	var own, all strings.Builder
+	for _, s := range numaNames {
+		write := func(b *strings.Builder, name string, less map[string]keyed) {
+			var sum uint64
+			var byNode strings.Builder
+			for _, node := range nodes {
+				var n, m uint64
+				for _, key := range s.v2 {
+					n, m = n+total[key][node], m+less[key][node]
+				}
+				n = (n - min(n, m)) / pageSize
+				sum += n
+				fmt.Fprintf(&byNode, " %s=%d", node, n)
+			}
+			fmt.Fprintf(b, "%s=%d%s\n", name, sum, byNode.String())
+		}
+		write(&own, s.v1, below)
+		write(&all, "hierarchical_"+s.v1, nil)
+	}
+	return own.String() + all.String(), nil
+}

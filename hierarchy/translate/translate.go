@@ -1,0 +1,123 @@
+// Package translate says what stands for the control files of one version of cgroup on a host that has the other: a
+// row for each file, with the formula that reads and writes it. It does no I/O of its own.
+package translate
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+)
+
+// Cgroup is a cgroup of the host, below the guest's boundary or the boundary itself. Errors are the host's.
+type Cgroup interface {
+	// Read returns the content of a control file.
+	Read(file string) (string, error)
+	// Write writes a value, whole and unchanged.
+	Write(file, value string) error
+	// Kept returns what the guest has written to the file shown under this name, "" for nothing.
+	Kept(name string) (string, error)
+	// Keep stores it, across restarts of the server; "" removes it.
+	Keep(name, value string) error
+	// Above returns the cgroup above. False at the boundary: what the host has set further up is not the guest's.
+	Above() (Cgroup, bool)
+	// Below returns the cgroups directly below.
+	Below() ([]Cgroup, error)
+}
+
+// Row says what stands for a control file, or with '*' in its name for many of one kind.
+type Row struct {
+	Version hierarchy.Version // of the file that is shown
+	Name    string
+	Host    string // the host's control file without which the row does not hold, "" for none; '*' is that of Name
+	Says    string // the formula, for people
+	Lost    string // the differences from a host that has the file, "" for none
+	Absent  string // the reason why the file is not shown, "" for one that is
+	Keeps   bool   // Cgroup.Keep stores what is written
+
+	read  func(f file) (string, error)
+	write func(f file, v hierarchy.Value) error
+}
+
+// file is a control file that is shown.
+type file struct {
+	Cgroup
+	name string
+	star string // what '*' of the row's name stands for
+}
+
+// Lookup finds the row of a control file of the version shown. False for a name without a row, and for one that is
+// absent.
+func Lookup(shown hierarchy.Version, name string) (*Row, bool) {
+	for i := range rows {
+		r := &rows[i]
+		if r.Version != shown || r.Absent != "" {
+			continue
+		}
+		if _, ok := r.match(name); ok {
+			return r, true
+		}
+	}
+	return nil, false
+}
+
+// Rows lists all rows, v1 first. Callers must not change it.
+func Rows() []Row { return rows[:len(rows):len(rows)] }
+
+// rows are all rows, with their version.
+var rows = withVersion(hierarchy.V1, v1Rows)
+
+func withVersion(v hierarchy.Version, rows []Row) []Row {
+	for i := range rows {
+		rows[i].Version = v
+	}
+	return rows
+}
+
+// match returns what '*' stands for in a name that the row is of.
+func (r *Row) match(name string) (star string, ok bool) {
+	before, after, many := strings.Cut(r.Name, "*")
+	if !many {
+		return "", name == r.Name
+	}
+	if len(name) <= len(before)+len(after) || !strings.HasPrefix(name, before) || !strings.HasSuffix(name, after) {
+		return "", false
+	}
+	return name[len(before) : len(name)-len(after)], true
+}
+
+// HostFile returns the name of the host's control file without which this one is not there, "" for none.
+func (r *Row) HostFile(name string) string {
+	star, _ := r.match(name)
+	return strings.Replace(r.Host, "*", star, 1)
+}
+
+// Read returns the content of the control file shown. EINVAL for one that cannot be read, as the kernel answers.
+func (r *Row) Read(c Cgroup, name string) ([]byte, error) {
+	if r.read == nil {
+		return nil, unix.EINVAL
+	}
+	star, _ := r.match(name)
+	s, err := r.read(file{c, name, star})
+	return []byte(s), err
+}
+
+// Write carries out a write to the control file shown. The errors are those of the kernel where it has the file: EINVAL
+// and ERANGE for a value that is not of its grammar. A write that is done again after it stopped anywhere ends as one
+// that was done once.
+func (r *Row) Write(c Cgroup, name string, data []byte) error {
+	if r.write == nil {
+		return unix.EINVAL
+	}
+	known, ok := hierarchy.Lookup(r.Version, name)
+	if !ok {
+		return unix.EINVAL
+	}
+	v, err := known.Grammar.Parse(data)
+	if err != nil {
+		return err
+	}
+	star, _ := r.match(name)
+	return r.write(file{c, name, star}, v)
+}
