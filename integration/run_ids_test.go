@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -252,18 +253,22 @@ func playOtherIDs(string) {
 }
 
 // guardOf is the guard that "run" has started for its guest.
-func guardOf(t *testing.T, run int) int {
+func guardOf(t *testing.T, run int) (guard int) {
 	t.Helper()
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, f := range stats {
-		dir := filepath.Dir(f)
-		if strings.Contains(kit.ReadFile(f), fmt.Sprintf(") S %d ", run)) && kit.ReadFile(dir+"/cmdline") == "vcgroupfs\x00guest-guard\x00" {
-			pid, _ := strconv.Atoi(filepath.Base(dir))
-			return pid
+	parent := fmt.Sprintf("\nPPid:\t%d\n", run)
+	kit.Eventually(t, fmt.Sprintf("a guard of process %d", run), func() bool {
+		all, _ := filepath.Glob("/proc/[0-9]*/status")
+		i := slices.IndexFunc(all, func(f string) bool {
+			return strings.Contains(kit.ReadFile(f), parent) &&
+				kit.ReadFile(filepath.Dir(f)+"/cmdline") == "vcgroupfs\x00guest-guard\x00"
+		})
+		if i < 0 {
+			return false
 		}
-	}
-	t.Fatalf("process %d has no guard", run)
-	return 0
+		guard, _ = strconv.Atoi(filepath.Base(filepath.Dir(all[i])))
+		return true
+	})
+	return guard
 }
 
 // TestRunIDsOfOthers: a guest gets no id of users, of lines of /etc/subuid and /etc/subgid, or of other containers; a
