@@ -40,7 +40,7 @@ var tableV2 = []ControlFile{
 	{Name: "cpu.stat", Mode: 0o444, Class: "stat", Nests: "yes", Boundary: ReadOnly, Below: ReadOnly},
 	{Name: "cpu.stat.local", Mode: 0o444, Class: "stat", Exists: "since 6.6", Nests: "no",
 		Boundary: ReadOnly, Below: ReadOnly},
-	{Controller: "cpu", Name: "cpu.weight", Mode: 0o644, Class: "weight", Grammar: signed, Exists: "not in the root", Nests: "among siblings only",
+	{Controller: "cpu", Name: "cpu.weight", Mode: 0o644, Class: "weight", Grammar: unsigned, Exists: "not in the root", Nests: "among siblings only",
 		Boundary: ReadOnly, Below: ReadWrite, Reason: "the boundary's competes with its siblings on the host"},
 	{Controller: "cpu", Name: "cpu.weight.nice", Mode: 0o644, Class: "weight", Grammar: signed, Exists: "not in the root", Nests: "among siblings only",
 		Boundary: ReadOnly, Below: ReadWrite, Reason: "the boundary's competes with its siblings on the host"},

@@ -10,14 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/translate"
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
+// translateStep is a write to a control file of a cgroup, or none, and what the file reads afterwards.
+type translateStep struct{ in, file, write, errno, reads string }
+
 // translateSteps are writes to control files of v1 in a cgroup ("a"), one below it ("a/b") and one beside that ("a/c"), and
 // what each file reads afterwards. The kernel gives these answers where it has v1 (run here on 6.18), and the rows of
 // package translate where it has v2.
-var translateSteps = map[string][]struct{ in, file, write, errno, reads string }{
+var translateSteps = map[string][]translateStep{
 	"cpu": {
 		{"a", "cpu.shares", "", "", "1024"},
 		{"a", "cpu.shares", "512", "", "512"},
@@ -244,66 +248,196 @@ func (c translated) Below() (all []translate.Cgroup, err error) {
 	return all, err
 }
 
+// translateV2Steps are the same the other way: the answers of the kernel's v2 (run here on 6.12), which the rows of package
+// translate give where it has v1.
+var translateV2Steps = map[string][]translateStep{
+	"cpu": {
+		{"a", "cpu.weight", "50", "", "50"},
+		{"a", "cpu.weight", "0", "ERANGE", "50"},
+		{"a", "cpu.weight", "10001", "ERANGE", "50"},
+		{"a", "cpu.weight", "-1", "EINVAL", "50"},
+		{"a", "cpu.weight", "x", "EINVAL", "50"},
+		{"a", "cpu.weight", "33", "", "33"},
+		{"a", "cpu.weight.nice", "", "", "5"},
+		{"a", "cpu.weight.nice", "5", "", "5"},
+		{"a", "cpu.weight", "", "", "33"},
+		{"a", "cpu.weight.nice", "-20", "", "-20"},
+		{"a", "cpu.weight", "", "", "8668"},
+		{"a", "cpu.weight.nice", "20", "ERANGE", "-20"},
+		{"a", "cpu.weight.nice", "-21", "ERANGE", "-20"},
+		{"a", "cpu.idle", "1", "", "1"},
+		{"a", "cpu.weight", "", "", "1"},
+		{"a", "cpu.weight", "50", "EINVAL", "1"},
+		{"a", "cpu.idle", "0", "", "0"},
+		{"a", "cpu.weight", "", "", "100"},
+		{"a", "cpu.max", "50000 100000", "", "50000 100000"},
+		{"a", "cpu.max", "20000", "", "20000 100000"},
+		{"a", "cpu.max", "max", "", "max 100000"},
+		{"a", "cpu.max", "max 50000", "", "max 50000"},
+		{"a", "cpu.max", "999", "EINVAL", "max 50000"},
+		{"a", "cpu.max", "1000 999", "EINVAL", "max 50000"},
+		{"a", "cpu.max", "1000 1000001", "EINVAL", "max 50000"},
+		{"a", "cpu.max", "x", "EINVAL", "max 50000"},
+		{"a", "cpu.max", "-1", "EINVAL", "max 50000"},
+		{"a", "cpu.max", "30000 20000", "", "30000 20000"},
+		{"a", "cpu.max.burst", "10", "", "10"},
+		{"a", "cpu.max.burst", "60000", "EINVAL", "10"},
+		{"a", "cpu.max", "max 100000", "", "max 100000"},
+		{"a", "cpu.stat.local", "", "", "throttled_usec 0"},
+	},
+	"memory": {
+		{"a", "memory.max", "64M", "", "67108864"},
+		{"a", "memory.max", "67108865", "", "67108864"},
+		{"a", "memory.max", "-1", "EINVAL", "67108864"},
+		{"a", "memory.max", "x", "EINVAL", "67108864"},
+		{"a", "memory.max", "max", "", "max"},
+		{"a", "memory.max", "64M", "", "67108864"},
+		{"a", "memory.swap.max", "32M", "", "33554432"},
+		{"a", "memory.max", "32M", "", "33554432"},
+		{"a", "memory.swap.max", "", "", "33554432"},
+		{"a", "memory.max", "128M", "", "134217728"},
+		{"a", "memory.swap.max", "", "", "33554432"},
+		{"a", "memory.swap.max", "0", "", "0"},
+		{"a", "memory.swap.max", "max", "", "max"},
+		{"a", "memory.swap.max", "-1", "EINVAL", "max"},
+		{"a", "memory.max", "max", "", "max"},
+		{"a", "memory.high", "max", "", "max"},
+		{"a", "memory.low", "0", "", "0"},
+		{"a", "memory.min", "0", "", "0"},
+		{"a", "memory.swap.high", "max", "", "max"},
+		{"a", "memory.oom.group", "0", "", "0"},
+		{"a", "memory.oom.group", "2", "EINVAL", "0"},
+		{"a", "memory.oom.group", "x", "EINVAL", "0"},
+		{"a", "memory.swap.current", "", "", "0"},
+		{"a", "memory.events", "", "", "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0"},
+		{"a", "memory.swap.events", "", "", "high 0\nmax 0\nfail 0"},
+		{"a/b", "memory.current", "", "", "0"},
+	},
+	"cpuset": {
+		{"a", "cpuset.cpus", "0", "", "0"},
+		{"a", "cpuset.cpus.effective", "", "", "0"},
+		{"a/b", "cpuset.cpus.effective", "", "", "0"},
+		{"a/b", "cpuset.cpus", "1", "", "1"},
+		{"a/b", "cpuset.cpus.effective", "", "", "0"},
+		{"a", "cpuset.cpus", "1", "", "1"},
+		{"a/b", "cpuset.cpus.effective", "", "", "1"},
+		{"a", "cpuset.cpus", "99999", "ERANGE", "1"},
+		{"a", "cpuset.cpus", "x", "EINVAL", "1"},
+		{"a", "cpuset.cpus", "\n", "", ""},
+		{"a/b", "cpuset.cpus", "\n", "", ""},
+		{"a", "cpuset.mems", "0", "", "0"},
+		{"a", "cpuset.mems", "7", "EINVAL", "0"},
+		{"a", "cpuset.mems.effective", "", "", "0"},
+	},
+	"freezer": {
+		{"a", "cgroup.freeze", "1", "", "1"},
+		{"a/b", "cgroup.freeze", "", "", "0"},
+		{"a", "cgroup.freeze", "2", "ERANGE", "1"},
+		{"a", "cgroup.freeze", "x", "EINVAL", "1"},
+		{"a", "cgroup.freeze", "0", "", "0"},
+	},
+	"pids": {
+		{"a", "pids.max", "0", "", "0"},
+		{"a", "pids.max", "-1", "EINVAL", "0"},
+		{"a", "pids.max", "4194305", "EINVAL", "0"},
+		{"a", "pids.max", "max", "", "max"},
+		{"a", "pids.current", "", "", "0"},
+		{"a", "pids.events", "", "", "max 0"},
+	},
+	"io": {
+		{"a/b", "io.max", "nonsense", "EINVAL", ""},
+		{"a/b", "io.max", "999999:0 rbps=1", "ENODEV", ""},
+		{"a/b", "io.max", "", "", ""},
+		{"a", "io.stat", "", "", ""},
+	},
+}
+
+// onV1 names the v1 hierarchy that has a controller of v2, and a v2 one where the v1 is not there: every cgroup can freeze.
+var onV1 = map[string]string{"io": "blkio", "freezer": "pids"}
+
 // TestTranslateV1: where the kernel has v1 it gives the table's answers; where it has v2, the rows of package translate do.
-func TestTranslateV1(t *testing.T) {
+func TestTranslateV1(t *testing.T) { testTranslate(t, hierarchy.V1, translateSteps, onV2) }
+
+// TestTranslateV2: where the kernel has v2 it gives the table's answers; where it has v1, the rows of package translate do.
+func TestTranslateV2(t *testing.T) { testTranslate(t, hierarchy.V2, translateV2Steps, onV1) }
+
+func testTranslate(t *testing.T, shown hierarchy.Version, table map[string][]translateStep, other map[string]string) {
 	h := kit.OpenHost(t)
-	for controller, steps := range translateSteps {
+	for controller, steps := range table {
 		t.Run(controller, func(t *testing.T) {
-			hier := h.Hierarchy(controller)
-			if hier == nil || hier.Version == hierarchy.V2 {
-				hier = h.Hierarchy(onV2[controller])
-			}
+			hier := hierarchyWith(h, controller, other[controller])
 			if hier == nil {
 				t.Skipf("machine: no hierarchy has %s", controller)
 			}
 			path := kit.NewBoundary(t, t.Name(), hier)
+			top := kit.HostDir(hier, path)
 			for _, name := range []string{"a", "a/b", "a/c"} {
-				if err := os.Mkdir(kit.HostDir(hier, path+"/"+name), 0o755); err != nil {
+				dir := filepath.Join(top, name)
+				if err := os.Mkdir(dir, 0o755); err != nil {
 					t.Fatal(err)
 				}
-				if hier.Version == hierarchy.V2 {
+				switch {
+				case hier.Version == hierarchy.V2:
 					if err := hier.Enable(path+"/"+name, hier.Controllers...); err != nil {
 						t.Fatal(err)
 					}
+				case shown == hierarchy.V2 && controller == "cpuset": // as mkdir in a view of v2 has to
+					for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
+						if err := os.WriteFile(filepath.Join(dir, f), []byte(kit.ReadFile(filepath.Join(top, f))), 0); err != nil {
+							t.Fatal(err)
+						}
+					}
 				}
 			}
-			top := kit.HostDir(hier, path)
 			kept := map[string]string{}
 			for _, s := range steps {
-				c := translated{top, filepath.Join(top, s.in), kept}
-				write := func() error { return c.Write(s.file, s.write) }
-				read := func() (string, error) { return c.Read(s.file) }
-				if hier.Version == hierarchy.V2 {
-					row, ok := translate.Lookup(hierarchy.V1, s.file)
-					if !ok {
-						t.Fatalf("%s has no row", s.file)
-					}
-					if host := row.HostFile(s.file); host != "" && !kit.Exists(filepath.Join(c.dir, host)) {
-						t.Logf("%s: the kernel has no %s", s.file, host)
-						continue
-					}
-					write = func() error { return row.Write(c, s.file, []byte(s.write)) }
-					read = func() (string, error) {
-						b, err := row.Read(c, s.file)
-						return string(b), err
-					}
-				} else if !kit.Exists(filepath.Join(c.dir, s.file)) {
-					t.Logf("the kernel has no %s", s.file)
-					continue
-				}
-				if s.write != "" {
-					if got := kit.ErrnoName(write()); got != s.errno {
-						t.Errorf("%s: writing %q to %s: %s, want %q", s.in, s.write, s.file, got, s.errno)
-					}
-				}
-				got, err := read()
-				if err != nil {
-					got = kit.ErrnoName(err)
-				}
-				if got = strings.TrimSuffix(got, "\n"); got != s.reads {
-					t.Errorf("%s: after writing %q %s reads %q, want %q", s.in, s.write, s.file, got, s.reads)
-				}
+				s.run(t, shown, translated{top, filepath.Join(top, s.in), kept}, hier.Version == shown)
 			}
 		})
+	}
+}
+
+func hierarchyWith(h *host.Host, names ...string) *host.Hierarchy {
+	for _, name := range names {
+		if hier := h.Hierarchy(name); name != "" && hier != nil {
+			return hier
+		}
+	}
+	return nil
+}
+
+// run does a step natively, or by the row of the file.
+func (s translateStep) run(t *testing.T, shown hierarchy.Version, c translated, native bool) {
+	t.Helper()
+	write := func() error { return c.Write(s.file, s.write) }
+	read := func() (string, error) { return c.Read(s.file) }
+	host := s.file
+	if !native {
+		row, ok := translate.Lookup(shown, s.file)
+		if !ok {
+			t.Fatalf("%s has no row", s.file)
+		}
+		host = row.HostFile(s.file)
+		write = func() error { return row.Write(c, s.file, []byte(s.write)) }
+		read = func() (string, error) {
+			b, err := row.Read(c, s.file)
+			return string(b), err
+		}
+	}
+	if host != "" && !kit.Exists(filepath.Join(c.dir, host)) {
+		t.Logf("%s: the kernel has no %s", s.file, host)
+		return
+	}
+	if s.write != "" {
+		if got := kit.ErrnoName(write()); got != s.errno {
+			t.Errorf("%s: writing %q to %s: %s, want %q", s.in, s.write, s.file, got, s.errno)
+		}
+	}
+	got, err := read()
+	if err != nil {
+		got = kit.ErrnoName(err)
+	}
+	if got = strings.TrimSuffix(got, "\n"); got != s.reads {
+		t.Errorf("%s: after writing %q %s reads %q, want %q", s.in, s.write, s.file, got, s.reads)
 	}
 }

@@ -66,7 +66,7 @@ func Lookup(shown hierarchy.Version, name string) (*Row, bool) {
 func Rows() []Row { return rows[:len(rows):len(rows)] }
 
 // rows are all rows, with their version.
-var rows = withVersion(hierarchy.V1, v1Rows)
+var rows = append(withVersion(hierarchy.V1, v1Rows), withVersion(hierarchy.V2, v2Rows)...)
 
 func withVersion(v hierarchy.Version, rows []Row) []Row {
 	for i := range rows {

@@ -19,6 +19,7 @@ type tree struct {
 	below       []Cgroup
 	writes      []string
 	dies        int // the write that fails, from 1; 0: none
+	refuses     func(c *tree, file, value string) error
 }
 
 func (c *tree) Read(file string) (string, error) {
@@ -32,9 +33,17 @@ func (c *tree) Read(file string) (string, error) {
 var errDied = errors.New("died")
 
 func (c *tree) Write(file, value string) error {
+	if c.refuses != nil {
+		if err := c.refuses(c, file, value); err != nil {
+			return err
+		}
+	}
 	c.writes = append(c.writes, file+" "+value)
 	if c.dies == len(c.writes) {
 		return errDied
+	}
+	if value == "-1" && strings.HasSuffix(file, "_in_bytes") {
+		value = "9223372036854771712"
 	}
 	c.files[file] = value + "\n"
 	return nil
@@ -64,7 +73,12 @@ func under(above *tree, files map[string]string) *tree {
 
 func read(t *testing.T, c Cgroup, name string) string {
 	t.Helper()
-	r, ok := Lookup(hierarchy.V1, name)
+	return readOf(t, hierarchy.V1, c, name)
+}
+
+func readOf(t *testing.T, shown hierarchy.Version, c Cgroup, name string) string {
+	t.Helper()
+	r, ok := Lookup(shown, name)
 	if !ok {
 		t.Fatalf("%s has no row", name)
 	}
@@ -77,27 +91,35 @@ func read(t *testing.T, c Cgroup, name string) string {
 
 func write(t *testing.T, c Cgroup, name, value string) error {
 	t.Helper()
-	r, ok := Lookup(hierarchy.V1, name)
+	return writeOf(t, hierarchy.V1, c, name, value)
+}
+
+func writeOf(t *testing.T, shown hierarchy.Version, c Cgroup, name, value string) error {
+	t.Helper()
+	r, ok := Lookup(shown, name)
 	if !ok {
 		t.Fatalf("%s has no row", name)
 	}
 	return r.Write(c, name, []byte(value+"\n"))
 }
 
-// TestComplete: each control file of v1 that a guest may see has one row, and each row stands for files that are known.
+// TestComplete: each control file that a guest may see has one row, and each row stands for files that are known.
 func TestComplete(t *testing.T) {
-	membership := []string{"tasks", "cgroup.procs", "notify_on_release", "cgroup.sane_behavior", "release_agent"}
-	translated := []string{"", "cpu", "cpuacct", "cpuset", "memory", "freezer", "blkio", "pids", "hugetlb"}
+	structure := []string{"tasks", "notify_on_release", "cgroup.sane_behavior", "release_agent", "cgroup.type", "cgroup.procs", "cgroup.threads",
+		"cgroup.controllers", "cgroup.subtree_control", "cgroup.events", "cgroup.max.descendants", "cgroup.max.depth", "cgroup.stat", "cgroup.kill"}
+	translated := []string{"", "cpu", "cpuacct", "cpuset", "memory", "freezer", "blkio", "io", "pids", "hugetlb"}
+	star := map[bool]string{false: "2MB", true: "memory"}
+	other := map[hierarchy.Version]hierarchy.Version{hierarchy.V1: hierarchy.V2, hierarchy.V2: hierarchy.V1}
 	for _, f := range hierarchy.Table() {
-		if f.Version != hierarchy.V1 || f.RootOnly() || slices.Contains(membership, f.Name) || !slices.Contains(translated, f.Controller) {
+		if f.RootOnly() || slices.Contains(structure, f.Name) || !slices.Contains(translated, f.Controller) {
 			continue
 		}
-		if n := len(slices.DeleteFunc(slices.Clone(Rows()), func(r Row) bool { return r.Name != f.Name })); n != 1 {
-			t.Errorf("%s has %d rows", f.Name, n)
+		if n := len(slices.DeleteFunc(slices.Clone(Rows()), func(r Row) bool { return r.Version != f.Version || r.Name != f.Name })); n != 1 {
+			t.Errorf("v%d: %s has %d rows", f.Version, f.Name, n)
 		}
 	}
 	for _, r := range Rows() {
-		known, ok := hierarchy.Lookup(r.Version, strings.Replace(r.Name, "*", "2MB", 1))
+		known, ok := hierarchy.Lookup(r.Version, strings.Replace(r.Name, "*", star[r.Name[0] == '*'], 1))
 		if !ok {
 			t.Errorf("%s is no control file", r.Name)
 		}
@@ -110,8 +132,8 @@ func TestComplete(t *testing.T) {
 		if r.Says == "" {
 			t.Errorf("%s says no formula", r.Name)
 		}
-		if host := r.HostFile(strings.Replace(r.Name, "*", "2MB", 1)); host != "" {
-			if f, ok := hierarchy.Lookup(hierarchy.V2, host); !ok || f.RootOnly() {
+		if host := r.HostFile(strings.Replace(r.Name, "*", star[r.Name[0] == '*'], 1)); host != "" {
+			if f, ok := hierarchy.Lookup(other[r.Version], host); !ok || f.RootOnly() {
 				t.Errorf("%s stands for %q, which is no control file of a guest", r.Name, host)
 			}
 		}

@@ -1,0 +1,88 @@
+package translate
+
+const noPressure = "v1 has no pressure"
+
+// v2Rows stand for files of v2 on a host with v1. The files of structure (cgroup.procs, cgroup.subtree_control and others)
+// and those of controllers that are the same on both sides have none: the view has them for every layout.
+var v2Rows = []Row{
+	{Name: "cgroup.freeze", Host: "freezer.state", Says: "1 is FROZEN; freezer.self_freezing", read: readFreeze, write: writeFreeze},
+	{Name: "cgroup.pressure", Absent: noPressure},
+	{Name: "cpu.pressure", Absent: noPressure},
+	{Name: "memory.pressure", Absent: noPressure},
+	{Name: "io.pressure", Absent: noPressure},
+	{Name: "irq.pressure", Absent: noPressure},
+	{Name: "cgroup.stat.local", Absent: "v1 does not count it"},
+
+	{Name: "cpu.stat", Host: "cpuacct.usage",
+		Says: "cpuacct.usage, usage_user and usage_sys / 1000; throttled_time and burst_time of cpu.stat / 1000",
+		Lost: "the host may have set the times back; the quota's numbers are not there without a cpu controller", read: readCPUStatV2},
+	{Name: "cpu.stat.local", Host: "cpu.stat.local", Says: "throttled_time / 1000", read: readCPUStatLocalV2},
+	{Name: "cpu.weight", Host: "cpu.shares", Says: "shares = weight × 1024 / 100, as the kernel's own v2 has it", read: readWeight, write: writeWeight},
+	{Name: "cpu.weight.nice", Host: "cpu.shares", Says: "the kernel's shares for a nice value", read: readNice, write: writeNice},
+	{Name: "cpu.idle", Host: "cpu.idle", Says: "the same", read: readSame("cpu.idle"), write: writeSame("cpu.idle")},
+	{Name: "cpu.max", Host: "cpu.cfs_quota_us", Keeps: true, Says: "cpu.cfs_quota_us and cpu.cfs_period_us; max is -1",
+		Lost: "more than the parent's share, or less than a child's, is EINVAL", read: readCPUMax, write: writeCPUMax},
+	{Name: "cpu.max.burst", Host: "cpu.cfs_burst_us", Says: "the same", read: readSame("cpu.cfs_burst_us"), write: writeSame("cpu.cfs_burst_us")},
+	{Name: "cpu.uclamp.min", Host: "cpu.uclamp.min", Says: "the same", read: readSame("cpu.uclamp.min"), write: writeSame("cpu.uclamp.min")},
+	{Name: "cpu.uclamp.max", Host: "cpu.uclamp.max", Says: "the same", read: readSame("cpu.uclamp.max"), write: writeSame("cpu.uclamp.max")},
+
+	{Name: "cpuset.cpus", Host: "cpuset.cpus", Keeps: true, Says: "kept; the host's file has what the parent has of it",
+		read: readWanted("cpuset.cpus"), write: writeWanted("cpuset.cpus")},
+	{Name: "cpuset.mems", Host: "cpuset.mems", Keeps: true, Says: "kept; the host's file has what the parent has of it",
+		read: readWanted("cpuset.mems"), write: writeWanted("cpuset.mems")},
+	{Name: "cpuset.cpus.effective", Host: "cpuset.effective_cpus", Says: "the same", read: readSame("cpuset.effective_cpus")},
+	{Name: "cpuset.mems.effective", Host: "cpuset.effective_mems", Says: "the same", read: readSame("cpuset.effective_mems")},
+	{Name: "cpuset.cpus.partition", Absent: "v1 has no partitions"},
+	{Name: "cpuset.cpus.exclusive", Absent: "v1 has no partitions"},
+	{Name: "cpuset.cpus.exclusive.effective", Absent: "v1 has no partitions"},
+
+	{Name: "memory.current", Host: "memory.usage_in_bytes", Says: "the same", read: readSame("memory.usage_in_bytes")},
+	{Name: "memory.peak", Host: "memory.max_usage_in_bytes", Says: "the same; a reset is EOPNOTSUPP",
+		Lost: "v1 sets it back for every reader", read: readSame("memory.max_usage_in_bytes"), write: refused},
+	{Name: "memory.max", Host: "memory.limit_in_bytes", Keeps: true, Says: "the same, and the limit of swap stays; max is -1",
+		Lost: "below the usage it is EBUSY, and ends no task", read: readMax("memory.limit_in_bytes"), write: writeMax},
+	{Name: "memory.high", Says: "max; another is EOPNOTSUPP", read: constant("max"), write: noLimit("max")},
+	{Name: "memory.low", Says: "0; another is EOPNOTSUPP", read: constant("0"), write: noLimit("0")},
+	{Name: "memory.min", Says: "0; another is EOPNOTSUPP", read: constant("0"), write: noLimit("0")},
+	{Name: "memory.oom.group", Says: "0; 1 is EOPNOTSUPP", read: constant("0"), write: noGroup},
+	{Name: "memory.events", Host: "memory.failcnt", Says: "max is memory.failcnt, oom and oom_kill are oom_kill of memory.oom_control",
+		Lost: "max counts each charge that failed", read: readMemoryEvents},
+	{Name: "memory.stat", Host: "memory.stat", Lost: "keys that v1 does not have are not there", read: readMemoryStatV2,
+		Says: "total_rss is anon, total_cache file, total_mapped_file file_mapped, total_dirty file_dirty, total_writeback " +
+			"file_writeback, total_rss_huge anon_thp; memory.kmem.usage_in_bytes is kernel, memory.kmem.tcp.usage_in_bytes sock"},
+	{Name: "memory.numa_stat", Host: "memory.numa_stat", Lost: "keys that v1 does not have are not there",
+		Says: "hierarchical_* × the page size", read: readNumaStatV2},
+	{Name: "memory.reclaim", Absent: "v1 can reclaim only everything"},
+	{Name: "memory.swap.current", Host: "memory.memsw.usage_in_bytes", Says: "memory.memsw.usage_in_bytes - memory.usage_in_bytes",
+		read: readSwapCurrent},
+	{Name: "memory.swap.max", Host: "memory.memsw.limit_in_bytes", Says: "memory.memsw.limit_in_bytes - memory.limit_in_bytes",
+		Lost: "without a limit of memory there is none of swap: EOPNOTSUPP", read: readSwapMax, write: writeSwapMax},
+	{Name: "memory.swap.high", Says: "max; another is EOPNOTSUPP", read: constant("max"), write: noLimit("max")},
+	{Name: "memory.swap.peak", Absent: "v1 keeps no maximum of swap"},
+	{Name: "memory.swap.events", Host: "memory.memsw.failcnt", Says: "max and fail are memory.memsw.failcnt", read: readSwapEvents},
+	{Name: "memory.zswap.current", Absent: "v1 has no zswap"},
+	{Name: "memory.zswap.max", Absent: "v1 has no zswap"},
+	{Name: "memory.zswap.writeback", Absent: "v1 has no zswap"},
+
+	{Name: "io.max", Host: "blkio.throttle.read_bps_device", Says: "rbps, wbps, riops and wiops are blkio.throttle's files",
+		Lost: "with cgroups below it is EOPNOTSUPP: v1's limits do not hold them", read: readIOMax, write: writeIOMax},
+	{Name: "io.stat", Host: "blkio.throttle.io_serviced_recursive", Says: "blkio.throttle.io_service_bytes_recursive and io_serviced_recursive",
+		read: readIOStat},
+	{Name: "io.weight", Absent: "v1 has weights with the scheduler bfq alone"},
+	{Name: "io.bfq.weight", Host: "blkio.bfq.weight", Says: "the same", read: readSame("blkio.bfq.weight"), write: writeSame("blkio.bfq.weight")},
+	{Name: "io.latency", Absent: "v1 has no target"},
+	{Name: "io.prio.class", Host: "blkio.prio.class", Says: "the same", read: readSame("blkio.prio.class"), write: writeSame("blkio.prio.class")},
+
+	{Name: "pids.max", Host: "pids.max", Says: "the same", read: readSame("pids.max"), write: writeSame("pids.max")},
+	{Name: "pids.current", Host: "pids.current", Says: "the same", read: readSame("pids.current")},
+	{Name: "pids.peak", Host: "pids.peak", Says: "the same", read: readSame("pids.peak")},
+	{Name: "pids.events", Host: "pids.events", Says: "the same", Lost: "v1 does not count the cgroups below", read: readSame("pids.events")},
+
+	{Name: "hugetlb.*.max", Host: "hugetlb.*.limit_in_bytes", Says: "the same; max is -1",
+		read: readMax("hugetlb.*.limit_in_bytes"), write: writeMaxOfStar("hugetlb.*.limit_in_bytes")},
+	{Name: "hugetlb.*.current", Host: "hugetlb.*.usage_in_bytes", Says: "the same", read: readOfStar("hugetlb.*.usage_in_bytes")},
+	{Name: "hugetlb.*.events", Host: "hugetlb.*.failcnt", Says: "max is failcnt", read: readHugeEvents("hugetlb.*.failcnt")},
+	{Name: "hugetlb.*.numa_stat", Host: "hugetlb.*.numa_stat", Says: "the same", read: readOfStar("hugetlb.*.numa_stat")},
+
+	{Name: "*.events.local", Absent: "v1 does not tell a cgroup's own events from those below"},
+}
