@@ -39,9 +39,9 @@ type slowPool struct {
 	idle    chan struct{}            // closed when the pool is closed and nothing runs
 	ended   chan struct{}            // closed when the pool is
 
-	busySince time.Time     // guarded by mu; the start of the last second request beside a running one
-	due       time.Time     // guarded by mu; the earliest start of the next one while other connections are awake
-	took      time.Duration // guarded by mu; duration of the last one
+	beside beside        // guarded by mu; how long requests have run beside each other
+	due    time.Time     // guarded by mu; the earliest start of the next one while other connections are awake
+	took   time.Duration // guarded by mu; duration of the last one
 
 	share share
 
@@ -67,7 +67,7 @@ func (p *slowPool) add(r *slowRequest, ends bool) (start, ok bool) {
 	case p.active < p.max:
 		p.active++
 		if p.active == 2 {
-			p.busySince = time.Now()
+			p.beside.begin(time.Now())
 		}
 		p.running[r.unique] = r
 		return true, true
@@ -91,6 +91,9 @@ func (p *slowPool) next(done *slowRequest, took time.Duration) *slowRequest {
 		r := p.unqueue(e)
 		p.running[r.unique] = r
 		return r
+	}
+	if p.active == 2 {
+		p.beside.end(time.Now())
 	}
 	p.active--
 	if p.active == 0 && p.closed {

@@ -60,7 +60,7 @@ func (s *server) yield() {
 func (p *slowPool) turn(now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.active < 2 || now.Sub(p.busySince) < floodAfter {
+	if p.active < 2 || p.beside.time(now) < floodAfter {
 		return now
 	}
 	at := p.due
@@ -70,6 +70,30 @@ func (p *slowPool) turn(now time.Time) time.Time {
 	p.due = at.Add(min(slowShare*p.took, maxSlowGap))
 	return at
 }
+
+// beside counts how long requests have run beside each other. It forgets slowly: a flood in a guest with a part of a
+// processor comes in bursts of a few milliseconds, which must not count from the beginning each time.
+type beside struct {
+	since, ended time.Time     // the begin of the present time beside each other, or the end of the last
+	before       time.Duration // counted up to then
+}
+
+const (
+	besideMost   = 2 * floodAfter
+	besideForget = 20 // a millisecond of counted time is forgotten in so many
+)
+
+func (b *beside) begin(now time.Time) {
+	if !b.ended.IsZero() {
+		b.before = max(0, b.before-now.Sub(b.ended)/besideForget)
+	}
+	b.since = now
+}
+
+func (b *beside) end(now time.Time) { b.before, b.ended = min(b.time(now), besideMost), now }
+
+// time returns the counted time while requests run beside each other.
+func (b *beside) time(now time.Time) time.Duration { return b.before + now.Sub(b.since) }
 
 // woken is the connection woken last and the time: its number, and the lower half of millis. wokenBefore is the last
 // other one.
