@@ -53,15 +53,7 @@ noted() {
 	git --no-pager diff --stat -- "$table" docs/clients.md
 }
 
-kernels=
-while [ $# -gt 0 ]; do
-	[ "$1" != -- ] || {
-		shift
-		break
-	}
-	kernels="$kernels $1"
-	shift
-done
+. .ci/kernels.sh
 tree=$(.ci/tree.sh clients)
 say "building Go modules that look for limits"
 CGO_ENABLED=0 quiet "${GO:-go}" -C integration/clients/asks build -trimpath -o "$PWD/bin/asks" .

@@ -129,15 +129,7 @@ running=
 trap 'for one in $running; do kill "${one#*=}" 2>/dev/null || :; done' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-kernels=
-while [ $# -gt 0 ]; do
-	[ "$1" != -- ] || {
-		shift
-		break
-	}
-	kernels="$kernels $1"
-	shift
-done
+. .ci/kernels.sh
 for kernel in $kernels; do
 	case $kernel in
 	here)

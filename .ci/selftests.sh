@@ -63,17 +63,9 @@ in_vm() {
 
 install_missing qemu-system-x86_64=qemu-system-x86 busybox=busybox-static xz=xz-utils 'gcc=gcc libc6-dev'
 failed=
-all=
-while [ $# -gt 0 ]; do
-	[ "$1" != -- ] || {
-		shift
-		break
-	}
-	all="$all $1"
-	shift
-done
-[ -n "$all" ] || die "usage: $0 SERIES... [-- TEST BINARY'S OPTION...]"
-for one in $all; do
+. .ci/kernels.sh
+[ -n "$kernels" ] || die "usage: $0 SERIES... [-- TEST BINARY'S OPTION...]"
+for one in $kernels; do
 	in_vm "$one" "$@"
 done
 [ -z "$failed" ] || die "the selftests differ:$failed"
