@@ -209,10 +209,10 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 		return v.unlessOpen(n, status(err))
 	}
 	defer at.Close()
-	if err := v.changeOwner(d, at, &st, in); err != nil {
+	if err := v.changeOwner(at, &st, in); err != nil {
 		return v.noRoom(n, in, err)
 	}
-	return v.noRoom(n, in, v.changeTimes(d, at, in))
+	return v.noRoom(n, in, v.changeTimes(at, in))
 }
 
 // unlessOpen answers a change to the attributes of a removed file or directory: OK if the guest has it open, since
@@ -263,7 +263,7 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 
 // changeTimes sets times on the host's file or directory: the host ignores them, and natively they persist. The
 // first call also sets a mark that charges the guest for the kernel memory behind them.
-func (v *View) changeTimes(d *host.Dir, at host.Node, in *fuse.SetAttrIn) error {
+func (v *View) changeTimes(at host.Node, in *fuse.SetAttrIn) error {
 	atime, setA := in.GetATime()
 	mtime, setM := in.GetMTime()
 	if !setA && !setM {
@@ -271,7 +271,7 @@ func (v *View) changeTimes(d *host.Dir, at host.Node, in *fuse.SetAttrIn) error 
 	}
 	if _, err := at.GetXattr(attrTimes, nil); err != nil {
 		_, again := conn.Resent(in.Unique)
-		if err := v.setAttrs(d, at, guestsAttr, again, attrChange{stored: attrTimes}); err != nil {
+		if err := v.setAttrs(at, guestsAttr, again, attrChange{stored: attrTimes}); err != nil {
 			return err
 		}
 	}

@@ -86,7 +86,8 @@ const (
 
 // setAttrs sets attributes of a cgroup or of a file in it, in order; it stops at the first error and returns it. again:
 // the previous server may have set them. ENOSPC over the guest's budget.
-func (v *View) setAttrs(d *host.Dir, at host.Node, kind attrKind, again bool, changes ...attrChange) error {
+func (v *View) setAttrs(at host.Node, kind attrKind, again bool, changes ...attrChange) error {
+	d := at.Dir()
 	for _, c := range changes {
 		if err := mayFlags(at, c); err != nil {
 			return err
@@ -138,7 +139,8 @@ func mayFlags(at host.Node, c attrChange) error {
 }
 
 // removeAttr removes an attribute.
-func (v *View) removeAttr(d *host.Dir, at host.Node, stored string, again bool) error {
+func (v *View) removeAttr(at host.Node, stored string, again bool) error {
+	d := at.Dir()
 	defer v.enterAttrs()()
 	if again {
 		defer v.recountShare(d)

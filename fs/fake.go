@@ -44,9 +44,9 @@ func (v *View) setFake(hier *viewHierarchy, dir uint64, on bool) error {
 	}
 	defer d.Release()
 	if on {
-		return v.setAttrs(d, d.Self(), viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
+		return v.setAttrs(d.Self(), viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	if err := v.removeAttr(d, d.Self(), attrFake, false); err != nil && status(err) != fuseNoData {
+	if err := v.removeAttr(d.Self(), attrFake, false); err != nil && status(err) != fuseNoData {
 		return err
 	}
 	return nil

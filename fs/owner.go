@@ -74,46 +74,49 @@ func (r ownership) allows(c credentials, want uint32) bool {
 // The boundary's are fixed.
 func (v *View) ownerOf(d *host.Dir, file string, hostMode uint32) ownership {
 	if d.IsBoundary() {
-		return v.fixedOwner(hostMode)
+		return v.shownOwner(ownership{}, false, hostMode)
 	}
 	at, err := d.Node(file)
 	if err != nil {
-		return v.fixedOwner(hostMode)
+		own, ok := readOwnership(d.Self(), attrMade)
+		return v.shownOwner(own, ok, hostMode)
 	}
 	defer at.Close()
-	return v.ownerAt(d, at, hostMode)
+	own, ok := storedOwner(at)
+	return v.shownOwner(own, ok, hostMode)
 }
 
-func (v *View) fixedOwner(hostMode uint32) ownership {
-	return ownership{uid: v.owner.UID, gid: v.owner.GID, mode: hostMode & permMask}
-}
-
-// ownerAt is ownerOf of an open directory or file below the boundary.
-func (v *View) ownerAt(d *host.Dir, at host.Node, hostMode uint32) ownership {
-	r := v.fixedOwner(hostMode)
+// storedOwner reads the attribute of a directory or a file, or for a file that its directory has for all of them.
+func storedOwner(at host.Node) (ownership, bool) {
 	own, ok := readOwnership(at, attrOwn)
-	if ok && own.mode != noMode {
-		return own
+	if self := at.Dir().Self(); !ok && at != self {
+		return readOwnership(self, attrMade)
 	}
-	if !ok && at != d.Self() {
-		own, ok = readOwnership(d.Self(), attrMade)
+	return own, ok
+}
+
+// shownOwner returns what the guest sees for what is stored.
+func (v *View) shownOwner(stored ownership, ok bool, hostMode uint32) ownership {
+	if !ok {
+		stored = ownership{uid: v.owner.UID, gid: v.owner.GID, mode: noMode}
 	}
-	if ok {
-		r.uid, r.gid = own.uid, own.gid
+	if stored.mode == noMode {
+		stored.mode = hostMode & permMask
 	}
-	return r
+	return stored
 }
 
 // changeOwner stores a new owner or mode. Setting the access time to its present value makes the kernel update the
 // time of change, and no other.
-func (v *View) changeOwner(d *host.Dir, at host.Node, st *unix.Stat_t, in *fuse.SetAttrIn) error {
+func (v *View) changeOwner(at host.Node, st *unix.Stat_t, in *fuse.SetAttrIn) error {
 	uid, setUID := in.GetUID()
 	gid, setGID := in.GetGID()
 	mode, setMode := in.GetMode()
 	if !setUID && !setGID && !setMode {
 		return nil
 	}
-	r := v.ownerAt(d, at, st.Mode)
+	own, ok := storedOwner(at)
+	r := v.shownOwner(own, ok, st.Mode)
 	if setUID {
 		r.uid = uid
 	}
@@ -124,8 +127,7 @@ func (v *View) changeOwner(d *host.Dir, at host.Node, st *unix.Stat_t, in *fuse.
 		r.mode = mode & permMask
 	}
 	_, again := conn.Resent(in.Unique)
-	own := attrChange{stored: attrOwn, data: []byte(r.String())}
-	if err := v.setAttrs(d, at, viewsAttr, again, own); err != nil {
+	if err := v.setAttrs(at, viewsAttr, again, attrChange{stored: attrOwn, data: []byte(r.String())}); err != nil {
 		return err
 	}
 	return at.SetTimes(st.Atim, unix.Timespec{Nsec: unix.UTIME_OMIT})
@@ -158,5 +160,5 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 	if inherit {
 		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	return v.setAttrs(child, child.Self(), viewsAttr, again, changes...)
+	return v.setAttrs(child.Self(), viewsAttr, again, changes...)
 }

@@ -191,7 +191,7 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 		return isSet(at, keyOf(d, attr).value), 0, 0
 	})
 	if !ch.done {
-		st := r.view().setAttribute(d, at, attr, data, int(in.Flags), ch)
+		st := r.view().setAttribute(at, attr, data, int(in.Flags), ch)
 		if st == fuse.Status(unix.ENOSPC) {
 			r.view().exceeded(&in.InHeader, "setxattr", n, "", boundAttributes)
 		}
@@ -202,23 +202,23 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 
 // setAttribute sets an attribute. A request sent again with XATTR_CREATE finds the attribute with this value if the
 // previous server made it.
-func (v *View) setAttribute(d *host.Dir, at host.Node, attr string, data []byte, flags int, ch *change) fuse.Status {
+func (v *View) setAttribute(at host.Node, attr string, data []byte, flags int, ch *change) fuse.Status {
 	defer ch.made()
-	key := keyOf(d, attr)
+	key := keyOf(at.Dir(), attr)
 	if ch.again && flags&unix.XATTR_CREATE != 0 && ch.entry.A == 0 {
 		have := make([]byte, len(data)+1)
 		if n, err := at.GetXattr(key.value, have); err == nil && bytes.Equal(have[:n], data) {
 			return fuse.OK
 		}
 	}
-	if st := hasRoom(d, at, key.value, len(data)); !st.Ok() {
+	if st := hasRoom(at, key.value, len(data)); !st.Ok() {
 		return st
 	}
 	changes := []attrChange{{stored: key.value, data: data, flags: flags}}
 	if key.name != "" {
 		changes = []attrChange{{stored: key.name, data: []byte(attr)}, changes[0]}
 	}
-	return status(v.setAttrs(d, at, guestsAttr, ch.again, changes...))
+	return status(v.setAttrs(at, guestsAttr, ch.again, changes...))
 }
 
 // isSet returns 1 for an attribute that is set, else 0.
@@ -230,7 +230,7 @@ func isSet(at host.Node, stored string) uint64 {
 }
 
 // hasRoom reports room for one more attribute of this size. ENOSPC without.
-func hasRoom(d *host.Dir, at host.Node, stored string, size int) fuse.Status {
+func hasRoom(at host.Node, stored string, size int) fuse.Status {
 	attrs, err := guestAttrs(at)
 	if err != nil {
 		return status(err)
@@ -238,7 +238,7 @@ func hasRoom(d *host.Dir, at host.Node, stored string, size int) fuse.Status {
 	count, bytes := 1, size
 	// The cgroup's share bounds the attributes of any of its files. Mostly it suffices, without reading each
 	// attribute.
-	look := shareOf(d, "")+uint64(size) > maxXattrBytes
+	look := shareOf(at.Dir(), "")+uint64(size) > maxXattrBytes
 	for _, a := range attrs {
 		if a.value == stored {
 			continue
@@ -279,7 +279,7 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	if ch.done {
 		return ch.outcome()
 	}
-	err = r.view().removeAttr(d, at, key.value, ch.again)
+	err = r.view().removeAttr(at, key.value, ch.again)
 	ch.made()
 	st = status(err)
 	if ch.again && ch.entry.A == 1 && st == fuseNoData {
@@ -287,7 +287,7 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 		st = fuse.OK
 	}
 	if st.Ok() && key.name != "" {
-		_ = r.view().removeAttr(d, at, key.name, ch.again)
+		_ = r.view().removeAttr(at, key.name, ch.again)
 	}
 	return ch.finish(st)
 }

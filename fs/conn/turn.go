@@ -84,9 +84,7 @@ const (
 )
 
 func (b *beside) begin(now time.Time) {
-	if !b.ended.IsZero() {
-		b.before = max(0, b.before-now.Sub(b.ended)/besideForget)
-	}
+	b.before = max(0, b.before-now.Sub(b.ended)/besideForget)
 	b.since = now
 }
 

@@ -35,6 +35,9 @@ func (d *Dir) Node(name string) (Node, error) {
 	return Node{d, fd, procPath(fd)}, nil
 }
 
+// Dir is the directory, or the file's.
+func (n Node) Dir() *Dir { return n.dir }
+
 // Close closes the file.
 func (n Node) Close() {
 	if n.fd != n.dir.fd {
