@@ -3,8 +3,7 @@ package translate
 import (
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -31,9 +30,6 @@ func memswOf(c Cgroup) (memory, memsw amount, err error) {
 	return memory, memory.plus(swap), err
 }
 
-// movingMemsw is the name under which the limit of memory with swap is kept while both of v2's limits change.
-const movingMemsw = "memory.memsw.moving"
-
 // writeMemoryLimit bounds memory. EINVAL above the limit of memory with swap; EBUSY below the usage, which v1 reclaims
 // and never ends tasks for.
 func writeMemoryLimit(f file, v hierarchy.Value) error {
@@ -42,11 +38,12 @@ func writeMemoryLimit(f file, v hierarchy.Value) error {
 	if err != nil {
 		return err
 	}
-	if kept, err := f.Kept(movingMemsw); err != nil {
+	if from, err := f.begun(); err != nil {
 		return err
-	} else if n, err := strconv.ParseUint(kept, 10, 64); err == nil {
-		// This write was begun before, and stopped between the two.
-		memsw = amount{n: n}
+	} else if from != "" {
+		if memsw, err = parseAmount(from); err != nil {
+			return err
+		}
 	}
 	if limit.above(memsw) {
 		return unix.EINVAL
@@ -57,20 +54,14 @@ func writeMemoryLimit(f file, v hierarchy.Value) error {
 	if memsw.unlimited {
 		return f.Write(memoryMax, limit.v2())
 	}
-	if err := f.Keep(movingMemsw, decimal(memsw.n)); err != nil {
-		return err
-	}
-	steps := [2][2]string{{memoryMax, limit.v2()}, {swapMax, memsw.minus(limit).v2()}}
+	changes := [][2]string{{memoryMax, limit.v2()}, {swapMax, memsw.minus(limit).v2()}}
+	undo := [][2]string{{swapMax, memsw.minus(old).v2()}, {memoryMax, old.v2()}}
 	if limit.above(old) {
 		// The sum is never above what it was.
-		steps[0], steps[1] = steps[1], steps[0]
+		slices.Reverse(changes)
+		slices.Reverse(undo)
 	}
-	for _, s := range steps {
-		if err := f.Write(s[0], s[1]); err != nil {
-			return err
-		}
-	}
-	return f.Keep(movingMemsw, "")
+	return f.together(memsw.v2(), changes, undo)
 }
 
 func readMemsw(f file) (string, error) {
@@ -146,7 +137,7 @@ func reclaim(c Cgroup, bytes uint64) error {
 // readLimit reads a limit of v2 as v1 shows it.
 func readLimit(host string) func(file) (string, error) {
 	return func(f file) (string, error) {
-		a, err := amountIn(f, strings.Replace(host, "*", f.star, 1))
+		a, err := amountIn(f, f.onHost(host))
 		return line(a.v1()), err
 	}
 }
@@ -187,38 +178,26 @@ func resetPeak(f file, _ hierarchy.Value) error {
 	return f.Keep(f.name, fmt.Sprint(peak, now))
 }
 
-// event returns the reader of one key of a file that counts events, and what sets it back.
-func event(host, key string) (read func(file) (string, error), reset func(file, hierarchy.Value) error) {
-	count := func(f file) (uint64, error) {
-		k, err := keyedIn(f, strings.Replace(host, "*", f.star, 1))
-		return k[key], err
-	}
-	read = func(f file) (string, error) {
-		n, err := count(f)
+// readEvent reads one key of a file that counts events, since resetEvent has set it back.
+func readEvent(host, key string) func(file) (string, error) {
+	return func(f file) (string, error) {
+		k, err := keyedIn(f, f.onHost(host))
 		if err != nil {
 			return "", err
 		}
-		n, err = f.countAbove(n)
+		n, err := f.countAbove(k[key])
 		return line(decimal(n)), err
 	}
-	reset = func(f file, _ hierarchy.Value) error {
-		n, err := count(f)
-		if err != nil {
-			return err
-		}
-		return f.Keep(f.name, decimal(n))
-	}
-	return read, reset
-}
-
-func readEvent(host, key string) func(file) (string, error) {
-	read, _ := event(host, key)
-	return read
 }
 
 func resetEvent(host, key string) func(file, hierarchy.Value) error {
-	_, reset := event(host, key)
-	return reset
+	return func(f file, _ hierarchy.Value) error {
+		k, err := keyedIn(f, f.onHost(host))
+		if err != nil {
+			return err
+		}
+		return f.Keep(f.name, decimal(k[key]))
+	}
 }
 
 // readStat reads one key of memory.stat.

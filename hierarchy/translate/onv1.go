@@ -81,29 +81,17 @@ func v1Bandwidth(c Cgroup) (b bandwidth, err error) {
 	return b, err
 }
 
-func (b bandwidth) writeV1(c Cgroup) error {
-	quota := "-1"
-	if !b.quota.unlimited {
-		quota = decimal(b.quota.n)
+// onV1 are the changes of v1's files that set a bandwidth. Without a quota any period is accepted.
+func (b bandwidth) onV1() [][2]string {
+	return [][2]string{
+		{"cpu.cfs_quota_us", "-1"}, {"cpu.cfs_period_us", decimal(b.period)}, {"cpu.cfs_quota_us", b.quota.onV1()},
 	}
-	// Without a quota any period is accepted.
-	for _, s := range [][2]string{
-		{"cpu.cfs_quota_us", "-1"}, {"cpu.cfs_period_us", decimal(b.period)}, {"cpu.cfs_quota_us", quota},
-	} {
-		if err := c.Write(s[0], s[1]); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func readCPUMax(f file) (string, error) {
 	b, err := v1Bandwidth(f)
 	return line(b.String()), err
 }
-
-// moving is the name under which the present value is kept while several files change.
-const moving = ".moving"
 
 // writeCPUMax sets quota and period. The host's v1 refuses more than the parent's share with EINVAL; then all is as it
 // was.
@@ -112,11 +100,10 @@ func writeCPUMax(f file, v hierarchy.Value) error {
 	if err != nil {
 		return err
 	}
-	if kept, err := f.Kept(f.name + moving); err != nil {
+	if from, err := f.begun(); err != nil {
 		return err
-	} else if kept != "" {
-		// This write was begun before.
-		if old, err = parseBandwidth(kept); err != nil {
+	} else if from != "" {
+		if old, err = parseBandwidth(from); err != nil {
 			return err
 		}
 	}
@@ -130,13 +117,7 @@ func writeCPUMax(f file, v hierarchy.Value) error {
 	if b.period < minPeriod || b.period > maxPeriod || !b.quota.unlimited && b.quota.n < minPeriod {
 		return unix.EINVAL
 	}
-	if err := f.Keep(f.name+moving, old.String()); err != nil {
-		return err
-	}
-	if err := b.writeV1(f); err != nil {
-		return errors.Join(err, old.writeV1(f), f.Keep(f.name+moving, ""))
-	}
-	return f.Keep(f.name+moving, "")
+	return f.together(old.String(), b.onV1(), old.onV1())
 }
 
 func parseBandwidth(s string) (b bandwidth, err error) {
@@ -188,24 +169,24 @@ func writeFreeze(f file, v hierarchy.Value) error {
 	return unix.ERANGE
 }
 
-// readMax and writeMaxOfStar are limits of v1 as v2 shows them.
+// readMax and writeLimitV1 are limits of v1 as v2 shows them.
 
 func readMax(host string) func(file) (string, error) {
 	return func(f file) (string, error) {
-		a, err := amountIn(f, strings.Replace(host, "*", f.star, 1))
+		a, err := amountIn(f, f.onHost(host))
 		return line(a.v2()), err
 	}
 }
 
-func writeMaxOfStar(host string) func(file, hierarchy.Value) error {
+func writeLimitV1(host string) func(file, hierarchy.Value) error {
 	return func(f file, v hierarchy.Value) error {
-		return f.Write(strings.Replace(host, "*", f.star, 1), pages(v).onV1())
+		return f.Write(f.onHost(host), pages(v).onV1())
 	}
 }
 
 func readHugeEvents(host string) func(file) (string, error) {
 	return func(f file) (string, error) {
-		n, err := numberIn(f, strings.Replace(host, "*", f.star, 1))
+		n, err := numberIn(f, f.onHost(host))
 		return fmt.Sprintf("max %d\n", n), err
 	}
 }

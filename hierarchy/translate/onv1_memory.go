@@ -3,6 +3,7 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,10 +46,10 @@ func writeMax(f file, v hierarchy.Value) error {
 	if err != nil {
 		return err
 	}
-	if kept, err := f.Kept(f.name + moving); err != nil {
+	if from, err := f.begun(); err != nil {
 		return err
-	} else if kept != "" {
-		if swap, err = parseAmount(kept); err != nil {
+	} else if from != "" {
+		if swap, err = parseAmount(from); err != nil {
 			return err
 		}
 	}
@@ -56,19 +57,18 @@ func writeMax(f file, v hierarchy.Value) error {
 	if swap.unlimited {
 		return f.Write("memory.limit_in_bytes", limit.onV1())
 	}
-	if err := f.Keep(f.name+moving, swap.v2()); err != nil {
-		return err
-	}
-	steps := [][2]string{{"memory.limit_in_bytes", limit.onV1()}, {"memory.memsw.limit_in_bytes", limit.plus(swap).onV1()}}
-	if limit.above(old) {
-		steps[0], steps[1] = steps[1], steps[0]
-	}
-	for _, s := range steps {
-		if err := f.Write(s[0], s[1]); err != nil {
-			return errors.Join(err, f.Keep(f.name+moving, ""))
+	limits := func(memory amount) [][2]string {
+		return [][2]string{
+			{"memory.limit_in_bytes", memory.onV1()}, {"memory.memsw.limit_in_bytes", memory.plus(swap).onV1()},
 		}
 	}
-	return f.Keep(f.name+moving, "")
+	changes, undo := limits(limit), limits(old)
+	if limit.above(old) {
+		slices.Reverse(changes)
+	} else {
+		slices.Reverse(undo)
+	}
+	return f.together(swap.v2(), changes, undo)
 }
 
 // writeSwapMax bounds swap. Where memory has no limit v1 has none for both.

@@ -303,14 +303,8 @@ func writeIOWeight(f file, v hierarchy.Value) error {
 	return f.Keep(f.name, decimal(n))
 }
 
-// readOfStar and writeOfStar are those of a file of the host of which '*' is the same part.
-
-func readOfStar(host string) func(file) (string, error) {
-	return func(f file) (string, error) { return f.Read(strings.Replace(host, "*", f.star, 1)) }
-}
-
-func writeLimitOfStar(host string) func(file, hierarchy.Value) error {
+func writeLimit(host string) func(file, hierarchy.Value) error {
 	return func(f file, v hierarchy.Value) error {
-		return f.Write(strings.Replace(host, "*", f.star, 1), pages(v).v2())
+		return f.Write(f.onHost(host), pages(v).v2())
 	}
 }

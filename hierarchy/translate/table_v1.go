@@ -164,10 +164,10 @@ var v1Rows = []Row{
 		Lost: "v2 counts the cgroups below, too"},
 
 	{Name: "hugetlb.*.limit_in_bytes", Host: "hugetlb.*.max", Says: "the same; -1 is max",
-		read: readLimit("hugetlb.*.max"), write: writeLimitOfStar("hugetlb.*.max")},
-	{Name: "hugetlb.*.usage_in_bytes", Host: "hugetlb.*.current", Says: "the same", read: readOfStar("hugetlb.*.current")},
+		read: readLimit("hugetlb.*.max"), write: writeLimit("hugetlb.*.max")},
+	{Name: "hugetlb.*.usage_in_bytes", Host: "hugetlb.*.current", Says: "the same", read: readSame("hugetlb.*.current")},
 	{Name: "hugetlb.*.failcnt", Host: "hugetlb.*.events", Says: "max, less what it was at the last reset", Keeps: true,
 		read: readEvent("hugetlb.*.events", "max"), write: resetEvent("hugetlb.*.events", "max")},
 	{Name: "hugetlb.*.max_usage_in_bytes", Absent: "v2 keeps no maximum"},
-	{Name: "hugetlb.*.numa_stat", Host: "hugetlb.*.numa_stat", Says: "the same", read: readOfStar("hugetlb.*.numa_stat")},
+	{Name: "hugetlb.*.numa_stat", Host: "hugetlb.*.numa_stat", Says: "the same", read: readSame("hugetlb.*.numa_stat")},
 }

@@ -79,10 +79,10 @@ var v2Rows = []Row{
 	{Name: "pids.events", Host: "pids.events", Says: "the same", Lost: "v1 does not count the cgroups below", read: readSame("pids.events")},
 
 	{Name: "hugetlb.*.max", Host: "hugetlb.*.limit_in_bytes", Says: "the same; max is -1",
-		read: readMax("hugetlb.*.limit_in_bytes"), write: writeMaxOfStar("hugetlb.*.limit_in_bytes")},
-	{Name: "hugetlb.*.current", Host: "hugetlb.*.usage_in_bytes", Says: "the same", read: readOfStar("hugetlb.*.usage_in_bytes")},
+		read: readMax("hugetlb.*.limit_in_bytes"), write: writeLimitV1("hugetlb.*.limit_in_bytes")},
+	{Name: "hugetlb.*.current", Host: "hugetlb.*.usage_in_bytes", Says: "the same", read: readSame("hugetlb.*.usage_in_bytes")},
 	{Name: "hugetlb.*.events", Host: "hugetlb.*.failcnt", Says: "max is failcnt", read: readHugeEvents("hugetlb.*.failcnt")},
-	{Name: "hugetlb.*.numa_stat", Host: "hugetlb.*.numa_stat", Says: "the same", read: readOfStar("hugetlb.*.numa_stat")},
+	{Name: "hugetlb.*.numa_stat", Host: "hugetlb.*.numa_stat", Says: "the same", read: readSame("hugetlb.*.numa_stat")},
 
 	{Name: "*.events.local", Absent: "v1 does not tell a cgroup's own events from those below"},
 }

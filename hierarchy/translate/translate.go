@@ -50,16 +50,15 @@ type file struct {
 // Lookup finds the row of a control file of the version shown. False for a name without a row, and for one that is
 // absent.
 func Lookup(shown hierarchy.Version, name string) (*Row, bool) {
-	for i := range rows {
-		r := &rows[i]
-		if r.Version != shown || r.Absent != "" {
-			continue
-		}
-		if _, ok := r.match(name); ok {
-			return r, true
-		}
+	known, ok := hierarchy.Lookup(shown, name)
+	if !ok {
+		return nil, false
 	}
-	return nil, false
+	i, ok := byName[rowKey{shown, known.Name}]
+	if !ok || rows[i].Absent != "" {
+		return nil, false
+	}
+	return &rows[i], true
 }
 
 // Rows lists all rows, v1 first. Callers must not change it.
@@ -68,6 +67,22 @@ func Rows() []Row { return rows[:len(rows):len(rows)] }
 // rows are all rows, with their version.
 var rows = append(withVersion(hierarchy.V1, v1Rows), withVersion(hierarchy.V2, v2Rows)...)
 
+// byName finds a row by the name of the row of hierarchy's table.
+var byName = index(rows)
+
+type rowKey struct {
+	version hierarchy.Version
+	name    string
+}
+
+func index(rows []Row) map[rowKey]int {
+	at := map[rowKey]int{}
+	for i, r := range rows {
+		at[rowKey{r.Version, r.Name}] = i
+	}
+	return at
+}
+
 func withVersion(v hierarchy.Version, rows []Row) []Row {
 	for i := range rows {
 		rows[i].Version = v
@@ -75,22 +90,15 @@ func withVersion(v hierarchy.Version, rows []Row) []Row {
 	return rows
 }
 
-// match returns what '*' stands for in a name that the row is of.
-func (r *Row) match(name string) (star string, ok bool) {
-	before, after, many := strings.Cut(r.Name, "*")
-	if !many {
-		return "", name == r.Name
-	}
-	if len(name) <= len(before)+len(after) || !strings.HasPrefix(name, before) || !strings.HasSuffix(name, after) {
-		return "", false
-	}
-	return name[len(before) : len(name)-len(after)], true
+// star returns what '*' stands for in a name that the row is of, "" in a row without.
+func (r *Row) star(name string) string {
+	before, after, _ := strings.Cut(r.Name, "*")
+	return strings.TrimSuffix(strings.TrimPrefix(name, before), after)
 }
 
 // HostFile returns the name of the host's control file without which this one is not there, "" for none.
 func (r *Row) HostFile(name string) string {
-	star, _ := r.match(name)
-	return strings.Replace(r.Host, "*", star, 1)
+	return strings.Replace(r.Host, "*", r.star(name), 1)
 }
 
 // Read returns the content of the control file shown. EINVAL for one that cannot be read, as the kernel answers.
@@ -98,8 +106,7 @@ func (r *Row) Read(c Cgroup, name string) ([]byte, error) {
 	if r.read == nil {
 		return nil, unix.EINVAL
 	}
-	star, _ := r.match(name)
-	s, err := r.read(file{c, name, star})
+	s, err := r.read(file{c, name, r.star(name)})
 	return []byte(s), err
 }
 
@@ -118,6 +125,5 @@ func (r *Row) Write(c Cgroup, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	star, _ := r.match(name)
-	return r.write(file{c, name, star}, v)
+	return r.write(file{c, name, r.star(name)}, v)
 }

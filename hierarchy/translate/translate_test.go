@@ -251,6 +251,30 @@ func TestMemsw(t *testing.T) {
 	}
 }
 
+// TestRefusedInTheMiddle: where the host refuses the second of two files, the first is as before, and nothing is kept that the
+// next write would begin from.
+func TestRefusedInTheMiddle(t *testing.T) {
+	for shown, files := range map[hierarchy.Version]map[string]string{
+		hierarchy.V1: {"memory.max": "67108864\n", "memory.swap.max": "33554432\n", "memory.current": "0\n"},
+		hierarchy.V2: {"memory.limit_in_bytes": "67108864\n", "memory.memsw.limit_in_bytes": "100663296\n"},
+	} {
+		name := map[hierarchy.Version]string{hierarchy.V1: "memory.limit_in_bytes", hierarchy.V2: "memory.max"}[shown]
+		for _, value := range []string{"32M", "80M"} {
+			c := under(nil, maps.Clone(files))
+			c.refuses = func(c *tree, _, _ string) error {
+				if len(c.writes) == 1 && c.dies == 0 {
+					c.dies = -1 // once
+					return unix.EBUSY
+				}
+				return nil
+			}
+			if err := writeOf(t, shown, c, name, value); !errors.Is(err, unix.EBUSY) || !maps.Equal(c.files, files) || c.kept[name+moving] != "" {
+				t.Errorf("%s %s: %v, %v, %v", name, value, err, c.files, c.kept)
+			}
+		}
+	}
+}
+
 // TestBelowUsage: a limit below the usage reclaims first, and is EBUSY where that is not enough.
 func TestBelowUsage(t *testing.T) {
 	c := under(nil, map[string]string{"memory.max": "max\n", "memory.swap.max": "max\n", "memory.current": "8388608\n",

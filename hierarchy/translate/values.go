@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -115,24 +116,43 @@ func (f file) countAbove(n uint64) (uint64, error) {
 	return n - min(n, before), nil
 }
 
+// onHost returns the name of a host's file, in which '*' stands for what it does in this one's.
+func (f file) onHost(name string) string { return strings.Replace(name, "*", f.star, 1) }
+
+// moving follows the name of the file under which a write that changes several keeps what it began from.
+const moving = ".moving"
+
+// begun returns what a write began from that stopped in the middle and is done again, "" for one that is new.
+func (f file) begun() (string, error) { return f.Kept(f.name + moving) }
+
+// together changes several of the host's files, each a name and a value, in order. If the host refuses one, all are as
+// before, by undo. from is what begun returns after a stop in the middle.
+func (f file) together(from string, changes, undo [][2]string) error {
+	if err := f.Keep(f.name+moving, from); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if err := f.Write(c[0], c[1]); err != nil {
+			for _, u := range undo {
+				err = errors.Join(err, f.Write(u[0], u[1]))
+			}
+			return errors.Join(err, f.Keep(f.name+moving, ""))
+		}
+	}
+	return f.Keep(f.name+moving, "")
+}
+
 // line ends a value with a newline.
 func line(s string) string { return s + "\n" }
 
 // The rows whose file is the same on both sides, is a constant, or is kept and has no effect.
 
-func same(host string) (read func(file) (string, error), write func(file, hierarchy.Value) error) {
-	return func(f file) (string, error) { return f.Read(host) },
-		func(f file, v hierarchy.Value) error { return f.Write(host, string(v.Canonical())) }
-}
-
 func readSame(host string) func(file) (string, error) {
-	read, _ := same(host)
-	return read
+	return func(f file) (string, error) { return f.Read(f.onHost(host)) }
 }
 
 func writeSame(host string) func(file, hierarchy.Value) error {
-	_, write := same(host)
-	return write
+	return func(f file, v hierarchy.Value) error { return f.Write(f.onHost(host), string(v.Canonical())) }
 }
 
 func constant(s string) func(file) (string, error) {
