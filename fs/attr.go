@@ -13,7 +13,7 @@ import (
 
 // fillAttr fills in the attributes of a directory, or of a file in it, from the host's stat.
 func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.Stat_t, out *fuse.Attr) {
-	r := v.ownerOf(d, file, st.Mode)
+	r := v.ownerOf(hier, d, file, st.Mode)
 	out.Ino = st.Ino
 	out.Size, out.Blocks, out.Blksize = 0, 0, 4096
 	out.Nlink = uint32(st.Nlink)
@@ -32,6 +32,8 @@ func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.
 			// A read-only file shows no write permission; a write-only file keeps its mode.
 			out.Mode &^= 0o222
 		}
+	case hier.bridge != nil:
+		out.Nlink = hier.bridge.links(hier, d, out.Nlink)
 	case d.IsBoundary() && hier.leafID.Load() != 0 && out.Nlink > 2:
 		// The listing leaves the leaf out.
 		out.Nlink--
@@ -66,7 +68,7 @@ func (v *View) attr(n node, out *fuse.Attr) fuse.Status {
 		v.fillLink(n.link, out)
 		return fuse.OK
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil && n.file == "" && status(err) == fuse.ENOENT {
 		v.fillRemoved(n, out)
 		return fuse.OK
@@ -91,6 +93,8 @@ func (v *View) stat(n node, d *host.Dir) (st unix.Stat_t, code fuse.Status) {
 		err = d.Stat(&st)
 	case v.decide(n.hier, n.dir, n.file).Verdict == hierarchy.Hidden:
 		return st, errHidden
+	case n.hier.bridge != nil:
+		err = n.hier.bridge.stat(n, d, &st)
 	default:
 		err = d.Lookup(n.file, &st)
 	}
@@ -105,6 +109,11 @@ func (v *View) fillRemoved(n node, out *fuse.Attr) {
 
 // attrOpen finds the attributes of an open control file whose cgroup may have been removed.
 func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
+	if h.hier.bridge != nil {
+		*out = fuse.Attr{Ino: h.hier.bridge.inode(h.node()), Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
+		out.Uid, out.Gid = v.owner.UID, v.owner.GID
+		return fuse.OK
+	}
 	if h.inode == 0 && h.backing != nil {
 		*out = fuse.Attr{Ino: h.backing.file, Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
 		out.Uid, out.Gid = v.owner.UID, v.owner.GID
@@ -195,7 +204,7 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if n.hier.isRoot(n.dir) {
 		return errDenied
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return v.unlessOpen(n, status(err))
 	}
@@ -204,7 +213,7 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if !code.Ok() {
 		return v.unlessOpen(n, code)
 	}
-	at, err := d.Node(n.file)
+	at, err := n.hier.node(d, n.file)
 	if err != nil {
 		return v.unlessOpen(n, status(err))
 	}
@@ -266,7 +275,7 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 func (v *View) changeTimes(at host.Node, in *fuse.SetAttrIn) error {
 	atime, setA := in.GetATime()
 	mtime, setM := in.GetMTime()
-	if !setA && !setM {
+	if !setA && !setM || at.Shared() {
 		return nil
 	}
 	if _, err := at.GetXattr(attrTimes, nil); err != nil {

@@ -3,6 +3,7 @@ package fs
 import (
 	"math/bits"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -100,7 +101,7 @@ func (v *View) setAttrs(at host.Node, kind attrKind, again bool, changes ...attr
 	var before, after uint64
 	for _, c := range changes {
 		before += presentCost(at, c.stored)
-		after += attrCost(c.stored, len(c.data))
+		after += attrCost(at.Stored(c.stored), len(c.data))
 	}
 	if err := v.charge(d, kind, before, after); err != nil {
 		return err
@@ -159,7 +160,7 @@ func presentCost(at host.Node, stored string) uint64 {
 	if err != nil {
 		return 0
 	}
-	return attrCost(stored, n)
+	return attrCost(at.Stored(stored), n)
 }
 
 // charge raises the cgroup's share and the guest's sum by the difference of the costs before and after. Called with
@@ -243,8 +244,8 @@ func (v *View) sumOfAttrs() uint64 {
 // does not count may have made its cgroups. A cgroup that cannot be read counts as one without attributes.
 func (v *View) countAttrs() {
 	var sum uint64
-	for _, hier := range v.hierarchies {
-		_ = hier.boundary.WalkCgroups(func(d *host.Dir) error {
+	for _, b := range v.boundaries() {
+		_ = b.WalkCgroups(func(d *host.Dir) error {
 			share := countShare(d)
 			if share != shareOf(d, "") {
 				_ = setShare(d, share)
@@ -267,8 +268,8 @@ func (v *View) sumShares() bool {
 		return false
 	}
 	var sum uint64
-	for _, hier := range v.hierarchies {
-		_ = hier.boundary.WalkCgroups(func(d *host.Dir) error {
+	for _, b := range v.boundaries() {
+		_ = b.WalkCgroups(func(d *host.Dir) error {
 			sum += shareOf(d, "")
 			return nil
 		})
@@ -330,6 +331,21 @@ func attrsCost(d *host.Dir, file string) (sum uint64) {
 		}
 	}
 	return sum
+}
+
+// stripPart removes the attributes of a hierarchy's part of a directory, and refunds their cost.
+func (v *View) stripPart(d *host.Dir, part string) {
+	defer v.enterAttrs()()
+	names, err := d.Self().ListXattr()
+	if err != nil {
+		return
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, part+"/") {
+			_ = d.Self().RemoveXattr(name)
+		}
+	}
+	v.recountShare(d)
 }
 
 // removeCounted removes a child by rm, then its attributes, and refunds their cost. Otherwise an open file of the

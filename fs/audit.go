@@ -71,7 +71,7 @@ func (v *View) pathIn(n node, name string) string {
 		return path.Join("/", name)
 	}
 	at := "?"
-	if d, err := n.hier.acquire(n.dir); err == nil {
+	if d, err := n.acquire(); err == nil {
 		if rel, err := d.Path(); err == nil {
 			at = rel
 		}

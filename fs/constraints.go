@@ -80,7 +80,7 @@ func (v *View) writeUnchanged(_ <-chan struct{}, h *handle, _ uint32, data []byt
 	if err != nil {
 		return err
 	}
-	d, err := h.hier.acquire(h.dir)
+	d, err := h.acquire()
 	if err != nil {
 		return unix.ENODEV
 	}

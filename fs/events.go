@@ -50,11 +50,12 @@ func (v *View) changed(hier *viewHierarchy, e host.Event) {
 	case e.Overflow:
 		v.log.Warn("the kernel dropped events of watched cgroups; changes by the host show within the cache timeout")
 	case e.Created, e.Deleted:
+		dir := v.presentNode(hier, e.Dir)
 		if e.Deleted && !v.alone {
-			v.conn.InvalEntry(v.dirNode(hier, e.Dir), e.Name)
+			v.conn.InvalEntry(dir, e.Name)
 		}
-		v.conn.InvalInode(v.dirNode(hier, e.Dir))
-	case e.Modified && e.Name == subtreeFile:
+		v.conn.InvalInode(dir)
+	case e.Modified && e.Name == subtreeFile && hier.bridge == nil:
 		if d, err := hier.boundary.Acquire(e.Dir); err == nil {
 			v.invalidateFiles(hier, d)
 			d.Release()
@@ -62,6 +63,20 @@ func (v *View) changed(hier *viewHierarchy, e host.Event) {
 	case e.Modified && pollable(hier, e.Name):
 		v.poke(hier, e.Dir, e.Name)
 	}
+}
+
+// presentNode returns the node id of a directory in its present life.
+func (v *View) presentNode(hier *viewHierarchy, dir uint64) uint64 {
+	if hier.bridge == nil {
+		return v.dirNode(hier, dir)
+	}
+	d, err := hier.acquire(dir)
+	if err != nil {
+		return v.dirNode(hier, dir)
+	}
+	defer d.Release()
+	life, _ := hier.bridge.lifeIn(hier, d)
+	return v.lifeNode(hier, dir, life)
 }
 
 // forget makes the kernel drop its entries of the control files in or below a directory, after a guest changed the

@@ -22,7 +22,7 @@ func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
 			return nil, unix.ENODEV
 		}
 		defer d.Release()
-		on = fakeSet(d)
+		on = hier.fakeSet(d)
 	}
 	if on {
 		return []byte("1\n"), nil
@@ -30,9 +30,9 @@ func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
 	return []byte("0\n"), nil
 }
 
-func fakeSet(d *host.Dir) bool {
+func (hier *viewHierarchy) fakeSet(d *host.Dir) bool {
 	var buf [1]byte
-	n, err := d.Self().GetXattr(attrFake, buf[:])
+	n, err := hier.self(d).GetXattr(attrFake, buf[:])
 	return err == nil && n == 1 && buf[0] == '1'
 }
 
@@ -44,9 +44,9 @@ func (v *View) setFake(hier *viewHierarchy, dir uint64, on bool) error {
 	}
 	defer d.Release()
 	if on {
-		return v.setAttrs(d.Self(), viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
+		return v.setAttrs(hier.self(d), viewsAttr, false, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	if err := v.removeAttr(d.Self(), attrFake, false); err != nil && status(err) != fuseNoData {
+	if err := v.removeAttr(hier.self(d), attrFake, false); err != nil && status(err) != fuseNoData {
 		return err
 	}
 	return nil

@@ -32,6 +32,9 @@ var filters = map[hierarchy.Filter]filter{
 
 // filtered returns the whole content of a control file for the reader tid. EPERM for a filter without a row.
 func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
+	if h.hier.bridge != nil {
+		return v.readBridged(h, tid)
+	}
 	f, known := filters[h.decision.File.Filter]
 	if !known {
 		return nil, unix.EPERM

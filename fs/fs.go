@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -111,7 +112,7 @@ type Holder interface {
 // View is one guest's tree on one FUSE connection.
 type View struct {
 	host        *host.Host                  // immutable
-	policy      *policy.Policy              // immutable
+	policy      *policy.Policy              // immutable after arrange
 	layout      hierarchy.Layout            // immutable, never LayoutAuto
 	owner       Owner                       // immutable
 	log         *logrus.Entry               // immutable
@@ -226,10 +227,20 @@ func (v *View) arrange(cfg Config) (err error) {
 	}
 	for _, b := range cfg.Boundaries {
 		h := b.Hierarchy().Hierarchy
-		v.hierarchies = append(v.hierarchies, newViewHierarchy(len(v.hierarchies), b, v.policy.Quota()))
-		for _, name := range h.Symlinks() {
-			v.links = append(v.links, link{name: name, target: h.Dir})
+		var via *bridge
+		if v.layout.Translates(h) {
+			v.policy = v.policy.Legacy()
 		}
+		all := v.layout.Shown(h, shown, v.policy.Controllers())
+		if v.layout.Translates(h) {
+			via = newBridge(b, all, v.policy.Quota())
+		}
+		for _, one := range all {
+			v.show(b, one, via)
+		}
+	}
+	if len(v.hierarchies) == 0 {
+		return errors.New("cannot make a view: no hierarchy of this host holds a permitted controller")
 	}
 	if v.layout == hierarchy.LayoutV2 && len(v.hierarchies) != 1 {
 		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.hierarchies))
@@ -239,6 +250,24 @@ func (v *View) arrange(cfg Config) (err error) {
 			len(v.hierarchies), maxHierarchies)
 	}
 	return nil
+}
+
+// show adds a hierarchy to the view, with the links that lead to it.
+func (v *View) show(b *host.Boundary, h hierarchy.Hierarchy, via *bridge) {
+	v.hierarchies = append(v.hierarchies, newViewHierarchy(len(v.hierarchies), b, h, via, v.policy.Quota()))
+	for _, name := range h.Symlinks() {
+		v.links = append(v.links, link{name: name, target: h.Dir})
+	}
+}
+
+// boundaries are those of the hierarchies, each once.
+func (v *View) boundaries() (all []*host.Boundary) {
+	for _, hier := range v.hierarchies {
+		if !slices.Contains(all, hier.boundary) {
+			all = append(all, hier.boundary)
+		}
+	}
+	return all
 }
 
 // start opens the connection, the poller and the watchers of the host.
@@ -311,6 +340,10 @@ func (v *View) Close() error {
 		err = v.conn.Close()
 		v.stop()
 		for _, hier := range v.hierarchies {
+			if hier.bridge != nil {
+				hier.bridge.removeLeaf()
+				continue
+			}
 			hier.removeLeaf()
 		}
 	})

@@ -47,7 +47,7 @@ func typeOf(hier *viewHierarchy) uint32 {
 // Cgroup returns the id of the boundary in the v2 hierarchy, 0 if the view has none.
 func (v *View) Cgroup() uint64 {
 	for _, hier := range v.hierarchies {
-		if hier.v2() {
+		if hier.v2() || hier.bridge != nil {
 			return hier.boundary.ID()
 		}
 	}

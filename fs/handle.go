@@ -8,6 +8,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/translate"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -25,6 +26,7 @@ type handle struct {
 	flags    int             // immutable: for the host's open
 	backing  *backing        // immutable: nil unless the kernel reads the host's file itself, for this open or others
 	inode    uint64          // immutable: of the host's file, 0 if no I/O of the open reaches the server
+	row      *translate.Row  // immutable: what stands for a file of a bridge; nil for one without a row
 	counted  uint32          // immutable: state.Stranger if the open counts as a stranger's
 
 	fired atomic.Uint32 // events of a PSI trigger that the poller has and the guest has not
@@ -139,12 +141,16 @@ func (h *handle) host() (int, error) {
 	if h.file == "" || h.inode == 0 {
 		return -1, unix.EBADF
 	}
-	d, err := h.hier.acquire(h.dir)
+	d, err := h.acquire()
 	if err != nil {
 		return -1, unix.ENODEV
 	}
 	defer d.Release()
-	fd, err = d.OpenFile(h.file, h.flags)
+	file, flags := h.file, h.flags
+	if h.row != nil {
+		file, flags = h.row.HostFile(file), unix.O_RDONLY
+	}
+	fd, err = d.OpenFile(file, flags)
 	if err != nil {
 		return -1, unix.ENODEV
 	}

@@ -25,16 +25,52 @@ type viewHierarchy struct {
 	evacuate chan struct{} // one slot, for moving the boundary's processes to or from the leaf
 
 	expected expectations
+
+	bridge      *bridge  // immutable; nil where the host has this hierarchy
+	controllers []string // immutable; of a bridge's hierarchy
 }
 
-func newViewHierarchy(index int, b *host.Boundary, q policy.Quota) *viewHierarchy {
-	h := b.Hierarchy().Hierarchy
+// newViewHierarchy makes a hierarchy of the view. h is the boundary's own, or one of those that stand for it by a bridge.
+func newViewHierarchy(index int, b *host.Boundary, h hierarchy.Hierarchy, via *bridge, q policy.Quota) *viewHierarchy {
 	hier := &viewHierarchy{
-		index: index, boundary: b, version: h.Version, name: h.Dir, flat: h.Version == hierarchy.V1 && h.Holds("blkio"),
-		quota: quota{bound: q, count: -1}, evacuate: make(chan struct{}, 1),
+		index: index, boundary: b, version: h.Version, name: h.Dir,
+		flat:  h.Version == hierarchy.V1 && h.Holds("blkio") && via == nil,
+		quota: quota{bound: q, count: -1}, evacuate: make(chan struct{}, 1), bridge: via, controllers: h.Controllers,
 	}
-	hier.findLeaf()
+	if via == nil {
+		hier.findLeaf()
+	}
 	return hier
+}
+
+// self is the directory, or the hierarchy's part of it, for attributes.
+func (hier *viewHierarchy) self(d *host.Dir) host.Node {
+	if hier.bridge != nil {
+		return d.Part(hier.name, "")
+	}
+	return d.Self()
+}
+
+// node is the directory (file "") or a file in it, for attributes.
+func (hier *viewHierarchy) node(d *host.Dir, file string) (host.Node, error) {
+	if hier.bridge != nil {
+		return d.Part(hier.name, file), nil
+	}
+	return d.Node(file)
+}
+
+func (hier *viewHierarchy) quotaOf() *quota {
+	if hier.bridge != nil {
+		return &hier.bridge.quota
+	}
+	return &hier.quota
+}
+
+func (hier *viewHierarchy) countCgroups() (int, error) {
+	if hier.bridge != nil {
+		return hier.boundary.CountVisible()
+	}
+	return hier.boundary.CountCgroups()
 }
 
 // v2 reports the unified hierarchy.

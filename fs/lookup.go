@@ -30,7 +30,7 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 		// kernfs has no longest name, and the view shows none above NAME_MAX.
 		return fuse.ENOENT
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return status(err)
 	}
@@ -40,6 +40,9 @@ func (r *rawFS) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, o
 
 // lookup fills in the entry of a name in a directory of a hierarchy, for the caller tid.
 func (v *View) lookup(hier *viewHierarchy, d *host.Dir, name string, tid uint32, out *fuse.EntryOut) fuse.Status {
+	if hier.bridge != nil {
+		return v.lookupBridged(hier, d, name, tid, out)
+	}
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil {
 		return status(err)
@@ -157,7 +160,7 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 	h.mu.Unlock()
 	if in.Offset == 0 || entries == nil {
 		var err error
-		if entries, err = v.list(h.hier, h.dir); err != nil {
+		if entries, err = v.list(h); err != nil {
 			return status(err)
 		}
 		h.mu.Lock()
@@ -204,11 +207,12 @@ func order(entries []dirEntry) []dirEntry {
 }
 
 // list returns the entries of a directory. A removed directory has none, as on kernfs.
-func (v *View) list(hier *viewHierarchy, dir uint64) ([]dirEntry, error) {
+func (v *View) list(h *handle) ([]dirEntry, error) {
+	hier, dir := h.hier, h.dir
 	if hier == nil {
 		return v.listTop(), nil
 	}
-	d, err := hier.acquire(dir)
+	d, err := h.acquire()
 	if err != nil {
 		return []dirEntry{}, nil
 	}
@@ -220,6 +224,9 @@ func (v *View) list(hier *viewHierarchy, dir uint64) ([]dirEntry, error) {
 	out := make([]dirEntry, 0, len(found)+2)
 	out = append(out, dirEntry{name: ".", ino: d.ID(), mode: unix.S_IFDIR},
 		dirEntry{name: "..", ino: v.above(d), mode: unix.S_IFDIR})
+	if hier.bridge != nil {
+		return order(append(out, v.listBridged(hier, d, found)...)), nil
+	}
 	for _, e := range found {
 		if e.IsDir {
 			if len(e.Name) <= nameMax && !hier.isRoot(e.ID) && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {

@@ -73,7 +73,7 @@ func parsePid(data []byte) (int, error) {
 // move answers a write of a pid (rule 5): the number is the writer's, 0 is the writer, and the task moves only from
 // inside the boundary to inside the boundary.
 func (v *View) move(h *handle, tid uint32, data []byte) error {
-	dst, err := h.hier.acquire(h.dir)
+	dst, err := h.acquire()
 	if err != nil {
 		// cgroup_kn_lock_live checks this first.
 		return unix.ENODEV
@@ -184,7 +184,7 @@ func (v *View) mayMoveUnder(h *handle, dst *host.Dir, pid int) error {
 		d = child
 	}
 	defer d.Release()
-	r := v.ownerOf(d, "cgroup.procs", 0o644)
+	r := v.ownerOf(h.hier, d, "cgroup.procs", 0o644)
 	if r.allows(h.opener, 0o2) {
 		return nil
 	}

@@ -24,11 +24,14 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 		v.deny(&in.InHeader, "mkdir", n, name, "no cgroups here")
 		return errDenied
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return status(err)
 	}
 	defer d.Release()
+	if n.hier.bridge != nil {
+		return v.mkdirBridged(cancel, n, d, name, in, out)
+	}
 	var changed, children uint64
 	ch := v.begin("mkdir", &in.InHeader, func() (a, b, c uint64) {
 		changed, children = v.statParent(n.hier, d, in.Unique)
@@ -116,7 +119,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	ch.made()
 	if err != nil {
 		n.hier.expected.remove(d.ID(), name)
-		n.hier.quota.free()
+		n.hier.quotaOf().free()
 		return status(err)
 	}
 	if err = d.Lookup(name, &st); err == nil {
@@ -125,7 +128,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	if err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
-		n.hier.quota.free()
+		n.hier.quotaOf().free()
 		if isQuota(err) {
 			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
 		}
@@ -173,11 +176,14 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 		// Natively a hierarchy is a mount point; a link is ENOTDIR in the kernel.
 		return errBusy
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return status(err)
 	}
 	defer d.Release()
+	if n.hier.bridge != nil {
+		return v.rmdirBridged(cancel, n, d, name, in)
+	}
 	if d.IsBoundary() && n.hier.v2() && name == hierarchy.LeafName {
 		return errBusy
 	}
@@ -213,7 +219,7 @@ func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) 
 		return status(err)
 	}
 	hier.timed.Delete(ch.entry.B)
-	hier.quota.free()
+	hier.quotaOf().free()
 	return fuse.OK
 }
 
@@ -232,11 +238,11 @@ func (r *rawFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 		// kernfs_iop_rename.
 		return fuse.EINVAL
 	}
-	if n.hier == nil || n.hier.v2() {
+	if n.hier == nil || n.hier.v2() || n.hier.bridge != nil {
 		// cgroup2 has no ->rename: EPERM from kernfs_iop_rename.
 		return errDenied
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return status(err)
 	}
@@ -298,7 +304,7 @@ func (v *View) rename(
 func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
 	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) ||
-		d.IsBoundary() && name == hierarchy.LeafName ||
+		(d.IsBoundary() || hier.bridge != nil) && name == hierarchy.LeafName ||
 		strings.ContainsRune(name, '\n') ||
 		dotted && v.host.Hierarchy(prefix) != nil
 }

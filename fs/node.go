@@ -34,7 +34,7 @@ type node struct {
 	hier *viewHierarchy // of a directory or file
 	dir  uint64         // kernfs id of the directory, or of the file's directory
 	file string         // "" for a directory
-	life uint64         // of a file
+	life uint64         // of a file; of a directory and of each file in it, where the directory is a bridge's
 }
 
 // node decodes a node id. ESTALE for one that no server gave out.
@@ -57,6 +57,9 @@ func (v *View) node(id uint64) (node, fuse.Status) {
 		return node{}, fuse.Status(unix.ESTALE)
 	}
 	n := node{hier: v.hierarchies[t-1], dir: id & dirMask}
+	if n.hier.bridge != nil {
+		n.life = id >> lifeShift & (lives - 1)
+	}
 	if f := id >> fileShift & fileMask; f != 0 {
 		name, ok := v.names.Name(f)
 		if !ok {
@@ -73,6 +76,11 @@ func (v *View) dirNode(hier *viewHierarchy, dir uint64) uint64 {
 		return fuse.FUSE_ROOT_ID
 	}
 	return uint64(hier.index+1)<<hierarchyShift | dir
+}
+
+// lifeNode returns the node id of a directory of a bridge in one of its lives.
+func (v *View) lifeNode(hier *viewHierarchy, dir, life uint64) uint64 {
+	return v.dirNode(hier, dir) | life<<lifeShift
 }
 
 // fileNode returns the node id of a control file in one of its lives; 0 if the name table is full.
@@ -102,7 +110,31 @@ func (hier *viewHierarchy) acquire(dir uint64) (*host.Dir, error) {
 	return hier.boundary.Acquire(dir)
 }
 
+// acquire opens the directory of a node. ENOENT if it is gone, from its hierarchy alone where that is a bridge's, too.
+func (n node) acquire() (*host.Dir, error) { return n.hier.acquireIn(n.dir, n.life) }
+
+func (h *handle) acquire() (*host.Dir, error) { return h.hier.acquireIn(h.dir, h.life) }
+
+// node is what the open is of.
+func (h *handle) node() node { return node{hier: h.hier, dir: h.dir, file: h.file, life: h.life} }
+
+// acquireIn opens a directory in one of its lives.
+func (hier *viewHierarchy) acquireIn(dir, life uint64) (*host.Dir, error) {
+	d, err := hier.acquire(dir)
+	if err != nil || hier.bridge == nil {
+		return d, err
+	}
+	if now, there := hier.bridge.lifeIn(hier, d); !there || now != life {
+		d.Release()
+		return nil, unix.ENOENT
+	}
+	return d, nil
+}
+
 // decide returns the policy's decision on a control file in a directory.
 func (v *View) decide(hier *viewHierarchy, dir uint64, file string) policy.Decision {
+	if hier.bridge != nil {
+		return v.decideBridged(hier, dir, file)
+	}
 	return v.policy.Decide(policy.Request{Version: hier.version, File: file, Place: hier.place(dir)})
 }

@@ -34,13 +34,16 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if in.Flags&unix.O_DIRECT != 0 {
 		return fuse.EINVAL
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return v.gone(in, status(err))
 	}
 	defer d.Release()
 	h.reads = access == unix.O_RDONLY
 	h.flags = access | int(in.Flags)&unix.O_NONBLOCK
+	if h.hier.bridge != nil {
+		return v.openBridged(h, d, in, unique, out)
+	}
 	failpoint("open-begun")
 	if st := v.openAs(n, h, d, in, out); !st.Ok() {
 		return st
@@ -224,7 +227,7 @@ func (r *rawFS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenO
 	if n.file != "" || n.link != 0 {
 		return errNotDir
 	}
-	h := &handle{hier: n.hier, dir: n.dir, fd: -1, leaf: -1}
+	h := &handle{hier: n.hier, dir: n.dir, life: n.life, fd: -1, leaf: -1}
 	fh, ok := v.keepOpen(h, &in.InHeader, unique)
 	if !ok {
 		v.exceeded(&in.InHeader, "opendir", n, "", "open descriptors")

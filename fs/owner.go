@@ -72,13 +72,13 @@ func (r ownership) allows(c credentials, want uint32) bool {
 
 // ownerOf returns the guest's owner and mode of a directory (file "") or a file in it; hostMode is the host's mode.
 // The boundary's are fixed.
-func (v *View) ownerOf(d *host.Dir, file string, hostMode uint32) ownership {
+func (v *View) ownerOf(hier *viewHierarchy, d *host.Dir, file string, hostMode uint32) ownership {
 	if d.IsBoundary() {
 		return v.shownOwner(ownership{}, false, hostMode)
 	}
-	at, err := d.Node(file)
+	at, err := hier.node(d, file)
 	if err != nil {
-		own, ok := readOwnership(d.Self(), attrMade)
+		own, ok := readOwnership(hier.self(d), attrMade)
 		return v.shownOwner(own, ok, hostMode)
 	}
 	defer at.Close()
@@ -89,8 +89,8 @@ func (v *View) ownerOf(d *host.Dir, file string, hostMode uint32) ownership {
 // storedOwner reads the attribute of a directory or a file, or for a file that its directory has for all of them.
 func storedOwner(at host.Node) (ownership, bool) {
 	own, ok := readOwnership(at, attrOwn)
-	if self := at.Dir().Self(); !ok && at != self {
-		return readOwnership(self, attrMade)
+	if home := at.Home(); !ok && at != home {
+		return readOwnership(home, attrMade)
 	}
 	return own, ok
 }
@@ -138,12 +138,12 @@ func (v *View) changeOwner(at host.Node, st *unix.Stat_t, in *fuse.SetAttrIn) er
 // server may have begun to.
 func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
 	rec := ownership{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
-	parent := v.ownerOf(d, "", 0o755)
+	parent := v.ownerOf(hier, d, "", 0o755)
 	if parent.mode&unix.S_ISGID != 0 {
 		rec.gid = parent.gid
 		rec.mode |= unix.S_ISGID
 	}
-	inherit := !hier.v2() && fakeSet(d)
+	inherit := !hier.v2() && hier.fakeSet(d)
 	if rec == (ownership{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
 		// No attribute means the same.
 		return nil
@@ -160,5 +160,5 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 	if inherit {
 		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
 	}
-	return v.setAttrs(child.Self(), viewsAttr, again, changes...)
+	return v.setAttrs(hier.self(child), viewsAttr, again, changes...)
 }

@@ -60,16 +60,17 @@ func (q *quota) free() {
 // cgroup.max.descendants. A cgroup that exists already (there) is counted and never refused. bound names the reached
 // bound by its key in the policy.
 func (hier *viewHierarchy) reserveCgroup(d *host.Dir, there bool) (bound string, st fuse.Status) {
-	if hier.quota.bound.Depth > 0 {
+	q := hier.quotaOf()
+	if q.bound.Depth > 0 {
 		depth, err := d.Depth()
 		if err != nil {
 			return "", status(err)
 		}
-		if depth >= hier.quota.bound.Depth {
+		if depth >= q.bound.Depth {
 			return "depth", errQuota
 		}
 	}
-	ok, err := hier.quota.reserve(hier.boundary.CountCgroups)
+	ok, err := q.reserve(hier.countCgroups)
 	if err != nil {
 		return "", status(err)
 	}

@@ -28,7 +28,7 @@ func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 		return valid&attrChanges != 0 && valid&fuse.FATTR_SIZE == 0
 	case conn.OpWrite:
 		h := v.handles.get(writeHandle(body))
-		return h != nil && (h.decision.File.Blocks || h.decision.File.Constraint == hierarchy.Fake)
+		return h != nil && (h.slowBridged() || h.decision.File.Blocks || h.decision.File.Constraint == hierarchy.Fake)
 	}
 	return false
 }

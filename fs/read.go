@@ -22,6 +22,9 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	if v.nested() {
 		h.seen()
 	}
+	if h.hier.bridge != nil {
+		return v.content(h, in, buf)
+	}
 	fd, err := h.host()
 	if err != nil {
 		return nil, status(err)
@@ -33,6 +36,11 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 		}
 		return fuse.ReadResultData(buf[:n]), fuse.OK
 	}
+	return v.content(h, in, buf)
+}
+
+// content answers a read from what the server makes.
+func (v *View) content(h *handle, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	h.mu.Lock()
 	content := h.content
 	h.mu.Unlock()

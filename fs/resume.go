@@ -44,6 +44,9 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 		return h, true
 	}
 	h.decision = v.decide(n.hier, n.dir, n.file)
+	if n.hier.bridge != nil {
+		h.row, _ = n.hier.rowOf(n.file)
+	}
 	switch rec.Flags & (state.Reads | state.Writes) {
 	case state.Reads | state.Writes:
 		h.flags = unix.O_RDWR
@@ -110,7 +113,7 @@ func (v *View) rewatchFile(id uint64) {
 	if !st.Ok() || n.hier == nil || n.file == "" {
 		return
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	if err != nil {
 		return
 	}

@@ -20,8 +20,8 @@ type strangers struct{ open atomic.Int64 }
 
 // stranger reports that a caller is outside the boundary in every hierarchy of the view.
 func (v *View) stranger(tid uint32) bool {
-	for _, hier := range v.hierarchies {
-		if inside, err := hier.boundary.Contains(int(tid)); err == nil && inside {
+	for _, b := range v.boundaries() {
+		if inside, err := b.Contains(int(tid)); err == nil && inside {
 			return false
 		}
 	}

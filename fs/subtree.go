@@ -18,7 +18,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	if err != nil || slices.ContainsFunc(changes, func(word string) bool { return !v.host.Knows(word[1:]) }) {
 		return cmp.Or[error](err, unix.EINVAL)
 	}
-	d, err := h.hier.acquire(h.dir)
+	d, err := h.acquire()
 	if err != nil {
 		return unix.ENODEV
 	}

@@ -178,7 +178,7 @@ func (h *handle) makeThreaded(cancel <-chan struct{}, data []byte) error {
 
 // besideLeaf reports that the open's directory is a child of the boundary.
 func (h *handle) besideLeaf() bool {
-	d, err := h.hier.acquire(h.dir)
+	d, err := h.acquire()
 	if err != nil {
 		return false
 	}

@@ -25,7 +25,7 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if h == nil {
 		return 0, fuse.EBADF
 	}
-	if _, err := h.host(); err != nil {
+	if _, err := h.host(); err != nil && h.hier.bridge == nil {
 		return 0, status(err)
 	}
 	n := uint32(len(data))
@@ -55,6 +55,10 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 // writeAgain answers a write that the kernel sends again and that may have reached the host. It did if a
 // descriptor's position moved.
 func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
+	if h.hier.bridge != nil {
+		// Done again it ends as done once.
+		return v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch))
+	}
 	own, leaf := h.positions()
 	if uint64(own) != ch.entry.A || uint64(leaf) != ch.entry.B {
 		if c := constraints[h.decision.File.Constraint]; c.wrote != nil {
@@ -72,13 +76,17 @@ func (v *View) tried(in *fuse.InHeader, h *handle, err error) fuse.Status {
 	var outside *host.OutsideError
 	switch {
 	case errors.As(err, &outside):
-		v.deny(in, "move", node{hier: h.hier, dir: h.dir, file: h.file}, "", "outside the boundary")
+		v.deny(in, "move", h.node(), "", "outside the boundary")
+		if h.hier.bridge != nil {
+			// v1 has no boundary: its errno is that of a number without a task.
+			st = fuse.Status(unix.ESRCH)
+		}
 	case errors.As(err, &refused) && refused.quota:
-		v.exceeded(in, "write", node{hier: h.hier, dir: h.dir, file: h.file}, "", refused.rule)
+		v.exceeded(in, "write", h.node(), "", refused.rule)
 	case errors.As(err, &refused):
-		v.deny(in, "write", node{hier: h.hier, dir: h.dir, file: h.file}, "", refused.rule)
+		v.deny(in, "write", h.node(), "", refused.rule)
 	case st == errDenied && h.decision.Verdict == hierarchy.Guarded:
-		v.deny(in, "write", node{hier: h.hier, dir: h.dir, file: h.file}, "", h.decision.Rule)
+		v.deny(in, "write", h.node(), "", h.decision.Rule)
 	}
 	return st
 }
@@ -95,6 +103,9 @@ func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte, ch *change) error {
 	defer ch.made()
 	d := h.decision
+	if h.hier.bridge != nil {
+		return v.writeBridged(cancel, h, tid, data, ch.again)
+	}
 	if d.Verdict == hierarchy.ReadWrite {
 		return v.pass(cancel, h, data)
 	}

@@ -30,8 +30,8 @@ const (
 type attrKey struct{ value, name string }
 
 // keyOf returns where an attribute is stored.
-func keyOf(d *host.Dir, attr string) attrKey {
-	if d.FitsXattr(attrGuest + attr) {
+func keyOf(at host.Node, attr string) attrKey {
+	if at.FitsXattr(attrGuest + attr) {
 		return attrKey{value: attrGuest + attr}
 	}
 	digest := fmt.Sprintf("%x", sha256.Sum256([]byte(attr)))
@@ -76,7 +76,7 @@ func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
 	if n.file != "" && v.decide(n.hier, n.dir, n.file).Verdict == hierarchy.Hidden {
 		return n, nil, errHidden
 	}
-	d, err := n.hier.acquire(n.dir)
+	d, err := n.acquire()
 	return n, d, status(err)
 }
 
@@ -107,7 +107,12 @@ func (r *rawFS) GetXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr string,
 		return 0, st
 	}
 	defer d.Release()
-	size, err := d.GetXattr(n.file, keyOf(d, attr).value, dest)
+	at, err := n.hier.node(d, n.file)
+	if err != nil {
+		return 0, status(err)
+	}
+	defer at.Close()
+	size, err := at.GetXattr(keyOf(at, attr).value, dest)
 	return uint32(size), status(err)
 }
 
@@ -122,7 +127,7 @@ func (r *rawFS) ListXAttr(cancel <-chan struct{}, in *fuse.InHeader, dest []byte
 		return 0, st
 	}
 	defer d.Release()
-	at, err := d.Node(n.file)
+	at, err := n.hier.node(d, n.file)
 	if err != nil {
 		return 0, status(err)
 	}
@@ -182,13 +187,13 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 		return st
 	}
 	defer d.Release()
-	at, err := d.Node(n.file)
+	at, err := n.hier.node(d, n.file)
 	if err != nil {
 		return status(err)
 	}
 	defer at.Close()
 	ch := r.view().begin("setxattr", &in.InHeader, func() (a, b, c uint64) {
-		return isSet(at, keyOf(d, attr).value), 0, 0
+		return isSet(at, keyOf(at, attr).value), 0, 0
 	})
 	if !ch.done {
 		st := r.view().setAttribute(at, attr, data, int(in.Flags), ch)
@@ -204,7 +209,7 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 // previous server made it.
 func (v *View) setAttribute(at host.Node, attr string, data []byte, flags int, ch *change) fuse.Status {
 	defer ch.made()
-	key := keyOf(at.Dir(), attr)
+	key := keyOf(at, attr)
 	if ch.again && flags&unix.XATTR_CREATE != 0 && ch.entry.A == 0 {
 		have := make([]byte, len(data)+1)
 		if n, err := at.GetXattr(key.value, have); err == nil && bytes.Equal(have[:n], data) {
@@ -269,12 +274,12 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 		return st
 	}
 	defer d.Release()
-	at, err := d.Node(n.file)
+	at, err := n.hier.node(d, n.file)
 	if err != nil {
 		return status(err)
 	}
 	defer at.Close()
-	key := keyOf(d, attr)
+	key := keyOf(at, attr)
 	ch := r.view().begin("removexattr", in, func() (a, b, c uint64) { return isSet(at, key.value), 0, 0 })
 	if ch.done {
 		return ch.outcome()

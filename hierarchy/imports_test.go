@@ -38,7 +38,7 @@ var mayImport = []struct{ dir, own string }{
 	{"cmd/internal/target", "hierarchy/host"},
 	{"cmd/internal/fault", ""},
 	{"cmd/internal/logs", ""},
-	{"fs", "fs/conn fs/state hierarchy hierarchy/host policy"},
+	{"fs", "fs/conn fs/state hierarchy hierarchy/host hierarchy/translate policy"},
 	{"fs/self", "fs/conn fs/state"},
 	{"fs/conn", ""},
 	{"fs/state", ""},

@@ -1,6 +1,10 @@
 package hierarchy
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Layout is the arrangement of hierarchies in a view.
 type Layout int
@@ -54,6 +58,8 @@ func (l Layout) Resolve(shown []Hierarchy) Layout {
 
 // Arrange is Resolve, with a place for each of the hierarchies shown. The error names one without a place in this
 // layout.
+//
+// The v2 hierarchy has its place in layout v1 as the v1 hierarchies that stand for its controllers (Shown).
 func (l Layout) Arrange(shown []Hierarchy) (Layout, error) {
 	l = l.Resolve(shown)
 	for _, h := range shown {
@@ -61,10 +67,74 @@ func (l Layout) Arrange(shown []Hierarchy) (Layout, error) {
 			return l, fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, "+
 				"or permit only controllers of the v2 hierarchy", h)
 		}
-		if l == LayoutV1 && h.Version == V2 {
-			return l, fmt.Errorf("cannot show the v2 hierarchy in layout v1: use layout hybrid, " +
-				"or do not permit its controllers")
+		if l == LayoutV1 && h.Version == V2 && len(h.asV1(shown)) == 0 {
+			return l, fmt.Errorf("cannot show the v2 hierarchy in layout v1: it has no controller that a v1 hierarchy " +
+				"could stand for; use layout hybrid, or do not permit it")
 		}
 	}
 	return l, nil
+}
+
+// Translates reports that a view of a hierarchy shows files of the other version of cgroup. The layout is never
+// LayoutAuto.
+func (l Layout) Translates(h Hierarchy) bool { return l == LayoutV1 && h.Version == V2 }
+
+// Shown returns the hierarchies that a view has for one of the host: itself, or those that stand for it. of are all
+// hierarchies of the host that are shown, permitted the names of what a guest may see. The layout is never LayoutAuto.
+func (l Layout) Shown(h Hierarchy, of []Hierarchy, permitted []string) []Hierarchy {
+	if l.Translates(h) {
+		return h.asPermitted(of, permitted)
+	}
+	return []Hierarchy{h}
+}
+
+// asPermitted returns the v1 hierarchies that stand for a v2 hierarchy: one for each of its controllers that is permitted
+// and that none of the host's own v1 hierarchies has, as most hosts have mounted them; the freezer, which every v2 cgroup
+// has; and those of the permitted names. Each has an ID of its own, as in /proc/cgroups.
+func (h Hierarchy) asPermitted(shown []Hierarchy, permitted []string) (all []Hierarchy) {
+	for _, one := range h.asV1(shown) {
+		if slices.ContainsFunc(one.Controllers, func(c string) bool { return slices.Contains(permitted, c) }) {
+			all = append(all, one)
+		}
+	}
+	more := func(one Hierarchy, dir string) {
+		if slices.ContainsFunc(shown, func(g Hierarchy) bool { return g.Version == V1 && g.Holds(one.String()) }) {
+			return
+		}
+		one.Version, one.Dir, one.Mountpoint = V1, dir, h.Mountpoint
+		all = append(all, one)
+	}
+	for _, name := range permitted {
+		if name == "freezer" {
+			more(Hierarchy{Controllers: []string{name}}, name)
+		}
+		if label, ok := strings.CutPrefix(name, "name="); ok {
+			more(Hierarchy{Name: label}, label)
+		}
+	}
+	id := 0
+	for _, g := range shown {
+		id = max(id, g.ID)
+	}
+	for i := range all {
+		all[i].ID = id + 1 + i
+	}
+	return all
+}
+
+// asV1 returns a v1 hierarchy for each controller of a v2 hierarchy that a v1 hierarchy can stand for.
+func (h Hierarchy) asV1(shown []Hierarchy) (all []Hierarchy) {
+	for _, c := range h.Controllers {
+		names := LegacyNames(c)
+		taken := slices.ContainsFunc(shown, func(g Hierarchy) bool {
+			return g.Version == V1 && slices.ContainsFunc(names, g.Holds)
+		})
+		if !taken && slices.ContainsFunc(tableV1, func(f ControlFile) bool { return slices.Contains(names, f.Controller) }) ||
+			!taken && slices.Contains(sharedControllers, c) {
+			all = append(all, Hierarchy{
+				Version: V1, Controllers: names, Dir: strings.Join(names, ","), Mountpoint: h.Mountpoint,
+			})
+		}
+	}
+	return all
 }

@@ -8,6 +8,9 @@ import (
 // sharedControllers have the same files on both versions (their cftypes are .legacy_cftypes and .dfl_cftypes at once).
 var sharedControllers = []string{"rdma", "misc", "dmem"}
 
+// SharedController reports a controller that has the same files in both versions.
+func SharedController(name string) bool { return slices.Contains(sharedControllers, name) }
+
 // table is all rows, v1 first. An exact name precedes one with '*'.
 var table = makeTable()
 

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
@@ -52,7 +53,32 @@ func compile(s spec) *Policy {
 			p.files[v][u.name] = p.compileUnknown(v, u)
 		}
 	}
+	p.legacy = sync.OnceValue(p.compileLegacy)
 	return p
+}
+
+// compileLegacy is Legacy. The policy is its own where it shows the names of both versions already.
+func (p *Policy) compileLegacy() *Policy {
+	s := p.spec
+	s.controllers = slices.Clone(s.controllers)
+	for _, c := range hierarchy.KnownControllers() {
+		if !hierarchy.UnifiedController(c) {
+			continue
+		}
+		names := append(hierarchy.LegacyNames(c), c)
+		if !p.shown[c] && !p.shown[names[0]] {
+			continue
+		}
+		for _, name := range names {
+			if !slices.Contains(s.controllers, name) {
+				s.controllers = append(s.controllers, name)
+			}
+		}
+	}
+	if len(s.controllers) == len(p.spec.controllers) {
+		return p
+	}
+	return compile(s)
 }
 
 func (p *Policy) compileFile(row hierarchy.ControlFile) *file {

@@ -61,6 +61,18 @@ func owner(v hierarchy.Version, file string) string {
 // whether or not "unified" is permitted.
 func (p *Policy) Permits(controller string) bool { return p.shown[controller] }
 
+// Controllers lists what is shown, in the policy's order, with the names that Permits takes.
+func (p *Policy) Controllers() []string { return slices.Clone(p.spec.controllers) }
+
+// Legacy returns the policy for a view in which files of v1 stand for those of v2: one that shows a controller under its
+// name in one version shows it under its names in the other, too, io as blkio and cpu as cpu and cpuacct.
+func (p *Policy) Legacy() *Policy {
+	if p.legacy == nil {
+		return p
+	}
+	return p.legacy()
+}
+
 // WithControllers returns the policy with the shown controllers set to names, as a command line does. Where the policy
 // lists controllers itself the names can only narrow that list; otherwise they may be any that a policy can list. No
 // names: no controller is shown. The error lists what is allowed, for each wrong name.

@@ -53,6 +53,31 @@ func (p *Policy) Decide(r Request) Decision {
 	return Decision{Rule: unknownFileRule}
 }
 
+// DecideTranslated is Decide for a file that stands for one of the other version on the host, behind; "" for none. What
+// a rule of the policy says of the host's file holds for this one, too. What the table says of the versions' ways to
+// bound children is that of the host's file: v1's limits of blkio hold for no cgroup below, those of v2 do.
+func (p *Policy) DecideTranslated(r Request, behind string) Decision {
+	d := p.Decide(r)
+	if behind == "" {
+		return d
+	}
+	other := hierarchy.V2
+	if r.Version == hierarchy.V2 {
+		other = hierarchy.V1
+	}
+	b := p.Decide(Request{other, behind, r.Place})
+	switch {
+	case b.Verdict == hierarchy.Hidden:
+		return Decision{File: d.File, Rule: b.Rule}
+	case b.Rule != tableRule && looseness(b.Verdict) < looseness(d.Verdict):
+		d.Verdict, d.Rule = b.Verdict, b.Rule
+	case d.Rule == tableRule && d.Verdict == hierarchy.ReadOnly && r.Place == hierarchy.Below && writable(b.Verdict) &&
+		d.File.Mode&0o222 != 0:
+		d.Verdict, d.Rule = b.Verdict, b.Rule
+	}
+	return d
+}
+
 // asked says whether a request names a version and a place that there are.
 func asked(r Request) bool {
 	return (r.Version == hierarchy.V1 || r.Version == hierarchy.V2) &&

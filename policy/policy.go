@@ -13,6 +13,7 @@ type Policy struct {
 	shown    map[string]bool // controllers that are shown
 	files    [3]map[string]*file
 	families [3]map[string]*family // both by hierarchy.Version, then by the name of the row
+	legacy   func() *Policy        // Legacy; nil in the zero Policy
 }
 
 // places are the indices of answers.

@@ -69,6 +69,7 @@ func listHierarchies(c *cli.Context) error {
 	if layout, err = layout.Arrange(shown); err != nil {
 		return fault.With(fault.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(shown)))
 	}
+	p = views.PolicyFor(p, layout, shown)
 	list := []hierarchyInfo{}
 	for _, t := range h.Hierarchies() {
 		info := hierarchyInfo{
@@ -84,6 +85,13 @@ func listHierarchies(c *cli.Context) error {
 			info.Shown = t.Dir
 			if layout == hierarchy.LayoutV2 {
 				info.Shown = "."
+			}
+			if layout.Translates(t.Hierarchy) {
+				var dirs []string
+				for _, one := range layout.Shown(t.Hierarchy, shown, p.Controllers()) {
+					dirs = append(dirs, one.Dir)
+				}
+				info.Shown = strings.Join(dirs, " ")
 			}
 		}
 		list = append(list, info)

@@ -48,7 +48,11 @@ func policyFlag(c *cli.Context) (*policy.Policy, error) {
 		return nil, fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	return p, views.CheckControllers(h, names)
+	layout, err := layoutFlag(c)
+	if err != nil {
+		return nil, err
+	}
+	return p, views.CheckControllers(h, names, layout)
 }
 
 // loadPolicy reads a policy's file; "" is the default.

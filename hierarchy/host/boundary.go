@@ -295,15 +295,20 @@ func (b *Boundary) renamed(parent *Dir, from, to string) {
 }
 
 // CountCgroups counts the cgroups below the boundary without the leaf.
-func (b *Boundary) CountCgroups() (int, error) {
+func (b *Boundary) CountCgroups() (int, error) { return b.count(false) }
+
+// CountVisible counts the cgroups below the boundary without any leaf, of the boundary or of a cgroup below it.
+func (b *Boundary) CountVisible() (int, error) { return b.count(true) }
+
+func (b *Boundary) count(leaves bool) (int, error) {
 	root, err := b.Root()
 	if err != nil {
 		return 0, err
 	}
 	defer root.Release()
-	n, err := countBelow(root.fd)
-	if err != nil {
-		return 0, err
+	n, err := countBelow(root.fd, leaves)
+	if err != nil || leaves {
+		return n, err
 	}
 	var st unix.Stat_t
 	v2 := b.hier.Version == hierarchy.V2
@@ -313,7 +318,8 @@ func (b *Boundary) CountCgroups() (int, error) {
 	return n, nil
 }
 
-func countBelow(dir int) (int, error) {
+// countBelow counts the cgroups below a directory. leaves says that those named as a leaf do not count.
+func countBelow(dir int, leaves bool) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(dir, &st); err != nil {
 		return 0, err
@@ -328,7 +334,7 @@ func countBelow(dir int) (int, error) {
 	}
 	n := 0
 	for _, e := range entries {
-		if !e.IsDir {
+		if !e.IsDir || leaves && e.Name == hierarchy.LeafName {
 			continue
 		}
 		n++
@@ -337,7 +343,7 @@ func countBelow(dir int) (int, error) {
 			// Removed meanwhile.
 			continue
 		}
-		below, err := countBelow(child)
+		below, err := countBelow(child, leaves)
 		unix.Close(child)
 		if err != nil {
 			return 0, err

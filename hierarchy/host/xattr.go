@@ -11,14 +11,41 @@ import (
 // names of its own (Hierarchy.attrName: "owner" is trusted.vcgroupfs.owner), and the times of access and modification.
 // The calls go through /proc/self/fd, since those on descriptors refuse O_PATH and a control file may be readable by
 // no one.
+//
+// A directory that several hierarchies of a view show has a part for each of them, which keeps its own attributes of the
+// directory and of each of its files, all on the directory.
 type Node struct {
-	dir  *Dir
-	fd   int
-	path string
+	dir        *Dir
+	fd         int
+	path       string
+	part, home string // what precedes the names of attributes: of this node, and of the directory that it belongs to
 }
 
 // Self is the directory itself. It needs no Close, and ends with the directory's Release.
-func (d *Dir) Self() Node { return Node{d, d.fd, procPath(d.fd)} }
+func (d *Dir) Self() Node { return Node{dir: d, fd: d.fd, path: procPath(d.fd)} }
+
+// Part is a hierarchy's part of the directory (file "") or a file in that part, which the host need not have. It needs no
+// Close.
+func (d *Dir) Part(hierarchy, file string) Node {
+	n := d.Self()
+	n.part, n.home = hierarchy+"/"+file+"/", hierarchy+"//"
+	return n
+}
+
+// Home is the directory, or the part of it, that the node belongs to.
+func (n Node) Home() Node {
+	h := n.dir.Self()
+	h.part, h.home = n.home, n.home
+	return h
+}
+
+// Shared reports a file in a part: it has no times of its own.
+func (n Node) Shared() bool { return n.part != n.home }
+
+// Stored is the name of an attribute after this project's prefix.
+func (n Node) Stored(attr string) string { return n.part + attr }
+
+func (n Node) attrName(attr string) string { return n.dir.boundary.hier.attrName(n.part + attr) }
 
 // Node opens a control file in the directory, or is Self for the name "".
 func (d *Dir) Node(name string) (Node, error) {
@@ -32,7 +59,7 @@ func (d *Dir) Node(name string) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
-	return Node{d, fd, procPath(fd)}, nil
+	return Node{dir: d, fd: fd, path: procPath(fd)}, nil
 }
 
 // Dir is the directory, or the file's.
@@ -48,18 +75,18 @@ func (n Node) Close() {
 // GetXattr reads an attribute into buf and returns its size; without buf the size alone. ENODATA if it is not set,
 // ERANGE if buf is too small.
 func (n Node) GetXattr(attr string, buf []byte) (int, error) {
-	return unix.Getxattr(n.path, n.dir.boundary.hier.attrName(attr), buf)
+	return unix.Getxattr(n.path, n.attrName(attr), buf)
 }
 
 // SetXattr sets an attribute; flags are those of setxattr(2). ENOSPC and E2BIG from the kernel, ERANGE for a name
 // that is too long.
 func (n Node) SetXattr(attr string, data []byte, flags int) error {
-	return unix.Setxattr(n.path, n.dir.boundary.hier.attrName(attr), data, flags)
+	return unix.Setxattr(n.path, n.attrName(attr), data, flags)
 }
 
 // RemoveXattr removes an attribute. ENODATA if it is not set.
 func (n Node) RemoveXattr(attr string) error {
-	return unix.Removexattr(n.path, n.dir.boundary.hier.attrName(attr))
+	return unix.Removexattr(n.path, n.attrName(attr))
 }
 
 // ListXattr lists the names of all attributes of this project.
@@ -74,7 +101,7 @@ func (n Node) ListXattr() (names []string, err error) {
 		return nil, err
 	}
 	for name := range strings.SplitSeq(string(buf[:size]), "\x00") {
-		if own, ok := strings.CutPrefix(name, n.dir.boundary.hier.attrName("")); ok {
+		if own, ok := strings.CutPrefix(name, n.attrName("")); ok {
 			names = append(names, own)
 		}
 	}
@@ -90,7 +117,7 @@ func (n Node) SetTimes(atime, mtime unix.Timespec) error {
 const maxXattrName = 255
 
 // FitsXattr reports that the kernel accepts the full name of an attribute. ERANGE for a longer one.
-func (d *Dir) FitsXattr(attr string) bool { return len(d.boundary.hier.attrName(attr)) <= maxXattrName }
+func (n Node) FitsXattr(attr string) bool { return len(n.attrName(attr)) <= maxXattrName }
 
 // GetXattr is Node.GetXattr of one attribute.
 func (d *Dir) GetXattr(name, attr string, buf []byte) (int, error) {

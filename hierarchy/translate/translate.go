@@ -3,6 +3,7 @@
 package translate
 
 import (
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -65,7 +66,25 @@ func Lookup(shown hierarchy.Version, name string) (*Row, bool) {
 func Rows() []Row { return rows[:len(rows):len(rows)] }
 
 // rows are all rows, with their version.
-var rows = append(withVersion(hierarchy.V1, v1Rows), withVersion(hierarchy.V2, v2Rows)...)
+var rows = slices.Concat(
+	withVersion(hierarchy.V1, v1Rows), sharedRows(hierarchy.V1),
+	withVersion(hierarchy.V2, v2Rows), sharedRows(hierarchy.V2),
+)
+
+// sharedRows are those of controllers whose files are the same in both versions.
+func sharedRows(v hierarchy.Version) (rows []Row) {
+	for _, f := range hierarchy.Table() {
+		if f.Version != v || !hierarchy.SharedController(f.Controller) {
+			continue
+		}
+		r := Row{Version: v, Name: f.Name, Host: f.Name, Says: "the same", read: readSame(f.Name)}
+		if f.Mode&0o222 != 0 {
+			r.write = writeSame(f.Name)
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
 
 // byName finds a row by the name of the row of hierarchy's table.
 var byName = index(rows)
@@ -99,6 +118,20 @@ func (r *Row) star(name string) string {
 // HostFile returns the name of the host's control file without which this one is not there, "" for none.
 func (r *Row) HostFile(name string) string {
 	return strings.Replace(r.Host, "*", r.star(name), 1)
+}
+
+// Many reports a row of many files.
+func (r *Row) Many() bool { return strings.Contains(r.Name, "*") }
+
+// Shown returns the name of the control file that is there with a host's control file. Not ok for one that the row does
+// not stand on.
+func (r *Row) Shown(host string) (name string, ok bool) {
+	before, after, many := strings.Cut(r.Host, "*")
+	if !many || len(host) <= len(before)+len(after) || !strings.HasPrefix(host, before) || !strings.HasSuffix(host, after) {
+		return "", false
+	}
+	star := strings.TrimSuffix(strings.TrimPrefix(host, before), after)
+	return strings.Replace(r.Name, "*", star, 1), true
 }
 
 // Read returns the content of the control file shown. EINVAL for one that cannot be read, as the kernel answers.

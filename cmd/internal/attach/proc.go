@@ -19,8 +19,9 @@ import (
 const CgroupsPath = "/proc/cgroups"
 
 // CgroupsText returns /proc/cgroups for a guest: permitted controllers only, without the number of the host's cgroups.
-// "" if the kernel has no such file. The error is of reading the file.
-func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
+// "" if the kernel has no such file. In a layout in which v1 hierarchies stand for the host's v2 hierarchy, their
+// controllers have the numbers of those. The error is of reading the file.
+func CgroupsText(h *host.Host, p *policy.Policy, layout hierarchy.Layout) (string, error) {
 	raw, err := os.ReadFile(CgroupsPath)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
@@ -29,7 +30,40 @@ func CgroupsText(h *host.Host, p *policy.Policy) (string, error) {
 	if t := h.Hierarchy(hierarchy.Unified); t != nil {
 		v2 = t.Controllers
 	}
+	var all []hierarchy.Hierarchy
+	for _, t := range h.Hierarchies() {
+		all = append(all, t.Hierarchy)
+	}
+	for _, t := range all {
+		if layout.Translates(t) {
+			p = p.Legacy()
+			return translatedCgroups(filterCgroups(string(raw), p.Permits, nil), layout.Shown(t, all, p.Controllers())), err
+		}
+	}
 	return filterCgroups(string(raw), p.Permits, v2), err
+}
+
+// translatedCgroups gives the controllers of v1 hierarchies that stand for v2 their lines.
+func translatedCgroups(text string, shown []hierarchy.Hierarchy) string {
+	lines := map[string]string{}
+	var order []string
+	for _, t := range shown {
+		for _, c := range t.Controllers {
+			lines[c] = fmt.Sprintf("%s\t%d\t1\t1\n", c, t.ID)
+			order = append(order, c)
+		}
+	}
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		name, _, _ := strings.Cut(line, "\t")
+		if _, ok := lines[name]; !ok {
+			b.WriteString(line)
+		}
+	}
+	for _, c := range order {
+		b.WriteString(lines[c])
+	}
+	return b.String()
 }
 
 // filterCgroups keeps the lines of /proc/cgroups ("name hierarchy num_cgroups enabled") for which permits holds, each

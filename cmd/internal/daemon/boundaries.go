@@ -11,6 +11,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -22,7 +23,7 @@ func (m *making) openBoundaries(g *guest) ([]*host.Boundary, error) {
 	spec := g.record.Spec
 	hierarchies, err := views.Select(m.host, g.policy)
 	if err == nil {
-		err = views.CheckControllers(m.host, spec.Controllers)
+		err = views.CheckControllers(m.host, spec.Controllers, layoutOf(spec))
 	}
 	if err != nil {
 		return nil, fault.With(fault.Unsupported, err)
@@ -91,4 +92,10 @@ func ownerOf(s api.GuestSpec) (fs.Owner, error) {
 	}
 	owner, err := spec.ParseOwner(s.Owner)
 	return fs.Owner(owner), err
+}
+
+// layoutOf returns the layout that a spec asks for. The spec was checked when it was made.
+func layoutOf(s api.GuestSpec) hierarchy.Layout {
+	layout, _ := hierarchy.ParseLayout(layoutName(s.Layout))
+	return layout
 }

@@ -38,7 +38,7 @@ func (a *attacher) inside(g *guest, s *views.Served) (in attach.Inside, err erro
 		in.Dirs = attach.DirsOf(hierarchies)
 	}
 	if into.ProcCgroups {
-		if in.Cgroups, err = attach.CgroupsText(a.host, g.policy); err != nil {
+		if in.Cgroups, err = attach.CgroupsText(a.host, g.policy, layoutOf(g.record.Spec)); err != nil {
 			return in, err
 		}
 	}

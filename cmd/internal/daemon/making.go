@@ -15,7 +15,6 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/fs"
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -190,9 +189,8 @@ func (m *making) begin(g *guest, s *views.Served) {
 
 // viewConfig returns the configuration of a guest's view. device is nil for a new one.
 func (m *making) viewConfig(g *guest, device *os.File, held map[uint64]int) fs.Config {
-	layout, _ := hierarchy.ParseLayout(layoutName(g.record.Spec.Layout))
 	return fs.Config{
-		Host: m.host, Policy: g.policy, Layout: layout, Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
+		Host: m.host, Policy: g.policy, Layout: layoutOf(g.record.Spec), Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
 		MountRef: g.at.Open, State: g.region, Device: device, Holder: m.keepers.of(g.region), Held: held,
 		Crashed: m.crashed, Settle: m.settle, Denied: func(x fs.Denial) { m.told.denied(g, x) },
 		Observe:  func(opcode uint32, errno int, took time.Duration) { m.told.observe(g, opcode, errno, took) },

@@ -80,7 +80,7 @@ func newSelf(cfg selfConfig, spec api.GuestSpec) (*selfDir, error) {
 	if s.policy, err = cfg.policies.of(spec); err != nil {
 		return nil, err
 	}
-	if err := views.CheckControllers(cfg.host, spec.Controllers); err != nil {
+	if err := views.CheckControllers(cfg.host, spec.Controllers, layoutOf(spec)); err != nil {
 		return nil, err
 	}
 	_, err = views.Select(cfg.host, s.policy)

@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -26,6 +28,7 @@ type record struct {
 		Target      string   `json:"target"`
 		Rootfs      string   `json:"rootfs"`
 		Policy      string   `json:"policy"`
+		Layout      string   `json:"layout"`
 		Controllers []string `json:"controllers"`
 	} `json:"spec"`
 	Boundaries []struct {
@@ -178,8 +181,20 @@ func (g *guest) openView() *notify.View {
 		return nil
 	}
 	v := &notify.View{Root: fd, Mounts: -1, Device: g.sight.Device}
+	var all []hierarchy.Hierarchy
 	for _, b := range g.boundaries {
-		v.Parts = append(v.Parts, notify.PartOf(b.Hierarchy().Hierarchy, b.Path(), g.policy.Permits))
+		all = append(all, b.Hierarchy().Hierarchy)
+	}
+	layout, _ := hierarchy.ParseLayout(cmp.Or(g.record.Spec.Layout, hierarchy.LayoutAuto.String()))
+	layout = layout.Resolve(all)
+	p := g.policy
+	if slices.ContainsFunc(all, layout.Translates) {
+		p = p.Legacy()
+	}
+	for _, b := range g.boundaries {
+		for _, one := range layout.Shown(b.Hierarchy().Hierarchy, all, p.Controllers()) {
+			v.Parts = append(v.Parts, notify.PartOf(one, b.Path(), p.Permits))
+		}
 	}
 	return v
 }

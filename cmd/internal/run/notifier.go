@@ -19,7 +19,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/notify"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -128,9 +128,13 @@ const (
 )
 
 // partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see.
-func partsOf(hierarchies []*host.Hierarchy, p *policy.Policy, boundary string) (parts []notify.Part) {
-	for _, t := range hierarchies {
-		parts = append(parts, notify.PartOf(t.Hierarchy, boundary, p.Permits))
+func partsOf(
+	shown []hierarchy.Hierarchy, layout hierarchy.Layout, p *policy.Policy, boundary string,
+) (parts []notify.Part) {
+	for _, t := range shown {
+		for _, one := range layout.Shown(t, shown, p.Controllers()) {
+			parts = append(parts, notify.PartOf(one, boundary, p.Permits))
+		}
 	}
 	return parts
 }

@@ -82,6 +82,8 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	all := views.Hierarchies(shown)
+	cfg.Policy = views.PolicyFor(cfg.Policy, cfg.Layout, all)
 	hierarchies, err := withLimits(h, shown, cfg.Limits)
 	if err != nil {
 		return 0, err
@@ -100,12 +102,12 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, err
 	}
 	defer view.Close()
-	n, err := newNotifier(cfg, view, partsOf(shown, cfg.Policy, lease.path))
+	n, err := newNotifier(cfg, view, partsOf(all, view.View.Layout(), cfg.Policy, lease.path))
 	if err != nil {
 		return 0, err
 	}
 	defer n.close()
-	cgroups, err := attach.CgroupsText(h, cfg.Policy)
+	cgroups, err := attach.CgroupsText(h, cfg.Policy, view.View.Layout())
 	if err != nil {
 		return 0, fmt.Errorf("cannot make the guest's %s: %w", attach.CgroupsPath, err)
 	}

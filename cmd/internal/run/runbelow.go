@@ -25,7 +25,7 @@ func kernelMounts(shown []*host.Hierarchy, layout hierarchy.Layout) (all []kerne
 	for _, t := range shown {
 		m := kernelMount{Dir: t.Dir, Type: "cgroup2"}
 		switch {
-		case t.View:
+		case t.View || layout.Translates(t.Hierarchy):
 			return nil
 		case layout == hierarchy.LayoutV2:
 			m.Dir = ""

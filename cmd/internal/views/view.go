@@ -51,11 +51,33 @@ func Available(h *host.Host) string {
 	return strings.Join(names, ", ")
 }
 
-// CheckControllers checks that the host has the controllers named on a command line. The error names the first one that
-// it lacks.
-func CheckControllers(h *host.Host, names []string) error {
+// Hierarchies returns the hierarchies of a host, or of a view.
+func Hierarchies(of []*host.Hierarchy) (all []hierarchy.Hierarchy) {
+	for _, t := range of {
+		all = append(all, t.Hierarchy)
+	}
+	return all
+}
+
+// PolicyFor returns the policy of a view in a layout: where its files stand for those of v2, a controller has its names
+// in both versions.
+func PolicyFor(p *policy.Policy, layout hierarchy.Layout, shown []hierarchy.Hierarchy) *policy.Policy {
+	if slices.ContainsFunc(shown, layout.Resolve(shown).Translates) {
+		return p.Legacy()
+	}
+	return p
+}
+
+// CheckControllers checks that a host has the controllers named on a command line, or something that stands for them in
+// the layout. The error names the first one that it lacks.
+func CheckControllers(h *host.Host, names []string, layout hierarchy.Layout) error {
+	all := Hierarchies(h.Hierarchies())
 	for _, name := range names {
-		if h.Hierarchy(name) == nil {
+		stands := slices.ContainsFunc(all, func(t hierarchy.Hierarchy) bool {
+			return layout.Translates(t) && slices.ContainsFunc(layout.Shown(t, all, []string{name}),
+				func(one hierarchy.Hierarchy) bool { return one.Holds(name) })
+		})
+		if h.Hierarchy(name) == nil && !stands {
 			return fault.New(fault.Unsupported,
 				"cannot show controller %q: this host does not have it; it has %s", name, Available(h))
 		}

@@ -1,0 +1,201 @@
+package fs
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/translate"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// bridge shows the one v2 tree of a host as several v1 hierarchies. Package translate has what stands for the control
+// files; the bridge has the structure:
+//
+//   - A cgroup of the host is a directory in those hierarchies in which the guest made it. The cgroup lives until it is
+//     removed from the last of them. A cgroup that the host made is in all.
+//   - A task has one place on the host. In each hierarchy it is in the deepest directory there that is its place or
+//     above it. A write to tasks or cgroup.procs moves it only if it is not there already, so of two moves to
+//     different paths the last one wins.
+//   - v2 allows no tasks beside enabled controllers. So each cgroup with children has a leaf for its own tasks, as the
+//     boundary of every v2 view has (vroot.go), which no hierarchy shows.
+//   - Controllers are enabled when the first child is made: then the child has all files that the hierarchies show.
+type bridge struct {
+	boundary    *host.Boundary // immutable
+	names       []string       // immutable: of the hierarchies
+	controllers []string       // immutable: the controllers of v2 behind them
+	quota       quota          // of all hierarchies together, because their directories are the same cgroups
+
+	// slot is held while the structure changes or a task moves: the directory of two hierarchies is one cgroup, but the
+	// guest's kernel locks each by itself.
+	slot chan struct{}
+}
+
+func newBridge(b *host.Boundary, all []hierarchy.Hierarchy, q policy.Quota) *bridge {
+	x := &bridge{boundary: b, quota: quota{bound: q, count: -1}, slot: make(chan struct{}, 1)}
+	for _, h := range all {
+		x.names = append(x.names, h.Dir)
+		for _, c := range b.Hierarchy().Controllers {
+			if slices.Contains(h.Controllers, hierarchy.LegacyNames(c)[0]) {
+				x.controllers = append(x.controllers, c)
+			}
+		}
+	}
+	return x
+}
+
+// enter acquires the slot. EINTR if the request is cancelled first.
+func (b *bridge) enter(cancel <-chan struct{}) (leave func(), err error) {
+	select {
+	case b.slot <- struct{}{}:
+		return func() { <-b.slot }, nil
+	case <-cancel:
+		return nil, unix.EINTR
+	}
+}
+
+// removeLeaf removes the boundary's leaf if it is empty.
+func (b *bridge) removeLeaf() {
+	if root, err := b.boundary.Root(); err == nil {
+		_ = root.Rmdir(hierarchy.LeafName)
+		root.Release()
+	}
+}
+
+// attrIn is an attribute of a cgroup that a guest made through a bridge: the hierarchies that it is or was in, each with
+// its life there, as in "memory:1 -pids:2". '-' precedes one that it was removed from. A life is part of the node ids,
+// so that what is open of a removed directory is not of the one that was made in its place.
+const attrIn = "in"
+
+// stay is a cgroup's time in one hierarchy.
+type stay struct {
+	name string
+	life uint64
+	over bool
+}
+
+// staysOf reads attrIn. False for a cgroup of the host.
+func staysOf(d *host.Dir) (all []stay, known bool) {
+	var buf [1024]byte
+	n, err := d.Self().GetXattr(attrIn, buf[:])
+	if err != nil {
+		return nil, false
+	}
+	for word := range strings.FieldsSeq(string(buf[:n])) {
+		name, life, _ := strings.Cut(word, ":")
+		s := stay{}
+		s.name, s.over = strings.CutPrefix(name, "-")
+		if s.life, err = strconv.ParseUint(life, 10, lifeBits); err == nil {
+			all = append(all, s)
+		}
+	}
+	return all, true
+}
+
+// setStays writes attrIn.
+func (v *View) setStays(d *host.Dir, all []stay, again bool) error {
+	var words []string
+	for _, s := range all {
+		word := s.name + ":" + strconv.FormatUint(s.life, 10)
+		if s.over {
+			word = "-" + word
+		}
+		words = append(words, word)
+	}
+	text := []byte(strings.Join(words, " "))
+	return v.setAttrs(d.Self(), viewsAttr, again, attrChange{stored: attrIn, data: text})
+}
+
+// lifeIn returns the life of a cgroup in a hierarchy. False if it is not there.
+func (b *bridge) lifeIn(hier *viewHierarchy, d *host.Dir) (life uint64, there bool) {
+	if d.IsBoundary() {
+		return 0, true
+	}
+	all, known := staysOf(d)
+	if !known {
+		return 0, !unfinished(d)
+	}
+	i := slices.IndexFunc(all, func(s stay) bool { return s.name == hier.name })
+	if i < 0 {
+		return 0, false
+	}
+	return all[i].life, !all[i].over
+}
+
+// unfinished reports a cgroup that a server is making, or was making when it died.
+func unfinished(d *host.Dir) bool {
+	var st unix.Stat_t
+	return d.Stat(&st) != nil || st.Mode == unix.S_IFDIR|makingMode
+}
+
+// children opens the directories of a hierarchy, or of no hierarchy but others of the bridge, directly below one; the
+// leaf is in none. The caller releases them.
+func (b *bridge) children(hier *viewHierarchy, d *host.Dir, there bool) (all []*host.Dir, err error) {
+	var st unix.Stat_t
+	if err := d.Stat(&st); err != nil || st.Nlink <= 2 {
+		// The link count of kernfs includes subdirectories.
+		return nil, err
+	}
+	entries, err := d.ReadDir()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !e.IsDir || e.Name == hierarchy.LeafName {
+			continue
+		}
+		child, err := d.OpenDir(e.Name)
+		if err != nil {
+			// Removed meanwhile.
+			continue
+		}
+		if _, is := b.lifeIn(hier, child); is == there {
+			all = append(all, child)
+		} else {
+			child.Release()
+		}
+	}
+	return all, nil
+}
+
+func releaseAll(dirs []*host.Dir) {
+	for _, d := range dirs {
+		d.Release()
+	}
+}
+
+// links returns the link count of a directory: those of its subdirectories in the hierarchy count.
+func (b *bridge) links(hier *viewHierarchy, d *host.Dir, real uint32) uint32 {
+	if real <= 2 {
+		return real
+	}
+	dirs, err := b.children(hier, d, true)
+	if err != nil {
+		return 2
+	}
+	releaseAll(dirs)
+	return uint32(2 + len(dirs))
+}
+
+// there reports that h's directory is still in its hierarchy.
+func (h *handle) there() bool {
+	d, err := h.acquire()
+	if err != nil {
+		return false
+	}
+	d.Release()
+	return true
+}
+
+// rowOf finds what stands for a control file of a hierarchy. False also for a file of another hierarchy's controller.
+func (hier *viewHierarchy) rowOf(file string) (*translate.Row, bool) {
+	f, ok := hierarchy.Lookup(hier.version, file)
+	if !ok || f.Controller != "" && !slices.Contains(hier.controllers, f.Controller) {
+		return nil, false
+	}
+	return translate.Lookup(hier.version, file)
+}

@@ -1,0 +1,150 @@
+package fs
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/translate"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// bridged is a cgroup of the host as a hierarchy of a bridge shows it, for the formulas of package translate.
+type bridged struct {
+	v      *View
+	hier   *viewHierarchy
+	d      *host.Dir
+	cancel <-chan struct{}
+	again  bool         // the previous server may have begun to write
+	opened *[]*host.Dir // directories to release
+}
+
+var _ translate.Cgroup = bridged{}
+
+// cgroupOf makes one of a directory. done releases what it opens, and not the directory.
+func (v *View) cgroupOf(
+	hier *viewHierarchy, d *host.Dir, cancel <-chan struct{}, again bool,
+) (c bridged, done func()) {
+	opened := &[]*host.Dir{}
+	return bridged{v, hier, d, cancel, again, opened}, func() { releaseAll(*opened) }
+}
+
+func (c bridged) Read(file string) (string, error) {
+	raw, err := c.d.ReadFile(file)
+	return string(raw), err
+}
+
+// Write holds the policy's verdict on the host's file, too: what a policy forbids under one name is not done under
+// another one.
+func (c bridged) Write(file, value string) error {
+	place := hierarchy.Below
+	if c.d.IsBoundary() {
+		place = hierarchy.Boundary
+	}
+	d := c.v.policy.Decide(policy.Request{Version: c.host(), File: file, Place: place})
+	data := []byte(value)
+	switch {
+	case d.Verdict == hierarchy.ReadWrite:
+	case d.Verdict != hierarchy.Guarded:
+		return refuse(unix.EPERM, d.Rule)
+	case d.Check != nil:
+		var err error
+		if data, err = d.Check(data); err != nil {
+			return err
+		}
+	default:
+		switch d.File.Constraint {
+		case hierarchy.Canonical:
+			// What the formulas write is.
+		case hierarchy.PriorityClass:
+			if value == "promote-to-rt" || value == "none-to-rt" {
+				return refuse(unix.EPERM, d.Rule)
+			}
+		case hierarchy.Reclaim, hierarchy.Action:
+			select {
+			case c.v.reclaims <- struct{}{}:
+				defer func() { <-c.v.reclaims }()
+			default:
+				return unix.EAGAIN
+			}
+		default:
+			return refuse(unix.EPERM, d.Rule)
+		}
+	}
+	return c.write(file, data, d.File.Blocks)
+}
+
+// host is the version that the host has.
+func (c bridged) host() hierarchy.Version { return c.hier.boundary.Hierarchy().Version }
+
+func (c bridged) write(file string, data []byte, blocks bool) error {
+	fd, err := c.d.OpenFile(file, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	failpoint("bridge-write")
+	if blocks && c.cancel != nil {
+		_, err = host.WriteInterruptible(c.cancel, fd, data)
+	} else {
+		_, err = host.WriteCommand(fd, data)
+	}
+	failpoint("bridge-written")
+	return err
+}
+
+// attrKept precedes the name of the file in that of the attribute, of the hierarchy's part of the cgroup.
+const attrKept = "kept."
+
+func (c bridged) Kept(name string) (string, error) {
+	var buf [maxKernfsWrite]byte
+	n, err := c.hier.self(c.d).GetXattr(attrKept+name, buf[:])
+	if errors.Is(err, unix.ENODATA) {
+		return "", nil
+	}
+	return string(buf[:max(n, 0)]), err
+}
+
+func (c bridged) Keep(name, value string) error {
+	at := c.hier.self(c.d)
+	if value == "" {
+		if isSet(at, attrKept+name) == 0 {
+			return nil
+		}
+		return c.v.removeAttr(at, attrKept+name, c.again)
+	}
+	if had, err := c.Kept(name); err == nil && had == value {
+		return nil
+	}
+	err := c.v.setAttrs(at, viewsAttr, c.again, attrChange{stored: attrKept + name, data: []byte(value)})
+	failpoint("bridge-kept")
+	return err
+}
+
+func (c bridged) Above() (translate.Cgroup, bool) {
+	if c.d.IsBoundary() {
+		return nil, false
+	}
+	up, err := c.d.Parent()
+	if err != nil {
+		return nil, false
+	}
+	return c.at(up), true
+}
+
+func (c bridged) Below() (all []translate.Cgroup, err error) {
+	dirs, err := c.hier.bridge.children(c.hier, c.d, true)
+	for _, d := range dirs {
+		all = append(all, c.at(d))
+	}
+	return all, err
+}
+
+// at is the same for another directory, which done releases.
+func (c bridged) at(d *host.Dir) bridged {
+	*c.opened = append(*c.opened, d)
+	c.d = d
+	return c
+}

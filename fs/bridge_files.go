@@ -1,0 +1,274 @@
+package fs
+
+import (
+	"slices"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/translate"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// ownFiles are the control files of a bridge's directories that no file of the host stands behind and no row describes.
+var ownFiles = []string{"tasks", "cgroup.procs", "notify_on_release"}
+
+// decideBridged is decide for a directory of a bridge: a file is the guest's if the policy permits that, for its own name
+// and for the file behind it on the host.
+func (v *View) decideBridged(hier *viewHierarchy, dir uint64, file string) policy.Decision {
+	r := policy.Request{Version: hier.version, File: file, Place: hier.place(dir)}
+	if slices.Contains(ownFiles, file) {
+		return v.policy.Decide(r)
+	}
+	row, ok := hier.rowOf(file)
+	if !ok {
+		return policy.Decision{Rule: "not in this hierarchy"}
+	}
+	return v.policy.DecideTranslated(r, row.HostFile(file))
+}
+
+// markers are files that tell whether a controller is enabled in a cgroup of the host.
+var markers = map[string]string{"memory": "memory.max", "cpuset": "cpuset.cpus"}
+
+// behindFile returns the host's file without which a control file is not there, "" for one that is always there.
+func (hier *viewHierarchy) behindFile(row *translate.Row, file string) string {
+	if behind := row.HostFile(file); behind != "" {
+		return behind
+	}
+	f, _ := hierarchy.Lookup(hier.version, file)
+	return markers[f.Controller]
+}
+
+// has reports that a directory has a control file.
+func (b *bridge) has(hier *viewHierarchy, d *host.Dir, file string) bool {
+	if slices.Contains(ownFiles, file) {
+		return true
+	}
+	row, ok := hier.rowOf(file)
+	if !ok {
+		return false
+	}
+	behind := hier.behindFile(row, file)
+	var st unix.Stat_t
+	return behind == "" || d.Lookup(behind, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}
+
+// stat makes the stat of a control file: the times are those of its directory.
+func (b *bridge) stat(n node, d *host.Dir, st *unix.Stat_t) error {
+	if err := d.Stat(st); err != nil {
+		return err
+	}
+	if !b.has(n.hier, d, n.file) {
+		return unix.ENOENT
+	}
+	f, _ := hierarchy.Lookup(n.hier.version, n.file)
+	st.Mode, st.Nlink, st.Ino = unix.S_IFREG|f.Mode, 1, b.inode(n)
+	return nil
+}
+
+// inode returns an inode number for a control file: one of 32 bits, which old programs can read.
+func (b *bridge) inode(n node) uint64 {
+	const prime = 0x9e3779b97f4a7c15
+	h := uint64(n.hier.index+1)*prime ^ n.dir
+	for _, c := range []byte(n.file) {
+		h = (h ^ uint64(c)) * prime
+	}
+	return h>>33 | 1<<31
+}
+
+// lookupBridged is lookup in a directory of a bridge.
+func (v *View) lookupBridged(
+	hier *viewHierarchy, d *host.Dir, name string, tid uint32, out *fuse.EntryOut,
+) fuse.Status {
+	b := hier.bridge
+	life, there := b.lifeIn(hier, d)
+	if !there || name == hierarchy.LeafName {
+		return errHidden
+	}
+	var st unix.Stat_t
+	if decision := v.decide(hier, d.ID(), name); decision.Verdict != hierarchy.Hidden {
+		if err := b.stat(node{hier: hier, dir: d.ID(), file: name}, d, &st); err != nil {
+			return status(err)
+		}
+		if decision.File.Pollable {
+			v.watchFileFor(hier, d, name, tid)
+		}
+		if out.NodeId = v.fileNode(hier, d.ID(), name, life); out.NodeId == 0 {
+			return errHidden
+		}
+		v.fillAttr(hier, d, name, &st, &out.Attr)
+		v.cacheEntry(out)
+		return fuse.OK
+	}
+	if err := d.Lookup(name, &st); err != nil {
+		return status(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return errHidden
+	}
+	if st.Ino > dirMask {
+		return fuse.Status(unix.EOVERFLOW)
+	}
+	child, err := hier.acquire(st.Ino)
+	if err != nil {
+		return status(err)
+	}
+	defer child.Release()
+	if life, there = b.lifeIn(hier, child); !there {
+		return errHidden
+	}
+	out.NodeId = v.lifeNode(hier, st.Ino, life)
+	v.watchFor(hier, d, tid)
+	v.fillAttr(hier, child, "", &st, &out.Attr)
+	v.cacheEntry(out)
+	return fuse.OK
+}
+
+// listBridged returns the entries of a directory of a bridge, from those of the host's cgroup.
+func (v *View) listBridged(hier *viewHierarchy, d *host.Dir, found []host.Entry) (out []dirEntry) {
+	there := map[string]bool{}
+	for _, e := range found {
+		if !e.IsDir {
+			there[e.Name] = true
+			continue
+		}
+		if len(e.Name) > nameMax || e.Name == hierarchy.LeafName {
+			continue
+		}
+		child, err := hier.acquire(e.ID)
+		if err != nil {
+			continue
+		}
+		if _, is := hier.bridge.lifeIn(hier, child); is {
+			out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFDIR})
+		}
+		child.Release()
+	}
+	add := func(name string) {
+		if v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
+			n := node{hier: hier, dir: d.ID(), file: name}
+			out = append(out, dirEntry{name: name, ino: hier.bridge.inode(n), mode: unix.S_IFREG})
+		}
+	}
+	for _, name := range ownFiles {
+		add(name)
+	}
+	for _, row := range translate.Rows() {
+		if _, ok := hier.rowOf(row.Name); !ok || row.Version != hier.version || row.Absent != "" {
+			continue
+		}
+		if !row.Many() {
+			if behind := hier.behindFile(&row, row.Name); behind == "" || there[behind] {
+				add(row.Name)
+			}
+			continue
+		}
+		for _, e := range found {
+			if name, ok := row.Shown(e.Name); ok && !e.IsDir {
+				add(name)
+			}
+		}
+	}
+	return out
+}
+
+// openBridged opens a control file of a bridge: no file of the host is open for it, but for one that a guest can poll.
+func (v *View) openBridged(h *handle, d *host.Dir, in *fuse.OpenIn, unique uint64, out *fuse.OpenOut) fuse.Status {
+	failpoint("open-begun")
+	if !h.hier.bridge.has(h.hier, d, h.file) {
+		return v.gone(in, fuse.ENOENT)
+	}
+	h.row, _ = h.hier.rowOf(h.file)
+	if h.decision.File.Pollable && h.row != nil {
+		var st unix.Stat_t
+		if err := d.Lookup(h.row.HostFile(h.file), &st); err != nil {
+			return v.gone(in, status(err))
+		}
+		h.inode = st.Ino
+	}
+	failpoint("open-made")
+	fh, ok := v.keepOpen(h, &in.InHeader, unique)
+	if !ok {
+		v.exceeded(&in.InHeader, "open", h.node(), "", "open descriptors")
+		return errTooMany
+	}
+	failpoint("open-done")
+	v.stale.found(in.NodeId, in.Pid)
+	out.Fh, out.OpenFlags = fh, served
+	return fuse.OK
+}
+
+// slowBridged reports that a write of the open must leave the serving goroutine: what it keeps is an attribute.
+func (h *handle) slowBridged() bool {
+	if h.row == nil {
+		return false
+	}
+	behind, _ := hierarchy.Lookup(hierarchy.V2, h.row.HostFile(h.file))
+	return h.row.Keeps || behind.Blocks
+}
+
+// readBridged returns the content of a control file of a bridge, for the reader tid. ENODEV if its directory is gone.
+func (v *View) readBridged(h *handle, tid uint32) ([]byte, error) {
+	d, err := h.acquire()
+	if err != nil {
+		return nil, unix.ENODEV
+	}
+	defer d.Release()
+	switch h.decision.File.Filter {
+	case hierarchy.FilterMembers:
+		return v.membersBridged(h, d, tid)
+	case hierarchy.FilterFake:
+		return h.hier.readFake(h.dir)
+	}
+	if h.row == nil {
+		return nil, unix.EPERM
+	}
+	if fd, err := h.host(); err == nil {
+		// The event that a poll reported is seen.
+		_, _ = unix.Pread(fd, make([]byte, 1), 0)
+	}
+	c, done := v.cgroupOf(h.hier, d, nil, false)
+	defer done()
+	content, err := h.row.Read(c, h.file)
+	if status(err) == fuse.ENOENT {
+		err = unix.ENODEV
+	}
+	return content, err
+}
+
+// writeBridged carries out a write to a control file of a bridge within the verdict. Done again, by the next server, it
+// ends as done once.
+func (v *View) writeBridged(cancel <-chan struct{}, h *handle, tid uint32, data []byte, again bool) error {
+	if h.decision.Verdict != hierarchy.ReadWrite && h.decision.Verdict != hierarchy.Guarded {
+		return unix.EPERM
+	}
+	d, err := h.acquire()
+	if err != nil {
+		return unix.ENODEV
+	}
+	defer d.Release()
+	switch h.decision.File.Constraint {
+	case hierarchy.Members:
+		return v.moveBridged(cancel, h, d, tid, data)
+	case hierarchy.Fake:
+		return v.writeFake(cancel, h, tid, data)
+	case hierarchy.ByPolicy:
+		if h.decision.Check == nil {
+			return unix.EPERM
+		}
+		if data, err = h.decision.Check(data); err != nil {
+			return err
+		}
+	}
+	if h.row == nil {
+		return unix.EPERM
+	}
+	c, done := v.cgroupOf(h.hier, d, cancel, again)
+	defer done()
+	if err = h.row.Write(c, h.file, data); status(err) == fuse.ENOENT {
+		err = unix.ENODEV
+	}
+	return err
+}

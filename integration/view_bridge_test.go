@@ -1,0 +1,311 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
+)
+
+// bridgeControllers are what a view of layout v1 shows on a host with v2 alone, in these tests.
+const bridgeControllers = "cpu,cpuset,memory,io,pids,hugetlb,freezer,misc,name=systemd"
+
+// mountBridge mounts a view of layout v1 on a new v2 boundary.
+func mountBridge(t *testing.T, name string, more ...string) (hier *host.Hierarchy, path string, v *kit.View) {
+	t.Helper()
+	h := kit.OpenHost(t)
+	hier = kit.NeedHierarchy(t, h, hierarchy.Unified)
+	if kit.OnV1(h, "memory") {
+		t.Skip("machine: this kernel's memory is in a v1 hierarchy")
+	}
+	path = kit.NewBoundary(t, name, hier)
+	return hier, path, kit.MountView(t, append([]string{"--boundary", path, "--controllers", bridgeControllers, "--layout", "v1"}, more...)...)
+}
+
+// TestTranslateV1View: the answers that the kernel's v1 gives to the steps of TestTranslateV1 are those of a view that shows
+// v1 on a host with v2 alone, through its files.
+func TestTranslateV1View(t *testing.T) {
+	for controller, steps := range translateSteps {
+		t.Run(controller, func(t *testing.T) {
+			hier, path, v := mountBridge(t, t.Name())
+			top := filepath.Join(v.Dir, controller)
+			for _, name := range []string{"a", "a/b", "a/c"} {
+				if err := os.Mkdir(filepath.Join(top, name), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, s := range steps {
+				if !kit.Exists(filepath.Join(top, s.in, s.file)) {
+					t.Logf("%s: not there", s.file)
+					continue
+				}
+				s.run(t, hierarchy.V1, translated{top: top, dir: filepath.Join(top, s.in)}, true)
+			}
+			if kit.Exists(filepath.Join(kit.HostDir(hier, path), "a", "memory.max")) == false {
+				t.Error("the host's cgroup has no controllers")
+			}
+		})
+	}
+}
+
+// bridgeEnv is where a trace of several v1 hierarchies runs: natively, or in a view on v2.
+type bridgeEnv struct {
+	dirs map[string]string // the boundary, by hierarchy
+	pid  int               // in the boundary, in all
+	fds  map[string]int
+}
+
+func (x *bridgeEnv) at(path string) string {
+	hier, rest, _ := strings.Cut(path, "/")
+	return filepath.Join(x.dirs[hier], rest)
+}
+
+func (x *bridgeEnv) holds(path, file string) string {
+	return strconv.FormatBool(slices.Contains(strings.Fields(kit.ReadFile(filepath.Join(x.at(path), file))), fmt.Sprint(x.pid)))
+}
+
+// dirsIn lists the directories in one.
+func dirsIn(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return kit.ErrnoName(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// bridgeStep is an operation in several hierarchies, and what the kernel's v1 answers (run here on 6.18).
+type bridgeStep struct {
+	name string
+	want string
+	do   func(x *bridgeEnv) string
+}
+
+func mk(path, want string) bridgeStep {
+	return bridgeStep{"mkdir " + path, want, func(x *bridgeEnv) string { return kit.Word(unix.Mkdir(x.at(path), 0o755)) }}
+}
+
+func rm(path, want string) bridgeStep {
+	return bridgeStep{"rmdir " + path, want, func(x *bridgeEnv) string { return kit.Rmdir(x.at(path)) }}
+}
+
+func ls(path, want string) bridgeStep {
+	return bridgeStep{"ls " + path, want, func(x *bridgeEnv) string { return dirsIn(x.at(path)) }}
+}
+
+func put(path, value, want string) bridgeStep {
+	return bridgeStep{"echo " + value + " > " + path, want, func(x *bridgeEnv) string { return kit.WriteFile(x.at(path), value) }}
+}
+
+func cat(path, want string) bridgeStep {
+	return bridgeStep{"cat " + path, want, func(x *bridgeEnv) string { return strings.TrimSuffix(kit.ReadFile(x.at(path)), "\n") }}
+}
+
+// enter moves the process.
+func enter(path, want string) bridgeStep {
+	return bridgeStep{"move to " + path, want, func(x *bridgeEnv) string { return kit.WriteFile(x.at(path), fmt.Sprint(x.pid)) }}
+}
+
+// isIn says whether the process is in a directory.
+func isIn(path, want string) bridgeStep {
+	dir, file := filepath.Split(path)
+	return bridgeStep{"is the process in " + path, want, func(x *bridgeEnv) string { return x.holds(dir, file) }}
+}
+
+func links(path, want string) bridgeStep {
+	return bridgeStep{"links of " + path, want, func(x *bridgeEnv) string {
+		var st unix.Stat_t
+		if err := unix.Stat(x.at(path), &st); err != nil {
+			return kit.ErrnoName(err)
+		}
+		return fmt.Sprint(st.Nlink)
+	}}
+}
+
+// there says whether a file exists.
+func there(path, want string) bridgeStep {
+	return bridgeStep{"is there " + path, want, func(x *bridgeEnv) string { return strconv.FormatBool(kit.Exists(x.at(path))) }}
+}
+
+// open keeps a file or directory open.
+func open(path, as string) bridgeStep {
+	return bridgeStep{"open " + path + " as " + as, "ok", func(x *bridgeEnv) (word string) {
+		x.fds[as], word = openWord(x.at(path))
+		return word
+	}}
+}
+
+func openWord(path string) (int, string) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return fd, kit.Word(err)
+}
+
+func readOpen(as, want string) bridgeStep {
+	return bridgeStep{"read the open file " + as, want, func(x *bridgeEnv) string {
+		buf := make([]byte, 4096)
+		n, err := unix.Pread(x.fds[as], buf, 0)
+		if err != nil {
+			return kit.ErrnoName(err)
+		}
+		return strings.TrimSuffix(string(buf[:n]), "\n")
+	}}
+}
+
+func statText(path, want string) bridgeStep {
+	return bridgeStep{"stat " + path, want, func(x *bridgeEnv) string {
+		var st unix.Stat_t
+		if err := unix.Stat(x.at(path), &st); err != nil {
+			return kit.ErrnoName(err)
+		}
+		return fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid)
+	}}
+}
+
+func chown(path string, id int) bridgeStep {
+	return bridgeStep{fmt.Sprint("chown ", id, " ", path), "ok", func(x *bridgeEnv) string { return kit.Word(os.Chown(x.at(path), id, id)) }}
+}
+
+func as(uid int, s bridgeStep) bridgeStep {
+	do := s.do
+	s.do = func(x *bridgeEnv) (got string) {
+		kit.AsUser(uid, func() { got = do(x) })
+		return got
+	}
+	s.name += fmt.Sprint(" as user ", uid)
+	return s
+}
+
+const (
+	kib64  = "65536"
+	no     = "false"
+	yes    = "true"
+	gone   = "ENOENT"
+	nolim  = "9223372036854771712"
+	asRoot = "0:0"
+)
+
+// bridgeSteps are those of the structure: a directory is made, removed and listed in each hierarchy by itself, with what it
+// holds. Where hierarchies share one tree the process can be in one place alone, so no step asks where a move in one
+// hierarchy has left it in another one that has the directory, too.
+var bridgeSteps = []bridgeStep{
+	ls("memory", ""), ls("pids", ""), links("memory", "2"),
+	mk("memory/x", "ok"), mk("memory/x", "EEXIST"), ls("memory", "x"), links("memory", "3"),
+	ls("pids", ""), ls("pids/x", gone), links("pids", "2"), mk("pids/x/y", gone),
+	mk("memory/x/y", "ok"), ls("memory/x", "y"), rm("memory/x", "EBUSY"), mk("pids/x", "ok"), mk("pids/x", "EEXIST"), ls("pids/x", ""),
+	links("pids/x", "2"), links("memory/x", "3"),
+	rm("pids/x", "ok"), rm("pids/x", gone), ls("pids", ""), ls("memory/x", "y"),
+	mk("pids/x", "ok"), mk("pids/x/y", "ok"), rm("memory/x/y", "ok"), ls("memory/x", ""), ls("pids/x", "y"), rm("memory/x", "ok"),
+	ls("memory", ""), ls("pids", "x"), rm("pids/x/y", "ok"), rm("pids/x", "ok"), ls("pids", ""),
+
+	// What a directory is called.
+	mk("memory/tasks", "EEXIST"), mk("memory/memory.limit_in_bytes", "EEXIST"), mk("memory/..", "EEXIST"), mk("memory/a b", "ok"),
+	rm("memory/a b", "ok"), rm("memory/nothing", gone), rm("memory/tasks", "ENOTDIR"), mk("memory/nothing/x", gone),
+
+	// Which files it has.
+	mk("memory/x", "ok"), mk("pids/x", "ok"), there("memory/x/memory.limit_in_bytes", yes), there("memory/x/pids.max", no),
+	there("pids/x/pids.max", yes), there("pids/x/memory.limit_in_bytes", no), there("memory/x/memory.max", no),
+	there("memory/x/cgroup.controllers", no), there("memory/x/tasks", yes), there("memory/x/cgroup.procs", yes),
+	there("memory/x/notify_on_release", yes), there("pids/x/cgroup.clone_children", yes), there("memory/x/release_agent", no),
+	statText("memory/x", "40755 "+asRoot), statText("memory/x/tasks", "100644 "+asRoot), statText("pids/x/pids.current", "100444 "+asRoot),
+	statText("memory/x/memory.force_empty", "100200 "+asRoot), statText("memory/x/memory.limit_in_bytes", "100644 "+asRoot),
+
+	// Limits belong to a directory of a hierarchy, and go with it.
+	put("memory/x/memory.limit_in_bytes", kib64, "ok"), put("pids/x/pids.max", "7", "ok"), rm("memory/x", "ok"), cat("pids/x/pids.max", "7"),
+	mk("memory/x", "ok"), cat("memory/x/memory.limit_in_bytes", nolim), rm("pids/x", "ok"), mk("pids/x", "ok"), cat("pids/x/pids.max", "max"),
+	put("memory/x/memory.soft_limit_in_bytes", kib64, "ok"), put("memory/x/memory.swappiness", "7", "ok"), mk("memory/x/y", "ok"),
+	cat("memory/x/y/memory.swappiness", "7"), rm("memory/x/y", "ok"), rm("memory/x", "ok"), mk("memory/x", "ok"),
+	cat("memory/x/memory.soft_limit_in_bytes", nolim), cat("memory/x/memory.swappiness", "60"),
+
+	// What is open of a removed directory is not of the one in its place.
+	open("memory/x/memory.limit_in_bytes", "limit"), open("memory/x/tasks", "tasks"), readOpen("limit", nolim), rm("memory/x", "ok"),
+	readOpen("limit", "ENODEV"), readOpen("tasks", "ENODEV"), mk("memory/x", "ok"), readOpen("limit", "ENODEV"), readOpen("tasks", "ENODEV"),
+	cat("memory/x/memory.limit_in_bytes", nolim),
+
+	// Owners are those of a hierarchy.
+	chown("memory/x", 1000), statText("memory/x", "40755 1000:1000"), statText("pids/x", "40755 "+asRoot),
+	as(1000, mk("memory/x/own", "ok")), as(1000, mk("pids/x/own", "EACCES")), statText("memory/x/own", "40755 1000:1000"),
+	statText("memory/x/own/memory.limit_in_bytes", "100644 1000:1000"), as(1000, put("memory/x/own/memory.limit_in_bytes", kib64, "ok")),
+	as(1000, put("memory/x/memory.limit_in_bytes", kib64, "EACCES")), chown("memory/x/memory.limit_in_bytes", 1000),
+	as(1000, put("memory/x/memory.limit_in_bytes", "64M", "ok")), statText("memory/x/memory.soft_limit_in_bytes", "100644 "+asRoot),
+	as(1000, rm("memory/x/own", "ok")), rm("memory/x", "ok"), mk("memory/x", "ok"), statText("memory/x", "40755 "+asRoot),
+	statText("memory/x/memory.limit_in_bytes", "100644 "+asRoot),
+
+	// Flags of a directory are copied to its children, in one hierarchy.
+	put("memory/x/notify_on_release", "1", "ok"), cat("memory/x/notify_on_release", "1"), cat("pids/x/notify_on_release", "0"),
+	mk("memory/x/y", "ok"), cat("memory/x/y/notify_on_release", "1"), rm("memory/x/y", "ok"), rm("memory/x", "ok"), rm("pids/x", "ok"),
+
+	// A process is in a directory and in none below or beside.
+	mk("memory/x", "ok"), mk("memory/x/y", "ok"), mk("memory/z", "ok"), isIn("memory/tasks", yes), isIn("pids/tasks", yes), isIn("memory/cgroup.procs", yes),
+	enter("memory/x/tasks", "ok"), isIn("memory/x/tasks", yes), isIn("memory/x/cgroup.procs", yes), isIn("memory/tasks", no), isIn("memory/x/y/tasks", no),
+	isIn("pids/tasks", yes), enter("pids/tasks", "ok"), isIn("memory/x/tasks", yes), rm("memory/x", "EBUSY"), rm("memory/x/y", "ok"),
+	rm("memory/x", "EBUSY"), mk("memory/x/y", "ok"), isIn("memory/x/tasks", yes), enter("memory/x/y/cgroup.procs", "ok"), isIn("memory/x/y/tasks", yes),
+	isIn("memory/x/tasks", no), isIn("pids/tasks", yes), enter("memory/z/tasks", "ok"), isIn("memory/z/tasks", yes), isIn("memory/x/y/tasks", no),
+	mk("memory/z/deep", "ok"), isIn("memory/z/tasks", yes), isIn("memory/z/deep/tasks", no), put("memory/z/memory.limit_in_bytes", "64M", "ok"),
+	cat("memory/z/deep/memory.limit_in_bytes", nolim), enter("memory/z/tasks", "ok"), enter("memory/tasks", "ok"), isIn("memory/tasks", yes),
+	isIn("memory/z/tasks", no), rm("memory/z/deep", "ok"), rm("memory/z", "ok"), rm("memory/x/y", "ok"), rm("memory/x", "ok"),
+	mk("memory/x", "ok"), put("memory/x/tasks", "0x", "EINVAL"), put("memory/x/tasks", "-1", "EINVAL"), put("memory/x/tasks", "", "ok"),
+	put("memory/x/tasks", "4194304", "ESRCH"), put("memory/x/cgroup.procs", "4194304", "ESRCH"), put("memory/x/tasks", "99999999999", "EINVAL"),
+	as(1000, enter("memory/x/tasks", "EACCES")),
+
+	// It is frozen where it is, also with children beside it.
+	mk("freezer/f", "ok"), mk("freezer/f/g", "ok"), enter("freezer/f/tasks", "ok"), put("freezer/f/freezer.state", "FROZEN", "ok"),
+	bridgeStep{"the frozen process does not run", "FROZEN", func(x *bridgeEnv) string {
+		state := func() string { return strings.TrimSpace(kit.ReadFile(x.at("freezer/f/freezer.state"))) }
+		for deadline := time.Now().Add(kit.Patience); state() == "FREEZING" && time.Now().Before(deadline); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		return state()
+	}},
+	cat("freezer/f/g/freezer.state", "FROZEN"), cat("freezer/f/g/freezer.self_freezing", "0"), put("freezer/f/freezer.state", "THAWED", "ok"),
+	cat("freezer/f/freezer.state", "THAWED"), enter("freezer/tasks", "ok"), rm("freezer/f/g", "ok"), rm("freezer/f", "ok"), rm("memory/x", "ok"),
+	ls("memory", ""), ls("pids", ""), ls("freezer", ""),
+}
+
+// TestBridgeStructure: a trace of several v1 hierarchies has the kernel's answers in a view that shows them on one v2 tree.
+func TestBridgeStructure(t *testing.T) {
+	x := &bridgeEnv{dirs: map[string]string{}, fds: map[string]int{}}
+	h := kit.OpenHost(t)
+	names := []string{"memory", "pids", "freezer"}
+	x.pid = kit.StartSleeper(t)
+	if kit.OnV1(h, "memory") {
+		for _, name := range names {
+			hier := kit.NeedHierarchy(t, h, name)
+			path := kit.NewBoundary(t, t.Name(), hier)
+			if err := hier.Attach(path, x.pid); err != nil {
+				t.Fatal(err)
+			}
+			x.dirs[name] = kit.HostDir(hier, path)
+		}
+	} else {
+		hier, path, v := mountBridge(t, t.Name())
+		if err := hier.Attach(path, x.pid); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			x.dirs[name] = filepath.Join(v.Dir, name)
+		}
+	}
+	for i, s := range bridgeSteps {
+		if got := s.do(x); got != s.want {
+			t.Errorf("step %d: %s: %s, want %s", i, s.name, got, s.want)
+		}
+	}
+	for _, fd := range x.fds {
+		unix.Close(fd)
+	}
+}
