@@ -30,6 +30,8 @@ func TestCommandLine(t *testing.T) {
 		{"version", 0, "vcgroupfs unknown (go", ""}, {"", 2, "COMMANDS:", ""}, {"--help", 0, "Exit codes:", ""}, {"run --help", 0, "--limit FILE=VALUE", ""},
 		{"mount --help", 0, "fstab", ""}, {"policy", 2, "explain", ""}, {"policy default", 0, "controllers:", ""},
 		{"policy explain memory.max", 0, "memory.max on v2, boundary: read-only", ""}, {"policy explain --json pids.max", 0, `"verdict": "read-only"`, ""},
+		{"policy explain cpu.idle", 0, "cpu.idle, v1 on a v2 host: cpu.idle: the same\n", ""},
+		{"policy explain --json cpu.weight", 0, `"hostFile": "cpu.shares"`, ""},
 		{"policy explain --controllers pids memory.max", 0, "hidden (--controllers)", ""}, {"policy explain nothing.such", 2, "", "no such control file"},
 		{"policy explain", 2, "", "give a control file"}, {"policy check", 2, "", "give the policies"}, {"policy check /nonexistent", 3, "", "no such file"},
 		{"policy nonsense", 2, "", "allowed: default, check, explain"}, {"nonsense", 2, "", "no such command"}, {"--nonsense", 2, "", "--help"},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/urfave/cli/v2"
 
@@ -39,7 +40,10 @@ func policyCommand() *cli.Command {
 			{
 				Name: "explain", Usage: "say the verdict on a control file, and why", ArgsUsage: "CONTROL-FILE...",
 				Description: "Says what a guest may do with a control file at the boundary and below it, on v1 and v2, which " +
-					"rule says so, and why.\n\n" +
+					"rule says so, and why.\n" +
+					"Where a host has only the other version: the host's file that it stands for, the formula and what is " +
+					"lost, or why it is\n" +
+					"not shown. No view shows v2 on a v1 host yet.\n\n" +
 					"   vcgroupfs policy explain memory.max devices.allow",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "policy", Usage: "of the policy in `FILE`", TakesFile: true},
@@ -84,6 +88,8 @@ type explanation struct {
 	Verdict string `json:"verdict"`
 	Rule    string `json:"rule"`
 	Reason  string `json:"reason"`
+
+	Translation *translation `json:"translation,omitempty"`
 }
 
 func explain(c *cli.Context) error {
@@ -110,7 +116,8 @@ func explain(c *cli.Context) error {
 			if e.Place == hierarchy.Boundary {
 				place = "boundary"
 			}
-			list = append(list, explanation{file, int(e.Version), place, e.Verdict.String(), e.Rule, e.Reason})
+			list = append(list, explanation{file, int(e.Version), place, e.Verdict.String(), e.Rule, e.Reason,
+				translationOf(e.Version, file)})
 		}
 	}
 	if c.Bool("json") {
@@ -118,8 +125,18 @@ func explain(c *cli.Context) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(list)
 	}
-	for _, e := range list {
-		fmt.Fprintf(c.App.Writer, "%s on v%d, %s: %s (%s): %s\n", e.File, e.Version, e.Place, e.Verdict, e.Rule, e.Reason)
-	}
+	printExplanations(c.App.Writer, list)
 	return nil
+}
+
+// printExplanations prints a line for each place and, after those of a version, one for the translation, which is the
+// same at both.
+func printExplanations(w io.Writer, list []explanation) {
+	for i, e := range list {
+		fmt.Fprintf(w, "%s on v%d, %s: %s (%s): %s\n", e.File, e.Version, e.Place, e.Verdict, e.Rule, e.Reason)
+		last := i == len(list)-1 || list[i+1].File != e.File || list[i+1].Version != e.Version
+		if last && e.Translation != nil {
+			fmt.Fprintf(w, "%s, %s\n", e.File, e.Translation)
+		}
+	}
 }

@@ -20,7 +20,7 @@ var v1Rows = []Row{
 
 	{Name: "cpu.shares", Host: "cpu.weight", Keeps: true,
 		Says: "weight = ceil(10^((l²+125l)/612 - 7/34)), l = log2 of shares; 2 is 1, 1024 is 100, 262144 is 10000",
-		Lost: "several shares have the same weight; a weight that the host has set is shown as the least shares for it",
+		Lost: "several shares have the same weight; a weight that the host has set is shown as the most shares for it",
 		read: readShares, write: writeShares},
 	{Name: "cpu.idle", Host: "cpu.idle", Says: "the same", read: readSame("cpu.idle"), write: writeSame("cpu.idle")},
 	{Name: "cpu.cfs_quota_us", Host: "cpu.max", Says: "the first number; -1 is max",
@@ -74,7 +74,7 @@ var v1Rows = []Row{
 	{Name: "cpuset.sched_relax_domain_level", Says: "-1", read: constant("-1"), write: only("-1", unix.EOPNOTSUPP)},
 	{Name: "cpuset.memory_pressure", Says: "0", read: constant("0")},
 
-	{Name: "memory.limit_in_bytes", Host: "memory.max", Says: "the same; -1 is max, shown as 9223372036854771712",
+	{Name: "memory.limit_in_bytes", Host: "memory.max", Says: "the same; -1 is max, shown as 9223372036854771712", Keeps: true,
 		Lost: "tasks that allocate while the limit falls below their usage may be ended",
 		read: readLimit("memory.max"), write: writeMemoryLimit},
 	{Name: "memory.memsw.limit_in_bytes", Host: "memory.swap.max", Says: "memory.max + memory.swap.max; -1 is max",

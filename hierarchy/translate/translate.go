@@ -35,7 +35,7 @@ type Row struct {
 	Says    string // the formula, for people
 	Lost    string // the differences from a host that has the file, "" for none
 	Absent  string // the reason why the file is not shown, "" for one that is
-	Keeps   bool   // Cgroup.Keep stores what is written
+	Keeps   bool   // a write stores something by Cgroup.Keep
 
 	read  func(f file) (string, error)
 	write func(f file, v hierarchy.Value) error
@@ -51,12 +51,22 @@ type file struct {
 // Lookup finds the row of a control file of the version shown. False for a name without a row, and for one that is
 // absent.
 func Lookup(shown hierarchy.Version, name string) (*Row, bool) {
+	r, ok := RowOf(shown, name)
+	if !ok || r.Absent != "" {
+		return nil, false
+	}
+	return r, true
+}
+
+// RowOf finds the row of a control file of the version shown, also the row of one that is absent. False for a name
+// without a row.
+func RowOf(shown hierarchy.Version, name string) (*Row, bool) {
 	known, ok := hierarchy.Lookup(shown, name)
 	if !ok {
 		return nil, false
 	}
 	i, ok := byName[rowKey{shown, known.Name}]
-	if !ok || rows[i].Absent != "" {
+	if !ok {
 		return nil, false
 	}
 	return &rows[i], true

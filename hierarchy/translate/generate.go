@@ -1,0 +1,3 @@
+package translate
+
+//go:generate go test -run TestReference -update
