@@ -21,7 +21,7 @@ func TestExplainTranslation(t *testing.T) {
 			"tell a cgroup's own events from those below\n"},
 		{"pids.max", "pids.max, v1 on a v2 host: pids.max: the same\n" +
 			"pids.max, v2 on a v1 host (no view shows that yet): pids.max: the same\n"},
-		{"cgroup.procs", ""}, {"rdma.max", ""}, {"devices.allow", ""},
+		{"cgroup.procs", ""}, {"devices.allow", ""},
 	} {
 		code, out, errs := try("policy", "explain", c.file)
 		got := ""

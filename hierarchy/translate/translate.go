@@ -84,7 +84,7 @@ var rows = slices.Concat(
 // sharedRows are those of controllers whose files are the same in both versions.
 func sharedRows(v hierarchy.Version) (rows []Row) {
 	for _, f := range hierarchy.Table() {
-		if f.Version != v || !hierarchy.SharedController(f.Controller) {
+		if f.Version != v || f.RootOnly() || !hierarchy.SharedController(f.Controller) {
 			continue
 		}
 		r := Row{Version: v, Name: f.Name, Host: f.Name, Says: "the same", read: readSame(f.Name)}
