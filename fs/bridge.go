@@ -79,9 +79,11 @@ type stay struct {
 }
 
 // staysOf reads attrIn. False for a cgroup of the host.
-func staysOf(d *host.Dir) (all []stay, known bool) {
+func staysOf(d *host.Dir) (all []stay, known bool) { return readStays(d, attrIn) }
+
+func readStays(d *host.Dir, attr string) (all []stay, known bool) {
 	var buf [1024]byte
-	n, err := d.Self().GetXattr(attrIn, buf[:])
+	n, err := d.Self().GetXattr(attr, buf[:])
 	if err != nil {
 		return nil, false
 	}
@@ -98,6 +100,10 @@ func staysOf(d *host.Dir) (all []stay, known bool) {
 
 // setStays writes attrIn.
 func (v *View) setStays(d *host.Dir, all []stay, again bool) error {
+	return v.setAttrs(d.Self(), viewsAttr, again, attrChange{stored: attrIn, data: staysText(all)})
+}
+
+func staysText(all []stay) []byte {
 	var words []string
 	for _, s := range all {
 		word := s.name + ":" + strconv.FormatUint(s.life, 10)
@@ -106,8 +112,7 @@ func (v *View) setStays(d *host.Dir, all []stay, again bool) error {
 		}
 		words = append(words, word)
 	}
-	text := []byte(strings.Join(words, " "))
-	return v.setAttrs(d.Self(), viewsAttr, again, attrChange{stored: attrIn, data: text})
+	return []byte(strings.Join(words, " "))
 }
 
 // lifeIn returns the life of a cgroup in a hierarchy. False if it is not there.
@@ -162,6 +167,14 @@ func (b *bridge) children(hier *viewHierarchy, d *host.Dir, there bool) (all []*
 	return all, nil
 }
 
+// children opens the directories directly below one that the hierarchy shows.
+func (hier *viewHierarchy) children(d *host.Dir) ([]*host.Dir, error) {
+	if hier.bridge != nil {
+		return hier.bridge.children(hier, d, true)
+	}
+	return hier.lent.children(d)
+}
+
 func releaseAll(dirs []*host.Dir) {
 	for _, d := range dirs {
 		d.Release()
@@ -181,7 +194,7 @@ func (b *bridge) links(hier *viewHierarchy, d *host.Dir, real uint32) uint32 {
 	return uint32(2 + len(dirs))
 }
 
-// there reports that h's directory is still in its hierarchy.
+// there reports that what the open is of is still there.
 func (h *handle) there() bool {
 	d, err := h.acquire()
 	if err != nil {
@@ -194,7 +207,8 @@ func (h *handle) there() bool {
 // rowOf finds what stands for a control file of a hierarchy. False also for a file of another hierarchy's controller.
 func (hier *viewHierarchy) rowOf(file string) (*translate.Row, bool) {
 	f, ok := hierarchy.Lookup(hier.version, file)
-	if !ok || f.Controller != "" && !slices.Contains(hier.controllers, f.Controller) {
+	if hier.lent != nil && !hier.lends(file) ||
+		!ok || hier.lent == nil && f.Controller != "" && !slices.Contains(hier.controllers, f.Controller) {
 		return nil, false
 	}
 	return translate.Lookup(hier.version, file)

@@ -11,7 +11,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
-// bridged is a cgroup of the host as a hierarchy of a bridge shows it, for the formulas of package translate.
+// bridged is a cgroup of the host, for the formulas of package translate: one that a hierarchy of a bridge shows, or one
+// of v2 with those of v1 that have the same path.
 type bridged struct {
 	v      *View
 	hier   *viewHierarchy
@@ -32,7 +33,11 @@ func (v *View) cgroupOf(
 }
 
 func (c bridged) Read(file string) (string, error) {
-	raw, err := c.d.ReadFile(file)
+	d, err := c.dirOf(file)
+	if err != nil {
+		return "", err
+	}
+	raw, err := d.ReadFile(file)
 	return string(raw), err
 }
 
@@ -43,7 +48,7 @@ func (c bridged) Write(file, value string) error {
 	if c.d.IsBoundary() {
 		place = hierarchy.Boundary
 	}
-	d := c.v.policy.Decide(policy.Request{Version: c.host(), File: file, Place: place})
+	d := c.v.policy.Decide(policy.Request{Version: c.hier.versionBehind(), File: file, Place: place})
 	data := []byte(value)
 	switch {
 	case d.Verdict == hierarchy.ReadWrite:
@@ -76,11 +81,36 @@ func (c bridged) Write(file, value string) error {
 	return c.write(file, data, d.File.Blocks)
 }
 
-// host is the version that the host has.
-func (c bridged) host() hierarchy.Version { return c.hier.boundary.Hierarchy().Version }
+// versionBehind is the version of the host's files that stand behind translated ones.
+func (hier *viewHierarchy) versionBehind() hierarchy.Version {
+	if hier.lent != nil {
+		return hierarchy.V1
+	}
+	return hierarchy.V2
+}
+
+// dirOf returns the directory that has a file of the host.
+func (c bridged) dirOf(file string) (*host.Dir, error) {
+	if c.hier.lent == nil {
+		return c.d, nil
+	}
+	p := c.hier.lent.partWith(file)
+	if p == nil {
+		return nil, unix.ENOENT
+	}
+	d, err := p.at(c.d)
+	if err == nil {
+		*c.opened = append(*c.opened, d)
+	}
+	return d, err
+}
 
 func (c bridged) write(file string, data []byte, blocks bool) error {
-	fd, err := c.d.OpenFile(file, unix.O_WRONLY)
+	d, err := c.dirOf(file)
+	if err != nil {
+		return err
+	}
+	fd, err := d.OpenFile(file, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -135,7 +165,7 @@ func (c bridged) Above() (translate.Cgroup, bool) {
 }
 
 func (c bridged) Below() (all []translate.Cgroup, err error) {
-	dirs, err := c.hier.bridge.children(c.hier, c.d, true)
+	dirs, err := c.hier.children(c.d)
 	for _, d := range dirs {
 		all = append(all, c.at(d))
 	}

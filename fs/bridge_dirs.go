@@ -49,7 +49,7 @@ func (v *View) makeBridged(
 ) fuse.Status {
 	hier, b := n.hier, n.hier.bridge
 	defer ch.made()
-	if b.has(hier, d, name) && v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
+	if hier.has(d, name) && v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
 		return errExists
 	}
 	if st := v.mayName(hier, d, name); !st.Ok() {

@@ -242,6 +242,9 @@ func (v *View) arrange(cfg Config) (err error) {
 	if len(v.hierarchies) == 0 {
 		return errors.New("cannot make a view: no hierarchy of this host holds a permitted controller")
 	}
+	if v.layout == hierarchy.LayoutV2 && len(v.hierarchies) == 1 {
+		v.hierarchies[0].lent = newLent(cfg.Boundaries, v.hierarchies[0], v.policy)
+	}
 	if v.layout == hierarchy.LayoutV2 && len(v.hierarchies) != 1 {
 		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.hierarchies))
 	}

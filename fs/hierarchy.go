@@ -28,6 +28,7 @@ type viewHierarchy struct {
 
 	bridge      *bridge  // immutable; nil where the host has this hierarchy
 	controllers []string // immutable; of a bridge's hierarchy
+	lent        *lent    // immutable; nil where all controllers shown are the host's own of this hierarchy
 }
 
 // newViewHierarchy makes a hierarchy of the view. h is the boundary's own, or one of those that stand for it by a bridge.
@@ -53,7 +54,7 @@ func (hier *viewHierarchy) self(d *host.Dir) host.Node {
 
 // node is the directory (file "") or a file in it, for attributes.
 func (hier *viewHierarchy) node(d *host.Dir, file string) (host.Node, error) {
-	if hier.bridge != nil {
+	if hier.translates(file) {
 		return d.Part(hier.name, file), nil
 	}
 	return d.Node(file)

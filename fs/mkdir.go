@@ -110,6 +110,10 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		}
 		return st
 	}
+	if err := n.hier.lent.mkdir(d, name); err != nil {
+		n.hier.quotaOf().free()
+		return status(err)
+	}
 	n.hier.expected.add(d.ID(), name)
 	err := d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
@@ -118,6 +122,9 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	ch.made()
 	if err != nil {
+		if status(err) != errExists {
+			n.hier.lent.rmdir(d, name)
+		}
 		n.hier.expected.remove(d.ID(), name)
 		n.hier.quotaOf().free()
 		return status(err)
@@ -128,6 +135,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	if err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
+		n.hier.lent.rmdir(d, name)
 		n.hier.quotaOf().free()
 		if isQuota(err) {
 			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
@@ -197,6 +205,9 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	case ch.done:
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
 		// The cgroup is gone; another one may have its name by now.
+		if found != nil {
+			n.hier.lent.rmdir(d, name)
+		}
 		ch.finish(fuse.OK)
 	default:
 		// A cgroup with children stays (EBUSY).
@@ -218,6 +229,7 @@ func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) 
 		hier.expected.remove(d.ID(), name)
 		return status(err)
 	}
+	hier.lent.rmdir(d, name)
 	hier.timed.Delete(ch.entry.B)
 	hier.quotaOf().free()
 	return fuse.OK

@@ -41,7 +41,7 @@ func (r *rawFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	defer d.Release()
 	h.reads = access == unix.O_RDONLY
 	h.flags = access | int(in.Flags)&unix.O_NONBLOCK
-	if h.hier.bridge != nil {
+	if h.translated() {
 		return v.openBridged(h, d, in, unique, out)
 	}
 	failpoint("open-begun")

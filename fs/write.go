@@ -25,7 +25,7 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if h == nil {
 		return 0, fuse.EBADF
 	}
-	if _, err := h.host(); err != nil && h.hier.bridge == nil {
+	if _, err := h.host(); err != nil && !h.translated() {
 		return 0, status(err)
 	}
 	n := uint32(len(data))
@@ -55,8 +55,9 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 // writeAgain answers a write that the kernel sends again and that may have reached the host. It did if a
 // descriptor's position moved.
 func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
-	if h.hier.bridge != nil {
-		// Done again it ends as done once.
+	structure := h.decision.File.Constraint == hierarchy.Members || h.decision.File.Constraint == hierarchy.Subtree
+	if h.translated() || h.hier.lent != nil && structure {
+		// Done again it ends as done once. The host's v2 tree may have a move that its v1 hierarchies do not have.
 		return v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch))
 	}
 	own, leaf := h.positions()
@@ -103,7 +104,7 @@ func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte, ch *change) error {
 	defer ch.made()
 	d := h.decision
-	if h.hier.bridge != nil {
+	if h.translated() {
 		return v.writeBridged(cancel, h, tid, data, ch.again)
 	}
 	if d.Verdict == hierarchy.ReadWrite {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -60,12 +61,11 @@ func listHierarchies(c *cli.Context) error {
 		return fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	var shown []hierarchy.Hierarchy
-	for _, t := range h.Hierarchies() {
-		if views.Shown(h, t, p) {
-			shown = append(shown, t.Hierarchy)
-		}
+	selected, err := views.Select(h, p, layout)
+	if err != nil {
+		return err
 	}
+	shown := views.Hierarchies(selected)
 	if layout, err = layout.Arrange(shown); err != nil {
 		return fault.With(fault.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(shown)))
 	}
@@ -81,7 +81,7 @@ func listHierarchies(c *cli.Context) error {
 				info.Permitted = append(info.Permitted, name)
 			}
 		}
-		if views.Shown(h, t, p) {
+		if slices.Contains(selected, t) {
 			info.Shown = t.Dir
 			if layout == hierarchy.LayoutV2 {
 				info.Shown = "."

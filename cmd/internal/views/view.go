@@ -28,18 +28,37 @@ func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
 
 // Select lists the hierarchies that a view with this policy shows. The error lists the host's controllers when the view
 // would show none.
-func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
+func Select(h *host.Host, p *policy.Policy, layout hierarchy.Layout) ([]*host.Hierarchy, error) {
 	var hierarchies []*host.Hierarchy
 	for _, t := range h.Hierarchies() {
 		if Shown(h, t, p) {
 			hierarchies = append(hierarchies, t)
 		}
 	}
+	if layout == hierarchy.LayoutV2 && slices.ContainsFunc(hierarchies, isV1) {
+		return selectV2(h, hierarchies)
+	}
 	if len(hierarchies) == 0 {
 		return nil, fault.New(fault.Unsupported,
 			"cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h))
 	}
 	return hierarchies, nil
+}
+
+func isV1(t *host.Hierarchy) bool { return t.Version == hierarchy.V1 }
+
+// selectV2 returns the hierarchies for a v2 tree: the host's own, and the v1 hierarchies that lend it controllers.
+func selectV2(h *host.Host, shown []*host.Hierarchy) ([]*host.Hierarchy, error) {
+	tree := h.Hierarchy(hierarchy.Unified)
+	if tree == nil {
+		return nil, fault.New(fault.Unsupported, "cannot show layout v2: the host's v2 hierarchy is not mounted, and the "+
+			"guest's cgroups are made in it; mount it first: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 "+
+			"/sys/fs/cgroup/unified; or use layout v1")
+	}
+	all := slices.DeleteFunc(slices.Clone(shown), func(t *host.Hierarchy) bool {
+		return t == tree || isV1(t) && len(t.Lends()) == 0
+	})
+	return append(all, tree), nil
 }
 
 // Available names the host's hierarchies, for messages.
