@@ -38,7 +38,15 @@ func Select(h *host.Host, p *policy.Policy, layout hierarchy.Layout) ([]*host.Hi
 	if layout == hierarchy.LayoutV2 && slices.ContainsFunc(hierarchies, isV1) {
 		return selectV2(h, hierarchies)
 	}
-	if len(hierarchies) == 0 {
+	shown := Hierarchies(hierarchies)
+	something := slices.DeleteFunc(slices.Clone(hierarchies), func(t *host.Hierarchy) bool {
+		return layout.Translates(t.Hierarchy) && len(layout.Shown(t.Hierarchy, shown, p.Legacy().Controllers())) == 0
+	})
+	if len(something) == 0 && len(hierarchies) > 0 {
+		return nil, fault.New(fault.Unsupported, "cannot show anything in layout %s: no permitted controller of this host "+
+			"can be in a hierarchy of v1; it has %s", layout, Available(h))
+	}
+	if hierarchies = something; len(hierarchies) == 0 {
 		return nil, fault.New(fault.Unsupported,
 			"cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h))
 	}
