@@ -28,12 +28,17 @@ type lent struct {
 
 	// slot is held while a task moves or controllers change, so that all hierarchies agree.
 	slot chan struct{}
+
+	above memo[uint64] // the directory above: a cgroup of v2 is never moved
+	stays memo[[]stay] // attrSubtree
 }
 
 // part is a v1 hierarchy that lends controllers.
 type part struct {
 	boundary    *host.Boundary
 	controllers []string // as v2 has them
+
+	ids memo[uint64] // by the id in the v2 tree
 }
 
 // newLent finds the controllers that v1 boundaries lend to a v2 hierarchy; nil for none.
@@ -44,7 +49,7 @@ func newLent(boundaries []*host.Boundary, to *viewHierarchy, p *policy.Policy) *
 			return !p.Permits(c) || slices.Contains(to.boundary.Hierarchy().Controllers, c)
 		})
 		if len(has) > 0 {
-			l.parts = append(l.parts, &part{b, has})
+			l.parts = append(l.parts, &part{boundary: b, controllers: has})
 			l.controllers = append(l.controllers, has...)
 		}
 	}
@@ -110,11 +115,29 @@ func pathOf(d *host.Dir) (string, error) {
 
 // at opens the directory of a part that belongs to one of the v2 tree. ENOENT for a cgroup that the host made there alone.
 func (p *part) at(d *host.Dir) (*host.Dir, error) {
-	rel, err := pathOf(d)
+	if d.IsBoundary() {
+		return p.boundary.Root()
+	}
+	id, err := p.ids.get(d.ID(), func() (uint64, error) {
+		rel, err := pathOf(d)
+		if err != nil {
+			return 0, err
+		}
+		found, err := p.boundary.At(rel)
+		if err != nil {
+			return 0, err
+		}
+		defer found.Release()
+		return found.ID(), nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	return p.boundary.At(rel)
+	found, err := p.boundary.Acquire(id)
+	if err != nil {
+		p.ids.forget(d.ID())
+	}
+	return found, err
 }
 
 // nearest is at, or the nearest directory above.
@@ -142,13 +165,34 @@ func (l *lent) enabledFor(d *host.Dir) (all []stay, err error) {
 		}
 		return all, nil
 	}
-	up, err := d.Parent()
+	above, err := l.above.get(d.ID(), func() (uint64, error) {
+		up, err := d.Parent()
+		if err != nil {
+			return 0, err
+		}
+		defer up.Release()
+		return up.ID(), nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer up.Release()
-	all, _ = readStays(up, attrSubtree)
-	return slices.DeleteFunc(all, func(s stay) bool { return s.over }), nil
+	if all, err = l.subtreeOf(d.Boundary(), above); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s stay) bool { return s.over }), nil
+}
+
+// subtreeOf reads attrSubtree of a directory.
+func (l *lent) subtreeOf(b *host.Boundary, id uint64) ([]stay, error) {
+	return l.stays.get(id, func() ([]stay, error) {
+		d, err := b.Acquire(id)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Release()
+		all, _ := readStays(d, attrSubtree)
+		return all, nil
+	})
 }
 
 // lifeIn returns the life of a control file in a directory. False if its controller is not enabled there.
@@ -285,7 +329,7 @@ func (l *lent) list(h *handle, kept []string) ([]string, error) {
 	defer d.Release()
 	var all []stay
 	if h.file == subtreeFile {
-		all, _ = readStays(d, attrSubtree)
+		all, _ = l.subtreeOf(d.Boundary(), d.ID())
 	} else if all, err = l.enabledFor(d); err != nil {
 		return nil, unix.ENODEV
 	}
@@ -365,8 +409,10 @@ func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.D
 	}
 	failpoint("lent-subtree")
 	if err := v.setSubtree(d, all); err != nil {
+		hier.lent.stays.forget(d.ID())
 		return err
 	}
+	hier.lent.stays.set(d.ID(), all)
 	v.forget(cancel, hier, d.ID(), v.invalidateFiles)
 	return nil
 }
