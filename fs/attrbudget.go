@@ -2,6 +2,7 @@ package fs
 
 import (
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -334,14 +335,26 @@ func attrsCost(d *host.Dir, file string) (sum uint64) {
 }
 
 // stripPart removes the attributes of a hierarchy's part of a directory, and refunds their cost.
-func (v *View) stripPart(d *host.Dir, part string) {
+func (v *View) stripPart(d *host.Dir, part string) { v.strip(d, part+"/") }
+
+// stripShown removes the attributes of files that the host does not have, and refunds their cost.
+func (v *View) stripShown(d *host.Dir, files []string) {
+	var prefixes []string
+	for _, file := range files {
+		prefixes = append(prefixes, d.Shown(file).Stored(""))
+	}
+	v.strip(d, prefixes...)
+}
+
+// strip removes the attributes of a directory whose names begin with one of the prefixes, and refunds their cost.
+func (v *View) strip(d *host.Dir, prefixes ...string) {
 	defer v.enterAttrs()()
 	names, err := d.Self().ListXattr()
 	if err != nil {
 		return
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, part+"/") {
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			_ = d.Self().RemoveXattr(name)
 		}
 	}

@@ -54,10 +54,13 @@ func (hier *viewHierarchy) self(d *host.Dir) host.Node {
 
 // node is the directory (file "") or a file in it, for attributes.
 func (hier *viewHierarchy) node(d *host.Dir, file string) (host.Node, error) {
-	if hier.translates(file) {
-		return d.Part(hier.name, file), nil
+	switch {
+	case !hier.translates(file):
+		return d.Node(file)
+	case hier.lent != nil:
+		return d.Shown(file), nil
 	}
-	return d.Node(file)
+	return d.Part(hier.name, file), nil
 }
 
 func (hier *viewHierarchy) quotaOf() *quota {

@@ -458,7 +458,8 @@ func (v *View) setSubtree(d *host.Dir, all []stay) error {
 	return v.setAttrs(d.Self(), viewsAttr, true, attrChange{stored: attrSubtree, data: staysText(all)})
 }
 
-// resetLent gives a cgroup the standard settings of a controller that it loses.
+// resetLent gives a cgroup the standard settings of a controller that it loses. Owners and attributes of its files go with
+// them.
 func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir, controller string) error {
 	c, done := v.cgroupOf(hier, d, cancel, true)
 	defer done()
@@ -470,7 +471,11 @@ func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Di
 			files = append(files, shownBy(row, f, there)...)
 		}
 	}
-	return translate.ResetShown(c, controller, files)
+	if err := translate.ResetShown(c, controller, files); err != nil {
+		return err
+	}
+	v.stripShown(d, files)
+	return nil
 }
 
 // mkdir makes a directory in all parts. What an earlier one of the name has left goes first.

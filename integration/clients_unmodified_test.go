@@ -91,12 +91,11 @@ type guestForm struct {
 func guestForms(t testing.TB, h *host.Host) []guestForm {
 	t.Helper()
 	v2, memory, pids := kit.NeedHierarchy(t, h, hierarchy.Unified), kit.NeedHierarchy(t, h, "memory"), kit.NeedHierarchy(t, h, "pids")
-	one := guestForm{name: "v2", hier: v2, hook: []string{"--layout", "v2", "--no-stack", "--controllers"}}
+	one := guestForm{name: "v2", hier: v2, memory: memory, pids: pids,
+		hook: []string{"--layout", "v2", "--no-stack", "--controllers", "memory,pids,cpu"}}
 	if memory == v2 && pids == v2 {
-		one.hook, one.memory, one.pids = append(one.hook, "memory,pids,cpu"), v2, v2
 		return []guestForm{one}
 	}
-	one.hook = append(one.hook, hierarchy.Unified)
 	return []guestForm{one, {name: "hybrid", hier: pids, memory: memory, pids: pids, hook: []string{
 		"--layout", "hybrid", "--proc-cgroups",
 		"--controllers", "cpu,cpuacct,memory,devices,freezer,pids,name=systemd,unified",

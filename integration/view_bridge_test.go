@@ -406,7 +406,16 @@ var lentSteps = []bridgeStep{
 	chown("g/o", 1000), as(1000, mk("g/o/mine", "ok")), statText("g/o/mine/cgroup.procs", "100644 1000:1000"),
 	as(1000, mk("g/other", "EACCES")), chown("g/o/cgroup.subtree_control", 1000), rm("g/o/mine", "ok"),
 	as(1000, put("g/o/memory.max", "64M", "EACCES")), chown("g/o/memory.max", 1000), as(1000, put("g/o/memory.max", "64M", "ok")),
-	cat("g/o/memory.max", "67108864"),
+	cat("g/o/memory.max", "67108864"), mk("g/own", "ok"), chown("g/own", 1000), chown("g/own/cgroup.subtree_control", 1000),
+	as(1000, mk("g/own/sub", "ok")), as(1000, put("g/own/cgroup.subtree_control", "+memory", "ok")),
+	statText("g/own/sub/memory.max", "100644 1000:1000"), as(1000, put("g/own/sub/memory.max", "64M", "ok")),
+	as(1000, mk("g/own/later", "ok")), statText("g/own/later/memory.max", "100644 1000:1000"),
+	statText("g/own/later/cgroup.procs", "100644 1000:1000"), chown("g/own/sub/memory.max", 1001),
+	statText("g/own/sub/memory.max", "100644 1001:1001"), as(1000, put("g/own/cgroup.subtree_control", "-memory", "ok")),
+	as(1000, put("g/own/cgroup.subtree_control", "+memory", "ok")), statText("g/own/sub/memory.max", "100644 1000:1000"),
+	as(1000, rm("g/own/sub", "ok")), as(1000, rm("g/own/later", "ok")), rm("g/own", "ok"), chown("g/o/memory.swap.max", 1000),
+	put("g/cgroup.subtree_control", "-memory", "ok"), put("g/cgroup.subtree_control", "+memory", "ok"),
+	statText("g/o/memory.swap.max", "100644 "+asRoot), statText("g/o/memory.max", "100644 "+asRoot),
 
 	// Killing.
 	put("g/o/cgroup.kill", "1", "ok"),

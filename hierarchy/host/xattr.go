@@ -32,6 +32,13 @@ func (d *Dir) Part(hierarchy, file string) Node {
 	return n
 }
 
+// Shown is a file of the directory that the host need not have. It needs no Close.
+func (d *Dir) Shown(file string) Node {
+	n := d.Self()
+	n.part = "/" + file + "/"
+	return n
+}
+
 // Home is the directory, or the part of it, that the node belongs to.
 func (n Node) Home() Node {
 	h := n.dir.Self()
@@ -39,7 +46,7 @@ func (n Node) Home() Node {
 	return h
 }
 
-// Shared reports a file in a part: it has no times of its own.
+// Shared reports a file in a part, or one that is Shown: it has no times of its own.
 func (n Node) Shared() bool { return n.part != n.home }
 
 // Stored is the name of an attribute after this project's prefix.
