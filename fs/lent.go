@@ -480,9 +480,6 @@ func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Di
 
 // mkdir makes a directory in all parts. What an earlier one of the name has left goes first.
 func (l *lent) mkdir(d *host.Dir, name string) (err error) {
-	if l == nil {
-		return nil
-	}
 	for _, p := range l.parts {
 		above, err := p.at(d)
 		if errors.Is(err, unix.ENOENT) {
@@ -531,16 +528,44 @@ func (p *part) make(above *host.Dir, name string) error {
 	return nil
 }
 
-// rmdir removes a directory from all parts. It leaves one with tasks, which only the host can have moved there.
+// rmdir removes a directory from all parts. Tasks that were forked while their parents moved follow those first.
 func (l *lent) rmdir(d *host.Dir, name string) {
 	if l == nil {
 		return
 	}
 	for _, p := range l.parts {
-		if above, err := p.at(d); err == nil {
+		above, err := p.at(d)
+		if err != nil {
+			continue
+		}
+		if errors.Is(above.Rmdir(name), unix.EBUSY) {
+			p.follow(d.Boundary(), above, name)
 			_ = above.Rmdir(name)
-			above.Release()
-			failpoint("lent-rmdir")
+		}
+		above.Release()
+		failpoint("lent-rmdir")
+	}
+}
+
+// follow moves the processes of a directory of the part to where they are in the v2 tree.
+func (p *part) follow(tree *host.Boundary, above *host.Dir, name string) {
+	d, err := above.OpenDir(name)
+	if err != nil {
+		return
+	}
+	defer d.Release()
+	raw, err := d.ReadFile("cgroup.procs")
+	if err != nil {
+		return
+	}
+	for _, pid := range parsePids(raw) {
+		path, err := tree.PathOf(pid)
+		if err != nil {
+			continue
+		}
+		if to, err := tree.At(path); err == nil {
+			_, _ = p.move(to, pid, false)
+			to.Release()
 		}
 	}
 }

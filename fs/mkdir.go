@@ -110,12 +110,19 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		}
 		return st
 	}
-	if err := n.hier.lent.mkdir(d, name); err != nil {
-		n.hier.quotaOf().free()
-		return status(err)
+	var err error
+	if n.hier.lent != nil {
+		// What there is must not be touched.
+		if err = unix.EEXIST; own || d.Lookup(name, &st) != nil {
+			err = n.hier.lent.mkdir(d, name)
+		}
+		if err != nil {
+			n.hier.quotaOf().free()
+			return status(err)
+		}
 	}
 	n.hier.expected.add(d.ID(), name)
-	err := d.Mkdir(name, makingMode)
+	err = d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
 		// The previous server died in Mkdir.
 		err = d.Silence(name)

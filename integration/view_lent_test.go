@@ -191,6 +191,40 @@ func TestLentFailPoints(t *testing.T) {
 	}
 }
 
+// TestLentStraggler: a process that is in another directory in a v1 hierarchy than in the v2 tree, as one that is forked while
+// its parent moves, keeps no directory from being removed there, nor its limits for the next one of the name.
+func TestLentStraggler(t *testing.T) {
+	g := newLentBoundary(t)
+	g.view = kit.MountView(t, "--boundary", g.path, "--controllers", lentControllers, "--layout", "v2").Dir
+	pid := kit.StartSleeper(t)
+	g.attach(pid)
+	g.must(kit.WriteFile(g.at(subtreeControl), "+memory +pids"))
+	g.must(kit.Word(unix.Mkdir(g.at("a"), 0o755)))
+	g.must(kit.WriteFile(g.at("a/pids.max"), "7"))
+	if err := g.hiers["pids"].Attach(g.path+"/a", pid); err != nil {
+		t.Fatal(err)
+	}
+	g.must(kit.Word(unix.Rmdir(g.at("a"))))
+	if got := g.everywhere("a") + " " + g.placeOf(pid); got != "none " {
+		t.Errorf("the directory is in, and the process at: %q", got)
+	}
+	g.must(kit.Word(unix.Mkdir(g.at("a"), 0o755)))
+	if got := kit.ReadFile(g.at("a/pids.max")); got != "max\n" {
+		t.Errorf("pids.max is %q", got)
+	}
+	// What the host has left there has limits of its own.
+	g.must(kit.Word(unix.Rmdir(g.at("a"))))
+	g.must(kit.Word(unix.Mkdir(g.real("pids", "a"), 0o755)))
+	g.must(kit.WriteFile(filepath.Join(g.real("pids", "a"), "pids.max"), "7"))
+	g.must(kit.Word(unix.Mkdir(g.at("a"), 0o755)))
+	if got := kit.ReadFile(g.at("a/pids.max")); got != "max\n" {
+		t.Errorf("pids.max is %q", got)
+	}
+	if word := kit.Word(unix.Mkdir(g.at("a"), 0o755)); word != "EEXIST" {
+		t.Error(word)
+	}
+}
+
 // TestLentModel makes, removes and enters cgroups at random, by several threads, while the host's hierarchies and the view are
 // compared with a model of what one thread did, and in the end with each other.
 func TestLentModel(t *testing.T) {
