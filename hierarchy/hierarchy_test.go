@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -180,5 +181,26 @@ func TestControlFile(t *testing.T) {
 		if row, ok := c.h.ControlFile(c.file); ok != c.want || ok && row.Name != c.file {
 			t.Errorf("%s, %s: %q, %t; want %t", c.h, c.file, row.Name, ok, c.want)
 		}
+	}
+}
+
+// TestNumber: hierarchies that stand for v2 have IDs that no other one has.
+func TestNumber(t *testing.T) {
+	host := []hierarchy.Hierarchy{
+		{Version: hierarchy.V1, ID: 4, Controllers: []string{"devices"}}, {Version: hierarchy.V1, ID: 9, Name: "systemd"},
+		{Version: hierarchy.V2, Controllers: []string{"memory", "pids"}},
+	}
+	shown := hierarchy.LayoutV1.Shown(host[2], host, []string{"memory", "pids", "name=one"})
+	hierarchy.Number(shown, host)
+	var got []string
+	for _, h := range shown {
+		got = append(got, fmt.Sprintf("%d %s", h.ID, h))
+	}
+	if want := []string{"10 memory", "11 pids", "12 name=one"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	hierarchy.Number(host, host)
+	if host[0].ID != 4 || host[1].ID != 9 || host[2].ID != 0 {
+		t.Errorf("the host's own became %v", host)
 	}
 }

@@ -127,13 +127,16 @@ const (
 	maxLeft = 4
 )
 
-// partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see.
+// partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see. of are all of the
+// host's.
 func partsOf(
-	shown []hierarchy.Hierarchy, layout hierarchy.Layout, p *policy.Policy, boundary string,
+	of, shown []hierarchy.Hierarchy, layout hierarchy.Layout, p *policy.Policy, boundary string,
 ) (parts []notify.Part) {
 	for _, t := range shown {
-		for _, one := range layout.Shown(t, shown, p.Controllers()) {
-			parts = append(parts, notify.PartOf(one, boundary, p.Permits))
+		all := layout.Shown(t, shown, p.Controllers())
+		hierarchy.Number(all, of)
+		for _, one := range all {
+			parts = append(parts, notify.PartOf(one, t, boundary, p.Permits))
 		}
 	}
 	return parts

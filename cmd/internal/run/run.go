@@ -102,7 +102,8 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, err
 	}
 	defer view.Close()
-	n, err := newNotifier(cfg, view, partsOf(all, view.View.Layout(), cfg.Policy, lease.path))
+	parts := partsOf(views.Hierarchies(h.Hierarchies()), all, view.View.Layout(), cfg.Policy, lease.path)
+	n, err := newNotifier(cfg, view, parts)
 	if err != nil {
 		return 0, err
 	}
