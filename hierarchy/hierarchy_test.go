@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,22 +150,21 @@ func TestTranslatedLayouts(t *testing.T) {
 		want      string
 	}{
 		{hierarchy.LayoutV2, v2, nil, permitted, "unified"},
-		{hierarchy.LayoutV1, v2, nil, permitted, "1 cpu,cpuacct, 2 blkio, 3 memory, 4 misc, 5 freezer, 6 systemd"},
-		{hierarchy.LayoutV1, v2, []hierarchy.Hierarchy{v1(3, "memory"), v1(4, "freezer"), named}, permitted, "6 cpu,cpuacct, 7 blkio, 8 misc"},
+		{hierarchy.LayoutV1, v2, nil, permitted, "cpu,cpuacct blkio memory misc freezer systemd"},
+		{hierarchy.LayoutV1, v2, []hierarchy.Hierarchy{v1(3, "memory"), v1(4, "freezer"), named}, permitted, "cpu,cpuacct blkio misc"},
 		{hierarchy.LayoutV1, v2, nil, []string{"perf_event", "devices", "net_cls"}, ""},
-		{hierarchy.LayoutV1, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, "3 memory"},
+		{hierarchy.LayoutV1, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, "memory"},
 		{hierarchy.LayoutV2, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, ""},
-		{hierarchy.LayoutHybrid, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, "3 memory"},
+		{hierarchy.LayoutHybrid, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, "memory"},
 	} {
 		var got []string
 		for _, h := range c.layout.Shown(c.of, append([]hierarchy.Hierarchy{c.of}, c.beside...), c.permitted) {
 			if h.Version == hierarchy.V2 {
-				got = append(got, h.String())
-				continue
+				h.Dir = h.String()
 			}
-			got = append(got, fmt.Sprint(h.ID, " ", h.Dir))
+			got = append(got, h.Dir)
 		}
-		if text := strings.Join(got, ", "); text != c.want {
+		if text := strings.Join(got, " "); text != c.want {
 			t.Errorf("layout %v for %v beside %v: %q, want %q", c.layout, c.of, c.beside, text, c.want)
 		}
 	}
@@ -228,5 +228,26 @@ func TestControlFile(t *testing.T) {
 		if row, ok := c.h.ControlFile(c.file); ok != c.want || ok && row.Name != c.file {
 			t.Errorf("%s, %s: %q, %t; want %t", c.h, c.file, row.Name, ok, c.want)
 		}
+	}
+}
+
+// TestNumber: hierarchies that stand for v2 have IDs that no other one has.
+func TestNumber(t *testing.T) {
+	host := []hierarchy.Hierarchy{
+		{Version: hierarchy.V1, ID: 4, Controllers: []string{"devices"}}, {Version: hierarchy.V1, ID: 9, Name: "systemd"},
+		{Version: hierarchy.V2, Controllers: []string{"memory", "pids"}},
+	}
+	shown := hierarchy.LayoutV1.Shown(host[2], host, []string{"memory", "pids", "name=one"})
+	hierarchy.Number(shown, host)
+	var got []string
+	for _, h := range shown {
+		got = append(got, fmt.Sprintf("%d %s", h.ID, h))
+	}
+	if want := []string{"10 memory", "11 pids", "12 name=one"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	hierarchy.Number(host, host)
+	if host[0].ID != 4 || host[1].ID != 9 || host[2].ID != 0 {
+		t.Errorf("the host's own became %v", host)
 	}
 }

@@ -107,7 +107,7 @@ func (l Layout) Shown(h Hierarchy, of []Hierarchy, permitted []string) []Hierarc
 
 // asPermitted returns the v1 hierarchies that stand for a v2 hierarchy: one for each of its controllers that is permitted
 // and that none of the host's own v1 hierarchies has, as most hosts have mounted them; the freezer, which every v2 cgroup
-// has; and those of the permitted names. Each has an ID of its own, as in /proc/cgroups.
+// has; and those of the permitted names. They have no IDs (Number).
 func (h Hierarchy) asPermitted(shown []Hierarchy, permitted []string) (all []Hierarchy) {
 	for _, one := range h.asV1(shown) {
 		if slices.ContainsFunc(one.Controllers, func(c string) bool { return slices.Contains(permitted, c) }) {
@@ -129,14 +129,22 @@ func (h Hierarchy) asPermitted(shown []Hierarchy, permitted []string) (all []Hie
 			more(Hierarchy{Name: label}, label)
 		}
 	}
+	return all
+}
+
+// Number gives the v1 hierarchies without an ID, which stand for the host's v2 hierarchy, IDs that none of the host's
+// has.
+func Number(all, host []Hierarchy) {
 	id := 0
-	for _, g := range shown {
-		id = max(id, g.ID)
+	for _, h := range host {
+		id = max(id, h.ID)
 	}
 	for i := range all {
-		all[i].ID = id + 1 + i
+		if all[i].Version == V1 && all[i].ID == 0 {
+			id++
+			all[i].ID = id
+		}
 	}
-	return all
 }
 
 // asV1 returns a v1 hierarchy for each controller of a v2 hierarchy that a v1 hierarchy can stand for.

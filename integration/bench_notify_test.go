@@ -42,7 +42,18 @@ var notifyOps = []struct {
 		}
 		return err
 	}},
+	{"open and close of a directory", 10000, func(string) error { return openAndClose("/etc", unix.O_DIRECTORY) }},
+	{"open and close of /proc/self/cgroup", 300, func(string) error { return openAndClose("/proc/self/cgroup", 0) }},
+	{"open and close of /proc/self/mountinfo", 300, func(string) error { return openAndClose("/proc/self/mountinfo", 0) }},
 	{"getppid", 100000, func(string) error { unix.Getppid(); return nil }},
+}
+
+func openAndClose(path string, flags int) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|flags, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
 }
 
 // playNotifyBench does all of them for each line that it reads, and prints the nanoseconds of one of each.
@@ -62,7 +73,7 @@ func playNotifyBench(view string) error {
 	return nil
 }
 
-// BenchmarkNotify prints what the filter of "run" costs, and what its answers cost: medians of rounds in turns, and ratios.
+// BenchmarkNotify prints what the filter of "run" costs, what its answers cost, and the same with --proc: medians of rounds in turns, and ratios.
 func BenchmarkNotify(b *testing.B) {
 	h := kit.OpenHost(b)
 	hier := kit.NeedHierarchy(b, h, "pids")
@@ -78,10 +89,13 @@ func BenchmarkNotify(b *testing.B) {
 		return kit.StartProcess(b, cmd)
 	}
 	without := start(exec.Command(self), v.Top(hier))
-	with := start(exec.Command(kit.Program(b), "run", "--no-bpf", "--privileged", "--controllers", "pids", "--", self), kit.TopOf(kit.GuestView, hier))
-	var times [2][][]int64
+	args := []string{"run", "--no-bpf", "--privileged", "--controllers", "pids"}
+	with := start(exec.Command(kit.Program(b), append(args, "--", self)...), kit.TopOf(kit.GuestView, hier))
+	proc := start(exec.Command(kit.Program(b), append(args, "--proc", "--", self)...), kit.TopOf(kit.GuestView, hier))
+	guests := []*kit.Helper{without, with, proc}
+	var times [3][][]int64
 	for range benchRounds {
-		for i, g := range []*kit.Helper{without, with} {
+		for i, g := range guests {
 			fmt.Fprintln(g.In)
 			row := make([]int64, len(notifyOps))
 			for j, word := range strings.Fields(g.Line(b)) {
@@ -100,14 +114,14 @@ func BenchmarkNotify(b *testing.B) {
 	}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "operation\twithout a filter\tby notification\tratio")
+	fmt.Fprintln(w, "operation\twithout a filter\tby notification\tratio\twith --proc\tratio")
 	for i, op := range notifyOps {
-		off, on := median(0, i), median(1, i)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\n", op.name, time.Duration(off), time.Duration(on), on/off)
+		off, on, proc := median(0, i), median(1, i), median(2, i)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\t%.2f\n", op.name, time.Duration(off), time.Duration(on), on/off, time.Duration(proc), proc/off)
 	}
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
-	for _, g := range []*kit.Helper{without, with} {
+	for _, g := range guests {
 		g.In.Close()
 		g.Cmd.Wait()
 	}

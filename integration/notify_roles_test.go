@@ -39,6 +39,13 @@ var notifyRoles = map[string]kit.Role{
 	"notify-rights":    kit.Reported(playRights),
 	"notify-stuck":     kit.Reported(playStuck),
 	"notify-types":     kit.Reported(playTypes),
+	"proc-inner":       kit.Reported(playProcInner),
+	"proc-keeps":       kit.Reported(playProcKeeps),
+	"proc-loop":        kit.Reported(playProcLoop),
+	"proc-opens":       kit.Reported(playProcOpens),
+	"proc-places":      kit.Reported(playProcPlaces),
+	"proc-races":       kit.Reported(playProcRaces),
+	"proc-stuck":       kit.Reported(playProcStuck),
 }
 
 // playTypes prints what statfs and fstatfs say of paths, a JSON list, below the view; directories named "a" are made first.

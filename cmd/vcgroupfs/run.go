@@ -36,6 +36,10 @@ func runCommand() *cli.Command {
 			"it its view again, rooted at its cgroup namespace: unshare -Urm mount -t cgroup2 cgroup2 /mnt. clone3 is not " +
 			"there, so\n" +
 			"that programs use clone: a view's directories are none to start a process in.\n\n" +
+			"Programs that first look in /proc for what there is (JDK 8, cgget) find the view's hierarchies there with " +
+			"--proc: in a\n" +
+			"guest with --layout v1 on a host with v2 they find nothing without it.\n\n" +
+			"   vcgroupfs run --proc --layout v1 --controllers memory,pids -- cat /proc/self/cgroup\n\n" +
 			"On cgroup v1 the names of limits are v1's: --limit memory.limit_in_bytes=256M.",
 		Flags: append(policyFlags(),
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the guest and of its cgroup (default: run-PID)"},
@@ -47,6 +51,9 @@ func runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "privileged",
 				Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
 			noBPFFlag(),
+			&cli.BoolFlag{Name: "proc",
+				Usage: "show the view's hierarchies in /proc too: in cgroup, mountinfo and mounts of COMMAND's processes; " +
+					"every open for reading then takes some microseconds longer"},
 			&cli.BoolFlag{Name: "no-notify",
 				Usage: "answer none of COMMAND's calls by seccomp notification: it can then have a filter with a listener of its " +
 					"own"},
@@ -85,8 +92,11 @@ func runGuest(c *cli.Context) (int, error) {
 	}
 	cfg := run.RunConfig{
 		Name: c.String("name"), Userns: c.Bool("userns"), Privileged: c.Bool("privileged"), NoNotify: c.Bool("no-notify"),
-		NoStack: c.Bool("no-stack"), Command: c.Args().Slice(),
+		NoStack: c.Bool("no-stack"), Proc: c.Bool("proc"), Command: c.Args().Slice(),
 		Log: logrus.NewEntry(logrus.StandardLogger()),
+	}
+	if cfg.Proc && cfg.NoNotify {
+		return 0, usageErrorf("--proc needs seccomp notification: leave out --no-notify")
 	}
 	for _, text := range c.StringSlice("limit") {
 		l, err := spec.ParseLimit(text)

@@ -38,7 +38,9 @@ func CgroupsText(h *host.Host, p *policy.Policy, layout hierarchy.Layout) (strin
 	for _, t := range all {
 		if layout.Translates(t) {
 			p = p.Legacy()
-			return translatedCgroups(filterCgroups(string(raw), p.Permits, nil), layout.Shown(t, all, p.Controllers())), err
+			shown := layout.Shown(t, all, p.Controllers())
+			hierarchy.Number(shown, all)
+			return translatedCgroups(filterCgroups(string(raw), p.Permits, nil), shown), err
 		}
 	}
 	if layout == hierarchy.LayoutV2 && len(all) > 1 {

@@ -192,8 +192,9 @@ func (g *guest) openView() *notify.View {
 		p = p.Legacy()
 	}
 	for _, b := range g.boundaries {
-		for _, one := range layout.Shown(b.Hierarchy().Hierarchy, all, p.Controllers()) {
-			v.Parts = append(v.Parts, notify.PartOf(one, b.Path(), p.Permits))
+		of := b.Hierarchy().Hierarchy
+		for _, one := range layout.Shown(of, all, p.Controllers()) {
+			v.Parts = append(v.Parts, notify.PartOf(one, of, b.Path(), p.Permits))
 		}
 	}
 	return v

@@ -20,6 +20,9 @@ const (
 	callAddKey
 	callRequestKey
 	callKeyctl
+	callOpen
+	callOpenat
+	callOpenat2
 )
 
 // arch is an architecture with programs that a kernel runs.
@@ -31,10 +34,11 @@ type arch struct {
 	sizes   []uint64
 }
 
-// Numbers common to all architectures, since Linux 5.2 and 5.3.
+// Numbers common to all architectures, since Linux 5.2, 5.3 and 5.6.
 const (
-	nrFsopen = 430
-	nrClone3 = 435
+	nrFsopen  = 430
+	nrClone3  = 435
+	nrOpenat2 = 437
 )
 
 // find returns the call of a number, and its architecture; 0 for any other call.

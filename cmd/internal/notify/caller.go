@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -17,6 +18,10 @@ type Caller struct {
 	proc    int  // O_PATH of /proc/<tid>: an open below it reaches this caller, or fails
 	cached  bool // path lookup uses the kernel's cache only, so no file system delays it
 	again   bool // an earlier answer may not have reached the caller
+
+	slot   *Request    // of an open that is looked at
+	asked  opening     // its arguments
+	looked atomic.Bool // they were read
 
 	about string  // text of /proc/<tid>/status; "" before it is read
 	has   *rights // over files; nil before they are read
@@ -107,6 +112,10 @@ func (c *Caller) close() {
 // answer finds the answer to the call.
 func (c *Caller) answer() answer {
 	a, what := find(c.Arch, c.Nr)
+	switch what {
+	case callOpen, callOpenat, callOpenat2:
+		return c.open(what)
+	}
 	if a == nil || c.hold() != nil {
 		return pass
 	}
@@ -124,12 +133,18 @@ func (c *Caller) answer() answer {
 // pageSize is the granularity of readable memory. A value below the kernel's is harmless.
 const pageSize = 4096
 
+// usualText exceeds the length of most strings.
+const usualText = 192
+
 // text reads a string of at most max bytes, terminator included. EFAULT, or ENAMETOOLONG for a longer one.
 func (c *Caller) text(at uint64, max int) (string, error) {
-	b := make([]byte, 0, max)
+	b := make([]byte, 0, min(max, usualText))
 	for len(b) < max {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, max-len(b))
+		}
 		from := at + uint64(len(b))
-		n := min(int(pageSize-from%pageSize), max-len(b))
+		n := min(int(pageSize-from%pageSize), max-len(b), cap(b)-len(b))
 		part := b[len(b) : len(b)+n]
 		if err := c.readMemory(from, part); err != nil {
 			return "", err
@@ -168,6 +183,10 @@ func (c *Caller) memory(move func(int, []unix.Iovec, []unix.RemoteIovec, uint) (
 	local := []unix.Iovec{{Base: &buffer[0]}}
 	local[0].SetLen(len(buffer))
 	remote := []unix.RemoteIovec{{Base: uintptr(at), Len: len(buffer)}}
+	if c.slot != nil && !c.looked.Load() {
+		// The next leader watches it.
+		return whole(move(int(c.Tid), local, remote, 0))(len(buffer))
+	}
 	c.server.watched(c, "", func() { err = whole(move(int(c.Tid), local, remote, 0))(len(buffer)) })
 	return err
 }

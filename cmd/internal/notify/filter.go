@@ -14,6 +14,9 @@ import (
 type Rules struct {
 	Type   bool // statfs and fstatfs ask the listener
 	Mounts bool // mount, if it makes a new mount, and fsopen ask the listener
+	// Proc makes open and openat ask the listener if they open for reading alone, and openat2, whose flags are out of a
+	// filter's reach.
+	Proc bool
 	// NoUserNamespaces makes setns EPERM, also clone and unshare with CLONE_NEWUSER, and makes all calls by another
 	// architecture's numbers ENOSYS. setns without a type joins a user namespace too, and a filter sees only the
 	// descriptor of the namespace.
@@ -27,7 +30,7 @@ type Rules struct {
 }
 
 // Listens reports that a filter by these rules wants a listener.
-func (r Rules) Listens() bool { return r.Type || r.Mounts }
+func (r Rules) Listens() bool { return r.Type || r.Mounts || r.Proc }
 
 // Offsets in struct seccomp_data of include/uapi/linux/seccomp.h. For an argument: its low half, little-endian.
 const (
@@ -109,6 +112,11 @@ func (f *program) arch(a arch, r Rules) {
 		when(callFsopen, ask)
 		when(callMount, f.mount)
 	}
+	if r.Proc {
+		when(callOpenat, func() { f.open(2) })
+		when(callOpen, func() { f.open(1) })
+		when(callOpenat2, ask)
+	}
 	if r.NoUserNamespaces {
 		for _, c := range []call{callClone, callUnshare} {
 			when(c, f.userNamespaces)
@@ -141,6 +149,14 @@ func (f *program) mount() {
 	test(notNewLow)
 	f.here(plain)
 	test(notNew)
+}
+
+// open asks the listener if the flags, an argument, are those of a reader.
+func (f *program) open(flags uint32) {
+	f.load(dataArgs + flags*argSize)
+	f.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF_K, notReading, 0, 1)
+	f.ret(unix.SECCOMP_RET_ALLOW)
+	f.ret(unix.SECCOMP_RET_USER_NOTIF)
 }
 
 func (f *program) userNamespaces() {

@@ -55,11 +55,11 @@ func run(t *testing.T, filter []unix.SockFilter, audit uint32, nr uint32, args .
 func TestFilter(t *testing.T) {
 	const allow, ask = unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_USER_NOTIF
 	refused := func(e unix.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(e) }
-	if n := len(Filter(Rules{true, true, true, true, true})); n > 200 {
+	if n := len(Filter(Rules{true, true, true, true, true, true})); n > 200 {
 		t.Errorf("%d instructions: jumps have 8 bits", n)
 	}
 	for i, a := range arches {
-		for _, r := range []Rules{{}, {Type: true}, {Mounts: true}, {Type: true, Mounts: true}, {Type: true, NoUserNamespaces: true}, {NoInput: true, NoKeys: true},
+		for _, r := range []Rules{{}, {Type: true}, {Mounts: true}, {Type: true, Mounts: true}, {Type: true, NoUserNamespaces: true}, {NoInput: true, NoKeys: true}, {Proc: true},
 			{Type: true, Mounts: true, NoInput: true}, {Type: true, NoUserNamespaces: true, NoInput: true, NoKeys: true}} {
 			f := Filter(r)
 			expect := func(want uint32, nr uint32, args ...uint64) {
@@ -82,6 +82,19 @@ func TestFilter(t *testing.T) {
 					expect(byRule(r.Type, ask), nr)
 				}
 			}
+			for c, flags := range map[call]int{callOpen: 1, callOpenat: 2} {
+				nr, ok := a.numbers[c]
+				if !ok {
+					continue
+				}
+				for _, how := range []int{unix.O_RDONLY, unix.O_CLOEXEC, unix.O_NOFOLLOW | unix.O_NONBLOCK, unix.O_WRONLY, unix.O_RDWR, unix.O_PATH, unix.O_DIRECTORY,
+					unix.O_CREAT, unix.O_TRUNC} {
+					args := []uint64{unix.O_WRONLY, unix.O_WRONLY, unix.O_WRONLY}
+					args[flags] = uint64(how)
+					expect(byRule(r.Proc && how&notReading == 0, ask), nr, args...)
+				}
+			}
+			expect(byRule(r.Proc, ask), a.numbers[callOpenat2], 0, 0, 0, 24)
 			expect(refused(unix.ENOSYS), a.numbers[callClone3])
 			expect(byRule(r.Mounts, ask), a.numbers[callFsopen])
 			expect(allow, 1000)

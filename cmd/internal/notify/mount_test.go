@@ -172,12 +172,13 @@ func TestJoined(t *testing.T) {
 
 // TestBelowBoundary: whatever a namespace's root is, no mount shows what is above or beside the boundary.
 func TestBelowBoundary(t *testing.T) {
+	v2 := hierarchy.Hierarchy{Version: hierarchy.V2}
 	for _, c := range []struct{ root, boundary, want string }{
 		{"/m/web", "/m/web", "/"}, {"/m/web/a/b", "/m/web", "/a/b"}, {"/m", "/m/web", "/"}, {"/", "/m/web", "/"}, {"/m/web2", "/m/web", "EPERM"},
 		{"/other", "/m/web", "EPERM"}, {"/m/web/.vcgroupfs", "/m/web", "/"}, {"/m/web/.vcgroupfs/a", "/m/web", "/a"}, {"/m/web/a/.vcgroupfs", "/m/web", "/a/.vcgroupfs"},
 		{"/a", "/", "/a"}, {"/m/web/../other", "/m/web", "EPERM"},
 	} {
-		got, err := belowBoundary(c.root, c.boundary)
+		got, err := Part{Hierarchy: v2, Host: v2, Boundary: c.boundary}.belowBoundary(c.root)
 		if err != nil {
 			got = unix.ErrnoName(err.(unix.Errno))
 		}

@@ -1,6 +1,7 @@
 // Package notify answers some calls of a guest instead of the kernel, by seccomp user notification
-// (seccomp_unotify(2)): statfs of a view reports the type of the kernel's own mount, and mount of cgroup or cgroup2
-// attaches the guest's own view.
+// (seccomp_unotify(2)): statfs of a view reports the type of the kernel's own mount, mount of cgroup or cgroup2
+// attaches the guest's own view, and an open of a task's cgroup, mountinfo or mounts in /proc gives a file that has the
+// view's hierarchies in place of the host's.
 //
 // # Words
 //
@@ -15,13 +16,14 @@
 // calls are under way, or when it takes too long. A mount is attached in the caller's own mount namespace only, is
 // never rooted above the caller's cgroup namespace, and never reaches the namespace of this process. A caller's memory
 // is written only after the kernel confirmed that the caller still waits. Path lookup uses no more rights than the
-// caller has: no errno tells the caller more than it could find out itself.
+// caller has: no errno tells the caller more than it could find out itself. No file of the host is given to a caller: a
+// file that it gets is in memory, and tells only of tasks in its own guest.
 //
 // A Supervisor looks up paths for its callers, and so sends requests to the view's server. It must not run in that
 // server's process: a thread waiting for an answer of its own process keeps a killed process from ending
 // (request_wait_answer, fs/fuse/dev.c).
 //
-// The package holds no lock while it acts for a caller. server.mu is a leaf.
+// The package holds no lock while it acts for a caller. server.mu and texts.mu are leaves.
 package notify
 
 import (
@@ -88,6 +90,9 @@ type Supervisor struct {
 	Admit func() (leave func(), ok bool)
 	// Observe, if not nil, is called with the outcome of each call.
 	Observe func(passedOn bool)
+	// Proc, if not nil, has opens of files in /proc answered, as this view shows the guest's cgroups. The view's Root may
+	// not be covered by mounts of the guest's.
+	Proc *View
 	// Inside marks this process as one of the guest's, with its rights and in its namespaces.
 	Inside bool
 }
@@ -118,11 +123,22 @@ func (s *Supervisor) debugf(format string, args ...any) {
 	}
 }
 
-// answer is the outcome of a call: an errno, 0 for success, or passing it on.
+// answer is the outcome of a call: an errno, 0 for success, a new descriptor of the caller's, or passing it on.
 type answer struct {
 	errno  unix.Errno
 	passOn bool
 	made   bool // a change was made, which a repetition of the call will find
+
+	opened  bool
+	file    int // with opened: a descriptor of what the caller gets; whoever has the answer closes it
+	cloexec bool
+}
+
+// drop closes the file of an answer.
+func (a answer) drop() {
+	if a.opened {
+		unix.Close(a.file)
+	}
 }
 
 var pass = answer{passOn: true}

@@ -142,12 +142,13 @@ func Legacy(h hierarchy.Hierarchy, has, permits func(controller string) bool) hi
 	return h
 }
 
-// PartOf returns the part of a view for a guest with the controllers for which permits holds.
-func PartOf(h hierarchy.Hierarchy, boundary string, permits func(controller string) bool) Part {
+// PartOf returns the part of a view for a guest with the controllers for which permits holds: a hierarchy of the host,
+// or one that stands for it.
+func PartOf(h, of hierarchy.Hierarchy, boundary string, permits func(controller string) bool) Part {
 	if h.Version == hierarchy.V2 {
 		h = Legacy(h, KernelHas, permits)
 	}
-	return Part{Hierarchy: h, Boundary: boundary}
+	return Part{Hierarchy: h, Host: of, Boundary: boundary}
 }
 
 // KernelHas asks the kernel for a v1 controller. /proc/cgroups does not tell: 6.12 lists memory without

@@ -112,7 +112,7 @@ func (o *Own) Tree(c *Caller, fstype, options string) (mount int, err error) {
 	if err != nil {
 		return -1, err
 	}
-	below, err := c.Below(Part{Hierarchy: found, Boundary: "/"})
+	below, err := c.Below(Part{Hierarchy: found, Host: found, Boundary: "/"})
 	if err != nil {
 		return -1, err
 	}

@@ -28,8 +28,10 @@ type server struct {
 	free     chan *Request    // slots
 	running  atomic.Int32     // calls under way, also those that a guest's file system blocks
 	pending  sync.WaitGroup   // the same
-	looking  [2]chan struct{} // one element for each call that may wait for a guest's file system
+	looking  [3]chan struct{} // one element for each call that may wait for a guest's file system
 	asking   chan struct{}    // the same, for the view
+	texts    texts            // files given to callers
+	owed     atomic.Int32     // calls answered that serveOpens has counted as opens only
 
 	mu   sync.Mutex
 	slow map[string]int         // guarded by mu; paths under a long lookup, and the number of their calls
@@ -82,6 +84,9 @@ func (s *Supervisor) Serve(listener *os.File, slots []*Request) error {
 			x.begin(r, true)
 		}
 	}
+	if s.Proc != nil {
+		return x.serveOpens()
+	}
 	return x.serve()
 }
 
@@ -98,8 +103,9 @@ func newServer(s *Supervisor, listener *os.File) (*server, error) {
 func (s *Supervisor) at(listener *os.File, fd int) *server {
 	return &server{
 		Supervisor: s, listener: listener, fd: fd, slow: map[string]int{}, made: map[identity]time.Time{},
-		looking: [2]chan struct{}{make(chan struct{}, s.threads()), make(chan struct{}, s.threads())},
-		asking:  make(chan struct{}, s.threads()),
+		looking: [3]chan struct{}{make(chan struct{}, s.threads()), make(chan struct{}, s.threads()),
+			make(chan struct{}, s.threads())},
+		asking: make(chan struct{}, s.threads()),
 	}
 }
 
@@ -168,15 +174,18 @@ func Await(listener *os.File) (bool, error) {
 // receive waits for a call and receives it. It must be the listener's only receiver: receiving without a ready call
 // blocks (seccomp_notify_recv).
 func receive(listener *os.File, slot *Request) error {
-	return await(listener, func(fd int) (bool, error) {
-		err := ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(slot))
-		// A signal interrupted the call meanwhile.
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR) {
-			*slot = Request{}
-			return false, nil
-		}
-		return true, os.NewSyscallError("ioctl", err)
-	})
+	return await(listener, func(fd int) (bool, error) { return receiveReady(fd, slot) })
+}
+
+// receiveReady receives a call that is ready.
+func receiveReady(fd int, slot *Request) (done bool, err error) {
+	err = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(slot))
+	// A signal interrupted the call meanwhile.
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINTR) {
+		*slot = Request{}
+		return false, nil
+	}
+	return true, os.NewSyscallError("ioctl", err)
 }
 
 // await waits in Go's poller, and calls do for each ready call, until do is done. errEnded, or os.ErrClosed.
@@ -240,11 +249,35 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 func (x *server) send(id uint64, a answer) bool { return send(x.fd, id, a) }
 
 func send(fd int, id uint64, a answer) bool {
+	if a.opened {
+		if err := inject(fd, id, a); err == nil || errors.Is(err, unix.ENOENT) {
+			return err == nil
+		}
+		// The caller has no room for a descriptor, or the kernel is too old.
+		a = pass
+	}
 	r := response{id: id, errno: -int32(a.errno)}
 	if a.passOn {
 		r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	}
 	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) == nil
+}
+
+// addFD is struct seccomp_notif_addfd.
+type addFD struct {
+	id           uint64
+	flags        uint32
+	srcfd, newfd uint32
+	newfdFlags   uint32
+}
+
+// inject answers a call with a descriptor of a file, in one step (Linux 5.14).
+func inject(fd int, id uint64, a answer) error {
+	r := addFD{id: id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, srcfd: uint32(a.file)}
+	if a.cloexec {
+		r.newfdFlags = unix.O_CLOEXEC
+	}
+	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&r))
 }
 
 func valid(fd int, id uint64) bool {
@@ -253,34 +286,47 @@ func valid(fd int, id uint64) bool {
 
 // begin starts to answer a call, and frees its slot afterwards.
 func (x *server) begin(slot *Request, again bool) {
-	if int(x.running.Add(1)) > x.threads()*perThread {
-		x.running.Add(-1)
-		x.finish(slot, pass)
-		return
-	}
-	leave, ok := x.admit()
+	c := &Caller{server: x, Request: *slot, proc: -1, again: again}
+	leave, ok := x.begins()
 	if !ok {
-		x.running.Add(-1)
 		x.finish(slot, pass)
 		return
 	}
-	c := &Caller{server: x, Request: *slot, proc: -1, again: again || x.repeated(slot)}
-	timer := time.AfterFunc(x.timeout(), func() {
-		if c.claim() {
-			x.debugf("a call of task %d takes too long: it is passed on", c.Tid)
-			x.finish(slot, pass)
+	x.pending.Go(func() { x.carryOut(c, slot, leave) })
+}
+
+// begins admits a call.
+func (x *server) begins() (leave func(), ok bool) {
+	if int(x.running.Add(1)) <= x.threads()*perThread {
+		if leave, ok = x.admit(); ok {
+			return leave, true
 		}
-	})
-	x.pending.Go(func() {
-		defer leave()
-		defer x.running.Add(-1)
-		a := c.answer()
-		c.close()
-		timer.Stop()
-		if c.acted || c.claim() {
-			x.finish(slot, a)
-		}
-	})
+	}
+	x.running.Add(-1)
+	return nil, false
+}
+
+// carryOut answers a call, and frees its slot.
+func (x *server) carryOut(c *Caller, slot *Request, leave func()) {
+	defer leave()
+	defer x.running.Add(-1)
+	c.again = c.again || x.repeated(&c.Request)
+	timer := time.AfterFunc(x.timeout(), func() { x.giveUp(c, slot) })
+	a := c.answer()
+	c.close()
+	timer.Stop()
+	if c.acted || c.claim() {
+		x.finish(slot, a)
+	}
+	a.drop()
+}
+
+// giveUp passes a call on that is not answered yet.
+func (x *server) giveUp(c *Caller, slot *Request) {
+	if c.claim() {
+		x.debugf("a call of task %d takes too long: it is passed on", c.Tid)
+		x.finish(slot, pass)
+	}
 }
 
 // finish sends the answer and frees the slot.
@@ -316,9 +362,12 @@ func (x *server) repeated(slot *Request) bool {
 // False, without a call of do, if no room becomes free or another call has waited for long at the same path.
 func (x *server) withRoom(c *Caller, path string, do func()) bool {
 	room := x.looking[0]
-	// Views are mounted there, and seldom anything else.
-	if strings.HasPrefix(path, "/sys/") {
+	switch {
+	case strings.HasPrefix(path, "/sys/"):
+		// Views are mounted there, and seldom anything else.
 		room = x.looking[1]
+	case strings.HasPrefix(path, "/proc/"):
+		room = x.looking[2]
 	}
 	if x.isSlow(path) || !x.enter(room) {
 		return false

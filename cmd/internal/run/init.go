@@ -44,6 +44,7 @@ type initSetup struct {
 	Userns     bool
 	Privileged bool
 	NoNotify   bool   // the guest's filter has no listener
+	Proc       bool   // the guest's filter has opens answered
 	TypeGiven  bool   // statfs of the view returns the right type without the guest's filter
 	Cgroups    string // content of /proc/cgroups
 	Dir        string // the working directory

@@ -48,6 +48,8 @@ type supervisorSetup struct {
 	Device  uint64
 	Several bool
 	Parts   []notify.Part
+	Mounts  bool // answers mount: there is a supervisorMounts
+	Proc    bool // answers opens in /proc
 }
 
 // Supervise answers the calls of a guest until its last process has ended, and returns the exit status. It is a process
@@ -76,8 +78,13 @@ func Supervise() int {
 			x.Stuck = endStuck
 		}
 		if !s.Inside {
-			x.Guest = &notify.View{Root: supervisorRoot, Mounts: supervisorMounts, Device: s.Device, Several: s.Several,
-				Parts: s.Parts}
+			v := &notify.View{Root: supervisorRoot, Mounts: -1, Device: s.Device, Several: s.Several, Parts: s.Parts}
+			if s.Mounts {
+				v.Mounts = supervisorMounts
+			}
+			if x.Guest = v; s.Proc {
+				x.Proc = v
+			}
 		}
 		err = x.Serve(listener, slots)
 	}
@@ -109,6 +116,7 @@ type notifier struct {
 	log      *logrus.Entry
 	done     chan struct{}
 
+	started int          // supervisors so far; of the goroutine of run
 	left    atomic.Int32 // stuck supervisors that have not ended
 	mu      sync.Mutex
 	process *os.Process // guarded by mu; the present supervisor, nil for none
@@ -127,16 +135,31 @@ const (
 	maxLeft = 4
 )
 
-// partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see.
+// maxProc is the number of supervisors that answer opens in /proc, one after the other. Later ones pass them on.
+const maxProc = 8
+
+// partsOf returns the hierarchies of a guest's view, with the controllers that the guest may see. of are all of the
+// host's.
 func partsOf(
-	shown []hierarchy.Hierarchy, layout hierarchy.Layout, p *policy.Policy, boundary string,
+	of, shown []hierarchy.Hierarchy, layout hierarchy.Layout, p *policy.Policy, boundary string,
 ) (parts []notify.Part) {
 	for _, t := range shown {
-		for _, one := range layout.Shown(t, shown, p.Controllers()) {
-			parts = append(parts, notify.PartOf(one, boundary, p.Permits))
+		all := layout.Shown(t, shown, p.Controllers())
+		hierarchy.Number(all, of)
+		for _, one := range all {
+			parts = append(parts, notify.PartOf(one, t, boundary, p.Permits))
 		}
 	}
 	return parts
+}
+
+// listen receives the listener of the guest's filter, and starts. errNoListener if the guest has none.
+func (n *notifier) listen(socket *os.File) error {
+	listener, err := receiveListener(socket)
+	if err != nil {
+		return err
+	}
+	return n.start(listener)
 }
 
 // start waits for the guest's calls and has them answered. It owns the listener from then on.
@@ -226,6 +249,10 @@ func (n *notifier) isClosed() bool {
 func (n *notifier) supervise(arena *os.File) error {
 	setup := n.setup
 	setup.Stay = n.left.Load() >= maxLeft
+	// Each supervisor bounds the files that the guest keeps of it.
+	if n.started++; n.started > maxProc {
+		setup.Proc = false
+	}
 	_, setup.JSON = logrus.StandardLogger().Formatter.(*logrus.JSONFormatter)
 	said, err := json.Marshal(setup)
 	if err != nil {
@@ -242,8 +269,11 @@ func (n *notifier) supervise(arena *os.File) error {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(said), says, os.Stderr
 	cmd.ExtraFiles = []*os.File{n.listener, arena}
+	if n.root != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, n.root)
+	}
 	if n.kept != nil {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, n.root, n.kept.ns)
+		cmd.ExtraFiles = append(cmd.ExtraFiles, n.kept.ns)
 	}
 	// In a group of its own, which no key of a terminal signals.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

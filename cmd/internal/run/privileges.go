@@ -53,7 +53,7 @@ func (s initSetup) rules() notify.Rules {
 	mounts := s.Userns || s.Privileged
 	return notify.Rules{
 		Type: !s.TypeGiven && !s.NoNotify, Mounts: mounts && !s.NoNotify, NoUserNamespaces: !mounts, NoInput: true,
-		NoKeys: !mounts,
+		NoKeys: !mounts, Proc: s.Proc && !s.NoNotify,
 	}
 }
 
@@ -68,7 +68,7 @@ func filterCalls(s initSetup) error {
 			defer unix.Close(listener)
 			return sendListener(initListener, listener)
 		}
-		rules.Type, rules.Mounts = false, false
+		rules.Type, rules.Mounts, rules.Proc = false, false, false
 	}
 	return notify.InstallPlain(notify.Filter(rules))
 }

@@ -51,6 +51,7 @@ type RunConfig struct {
 	Privileged bool
 	NoStack    bool // the kernel's cgroups are not mounted below the view
 	NoNotify   bool // the guest's filter has no listener
+	Proc       bool // opens of files in /proc that tell of cgroups are answered as the view shows them
 	Command    []string
 	Types      views.Typer // nil: only the guest's filter has statfs of the view answered
 	Log        *logrus.Entry
@@ -102,7 +103,8 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, err
 	}
 	defer view.Close()
-	n, err := newNotifier(cfg, view, partsOf(all, view.View.Layout(), cfg.Policy, lease.path))
+	parts := partsOf(views.Hierarchies(h.Hierarchies()), all, view.View.Layout(), cfg.Policy, lease.path)
+	n, err := newNotifier(cfg, view, parts)
 	if err != nil {
 		return 0, err
 	}
@@ -112,7 +114,7 @@ func Run(cfg RunConfig) (status int, err error) {
 		return 0, fmt.Errorf("cannot make the guest's %s: %w", attach.CgroupsPath, err)
 	}
 	setup := initSetup{Command: cfg.Command, Userns: cfg.Userns, Privileged: cfg.Privileged, NoNotify: cfg.NoNotify,
-		Cgroups: cgroups}
+		Proc: cfg.Proc, Cgroups: cgroups}
 	if setup.Dir, err = os.Getwd(); err != nil {
 		setup.Dir = "/"
 	}
@@ -157,10 +159,11 @@ func newNotifier(cfg RunConfig, s *views.Served, parts []notify.Part) (*notifier
 	n := &notifier{
 		root: s.Mount, log: cfg.Log,
 		setup: supervisorSetup{Device: device, Several: s.View.Layout() != hierarchy.LayoutV2, Parts: parts,
-			Level: cfg.Log.Logger.GetLevel()},
+			Proc: cfg.Proc, Level: cfg.Log.Logger.GetLevel()},
 	}
 	if (cfg.Userns || cfg.Privileged) && !cfg.NoNotify {
 		n.kept, err = shelterView(int(s.Mount.Fd()))
+		n.setup.Mounts = true
 	}
 	return n, err
 }
@@ -210,14 +213,20 @@ func runCommand(cfg RunConfig, l *lease, n *notifier, o orders, signals chan os.
 		return first.abandon(err)
 	}
 	defer watcher.end()
+	// The first process itself may need answers before it becomes the command.
+	listens := make(chan error, 1)
+	go func() { listens <- n.listen(first.listener) }()
 	if err := first.becomes(l, o); err != nil {
-		return first.abandon(err)
+		status, err := first.abandon(err)
+		<-listens
+		return status, err
 	}
-	listener, err := receiveListener(first.listener)
-	if err == nil {
-		err = n.start(listener)
-	}
-	if err != nil && !errors.Is(err, errNoListener) {
+	switch err := <-listens; {
+	case errors.Is(err, errNoListener):
+		if cfg.Proc {
+			cfg.Log.Warn("an outer filter has a listener already: files in /proc are the kernel's")
+		}
+	case err != nil:
 		// The guest's calls would fail with ENOSYS.
 		return first.abandon(err)
 	}
