@@ -1,6 +1,11 @@
 package integration
 
 import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -56,4 +61,37 @@ func TestLentRefused(t *testing.T) {
 		d.WantTry(t, c.status, c.says, "guest", "add", "lent", "--layout", "v2", "--controllers", "memory,pids", "--pid", strconv.Itoa(x.PID()))
 		d.Stop(t)
 	}
+}
+
+// TestLentRun: programs that look for limits find those of a guest of "run" whose v2 tree has the controllers of v1 hierarchies: GNU
+// nproc by path, a JDK by /proc/cgroups and mountinfo.
+func TestLentRun(t *testing.T) {
+	lentHierarchies(t)
+	inGuest := func(command ...string) string {
+		t.Helper()
+		got := kit.RunCommand(t, append([]string{"run", "--layout", "v2", "--limit", "cpu.cfs_quota_us=100000",
+			"--limit", fmt.Sprintf("memory.limit_in_bytes=%d", clientMemory), "--"}, command...)...)
+		if got.Status != 0 {
+			t.Fatalf("%v: %+v", command, got)
+		}
+		return got.Stdout
+	}
+	t.Run("nproc", func(t *testing.T) {
+		if runtime.NumCPU() == 1 {
+			t.Skip("machine: it has one processor")
+		}
+		tree := needTree(t, "forky")
+		lib := filepath.Join(tree, "usr/lib/x86_64-linux-gnu")
+		if got := inGuest(filepath.Join(lib, "ld-linux-x86-64.so.2"), "--library-path", lib, filepath.Join(tree, "usr/bin/nproc")); got != "1\n" {
+			t.Errorf("nproc prints %q", got)
+		}
+	})
+	t.Run("java", func(t *testing.T) {
+		if _, err := exec.LookPath("java"); err != nil {
+			t.Skip("machine: java is not installed")
+		}
+		if got := inGuest(append([]string{"java"}, javaArgs...)...); !regexp.MustCompile(javaSees).MatchString(got) {
+			t.Errorf("java prints %.2000s", got)
+		}
+	})
 }
