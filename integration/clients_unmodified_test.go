@@ -115,8 +115,18 @@ func eachForm(t *testing.T, do func(t *testing.T, h *host.Host, f guestForm, m m
 	}
 }
 
-// wants wants the host to find a process in a cgroup, and its limits.
-func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
+// wantsGone waits until a cgroup is in none of the form's hierarchies.
+func (f guestForm) wantsGone(t *testing.T, cgroup string) {
+	t.Helper()
+	for _, hier := range []*host.Hierarchy{f.hier, f.memory, f.pids} {
+		if hier != nil {
+			kit.Eventually(t, kit.HostDir(hier, cgroup)+" to go", func() bool { return !hier.Exists(cgroup) })
+		}
+	}
+}
+
+// hasProcess waits until the host finds a process in a cgroup.
+func (f guestForm) hasProcess(t *testing.T, cgroup string) {
 	t.Helper()
 	dir := kit.HostDir(f.hier, cgroup)
 	kit.Eventually(t, "a process in "+dir, func() bool {
@@ -125,6 +135,12 @@ func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
 		return err == nil && len(found) > 0 || strings.Contains(events, "populated 1\n")
 	})
 	t.Logf("the host finds a process in %s", dir)
+}
+
+// wants wants the host to find a process in a cgroup, and its limits.
+func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
+	t.Helper()
+	f.hasProcess(t, cgroup)
 	if f.memory == nil {
 		return
 	}

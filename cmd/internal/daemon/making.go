@@ -100,6 +100,10 @@ func (m *making) make(g *guest) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := views.Agree(boundaries, layoutOf(spec)); err != nil {
+		views.CloseBoundaries(boundaries)
+		return err
+	}
 	undoLimits, err := setLimits(boundaries, spec.Limits)
 	if err != nil {
 		views.CloseBoundaries(boundaries)

@@ -108,6 +108,10 @@ func CheckControllers(h *host.Host, names []string, layout hierarchy.Layout) err
 			return fault.New(fault.Unsupported,
 				"cannot show controller %q: this host does not have it; it has %s", name, Available(h))
 		}
+		if t := h.Hierarchy(name); layout == hierarchy.LayoutV2 && isV1(t) && !slices.Contains(t.Lends(), name) {
+			return fault.New(fault.Unsupported, "cannot show controller %q in layout v2: this host has it in a v1 hierarchy, "+
+				"and it cannot be lent to the v2 tree; use layout v1 or hybrid", name)
+		}
 	}
 	return nil
 }
@@ -139,7 +143,33 @@ func NewView(
 	if err != nil {
 		return nil, err
 	}
+	if err := Agree(boundaries, cfg.Layout); err != nil {
+		CloseBoundaries(boundaries)
+		return nil, err
+	}
 	return NewViewOf(cfg, boundaries)
+}
+
+// Agree checks that the boundaries of a v2 tree with the controllers of v1 hierarchies are at one path, since a cgroup of
+// the guest is at one in all of them. A container is at another in the v2 hierarchy if its runtime makes it none there: it
+// stays in the runtime's own, which others share.
+func Agree(boundaries []*host.Boundary, layout hierarchy.Layout) error {
+	i := slices.IndexFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy().Version == hierarchy.V2 })
+	if layout != hierarchy.LayoutV2 || len(boundaries) == 0 {
+		return nil
+	}
+	if i < 0 {
+		return fault.New(fault.Unsupported, "cannot show layout v2: the guest has no cgroup of its own in the host's v2 "+
+			"hierarchy, only in v1 hierarchies; give it one with a runtime that does, as runc 1.1 and later, or use layout v1")
+	}
+	for _, b := range boundaries {
+		if in, tree := b.Path(), boundaries[i].Path(); in != tree {
+			return fault.New(fault.Unsupported, "cannot show layout v2: the guest's cgroup in the hierarchy %s is %s, and %s in "+
+				"the host's v2 hierarchy: its runtime made it none there, or another one; use a runtime that makes one, as runc "+
+				"1.1 and later, or layout v1", b.Hierarchy(), in, tree)
+		}
+	}
+	return nil
 }
 
 // NewViewOf makes the view of open boundaries. It owns them from then on, and closes them on failure. The error tells
@@ -240,7 +270,8 @@ func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 		case path == "/":
 			return "", fmt.Errorf(
 				"cannot use %s of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
-					"of its own, or show fewer controllers with --controllers", what, p.Pid, t)
+					"of its own (some runtimes make none in a v2 hierarchy beside v1; runc does since 1.1), or show fewer "+
+					"controllers with --controllers", what, p.Pid, t)
 		}
 		return path, nil
 	}, nil
