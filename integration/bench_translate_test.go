@@ -95,6 +95,21 @@ func translatedPairs(b *testing.B) []translatedPair {
 		for i := range one {
 			one[i].translated, one[i].plain = one[i].plain, one[i].translated
 		}
+		return one
 	}
-	return one
+	// What a host with v1 hierarchies may have in its v2 one.
+	unified := h.Hierarchy(hierarchy.Unified)
+	if !slices.Contains(unified.Controllers, "hugetlb") {
+		return one
+	}
+	other := kit.NewBoundary(b, "bench-bridge", unified)
+	bridge := kit.MountView(b, "--boundary", other, "--controllers", "hugetlb,name=one", "--layout", "v1").Dir
+	plain := kit.MountView(b, "--boundary", other, "--controllers", "hugetlb,unified", "--layout", "v2").Dir
+	if err := os.Mkdir(filepath.Join(bridge, "hugetlb/a"), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	return append(one,
+		translatedPair{filepath.Join(bridge, "hugetlb/a/hugetlb.2MB.limit_in_bytes"), filepath.Join(plain, "a/hugetlb.2MB.max"), "2097152"},
+		translatedPair{filepath.Join(bridge, "hugetlb/a/hugetlb.2MB.usage_in_bytes"), filepath.Join(plain, "a/hugetlb.2MB.current"), ""},
+	)
 }
