@@ -240,6 +240,9 @@ func (c *Caller) ownDir(o opening) (int, error) {
 	if !isProc(proc, true) {
 		return -1, errElsewhere
 	}
+	if c.covered(proc, leader, o.base()) {
+		return -1, ErrPassOn
+	}
 	if !leader {
 		return c.Open(".", unix.O_PATH|unix.O_DIRECTORY)
 	}
@@ -254,6 +257,21 @@ func (c *Caller) ownDir(o opening) (int, error) {
 		return -1, unix.ESRCH
 	}
 	return dir, err
+}
+
+// covered reports that something is mounted over a file of the caller's own in a /proc of its pid namespace.
+func (c *Caller) covered(proc int, leader bool, base string) bool {
+	tgid, tid := c.ids()
+	name := tgid + "/" + base
+	if !leader {
+		name = tgid + "/task/" + tid + "/" + base
+	}
+	const how = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
+	fd, err := open(proc, name, unix.O_NOFOLLOW, how)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return errors.Is(err, unix.EXDEV)
 }
 
 // isProc reports a directory, or the top one, of a /proc.

@@ -111,7 +111,12 @@ func (f *textFile) idle() bool {
 
 // newText makes a sealed file in memory, open for reading.
 func newText(name, text string) (int, error) {
-	w, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	w, err := unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) {
+		// Before Linux 6.3.
+		w, err = unix.MemfdCreate(name, flags)
+	}
 	if err != nil {
 		return -1, os.NewSyscallError("memfd_create", err)
 	}
