@@ -108,12 +108,18 @@ func CheckControllers(h *host.Host, names []string, layout hierarchy.Layout) err
 			return fault.New(fault.Unsupported,
 				"cannot show controller %q: this host does not have it; it has %s", name, Available(h))
 		}
-		if t := h.Hierarchy(name); layout == hierarchy.LayoutV2 && isV1(t) && !slices.Contains(t.Lends(), name) {
+		if t := h.Hierarchy(name); t != nil && !CanShow(t, name, layout) {
 			return fault.New(fault.Unsupported, "cannot show controller %q in layout v2: this host has it in a v1 hierarchy, "+
 				"and it cannot be lent to the v2 tree; use layout v1 or hybrid", name)
 		}
 	}
 	return nil
+}
+
+// CanShow reports that a view in a layout can show what a hierarchy has under a name: in layout v2 v1 hierarchies show what
+// they lend.
+func CanShow(t *host.Hierarchy, name string, layout hierarchy.Layout) bool {
+	return layout != hierarchy.LayoutV2 || !isV1(t) || slices.Contains(t.Lends(), name)
 }
 
 // Place locates a guest's boundary: at Path, counted from the root of each hierarchy; at the root of the cgroup
