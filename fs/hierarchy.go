@@ -31,7 +31,8 @@ type viewHierarchy struct {
 	lent        *lent    // immutable; nil where all controllers shown are the host's own of this hierarchy
 }
 
-// newViewHierarchy makes a hierarchy of the view. h is the boundary's own, or one of those that stand for it by a bridge.
+// newViewHierarchy makes a hierarchy of the view. h is the boundary's own, or one of those that stand for it by a
+// bridge.
 func newViewHierarchy(index int, b *host.Boundary, h hierarchy.Hierarchy, via *bridge, q policy.Quota) *viewHierarchy {
 	hier := &viewHierarchy{
 		index: index, boundary: b, version: h.Version, name: h.Dir,

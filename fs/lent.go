@@ -15,13 +15,13 @@ import (
 )
 
 // lent are controllers that the host has in v1 hierarchies and the guest finds in its v2 tree. The tree itself, its
-// membership, events, pressure, freezing and killing are those of the host's own v2 hierarchy, so the kernel notifies of
-// them, and /proc/<pid>/cgroup has the guest's paths. Each v1 hierarchy has the same directories (a part): mkdir, rmdir and
-// moves are done there, too. Package translate has what stands for the control files.
+// membership, events, pressure, freezing and killing are those of the host's own v2 hierarchy, so the kernel notifies
+// of them, and /proc/<pid>/cgroup has the guest's paths. Each v1 hierarchy has the same directories (a part): mkdir,
+// rmdir and moves are done there, too. Package translate has what stands for the control files.
 //
-// Which controllers are enabled for a cgroup's children the kernel does not know: an attribute keeps it (attrSubtree), and
-// the view keeps the kernel's rule that a cgroup other than the root has no tasks beside enabled controllers, but for those
-// that can have threads apart (hierarchy.ThreadedController).
+// Which controllers are enabled for a cgroup's children the kernel does not know: an attribute keeps it
+// (attrSubtree), and the view keeps the kernel's rule that a cgroup other than the root has no tasks beside enabled
+// controllers, but for those that can have threads apart (hierarchy.ThreadedController).
 type lent struct {
 	parts       []*part
 	controllers []string // as v2 has them, in the kernel's order
@@ -113,7 +113,8 @@ func pathOf(d *host.Dir) (string, error) {
 	return rel, err
 }
 
-// at opens the directory of a part that belongs to one of the v2 tree. ENOENT for a cgroup that the host made there alone.
+// at opens the directory of a part that belongs to one of the v2 tree. ENOENT for a cgroup that the host made there
+// alone.
 func (p *part) at(d *host.Dir) (*host.Dir, error) {
 	if d.IsBoundary() {
 		return p.boundary.Root()
@@ -153,8 +154,8 @@ func (p *part) nearest(d *host.Dir) (*host.Dir, error) {
 	return nil, err
 }
 
-// attrSubtree is an attribute of a cgroup: the lent controllers that are or were enabled for its children, as attrIn has
-// hierarchies. A controller's life is that of its files in the children.
+// attrSubtree is an attribute of a cgroup: the lent controllers that are or were enabled for its children, as attrIn
+// has hierarchies. A controller's life is that of its files in the children.
 const attrSubtree = "subtree"
 
 // enabledFor returns the lent controllers of a directory, each with its life.
@@ -352,9 +353,10 @@ func (l *lent) enter(cancel <-chan struct{}) (leave func(), err error) {
 	}
 }
 
-// delegateLent carries out a write to cgroup.subtree_control where controllers are lent: the words for those by itself, and
-// the others by own. It refuses as the kernel does: ENOENT for a controller that the cgroup does not have, EBUSY with tasks
-// in a cgroup other than the root, or for one that a child has enabled. Done again it changes nothing more.
+// delegateLent carries out a write to cgroup.subtree_control where controllers are lent: the words for those by
+// itself, and the others by own. It refuses as the kernel does: ENOENT for a controller that the cgroup does not
+// have, EBUSY with tasks in a cgroup other than the root, or for one that a child has enabled. Done again it changes
+// nothing more.
 func (v *View) delegateLent(
 	cancel <-chan struct{}, h *handle, d *host.Dir, words []string, own func(words []string) error,
 ) error {
@@ -458,8 +460,8 @@ func (v *View) setSubtree(d *host.Dir, all []stay) error {
 	return v.setAttrs(d.Self(), viewsAttr, true, attrChange{stored: attrSubtree, data: staysText(all)})
 }
 
-// resetLent gives a cgroup the standard settings of a controller that it loses. Owners and attributes of its files go with
-// them.
+// resetLent gives a cgroup the standard settings of a controller that it loses. Owners and attributes of its files go
+// with them.
 func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir, controller string) error {
 	c, done := v.cgroupOf(hier, d, cancel, true)
 	defer done()
@@ -570,8 +572,8 @@ func (p *part) follow(tree *host.Boundary, above *host.Dir, name string) {
 	}
 }
 
-// move moves a task in the v2 tree and in all parts, to the directories of dst: everywhere or nowhere. EBUSY for a cgroup
-// other than the root with lent controllers enabled for its children.
+// move moves a task in the v2 tree and in all parts, to the directories of dst: everywhere or nowhere. EBUSY for a
+// cgroup other than the root with lent controllers enabled for its children.
 func (l *lent) move(hier *viewHierarchy, dst *host.Dir, pid int, thread bool, own func() error) error {
 	if stays, _ := readStays(dst, attrSubtree); !dst.IsBoundary() &&
 		slices.ContainsFunc(stays, func(s stay) bool { return !s.over && !hierarchy.ThreadedController(s.name) }) {

@@ -2,8 +2,8 @@ package fs
 
 import "sync"
 
-// memo remembers what the server has read of cgroups, by kernfs id, which the kernel never reuses. Only this server changes
-// what is remembered, by set; what a reader found before a change is not remembered after it.
+// memo remembers what the server has read of cgroups, by kernfs id, which the kernel never reuses. Only this server
+// changes what is remembered, by set; what a reader found before a change is not remembered after it.
 type memo[T any] struct {
 	mu      sync.Mutex
 	of      map[uint64]T // guarded by mu; nil before its first use

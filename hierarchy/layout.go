@@ -105,9 +105,9 @@ func (l Layout) Shown(h Hierarchy, of []Hierarchy, permitted []string) []Hierarc
 	return []Hierarchy{h}
 }
 
-// asPermitted returns the v1 hierarchies that stand for a v2 hierarchy: one for each of its controllers that is permitted
-// and that none of the host's own v1 hierarchies has, as most hosts have mounted them; the freezer, which every v2 cgroup
-// has; and those of the permitted names. They have no IDs (Number).
+// asPermitted returns the v1 hierarchies that stand for a v2 hierarchy: one for each of its controllers that is
+// permitted and that none of the host's own v1 hierarchies has, as most hosts have mounted them; the freezer, which
+// every v2 cgroup has; and those of the permitted names. They have no IDs (Number).
 func (h Hierarchy) asPermitted(shown []Hierarchy, permitted []string) (all []Hierarchy) {
 	for _, one := range h.asV1(shown) {
 		if slices.ContainsFunc(one.Controllers, func(c string) bool { return slices.Contains(permitted, c) }) {

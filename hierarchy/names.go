@@ -16,8 +16,8 @@ var controllers = []string{
 	"perf_event", "rdma", "misc", "dmem", "debug",
 }
 
-// unifiedControllers are those of cgroup.subtree_control, in the order of include/linux/cgroup_subsys.h (the others have no dfl_cftypes and are inhibited on the
-// default hierarchy, cgroup_init).
+// unifiedControllers are those of cgroup.subtree_control, in the order of include/linux/cgroup_subsys.h (the others
+// have no dfl_cftypes and are inhibited on the default hierarchy, cgroup_init).
 var unifiedControllers = []string{
 	"cpuset", "cpu", "io", "memory", "perf_event", "hugetlb", "pids", "rdma", "misc", "dmem", "debug",
 }

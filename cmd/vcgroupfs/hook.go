@@ -121,8 +121,9 @@ func removeContainer(ctx context.Context, daemon *api.Client, name string, stder
 }
 
 // ownControllers returns the controllers that a container can be shown: of the given ones, or else of those that the
-// policy permits, the ones in whose hierarchy the runtime has made the container a cgroup of its own, and which the layout
-// can show. In other hierarchies the container is in the runtime's cgroup, like this process; that cgroup is no boundary.
+// policy permits, the ones in whose hierarchy the runtime has made the container a cgroup of its own, and which the
+// layout can show. In other hierarchies the container is in the runtime's cgroup, like this process; that cgroup is
+// no boundary.
 func ownControllers(
 	box runtimes.Container, given []string, p *policy.Policy, layout hierarchy.Layout,
 ) (own []string, err error) {

@@ -10,7 +10,8 @@ import (
 )
 
 // standards are what a new cgroup of v2 has in the files that stand for settings of a v1 controller, in an order in
-// which the kernel accepts them. '*' stands for all files of one kind, and a value with '$' is for each key of the file.
+// which the kernel accepts them. '*' stands for all files of one kind, and a value with '$' is for each key of the
+// file.
 var standards = map[string][][2]string{
 	"cpu": {
 		{"cpu.idle", "0"}, {"cpu.weight", "100"}, {"cpu.max.burst", "0"}, {"cpu.max", "max 100000"},

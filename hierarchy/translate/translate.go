@@ -137,10 +137,11 @@ func (r *Row) Many() bool { return strings.Contains(r.Name, "*") }
 // not stand on.
 func (r *Row) Shown(host string) (name string, ok bool) {
 	before, after, many := strings.Cut(r.Host, "*")
-	if !many || len(host) <= len(before)+len(after) || !strings.HasPrefix(host, before) || !strings.HasSuffix(host, after) {
+	rest, begins := strings.CutPrefix(host, before)
+	star, ends := strings.CutSuffix(rest, after)
+	if !many || !begins || !ends || star == "" {
 		return "", false
 	}
-	star := strings.TrimSuffix(strings.TrimPrefix(host, before), after)
 	return strings.Replace(r.Name, "*", star, 1), true
 }
 

@@ -76,8 +76,9 @@ func StartDaemonSaying(t testing.TB, said *os.File, program string, options []st
 	return d
 }
 
-// watchdog is --watchdog for the daemons of tests: a worker that is stopped is replaced soon, and one that a busy machine does
-// not run for a while is left alone. Emulated processors are not run for longer: a new worker on trial had no second there.
+// watchdog is --watchdog for the daemons of tests: a worker that is stopped is replaced soon, and one that a busy
+// machine does not run for a while is left alone. Emulated processors are not run for longer: a new worker on trial
+// had no second there.
 func watchdog(t testing.TB) string {
 	if Scale(t) < 1 {
 		return "5s"

@@ -2,9 +2,9 @@ package holder
 
 import "time"
 
-// clock is the holder's own time. The holder looks at least once a tick; a longer time between two looks is one in which
-// the machine did not run it, as when a virtual machine is paused. Nobody else ran either, so only a tick of it counts for
-// the watchdog and for the deadlines of others.
+// clock is the holder's own time. The holder looks at least once a tick; a longer time between two looks is one in
+// which the machine did not run it, as when a virtual machine is paused. Nobody else ran either, so only a tick of it
+// counts for the watchdog and for the deadlines of others.
 type clock struct {
 	tick   time.Duration
 	looked time.Time

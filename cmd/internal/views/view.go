@@ -116,8 +116,8 @@ func CheckControllers(h *host.Host, names []string, layout hierarchy.Layout) err
 	return nil
 }
 
-// CanShow reports that a view in a layout can show what a hierarchy has under a name: in layout v2 v1 hierarchies show what
-// they lend.
+// CanShow reports that a view in a layout can show what a hierarchy has under a name: in layout v2 v1 hierarchies
+// show what they lend.
 func CanShow(t *host.Hierarchy, name string, layout hierarchy.Layout) bool {
 	return layout != hierarchy.LayoutV2 || !isV1(t) || slices.Contains(t.Lends(), name)
 }
@@ -156,9 +156,9 @@ func NewView(
 	return NewViewOf(cfg, boundaries)
 }
 
-// Agree checks that the boundaries of a v2 tree with the controllers of v1 hierarchies are at one path, since a cgroup of
-// the guest is at one in all of them. A container is at another in the v2 hierarchy if its runtime makes it none there: it
-// stays in the runtime's own, which others share.
+// Agree checks that the boundaries of a v2 tree with the controllers of v1 hierarchies are at one path, since a
+// cgroup of the guest is at one in all of them. A container is at another in the v2 hierarchy if its runtime makes it
+// none there: it stays in the runtime's own, which others share.
 func Agree(boundaries []*host.Boundary, layout hierarchy.Layout) error {
 	i := slices.IndexFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy().Version == hierarchy.V2 })
 	if layout != hierarchy.LayoutV2 || len(boundaries) == 0 {
@@ -170,8 +170,8 @@ func Agree(boundaries []*host.Boundary, layout hierarchy.Layout) error {
 	}
 	for _, b := range boundaries {
 		if in, tree := b.Path(), boundaries[i].Path(); in != tree {
-			return fault.New(fault.Unsupported, "cannot show layout v2: the guest's cgroup in the hierarchy %s is %s, and %s in "+
-				"the host's v2 hierarchy: its runtime made it none there, or another one; use a runtime that makes one, as runc "+
+			return fault.New(fault.Unsupported, "cannot show layout v2: the guest's cgroup in the hierarchy %s is %s, and %s "+
+				"in the host's v2 hierarchy: its runtime made it none there, or another one; use a runtime that makes one, as runc "+
 				"1.1 and later, or layout v1", b.Hierarchy(), in, tree)
 		}
 	}
