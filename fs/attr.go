@@ -33,7 +33,7 @@ func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.
 			out.Mode &^= 0o222
 		}
 	case hier.bridge != nil:
-		out.Nlink = hier.bridge.links(hier, d, out.Nlink)
+		out.Nlink = hier.bridge.linksOf(hier, d, out.Nlink)
 	case d.IsBoundary() && hier.leafID.Load() != 0 && out.Nlink > 2:
 		// The listing leaves the leaf out.
 		out.Nlink--
@@ -204,11 +204,11 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if n.hier.isRoot(n.dir) {
 		return errDenied
 	}
-	d, err := n.acquire()
+	d, done, err := n.change()
 	if err != nil {
 		return v.unlessOpen(n, status(err))
 	}
-	defer d.Release()
+	defer done()
 	st, code := v.stat(n, d)
 	if !code.Ok() {
 		return v.unlessOpen(n, code)

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 	"strconv"
@@ -84,6 +85,7 @@ type attrKind int
 const (
 	guestsAttr attrKind = iota // all but the reserve
 	viewsAttr                  // all
+	endsAttr                   // any, for a removal, which must not fail
 )
 
 // setAttrs sets attributes of a cgroup or of a file in it, in order; it stops at the first error and returns it. again:
@@ -171,8 +173,11 @@ func (v *View) charge(d *host.Dir, kind attrKind, before, after uint64) error {
 		return nil
 	}
 	limit := uint64(attrBudget)
-	if kind == guestsAttr {
+	switch kind {
+	case guestsAttr:
 		limit -= attrReserve
+	case endsAttr:
+		limit = math.MaxUint64
 	}
 	share, sum := shareOf(d, ""), v.sumOfAttrs()
 	more := after - before
@@ -353,12 +358,16 @@ func (v *View) strip(d *host.Dir, prefixes ...string) {
 	if err != nil {
 		return
 	}
+	some := false
 	for _, name := range names {
 		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			_ = d.Self().RemoveXattr(name)
+			some = true
 		}
 	}
-	v.recountShare(d)
+	if some {
+		v.recountShare(d)
+	}
 }
 
 // removeCounted removes a child by rm, then its attributes, and refunds their cost. Otherwise an open file of the

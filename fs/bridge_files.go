@@ -15,8 +15,8 @@ import (
 // ownFiles are the control files of a bridge's directories that no file of the host stands behind and no row describes.
 var ownFiles = []string{"tasks", "cgroup.procs", "notify_on_release"}
 
-// decideBridged is decide for a directory of a bridge: a file is the guest's if the policy permits that, for its own name
-// and for the file behind it on the host.
+// decideBridged is decide for a directory of a bridge: a file is the guest's if the policy permits that, for its own
+// name and for the file behind it on the host.
 func (v *View) decideBridged(hier *viewHierarchy, dir uint64, file string) policy.Decision {
 	r := policy.Request{Version: hier.version, File: file, Place: hier.place(dir)}
 	if slices.Contains(ownFiles, file) || hier.lent != nil && hier.lent.counts(file) {
@@ -169,14 +169,9 @@ func (v *View) listBridged(hier *viewHierarchy, d *host.Dir, found []host.Entry)
 		if len(e.Name) > nameMax || e.Name == hierarchy.LeafName {
 			continue
 		}
-		child, err := hier.acquire(e.ID)
-		if err != nil {
-			continue
-		}
-		if _, is := hier.bridge.lifeIn(hier, child); is {
+		if hier.bridge.shows(hier, d, e.Name) {
 			out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFDIR})
 		}
-		child.Release()
 	}
 	add := func(name string) {
 		if v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
@@ -238,7 +233,21 @@ func (h *handle) slowBridged() bool {
 		return false
 	}
 	behind, _ := hierarchy.Lookup(h.hier.versionBehind(), h.row.HostFile(h.file))
-	return h.row.Keeps || behind.Blocks
+	return h.row.Keeps || h.row.Sums || behind.Blocks
+}
+
+// slowToRead reports that a read of the open must leave the serving goroutine, because it looks at each of many
+// cgroups: at those below, and for members at those that only other hierarchies have.
+func (h *handle) slowToRead(offset uint64) bool {
+	switch {
+	case offset > 0 || h.hier == nil || !h.translated():
+		return false
+	case h.file == "":
+		return true
+	case h.row == nil:
+		return h.decision.File.Filter == hierarchy.FilterMembers
+	}
+	return h.row.Sums && !h.row.Writes()
 }
 
 // readBridged returns the content of a control file of a bridge, for the reader tid. ENODEV if its directory is gone.
@@ -263,6 +272,7 @@ func (v *View) readBridged(h *handle, tid uint32) ([]byte, error) {
 	}
 	c, done := v.cgroupOf(h.hier, d, nil, false)
 	defer done()
+	c.shows = true
 	if l := h.hier.lent; l != nil && l.counts(h.file) {
 		return l.readCounts(c, h, d)
 	}
@@ -279,14 +289,18 @@ func (v *View) writeBridged(cancel <-chan struct{}, h *handle, tid uint32, data 
 	if h.decision.Verdict != hierarchy.ReadWrite && h.decision.Verdict != hierarchy.Guarded {
 		return unix.EPERM
 	}
-	d, err := h.acquire()
+	if h.decision.File.Constraint == hierarchy.Members {
+		if !h.there() {
+			return unix.ENODEV
+		}
+		return v.moveBridged(h, tid, data)
+	}
+	d, done, err := h.node().change()
 	if err != nil {
 		return unix.ENODEV
 	}
-	defer d.Release()
+	defer done()
 	switch h.decision.File.Constraint {
-	case hierarchy.Members:
-		return v.moveBridged(cancel, h, d, tid, data)
 	case hierarchy.Fake:
 		return v.writeFake(cancel, h, tid, data)
 	case hierarchy.ByPolicy:
@@ -300,8 +314,8 @@ func (v *View) writeBridged(cancel <-chan struct{}, h *handle, tid uint32, data 
 	if h.row == nil {
 		return unix.EPERM
 	}
-	c, done := v.cgroupOf(h.hier, d, cancel, again)
-	defer done()
+	c, closeAll := v.cgroupOf(h.hier, d, cancel, again)
+	defer closeAll()
 	if err = h.row.Write(c, h.file, data); status(err) == fuse.ENOENT {
 		err = unix.ENODEV
 	}

@@ -191,7 +191,7 @@ func (l *lent) subtreeOf(b *host.Boundary, id uint64) ([]stay, error) {
 			return nil, err
 		}
 		defer d.Release()
-		all, _ := readStays(d, attrSubtree)
+		all, _ := staysIn(d, attrSubtree)
 		return all, nil
 	})
 }
@@ -392,7 +392,7 @@ func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.D
 		return err
 	}
 	defer releaseAll(children)
-	all, _ := readStays(d, attrSubtree)
+	all, _ := staysIn(d, attrSubtree)
 	for _, word := range ours {
 		i := slices.IndexFunc(all, func(s stay) bool { return s.name == word[1:] })
 		switch {
@@ -439,7 +439,7 @@ func (l *lent) mayChange(d *host.Dir, words []string) error {
 	}
 	defer releaseAll(children)
 	for _, child := range children {
-		enabled, _ := readStays(child, attrSubtree)
+		enabled, _ := staysIn(child, attrSubtree)
 		for _, s := range enabled {
 			if !s.over && slices.Contains(words, "-"+s.name) {
 				return unix.EBUSY
@@ -575,7 +575,7 @@ func (p *part) follow(tree *host.Boundary, above *host.Dir, name string) {
 // move moves a task in the v2 tree and in all parts, to the directories of dst: everywhere or nowhere. EBUSY for a
 // cgroup other than the root with lent controllers enabled for its children.
 func (l *lent) move(hier *viewHierarchy, dst *host.Dir, pid int, thread bool, own func() error) error {
-	if stays, _ := readStays(dst, attrSubtree); !dst.IsBoundary() &&
+	if stays, _ := staysIn(dst, attrSubtree); !dst.IsBoundary() &&
 		slices.ContainsFunc(stays, func(s stay) bool { return !s.over && !hierarchy.ThreadedController(s.name) }) {
 		return unix.EBUSY
 	}

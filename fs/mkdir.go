@@ -30,7 +30,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	}
 	defer d.Release()
 	if n.hier.bridge != nil {
-		return v.mkdirBridged(cancel, n, d, name, in, out)
+		return v.mkdirBridged(n, d, name, in, out)
 	}
 	var changed, children uint64
 	ch := v.begin("mkdir", &in.InHeader, func() (a, b, c uint64) {
@@ -170,6 +170,10 @@ func (v *View) mayName(hier *viewHierarchy, d *host.Dir, name string) fuse.Statu
 	if !v.reserved(hier, d, name) {
 		return fuse.OK
 	}
+	if hier.bridge != nil && name == hierarchy.LeafName {
+		// Whether there is one is not the guest's to know.
+		return errName
+	}
 	var st unix.Stat_t
 	if d.Lookup(name, &st) != nil {
 		return errName
@@ -197,7 +201,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	}
 	defer d.Release()
 	if n.hier.bridge != nil {
-		return v.rmdirBridged(cancel, n, d, name, in)
+		return v.rmdirBridged(n, d, name, in)
 	}
 	if d.IsBoundary() && n.hier.v2() && name == hierarchy.LeafName {
 		return errBusy

@@ -33,7 +33,8 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if done || !st.Ok() {
 		return n, st
 	}
-	if len(data) > maxKernfsWrite && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
+	checked := h.decision.Verdict == hierarchy.Guarded || h.hier.translates(h.file)
+	if len(data) > maxKernfsWrite && checked && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
 	}
 	ch := v.begin("write", &in.InHeader, func() (a, b, c uint64) {

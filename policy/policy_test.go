@@ -259,3 +259,25 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+// TestHides: a rule of the policy hides a file, and not the table, an unknown name or a controller that is not shown.
+func TestHides(t *testing.T) {
+	p := parse(t, "version: 1\ncontrollers: [memory, pids]\nbelow: {hidden: [memory.current, pids.*], read-only: [memory.max]}\n")
+	for _, c := range []struct {
+		file  string
+		place hierarchy.Place
+		want  bool
+	}{
+		{"memory.current", hierarchy.Below, true}, {"memory.current", hierarchy.Boundary, false}, {"pids.max", hierarchy.Below, true},
+		{"memory.max", hierarchy.Below, false}, {"cpu.max", hierarchy.Below, false}, {"memory.nothing", hierarchy.Below, false},
+		{"cgroup.freeze", hierarchy.Below, false},
+	} {
+		if got := p.Hides(policy.Request{Version: hierarchy.V2, File: c.file, Place: c.place}); got != c.want {
+			t.Errorf("%s at place %d: %v", c.file, c.place, got)
+		}
+	}
+	var none policy.Policy
+	if none.Hides(policy.Request{Version: hierarchy.V2, File: "memory.max", Place: hierarchy.Below}) {
+		t.Error("no policy hides a file by a rule")
+	}
+}
