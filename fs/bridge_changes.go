@@ -82,15 +82,34 @@ func (c *changes) close(at changed) (open func(), ended <-chan struct{}) {
 	}, nil
 }
 
+// wait is close for a caller that waits for the changes under way, without the right to keep anybody from ending them.
+func (c *changes) wait(at changed) (open func()) {
+	for {
+		open, ended := c.close(at)
+		if open != nil {
+			return open
+		}
+		<-ended
+	}
+}
+
+// changesUnderway are those of translated files.
+func (hier *viewHierarchy) changesUnderway() *changes {
+	if hier.bridge != nil {
+		return &hier.bridge.changes
+	}
+	return &hier.lent.changes
+}
+
 // change opens the directory of a node for a change of what it holds, which ends with done. ENOENT if it is gone.
 func (n node) change() (d *host.Dir, done func(), err error) {
-	if n.hier.bridge == nil {
+	if !n.hier.translates(n.file) {
 		if d, err = n.acquire(); err != nil {
 			return nil, nil, err
 		}
 		return d, d.Release, nil
 	}
-	c, at := &n.hier.bridge.changes, changed{n.hier, n.dir}
+	c, at := n.hier.changesUnderway(), changed{n.hier, n.dir}
 	if !c.begin(at) {
 		return nil, nil, unix.ENOENT
 	}

@@ -29,6 +29,8 @@ type lent struct {
 	// slot is held while a task moves or controllers change, so that all hierarchies agree.
 	slot chan struct{}
 
+	changes changes
+
 	above memo[uint64] // the directory above: a cgroup of v2 is never moved
 	stays memo[[]stay] // attrSubtree
 }
@@ -393,6 +395,12 @@ func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.D
 	}
 	defer releaseAll(children)
 	all, _ := staysIn(d, attrSubtree)
+	if slices.ContainsFunc(ours, func(word string) bool { return word[0] == '-' }) {
+		// A late write would set what the controller has when it is enabled again.
+		for _, child := range children {
+			defer hier.lent.changes.wait(changed{hier, child.ID()})()
+		}
+	}
 	for _, word := range ours {
 		i := slices.IndexFunc(all, func(s stay) bool { return s.name == word[1:] })
 		switch {
@@ -465,6 +473,7 @@ func (v *View) setSubtree(d *host.Dir, all []stay) error {
 func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir, controller string) error {
 	c, done := v.cgroupOf(hier, d, cancel, true)
 	defer done()
+	c.free = true
 	var files []string
 	there := hier.lent.files(d)
 	for _, row := range translate.Rows() {

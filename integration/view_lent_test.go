@@ -225,6 +225,39 @@ func TestLentStraggler(t *testing.T) {
 	}
 }
 
+// TestLentLateChanges: what is written while a controller is disabled sets nothing that stays.
+func TestLentLateChanges(t *testing.T) {
+	g := newLentBoundary(t)
+	g.view = kit.MountView(t, "--boundary", g.path, "--controllers", lentControllers, "--layout", "v2").Dir
+	g.must(kit.WriteFile(g.at(subtreeControl), "+pids"))
+	g.must(kit.Word(unix.Mkdir(g.at("a"), 0o755)))
+	stop := make(chan struct{})
+	var wait sync.WaitGroup
+	written := 0
+	wait.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if kit.WriteFile(g.at("a/pids.max"), "7") == "ok" {
+					written++
+				}
+			}
+		}
+	})
+	for range kit.Scaled(t, 200, 20) {
+		g.must(kit.WriteFile(g.at(subtreeControl), "-pids"))
+		if got := kit.ReadFile(g.real("pids", "a/pids.max")); got != "max\n" {
+			t.Fatalf("the host's pids.max is %q", got)
+		}
+		g.must(kit.WriteFile(g.at(subtreeControl), "+pids"))
+	}
+	close(stop)
+	wait.Wait()
+	t.Logf("%d writes", written)
+}
+
 // TestLentModel makes, removes and enters cgroups at random, by several threads, while the host's hierarchies and the view are
 // compared with a model of what one thread did, and in the end with each other.
 func TestLentModel(t *testing.T) {

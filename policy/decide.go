@@ -78,8 +78,8 @@ func (p *Policy) DecideTranslated(r Request, behind string) Decision {
 	return d
 }
 
-// Hides reports that a rule of the policy itself hides a control file, of a controller that is shown: not the table, which
-// hides files that formulas of the other version need.
+// Hides reports that a rule of the policy itself hides a control file, of a controller that is shown: not the table,
+// which hides files that formulas of the other version need.
 func (p *Policy) Hides(r Request) bool {
 	d := p.Decide(r)
 	if d.Verdict != hierarchy.Hidden || d.File.Name == "" || d.Rule == tableRule {

@@ -300,8 +300,8 @@ func writeIOWeight(f file, v hierarchy.Value) error {
 	return f.keepWith(decimal(n), "io.weight", decimal(IOWeightOf(n)))
 }
 
-// readHugeLimit reads a limit of huge pages. Without one v1 shows the most that a page counter can have, rounded down to
-// pages of that size (hugetlb_cgroup_init, mm/hugetlb_cgroup.c).
+// readHugeLimit reads a limit of huge pages. Without one v1 shows the most that a page counter can have, rounded down
+// to pages of that size (hugetlb_cgroup_init, mm/hugetlb_cgroup.c).
 func readHugeLimit(host string) func(file) (string, error) {
 	return func(f file) (string, error) {
 		a, err := amountIn(f, f.onHost(host))

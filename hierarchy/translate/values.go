@@ -142,8 +142,8 @@ func (f file) together(from string, changes, undo [][2]string) error {
 	return f.Keep(f.name+moving, "")
 }
 
-// keepWith keeps what the guest wrote, and then writes what it means for the host. If the host refuses that, what was kept
-// before is again: what cannot be kept changes nothing on the host.
+// keepWith keeps what the guest wrote, and then writes what it means for the host. If the host refuses that, what was
+// kept before is again: what cannot be kept changes nothing on the host.
 func (f file) keepWith(value, host, means string) error {
 	before, err := f.Kept(f.name)
 	if err != nil {

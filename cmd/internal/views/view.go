@@ -171,8 +171,8 @@ func Agree(boundaries []*host.Boundary, layout hierarchy.Layout) error {
 	for _, b := range boundaries {
 		if in, tree := b.Path(), boundaries[i].Path(); in != tree {
 			return fault.New(fault.Unsupported, "cannot show layout v2: the guest's cgroup in the hierarchy %s is %s, and %s "+
-				"in the host's v2 hierarchy: its runtime made it none there, or another one; use a runtime that makes one, as runc "+
-				"1.1 and later, or layout v1", b.Hierarchy(), in, tree)
+				"in the host's v2 hierarchy: its runtime made it none there, or another one; use a runtime that makes one, as "+
+				"runc 1.1 and later, or layout v1", b.Hierarchy(), in, tree)
 		}
 	}
 	return nil
