@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -81,17 +82,13 @@ func ErrnoName(err error) string {
 	if err == nil {
 		return ""
 	}
-	for e := err; e != nil; {
-		if errno, ok := e.(unix.Errno); ok && errno == unix.EOPNOTSUPP {
-			return "EOPNOTSUPP" // the package calls it ENOTSUP, which is the same number
-		} else if ok {
-			return unix.ErrnoName(errno)
-		}
-		u, ok := e.(interface{ Unwrap() error })
-		if !ok {
-			break
-		}
-		e = u.Unwrap()
+	var errno unix.Errno
+	switch {
+	case !errors.As(err, &errno):
+	case errno == unix.EOPNOTSUPP:
+		return "EOPNOTSUPP" // the package calls it ENOTSUP, which is the same number
+	default:
+		return unix.ErrnoName(errno)
 	}
 	return err.Error()
 }
