@@ -33,7 +33,7 @@ func (v *View) fillAttr(hier *viewHierarchy, d *host.Dir, file string, st *unix.
 			out.Mode &^= 0o222
 		}
 	case hier.bridge != nil:
-		out.Nlink = hier.bridge.links(hier, d, out.Nlink)
+		out.Nlink = hier.bridge.linksOf(hier, d, out.Nlink)
 	case d.IsBoundary() && hier.leafID.Load() != 0 && out.Nlink > 2:
 		// The listing leaves the leaf out.
 		out.Nlink--
@@ -93,8 +93,8 @@ func (v *View) stat(n node, d *host.Dir) (st unix.Stat_t, code fuse.Status) {
 		err = d.Stat(&st)
 	case v.decide(n.hier, n.dir, n.file).Verdict == hierarchy.Hidden:
 		return st, errHidden
-	case n.hier.bridge != nil:
-		err = n.hier.bridge.stat(n, d, &st)
+	case n.hier.translates(n.file):
+		err = n.hier.stat(n, d, &st)
 	default:
 		err = d.Lookup(n.file, &st)
 	}
@@ -109,8 +109,8 @@ func (v *View) fillRemoved(n node, out *fuse.Attr) {
 
 // attrOpen finds the attributes of an open control file whose cgroup may have been removed.
 func (v *View) attrOpen(h *handle, out *fuse.Attr) fuse.Status {
-	if h.hier.bridge != nil {
-		*out = fuse.Attr{Ino: h.hier.bridge.inode(h.node()), Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
+	if h.translated() {
+		*out = fuse.Attr{Ino: h.node().inode(), Mode: unix.S_IFREG | h.decision.File.Mode, Nlink: 1, Blksize: 4096}
 		out.Uid, out.Gid = v.owner.UID, v.owner.GID
 		return fuse.OK
 	}
@@ -204,11 +204,11 @@ func (v *View) setAttr(n node, in *fuse.SetAttrIn) fuse.Status {
 	if n.hier.isRoot(n.dir) {
 		return errDenied
 	}
-	d, err := n.acquire()
+	d, done, err := n.change()
 	if err != nil {
 		return v.unlessOpen(n, status(err))
 	}
-	defer d.Release()
+	defer done()
 	st, code := v.stat(n, d)
 	if !code.Ok() {
 		return v.unlessOpen(n, code)

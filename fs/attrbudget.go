@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,6 +85,7 @@ type attrKind int
 const (
 	guestsAttr attrKind = iota // all but the reserve
 	viewsAttr                  // all
+	endsAttr                   // any, for a removal, which must not fail
 )
 
 // setAttrs sets attributes of a cgroup or of a file in it, in order; it stops at the first error and returns it. again:
@@ -170,8 +173,11 @@ func (v *View) charge(d *host.Dir, kind attrKind, before, after uint64) error {
 		return nil
 	}
 	limit := uint64(attrBudget)
-	if kind == guestsAttr {
+	switch kind {
+	case guestsAttr:
 		limit -= attrReserve
+	case endsAttr:
+		limit = math.MaxUint64
 	}
 	share, sum := shareOf(d, ""), v.sumOfAttrs()
 	more := after - before
@@ -334,18 +340,34 @@ func attrsCost(d *host.Dir, file string) (sum uint64) {
 }
 
 // stripPart removes the attributes of a hierarchy's part of a directory, and refunds their cost.
-func (v *View) stripPart(d *host.Dir, part string) {
+func (v *View) stripPart(d *host.Dir, part string) { v.strip(d, part+"/") }
+
+// stripShown removes the attributes of files that the host does not have, and refunds their cost.
+func (v *View) stripShown(d *host.Dir, files []string) {
+	var prefixes []string
+	for _, file := range files {
+		prefixes = append(prefixes, d.Shown(file).Stored(""))
+	}
+	v.strip(d, prefixes...)
+}
+
+// strip removes the attributes of a directory whose names begin with one of the prefixes, and refunds their cost.
+func (v *View) strip(d *host.Dir, prefixes ...string) {
 	defer v.enterAttrs()()
 	names, err := d.Self().ListXattr()
 	if err != nil {
 		return
 	}
+	some := false
 	for _, name := range names {
-		if strings.HasPrefix(name, part+"/") {
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			_ = d.Self().RemoveXattr(name)
+			some = true
 		}
 	}
-	v.recountShare(d)
+	if some {
+		v.recountShare(d)
+	}
 }
 
 // removeCounted removes a child by rm, then its attributes, and refunds their cost. Otherwise an open file of the

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,14 +26,18 @@ import (
 //     boundary of every v2 view has (vroot.go), which no hierarchy shows.
 //   - Controllers are enabled when the first child is made: then the child has all files that the hierarchies show.
 type bridge struct {
-	boundary    *host.Boundary // immutable
-	names       []string       // immutable: of the hierarchies
-	controllers []string       // immutable: the controllers of v2 behind them
-	quota       quota          // of all hierarchies together, because their directories are the same cgroups
+	boundary    *host.Boundary   // immutable
+	names       []string         // immutable: of the hierarchies
+	hierarchies []*viewHierarchy // immutable once the view is made
+	controllers []string         // immutable: the controllers of v2 behind them
+	quota       quota            // of all hierarchies together, because their directories are the same cgroups
 
 	// slot is held while the structure changes or a task moves: the directory of two hierarchies is one cgroup, but the
 	// guest's kernel locks each by itself.
 	slot chan struct{}
+
+	changes changes
+	links   linkCounts
 }
 
 func newBridge(b *host.Boundary, all []hierarchy.Hierarchy, q policy.Quota) *bridge {
@@ -48,13 +53,22 @@ func newBridge(b *host.Boundary, all []hierarchy.Hierarchy, q policy.Quota) *bri
 	return x
 }
 
-// enter acquires the slot. EINTR if the request is cancelled first.
-func (b *bridge) enter(cancel <-chan struct{}) (leave func(), err error) {
-	select {
-	case b.slot <- struct{}{}:
-		return func() { <-b.slot }, nil
-	case <-cancel:
-		return nil, unix.EINTR
+// enter acquires the slot. A signal does not end the wait: mkdir, rmdir and moves have no EINTR.
+func (b *bridge) enter() (leave func()) {
+	b.slot <- struct{}{}
+	return func() { <-b.slot }
+}
+
+// expect notes a change of the host that the guest's kernel needs no telling of, whichever hierarchy's watch reports
+// it: of the hierarchy at hand it knows, and in the others nothing has changed.
+func (b *bridge) expect(dir uint64, name string) (never func()) {
+	for _, hier := range b.hierarchies {
+		hier.expected.add(dir, name)
+	}
+	return func() {
+		for _, hier := range b.hierarchies {
+			hier.expected.remove(dir, name)
+		}
 	}
 }
 
@@ -66,9 +80,9 @@ func (b *bridge) removeLeaf() {
 	}
 }
 
-// attrIn is an attribute of a cgroup that a guest made through a bridge: the hierarchies that it is or was in, each with
-// its life there, as in "memory:1 -pids:2". '-' precedes one that it was removed from. A life is part of the node ids,
-// so that what is open of a removed directory is not of the one that was made in its place.
+// attrIn is an attribute of a cgroup that a guest made through a bridge: the hierarchies that it is or was in, each
+// with its life there, as in "memory:1 pids:2-". '-' follows one that it was removed from. A life is part of the node
+// ids, so that what is open of a removed directory is not of the one that was made in its place.
 const attrIn = "in"
 
 // stay is a cgroup's time in one hierarchy.
@@ -78,17 +92,30 @@ type stay struct {
 	over bool
 }
 
-// staysOf reads attrIn. False for a cgroup of the host.
-func staysOf(d *host.Dir) (all []stay, known bool) {
-	var buf [1024]byte
-	n, err := d.Self().GetXattr(attrIn, buf[:])
+// maxStays bounds attrIn: maxHierarchies names of at most 63 bytes (MAX_CGROUP_ROOT_NAMELEN, linux/cgroup-defs.h).
+const maxStays = 1 << 13
+
+// staysOf reads attrIn. False for a cgroup of the host. A cgroup whose attribute cannot be read is in no hierarchy.
+func staysOf(d *host.Dir) (all []stay, known bool) { return staysIn(d, attrIn) }
+
+func staysIn(d *host.Dir, attr string) (all []stay, known bool) {
+	return readStays(func(buf []byte) (int, error) { return d.Self().GetXattr(attr, buf) })
+}
+
+func readStays(get func(buf []byte) (int, error)) (all []stay, known bool) {
+	buf := make([]byte, 256)
+	n, err := get(buf)
+	if errors.Is(err, unix.ERANGE) {
+		buf = make([]byte, maxStays)
+		n, err = get(buf)
+	}
 	if err != nil {
-		return nil, false
+		return nil, !errors.Is(err, unix.ENODATA)
 	}
 	for word := range strings.FieldsSeq(string(buf[:n])) {
 		name, life, _ := strings.Cut(word, ":")
-		s := stay{}
-		s.name, s.over = strings.CutPrefix(name, "-")
+		s := stay{name: name}
+		life, s.over = strings.CutSuffix(life, "-")
 		if s.life, err = strconv.ParseUint(life, 10, lifeBits); err == nil {
 			all = append(all, s)
 		}
@@ -97,17 +124,20 @@ func staysOf(d *host.Dir) (all []stay, known bool) {
 }
 
 // setStays writes attrIn.
-func (v *View) setStays(d *host.Dir, all []stay, again bool) error {
+func (v *View) setStays(d *host.Dir, kind attrKind, all []stay, again bool) error {
+	return v.setAttrs(d.Self(), kind, again, attrChange{stored: attrIn, data: staysText(all)})
+}
+
+func staysText(all []stay) []byte {
 	var words []string
 	for _, s := range all {
 		word := s.name + ":" + strconv.FormatUint(s.life, 10)
 		if s.over {
-			word = "-" + word
+			word += "-"
 		}
 		words = append(words, word)
 	}
-	text := []byte(strings.Join(words, " "))
-	return v.setAttrs(d.Self(), viewsAttr, again, attrChange{stored: attrIn, data: text})
+	return []byte(strings.Join(words, " "))
 }
 
 // lifeIn returns the life of a cgroup in a hierarchy. False if it is not there.
@@ -132,9 +162,9 @@ func unfinished(d *host.Dir) bool {
 	return d.Stat(&st) != nil || st.Mode == unix.S_IFDIR|makingMode
 }
 
-// children opens the directories of a hierarchy, or of no hierarchy but others of the bridge, directly below one; the
-// leaf is in none. The caller releases them.
-func (b *bridge) children(hier *viewHierarchy, d *host.Dir, there bool) (all []*host.Dir, err error) {
+// children lists the directories of a hierarchy, or of no hierarchy but others of the bridge, directly below one; the
+// leaf is in none. A guest can have thousands, so none is kept open.
+func (b *bridge) children(hier *viewHierarchy, d *host.Dir, there bool) (all []string, err error) {
 	var st unix.Stat_t
 	if err := d.Stat(&st); err != nil || st.Nlink <= 2 {
 		// The link count of kernfs includes subdirectories.
@@ -145,21 +175,35 @@ func (b *bridge) children(hier *viewHierarchy, d *host.Dir, there bool) (all []*
 		return nil, err
 	}
 	for _, e := range entries {
-		if !e.IsDir || e.Name == hierarchy.LeafName {
-			continue
-		}
-		child, err := d.OpenDir(e.Name)
-		if err != nil {
-			// Removed meanwhile.
-			continue
-		}
-		if _, is := b.lifeIn(hier, child); is == there {
-			all = append(all, child)
-		} else {
-			child.Release()
+		if e.IsDir && e.Name != hierarchy.LeafName && b.shows(hier, d, e.Name) == there {
+			all = append(all, e.Name)
 		}
 	}
 	return all, nil
+}
+
+// shows reports that a hierarchy has a child of a directory.
+func (b *bridge) shows(hier *viewHierarchy, d *host.Dir, name string) bool {
+	all, known := readStays(func(buf []byte) (int, error) { return d.GetXattr(name, attrIn, buf) })
+	if known {
+		return slices.ContainsFunc(all, func(s stay) bool { return s.name == hier.name && !s.over })
+	}
+	var st unix.Stat_t
+	return d.Lookup(name, &st) == nil && st.Mode != unix.S_IFDIR|makingMode
+}
+
+// children lists the directories directly below one that the hierarchy shows.
+func (hier *viewHierarchy) children(d *host.Dir) (names []string, err error) {
+	if hier.bridge != nil {
+		return hier.bridge.children(hier, d, true)
+	}
+	entries, err := d.ReadDir()
+	for _, e := range entries {
+		if e.IsDir && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
+			names = append(names, e.Name)
+		}
+	}
+	return names, err
 }
 
 func releaseAll(dirs []*host.Dir) {
@@ -168,20 +212,7 @@ func releaseAll(dirs []*host.Dir) {
 	}
 }
 
-// links returns the link count of a directory: those of its subdirectories in the hierarchy count.
-func (b *bridge) links(hier *viewHierarchy, d *host.Dir, real uint32) uint32 {
-	if real <= 2 {
-		return real
-	}
-	dirs, err := b.children(hier, d, true)
-	if err != nil {
-		return 2
-	}
-	releaseAll(dirs)
-	return uint32(2 + len(dirs))
-}
-
-// there reports that h's directory is still in its hierarchy.
+// there reports that what the open is of is still there.
 func (h *handle) there() bool {
 	d, err := h.acquire()
 	if err != nil {
@@ -194,7 +225,8 @@ func (h *handle) there() bool {
 // rowOf finds what stands for a control file of a hierarchy. False also for a file of another hierarchy's controller.
 func (hier *viewHierarchy) rowOf(file string) (*translate.Row, bool) {
 	f, ok := hierarchy.Lookup(hier.version, file)
-	if !ok || f.Controller != "" && !slices.Contains(hier.controllers, f.Controller) {
+	if hier.lent != nil && !hier.lends(file) ||
+		!ok || hier.lent == nil && f.Controller != "" && !slices.Contains(hier.controllers, f.Controller) {
 		return nil, false
 	}
 	return translate.Lookup(hier.version, file)

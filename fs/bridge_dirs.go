@@ -15,16 +15,11 @@ import (
 )
 
 // mkdirBridged is Mkdir in a directory of a bridge.
-func (v *View) mkdirBridged(
-	cancel <-chan struct{}, n node, d *host.Dir, name string, in *fuse.MkdirIn, out *fuse.EntryOut,
-) fuse.Status {
+func (v *View) mkdirBridged(n node, d *host.Dir, name string, in *fuse.MkdirIn, out *fuse.EntryOut) fuse.Status {
 	ch := v.begin("mkdir", &in.InHeader, func() (a, b, c uint64) { return 0, 0, 0 })
 	if !ch.done {
-		leave, err := n.hier.bridge.enter(cancel)
-		if err != nil {
-			return ch.finish(status(err))
-		}
-		ch.finish(v.makeBridged(cancel, n, d, name, in, ch))
+		leave := n.hier.bridge.enter()
+		ch.finish(v.makeBridged(n, d, name, in, ch))
 		leave()
 	}
 	if st := ch.outcome(); !st.Ok() {
@@ -44,23 +39,24 @@ func (v *View) mkdirBridged(
 
 // makeBridged makes a directory: a new cgroup, or one more hierarchy for a cgroup that others have. Called with the
 // slot held.
-func (v *View) makeBridged(
-	cancel <-chan struct{}, n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
-) fuse.Status {
-	hier, b := n.hier, n.hier.bridge
+func (v *View) makeBridged(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change) fuse.Status {
+	hier := n.hier
 	defer ch.made()
-	if b.has(hier, d, name) && v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
+	if hier.has(d, name) && v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
 		return errExists
 	}
 	if st := v.mayName(hier, d, name); !st.Ok() {
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
 		return st
 	}
-	var st unix.Stat_t
-	found := d.Lookup(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
-	own := found && st.Mode == unix.S_IFDIR|makingMode && ch.again
-	if found && !own {
-		return v.enterHierarchy(hier, d, name, in, ch)
+	own := false
+	if child, err := d.OpenDir(name); err == nil {
+		defer child.Release()
+		_, known := staysOf(child)
+		if own = ch.again && !known && unfinished(child); !own {
+			ch.entry.B = child.ID()
+			return v.mkdirError(n, name, in, v.enterHierarchy(hier, d, child, name, in, ch))
+		}
 	}
 	if bound, st := hier.reserveCgroup(d, own); !st.Ok() {
 		if st == errQuota {
@@ -68,32 +64,56 @@ func (v *View) makeBridged(
 		}
 		return st
 	}
-	err := b.prepare(cancel, hier, d)
-	if err == nil {
-		hier.expected.add(d.ID(), name)
-		err = d.Mkdir(name, makingMode)
-		if own && status(err) == errExists {
-			err = nil
-		}
-	}
+	err := v.makeCgroup(hier, d, name, in, own, ch)
 	if err != nil {
 		hier.quotaOf().free()
-		return status(err)
+	}
+	return v.mkdirError(n, name, in, err)
+}
+
+// mkdirError turns the error of a mkdir into an errno, and reports one that exceeded the guest's budget.
+func (v *View) mkdirError(n node, name string, in *fuse.MkdirIn, err error) fuse.Status {
+	if isQuota(err) {
+		v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
+	}
+	return status(err)
+}
+
+// makeCgroup makes a new cgroup, in one hierarchy. own: the previous server may have made it.
+func (v *View) makeCgroup(
+	hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, own bool, ch *change,
+) error {
+	if err := hier.bridge.prepare(hier, d); err != nil {
+		return err
+	}
+	never := hier.bridge.expect(d.ID(), name)
+	if err := d.Mkdir(name, makingMode); err != nil && !(own && status(err) == errExists) {
+		never()
+		return err
 	}
 	failpoint("bridge-mkdir")
-	if err = d.Lookup(name, &st); err == nil {
+	var st unix.Stat_t
+	err := d.Lookup(name, &st)
+	if err == nil {
 		ch.entry.B = st.Ino
 		err = v.firstStay(hier, d, name, in, own)
 	}
 	if err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
-		hier.quotaOf().free()
-		if isQuota(err) {
-			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
-		}
-		return status(err)
+		return err
 	}
-	return fuse.OK
+	hier.linked(d, 1, 1, ch)
+	return nil
+}
+
+// linked notes that a directory has more links, or less, on the host and in the hierarchy.
+func (hier *viewHierarchy) linked(d *host.Dir, onHost, here int, ch *change) {
+	if links := &hier.bridge.links; ch.again {
+		// The previous server may have begun to.
+		links.forget(d.ID())
+	} else {
+		links.add(hier, d.ID(), onHost, here)
+	}
 }
 
 // firstStay stores the owner of a new cgroup, and its hierarchy.
@@ -106,50 +126,72 @@ func (v *View) firstStay(hier *viewHierarchy, d *host.Dir, name string, in *fuse
 		return err
 	}
 	defer child.Release()
-	return v.setStays(child, []stay{{name: hier.name, life: 1}}, again)
+	failpoint("bridge-owned")
+	return v.setStays(child, viewsAttr, []stay{{name: hier.name, life: 1}}, again)
 }
 
-// enterHierarchy adds a hierarchy to a cgroup. EEXIST if it is there.
+// enterHierarchy adds a hierarchy to a cgroup that is there. EEXIST if it has it already.
 func (v *View) enterHierarchy(
-	hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
-) fuse.Status {
-	child, err := d.OpenDir(name)
-	if err != nil {
-		return status(err)
-	}
-	defer child.Release()
+	hier *viewHierarchy, d, child *host.Dir, name string, in *fuse.MkdirIn, ch *change,
+) error {
+	stays, known := staysOf(child)
 	if _, there := hier.bridge.lifeIn(hier, child); there {
-		if ch.again {
+		if ch.again && known {
 			// The previous server made it.
-			return fuse.OK
+			return nil
 		}
-		return errExists
+		return unix.EEXIST
 	}
-	ch.entry.B = child.ID()
-	stays, _ := staysOf(child)
 	life := uint64(1)
-	i := slices.IndexFunc(stays, func(s stay) bool { return s.name == hier.name })
-	if i >= 0 {
-		life = stays[i].life%(lives-1) + 1
+	if i := slices.IndexFunc(stays, func(s stay) bool { return s.name == hier.name }); i >= 0 {
+		life = v.nextLife(hier, child, stays[i].life)
 		stays = slices.Delete(stays, i, i+1)
 	}
+	// What a server that died in the middle has left.
+	v.stripPart(child, hier.name)
+	err := v.beginPart(hier, d, child, name, in, ch)
+	if err == nil {
+		failpoint("bridge-owned")
+		err = v.setStays(child, viewsAttr, append(stays, stay{name: hier.name, life: life}), ch.again)
+	}
+	if err != nil {
+		v.stripPart(child, hier.name)
+		return err
+	}
+	hier.linked(d, 0, 1, ch)
+	return nil
+}
+
+// nextLife returns the life after one, and passes over those that an open is still of.
+func (v *View) nextLife(hier *viewHierarchy, d *host.Dir, life uint64) uint64 {
+	for range lives - 1 {
+		life = life%(lives-1) + 1
+		if !v.handles.uses(node{hier: hier, dir: d.ID(), life: life}) {
+			break
+		}
+	}
+	return life
+}
+
+// beginPart stores the owner of a hierarchy's part of a cgroup, and sets its counters to 0.
+func (v *View) beginPart(hier *viewHierarchy, d, child *host.Dir, name string, in *fuse.MkdirIn, ch *change) error {
 	if err := v.own(hier, d, name, in, ch.again); err != nil {
-		return status(err)
+		return err
 	}
 	c, done := v.cgroupOf(hier, child, nil, ch.again)
 	defer done()
 	for _, controller := range hier.controllers {
 		if err := translate.Begin(c, controller); err != nil {
-			return status(err)
+			return err
 		}
 	}
-	return status(v.setStays(child, append(stays, stay{name: hier.name, life: life}), ch.again))
+	return nil
 }
 
-// prepare enables the controllers of the bridge for the children of a cgroup, and moves its own tasks to its leaf before.
-// Only those of the hierarchy at hand must be enabled: the files of others are not there otherwise. Called with the slot
-// held.
-func (b *bridge) prepare(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir) error {
+// prepare enables the controllers of the bridge for the children of a cgroup, and moves its own tasks to its leaf
+// before. Only those of the hierarchy at hand must be enabled: the files of others are not there otherwise. Called with
+// the slot held.
+func (b *bridge) prepare(hier *viewHierarchy, d *host.Dir) error {
 	for tries := 0; ; tries++ {
 		missing, err := b.missing(d)
 		if err != nil || len(missing) == 0 {
@@ -173,11 +215,6 @@ func (b *bridge) prepare(cancel <-chan struct{}, hier *viewHierarchy, d *host.Di
 		failpoint("bridge-enabled")
 		if !busy {
 			return nil
-		}
-		select {
-		case <-cancel:
-			return unix.EINTR
-		default:
 		}
 	}
 }
@@ -224,9 +261,7 @@ func leafOf(d *host.Dir) (*host.Dir, error) {
 }
 
 // rmdirBridged is Rmdir in a directory of a bridge.
-func (v *View) rmdirBridged(
-	cancel <-chan struct{}, n node, d *host.Dir, name string, in *fuse.InHeader,
-) fuse.Status {
+func (v *View) rmdirBridged(n node, d *host.Dir, name string, in *fuse.InHeader) fuse.Status {
 	ch := v.begin("rmdir", in, func() (a, b, c uint64) {
 		child, st := n.hier.child(d, name)
 		if !st.Ok() {
@@ -235,27 +270,40 @@ func (v *View) rmdirBridged(
 		defer child.Release()
 		return n.dir, child.ID(), 0
 	})
-	if ch.done {
-		return ch.outcome()
+	for !ch.done {
+		leave := n.hier.bridge.enter()
+		ended := v.rmdirOnce(n, d, name, ch)
+		leave()
+		if ended == nil {
+			break
+		}
+		<-ended
 	}
-	leave, err := n.hier.bridge.enter(cancel)
-	if err != nil {
-		return ch.finish(status(err))
-	}
-	defer leave()
+	return ch.outcome()
+}
+
+// rmdirOnce finishes an rmdir, or returns the end of changes that it must wait for. Called with the slot held.
+func (v *View) rmdirOnce(n node, d *host.Dir, name string, ch *change) (ended <-chan struct{}) {
 	child, st := n.hier.child(d, name)
+	if st.Ok() {
+		defer child.Release()
+	}
 	if ch.again && ch.entry.B != 0 && (!st.Ok() || child.ID() != ch.entry.B) {
 		// The previous server removed it.
-		if st.Ok() {
-			child.Release()
-		}
-		return ch.finish(fuse.OK)
+		ch.finish(fuse.OK)
+		return nil
 	}
 	if !st.Ok() {
-		return ch.finish(st)
+		ch.finish(st)
+		return nil
 	}
-	defer child.Release()
-	return ch.finish(v.removeBridged(cancel, n.hier, d, child, name, ch))
+	open, ended := n.hier.bridge.changes.close(changed{n.hier, child.ID()})
+	if ended != nil {
+		return ended
+	}
+	defer open()
+	ch.finish(v.removeBridged(n.hier, d, child, name, ch))
+	return nil
 }
 
 // child opens a child that is in the hierarchy. ENOENT without one.
@@ -276,13 +324,10 @@ func (hier *viewHierarchy) child(d *host.Dir, name string) (*host.Dir, fuse.Stat
 
 // removeBridged removes a directory from its hierarchy, and the cgroup with it if no other has it. EBUSY with tasks, or
 // children in the hierarchy. Called with the slot held.
-func (v *View) removeBridged(
-	cancel <-chan struct{}, hier *viewHierarchy, d, child *host.Dir, name string, ch *change,
-) fuse.Status {
+func (v *View) removeBridged(hier *viewHierarchy, d, child *host.Dir, name string, ch *change) fuse.Status {
 	defer ch.made()
 	b := hier.bridge
 	below, err := b.children(hier, child, true)
-	releaseAll(below)
 	if err != nil {
 		return status(err)
 	}
@@ -298,25 +343,28 @@ func (v *View) removeBridged(
 	i := slices.IndexFunc(stays, func(s stay) bool { return s.name == hier.name })
 	stays[i].over = true
 	if slices.ContainsFunc(stays, func(s stay) bool { return !s.over }) {
-		return status(v.leaveHierarchy(cancel, hier, child, stays, ch.again))
+		err := v.leaveHierarchy(hier, child, stays, ch.again)
+		if err == nil {
+			hier.linked(d, 0, -1, ch)
+		}
+		return status(err)
 	}
 	if err := child.Rmdir(hierarchy.LeafName); err != nil && !errors.Is(err, unix.ENOENT) {
 		return status(err)
 	}
 	failpoint("bridge-rmdir")
-	hier.expected.add(d.ID(), name)
+	never := b.expect(d.ID(), name)
 	if err := v.removeCounted(d, name, func() error { return d.Rmdir(name) }); err != nil {
-		hier.expected.remove(d.ID(), name)
+		never()
 		return status(err)
 	}
 	hier.quotaOf().free()
+	hier.linked(d, -1, -1, ch)
 	return fuse.OK
 }
 
 // leaveHierarchy undoes what the directory of one hierarchy set in a cgroup that others have.
-func (v *View) leaveHierarchy(
-	cancel <-chan struct{}, hier *viewHierarchy, child *host.Dir, stays []stay, again bool,
-) error {
+func (v *View) leaveHierarchy(hier *viewHierarchy, child *host.Dir, stays []stay, again bool) error {
 	found, err := child.ReadDir()
 	if err != nil {
 		return err
@@ -327,8 +375,10 @@ func (v *View) leaveHierarchy(
 			files = append(files, e.Name)
 		}
 	}
-	c, done := v.cgroupOf(hier, child, cancel, again)
+	c, done := v.cgroupOf(hier, child, nil, again)
 	defer done()
+	// What a new cgroup has is no policy's to forbid.
+	c.free = true
 	for _, controller := range hier.controllers {
 		if err := translate.Reset(c, controller, files); err != nil {
 			return err
@@ -336,7 +386,7 @@ func (v *View) leaveHierarchy(
 	}
 	failpoint("bridge-reset")
 	v.stripPart(child, hier.name)
-	return v.setStays(child, stays, again)
+	return v.setStays(child, endsAttr, stays, again)
 }
 
 // populated reports tasks in a cgroup or below it.

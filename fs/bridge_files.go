@@ -15,11 +15,11 @@ import (
 // ownFiles are the control files of a bridge's directories that no file of the host stands behind and no row describes.
 var ownFiles = []string{"tasks", "cgroup.procs", "notify_on_release"}
 
-// decideBridged is decide for a directory of a bridge: a file is the guest's if the policy permits that, for its own name
-// and for the file behind it on the host.
+// decideBridged is decide for a directory of a bridge: a file is the guest's if the policy permits that, for its own
+// name and for the file behind it on the host.
 func (v *View) decideBridged(hier *viewHierarchy, dir uint64, file string) policy.Decision {
 	r := policy.Request{Version: hier.version, File: file, Place: hier.place(dir)}
-	if slices.Contains(ownFiles, file) {
+	if slices.Contains(ownFiles, file) || hier.lent != nil && hier.lent.counts(file) {
 		return v.policy.Decide(r)
 	}
 	row, ok := hier.rowOf(file)
@@ -41,8 +41,27 @@ func (hier *viewHierarchy) behindFile(row *translate.Row, file string) string {
 	return markers[f.Controller]
 }
 
-// has reports that a directory has a control file.
-func (b *bridge) has(hier *viewHierarchy, d *host.Dir, file string) bool {
+// translates reports that the view makes a control file of a hierarchy, from others of the host or by itself.
+func (hier *viewHierarchy) translates(file string) bool {
+	return hier.bridge != nil || hier.lends(file)
+}
+
+// translated is translates for what is open.
+func (h *handle) translated() bool { return h.hier.translates(h.file) }
+
+// lifeOf returns the life of a directory (file ""), or of a translated file in it. False if it is not there.
+func (hier *viewHierarchy) lifeOf(d *host.Dir, file string) (life uint64, there bool) {
+	if hier.bridge != nil {
+		return hier.bridge.lifeIn(hier, d)
+	}
+	return hier.lent.lifeIn(d, file)
+}
+
+// has reports that a directory has a translated control file.
+func (hier *viewHierarchy) has(d *host.Dir, file string) bool {
+	if hier.lent != nil {
+		return hier.lent.has(hier, d, file)
+	}
 	if slices.Contains(ownFiles, file) {
 		return true
 	}
@@ -55,21 +74,21 @@ func (b *bridge) has(hier *viewHierarchy, d *host.Dir, file string) bool {
 	return behind == "" || d.Lookup(behind, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
-// stat makes the stat of a control file: the times are those of its directory.
-func (b *bridge) stat(n node, d *host.Dir, st *unix.Stat_t) error {
+// stat makes the stat of a translated control file: the times are those of its directory.
+func (hier *viewHierarchy) stat(n node, d *host.Dir, st *unix.Stat_t) error {
 	if err := d.Stat(st); err != nil {
 		return err
 	}
-	if !b.has(n.hier, d, n.file) {
+	if !hier.has(d, n.file) {
 		return unix.ENOENT
 	}
 	f, _ := hierarchy.Lookup(n.hier.version, n.file)
-	st.Mode, st.Nlink, st.Ino = unix.S_IFREG|f.Mode, 1, b.inode(n)
+	st.Mode, st.Nlink, st.Ino = unix.S_IFREG|f.Mode, 1, n.inode()
 	return nil
 }
 
-// inode returns an inode number for a control file: one of 32 bits, which old programs can read.
-func (b *bridge) inode(n node) uint64 {
+// inode returns an inode number for a translated control file: one of 32 bits, which old programs can read.
+func (n node) inode() uint64 {
 	const prime = 0x9e3779b97f4a7c15
 	h := uint64(n.hier.index+1)*prime ^ n.dir
 	for _, c := range []byte(n.file) {
@@ -83,24 +102,12 @@ func (v *View) lookupBridged(
 	hier *viewHierarchy, d *host.Dir, name string, tid uint32, out *fuse.EntryOut,
 ) fuse.Status {
 	b := hier.bridge
-	life, there := b.lifeIn(hier, d)
-	if !there || name == hierarchy.LeafName {
+	if _, there := b.lifeIn(hier, d); !there || name == hierarchy.LeafName {
 		return errHidden
 	}
 	var st unix.Stat_t
-	if decision := v.decide(hier, d.ID(), name); decision.Verdict != hierarchy.Hidden {
-		if err := b.stat(node{hier: hier, dir: d.ID(), file: name}, d, &st); err != nil {
-			return status(err)
-		}
-		if decision.File.Pollable {
-			v.watchFileFor(hier, d, name, tid)
-		}
-		if out.NodeId = v.fileNode(hier, d.ID(), name, life); out.NodeId == 0 {
-			return errHidden
-		}
-		v.fillAttr(hier, d, name, &st, &out.Attr)
-		v.cacheEntry(out)
-		return fuse.OK
+	if v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
+		return v.lookupFile(hier, d, name, tid, out)
 	}
 	if err := d.Lookup(name, &st); err != nil {
 		return status(err)
@@ -116,12 +123,37 @@ func (v *View) lookupBridged(
 		return status(err)
 	}
 	defer child.Release()
-	if life, there = b.lifeIn(hier, child); !there {
+	life, there := b.lifeIn(hier, child)
+	if !there {
 		return errHidden
 	}
 	out.NodeId = v.lifeNode(hier, st.Ino, life)
 	v.watchFor(hier, d, tid)
 	v.fillAttr(hier, child, "", &st, &out.Attr)
+	v.cacheEntry(out)
+	return fuse.OK
+}
+
+// lookupFile finds a translated control file.
+func (v *View) lookupFile(
+	hier *viewHierarchy, d *host.Dir, name string, tid uint32, out *fuse.EntryOut,
+) fuse.Status {
+	decision := v.decide(hier, d.ID(), name)
+	life, there := hier.lifeOf(d, name)
+	if decision.Verdict == hierarchy.Hidden || !there {
+		return errHidden
+	}
+	var st unix.Stat_t
+	if err := hier.stat(node{hier: hier, dir: d.ID(), file: name}, d, &st); err != nil {
+		return status(err)
+	}
+	if decision.File.Pollable && hier.bridge != nil {
+		v.watchFileFor(hier, d, name, tid)
+	}
+	if out.NodeId = v.fileNode(hier, d.ID(), name, life); out.NodeId == 0 {
+		return errHidden
+	}
+	v.fillAttr(hier, d, name, &st, &out.Attr)
 	v.cacheEntry(out)
 	return fuse.OK
 }
@@ -137,19 +169,14 @@ func (v *View) listBridged(hier *viewHierarchy, d *host.Dir, found []host.Entry)
 		if len(e.Name) > nameMax || e.Name == hierarchy.LeafName {
 			continue
 		}
-		child, err := hier.acquire(e.ID)
-		if err != nil {
-			continue
-		}
-		if _, is := hier.bridge.lifeIn(hier, child); is {
+		if hier.bridge.shows(hier, d, e.Name) {
 			out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFDIR})
 		}
-		child.Release()
 	}
 	add := func(name string) {
 		if v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
 			n := node{hier: hier, dir: d.ID(), file: name}
-			out = append(out, dirEntry{name: name, ino: hier.bridge.inode(n), mode: unix.S_IFREG})
+			out = append(out, dirEntry{name: name, ino: n.inode(), mode: unix.S_IFREG})
 		}
 	}
 	for _, name := range ownFiles {
@@ -177,11 +204,11 @@ func (v *View) listBridged(hier *viewHierarchy, d *host.Dir, found []host.Entry)
 // openBridged opens a control file of a bridge: no file of the host is open for it, but for one that a guest can poll.
 func (v *View) openBridged(h *handle, d *host.Dir, in *fuse.OpenIn, unique uint64, out *fuse.OpenOut) fuse.Status {
 	failpoint("open-begun")
-	if !h.hier.bridge.has(h.hier, d, h.file) {
+	if !h.hier.has(d, h.file) {
 		return v.gone(in, fuse.ENOENT)
 	}
 	h.row, _ = h.hier.rowOf(h.file)
-	if h.decision.File.Pollable && h.row != nil {
+	if h.decision.File.Pollable && h.row != nil && h.hier.bridge != nil {
 		var st unix.Stat_t
 		if err := d.Lookup(h.row.HostFile(h.file), &st); err != nil {
 			return v.gone(in, status(err))
@@ -205,8 +232,22 @@ func (h *handle) slowBridged() bool {
 	if h.row == nil {
 		return false
 	}
-	behind, _ := hierarchy.Lookup(hierarchy.V2, h.row.HostFile(h.file))
-	return h.row.Keeps || behind.Blocks
+	behind, _ := hierarchy.Lookup(h.hier.versionBehind(), h.row.HostFile(h.file))
+	return h.row.Keeps || h.row.Sums || behind.Blocks
+}
+
+// slowToRead reports that a read of the open must leave the serving goroutine, because it looks at each of many
+// cgroups: at those below, and for members at those that only other hierarchies have.
+func (h *handle) slowToRead(offset uint64) bool {
+	switch {
+	case offset > 0 || h.hier == nil || !h.translated():
+		return false
+	case h.file == "":
+		return true
+	case h.row == nil:
+		return h.decision.File.Filter == hierarchy.FilterMembers
+	}
+	return h.row.Sums && !h.row.Writes()
 }
 
 // readBridged returns the content of a control file of a bridge, for the reader tid. ENODEV if its directory is gone.
@@ -231,6 +272,10 @@ func (v *View) readBridged(h *handle, tid uint32) ([]byte, error) {
 	}
 	c, done := v.cgroupOf(h.hier, d, nil, false)
 	defer done()
+	c.shows = true
+	if l := h.hier.lent; l != nil && l.counts(h.file) {
+		return l.readCounts(c, h, d)
+	}
 	content, err := h.row.Read(c, h.file)
 	if status(err) == fuse.ENOENT {
 		err = unix.ENODEV
@@ -244,14 +289,18 @@ func (v *View) writeBridged(cancel <-chan struct{}, h *handle, tid uint32, data 
 	if h.decision.Verdict != hierarchy.ReadWrite && h.decision.Verdict != hierarchy.Guarded {
 		return unix.EPERM
 	}
-	d, err := h.acquire()
+	if h.decision.File.Constraint == hierarchy.Members {
+		if !h.there() {
+			return unix.ENODEV
+		}
+		return v.moveBridged(h, tid, data)
+	}
+	d, done, err := h.node().change()
 	if err != nil {
 		return unix.ENODEV
 	}
-	defer d.Release()
+	defer done()
 	switch h.decision.File.Constraint {
-	case hierarchy.Members:
-		return v.moveBridged(cancel, h, d, tid, data)
 	case hierarchy.Fake:
 		return v.writeFake(cancel, h, tid, data)
 	case hierarchy.ByPolicy:
@@ -265,8 +314,8 @@ func (v *View) writeBridged(cancel <-chan struct{}, h *handle, tid uint32, data 
 	if h.row == nil {
 		return unix.EPERM
 	}
-	c, done := v.cgroupOf(h.hier, d, cancel, again)
-	defer done()
+	c, closeAll := v.cgroupOf(h.hier, d, cancel, again)
+	defer closeAll()
 	if err = h.row.Write(c, h.file, data); status(err) == fuse.ENOENT {
 		err = unix.ENODEV
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
-// membersBridged returns the content of tasks or cgroup.procs: the tasks of the cgroup and of its leaf, and those of the
-// cgroups below that are not in this hierarchy.
+// membersBridged returns the content of tasks or cgroup.procs: the tasks of the cgroup and of its leaf, and those of
+// the cgroups below that are not in this hierarchy.
 func (v *View) membersBridged(h *handle, d *host.Dir, tid uint32) ([]byte, error) {
 	ns, err := v.callerOf(tid)
 	if err != nil {
@@ -53,19 +53,23 @@ func (b *bridge) collect(hier *viewHierarchy, d *host.Dir, file string) ([]int, 
 		leaf.Release()
 	}
 	others, err := b.children(hier, d, false)
-	defer releaseAll(others)
-	for _, one := range others {
-		// One that is removed meanwhile has no tasks.
+	for _, name := range others {
+		one, err := d.OpenDir(name)
+		if err != nil {
+			// Removed meanwhile: it has no tasks.
+			continue
+		}
 		if more, err := b.collect(hier, one, file); err == nil {
 			pids = append(pids, more...)
 		}
+		one.Release()
 	}
 	return pids, err
 }
 
 // moveBridged answers a write of a pid to a directory of a bridge, as move does. The whole process moves: a thread that
 // does not lead it can only stay (EOPNOTSUPP).
-func (v *View) moveBridged(cancel <-chan struct{}, h *handle, dst *host.Dir, tid uint32, data []byte) error {
+func (v *View) moveBridged(h *handle, tid uint32, data []byte) error {
 	nr, err := parsePid(data)
 	if err != nil {
 		return err
@@ -84,17 +88,19 @@ func (v *View) moveBridged(cancel <-chan struct{}, h *handle, dst *host.Dir, tid
 	if err != nil {
 		return unix.ESRCH
 	}
-	leave, err := h.hier.bridge.enter(cancel)
+	defer h.hier.bridge.enter()()
+	// Only now no rmdir can come between.
+	dst, err := h.acquire()
 	if err != nil {
-		return err
+		return unix.ENODEV
 	}
-	defer leave()
-	target, stays, err := h.hier.bridge.target(h.hier, dst, leader)
+	defer dst.Release()
+	target, motion, err := h.hier.bridge.target(h.hier, dst, leader)
 	if err != nil {
 		return err
 	}
 	defer target.Release()
-	if perThread(h.file) && leader != pid && !stays {
+	if perThread(h.file) && leader != pid && motion == moves {
 		return unix.EOPNOTSUPP
 	}
 	fd, err := target.OpenFile("cgroup.procs", unix.O_WRONLY)
@@ -107,30 +113,40 @@ func (v *View) moveBridged(cancel <-chan struct{}, h *handle, dst *host.Dir, tid
 	return err
 }
 
-// target returns the cgroup of the host that a process moves to with a move to dst in a hierarchy: the one that it is in
-// if it stays there, else the one that holds dst's own tasks.
-func (b *bridge) target(hier *viewHierarchy, dst *host.Dir, pid int) (target *host.Dir, stays bool, err error) {
+// motion is what a write of a process's number to a directory does to it.
+type motion int
+
+const (
+	moves   motion = iota
+	stays          // it is there already
+	unfound        // it is outside the boundary or gone: the move itself tells
+)
+
+// target returns the cgroup of the host that a process moves to with a move to dst in a hierarchy: the one that it is
+// in if it stays there, else the one that holds dst's own tasks.
+func (b *bridge) target(hier *viewHierarchy, dst *host.Dir, pid int) (target *host.Dir, m motion, err error) {
 	place, member, err := b.placeOf(hier, pid)
-	if err == nil && member == dst.ID() {
-		return place, true, nil
-	}
-	if err == nil {
+	switch {
+	case err != nil:
+		m = unfound
+	case member == dst.ID():
+		return place, stays, nil
+	default:
 		place.Release()
 	}
-	// Of a process that is outside the boundary, the move itself tells.
 	if leaf, err := dst.OpenDir(hierarchy.LeafName); err == nil {
-		return leaf, false, nil
+		return leaf, m, nil
 	}
 	enabled, err := dst.ReadFile("cgroup.subtree_control")
 	if err != nil {
-		return nil, false, err
+		return nil, m, err
 	}
 	if strings.TrimSpace(string(enabled)) != "" {
 		target, err = leafOf(dst)
-		return target, false, err
+		return target, m, err
 	}
 	target, err = b.boundary.Acquire(dst.ID())
-	return target, false, err
+	return target, m, err
 }
 
 // placeOf returns the cgroup of a process, and the id of the directory that it is in, in a hierarchy.

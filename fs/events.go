@@ -50,6 +50,9 @@ func (v *View) changed(hier *viewHierarchy, e host.Event) {
 	case e.Overflow:
 		v.log.Warn("the kernel dropped events of watched cgroups; changes by the host show within the cache timeout")
 	case e.Created, e.Deleted:
+		if hier.bridge != nil {
+			hier.bridge.links.forget(e.Dir)
+		}
 		dir := v.presentNode(hier, e.Dir)
 		if e.Deleted && !v.alone {
 			v.conn.InvalEntry(dir, e.Name)

@@ -30,9 +30,12 @@ func (hier *viewHierarchy) readFake(dir uint64) ([]byte, error) {
 	return []byte("0\n"), nil
 }
 
-func (hier *viewHierarchy) fakeSet(d *host.Dir) bool {
+func (hier *viewHierarchy) fakeSet(d *host.Dir) bool { return hier.flagSet(d, attrFake) }
+
+// flagSet reports that an attribute of a directory is 1.
+func (hier *viewHierarchy) flagSet(d *host.Dir, attr string) bool {
 	var buf [1]byte
-	n, err := hier.self(d).GetXattr(attrFake, buf[:])
+	n, err := hier.self(d).GetXattr(attr, buf[:])
 	return err == nil && n == 1 && buf[0] == '1'
 }
 

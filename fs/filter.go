@@ -8,17 +8,23 @@ import (
 
 // filterControllers keeps the permitted names of cgroup.controllers or cgroup.subtree_control. With none left the
 // file is empty, as the kernel writes it.
-func (v *View) filterControllers(raw []byte) []byte {
+func (v *View) filterControllers(h *handle, raw []byte) ([]byte, error) {
 	var kept []string
 	for _, c := range strings.Fields(string(raw)) {
 		if v.policy.Permits(c) {
 			kept = append(kept, c)
 		}
 	}
-	if len(kept) == 0 {
-		return []byte{}
+	if h.hier.lent != nil {
+		var err error
+		if kept, err = h.hier.lent.list(h, kept); err != nil {
+			return nil, err
+		}
 	}
-	return []byte(strings.Join(kept, " ") + "\n")
+	if len(kept) == 0 {
+		return []byte{}, nil
+	}
+	return []byte(strings.Join(kept, " ") + "\n"), nil
 }
 
 // filterStat drops hidden controllers from cgroup.stat, and the leaf from the boundary's counts.

@@ -17,8 +17,8 @@ type filter struct {
 // filters has a row for each filter. One without a row is denied, at open and at read (rule 13).
 var filters = map[hierarchy.Filter]filter{
 	hierarchy.Raw: {shown: func(_ *View, _ *handle, raw []byte) ([]byte, error) { return raw, nil }},
-	hierarchy.FilterControllers: {shown: func(v *View, _ *handle, raw []byte) ([]byte, error) {
-		return v.filterControllers(raw), nil
+	hierarchy.FilterControllers: {shown: func(v *View, h *handle, raw []byte) ([]byte, error) {
+		return v.filterControllers(h, raw)
 	}},
 	hierarchy.FilterMembers: {read: (*View).members},
 	hierarchy.FilterStat: {shown: func(v *View, h *handle, raw []byte) ([]byte, error) {
@@ -32,7 +32,7 @@ var filters = map[hierarchy.Filter]filter{
 
 // filtered returns the whole content of a control file for the reader tid. EPERM for a filter without a row.
 func (v *View) filtered(h *handle, tid uint32) ([]byte, error) {
-	if h.hier.bridge != nil {
+	if h.translated() {
 		return v.readBridged(h, tid)
 	}
 	f, known := filters[h.decision.File.Filter]

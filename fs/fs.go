@@ -12,10 +12,11 @@
 // names the requests that can block; they run off the serving goroutine. Every host access goes through package
 // hierarchy/host, below the boundary's descriptor.
 //
-// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu, staleOpens.mu, settling.mu and
-// eventQueue.mu are leaves; none is taken under another, but backings.mu under lives.mu, and handle.mu under
-// handles.mu where all opens are closed. Package state has its own, below them. attrs.slot is held across calls into
-// the host, and only those leaves are taken under it.
+// Lock order: handles.mu, handle.mu, quota.mu, expected.mu, triggers.mu, backings.mu, staleOpens.mu, settling.mu,
+// eventQueue.mu, changes.mu and linkCounts.mu are leaves; none is taken under another, but backings.mu under lives.mu,
+// and handle.mu under handles.mu where all opens are closed. Package state has its own, below them. attrs.slot is held
+// across calls into the host, and only those leaves are taken under it. bridge.slot is held likewise, and attrs.slot is
+// taken under it.
 //
 // The package never mounts, forks or touches its own mount from a serving goroutine.
 package fs
@@ -242,6 +243,9 @@ func (v *View) arrange(cfg Config) (err error) {
 	if len(v.hierarchies) == 0 {
 		return errors.New("cannot make a view: no hierarchy of this host holds a permitted controller")
 	}
+	if v.layout == hierarchy.LayoutV2 && len(v.hierarchies) == 1 {
+		v.hierarchies[0].lent = newLent(cfg.Boundaries, v.hierarchies[0], v.policy)
+	}
 	if v.layout == hierarchy.LayoutV2 && len(v.hierarchies) != 1 {
 		return fmt.Errorf("cannot make a view: layout v2 shows one hierarchy, %d were given", len(v.hierarchies))
 	}
@@ -254,7 +258,11 @@ func (v *View) arrange(cfg Config) (err error) {
 
 // show adds a hierarchy to the view, with the links that lead to it.
 func (v *View) show(b *host.Boundary, h hierarchy.Hierarchy, via *bridge) {
-	v.hierarchies = append(v.hierarchies, newViewHierarchy(len(v.hierarchies), b, h, via, v.policy.Quota()))
+	hier := newViewHierarchy(len(v.hierarchies), b, h, via, v.policy.Quota())
+	v.hierarchies = append(v.hierarchies, hier)
+	if via != nil {
+		via.hierarchies = append(via.hierarchies, hier)
+	}
 	for _, name := range h.Symlinks() {
 		v.links = append(v.links, link{name: name, target: h.Dir})
 	}

@@ -96,6 +96,18 @@ func (t *handleTable) of(n node) *handle {
 	return nil
 }
 
+// uses reports an open of a directory in one of its lives, or of a file in it.
+func (t *handleTable) uses(n node) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, h := range t.open {
+		if h.hier == n.hier && h.dir == n.dir && h.life == n.life {
+			return true
+		}
+	}
+	return false
+}
+
 // remove removes an open from the table; the state keeps it until forget.
 func (t *handleTable) remove(fh uint64) *handle {
 	t.mu.Lock()

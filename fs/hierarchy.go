@@ -28,9 +28,11 @@ type viewHierarchy struct {
 
 	bridge      *bridge  // immutable; nil where the host has this hierarchy
 	controllers []string // immutable; of a bridge's hierarchy
+	lent        *lent    // immutable; nil where all controllers shown are the host's own of this hierarchy
 }
 
-// newViewHierarchy makes a hierarchy of the view. h is the boundary's own, or one of those that stand for it by a bridge.
+// newViewHierarchy makes a hierarchy of the view. h is the boundary's own, or one of those that stand for it by a
+// bridge.
 func newViewHierarchy(index int, b *host.Boundary, h hierarchy.Hierarchy, via *bridge, q policy.Quota) *viewHierarchy {
 	hier := &viewHierarchy{
 		index: index, boundary: b, version: h.Version, name: h.Dir,
@@ -53,10 +55,13 @@ func (hier *viewHierarchy) self(d *host.Dir) host.Node {
 
 // node is the directory (file "") or a file in it, for attributes.
 func (hier *viewHierarchy) node(d *host.Dir, file string) (host.Node, error) {
-	if hier.bridge != nil {
-		return d.Part(hier.name, file), nil
+	switch {
+	case !hier.translates(file):
+		return d.Node(file)
+	case hier.lent != nil:
+		return d.Shown(file), nil
 	}
-	return d.Node(file)
+	return d.Part(hier.name, file), nil
 }
 
 func (hier *viewHierarchy) quotaOf() *quota {

@@ -43,6 +43,9 @@ func (v *View) lookup(hier *viewHierarchy, d *host.Dir, name string, tid uint32,
 	if hier.bridge != nil {
 		return v.lookupBridged(hier, d, name, tid, out)
 	}
+	if hier.lends(name) {
+		return v.lookupFile(hier, d, name, tid, out)
+	}
 	var st unix.Stat_t
 	if err := d.Lookup(name, &st); err != nil {
 		return status(err)
@@ -237,6 +240,9 @@ func (v *View) list(h *handle) ([]dirEntry, error) {
 		if v.decide(hier, dir, e.Name).Verdict != hierarchy.Hidden {
 			out = append(out, dirEntry{name: e.Name, ino: e.ID, mode: unix.S_IFREG})
 		}
+	}
+	if hier.lent != nil {
+		out = append(out, v.listLent(hier, d)...)
 	}
 	return order(out), nil
 }

@@ -102,10 +102,16 @@ func (v *View) move(h *handle, tid uint32, data []byte) error {
 			return unix.ESRCH
 		}
 	}
-	if h.hier.isRoot(h.dir) {
-		return v.moveToRoot(h, dst, pid, thread)
+	move := func() error {
+		if h.hier.isRoot(h.dir) {
+			return v.moveToRoot(h, dst, pid, thread)
+		}
+		return v.moveTo(h, dst, pid, thread)
 	}
-	return v.moveTo(h, dst, pid, thread)
+	if h.hier.lent != nil {
+		return h.hier.lent.move(h.hier, dst, pid, thread, move)
+	}
+	return move()
 }
 
 // removed reports that a directory was removed. In a nested view the kernel's caches find its files for another

@@ -30,7 +30,7 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	}
 	defer d.Release()
 	if n.hier.bridge != nil {
-		return v.mkdirBridged(cancel, n, d, name, in, out)
+		return v.mkdirBridged(n, d, name, in, out)
 	}
 	var changed, children uint64
 	ch := v.begin("mkdir", &in.InHeader, func() (a, b, c uint64) {
@@ -110,14 +110,28 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		}
 		return st
 	}
+	var err error
+	if n.hier.lent != nil {
+		// What there is must not be touched.
+		if err = unix.EEXIST; own || d.Lookup(name, &st) != nil {
+			err = n.hier.lent.mkdir(d, name)
+		}
+		if err != nil {
+			n.hier.quotaOf().free()
+			return status(err)
+		}
+	}
 	n.hier.expected.add(d.ID(), name)
-	err := d.Mkdir(name, makingMode)
+	err = d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
 		// The previous server died in Mkdir.
 		err = d.Silence(name)
 	}
 	ch.made()
 	if err != nil {
+		if status(err) != errExists {
+			n.hier.lent.rmdir(d, name)
+		}
 		n.hier.expected.remove(d.ID(), name)
 		n.hier.quotaOf().free()
 		return status(err)
@@ -128,6 +142,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 	}
 	if err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
+		n.hier.lent.rmdir(d, name)
 		n.hier.quotaOf().free()
 		if isQuota(err) {
 			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
@@ -154,6 +169,10 @@ func (v *View) mayName(hier *viewHierarchy, d *host.Dir, name string) fuse.Statu
 	}
 	if !v.reserved(hier, d, name) {
 		return fuse.OK
+	}
+	if hier.bridge != nil && name == hierarchy.LeafName {
+		// Whether there is one is not the guest's to know.
+		return errName
 	}
 	var st unix.Stat_t
 	if d.Lookup(name, &st) != nil {
@@ -182,7 +201,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	}
 	defer d.Release()
 	if n.hier.bridge != nil {
-		return v.rmdirBridged(cancel, n, d, name, in)
+		return v.rmdirBridged(n, d, name, in)
 	}
 	if d.IsBoundary() && n.hier.v2() && name == hierarchy.LeafName {
 		return errBusy
@@ -197,6 +216,9 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	case ch.done:
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
 		// The cgroup is gone; another one may have its name by now.
+		if found != nil {
+			n.hier.lent.rmdir(d, name)
+		}
 		ch.finish(fuse.OK)
 	default:
 		// A cgroup with children stays (EBUSY).
@@ -218,6 +240,7 @@ func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) 
 		hier.expected.remove(d.ID(), name)
 		return status(err)
 	}
+	hier.lent.rmdir(d, name)
 	hier.timed.Delete(ch.entry.B)
 	hier.quotaOf().free()
 	return fuse.OK

@@ -111,29 +111,26 @@ func (hier *viewHierarchy) acquire(dir uint64) (*host.Dir, error) {
 }
 
 // acquire opens the directory of a node. ENOENT if it is gone, from its hierarchy alone where that is a bridge's, too.
-func (n node) acquire() (*host.Dir, error) { return n.hier.acquireIn(n.dir, n.life) }
-
-func (h *handle) acquire() (*host.Dir, error) { return h.hier.acquireIn(h.dir, h.life) }
-
-// node is what the open is of.
-func (h *handle) node() node { return node{hier: h.hier, dir: h.dir, file: h.file, life: h.life} }
-
-// acquireIn opens a directory in one of its lives.
-func (hier *viewHierarchy) acquireIn(dir, life uint64) (*host.Dir, error) {
-	d, err := hier.acquire(dir)
-	if err != nil || hier.bridge == nil {
+func (n node) acquire() (*host.Dir, error) {
+	d, err := n.hier.acquire(n.dir)
+	if err != nil || !n.hier.translates(n.file) {
 		return d, err
 	}
-	if now, there := hier.bridge.lifeIn(hier, d); !there || now != life {
+	if now, there := n.hier.lifeOf(d, n.file); !there || now != n.life {
 		d.Release()
 		return nil, unix.ENOENT
 	}
 	return d, nil
 }
 
+func (h *handle) acquire() (*host.Dir, error) { return h.node().acquire() }
+
+// node is what the open is of.
+func (h *handle) node() node { return node{hier: h.hier, dir: h.dir, file: h.file, life: h.life} }
+
 // decide returns the policy's decision on a control file in a directory.
 func (v *View) decide(hier *viewHierarchy, dir uint64, file string) policy.Decision {
-	if hier.bridge != nil {
+	if hier.translates(file) {
 		return v.decideBridged(hier, dir, file)
 	}
 	return v.policy.Decide(policy.Request{Version: hier.version, File: file, Place: hier.place(dir)})

@@ -143,8 +143,8 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 		rec.gid = parent.gid
 		rec.mode |= unix.S_ISGID
 	}
-	inherit := !hier.v2() && hier.fakeSet(d)
-	if rec == (ownership{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && !inherit {
+	copied := hier.copied(d)
+	if rec == (ownership{uid: v.owner.UID, gid: v.owner.GID, mode: 0o755}) && len(copied) == 0 {
 		// No attribute means the same.
 		return nil
 	}
@@ -157,8 +157,23 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 		{stored: attrMade, data: []byte(ownership{uid: rec.uid, gid: rec.gid, mode: noMode}.String())},
 		{stored: attrOwn, data: []byte(rec.String())},
 	}
-	if inherit {
-		changes = append(changes, attrChange{stored: attrFake, data: []byte("1")})
+	return v.setAttrs(hier.self(child), viewsAttr, again, append(changes, copied...)...)
+}
+
+// copied are the flags of a v1 cgroup that its children begin with (cgroup_create, kernel/cgroup/cgroup.c), of those
+// that attributes keep.
+func (hier *viewHierarchy) copied(d *host.Dir) (all []attrChange) {
+	if hier.v2() {
+		return nil
 	}
-	return v.setAttrs(hier.self(child), viewsAttr, again, changes...)
+	flags := []string{attrFake}
+	if hier.bridge != nil {
+		flags = append(flags, attrKept+"cgroup.clone_children")
+	}
+	for _, flag := range flags {
+		if hier.flagSet(d, flag) {
+			all = append(all, attrChange{stored: flag, data: []byte("1")})
+		}
+	}
+	return all
 }

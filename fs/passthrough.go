@@ -56,7 +56,7 @@ const servedSize = 4096
 
 // sizeOf returns the size of a control file.
 func (v *View) sizeOf(hier *viewHierarchy, dir uint64, f hierarchy.ControlFile) uint64 {
-	filtered := hier.bridge != nil || f.Filter != hierarchy.Raw && f.Filter != hierarchy.FilterMembers
+	filtered := hier.translates(f.Name) || f.Filter != hierarchy.Raw && f.Filter != hierarchy.FilterMembers
 	// The root may have members in the boundary and in the leaf.
 	if f.Filter == hierarchy.FilterMembers && hier.isRoot(dir) && hier.leafID.Load() != 0 {
 		filtered = true

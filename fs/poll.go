@@ -28,7 +28,7 @@ func (v *View) poll(in conn.PollRequest) (uint32, fuse.Status) {
 		return pollAlways, fuse.OK
 	}
 	fd, err := h.host()
-	if err == unix.ENODEV || h.hier != nil && h.hier.bridge != nil && !h.there() {
+	if err == unix.ENODEV || h.hier != nil && h.translated() && !h.there() {
 		return pollGone, fuse.OK
 	}
 	if err != nil {

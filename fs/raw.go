@@ -16,9 +16,10 @@ type rawFS View
 
 func (r *rawFS) view() *View { return (*View)(r) }
 
-// slow reports that a request may block in the host and must leave the serving goroutine: requests that make or
-// remove cgroups; writes that reclaim, migrate or hold the host's cgroup lock for long; and changes of attributes,
-// which run one at a time in a guest and may count all of them (attrbudget.go).
+// slow reports that a request may block in the host and must leave the serving goroutine: requests that make or remove
+// cgroups; writes that reclaim, migrate or hold the host's cgroup lock for long; changes of attributes, which run one
+// at a time in a guest and may count all of them (attrbudget.go); and, where control files are translated, what looks
+// at many cgroups.
 func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 	switch in.Opcode {
 	case conn.OpMkdir, conn.OpRmdir, conn.OpRename, conn.OpRename2, conn.OpSetxattr, conn.OpRemovexattr:
@@ -26,8 +27,11 @@ func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 	case conn.OpSetattr:
 		valid := setattrValid(body)
 		return valid&attrChanges != 0 && valid&fuse.FATTR_SIZE == 0
+	case conn.OpRead, conn.OpReaddir:
+		h := v.handles.get(handleIn(body))
+		return h != nil && h.slowToRead(readOffset(body))
 	case conn.OpWrite:
-		h := v.handles.get(writeHandle(body))
+		h := v.handles.get(handleIn(body))
 		return h != nil && (h.slowBridged() || h.decision.File.Blocks || h.decision.File.Constraint == hierarchy.Fake)
 	}
 	return false
@@ -133,12 +137,21 @@ func (r *rawFS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	return fuse.ENOSYS
 }
 
-// writeHandle returns the file handle in the body of a WRITE (struct fuse_write_in begins with fh).
-func writeHandle(body []byte) uint64 {
+// handleIn returns the file handle in the body of a READ, READDIR or WRITE (struct fuse_read_in and fuse_write_in begin
+// with fh).
+func handleIn(body []byte) uint64 {
 	if len(body) < 8 {
 		return 0
 	}
 	return binary.NativeEndian.Uint64(body)
+}
+
+// readOffset returns the offset in the body of a READ or READDIR (struct fuse_read_in, after fh).
+func readOffset(body []byte) uint64 {
+	if len(body) < 16 {
+		return 0
+	}
+	return binary.NativeEndian.Uint64(body[8:])
 }
 
 // setattrValid returns the bits of changed attributes in the body of a SETATTR (struct fuse_setattr_in begins with

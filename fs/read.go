@@ -22,7 +22,7 @@ func (r *rawFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 	if v.nested() {
 		h.seen()
 	}
-	if h.hier.bridge != nil {
+	if h.translated() {
 		return v.content(h, in, buf)
 	}
 	fd, err := h.host()

@@ -44,7 +44,7 @@ func (v *View) loadHandle(rec state.Handle, held map[uint64]int) (*handle, bool)
 		return h, true
 	}
 	h.decision = v.decide(n.hier, n.dir, n.file)
-	if n.hier.bridge != nil {
+	if h.translated() {
 		h.row, _ = n.hier.rowOf(n.file)
 	}
 	switch rec.Flags & (state.Reads | state.Writes) {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // delegate answers a write to cgroup.subtree_control. It refuses in the kernel's order: malformed text, a removed
@@ -34,6 +35,14 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 	if len(tokens) == 0 {
 		return nil
 	}
+	if h.hier.lent != nil {
+		return v.delegateLent(cancel, h, d, tokens, func(own []string) error { return v.enable(cancel, h, d, own) })
+	}
+	return v.enable(cancel, h, d, tokens)
+}
+
+// enable has the kernel enable and disable controllers for the children of a cgroup.
+func (v *View) enable(cancel <-chan struct{}, h *handle, d *host.Dir, tokens []string) error {
 	enables := slices.ContainsFunc(tokens, func(s string) bool { return s[0] == '+' })
 	if h.hier.isRoot(h.dir) && enables {
 		if err := h.hier.vacate(cancel); err != nil {
@@ -44,7 +53,7 @@ func (v *View) delegate(cancel <-chan struct{}, h *handle, data []byte) error {
 		defer v.settling.begin(cancel, &ending{hier: h.hier, controllers: gone})()
 	}
 	h.hier.expected.add(d.ID(), subtreeFile)
-	if err = h.command([]byte(strings.Join(tokens, " "))); err != nil {
+	if err := h.command([]byte(strings.Join(tokens, " "))); err != nil {
 		h.hier.expected.remove(d.ID(), subtreeFile)
 		return err
 	}

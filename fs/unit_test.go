@@ -51,11 +51,12 @@ func TestParseSubtree(t *testing.T) {
 
 func TestFilters(t *testing.T) {
 	v := viewOf(t, "memory", "pids")
-	if got := v.filterControllers([]byte("cpu memory io pids\n")); string(got) != "memory pids\n" {
-		t.Errorf("controllers: %q", got)
+	h := &handle{hier: &viewHierarchy{}}
+	if got, err := v.filterControllers(h, []byte("cpu memory io pids\n")); string(got) != "memory pids\n" || err != nil {
+		t.Errorf("controllers: %q, %v", got, err)
 	}
-	if got := v.filterControllers([]byte("cpu\n")); len(got) != 0 {
-		t.Errorf("no controllers: %q", got)
+	if got, err := v.filterControllers(h, []byte("cpu\n")); len(got) != 0 || err != nil {
+		t.Errorf("no controllers: %q, %v", got, err)
 	}
 	hier := &viewHierarchy{version: hierarchy.V1}
 	in := "nr_descendants 3\nnr_subsys_cpu 4\nnr_subsys_memory 4\nnr_dying_descendants 1\nnr_dying_subsys_cpu 1\nnr_dying_subsys_pids 2\n"

@@ -25,7 +25,7 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if h == nil {
 		return 0, fuse.EBADF
 	}
-	if _, err := h.host(); err != nil && h.hier.bridge == nil {
+	if _, err := h.host(); err != nil && !h.translated() {
 		return 0, status(err)
 	}
 	n := uint32(len(data))
@@ -33,7 +33,8 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if done || !st.Ok() {
 		return n, st
 	}
-	if len(data) > maxKernfsWrite && h.decision.Verdict == hierarchy.Guarded && h.decision.File.Controller != "cpuset" {
+	checked := h.decision.Verdict == hierarchy.Guarded || h.hier.translates(h.file)
+	if len(data) > maxKernfsWrite && checked && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
 	}
 	ch := v.begin("write", &in.InHeader, func() (a, b, c uint64) {
@@ -55,8 +56,9 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 // writeAgain answers a write that the kernel sends again and that may have reached the host. It did if a
 // descriptor's position moved.
 func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, data []byte, ch *change) fuse.Status {
-	if h.hier.bridge != nil {
-		// Done again it ends as done once.
+	structure := h.decision.File.Constraint == hierarchy.Members || h.decision.File.Constraint == hierarchy.Subtree
+	if h.translated() || h.hier.lent != nil && structure {
+		// Done again it ends as done once. The host's v2 tree may have a move that its v1 hierarchies do not have.
 		return v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch))
 	}
 	own, leaf := h.positions()
@@ -103,7 +105,7 @@ func (r *rawFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 func (v *View) write(cancel <-chan struct{}, h *handle, tid uint32, data []byte, ch *change) error {
 	defer ch.made()
 	d := h.decision
-	if h.hier.bridge != nil {
+	if h.translated() {
 		return v.writeBridged(cancel, h, tid, data, ch.again)
 	}
 	if d.Verdict == hierarchy.ReadWrite {

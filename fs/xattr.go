@@ -80,15 +80,19 @@ func (v *View) openNode(id uint64) (node, *host.Dir, fuse.Status) {
 	return n, d, status(err)
 }
 
-// openToChange is openNode for a change. EPERM at the boundary.
-func (v *View) openToChange(in *fuse.InHeader) (node, *host.Dir, fuse.Status) {
-	n, d, st := v.openNode(in.NodeId)
-	if st.Ok() && d.IsBoundary() {
-		d.Release()
-		v.deny(in, "setattr", n, "", "the boundary's attributes are the host's")
-		return n, nil, errDenied
+// openToChange is openNode for a change, which ends with done. EPERM at the boundary.
+func (v *View) openToChange(in *fuse.InHeader) (n node, d *host.Dir, done func(), st fuse.Status) {
+	n, d, st = v.openNode(in.NodeId)
+	if !st.Ok() {
+		return n, nil, nil, st
 	}
-	return n, d, st
+	defer d.Release()
+	if d.IsBoundary() {
+		v.deny(in, "setattr", n, "", "the boundary's attributes are the host's")
+		return n, nil, nil, errDenied
+	}
+	d, done, err := n.change()
+	return n, d, done, status(err)
 }
 
 // GetXAttr reads an attribute that the guest has set, typeAttr or openTypeAttr. ENODATA for any other.
@@ -182,11 +186,11 @@ func (r *rawFS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr strin
 	if st := checkAttr(attr); !st.Ok() {
 		return st
 	}
-	n, d, st := r.view().openToChange(&in.InHeader)
+	n, d, done, st := r.view().openToChange(&in.InHeader)
 	if !st.Ok() {
 		return st
 	}
-	defer d.Release()
+	defer done()
 	at, err := n.hier.node(d, n.file)
 	if err != nil {
 		return status(err)
@@ -269,11 +273,11 @@ func (r *rawFS) RemoveXAttr(cancel <-chan struct{}, in *fuse.InHeader, attr stri
 	if st := checkAttr(attr); !st.Ok() {
 		return st
 	}
-	n, d, st := r.view().openToChange(in)
+	n, d, done, st := r.view().openToChange(in)
 	if !st.Ok() {
 		return st
 	}
-	defer d.Release()
+	defer done()
 	at, err := n.hier.node(d, n.file)
 	if err != nil {
 		return status(err)

@@ -134,6 +134,53 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+// TestTranslatedLayouts: what a view shows for a hierarchy of the other version.
+func TestTranslatedLayouts(t *testing.T) {
+	v2 := hierarchy.Hierarchy{Version: hierarchy.V2, Controllers: []string{"cpuset", "cpu", "io", "memory", "perf_event", "hugetlb", "pids", "rdma", "misc"}}
+	v1 := func(id int, controllers ...string) hierarchy.Hierarchy {
+		return hierarchy.Hierarchy{Version: hierarchy.V1, ID: id, Controllers: controllers, Dir: strings.Join(controllers, ",")}
+	}
+	named := hierarchy.Hierarchy{Version: hierarchy.V1, ID: 5, Name: "systemd", Dir: "systemd"}
+	permitted := []string{"cpu", "cpuacct", "io", "blkio", "memory", "freezer", "name=systemd", "misc"}
+	for _, c := range []struct {
+		layout    hierarchy.Layout
+		of        hierarchy.Hierarchy
+		beside    []hierarchy.Hierarchy
+		permitted []string
+		want      string
+	}{
+		{hierarchy.LayoutV2, v2, nil, permitted, "unified"},
+		{hierarchy.LayoutV1, v2, nil, permitted, "cpu,cpuacct blkio memory misc freezer systemd"},
+		{hierarchy.LayoutV1, v2, []hierarchy.Hierarchy{v1(3, "memory"), v1(4, "freezer"), named}, permitted, "cpu,cpuacct blkio misc"},
+		{hierarchy.LayoutV1, v2, nil, []string{"perf_event", "devices", "net_cls"}, ""},
+		{hierarchy.LayoutV1, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, "memory"},
+		{hierarchy.LayoutV2, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, ""},
+		{hierarchy.LayoutHybrid, v1(3, "memory"), []hierarchy.Hierarchy{v2}, permitted, "memory"},
+	} {
+		var got []string
+		for _, h := range c.layout.Shown(c.of, append([]hierarchy.Hierarchy{c.of}, c.beside...), c.permitted) {
+			if h.Version == hierarchy.V2 {
+				h.Dir = h.String()
+			}
+			got = append(got, h.Dir)
+		}
+		if text := strings.Join(got, " "); text != c.want {
+			t.Errorf("layout %v for %v beside %v: %q, want %q", c.layout, c.of, c.beside, text, c.want)
+		}
+	}
+	for _, c := range []struct {
+		h    hierarchy.Hierarchy
+		want string
+	}{
+		{v1(1, "cpu", "cpuacct"), "cpu"}, {v1(2, "memory"), "memory"}, {v1(3, "blkio"), ""}, {v1(4, "freezer"), ""}, {named, ""}, {v2, ""},
+		{v1(5, "perf_event"), ""}, {v1(6, "cpuset", "pids"), "cpuset pids"},
+	} {
+		if got := strings.Join(c.h.Lends(), " "); got != c.want {
+			t.Errorf("%v lends %q, want %q", c.h, got, c.want)
+		}
+	}
+}
+
 // FuzzMounts: no text of a mount table or of /proc/<pid>/cgroup makes a panic, or a hierarchy without a mount.
 func FuzzMounts(f *testing.F) {
 	for _, dir := range []string{"hybrid", "v2"} {

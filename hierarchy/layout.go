@@ -63,9 +63,10 @@ func (l Layout) Resolve(shown []Hierarchy) Layout {
 func (l Layout) Arrange(shown []Hierarchy) (Layout, error) {
 	l = l.Resolve(shown)
 	for _, h := range shown {
-		if l == LayoutV2 && h.Version != V2 {
-			return l, fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy; use layout v1 or hybrid, "+
-				"or permit only controllers of the v2 hierarchy", h)
+		unified := slices.ContainsFunc(shown, func(g Hierarchy) bool { return g.Version == V2 })
+		if l == LayoutV2 && h.Version != V2 && (!unified || len(h.Lends()) == 0) {
+			return l, fmt.Errorf("cannot show %s in layout v2: it is a v1 hierarchy with no controller that the v2 tree "+
+				"could have; use layout v1 or hybrid, or do not permit it", h)
 		}
 		if l == LayoutV1 && h.Version == V2 && len(h.asV1(shown)) == 0 {
 			return l, fmt.Errorf("cannot show the v2 hierarchy in layout v1: it has no controller that a v1 hierarchy " +
@@ -75,6 +76,18 @@ func (l Layout) Arrange(shown []Hierarchy) (Layout, error) {
 	return l, nil
 }
 
+// Lends returns the controllers that a v1 hierarchy can lend to the v2 tree of a view, under the names that they have
+// there. That is not blkio: its limits hold for no cgroup below, so a guest may make none in it.
+func (h Hierarchy) Lends() (all []string) {
+	for _, c := range unifiedControllers {
+		if h.Version == V1 && c != "io" && slices.Contains(h.Controllers, LegacyNames(c)[0]) &&
+			slices.ContainsFunc(tableV2, func(f ControlFile) bool { return f.Controller == c }) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
 // Translates reports that a view of a hierarchy shows files of the other version of cgroup. The layout is never
 // LayoutAuto.
 func (l Layout) Translates(h Hierarchy) bool { return l == LayoutV1 && h.Version == V2 }
@@ -82,15 +95,19 @@ func (l Layout) Translates(h Hierarchy) bool { return l == LayoutV1 && h.Version
 // Shown returns the hierarchies that a view has for one of the host: itself, or those that stand for it. of are all
 // hierarchies of the host that are shown, permitted the names of what a guest may see. The layout is never LayoutAuto.
 func (l Layout) Shown(h Hierarchy, of []Hierarchy, permitted []string) []Hierarchy {
-	if l.Translates(h) {
+	switch {
+	case l.Translates(h):
 		return h.asPermitted(of, permitted)
+	case l == LayoutV2 && h.Version == V1:
+		// It lends its controllers to the v2 hierarchy.
+		return nil
 	}
 	return []Hierarchy{h}
 }
 
-// asPermitted returns the v1 hierarchies that stand for a v2 hierarchy: one for each of its controllers that is permitted
-// and that none of the host's own v1 hierarchies has, as most hosts have mounted them; the freezer, which every v2 cgroup
-// has; and those of the permitted names. They have no IDs (Number).
+// asPermitted returns the v1 hierarchies that stand for a v2 hierarchy: one for each of its controllers that is
+// permitted and that none of the host's own v1 hierarchies has, as most hosts have mounted them; the freezer, which
+// every v2 cgroup has; and those of the permitted names. They have no IDs (Number).
 func (h Hierarchy) asPermitted(shown []Hierarchy, permitted []string) (all []Hierarchy) {
 	for _, one := range h.asV1(shown) {
 		if slices.ContainsFunc(one.Controllers, func(c string) bool { return slices.Contains(permitted, c) }) {

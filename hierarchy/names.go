@@ -16,10 +16,10 @@ var controllers = []string{
 	"perf_event", "rdma", "misc", "dmem", "debug",
 }
 
-// unifiedControllers are those of cgroup.subtree_control (the others have no dfl_cftypes and are inhibited on the
-// default hierarchy, cgroup_init).
+// unifiedControllers are those of cgroup.subtree_control, in the order of include/linux/cgroup_subsys.h (the others
+// have no dfl_cftypes and are inhibited on the default hierarchy, cgroup_init).
 var unifiedControllers = []string{
-	"cpu", "cpuset", "memory", "pids", "io", "hugetlb", "perf_event", "rdma", "misc", "dmem", "debug",
+	"cpuset", "cpu", "io", "memory", "perf_event", "hugetlb", "pids", "rdma", "misc", "dmem", "debug",
 }
 
 // KnownControllers lists the controllers of all kernels.
@@ -30,6 +30,17 @@ func KnownController(name string) bool { return slices.Contains(controllers, nam
 
 // UnifiedController reports that a v2 hierarchy can have a controller of this name.
 func UnifiedController(name string) bool { return slices.Contains(unifiedControllers, name) }
+
+// ThreadedController reports a controller of v2 that can be enabled beside tasks (those with .threaded in their
+// struct cgroup_subsys).
+func ThreadedController(name string) bool {
+	return slices.Contains([]string{"cpu", "cpuset", "pids", "perf_event"}, name)
+}
+
+// CompareUnified orders controllers as cgroup.controllers does.
+func CompareUnified(a, b string) int {
+	return slices.Index(unifiedControllers, a) - slices.Index(unifiedControllers, b)
+}
 
 // ControllerOf returns the controller in a control file's name, "" for the files of every cgroup and for names of no
 // known controller. On v2 cpu.stat and the pressure files are in every cgroup, without any controller

@@ -140,6 +140,7 @@ func TestClients(t *testing.T) {
 	forms := map[string][]string{"stack": {"--proc-cgroups"}, "plain": {"--no-stack"}}
 	if memory.Version == hierarchy.V1 {
 		forms["tmpfs-stack"], forms["tmpfs"], forms["nothing"] = []string{"--tmpfs"}, []string{"--tmpfs", "--no-stack"}, nil
+		forms["lent"] = []string{"--layout", "v2", "--proc-cgroups"}
 	}
 	for name, args := range forms {
 		t.Run(name, func(t *testing.T) {

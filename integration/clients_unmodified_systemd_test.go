@@ -2,7 +2,6 @@ package integration
 
 import (
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -139,13 +138,22 @@ func (s *systemd) boots(t *testing.T, d *kit.Daemon) {
 	}
 	s.want(t, "(?s)"+unit+".*sleep infinity", "systemd-cgls", "--no-pager")
 	s.want(t, "system.slice/"+unit, "systemd-cgtop", "--batch", "--iterations=1", "--order=path")
+	const scope = "vcgroupfs-test.scope"
+	if s.form.name == "v2" {
+		s.want(t, "^$", "sh", "-c", "systemd-run --scope --unit="+scope+" sleep infinity >/dev/null 2>&1 </dev/null &")
+		s.form.hasProcess(t, s.Cgroup+"/system.slice/"+scope)
+	}
 	d.Signal(t, unix.SIGKILL, 0) // and goes on with another worker
 	s.want(t, "^$", "systemctl", "stop", unit)
 	if out, _ := s.inside("systemctl", "is-active", unit); strings.TrimSpace(out) != "inactive" {
 		t.Errorf("the unit is %q after it was stopped", out)
 	}
-	if left := kit.ReadFile(filepath.Join(kit.HostDir(s.form.hier, cgroup), kit.Procs)); left != "" && left != "ENOENT" {
-		t.Errorf("the unit's cgroup has %q after it was stopped", left)
+	s.form.wantsGone(t, cgroup)
+	if s.form.name == "v2" { // its end cgroup.events alone tells, since it is no child of process 1
+		if err := s.form.hier.Kill(s.Cgroup + "/system.slice/" + scope); err != nil {
+			t.Fatal(err)
+		}
+		s.form.wantsGone(t, s.Cgroup+"/system.slice/"+scope)
 	}
 	s.want(t, "^$", "systemctl", "start", unit) // by the new worker
 	s.form.wants(t, cgroup, 100<<20, 20)

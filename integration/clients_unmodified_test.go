@@ -91,12 +91,11 @@ type guestForm struct {
 func guestForms(t testing.TB, h *host.Host) []guestForm {
 	t.Helper()
 	v2, memory, pids := kit.NeedHierarchy(t, h, hierarchy.Unified), kit.NeedHierarchy(t, h, "memory"), kit.NeedHierarchy(t, h, "pids")
-	one := guestForm{name: "v2", hier: v2, hook: []string{"--layout", "v2", "--no-stack", "--controllers"}}
+	one := guestForm{name: "v2", hier: v2, memory: memory, pids: pids,
+		hook: []string{"--layout", "v2", "--no-stack", "--controllers", "memory,pids,cpu"}}
 	if memory == v2 && pids == v2 {
-		one.hook, one.memory, one.pids = append(one.hook, "memory,pids,cpu"), v2, v2
 		return []guestForm{one}
 	}
-	one.hook = append(one.hook, hierarchy.Unified)
 	return []guestForm{one, {name: "hybrid", hier: pids, memory: memory, pids: pids, hook: []string{
 		"--layout", "hybrid", "--proc-cgroups",
 		"--controllers", "cpu,cpuacct,memory,devices,freezer,pids,name=systemd,unified",
@@ -116,8 +115,18 @@ func eachForm(t *testing.T, do func(t *testing.T, h *host.Host, f guestForm, m m
 	}
 }
 
-// wants wants the host to find a process in a cgroup, and its limits.
-func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
+// wantsGone waits until a cgroup is in none of the form's hierarchies.
+func (f guestForm) wantsGone(t *testing.T, cgroup string) {
+	t.Helper()
+	for _, hier := range []*host.Hierarchy{f.hier, f.memory, f.pids} {
+		if hier != nil {
+			kit.Eventually(t, kit.HostDir(hier, cgroup)+" to go", func() bool { return !hier.Exists(cgroup) })
+		}
+	}
+}
+
+// hasProcess waits until the host finds a process in a cgroup.
+func (f guestForm) hasProcess(t *testing.T, cgroup string) {
 	t.Helper()
 	dir := kit.HostDir(f.hier, cgroup)
 	kit.Eventually(t, "a process in "+dir, func() bool {
@@ -126,6 +135,12 @@ func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
 		return err == nil && len(found) > 0 || strings.Contains(events, "populated 1\n")
 	})
 	t.Logf("the host finds a process in %s", dir)
+}
+
+// wants wants the host to find a process in a cgroup, and its limits.
+func (f guestForm) wants(t *testing.T, cgroup string, memory, pids int) {
+	t.Helper()
+	f.hasProcess(t, cgroup)
 	if f.memory == nil {
 		return
 	}

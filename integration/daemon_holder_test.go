@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,32 @@ func TestRefusedUpgrades(t *testing.T) {
 	}
 	if after := open(); len(after) > len(before) {
 		t.Errorf("after 12 refused upgrades the holder has %d descriptors, %d before:\n%s", len(after), len(before), strings.Join(after, "\n"))
+	}
+	d.Stop(t)
+}
+
+// TestPaused: a machine that stands still for longer than the watchdog waits costs no worker.
+func TestPaused(t *testing.T) {
+	d := kit.StartDaemonWith(t, kit.Program(t), []string{"--watchdog", "500ms"})
+	pid, worker := d.Worker(t)
+	defer unix.Close(worker)
+	holder := d.Cmd.Process
+	for _, err := range []error{holder.Signal(unix.SIGSTOP), unix.PidfdSendSignal(worker, unix.SIGSTOP, nil, 0)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	// The holder is first to go on.
+	if err := holder.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if err := unix.PidfdSendSignal(worker, unix.SIGCONT, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if info := d.Ready(t); info.Pid != pid || info.Restarts != 0 {
+		t.Errorf("%+v, want worker %d: %s", info, pid, d.Log())
 	}
 	d.Stop(t)
 }

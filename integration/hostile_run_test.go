@@ -49,6 +49,23 @@ func TestHostile(t *testing.T) {
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) { testHostile(t, binary, form.name, form.role, form.args) })
 	}
+	// In the layout that the host does not have.
+	h := kit.OpenHost(t)
+	layout := "v1"
+	if kit.OnV1(h, "memory") {
+		layout = "v2"
+	}
+	if kit.InGuest(h) {
+		return // a guest of the guest has its outer guest's layouts
+	}
+	for _, form := range hostileForms[1:3] {
+		if kit.Scale(t) < 1 && form.name != "plain" {
+			continue
+		}
+		t.Run(form.name+" "+layout, func(t *testing.T) {
+			testHostile(t, binary, form.name+"-"+layout, form.role, append(slices.Clone(form.args), "--layout", layout))
+		})
+	}
 }
 
 func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
@@ -67,6 +84,9 @@ func testHostile(t *testing.T, binary, form, role string, formArgs []string) {
 	}
 	cmd.Env = append(os.Environ(), kit.RoleVariable+"=hostile "+role+" "+strconv.Itoa(stranger))
 	cmd.Stderr = os.Stderr
+	if slices.Contains(formArgs, "v1") {
+		cmd.Env = append(cmd.Env, ioAsBlkio+"=1")
+	}
 	if form == "privileged" { // it has a directory of the host there, and what is wrong with run itself is said in the other form
 		outside, err := os.Open(t.TempDir())
 		if err != nil {

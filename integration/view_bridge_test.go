@@ -309,3 +309,161 @@ func TestBridgeStructure(t *testing.T) {
 		unix.Close(fd)
 	}
 }
+
+// lentControllers are what a view of layout v2 shows on this host, whose v1 hierarchies lend them.
+const lentControllers = "cpu,cpuset,memory,pids"
+
+// mountLent mounts a view of layout v2 on new boundaries in v1 hierarchies and in the v2 one.
+func mountLent(t *testing.T, name string, more ...string) (hiers map[string]*host.Hierarchy, path string, v *kit.View) {
+	t.Helper()
+	h := kit.OpenHost(t)
+	if !kit.OnV1(h, "memory") {
+		t.Skip("machine: this kernel's memory is in its v2 hierarchy")
+	}
+	hiers = map[string]*host.Hierarchy{}
+	var all []*host.Hierarchy
+	for _, c := range append(strings.Split(lentControllers, ","), hierarchy.Unified) {
+		hiers[c] = kit.NeedHierarchy(t, h, c)
+		if !slices.Contains(all, hiers[c]) {
+			all = append(all, hiers[c])
+		}
+	}
+	path = kit.NewBoundary(t, name, all...)
+	return hiers, path, kit.MountView(t, append([]string{"--boundary", path, "--controllers", lentControllers, "--layout", "v2"}, more...)...)
+}
+
+// TestTranslateV2View: the answers that the kernel's v2 gives to the steps of TestTranslateV2 are those of a view that shows
+// v2 on a host with v1 hierarchies, through its files.
+func TestTranslateV2View(t *testing.T) {
+	for controller, steps := range translateV2Steps {
+		t.Run(controller, func(t *testing.T) {
+			_, _, v := mountLent(t, t.Name())
+			if controller == "io" {
+				t.Skip("machine: blkio is not shown, because its limits hold for no cgroup below")
+			}
+			if controller != "freezer" {
+				if word := kit.WriteFile(filepath.Join(v.Dir, subtreeControl), "+"+controller); word != "ok" {
+					t.Fatal(word)
+				}
+			}
+			for _, name := range []string{"a", "a/b", "a/c"} {
+				if err := os.Mkdir(filepath.Join(v.Dir, name), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if controller != "freezer" {
+				if word := kit.WriteFile(filepath.Join(v.Dir, "a", subtreeControl), "+"+controller); word != "ok" {
+					t.Fatal(word)
+				}
+			}
+			for _, s := range steps {
+				if !kit.Exists(filepath.Join(v.Dir, s.in, s.file)) {
+					t.Logf("%s: not there", s.file)
+					continue
+				}
+				s.run(t, hierarchy.V2, translated{top: v.Dir, dir: filepath.Join(v.Dir, s.in)}, true)
+			}
+		})
+	}
+}
+
+const subtreeControl = "cgroup.subtree_control"
+
+// lentSteps are those of a v2 tree: which controllers and files a directory has, and where a process may be. The kernel's v2
+// gives these answers (run on 6.12), and a view that has the controllers from v1 hierarchies. "g" is the boundary, which is no
+// root natively: so no step enables a controller there beside tasks.
+var lentSteps = []bridgeStep{
+	put("g/cgroup.subtree_control", "+memory +pids", "ok"), cat("g/cgroup.subtree_control", "memory pids"),
+	put("g/cgroup.subtree_control", "+nothing", "EINVAL"), put("g/cgroup.subtree_control", "memory", "EINVAL"),
+	put("g/cgroup.subtree_control", "+memory", "ok"), put("g/cgroup.subtree_control", "+memory -memory +memory", "ok"),
+	mk("g/x", "ok"), cat("g/x/cgroup.controllers", "memory pids"), cat("g/x/cgroup.subtree_control", ""), there("g/x/memory.max", yes),
+	there("g/x/pids.max", yes), there("g/x/cpu.max", no), there("g/x/memory.limit_in_bytes", no), there("g/x/tasks", no),
+	there("g/x/cpu.stat", yes), put("g/x/cgroup.subtree_control", "+cpu", gone), put("g/x/cgroup.subtree_control", "-cpu", "ok"),
+	statText("g/x/memory.max", "100644 "+asRoot), statText("g/x/memory.current", "100444 "+asRoot), statText("g/x", "40755 "+asRoot),
+	links("g", "3"), mk("g/x", "EEXIST"), mk("g/x/y", "ok"), there("g/x/y/memory.max", no), cat("g/x/y/cgroup.controllers", ""),
+	put("g/x/cgroup.subtree_control", "+pids", "ok"), there("g/x/y/pids.max", yes), there("g/x/y/memory.max", no),
+	put("g/cgroup.subtree_control", "-pids", "EBUSY"), put("g/cgroup.subtree_control", "-memory", "ok"), there("g/x/memory.max", no),
+	put("g/cgroup.subtree_control", "+memory", "ok"), put("g/x/memory.max", "64M", "ok"), open("g/x/memory.max", "limit"),
+	readOpen("limit", "67108864"), put("g/cgroup.subtree_control", "-memory", "ok"), readOpen("limit", "ENODEV"), there("g/x/memory.max", no),
+	put("g/cgroup.subtree_control", "+memory", "ok"), cat("g/x/memory.max", "max"), readOpen("limit", "ENODEV"),
+	put("g/x/memory.max", "64M", "ok"), put("g/x/y/pids.max", "7", "ok"), put("g/x/cgroup.subtree_control", "+memory", "ok"),
+	there("g/x/y/memory.max", yes),
+
+	// A process.
+	enter("g/x/cgroup.procs", "EBUSY"), enter("g/x/y/cgroup.procs", "ok"), isIn("g/x/y/cgroup.procs", yes), isIn("g/x/cgroup.procs", no),
+	cat("g/x/pids.current", "1"), cat("g/x/y/pids.current", "1"), cat("g/x/cgroup.events", "populated 1\nfrozen 0"),
+	rm("g/x/y", "EBUSY"), put("g/x/y/cgroup.subtree_control", "+cpu", gone),
+	put("g/x/y/cgroup.subtree_control", "+memory", "EBUSY"),
+	put("g/x/y/cgroup.freeze", "1", "ok"), put("g/x/y/cgroup.freeze", "0", "ok"), mk("g/x/y/z", "ok"), enter("g/x/y/z/cgroup.procs", "ok"),
+	isIn("g/x/y/cgroup.procs", no), isIn("g/x/y/z/cgroup.procs", yes), rm("g/x/y/z", "EBUSY"), put("g/x/y/cgroup.procs", "4194304", "ESRCH"),
+	put("g/x/y/cgroup.procs", "x", "EINVAL"), enter("g/x/y/cgroup.procs", "ok"), rm("g/x/y/z", "ok"), rm("g/x/y/z", gone),
+	mk("g/o", "ok"), enter("g/o/cgroup.procs", "ok"), cat("g/x/cgroup.events", "populated 0\nfrozen 0"), cat("g/x/pids.current", "0"),
+	put("g/x/cgroup.subtree_control", "-memory -pids", "ok"), rm("g/x/y", "ok"), enter("g/x/cgroup.procs", "ok"),
+	put("g/x/cgroup.subtree_control", "+memory", "EBUSY"), enter("g/o/cgroup.procs", "ok"), rm("g/x", "ok"), ls("g", "o"),
+	mk("g/x", "ok"), cat("g/x/memory.max", "max"), readOpen("limit", "ENODEV"), rm("g/x", "ok"),
+
+	// Owners.
+	chown("g/o", 1000), as(1000, mk("g/o/mine", "ok")), statText("g/o/mine/cgroup.procs", "100644 1000:1000"),
+	as(1000, mk("g/other", "EACCES")), chown("g/o/cgroup.subtree_control", 1000), rm("g/o/mine", "ok"),
+	as(1000, put("g/o/memory.max", "64M", "EACCES")), chown("g/o/memory.max", 1000), as(1000, put("g/o/memory.max", "64M", "ok")),
+	cat("g/o/memory.max", "67108864"), mk("g/own", "ok"), chown("g/own", 1000), chown("g/own/cgroup.subtree_control", 1000),
+	as(1000, mk("g/own/sub", "ok")), as(1000, put("g/own/cgroup.subtree_control", "+memory", "ok")),
+	statText("g/own/sub/memory.max", "100644 1000:1000"), as(1000, put("g/own/sub/memory.max", "64M", "ok")),
+	as(1000, mk("g/own/later", "ok")), statText("g/own/later/memory.max", "100644 1000:1000"),
+	statText("g/own/later/cgroup.procs", "100644 1000:1000"), chown("g/own/sub/memory.max", 1001),
+	statText("g/own/sub/memory.max", "100644 1001:1001"), as(1000, put("g/own/cgroup.subtree_control", "-memory", "ok")),
+	as(1000, put("g/own/cgroup.subtree_control", "+memory", "ok")), statText("g/own/sub/memory.max", "100644 1000:1000"),
+	as(1000, rm("g/own/sub", "ok")), as(1000, rm("g/own/later", "ok")), rm("g/own", "ok"), chown("g/o/memory.swap.max", 1000),
+	put("g/cgroup.subtree_control", "-memory", "ok"), put("g/cgroup.subtree_control", "+memory", "ok"),
+	statText("g/o/memory.swap.max", "100644 "+asRoot), statText("g/o/memory.max", "100644 "+asRoot),
+
+	// Killing.
+	put("g/o/cgroup.kill", "1", "ok"),
+	bridgeStep{"it is empty", "populated 0\nfrozen 0", func(x *bridgeEnv) string {
+		events := func() string { return strings.TrimSpace(kit.ReadFile(x.at("g/o/cgroup.events"))) }
+		for deadline := time.Now().Add(kit.Patience); strings.HasPrefix(events(), "populated 1") && time.Now().Before(deadline); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		return events()
+	}},
+	rm("g/o", "ok"), ls("g", ""),
+}
+
+// TestLentStructure: a trace of a v2 tree has the kernel's answers in a view whose controllers are those of v1 hierarchies.
+func TestLentStructure(t *testing.T) {
+	x := &bridgeEnv{dirs: map[string]string{}, fds: map[string]int{}}
+	h := kit.OpenHost(t)
+	x.pid = kit.StartSleeper(t)
+	if kit.OnV1(h, "memory") {
+		hiers, path, v := mountLent(t, t.Name())
+		for _, hier := range hiers {
+			if err := hier.Attach(path, x.pid); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.dirs["g"] = v.Dir
+	} else {
+		hier := kit.NeedHierarchy(t, h, hierarchy.Unified)
+		path := kit.NewBoundary(t, t.Name(), hier)
+		if err := hier.Enable(path, "memory", "pids"); err != nil {
+			t.Fatal(err)
+		}
+		// Beside tasks no controller could be enabled.
+		start := filepath.Join(kit.HostDir(hier, path), "g")
+		if err := os.Mkdir(start, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := hier.Enable(path+"/g", "memory", "pids"); err != nil {
+			t.Fatal(err)
+		}
+		x.dirs["g"] = start
+	}
+	for i, s := range lentSteps {
+		if got := s.do(x); got != s.want {
+			t.Errorf("step %d: %s: %s, want %s", i, s.name, got, s.want)
+		}
+	}
+	for _, fd := range x.fds {
+		unix.Close(fd)
+	}
+}

@@ -64,8 +64,8 @@ func (p *Policy) Permits(controller string) bool { return p.shown[controller] }
 // Controllers lists what is shown, in the policy's order, with the names that Permits takes.
 func (p *Policy) Controllers() []string { return slices.Clone(p.spec.controllers) }
 
-// Legacy returns the policy for a view in which files of v1 stand for those of v2: one that shows a controller under its
-// name in one version shows it under its names in the other, too, io as blkio and cpu as cpu and cpuacct.
+// Legacy returns the policy for a view in which files of v1 stand for those of v2: one that shows a controller under
+// its name in one version shows it under its names in the other, too, io as blkio and cpu as cpu and cpuacct.
 func (p *Policy) Legacy() *Policy {
 	if p.legacy == nil {
 		return p

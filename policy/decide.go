@@ -78,6 +78,17 @@ func (p *Policy) DecideTranslated(r Request, behind string) Decision {
 	return d
 }
 
+// Hides reports that a rule of the policy itself hides a control file, of a controller that is shown: not the table,
+// which hides files that formulas of the other version need.
+func (p *Policy) Hides(r Request) bool {
+	d := p.Decide(r)
+	if d.Verdict != hierarchy.Hidden || d.File.Name == "" || d.Rule == tableRule {
+		return false
+	}
+	c := owner(r.Version, r.File)
+	return c == "" || p.shown[c]
+}
+
 // asked says whether a request names a version and a place that there are.
 func asked(r Request) bool {
 	return (r.Version == hierarchy.V1 || r.Version == hierarchy.V2) &&

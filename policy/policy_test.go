@@ -190,6 +190,52 @@ func TestWithControllers(t *testing.T) {
 }
 
 // TestDecideAllocates: a decision about a known file, exact or of a family, and about an unknown one allocates nothing.
+// TestDecideTranslated: what a policy says of one version's file holds for the file that stands for it, and the table's word on
+// how v1 nests holds for no file of v2 behind it.
+func TestDecideTranslated(t *testing.T) {
+	parse := func(text string) *policy.Policy {
+		p, err := policy.Parse("p", []byte("version: 1\n"+text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Legacy()
+	}
+	standard := policy.Default().Legacy()
+	for _, c := range []struct {
+		p            *policy.Policy
+		file, behind string
+		place        hierarchy.Place
+		want         hierarchy.Verdict
+	}{
+		{standard, "memory.limit_in_bytes", "memory.max", hierarchy.Below, hierarchy.ReadWrite},
+		{standard, "memory.limit_in_bytes", "memory.max", hierarchy.Boundary, hierarchy.ReadOnly},
+		{standard, "memory.failcnt", "memory.events", hierarchy.Below, hierarchy.ReadWrite},
+		{standard, "memory.usage_in_bytes", "memory.current", hierarchy.Below, hierarchy.ReadOnly},
+		{standard, "memory.soft_limit_in_bytes", "", hierarchy.Below, hierarchy.ReadWrite},
+		{standard, "blkio.throttle.read_bps_device", "io.max", hierarchy.Below, hierarchy.ReadWrite},
+		{standard, "blkio.throttle.read_bps_device", "io.max", hierarchy.Boundary, hierarchy.ReadOnly},
+		{standard, "blkio.throttle.io_serviced", "io.stat", hierarchy.Below, hierarchy.ReadOnly},
+		{standard, "cpuacct.usage", "cpu.stat", hierarchy.Below, hierarchy.ReadWrite},
+		{parse("below: {read-only: [memory.max]}\n"), "memory.limit_in_bytes", "memory.max", hierarchy.Below, hierarchy.ReadOnly},
+		{parse("below: {hidden: [memory.max]}\n"), "memory.limit_in_bytes", "memory.max", hierarchy.Below, hierarchy.Hidden},
+		{parse("below: {read-only: [memory.limit_in_bytes]}\n"), "memory.limit_in_bytes", "memory.max", hierarchy.Below, hierarchy.ReadOnly},
+		{parse("below: {read-only: [blkio.throttle.read_bps_device]}\n"), "blkio.throttle.read_bps_device", "io.max", hierarchy.Below, hierarchy.ReadOnly},
+		{parse("controllers: [memory]\n"), "cpu.shares", "cpu.weight", hierarchy.Below, hierarchy.Hidden},
+		{parse("controllers: [blkio]\n"), "blkio.throttle.read_bps_device", "io.max", hierarchy.Below, hierarchy.ReadWrite},
+	} {
+		r := policy.Request{Version: hierarchy.V1, File: c.file, Place: c.place}
+		if got := c.p.DecideTranslated(r, c.behind); got.Verdict != c.want {
+			t.Errorf("%s, which stands for %s, at %v: %v (%s), want %v", c.file, c.behind, c.place, got.Verdict, got.Rule, c.want)
+		}
+	}
+	if p := parse("controllers: [io, cpu]\n"); !p.Permits("blkio") || !p.Permits("cpuacct") || p.Permits("memory") || p.Legacy() != p {
+		t.Errorf("%q", p.Controllers())
+	}
+	if p := parse("controllers: [cpuacct]\n"); p.Permits("cpu") {
+		t.Errorf("%q", p.Controllers())
+	}
+}
+
 func TestDecideAllocates(t *testing.T) {
 	p := parse(t, `{version: 1, below: {guarded: {"hugetlb.2*.max": {max: 4M}, pids.max: {max: 5}}}}`)
 	for _, name := range []string{"memory.max", "pids.max", "hugetlb.2MB.max", "hugetlb.1GB.max", "blkio.reset_stats", "x.y", "memory.unheard"} {
@@ -211,5 +257,27 @@ func BenchmarkDecide(b *testing.B) {
 				p.Decide(policy.Request{Version: hierarchy.V2, File: name, Place: hierarchy.Below})
 			}
 		})
+	}
+}
+
+// TestHides: a rule of the policy hides a file, and not the table, an unknown name or a controller that is not shown.
+func TestHides(t *testing.T) {
+	p := parse(t, "version: 1\ncontrollers: [memory, pids]\nbelow: {hidden: [memory.current, pids.*], read-only: [memory.max]}\n")
+	for _, c := range []struct {
+		file  string
+		place hierarchy.Place
+		want  bool
+	}{
+		{"memory.current", hierarchy.Below, true}, {"memory.current", hierarchy.Boundary, false}, {"pids.max", hierarchy.Below, true},
+		{"memory.max", hierarchy.Below, false}, {"cpu.max", hierarchy.Below, false}, {"memory.nothing", hierarchy.Below, false},
+		{"cgroup.freeze", hierarchy.Below, false},
+	} {
+		if got := p.Hides(policy.Request{Version: hierarchy.V2, File: c.file, Place: c.place}); got != c.want {
+			t.Errorf("%s at place %d: %v", c.file, c.place, got)
+		}
+	}
+	var none policy.Policy
+	if none.Hides(policy.Request{Version: hierarchy.V2, File: "memory.max", Place: hierarchy.Below}) {
+		t.Error("no policy hides a file by a rule")
 	}
 }

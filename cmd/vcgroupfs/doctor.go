@@ -103,7 +103,7 @@ func (d diagnosis) print(c *cli.Context) {
 		if d.Right == doctor.RightUnknown && client.Typed[d.Sight] != client.Verdicts[d.Sight] {
 			verdict += ", or " + string(client.Typed[d.Sight])
 		}
-		also := client.Instead
+		also := client.Remedy(d.Sight)
 		if verdict == string(doctor.Yes) {
 			also = client.Needs
 		}

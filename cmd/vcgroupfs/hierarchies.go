@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 func hierarchiesCommand() *cli.Command {
@@ -60,16 +62,12 @@ func listHierarchies(c *cli.Context) error {
 		return fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	var shown []hierarchy.Hierarchy
-	for _, t := range h.Hierarchies() {
-		if views.Shown(h, t, p) {
-			shown = append(shown, t.Hierarchy)
-		}
+	selected, layout, err := arrange(h, p, layout)
+	if err != nil {
+		return fault.With(fault.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(h, p)))
 	}
-	if layout, err = layout.Arrange(shown); err != nil {
-		return fault.With(fault.Unsupported, fmt.Errorf("%w; layouts for what is shown: %s", err, layoutsFor(shown)))
-	}
-	p = views.PolicyFor(p, layout, shown)
+	shown := views.Hierarchies(selected)
+	legacy := views.PolicyFor(p, layout, shown)
 	list := []hierarchyInfo{}
 	for _, t := range h.Hierarchies() {
 		info := hierarchyInfo{
@@ -81,14 +79,14 @@ func listHierarchies(c *cli.Context) error {
 				info.Permitted = append(info.Permitted, name)
 			}
 		}
-		if views.Shown(h, t, p) {
+		if slices.Contains(selected, t) {
 			info.Shown = t.Dir
 			if layout == hierarchy.LayoutV2 {
 				info.Shown = "."
 			}
 			if layout.Translates(t.Hierarchy) {
 				var dirs []string
-				for _, one := range layout.Shown(t.Hierarchy, shown, p.Controllers()) {
+				for _, one := range layout.Shown(t.Hierarchy, shown, legacy.Controllers()) {
 					dirs = append(dirs, one.Dir)
 				}
 				info.Shown = strings.Join(dirs, " ")
@@ -110,11 +108,20 @@ func listHierarchies(c *cli.Context) error {
 	return w.Flush()
 }
 
-// layoutsFor names the layouts that can show the hierarchies.
-func layoutsFor(shown []hierarchy.Hierarchy) string {
+// arrange returns the hierarchies for a view in a layout, and the layout, never LayoutAuto.
+func arrange(h *host.Host, p *policy.Policy, layout hierarchy.Layout) ([]*host.Hierarchy, hierarchy.Layout, error) {
+	selected, err := views.Select(h, p, layout)
+	if err == nil {
+		layout, err = layout.Arrange(views.Hierarchies(selected))
+	}
+	return selected, layout, err
+}
+
+// layoutsFor names the layouts that can show what the policy permits.
+func layoutsFor(h *host.Host, p *policy.Policy) string {
 	var names []string
 	for l := hierarchy.LayoutAuto; l <= hierarchy.LayoutHybrid; l++ {
-		if _, err := l.Arrange(shown); err == nil {
+		if _, _, err := arrange(h, p, l); err == nil {
 			names = append(names, l.String())
 		}
 	}

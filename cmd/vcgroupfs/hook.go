@@ -17,6 +17,8 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
@@ -86,7 +88,11 @@ func hookAction(hook *runtimes.Hook) cli.ActionFunc {
 			box.Annotations[runtimes.ControllersAnnotation]); err != nil {
 			return err
 		}
-		if g.Controllers, err = ownControllers(box, g.Controllers, p); err != nil {
+		layout, err := layoutFlag(c)
+		if err != nil {
+			return err
+		}
+		if g.Controllers, err = ownControllers(box, g.Controllers, p, layout); err != nil {
 			return err
 		}
 		// A runtime makes the container's cgroup, and moves its first process there, before it calls the hook. Without a
@@ -115,9 +121,12 @@ func removeContainer(ctx context.Context, daemon *api.Client, name string, stder
 }
 
 // ownControllers returns the controllers that a container can be shown: of the given ones, or else of those that the
-// policy permits, the ones in whose hierarchy the runtime has made the container a cgroup of its own. In other
-// hierarchies the container is in the runtime's cgroup, like this process; that cgroup is no boundary.
-func ownControllers(box runtimes.Container, given []string, p *policy.Policy) (own []string, err error) {
+// policy permits, the ones in whose hierarchy the runtime has made the container a cgroup of its own, and which the
+// layout can show. In other hierarchies the container is in the runtime's cgroup, like this process; that cgroup is
+// no boundary.
+func ownControllers(
+	box runtimes.Container, given []string, p *policy.Policy, layout hierarchy.Layout,
+) (own []string, err error) {
 	if len(given) > 0 {
 		if p, err = p.WithControllers(given); err != nil {
 			return nil, fault.With(fault.Invalid, err)
@@ -143,7 +152,7 @@ func ownControllers(box runtimes.Container, given []string, p *policy.Policy) (o
 			continue
 		}
 		for _, name := range t.Names() {
-			if p.Permits(name) {
+			if p.Permits(name) && views.CanShow(t, name, layout) {
 				own = append(own, name)
 			}
 		}

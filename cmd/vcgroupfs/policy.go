@@ -43,7 +43,7 @@ func policyCommand() *cli.Command {
 					"rule says so, and why.\n" +
 					"Where a host has only the other version: the host's file that it stands for, the formula and what is " +
 					"lost, or why it is\n" +
-					"not shown. No view shows v2 on a v1 host yet.\n\n" +
+					"not shown.\n\n" +
 					"   vcgroupfs policy explain memory.max devices.allow",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "policy", Usage: "of the policy in `FILE`", TakesFile: true},

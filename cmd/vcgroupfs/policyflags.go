@@ -21,7 +21,8 @@ func policyFlags() []cli.Flag {
 		&cli.StringFlag{Name: "controllers", Usage: "show these only: `LIST` such as memory,pids,name=systemd"},
 		&cli.StringFlag{Name: "policy", Usage: "read the policy from `FILE`", TakesFile: true},
 		&cli.StringFlag{Name: "layout", Value: "auto",
-			Usage: "v1 (a directory per hierarchy), v2 (one tree), hybrid, or auto"},
+			Usage: "v1 (a directory per hierarchy) or v2 (one tree), also on a host with the other; hybrid; or auto: as the " +
+				"host"},
 	}
 }
 

@@ -34,7 +34,7 @@ func translationOf(shown hierarchy.Version, file string) *translation {
 func (t *translation) String() string {
 	where := "v1 on a v2 host"
 	if hierarchy.Version(t.HostVersion) == hierarchy.V1 {
-		where = "v2 on a v1 host (no view shows that yet)"
+		where = "v2 on a v1 host"
 	}
 	if t.Absent != "" {
 		return where + ": not shown: " + t.Absent

@@ -16,11 +16,11 @@ func TestExplainTranslation(t *testing.T) {
 			"host has set is shown as the most shares for it\n"},
 		{"cpu.rt_runtime_us", "cpu.rt_runtime_us, v1 on a v2 host: not shown: v2 has no real-time bandwidth\n"},
 		{"cgroup.clone_children", "cgroup.clone_children, v1 on a v2 host: 0 or 1, kept; lost: it has no effect\n"},
-		{"hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.limit_in_bytes, v1 on a v2 host: hugetlb.2MB.max: the same; -1 is max\n"},
-		{"memory.events.local", "memory.events.local, v2 on a v1 host (no view shows that yet): not shown: v1 does not " +
+		{"hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.limit_in_bytes, v1 on a v2 host: hugetlb.2MB.max: the same; -1 is max, shown as 2^63 - the page\n"},
+		{"memory.events.local", "memory.events.local, v2 on a v1 host: not shown: v1 does not " +
 			"tell a cgroup's own events from those below\n"},
 		{"pids.max", "pids.max, v1 on a v2 host: pids.max: the same\n" +
-			"pids.max, v2 on a v1 host (no view shows that yet): pids.max: the same\n"},
+			"pids.max, v2 on a v1 host: pids.max: the same\n"},
 		{"cgroup.procs", ""}, {"devices.allow", ""},
 	} {
 		code, out, errs := try("policy", "explain", c.file)

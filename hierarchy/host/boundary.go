@@ -149,6 +149,20 @@ func (b *Boundary) Acquire(id uint64) (*Dir, error) {
 	return b.keep(id, fd)
 }
 
+// At opens the directory at a path from the boundary, "" for the boundary itself. ENOENT if there is none.
+func (b *Boundary) At(rel string) (*Dir, error) {
+	root, err := b.Root()
+	if err != nil || rel == "" {
+		return root, err
+	}
+	defer root.Release()
+	fd, err := openBelow(root.fd, rel, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return b.keepOpen(fd)
+}
+
 // cached returns a directory that is open already, or nil.
 func (b *Boundary) cached(id uint64) *Dir {
 	b.mu.Lock()

@@ -27,6 +27,9 @@ type Dir struct {
 // ID returns the cgroup's kernfs id, its inode number and on v2 its cgroup id.
 func (d *Dir) ID() uint64 { return d.id }
 
+// Boundary returns the boundary that the directory was opened below.
+func (d *Dir) Boundary() *Boundary { return d.boundary }
+
 // FD returns the descriptor, O_PATH. Release closes it.
 func (d *Dir) FD() int { return d.fd }
 

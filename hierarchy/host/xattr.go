@@ -12,8 +12,8 @@ import (
 // The calls go through /proc/self/fd, since those on descriptors refuse O_PATH and a control file may be readable by
 // no one.
 //
-// A directory that several hierarchies of a view show has a part for each of them, which keeps its own attributes of the
-// directory and of each of its files, all on the directory.
+// A directory that several hierarchies of a view show has a part for each of them, which keeps its own attributes of
+// the directory and of each of its files, all on the directory.
 type Node struct {
 	dir        *Dir
 	fd         int
@@ -24,11 +24,18 @@ type Node struct {
 // Self is the directory itself. It needs no Close, and ends with the directory's Release.
 func (d *Dir) Self() Node { return Node{dir: d, fd: d.fd, path: procPath(d.fd)} }
 
-// Part is a hierarchy's part of the directory (file "") or a file in that part, which the host need not have. It needs no
-// Close.
+// Part is a hierarchy's part of the directory (file "") or a file in that part, which the host need not have. It
+// needs no Close.
 func (d *Dir) Part(hierarchy, file string) Node {
 	n := d.Self()
 	n.part, n.home = hierarchy+"/"+file+"/", hierarchy+"//"
+	return n
+}
+
+// Shown is a file of the directory that the host need not have. It needs no Close.
+func (d *Dir) Shown(file string) Node {
+	n := d.Self()
+	n.part = "/" + file + "/"
 	return n
 }
 
@@ -39,7 +46,7 @@ func (n Node) Home() Node {
 	return h
 }
 
-// Shared reports a file in a part: it has no times of its own.
+// Shared reports a file in a part, or one that is Shown: it has no times of its own.
 func (n Node) Shared() bool { return n.part != n.home }
 
 // Stored is the name of an attribute after this project's prefix.

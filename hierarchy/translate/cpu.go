@@ -61,10 +61,7 @@ func readShares(f file) (string, error) {
 func writeShares(f file, v hierarchy.Value) error {
 	n, _ := v.Number()
 	n = min(max(n, minShares), maxShares)
-	if err := f.Write("cpu.weight", decimal(WeightOf(n))); err != nil {
-		return err
-	}
-	return f.Keep(f.name, decimal(n))
+	return f.keepWith(decimal(n), "cpu.weight", decimal(WeightOf(n)))
 }
 
 // bandwidth is cpu.max, in microseconds.

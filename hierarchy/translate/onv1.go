@@ -142,11 +142,17 @@ func readCPUStatV2(f file) (string, error) {
 		times[i] = n / 1000
 	}
 	s := fmt.Sprintf("usage_usec %d\nuser_usec %d\nsystem_usec %d\n", times[0], times[1], times[2])
-	k, err := keyedIn(f, "cpu.stat")
+	quota, err := Throttled(f)
 	if errors.Is(err, unix.ENOENT) {
 		return s, nil
 	}
-	return s + fmt.Sprintf("nr_periods %d\nnr_throttled %d\nthrottled_usec %d\nnr_bursts %d\nburst_usec %d\n",
+	return s + quota, err
+}
+
+// Throttled returns the lines of v2's cpu.stat that tell what the quota did, for a cgroup of v1.
+func Throttled(c Cgroup) (string, error) {
+	k, err := keyedIn(c, "cpu.stat")
+	return fmt.Sprintf("nr_periods %d\nnr_throttled %d\nthrottled_usec %d\nnr_bursts %d\nburst_usec %d\n",
 		k["nr_periods"], k["nr_throttled"], k["throttled_time"]/1000, k["nr_bursts"], k["burst_time"]/1000), err
 }
 

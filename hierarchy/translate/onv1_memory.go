@@ -12,16 +12,43 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
-// v1Limits returns the limits of memory and of swap.
+// v1Limits returns the limits of memory and of swap. Without swap accounting there is no swap to bound.
+//
+// v1's limit of both is never below that of memory. So without a limit of memory the limit of swap is kept (keptSwap),
+// and v1 gets it with the next limit of memory. runc writes memory.swap.max first.
 func v1Limits(c Cgroup) (memory, swap amount, err error) {
 	if memory, err = amountIn(c, "memory.limit_in_bytes"); err != nil {
 		return memory, swap, err
 	}
 	memsw, err := amountIn(c, "memory.memsw.limit_in_bytes")
+	if errors.Is(err, unix.ENOENT) {
+		return memory, amount{unlimited: true}, nil
+	}
+	if err == nil && memory.unlimited {
+		swap, err = keptSwap(c)
+		return memory, swap, err
+	}
 	if err != nil || memsw.unlimited {
 		return memory, amount{unlimited: true}, err
 	}
 	return memory, memsw.minus(memory), nil
+}
+
+// keptSwap returns the limit of swap of a cgroup that has none of memory.
+func keptSwap(c Cgroup) (amount, error) {
+	kept, err := c.Kept(swapMax)
+	if err != nil || kept == "" {
+		return amount{unlimited: true}, err
+	}
+	return parseAmount(kept)
+}
+
+// keepSwap stores what keptSwap returns.
+func keepSwap(c Cgroup, swap amount) error {
+	if swap.unlimited {
+		return c.Keep(swapMax, "")
+	}
+	return c.Keep(swapMax, swap.v2())
 }
 
 func readSwapMax(f file) (string, error) {
@@ -40,9 +67,6 @@ func (a amount) onV1() string {
 // writeMax bounds memory and keeps the limit of swap: v1's limit of both moves with it, and is never below.
 func writeMax(f file, v hierarchy.Value) error {
 	old, swap, err := v1Limits(f)
-	if errors.Is(err, unix.ENOENT) && !old.unlimited {
-		return f.Write("memory.limit_in_bytes", pages(v).onV1())
-	}
 	if err != nil {
 		return err
 	}
@@ -54,6 +78,11 @@ func writeMax(f file, v hierarchy.Value) error {
 		}
 	}
 	limit := pages(v)
+	if limit.unlimited {
+		if err := keepSwap(f, swap); err != nil {
+			return err
+		}
+	}
 	if swap.unlimited {
 		return f.Write("memory.limit_in_bytes", limit.onV1())
 	}
@@ -71,15 +100,16 @@ func writeMax(f file, v hierarchy.Value) error {
 	return f.together(swap.v2(), changes, undo)
 }
 
-// writeSwapMax bounds swap. Where memory has no limit v1 has none for both.
 func writeSwapMax(f file, v hierarchy.Value) error {
 	memory, _, err := v1Limits(f)
 	if err != nil {
 		return err
 	}
 	swap := pages(v)
-	if memory.unlimited && !swap.unlimited {
-		return unix.EOPNOTSUPP
+	if memory.unlimited {
+		if err := keepSwap(f, swap); err != nil {
+			return err
+		}
 	}
 	return f.Write("memory.memsw.limit_in_bytes", memory.plus(swap).onV1())
 }

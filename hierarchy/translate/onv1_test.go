@@ -107,6 +107,34 @@ func TestLimitsOnV1(t *testing.T) {
 		t.Errorf("memory.swap.max is %s", got)
 	}
 
+	// Without a limit of memory that of swap is kept until there is one, as runc writes them.
+	const unlimited = "9223372036854771712"
+	allOrNothing(t, files(unlimited, unlimited), "memory.swap.max", "32M")
+	c = under(nil, files(unlimited, unlimited))
+	for _, step := range [][5]string{ // and what the guest reads, and the host has
+		{"memory.swap.max", "0", "max 0", unlimited, unlimited}, {"memory.max", "64M", "67108864 0", "67108864", "67108864"},
+		{"memory.swap.max", "32M", "67108864 33554432", "67108864", "100663296"},
+		{"memory.max", "max", "max 33554432", unlimited, unlimited},
+		{"memory.max", "32M", "33554432 33554432", "33554432", "67108864"},
+		{"memory.swap.max", "max", "33554432 max", "33554432", unlimited},
+		{"memory.max", "max", "max max", unlimited, unlimited},
+	} {
+		if err := writeOf(t, hierarchy.V2, c, step[0], step[1]); err != nil {
+			t.Fatal(err)
+		}
+		shown := readOf(t, hierarchy.V2, c, "memory.max") + " " + readOf(t, hierarchy.V2, c, "memory.swap.max")
+		memory, memsw := strings.TrimSpace(c.files["memory.limit_in_bytes"]), strings.TrimSpace(c.files["memory.memsw.limit_in_bytes"])
+		if shown != step[2] || memory != step[3] || memsw != step[4] {
+			t.Errorf("%s %s: %s, on the host %s %s; want %q", step[0], step[1], shown, memory, memsw, step[2:])
+		}
+	}
+
+	// A host without swap accounting.
+	c = under(nil, map[string]string{"memory.limit_in_bytes": unlimited + "\n"})
+	if err := writeOf(t, hierarchy.V2, c, "memory.max", "64M"); err != nil || c.files["memory.limit_in_bytes"] != "67108864\n" {
+		t.Errorf("without swap accounting: %v, %v", err, c.files)
+	}
+
 	// What the host refuses changes nothing.
 	c = under(nil, maps.Clone(cpu))
 	c.refuses = func(_ *tree, _, value string) error {

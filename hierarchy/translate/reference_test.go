@@ -22,8 +22,10 @@ var directions = []struct {
 	shown, host hierarchy.Version
 	view        string
 }{
-	{hierarchy.V1, hierarchy.V2, "A view with `--layout v1` on a host that has v2 alone shows these."},
-	{hierarchy.V2, hierarchy.V1, "No view uses this yet: layout v2 needs a host with v2. The formulas are tested."},
+	{hierarchy.V1, hierarchy.V2, "A view with `--layout v1` shows these of the controllers that its host has in the v2 hierarchy."},
+	{hierarchy.V2, hierarchy.V1, "A view with `--layout v2` shows these of the controllers that its host has in v1 hierarchies, which lend them to the " +
+		"guest's\npart of the host's v2 hierarchy. Files of every cgroup are that hierarchy's own, so the pressure files " +
+		"and `cpu.stat` are\nthere, `cpu.stat` with what the quota did."},
 }
 
 // writeReference prints the rows as a Markdown document, docs/translation.md. The error is the writer's.
@@ -32,6 +34,8 @@ func writeReference(w io.Writer) error {
 	fmt.Fprint(b, "# Translation\n\n",
 		"What stands for the control files of one version of cgroup on a host that has only the other. A program\n",
 		"that knows v1 alone finds nothing on a host with v2; a view with `--layout v1` shows it v1's files there.\n",
+		"One that knows v2 alone does not start on a host with v1 hierarchies; a view with `--layout v2` shows it a\n",
+		"v2 tree. What differs from a native host beyond values is in [divergences](divergences.md#because-it-is-translated).\n",
 		"What the program reads is computed from the host's files, and what it writes goes to them in their own\n",
 		"units. This text is printed from the program's own table (`go generate ./hierarchy/translate`).\n",
 		"`vcgroupfs policy explain FILE` prints the row of a file.\n\n",

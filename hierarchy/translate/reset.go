@@ -10,7 +10,8 @@ import (
 )
 
 // standards are what a new cgroup of v2 has in the files that stand for settings of a v1 controller, in an order in
-// which the kernel accepts them. '*' stands for all files of one kind, and a value with '$' is for each key of the file.
+// which the kernel accepts them. '*' stands for all files of one kind, and a value with '$' is for each key of the
+// file.
 var standards = map[string][][2]string{
 	"cpu": {
 		{"cpu.idle", "0"}, {"cpu.weight", "100"}, {"cpu.max.burst", "0"}, {"cpu.max", "max 100000"},
@@ -33,13 +34,38 @@ var standards = map[string][][2]string{
 // Reset gives a host's cgroup of v2 what a new one has, of a v1 controller that no longer has the cgroup. files are the
 // names of its control files. A file that is not there, or that the host cannot set, is left.
 func Reset(c Cgroup, controller string, files []string) error {
+	return reset(controller, files, c.Read, c.Write)
+}
+
+// ResetShown is Reset for a cgroup of v1 hosts that no longer has a controller of v2. files are those that are shown.
+func ResetShown(c Cgroup, controller string, files []string) error {
+	read := func(name string) (string, error) {
+		r, ok := Lookup(hierarchy.V2, name)
+		if !ok {
+			return "", unix.ENOENT
+		}
+		raw, err := r.Read(c, name)
+		return string(raw), err
+	}
+	return reset(controller, files, read, func(name, value string) error {
+		r, ok := Lookup(hierarchy.V2, name)
+		if !ok {
+			return unix.ENOENT
+		}
+		return r.Write(c, name, []byte(value))
+	})
+}
+
+func reset(
+	controller string, files []string, read func(string) (string, error), write func(string, string) error,
+) error {
 	for _, s := range standards[controller] {
 		for _, file := range files {
 			before, after, family := strings.Cut(s[0], "*")
 			if file != s[0] && !(family && strings.HasPrefix(file, before) && strings.HasSuffix(file, after)) {
 				continue
 			}
-			if err := setStandard(c, file, s[1]); err != nil {
+			if err := setStandard(file, s[1], read, write); err != nil {
 				return err
 			}
 		}
@@ -47,10 +73,12 @@ func Reset(c Cgroup, controller string, files []string) error {
 	return nil
 }
 
-func setStandard(c Cgroup, file, value string) error {
+func setStandard(
+	file, value string, read func(string) (string, error), write func(string, string) error,
+) error {
 	values := []string{value}
 	if rest, keyed := strings.CutPrefix(value, "$"); keyed {
-		text, err := c.Read(file)
+		text, err := read(file)
 		if err != nil {
 			return unlessAbsent(err)
 		}
@@ -62,7 +90,7 @@ func setStandard(c Cgroup, file, value string) error {
 		}
 	}
 	for _, v := range values {
-		if err := c.Write(file, v); err != nil {
+		if err := write(file, v); err != nil {
 			return unlessAbsent(err)
 		}
 	}

@@ -297,10 +297,34 @@ func writeIOWeight(f file, v hierarchy.Value) error {
 	case n < minIOWeight || n > maxIOWeight:
 		return unix.ERANGE
 	}
-	if err := f.Write("io.weight", decimal(IOWeightOf(n))); err != nil {
-		return err
+	return f.keepWith(decimal(n), "io.weight", decimal(IOWeightOf(n)))
+}
+
+// readHugeLimit reads a limit of huge pages. Without one v1 shows the most that a page counter can have, rounded down
+// to pages of that size (hugetlb_cgroup_init, mm/hugetlb_cgroup.c).
+func readHugeLimit(host string) func(file) (string, error) {
+	return func(f file) (string, error) {
+		a, err := amountIn(f, f.onHost(host))
+		if a.unlimited {
+			size := hugeSize(f.star)
+			return line(decimal(unlimitedV1() / size * size)), err
+		}
+		return line(a.v1()), err
 	}
-	return f.Keep(f.name, decimal(n))
+}
+
+// hugeSize is the size of a huge page by its name in a control file's, as in 2MB or 1GB.rsvd (mem_fmt,
+// mm/hugetlb_cgroup.c). 1 for any other name.
+func hugeSize(name string) uint64 {
+	name = strings.TrimSuffix(name, ".rsvd")
+	for unit, shift := range map[string]int{"KB": 10, "MB": 20, "GB": 30} {
+		if text, ok := strings.CutSuffix(name, unit); ok {
+			if n, err := strconv.ParseUint(text, 10, 32); err == nil && n > 0 {
+				return n << shift
+			}
+		}
+	}
+	return 1
 }
 
 func writeLimit(host string) func(file, hierarchy.Value) error {

@@ -36,6 +36,7 @@ type Row struct {
 	Lost    string // the differences from a host that has the file, "" for none
 	Absent  string // the reason why the file is not shown, "" for one that is
 	Keeps   bool   // a write stores something by Cgroup.Keep
+	Sums    bool   // a write, or a read of a statistic, looks at each cgroup below, of which there can be thousands
 
 	read  func(f file) (string, error)
 	write func(f file, v hierarchy.Value) error
@@ -130,6 +131,9 @@ func (r *Row) HostFile(name string) string {
 	return strings.Replace(r.Host, "*", r.star(name), 1)
 }
 
+// Writes reports that the control file can be written.
+func (r *Row) Writes() bool { return r.write != nil }
+
 // Many reports a row of many files.
 func (r *Row) Many() bool { return strings.Contains(r.Name, "*") }
 
@@ -137,10 +141,11 @@ func (r *Row) Many() bool { return strings.Contains(r.Name, "*") }
 // not stand on.
 func (r *Row) Shown(host string) (name string, ok bool) {
 	before, after, many := strings.Cut(r.Host, "*")
-	if !many || len(host) <= len(before)+len(after) || !strings.HasPrefix(host, before) || !strings.HasSuffix(host, after) {
+	rest, begins := strings.CutPrefix(host, before)
+	star, ends := strings.CutSuffix(rest, after)
+	if !many || !begins || !ends || star == "" {
 		return "", false
 	}
-	star := strings.TrimSuffix(strings.TrimPrefix(host, before), after)
 	return strings.Replace(r.Name, "*", star, 1), true
 }
 

@@ -20,6 +20,7 @@ type tree struct {
 	writes      []string
 	dies        int // the write that fails, from 1; 0: none
 	refuses     func(c *tree, file, value string) error
+	full        bool // nothing can be kept
 }
 
 func (c *tree) Read(file string) (string, error) {
@@ -52,6 +53,9 @@ func (c *tree) Write(file, value string) error {
 func (c *tree) Kept(name string) (string, error) { return c.kept[name], nil }
 
 func (c *tree) Keep(name, value string) error {
+	if c.full {
+		return unix.ENOSPC
+	}
 	if c.kept == nil {
 		c.kept = map[string]string{}
 	}
@@ -148,9 +152,10 @@ func TestComplete(t *testing.T) {
 
 // TestStar: a family's row finds the host's file of the same part.
 func TestStar(t *testing.T) {
-	c := under(nil, map[string]string{"hugetlb.2MB.max": "max\n", "hugetlb.1GB.rsvd.max": "1073741824\n"})
+	c := under(nil, map[string]string{"hugetlb.2MB.max": "max\n", "hugetlb.1GB.rsvd.max": "1073741824\n", "hugetlb.1GB.max": "max\n", "hugetlb.64KB.max": "max\n"})
 	for name, want := range map[string]string{
-		"hugetlb.2MB.limit_in_bytes": "9223372036854771712", "hugetlb.1GB.rsvd.limit_in_bytes": "1073741824",
+		"hugetlb.2MB.limit_in_bytes": "9223372036852678656", "hugetlb.1GB.rsvd.limit_in_bytes": "1073741824",
+		"hugetlb.1GB.limit_in_bytes": "9223372035781033984", "hugetlb.64KB.limit_in_bytes": "9223372036854710272",
 	} {
 		if got := read(t, c, name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
@@ -419,4 +424,29 @@ func TestReset(t *testing.T) {
 	want("memory.max_usage_in_bytes", "9500")
 	want("cpuacct.usage", "100000")
 	want("cpuacct.usage_user", "60000")
+}
+
+// TestKeepsBoth: what a guest wrote and what it means for the host are kept together: where one is refused the other is as before.
+func TestKeepsBoth(t *testing.T) {
+	for _, f := range []struct{ name, host, before, value, means string }{
+		{"cpu.shares", "cpu.weight", "512", "2048", "159"}, {"blkio.weight", "io.weight", "500", "1000", "10000"},
+	} {
+		c := under(nil, map[string]string{f.host: "default 100\n"})
+		if err := write(t, c, f.name, f.before); err != nil {
+			t.Fatal(err)
+		}
+		old, shown := c.files[f.host], c.kept[f.name]
+		c.refuses = func(*tree, string, string) error { return unix.EBUSY }
+		if err := write(t, c, f.name, f.value); !errors.Is(err, unix.EBUSY) || c.kept[f.name] != shown {
+			t.Errorf("%s, refused by the host: %v, kept %q, before %q", f.name, err, c.kept[f.name], shown)
+		}
+		c.refuses, c.full = nil, true
+		if err := write(t, c, f.name, f.value); !errors.Is(err, unix.ENOSPC) || c.files[f.host] != old {
+			t.Errorf("%s, not kept: %v, %s is %q, before %q", f.name, err, f.host, c.files[f.host], old)
+		}
+		c.full = false
+		if err := write(t, c, f.name, f.value); err != nil || c.kept[f.name] != f.value {
+			t.Errorf("%s: %v, kept %q", f.name, err, c.kept[f.name])
+		}
+	}
 }

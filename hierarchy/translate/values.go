@@ -142,6 +142,22 @@ func (f file) together(from string, changes, undo [][2]string) error {
 	return f.Keep(f.name+moving, "")
 }
 
+// keepWith keeps what the guest wrote, and then writes what it means for the host. If the host refuses that, what was
+// kept before is again: what cannot be kept changes nothing on the host.
+func (f file) keepWith(value, host, means string) error {
+	before, err := f.Kept(f.name)
+	if err != nil {
+		return err
+	}
+	if err := f.Keep(f.name, value); err != nil {
+		return err
+	}
+	if err := f.Write(host, means); err != nil {
+		return errors.Join(err, f.Keep(f.name, before))
+	}
+	return nil
+}
+
 // line ends a value with a newline.
 func line(s string) string { return s + "\n" }
 

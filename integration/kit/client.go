@@ -90,7 +90,7 @@ func (d *Daemon) Run(t testing.TB, args ...string) string {
 	cmd := exec.Command(Program(t), append(args, "--socket", d.Socket)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+		t.Fatalf("%s: %v: %s\nthe log: %s", strings.Join(args, " "), err, out, d.Log())
 	}
 	return string(out)
 }

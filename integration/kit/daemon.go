@@ -76,11 +76,21 @@ func StartDaemonSaying(t testing.TB, said *os.File, program string, options []st
 	return d
 }
 
+// watchdog is --watchdog for the daemons of tests: a worker that is stopped is replaced soon, and one that a busy
+// machine does not run for a while is left alone. Emulated processors are not run for longer: a new worker on trial
+// had no second there.
+func watchdog(t testing.TB) string {
+	if Scale(t) < 1 {
+		return "5s"
+	}
+	return "1s"
+}
+
 // Start starts the program, also after it has ended.
 func (d *Daemon) Start(t testing.TB, program string, options []string, env ...string) {
 	t.Helper()
 	d.Ended = make(chan struct{})
-	args := []string{"serve", "--socket", d.Socket, "--guests", filepath.Join(d.Dir, "guests"), "--watchdog", "1s"}
+	args := []string{"serve", "--socket", d.Socket, "--guests", filepath.Join(d.Dir, "guests"), "--watchdog", watchdog(t)}
 	d.Cmd = exec.Command(program, append(args, options...)...)
 	d.Cmd.Env = append(os.Environ(), env...)
 	d.Cmd.Stderr = d.Stderr

@@ -102,7 +102,7 @@ func (m *ServiceManager) Restart(t *testing.T, old *Daemon) *Daemon {
 		t.Fatal(err)
 	}
 	d.Cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", Program(t), "serve", "--socket", d.Socket,
-		"--guests", "", "--watchdog", "1s")
+		"--guests", "", "--watchdog", watchdog(t))
 	var names []string
 	for name, f := range m.Stored {
 		names = append(names, name)

@@ -35,6 +35,10 @@ type nodeID struct{ device, inode uint64 }
 func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts {
 	own := OwnMounts{}
 	for _, b := range boundaries {
+		if layout == hierarchy.LayoutV2 && b.Hierarchy().Version == hierarchy.V1 {
+			// It lends controllers to the tree.
+			continue
+		}
 		root, err := b.Root()
 		if err != nil {
 			continue

@@ -20,7 +20,8 @@ const CgroupsPath = "/proc/cgroups"
 
 // CgroupsText returns /proc/cgroups for a guest: permitted controllers only, without the number of the host's cgroups.
 // "" if the kernel has no such file. In a layout in which v1 hierarchies stand for the host's v2 hierarchy, their
-// controllers have the numbers of those. The error is of reading the file.
+// controllers have the numbers of those; in one whose v2 tree has the controllers of v1 hierarchies, all have 0, the
+// number of v2. The error is of reading the file.
 func CgroupsText(h *host.Host, p *policy.Policy, layout hierarchy.Layout) (string, error) {
 	raw, err := os.ReadFile(CgroupsPath)
 	if errors.Is(err, os.ErrNotExist) {
@@ -42,7 +43,35 @@ func CgroupsText(h *host.Host, p *policy.Policy, layout hierarchy.Layout) (strin
 			return translatedCgroups(filterCgroups(string(raw), p.Permits, nil), shown), err
 		}
 	}
+	if layout == hierarchy.LayoutV2 && len(all) > 1 {
+		return lentCgroups(string(raw), p.Permits, all, v2), err
+	}
 	return filterCgroups(string(raw), p.Permits, v2), err
+}
+
+// lentCgroups is filterCgroups for a v2 tree that has the controllers of v1 hierarchies, too. A controller of a v1
+// hierarchy that lends it not is left out, since the tree does not have it.
+func lentCgroups(text string, permits func(string) bool, all []hierarchy.Hierarchy, v2 []string) string {
+	has := slices.Clone(v2)
+	for _, t := range all {
+		has = append(has, t.Lends()...)
+	}
+	var lacks []string
+	for _, c := range hierarchy.KnownControllers() {
+		if hierarchy.UnifiedController(c) && !slices.Contains(has, c) {
+			lacks = append(lacks, hierarchy.LegacyNames(c)...)
+		}
+	}
+	text = filterCgroups(text, func(name string) bool { return permits(name) && !slices.Contains(lacks, name) }, has)
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 4 && !strings.HasPrefix(line, "#") {
+			f[1] = "0"
+			line = strings.Join(f, "\t") + "\n"
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 // translatedCgroups gives the controllers of v1 hierarchies that stand for v2 their lines.

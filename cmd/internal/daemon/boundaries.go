@@ -21,7 +21,7 @@ func (m *making) openBoundaries(g *guest) ([]*host.Boundary, error) {
 		return reopen(m.host, g.record.Boundaries)
 	}
 	spec := g.record.Spec
-	hierarchies, err := views.Select(m.host, g.policy)
+	hierarchies, err := views.Select(m.host, g.policy, layoutOf(spec))
 	if err == nil {
 		err = views.CheckControllers(m.host, spec.Controllers, layoutOf(spec))
 	}

@@ -100,6 +100,10 @@ func (m *making) make(g *guest) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := views.Agree(boundaries, layoutOf(spec)); err != nil {
+		views.CloseBoundaries(boundaries)
+		return err
+	}
 	undoLimits, err := setLimits(boundaries, spec.Limits)
 	if err != nil {
 		views.CloseBoundaries(boundaries)
@@ -190,7 +194,8 @@ func (m *making) begin(g *guest, s *views.Served) {
 // viewConfig returns the configuration of a guest's view. device is nil for a new one.
 func (m *making) viewConfig(g *guest, device *os.File, held map[uint64]int) fs.Config {
 	return fs.Config{
-		Host: m.host, Policy: g.policy, Layout: layoutOf(g.record.Spec), Owner: fs.Owner{UID: g.record.UID, GID: g.record.GID}, Log: g.log,
+		Host: m.host, Policy: g.policy, Layout: layoutOf(g.record.Spec), Log: g.log,
+		Owner:    fs.Owner{UID: g.record.UID, GID: g.record.GID},
 		MountRef: g.at.Open, State: g.region, Device: device, Holder: m.keepers.of(g.region), Held: held,
 		Crashed: m.crashed, Settle: m.settle, Denied: func(x fs.Denial) { m.told.denied(g, x) },
 		Observe:  func(opcode uint32, errno int, took time.Duration) { m.told.observe(g, opcode, errno, took) },

@@ -83,7 +83,7 @@ func newSelf(cfg selfConfig, spec api.GuestSpec) (*selfDir, error) {
 	if err := views.CheckControllers(cfg.host, spec.Controllers, layoutOf(spec)); err != nil {
 		return nil, err
 	}
-	_, err = views.Select(cfg.host, s.policy)
+	_, err = views.Select(cfg.host, s.policy, layoutOf(spec))
 	return s, err
 }
 

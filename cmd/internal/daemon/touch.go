@@ -207,9 +207,13 @@ func (s *selfDir) find(tid int) (*toucher, error) {
 	if err != nil {
 		return nil, err
 	}
+	shown, err := views.Select(s.host, s.policy, layoutOf(s.spec))
+	if err != nil {
+		return nil, err
+	}
 	for i, hier := range s.host.Hierarchies() {
 		at, pattern, ok := s.rule.Of(paths[i])
-		if !ok || !views.Shown(s.host, hier, s.policy) {
+		if !ok || !slices.Contains(shown, hier) {
 			continue
 		}
 		b, err := hier.Boundary(at)

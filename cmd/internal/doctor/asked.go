@@ -6,7 +6,10 @@ func askedClients() []Client {
 		asked("Prometheus 3 (its memory limit)", AsksMounts, byMount+", then by path").instead(noStack),
 		asked("VictoriaMetrics", AsksPath, byPath),
 		asked("ninja 1.13 and newer", AsksMounts, byMount+", then by path").instead(noStack + ", or -j"),
-		asked("GNU nproc (coreutils 9.8 and newer)", AsksPath, byPath+" (cpu.max)").instead(viewOfV2),
+		asked("GNU nproc (coreutils 9.8 and newer)", AsksPath, byPath+" (cpu.max)").instead(viewOfV2).
+			lent(Yes, Yes).stackedLent(Yes, Yes).
+			run("coreutils 9.10", hybrid, Notification, "TestLentRun", StackedLent).
+			run("coreutils 9.10", hybrid, Notification, "", Lent),
 		asked("uutils nproc", AsksPath, byPath+" (cpu.max)").instead(viewOfV2),
 		asked("DuckDB", AsksPath, byPath),
 		asked("loky, joblib", AsksPath, byPath),

@@ -1,5 +1,7 @@
 package doctor
 
+import "slices"
+
 // Sight is the kind of file system that a process finds at /sys/fs/cgroup.
 type Sight string
 
@@ -13,6 +15,10 @@ const (
 	StackedDirs  Sight = "stacked-dirs"  // such a view over the kernel's own mounts
 	Tmpfs        Sight = "tmpfs"         // a tmpfs with a mount of a view for each hierarchy
 	StackedTmpfs Sight = "stacked-tmpfs" // such a tmpfs over the kernel's own mounts
+
+	// Of a process with v1's lines in /proc/self/cgroup, which some programs go by, before the one of v2.
+	Lent        Sight = "lent"         // a view of v2
+	StackedLent Sight = "stacked-lent" // such a view over the kernel's own cgroup2
 )
 
 var sightTexts = map[Sight]string{
@@ -22,19 +28,27 @@ var sightTexts = map[Sight]string{
 	StackedDirs:  "a view with a directory for each hierarchy, over the kernel's own mounts",
 	Tmpfs:        "a tmpfs with a view for each hierarchy",
 	StackedTmpfs: "a tmpfs with a view for each hierarchy, over the kernel's own mounts",
+	Lent:         "a view of v2, on a host with v1",
+	StackedLent:  "a view of v2, on a host with v1, over the kernel's own cgroup2",
 }
 
 // Text describes the sight, for people.
 func (s Sight) Text() string { return sightTexts[s] }
 
-// Sights are the sights that a view can give, with the options for each.
-var Sights = []struct {
+// option is a sight that a view can give, with the options for it.
+type option struct {
 	Sight Sight
 	How   string
-}{
+}
+
+// Sights are the sights that a view of the host's own layout can give. Every client has verdicts on them.
+var Sights = []option{
 	{Stacked, "v2"}, {View, "v2 --no-stack"}, {StackedDirs, "v1"}, {Dirs, "v1 --no-stack"},
 	{StackedTmpfs, "v1 --tmpfs"}, {Tmpfs, "v1 --tmpfs --no-stack"},
 }
+
+// lentSights are those of a view of v2 on a host with v1. On them a client without a run has no verdict.
+var lentSights = []option{{StackedLent, "v2 on a host with v1"}, {Lent, "v2 on a host with v1 --no-stack"}}
 
 // Verdict is a program's reaction to a sight.
 type Verdict string
@@ -125,7 +139,35 @@ func client(name string, asks Asks, looks string, plain, typed [6]Verdict) Clien
 	for i, s := range Sights {
 		c.Verdicts[s.Sight], c.Typed[s.Sight] = plain[i], typed[i]
 	}
+	for _, s := range lentSights {
+		c.Verdicts[s.Sight], c.Typed[s.Sight] = Unknown, Unknown
+	}
 	return c
+}
+
+// lent adds the verdicts on a view of v2 on a host with v1, not stacked: with FUSE's type, and with the right one.
+func (c Client) lent(plain, typed Verdict) Client {
+	c.Verdicts[Lent], c.Typed[Lent] = plain, typed
+	return c
+}
+
+// stackedLent is lent for one that is stacked.
+func (c Client) stackedLent(plain, typed Verdict) Client {
+	c.Verdicts[StackedLent], c.Typed[StackedLent] = plain, typed
+	return c
+}
+
+// Remedy returns what to do where the client does not accept a sight.
+func (c Client) Remedy(s Sight) string {
+	switch {
+	case s != Lent && s != StackedLent:
+		return c.Instead
+	case c.Typed[s] == Yes:
+		return theType
+	case c.Typed[s] == Ignores:
+		return "the host's own layout: it goes by v1's lines in /proc/self/cgroup"
+	}
+	return ""
 }
 
 // onlyV2 marks a client that does not know v1.
@@ -156,9 +198,10 @@ func (c Client) run(what, kernel string, of Type, test string, on ...Sight) Clie
 	return c
 }
 
-// tested adds a version that TestClients runs: on all views of v1, and on those of v2 with FUSE's type and with the
-// right one.
+// tested adds a version that TestClients runs: on all views of v1, on one of v2 beside v1, and on those of v2 with
+// FUSE's type and with the right one.
 func (c Client) tested(what string) Client {
-	return c.run(what, hybrid, Fuse, clients, sightsV1...).run(what, onlyV2, Fuse, clients, sightsV2...).
+	return c.run(what, hybrid, Fuse, clients, append(slices.Clone(sightsV1), Lent)...).
+		run(what, onlyV2, Fuse, clients, sightsV2...).
 		run(what, onlyV2, ByBPF, clients, sightsV2...)
 }

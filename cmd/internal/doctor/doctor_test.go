@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,6 +43,21 @@ func TestSightIn(t *testing.T) {
 	}
 }
 
+// TestBesideV1: a view of v2 is another sight to a process that is in v1 hierarchies, too.
+func TestBesideV1(t *testing.T) {
+	for _, c := range []struct {
+		lines      string
+		sight, now Sight
+	}{
+		{"0::/\n", View, View}, {"0::/\n", Stacked, Stacked}, {"4:memory:/\n0::/\n", View, Lent}, {"1:name=systemd:/\n0::/\n", Stacked, StackedLent},
+		{"4:memory:/\n", V1, V1}, {"4:memory:/\n0::/\n", StackedDirs, StackedDirs},
+	} {
+		if got := besideV1(c.sight, c.lines); got != c.now {
+			t.Errorf("%s with %q: %s, want %s", c.sight, c.lines, got, c.now)
+		}
+	}
+}
+
 // TestClients: every client has a verdict for every sight, says what to do where it has no good one, and accepts what it does with the
 // type right where it accepts it with FUSE's.
 func TestClients(t *testing.T) {
@@ -59,6 +75,11 @@ func TestClients(t *testing.T) {
 				t.Errorf("%s was run on %s, and its verdict is unknown", c.Name, s.Sight)
 			}
 			fine = fine && plain == Yes
+		}
+		for _, s := range lentSights {
+			if plain, typed := c.Verdicts[s.Sight], c.Typed[s.Sight]; plain == Yes && typed != Yes || (plain == "" || typed == "") {
+				t.Errorf("%s on %s: %q with FUSE's type, %q with the right one", c.Name, s.Sight, plain, typed)
+			}
 		}
 		if fine == (c.Instead != "") {
 			t.Errorf("%s: what to do instead is %q", c.Name, c.Instead)
@@ -120,7 +141,7 @@ func TestRightOf(t *testing.T) {
 // Every sight has words for readers.
 func TestSightText(t *testing.T) {
 	sights := []Sight{None, V2, V1}
-	for _, s := range Sights {
+	for _, s := range slices.Concat(Sights, lentSights) {
 		sights = append(sights, s.Sight)
 	}
 	for _, s := range sights {

@@ -12,7 +12,7 @@ var Legend = []string{
 	"yes; no: it fails; ignores: it runs with the host's values for its limits; ?: neither run nor read",
 }
 
-// Markdown returns the table of the clients, and the table of their runs, for docs/clients.md. A bold verdict was
+// Markdown returns the tables of the clients, and the table of their runs, for docs/clients.md. A bold verdict was
 // observed. Of two verdicts the first is with FUSE's type, the second with the right one.
 func Markdown() string {
 	var b strings.Builder
@@ -27,6 +27,12 @@ func Markdown() string {
 			fmt.Fprintf(&b, " %s |", c.cell(s.Sight))
 		}
 		fmt.Fprintf(&b, " %s | %s | %s |\n", c.Instead, c.Needs, c.How())
+	}
+	b.WriteString("\n| program | " + lentSights[0].How + " | " + lentSights[1].How + " |\n|---|---|---|\n")
+	for _, c := range Clients() {
+		if c.Typed[StackedLent] != Unknown || c.Typed[Lent] != Unknown {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", c.Name, c.cell(StackedLent), c.cell(Lent))
+		}
 	}
 	b.WriteString("\n| was run | Linux | on a view of | type | by |\n|---|---|---|---|---|\n")
 	for _, c := range Clients() {
@@ -54,7 +60,7 @@ func (c Client) cell(s Sight) string {
 
 func hows(on []Sight) string {
 	var names []string
-	for _, s := range Sights {
+	for _, s := range slices.Concat(Sights, lentSights) {
 		if slices.Contains(on, s.Sight) {
 			names = append(names, s.How)
 		}

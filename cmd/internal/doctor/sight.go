@@ -38,7 +38,25 @@ func SightOf(pid int) (Sight, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot look at process %d: %w", pid, err)
 	}
-	return sightIn(mounts), nil
+	lines, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("cannot look at process %d: %w", pid, err)
+	}
+	return besideV1(sightIn(mounts), string(lines)), nil
+}
+
+// besideV1 returns the sight of a process whose /proc/PID/cgroup may have v1's lines.
+func besideV1(s Sight, lines string) Sight {
+	lent, ok := map[Sight]Sight{View: Lent, Stacked: StackedLent}[s]
+	if !ok {
+		return s
+	}
+	for line := range strings.Lines(lines) {
+		if !strings.HasPrefix(line, "0::") {
+			return lent
+		}
+	}
+	return s
 }
 
 // sightIn reads a mount table. The top one of several mounts at the place is the one without another mount on it; the

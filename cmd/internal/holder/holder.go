@@ -69,6 +69,7 @@ type Holder struct {
 	notify  notifySockets
 
 	supervisor supervisor
+	clock      clock
 	processes  map[int]*process // by the id of the supervisor's child
 	programs   map[int]*os.File // by the supervisor's number
 	posts      chan func()      // for the deciding goroutine

@@ -21,7 +21,8 @@ func (h *Holder) Run(announce func()) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
-	tick := time.NewTicker(max(h.config.Watchdog/8, leastTick))
+	h.clock.tick = max(h.config.Watchdog/8, leastTick)
+	tick := time.NewTicker(h.clock.tick)
 	defer tick.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -30,7 +31,7 @@ func (h *Holder) Run(announce func()) error {
 	for h.supervisor.mode != ended {
 		timer.Stop()
 		if due := h.supervisor.due(); !due.IsZero() {
-			timer.Reset(time.Until(due))
+			timer.Reset(time.Until(h.clock.real(due)))
 		}
 		select {
 		case f := <-h.posts:
@@ -59,7 +60,7 @@ func (h *Holder) post(f func()) { h.posts <- f }
 // handle steps, and applies the actions. Called by the deciding goroutine.
 func (h *Holder) handle(e event) {
 	for events := []event{e}; len(events) > 0; events = events[1:] {
-		now := reading{now: time.Now(), heartbeat: h.arena.Heartbeat()}
+		now := reading{now: h.clock.now(time.Now()), heartbeat: h.arena.Heartbeat()}
 		if h.notify.lxc != nil {
 			now.listeners = h.store.listenerCount()
 		}

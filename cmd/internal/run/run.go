@@ -79,7 +79,7 @@ func Run(cfg RunConfig) (status int, err error) {
 	if err := cleanUp(h, cfg.Log); err != nil {
 		return 0, err
 	}
-	shown, err := views.Select(h, cfg.Policy)
+	shown, err := views.Select(h, cfg.Policy, cfg.Layout)
 	if err != nil {
 		return 0, err
 	}

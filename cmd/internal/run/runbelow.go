@@ -27,6 +27,8 @@ func kernelMounts(shown []*host.Hierarchy, layout hierarchy.Layout) (all []kerne
 		switch {
 		case t.View || layout.Translates(t.Hierarchy):
 			return nil
+		case layout == hierarchy.LayoutV2 && t.Version == hierarchy.V1:
+			continue
 		case layout == hierarchy.LayoutV2:
 			m.Dir = ""
 		case t.Version == hierarchy.V1:

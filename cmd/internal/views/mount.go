@@ -43,7 +43,7 @@ func Mount(cfg MountConfig) error {
 		return fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	hierarchies, err := Select(h, cfg.Policy)
+	hierarchies, err := Select(h, cfg.Policy, cfg.Layout)
 	if err != nil {
 		return err
 	}

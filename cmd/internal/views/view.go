@@ -28,18 +28,45 @@ func Shown(h *host.Host, t *host.Hierarchy, p *policy.Policy) bool {
 
 // Select lists the hierarchies that a view with this policy shows. The error lists the host's controllers when the view
 // would show none.
-func Select(h *host.Host, p *policy.Policy) ([]*host.Hierarchy, error) {
+func Select(h *host.Host, p *policy.Policy, layout hierarchy.Layout) ([]*host.Hierarchy, error) {
 	var hierarchies []*host.Hierarchy
 	for _, t := range h.Hierarchies() {
 		if Shown(h, t, p) {
 			hierarchies = append(hierarchies, t)
 		}
 	}
-	if len(hierarchies) == 0 {
+	if layout == hierarchy.LayoutV2 && slices.ContainsFunc(hierarchies, isV1) {
+		return selectV2(h, hierarchies)
+	}
+	shown := Hierarchies(hierarchies)
+	something := slices.DeleteFunc(slices.Clone(hierarchies), func(t *host.Hierarchy) bool {
+		return layout.Translates(t.Hierarchy) && len(layout.Shown(t.Hierarchy, shown, p.Legacy().Controllers())) == 0
+	})
+	if len(something) == 0 && len(hierarchies) > 0 {
+		return nil, fault.New(fault.Unsupported, "cannot show anything in layout %s: no permitted controller of this host "+
+			"can be in a hierarchy of v1; it has %s", layout, Available(h))
+	}
+	if hierarchies = something; len(hierarchies) == 0 {
 		return nil, fault.New(fault.Unsupported,
 			"cannot show anything: no hierarchy of this host has a permitted controller; it has %s", Available(h))
 	}
 	return hierarchies, nil
+}
+
+func isV1(t *host.Hierarchy) bool { return t.Version == hierarchy.V1 }
+
+// selectV2 returns the hierarchies for a v2 tree: the host's own, and the v1 hierarchies that lend it controllers.
+func selectV2(h *host.Host, shown []*host.Hierarchy) ([]*host.Hierarchy, error) {
+	tree := h.Hierarchy(hierarchy.Unified)
+	if tree == nil {
+		return nil, fault.New(fault.Unsupported, "cannot show layout v2: the host's v2 hierarchy is not mounted, and the "+
+			"guest's cgroups are made in it; mount it first: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 "+
+			"/sys/fs/cgroup/unified; or use layout v1")
+	}
+	all := slices.DeleteFunc(slices.Clone(shown), func(t *host.Hierarchy) bool {
+		return t == tree || isV1(t) && len(t.Lends()) == 0
+	})
+	return append(all, tree), nil
 }
 
 // Available names the host's hierarchies, for messages.
@@ -81,8 +108,18 @@ func CheckControllers(h *host.Host, names []string, layout hierarchy.Layout) err
 			return fault.New(fault.Unsupported,
 				"cannot show controller %q: this host does not have it; it has %s", name, Available(h))
 		}
+		if t := h.Hierarchy(name); t != nil && !CanShow(t, name, layout) {
+			return fault.New(fault.Unsupported, "cannot show controller %q in layout v2: this host has it in a v1 hierarchy, "+
+				"and it cannot be lent to the v2 tree; use layout v1 or hybrid", name)
+		}
 	}
 	return nil
+}
+
+// CanShow reports that a view in a layout can show what a hierarchy has under a name: in layout v2 v1 hierarchies
+// show what they lend.
+func CanShow(t *host.Hierarchy, name string, layout hierarchy.Layout) bool {
+	return layout != hierarchy.LayoutV2 || !isV1(t) || slices.Contains(t.Lends(), name)
 }
 
 // Place locates a guest's boundary: at Path, counted from the root of each hierarchy; at the root of the cgroup
@@ -112,7 +149,33 @@ func NewView(
 	if err != nil {
 		return nil, err
 	}
+	if err := Agree(boundaries, cfg.Layout); err != nil {
+		CloseBoundaries(boundaries)
+		return nil, err
+	}
 	return NewViewOf(cfg, boundaries)
+}
+
+// Agree checks that the boundaries of a v2 tree with the controllers of v1 hierarchies are at one path, since a
+// cgroup of the guest is at one in all of them. A container is at another in the v2 hierarchy if its runtime makes it
+// none there: it stays in the runtime's own, which others share.
+func Agree(boundaries []*host.Boundary, layout hierarchy.Layout) error {
+	i := slices.IndexFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy().Version == hierarchy.V2 })
+	if layout != hierarchy.LayoutV2 || len(boundaries) == 0 {
+		return nil
+	}
+	if i < 0 {
+		return fault.New(fault.Unsupported, "cannot show layout v2: the guest has no cgroup of its own in the host's v2 "+
+			"hierarchy, only in v1 hierarchies; give it one with a runtime that does, as runc 1.1 and later, or use layout v1")
+	}
+	for _, b := range boundaries {
+		if in, tree := b.Path(), boundaries[i].Path(); in != tree {
+			return fault.New(fault.Unsupported, "cannot show layout v2: the guest's cgroup in the hierarchy %s is %s, and %s "+
+				"in the host's v2 hierarchy: its runtime made it none there, or another one; use a runtime that makes one, as "+
+				"runc 1.1 and later, or layout v1", b.Hierarchy(), in, tree)
+		}
+	}
+	return nil
 }
 
 // NewViewOf makes the view of open boundaries. It owns them from then on, and closes them on failure. The error tells
@@ -213,7 +276,8 @@ func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 		case path == "/":
 			return "", fmt.Errorf(
 				"cannot use %s of process %d as a boundary: it is the root of the hierarchy %s; move it to one "+
-					"of its own, or show fewer controllers with --controllers", what, p.Pid, t)
+					"of its own (some runtimes make none in a v2 hierarchy beside v1; runc does since 1.1), or show fewer "+
+					"controllers with --controllers", what, p.Pid, t)
 		}
 		return path, nil
 	}, nil

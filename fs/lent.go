@@ -1,0 +1,663 @@
+package fs
+
+import (
+	"errors"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/translate"
+	"github.com/vcgroupfs/vcgroupfs/policy"
+)
+
+// lent are controllers that the host has in v1 hierarchies and the guest finds in its v2 tree. The tree itself, its
+// membership, events, pressure, freezing and killing are those of the host's own v2 hierarchy, so the kernel notifies
+// of them, and /proc/<pid>/cgroup has the guest's paths. Each v1 hierarchy has the same directories (a part): mkdir,
+// rmdir and moves are done there, too. Package translate has what stands for the control files.
+//
+// Which controllers are enabled for a cgroup's children the kernel does not know: an attribute keeps it
+// (attrSubtree), and the view keeps the kernel's rule that a cgroup other than the root has no tasks beside enabled
+// controllers, but for those that can have threads apart (hierarchy.ThreadedController).
+type lent struct {
+	parts       []*part
+	controllers []string // as v2 has them, in the kernel's order
+
+	// slot is held while a task moves or controllers change, so that all hierarchies agree.
+	slot chan struct{}
+
+	changes changes
+
+	above memo[uint64] // the directory above: a cgroup of v2 is never moved
+	stays memo[[]stay] // attrSubtree
+}
+
+// part is a v1 hierarchy that lends controllers.
+type part struct {
+	boundary    *host.Boundary
+	controllers []string // as v2 has them
+
+	ids memo[uint64] // by the id in the v2 tree
+}
+
+// newLent finds the controllers that v1 boundaries lend to a v2 hierarchy; nil for none.
+func newLent(boundaries []*host.Boundary, to *viewHierarchy, p *policy.Policy) *lent {
+	l := &lent{slot: make(chan struct{}, 1)}
+	for _, b := range boundaries {
+		has := slices.DeleteFunc(b.Hierarchy().Lends(), func(c string) bool {
+			return !p.Permits(c) || slices.Contains(to.boundary.Hierarchy().Controllers, c)
+		})
+		if len(has) > 0 {
+			l.parts = append(l.parts, &part{boundary: b, controllers: has})
+			l.controllers = append(l.controllers, has...)
+		}
+	}
+	if len(l.parts) == 0 {
+		return nil
+	}
+	slices.SortFunc(l.controllers, hierarchy.CompareUnified)
+	return l
+}
+
+// lends reports that a control file belongs to a controller that is lent.
+func (hier *viewHierarchy) lends(file string) bool {
+	if hier.lent == nil || file == "" {
+		return false
+	}
+	f, ok := hierarchy.Lookup(hierarchy.V2, file)
+	return ok && slices.Contains(hier.lent.controllers, f.Controller) || hier.lent.counts(file)
+}
+
+// counts reports a file that every cgroup of v2 has, and in which the kernel tells what a cpu controller did.
+func (l *lent) counts(file string) bool {
+	return (file == "cpu.stat" || file == "cpu.stat.local") && slices.Contains(l.controllers, "cpu")
+}
+
+// readCounts returns the content of such a file: the host's, and with the cpu controller enabled what its quota did.
+func (l *lent) readCounts(c bridged, h *handle, d *host.Dir) ([]byte, error) {
+	raw, err := d.ReadFile(h.file)
+	if err != nil {
+		return nil, err
+	}
+	if _, enabled := l.lifeIn(d, "cpu.max"); !enabled {
+		return raw, nil
+	}
+	if h.file == "cpu.stat.local" {
+		return h.row.Read(c, h.file)
+	}
+	more, err := translate.Throttled(c)
+	if err != nil {
+		// The host made the cgroup in the v2 tree alone.
+		return raw, nil
+	}
+	return append(raw, more...), nil
+}
+
+// partWith returns the part that has a control file of v1, or nil.
+func (l *lent) partWith(file string) *part {
+	f, _ := hierarchy.Lookup(hierarchy.V1, file)
+	i := slices.IndexFunc(l.parts, func(p *part) bool { return p.boundary.Hierarchy().Holds(f.Controller) })
+	if i < 0 {
+		return nil
+	}
+	return l.parts[i]
+}
+
+// pathOf returns the path of a directory from the boundary. The leaf's tasks are the boundary's.
+func pathOf(d *host.Dir) (string, error) {
+	rel, err := d.Path()
+	if rel == hierarchy.LeafName {
+		rel = ""
+	}
+	return rel, err
+}
+
+// at opens the directory of a part that belongs to one of the v2 tree. ENOENT for a cgroup that the host made there
+// alone.
+func (p *part) at(d *host.Dir) (*host.Dir, error) {
+	if d.IsBoundary() {
+		return p.boundary.Root()
+	}
+	id, err := p.ids.get(d.ID(), func() (uint64, error) {
+		rel, err := pathOf(d)
+		if err != nil {
+			return 0, err
+		}
+		found, err := p.boundary.At(rel)
+		if err != nil {
+			return 0, err
+		}
+		defer found.Release()
+		return found.ID(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	found, err := p.boundary.Acquire(id)
+	if err != nil {
+		p.ids.forget(d.ID())
+	}
+	return found, err
+}
+
+// nearest is at, or the nearest directory above.
+func (p *part) nearest(d *host.Dir) (*host.Dir, error) {
+	rel, err := pathOf(d)
+	for err == nil {
+		var found *host.Dir
+		if found, err = p.boundary.At(rel); err == nil || !errors.Is(err, unix.ENOENT) || rel == "" {
+			return found, err
+		}
+		rel, err = strings.Trim(path.Dir("/"+rel), "/"), nil
+	}
+	return nil, err
+}
+
+// attrSubtree is an attribute of a cgroup: the lent controllers that are or were enabled for its children, as attrIn
+// has hierarchies. A controller's life is that of its files in the children.
+const attrSubtree = "subtree"
+
+// enabledFor returns the lent controllers of a directory, each with its life.
+func (l *lent) enabledFor(d *host.Dir) (all []stay, err error) {
+	if d.IsBoundary() {
+		for _, c := range l.controllers {
+			all = append(all, stay{name: c})
+		}
+		return all, nil
+	}
+	above, err := l.above.get(d.ID(), func() (uint64, error) {
+		up, err := d.Parent()
+		if err != nil {
+			return 0, err
+		}
+		defer up.Release()
+		return up.ID(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if all, err = l.subtreeOf(d.Boundary(), above); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(s stay) bool { return s.over }), nil
+}
+
+// subtreeOf reads attrSubtree of a directory.
+func (l *lent) subtreeOf(b *host.Boundary, id uint64) ([]stay, error) {
+	return l.stays.get(id, func() ([]stay, error) {
+		d, err := b.Acquire(id)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Release()
+		all, _ := staysIn(d, attrSubtree)
+		return all, nil
+	})
+}
+
+// lifeIn returns the life of a control file in a directory. False if its controller is not enabled there.
+func (l *lent) lifeIn(d *host.Dir, file string) (life uint64, there bool) {
+	if l.counts(file) {
+		return 0, true
+	}
+	f, _ := hierarchy.Lookup(hierarchy.V2, file)
+	all, err := l.enabledFor(d)
+	i := slices.IndexFunc(all, func(s stay) bool { return s.name == f.Controller })
+	if err != nil || i < 0 {
+		return 0, false
+	}
+	return all[i].life, true
+}
+
+// markersV1 are files of v1 that tell whether a controller is there.
+var markersV1 = map[string]string{"memory": "memory.limit_in_bytes", "cpuset": "cpuset.cpus", "cpu": "cpu.shares"}
+
+// has reports that a directory has a control file of a lent controller.
+func (l *lent) has(hier *viewHierarchy, d *host.Dir, file string) bool {
+	row, ok := hier.rowOf(file)
+	var st unix.Stat_t
+	if !ok || l.counts(file) {
+		return ok && d.Lookup(file, &st) == nil
+	}
+	if _, there := l.lifeIn(d, file); !there {
+		return false
+	}
+	f, _ := hierarchy.Lookup(hierarchy.V2, file)
+	behind := row.HostFile(file)
+	if behind == "" {
+		behind = markersV1[f.Controller]
+	}
+	p := l.partWith(behind)
+	if p == nil {
+		return false
+	}
+	at, err := p.at(d)
+	if err != nil {
+		return false
+	}
+	defer at.Release()
+	return at.Lookup(behind, &st) == nil
+}
+
+// listLent returns the entries of the lent controllers' files in a directory.
+func (v *View) listLent(hier *viewHierarchy, d *host.Dir) (out []dirEntry) {
+	enabled, err := hier.lent.enabledFor(d)
+	if err != nil || len(enabled) == 0 {
+		return nil
+	}
+	there := hier.lent.files(d)
+	for _, row := range translate.Rows() {
+		f, _ := hierarchy.Lookup(row.Version, row.Name)
+		if row.Version != hierarchy.V2 || row.Absent != "" ||
+			!slices.ContainsFunc(enabled, func(s stay) bool { return s.name == f.Controller }) {
+			continue
+		}
+		for _, name := range shownBy(row, f, there) {
+			if v.decide(hier, d.ID(), name).Verdict != hierarchy.Hidden {
+				n := node{hier: hier, dir: d.ID(), file: name}
+				out = append(out, dirEntry{name: name, ino: n.inode(), mode: unix.S_IFREG})
+			}
+		}
+	}
+	return out
+}
+
+// shownBy returns the control files of a row that stand on files of the host.
+func shownBy(row translate.Row, f hierarchy.ControlFile, there []string) (names []string) {
+	if !row.Many() {
+		behind := row.Host
+		if behind == "" {
+			behind = markersV1[f.Controller]
+		}
+		if slices.Contains(there, behind) {
+			return []string{row.Name}
+		}
+		return nil
+	}
+	for _, file := range there {
+		if name, ok := row.Shown(file); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// files lists the control files of all parts of a directory.
+func (l *lent) files(d *host.Dir) (names []string) {
+	for _, p := range l.parts {
+		at, err := p.at(d)
+		if err != nil {
+			continue
+		}
+		entries, err := at.ReadDir()
+		at.Release()
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if !e.IsDir {
+				names = append(names, e.Name)
+			}
+		}
+	}
+	return names
+}
+
+// children opens the directories directly below one, without the leaf.
+func (l *lent) children(d *host.Dir) (all []*host.Dir, err error) {
+	entries, err := d.ReadDir()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !e.IsDir || d.IsBoundary() && e.Name == hierarchy.LeafName {
+			continue
+		}
+		if child, err := d.OpenDir(e.Name); err == nil {
+			all = append(all, child)
+		}
+	}
+	return all, nil
+}
+
+// list adds the lent controllers to those of cgroup.controllers or cgroup.subtree_control.
+func (l *lent) list(h *handle, kept []string) ([]string, error) {
+	d, err := h.acquire()
+	if err != nil {
+		return nil, unix.ENODEV
+	}
+	defer d.Release()
+	var all []stay
+	if h.file == subtreeFile {
+		all, _ = l.subtreeOf(d.Boundary(), d.ID())
+	} else if all, err = l.enabledFor(d); err != nil {
+		return nil, unix.ENODEV
+	}
+	for _, s := range all {
+		if !s.over && slices.Contains(l.controllers, s.name) {
+			kept = append(kept, s.name)
+		}
+	}
+	slices.SortFunc(kept, hierarchy.CompareUnified)
+	return kept, nil
+}
+
+// enter acquires the slot.
+func (l *lent) enter(cancel <-chan struct{}) (leave func(), err error) {
+	select {
+	case l.slot <- struct{}{}:
+		return func() { <-l.slot }, nil
+	case <-cancel:
+		return nil, unix.EINTR
+	}
+}
+
+// delegateLent carries out a write to cgroup.subtree_control where controllers are lent: the words for those by
+// itself, and the others by own. It refuses as the kernel does: ENOENT for a controller that the cgroup does not
+// have, EBUSY with tasks in a cgroup other than the root, or for one that a child has enabled. Done again it changes
+// nothing more.
+func (v *View) delegateLent(
+	cancel <-chan struct{}, h *handle, d *host.Dir, words []string, own func(words []string) error,
+) error {
+	l := h.hier.lent
+	var ours, others []string
+	for _, word := range words {
+		if slices.Contains(l.controllers, word[1:]) {
+			ours = append(ours, word)
+		} else {
+			others = append(others, word)
+		}
+	}
+	leave, err := l.enter(cancel)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := l.mayChange(d, ours); err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		if err := own(others); err != nil {
+			return err
+		}
+	}
+	return v.enableLent(cancel, h.hier, d, ours)
+}
+
+// enableLent enables and disables lent controllers for the children of a cgroup. Called with the slot held.
+func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir, ours []string) error {
+	children, err := hier.lent.children(d)
+	if err != nil {
+		return err
+	}
+	defer releaseAll(children)
+	all, _ := staysIn(d, attrSubtree)
+	if slices.ContainsFunc(ours, func(word string) bool { return word[0] == '-' }) {
+		// A late write would set what the controller has when it is enabled again.
+		for _, child := range children {
+			defer hier.lent.changes.wait(changed{hier, child.ID()})()
+		}
+	}
+	for _, word := range ours {
+		i := slices.IndexFunc(all, func(s stay) bool { return s.name == word[1:] })
+		switch {
+		case word[0] == '+' && i < 0:
+			all = append(all, stay{name: word[1:], life: 1})
+		case word[0] == '+' && all[i].over:
+			all[i].over, all[i].life = false, all[i].life%(lives-1)+1
+		case word[0] == '-' && i >= 0 && !all[i].over:
+			for _, child := range children {
+				if err := v.resetLent(cancel, hier, child, word[1:]); err != nil {
+					return err
+				}
+			}
+			all[i].over = true
+		}
+	}
+	failpoint("lent-subtree")
+	if err := v.setSubtree(d, all); err != nil {
+		hier.lent.stays.forget(d.ID())
+		return err
+	}
+	hier.lent.stays.set(d.ID(), all)
+	v.forget(cancel, hier, d.ID(), v.invalidateFiles)
+	return nil
+}
+
+// mayChange checks the words that delegateLent is to carry out.
+func (l *lent) mayChange(d *host.Dir, words []string) error {
+	available, err := l.enabledFor(d)
+	if err != nil {
+		return unix.ENODEV
+	}
+	enables := false
+	for _, word := range words {
+		has := slices.ContainsFunc(available, func(s stay) bool { return s.name == word[1:] })
+		if word[0] == '+' && !has {
+			return unix.ENOENT
+		}
+		enables = enables || word[0] == '+' && !hierarchy.ThreadedController(word[1:])
+	}
+	children, err := l.children(d)
+	if err != nil {
+		return err
+	}
+	defer releaseAll(children)
+	for _, child := range children {
+		enabled, _ := staysIn(child, attrSubtree)
+		for _, s := range enabled {
+			if !s.over && slices.Contains(words, "-"+s.name) {
+				return unix.EBUSY
+			}
+		}
+	}
+	if procs, err := d.ReadFile("cgroup.procs"); enables && !d.IsBoundary() && err == nil && len(procs) > 0 {
+		return unix.EBUSY
+	}
+	return nil
+}
+
+// setSubtree writes attrSubtree. The boundary's is the view's, and no part of the guest's budget.
+func (v *View) setSubtree(d *host.Dir, all []stay) error {
+	if d.IsBoundary() {
+		return d.Self().SetXattr(attrSubtree, staysText(all), 0)
+	}
+	return v.setAttrs(d.Self(), viewsAttr, true, attrChange{stored: attrSubtree, data: staysText(all)})
+}
+
+// resetLent gives a cgroup the standard settings of a controller that it loses. Owners and attributes of its files go
+// with them.
+func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir, controller string) error {
+	c, done := v.cgroupOf(hier, d, cancel, true)
+	defer done()
+	c.free = true
+	var files []string
+	there := hier.lent.files(d)
+	for _, row := range translate.Rows() {
+		f, _ := hierarchy.Lookup(row.Version, row.Name)
+		if row.Version == hierarchy.V2 && f.Controller == controller && row.Absent == "" {
+			files = append(files, shownBy(row, f, there)...)
+		}
+	}
+	if err := translate.ResetShown(c, controller, files); err != nil {
+		return err
+	}
+	v.stripShown(d, files)
+	return nil
+}
+
+// mkdir makes a directory in all parts. What an earlier one of the name has left goes first.
+func (l *lent) mkdir(d *host.Dir, name string) (err error) {
+	for _, p := range l.parts {
+		above, err := p.at(d)
+		if errors.Is(err, unix.ENOENT) {
+			// The host made the cgroup above in the v2 tree alone.
+			continue
+		}
+		if err == nil {
+			err = p.make(above, name)
+			above.Release()
+		}
+		if err != nil {
+			l.rmdir(d, name)
+			return err
+		}
+		failpoint("lent-mkdir")
+	}
+	return nil
+}
+
+// make makes a directory of a part. A new cpuset gets its parent's processors and nodes: without it can hold no task.
+func (p *part) make(above *host.Dir, name string) error {
+	err := above.Mkdir(name, madeMode)
+	if errors.Is(err, unix.EEXIST) && above.Rmdir(name) == nil {
+		err = above.Mkdir(name, madeMode)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) || !slices.Contains(p.controllers, "cpuset") {
+		if errors.Is(err, unix.EEXIST) {
+			err = nil
+		}
+		return err
+	}
+	child, err := above.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer child.Release()
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		value, err := above.ReadFile(file)
+		if err == nil {
+			err = child.WriteFile(file, value)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rmdir removes a directory from all parts. Tasks that were forked while their parents moved follow those first.
+func (l *lent) rmdir(d *host.Dir, name string) {
+	if l == nil {
+		return
+	}
+	for _, p := range l.parts {
+		above, err := p.at(d)
+		if err != nil {
+			continue
+		}
+		if errors.Is(above.Rmdir(name), unix.EBUSY) {
+			p.follow(d.Boundary(), above, name)
+			_ = above.Rmdir(name)
+		}
+		above.Release()
+		failpoint("lent-rmdir")
+	}
+}
+
+// follow moves the processes of a directory of the part to where they are in the v2 tree.
+func (p *part) follow(tree *host.Boundary, above *host.Dir, name string) {
+	d, err := above.OpenDir(name)
+	if err != nil {
+		return
+	}
+	defer d.Release()
+	raw, err := d.ReadFile("cgroup.procs")
+	if err != nil {
+		return
+	}
+	for _, pid := range parsePids(raw) {
+		path, err := tree.PathOf(pid)
+		if err != nil {
+			continue
+		}
+		if to, err := tree.At(path); err == nil {
+			_, _ = p.move(to, pid, false)
+			to.Release()
+		}
+	}
+}
+
+// move moves a task in the v2 tree and in all parts, to the directories of dst: everywhere or nowhere. EBUSY for a
+// cgroup other than the root with lent controllers enabled for its children.
+func (l *lent) move(hier *viewHierarchy, dst *host.Dir, pid int, thread bool, own func() error) error {
+	if stays, _ := staysIn(dst, attrSubtree); !dst.IsBoundary() &&
+		slices.ContainsFunc(stays, func(s stay) bool { return !s.over && !hierarchy.ThreadedController(s.name) }) {
+		return unix.EBUSY
+	}
+	l.slot <- struct{}{}
+	defer func() { <-l.slot }()
+	from, _ := hier.boundary.PathOf(pid)
+	if err := own(); err != nil {
+		return err
+	}
+	failpoint("lent-own-moved")
+	var moved []func()
+	for _, p := range l.parts {
+		back, err := p.move(dst, pid, thread)
+		if err != nil {
+			for _, undo := range slices.Backward(moved) {
+				undo()
+			}
+			moveBack(hier.boundary, from, pid, thread)
+			return err
+		}
+		moved = append(moved, back)
+		failpoint("lent-moved")
+	}
+	return nil
+}
+
+// move moves a task in the part. back undoes that.
+func (p *part) move(dst *host.Dir, pid int, thread bool) (back func(), err error) {
+	from, err := p.boundary.PathOf(pid)
+	if errors.Is(err, unix.ESRCH) {
+		// It has exited since it moved.
+		return func() {}, nil
+	}
+	to, err := p.nearest(dst)
+	if err != nil {
+		return nil, err
+	}
+	defer to.Release()
+	if rel, err := to.Path(); err == nil && rel == from && from != "" {
+		return func() {}, nil
+	}
+	file := "cgroup.procs"
+	if thread {
+		file = "tasks"
+	}
+	fd, err := to.OpenFile(file, unix.O_WRONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	_, err = p.boundary.Move(to, file, fd, pid, thread, nil)
+	var outside *host.OutsideError
+	if err != nil && (errors.As(err, &outside) || !errors.Is(err, unix.ESRCH)) {
+		return nil, err
+	}
+	return func() { moveBack(p.boundary, from, pid, thread) }, nil
+}
+
+// moveBack moves a task to a path from the boundary, as far as that is possible.
+func moveBack(b *host.Boundary, path string, pid int, thread bool) {
+	d, err := b.At(path)
+	if err != nil {
+		return
+	}
+	defer d.Release()
+	file := "cgroup.procs"
+	if thread && b.Hierarchy().Version == hierarchy.V1 {
+		file = "tasks"
+	} else if thread {
+		file = "cgroup.threads"
+	}
+	if fd, err := d.OpenFile(file, unix.O_WRONLY); err == nil {
+		_, _ = b.Move(d, file, fd, pid, thread, nil)
+		unix.Close(fd)
+	}
+}

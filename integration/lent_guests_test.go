@@ -1,0 +1,97 @@
+package integration
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit"
+)
+
+// lentHierarchies are the v1 hierarchies of this host that lend memory and pids to a v2 tree, and that tree's.
+func lentHierarchies(t *testing.T) (memory, pids, tree *host.Hierarchy) {
+	t.Helper()
+	h := kit.OpenHost(t)
+	if !kit.OnV1(h, "memory") || !kit.OnV1(h, "pids") {
+		t.Skip("machine: this kernel's memory is in its v2 hierarchy")
+	}
+	return h.Hierarchy("memory"), h.Hierarchy("pids"), kit.NeedHierarchy(t, h, hierarchy.Unified)
+}
+
+// TestLentRefused: a v2 tree with the controllers of v1 hierarchies is refused to a guest whose cgroup is not the same in all of
+// them, as where its runtime makes it none in the v2 hierarchy, and so are controllers that cannot be lent.
+func TestLentRefused(t *testing.T) {
+	memory, pids, tree := lentHierarchies(t)
+	path, other := kit.NewBoundary(t, t.Name(), memory, pids), kit.NewBoundary(t, t.Name()+"-other", tree)
+	options := []string{"mount", "--layout", "v2", "--controllers", "memory,pids"}
+	refuses := func(says string, more ...string) {
+		t.Helper()
+		got := kit.RunCommand(t, append(append(options, more...), kit.PublicDir(t))...)
+		if got.Status == 0 || !strings.Contains(got.Stderr, says) {
+			t.Errorf("%v: %+v, want a refusal that says %q", more, got, says)
+		}
+	}
+	refuses("there is no such cgroup in the hierarchy unified", "--boundary", path)
+	refuses(`cannot show controller "devices" in layout v2`, "--boundary", path, "--controllers", "memory,devices")
+	for _, c := range []struct {
+		at, says string // of the v2 hierarchy
+		status   int
+	}{
+		{"/", "it is the root of the hierarchy unified; move it to one of its own (some runtimes make none", 1},
+		{other, "is " + path + ", and " + other + " in the host's v2 hierarchy", 4},
+	} {
+		x := kit.StartHelper(t, "commands")
+		for hier, path := range map[*host.Hierarchy]string{memory: path, pids: path, tree: c.at} {
+			if err := hier.Attach(path, x.PID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := x.Ask(t, "unshare-cgroup"); got != "ok" {
+			t.Fatalf("unshare: %s", got)
+		}
+		refuses(c.says, "--pid", strconv.Itoa(x.PID()))
+		d := kit.StartDaemonWith(t, kit.Program(t), []string{"--no-bpf"})
+		d.WantTry(t, c.status, c.says, "guest", "add", "lent", "--layout", "v2", "--controllers", "memory,pids", "--pid", strconv.Itoa(x.PID()))
+		d.Stop(t)
+	}
+}
+
+// TestLentRun: programs that look for limits find those of a guest of "run" whose v2 tree has the controllers of v1 hierarchies: GNU
+// nproc by path, a JDK by /proc/cgroups and mountinfo.
+func TestLentRun(t *testing.T) {
+	lentHierarchies(t)
+	inGuest := func(command ...string) string {
+		t.Helper()
+		got := kit.RunCommand(t, append([]string{"run", "--layout", "v2", "--limit", "cpu.cfs_quota_us=100000",
+			"--limit", fmt.Sprintf("memory.limit_in_bytes=%d", clientMemory), "--"}, command...)...)
+		if got.Status != 0 {
+			t.Fatalf("%v: %+v", command, got)
+		}
+		return got.Stdout
+	}
+	t.Run("nproc", func(t *testing.T) {
+		if runtime.NumCPU() == 1 {
+			t.Skip("machine: it has one processor")
+		}
+		tree := needTree(t, "forky")
+		lib := filepath.Join(tree, "usr/lib/x86_64-linux-gnu")
+		if got := inGuest(filepath.Join(lib, "ld-linux-x86-64.so.2"), "--library-path", lib, filepath.Join(tree, "usr/bin/nproc")); got != "1\n" {
+			t.Errorf("nproc prints %q", got)
+		}
+	})
+	t.Run("java", func(t *testing.T) {
+		if _, err := exec.LookPath("java"); err != nil {
+			t.Skip("machine: java is not installed")
+		}
+		if got := inGuest(append([]string{"java"}, javaArgs...)...); !regexp.MustCompile(javaSees).MatchString(got) {
+			t.Errorf("java prints %.2000s", got)
+		}
+	})
+}
