@@ -326,10 +326,13 @@ func playProcRaces(dir string) error {
 	return nil
 }
 
+// procKept is the number of files that playProcKeeps may have open.
+const procKept = 8192
+
 // playProcKeeps keeps as many files open as it can, and prints how many of them were the view's, and what came of the next open before and
 // after it closed them.
 func playProcKeeps(string) error {
-	raised := unix.Rlimit{Cur: 8192, Max: 8192}
+	raised := unix.Rlimit{Cur: procKept, Max: procKept}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
 		return err
 	}
@@ -353,7 +356,7 @@ func playProcKeeps(string) error {
 		unix.Close(fd)
 	}
 	fmt.Printf("afterwards %s\n", describe(kit.ReadFile("/proc/self/cgroup")))
-	low := unix.Rlimit{Cur: 4, Max: 8192}
+	low := unix.Rlimit{Cur: 4, Max: procKept}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
 		return err
 	}

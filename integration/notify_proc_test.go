@@ -227,6 +227,17 @@ func TestProcRaces(t *testing.T) {
 // TestProcKeeps: what a guest keeps open is bounded, and then it gets the kernel's files.
 func TestProcKeeps(t *testing.T) {
 	args, _ := procArgs(t, "--proc")
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if was.Max < procKept {
+		// The guest has no right to raise it.
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: was.Cur, Max: procKept}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &was) })
+	}
 	got := kit.RunRole(t, kit.PublicProgram(t), "proc-keeps", args...)
 	var views, kernels int
 	if fmt.Sscanf(got[0], "views %d kernels %d", &views, &kernels); views < 4000 || views > 4096 || views+kernels != 6000 {
