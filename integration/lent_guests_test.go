@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
@@ -94,4 +95,57 @@ func TestLentRun(t *testing.T) {
 			t.Errorf("java prints %.2000s", got)
 		}
 	})
+}
+
+// TestLentStack: below a view of layout v2 is a mount of the guest's own cgroup in the host's v2 hierarchy, which no runtime makes
+// beside v1. Root in the container that takes its view away finds it, and gains nothing; nothing of the container is mounted on the host.
+func TestLentStack(t *testing.T) {
+	if !conn.KernelAtLeast(6, 5) {
+		t.Skip("kernel: before 6.5 nothing can be mounted beneath what is there (MOVE_MOUNT_BENEATH)")
+	}
+	_, _, tree := lentHierarchies(t)
+	runc := kit.NeedRuntime(t, "runc")
+	h := kit.OpenHost(t)
+	d := kit.StartDaemon(t)
+	b := stackedBundle(t, d, runc, "--layout", "v2", "--controllers", "memory,pids")
+	x := kit.StartProcess(t, b.Command(runc))
+	check := func(when string) {
+		t.Helper()
+		got := kit.KernelMounts(x.Ask(t, "read", "/proc/self/mountinfo"))
+		if len(got) != 1 || got[0].At != kit.GuestView || got[0].Root != "/" || !got[0].ReadOnly() {
+			t.Errorf("%s: below the view are %+v; want one, read-only, at %s", when, got, kit.GuestView)
+		}
+		if host := kit.ReadFile("/proc/self/mountinfo"); strings.Contains(host, kit.HostDir(tree, b.Cgroup)) {
+			t.Errorf("%s: something is mounted on the host's %s", when, kit.HostDir(tree, b.Cgroup))
+		}
+	}
+	check("at the start")
+	if says := d.DoctorOf(t, kit.InitOf(t, runc, b)); says.Sight != "stacked-lent" {
+		t.Errorf("doctor says %q", says.Sight)
+	}
+	if got := x.Ask(t, "mkdir", kit.GuestView+"/child"); got != "ok" {
+		t.Errorf("mkdir: %s", got)
+	}
+	if got := x.Ask(t, "umount", kit.GuestView); got != "ok" {
+		t.Fatalf("umount: %s", got)
+	}
+	if got := x.Ask(t, "read", kit.GuestView+"/memory.max"); got != "ENOENT" {
+		t.Errorf("below the view memory.max is %q", got)
+	}
+	for _, file := range []string{"child/cgroup.procs", "cgroup.subtree_control"} {
+		if got := x.Ask(t, "write", kit.GuestView+"/"+file, "0"); got != "EROFS" && got != "EACCES" {
+			t.Errorf("writing to the real %s: %s", file, got)
+		}
+	}
+	if got := x.Ask(t, "mkdir", kit.GuestView+"/evil"); got != "EROFS" && got != "EACCES" {
+		t.Errorf("making a real cgroup: %s", got)
+	}
+	d.WantTry(t, 0, "", "guest", "attach", b.ID)
+	check("when it is back")
+	if got := x.Ask(t, "read", kit.GuestView+"/memory.max"); got != "max\n" {
+		t.Errorf("in the view that is back memory.max is %q", got)
+	}
+	x.End(t)
+	kit.WantNothingLeft(t, d, h, b.Cgroup)
+	d.Stop(t)
 }
