@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
@@ -148,4 +151,64 @@ func TestLentStack(t *testing.T) {
 	x.End(t)
 	kit.WantNothingLeft(t, d, h, b.Cgroup)
 	d.Stop(t)
+}
+
+// TestLentOOM: a guest's watch on memory.events fires when the host's v1 controller has killed a process of the cgroup, also when no
+// other process is in it.
+func TestLentOOM(t *testing.T) {
+	hiers, path, v := mountLent(t, t.Name())
+	if word := kit.WriteFile(filepath.Join(v.Dir, subtreeControl), "+memory"); word != "ok" {
+		t.Fatal(word)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	eventfds := func() (n int) {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", v.Cmd.Process.Pid))
+		for _, fd := range fds {
+			if to, _ := os.Readlink(fd); to == "anon_inode:[eventfd]" {
+				n++
+			}
+		}
+		return n
+	}
+	before := eventfds()
+	for _, name := range []string{"a", "b"} {
+		dir := filepath.Join(v.Dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for file, value := range map[string]string{"memory.swap.max": "0", "memory.max": "8M"} {
+			if word := kit.WriteFile(filepath.Join(dir, file), value); word != "ok" {
+				t.Fatalf("%s: %s", file, word)
+			}
+		}
+		if _, err := unix.InotifyAddWatch(fd, filepath.Join(dir, "memory.events"), unix.IN_MODIFY); err != nil {
+			t.Fatal(err)
+		}
+		killed := 0
+		for range 2 {
+			kit.ReadInotify(fd) // the last one's
+			procs := filepath.Join(kit.HostDir(hiers["memory"], path+"/"+name), kit.Procs)
+			cmd := exec.Command("sh", "-c", "echo $$ >"+procs+"; head -c 100M /dev/zero | tail >/dev/null")
+			if err := cmd.Run(); err == nil {
+				t.Error("nothing was killed")
+			}
+			kit.Eventually(t, "inotify on memory.events", func() bool { return kit.ReadInotify(fd) != "EAGAIN" })
+			events, now := kit.ReadFile(filepath.Join(dir, "memory.events")), 0
+			if found := regexp.MustCompile(`oom_kill (\d+)`).FindStringSubmatch(events); found != nil {
+				now, _ = strconv.Atoi(found[1])
+			}
+			if now <= killed {
+				t.Errorf("in %s after %d: %q", name, killed, events)
+			}
+			killed = now
+		}
+		if word := kit.Word(os.Remove(dir)); word != "ok" {
+			t.Errorf("rmdir: %s", word)
+		}
+		kit.Eventually(t, "the descriptor of the removed cgroup to go", func() bool { return eventfds() == before })
+	}
 }
