@@ -13,8 +13,8 @@ import (
 )
 
 // memoryEvents is a file of v2 that notifies. v1 has nothing that does, but tells an eventfd when a cgroup runs out of
-// memory: that of memory.oom_control, by cgroup.event_control (memcg_write_event_control in mm/memcontrol-v1.c). systemd
-// stops a unit of which any process was killed, and waits for that.
+// memory: that of memory.oom_control, by cgroup.event_control (memcg_write_event_control in mm/memcontrol-v1.c).
+// systemd stops a unit of which any process was killed, and waits for that.
 const memoryEvents = "memory.events"
 
 // Files of v1 behind it.

@@ -71,10 +71,11 @@ func TestLentRefused(t *testing.T) {
 // nproc by path, a JDK by /proc/cgroups and mountinfo.
 func TestLentRun(t *testing.T) {
 	lentHierarchies(t)
+	options := []string{"run", "--layout", "v2", "--limit", "cpu.cfs_quota_us=100000",
+		"--limit", fmt.Sprintf("memory.limit_in_bytes=%d", clientMemory)}
 	inGuest := func(command ...string) string {
 		t.Helper()
-		got := kit.RunCommand(t, append([]string{"run", "--layout", "v2", "--limit", "cpu.cfs_quota_us=100000",
-			"--limit", fmt.Sprintf("memory.limit_in_bytes=%d", clientMemory), "--"}, command...)...)
+		got := kit.RunCommand(t, append(append(options, "--"), command...)...)
 		if got.Status != 0 {
 			t.Fatalf("%v: %+v", command, got)
 		}
@@ -96,6 +97,28 @@ func TestLentRun(t *testing.T) {
 		}
 		if got := inGuest(append([]string{"java"}, javaArgs...)...); !regexp.MustCompile(javaSees).MatchString(got) {
 			t.Errorf("java prints %.2000s", got)
+		}
+	})
+	// Those go by the first lines of /proc/self/cgroup, which without the option are v1's.
+	options = append(options, "--proc")
+	t.Run("node", func(t *testing.T) {
+		if _, err := exec.LookPath("node"); err != nil {
+			t.Skip("machine: node is not installed")
+		}
+		if got, want := inGuest("node", "-p", "process.constrainedMemory()"), fmt.Sprintf("%d\n", clientMemory); got != want {
+			t.Errorf("node prints %q, want %q", got, want)
+		}
+	})
+	t.Run("rust", func(t *testing.T) {
+		if !kit.Exists(rustProgram()) {
+			t.Skip("machine: rustc was not installed when the tests were built")
+		}
+		path, err := filepath.Abs(rustProgram())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := inGuest(path); got != "1\n" {
+			t.Errorf("it prints %q", got)
 		}
 	})
 }

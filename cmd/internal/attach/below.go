@@ -58,8 +58,8 @@ func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts
 	return own
 }
 
-// TreeOf returns the boundary whose mount a view lacks below: that of a v2 tree with the controllers of v1 hierarchies, since
-// runtimes mount v1 hierarchies alone. nil for other views.
+// TreeOf returns the boundary whose mount a view lacks below: that of a v2 tree with the controllers of v1 hierarchies,
+// since runtimes mount v1 hierarchies alone. nil for other views.
 func TreeOf(boundaries []*host.Boundary, layout hierarchy.Layout) *host.Boundary {
 	i := slices.IndexFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy().Version == hierarchy.V2 })
 	if layout != hierarchy.LayoutV2 || i < 0 || len(boundaries) == 1 {
@@ -68,8 +68,8 @@ func TreeOf(boundaries []*host.Boundary, layout hierarchy.Layout) *host.Boundary
 	return boundaries[i]
 }
 
-// cloneTree makes the mount of Tree, read-only and attached nowhere; -1 for none. It is private, so that what is mounted on
-// it in the guest is not mounted on the host's, too.
+// cloneTree makes the mount of Tree, read-only and attached nowhere; -1 for none. It is private, so that what is mounted
+// on it in the guest is not mounted on the host's, too.
 func (in Inside) cloneTree() int {
 	if in.Tree == nil || in.Stack != StackOwn {
 		return -1
