@@ -147,7 +147,7 @@ func (v *View) lookupFile(
 	if err := hier.stat(node{hier: hier, dir: d.ID(), file: name}, d, &st); err != nil {
 		return status(err)
 	}
-	if decision.File.Pollable && hier.bridge != nil {
+	if decision.File.Pollable {
 		v.watchFileFor(hier, d, name, tid)
 	}
 	if out.NodeId = v.fileNode(hier, d.ID(), name, life); out.NodeId == 0 {

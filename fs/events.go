@@ -39,6 +39,10 @@ func (v *View) watch(hier *viewHierarchy, d *host.Dir) {
 
 // watchFile reports changes of a file itself: a guest that has looked it up may wait for them.
 func (v *View) watchFile(hier *viewHierarchy, d *host.Dir, name string) {
+	if hier.lends(name) {
+		v.watchLent(hier, d, name)
+		return
+	}
 	if err := hier.watcher.WatchFile(d, name); err != nil && !errors.Is(err, unix.ENOENT) {
 		v.log.WithError(err).Debugf("cannot watch %s; a guest's inotify does not see it change", name)
 	}

@@ -364,6 +364,9 @@ func (v *View) stop() {
 		if hier.watcher != nil {
 			hier.watcher.Close()
 		}
+		if hier.lent != nil {
+			hier.lent.ooms.close()
+		}
 	}
 	v.endPolls()
 	v.queue.close()

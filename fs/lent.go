@@ -30,6 +30,7 @@ type lent struct {
 	slot chan struct{}
 
 	changes changes
+	ooms    oomWatches
 
 	above memo[uint64] // the directory above: a cgroup of v2 is never moved
 	stays memo[[]stay] // attrSubtree

@@ -135,7 +135,7 @@ func askInForms(t *testing.T, controller string, clients []asked, limits map[str
 	forms := map[string][]string{"native": nil, "stack": nil, "plain": {"--no-stack"}}
 	if limited.Version == hierarchy.V1 {
 		forms["tmpfs-stack"], forms["tmpfs"] = []string{"--tmpfs"}, []string{"--tmpfs", "--no-stack"}
-		forms["lent"] = []string{"--layout", "v2"}
+		forms["lent-stack"], forms["lent"] = []string{"--layout", "v2"}, []string{"--layout", "v2", "--no-stack"}
 	}
 	for _, name := range slices.Sorted(maps.Keys(forms)) {
 		t.Run(name, func(t *testing.T) {

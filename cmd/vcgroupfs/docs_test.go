@@ -160,6 +160,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		{"operations.md", "| | 32 at once, 1,024 or 4 MiB more in a queue", "../../fs/conn", "maxQueued", "1024"},
 		{"operations.md", "| | 32 at once, 1,024 or 4 MiB more in a queue", "../../fs/conn", "maxQueuedBytes", "4 << 20"},
 		{"operations.md", "| | 64 a guest | pressure triggers", "../../fs", "maxTriggers", "64"},
+		{"operations.md", "| | 64 a guest | cgroups that tell when", "../../fs", "maxOOMWatches", "64"},
 		{"operations.md", "| | 64 a guest | files that the kernel reads itself", "../../fs/state", "MaxIdle", "64"},
 		{"operations.md", "| | 128 a guest | files whose watches go on", "../../fs/state", "maxWatched", "128"},
 		{"operations.md", "| | 1,024 a guest | changes by the host", "../../fs", "queueLength", "1024"},

@@ -58,6 +58,40 @@ func OwnMountsOf(boundaries []*host.Boundary, layout hierarchy.Layout) OwnMounts
 	return own
 }
 
+// TreeOf returns the boundary whose mount a view lacks below: that of a v2 tree with the controllers of v1 hierarchies,
+// since runtimes mount v1 hierarchies alone. nil for other views.
+func TreeOf(boundaries []*host.Boundary, layout hierarchy.Layout) *host.Boundary {
+	i := slices.IndexFunc(boundaries, func(b *host.Boundary) bool { return b.Hierarchy().Version == hierarchy.V2 })
+	if layout != hierarchy.LayoutV2 || i < 0 || len(boundaries) == 1 {
+		return nil
+	}
+	return boundaries[i]
+}
+
+// cloneTree makes the mount of Tree, read-only and attached nowhere; -1 for none. It is private, so that what is mounted
+// on it in the guest is not mounted on the host's, too.
+func (in Inside) cloneTree() int {
+	if in.Tree == nil || in.Stack != StackOwn {
+		return -1
+	}
+	root, err := in.Tree.Root()
+	if err != nil {
+		return -1
+	}
+	defer root.Release()
+	fd, err := unix.OpenTree(root.FD(), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1
+	}
+	const safe = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	attr := unix.MountAttr{Attr_set: safe, Propagation: unix.MS_PRIVATE}
+	if unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr) != nil {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
 // below is one of the kernel's cgroup mounts at a place or under it.
 type below struct {
 	fd    int // O_PATH, the mount's root

@@ -37,7 +37,8 @@ type Inside struct {
 	Path   string // from the guest's root
 	Stack  Stack  // the fate of the mounts that are there before
 	Own    OwnMounts
-	Dirs   []Dir // not empty: a tmpfs with a mount for each of these, instead of the view itself
+	Tree   *host.Boundary // with StackOwn, its mount is made and stays below, if no other does; nil for none
+	Dirs   []Dir          // not empty: a tmpfs with a mount for each of these, instead of the view itself
 
 	Cgroups string // content for /proc/cgroups (CgroupsText); "" keeps the kernel's
 	file    bool   // the place is a file
@@ -103,7 +104,11 @@ func (in Inside) attachView(view int) error {
 	if err != nil {
 		return fmt.Errorf("cannot attach the view to process %d: %w", in.Pid, forbidden(err))
 	}
-	_, err = in.do(func(p *place) (bool, error) { return true, in.put(clone, p) }, func() { unix.Close(clone) })
+	tree := in.cloneTree()
+	_, err = in.do(func(p *place) (bool, error) { return true, in.put(clone, tree, p) }, func() {
+		unix.Close(clone)
+		unix.Close(tree)
+	})
 	if err != nil {
 		return fmt.Errorf("cannot attach the view at %s of process %d: %w", in.Path, in.Pid, forbidden(err))
 	}
@@ -170,8 +175,8 @@ func PathError(op, path string, err error) error {
 	return &os.PathError{Op: op, Path: path, Err: err}
 }
 
-// put attaches a mount at the place.
-func (in Inside) put(mount int, p *place) error {
+// put attaches a mount at the place, and below it tree, -1 for none, where no other stays there.
+func (in Inside) put(mount, tree int, p *place) error {
 	const byFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	covered, err := p.mounted()
 	if err != nil {
@@ -184,7 +189,10 @@ func (in Inside) put(mount int, p *place) error {
 	}
 	if covered && !stacks() {
 		// Linux 6.5. The kernel refuses it where the present mount must stay: the root itself, a mount that another user
-		// namespace locks.
+		// namespace locks. A mount beneath comes between the present one and what was put beneath before.
+		if tree >= 0 {
+			_ = unix.MoveMount(tree, "", p.at, "", byFD|moveMountBeneath)
+		}
 		if unix.MoveMount(mount, "", p.at, "", byFD|moveMountBeneath) == nil {
 			return p.unmount()
 		}

@@ -151,7 +151,7 @@ func (in Inside) attachCgroups() (fresh bool, err error) {
 			if is, err := p.isCgroups(); err != nil || is {
 				return false, err
 			}
-			return true, over.put(file, p)
+			return true, over.put(file, -1, p)
 		}, func() { unix.Close(file) })
 	}
 	if err != nil {

@@ -29,6 +29,7 @@ func (a *attacher) inside(g *guest, s *views.Served) (in attach.Inside, err erro
 		Rootfs: into.Rootfs, Path: into.Path, Stack: g.record.stack()}
 	if s != nil {
 		in.Own = attach.OwnMountsOf(s.Boundaries, s.View.Layout())
+		in.Tree = attach.TreeOf(s.Boundaries, s.View.Layout())
 	}
 	if into.Tmpfs && s != nil {
 		var hierarchies []*host.Hierarchy

@@ -165,7 +165,7 @@ func (c Client) Remedy(s Sight) string {
 	case c.Typed[s] == Yes:
 		return theType
 	case c.Typed[s] == Ignores:
-		return "the host's own layout: it goes by v1's lines in /proc/self/cgroup"
+		return "the host's own layout, or run --proc: it goes by v1's lines in /proc/self/cgroup"
 	}
 	return ""
 }

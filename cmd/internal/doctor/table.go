@@ -80,12 +80,14 @@ var notedClients = []Client{
 		needs("a user namespace of the guest").instead(theType+"; on v1 no --no-stack").
 		tested("runc 1.1.5").
 		run("runc 1.1.5, 1.1.15, 1.3.6", "", Notification, "", View).
-		lent(No, Yes).run("runc 1.1.5, 1.1.15, 1.3.6", hybrid, Notification, runtimeTests, Lent),
+		lent(No, Yes).run("runc 1.1.5, 1.1.15, 1.3.6", hybrid, Notification, runtimeTests, Lent).
+		stackedLent(No, Unknown).run("runc 1.1.5", hybrid, Fuse, clients, StackedLent),
 	client("crun in the guest", AsksType, byMagic+", or a tmpfs", tmpfs, all).
 		needs("a user namespace of the guest").instead(theType+"; --tmpfs on a host with v1").
 		tested("crun 1.8.1").
 		run("crun 1.8.1, 1.21, 1.28", "", Notification, "", View).
-		lent(No, Yes).run("crun 1.8.1, 1.21, 1.28", hybrid, Notification, runtimeTests, Lent),
+		lent(No, Yes).run("crun 1.8.1, 1.21, 1.28", hybrid, Notification, runtimeTests, Lent).
+		stackedLent(No, Unknown).run("crun 1.8.1", hybrid, Fuse, clients, StackedLent),
 	client("Docker, podman, containerd in the guest", AsksBoth, byMagic+", else "+byMount, none, v2Else).
 		instead(theType+", and "+viewOfV2).
 		run("podman 4.3.1, 5.8.6; Docker 26.1.5 on containerd 1.7.24", "", Fuse, "", View).
@@ -101,6 +103,7 @@ var notedClients = []Client{
 		tested("OpenJDK 17.0.15").
 		run("OpenJDK 17.0.19", "", Fuse, "", Stacked, StackedDirs).
 		lent(Ignores, Ignores).stackedLent(Yes, Yes).
+		run("OpenJDK 17.0.15", hybrid, Fuse, clients, StackedLent).
 		run("OpenJDK 17.0.15", hybrid, Notification, "TestLentRun", StackedLent),
 	client("JDK 25 and newer, others since July 2026", AsksBoth, byMagic+", else /proc/cgroups, then "+byMount, mountsV1,
 		stacked).
@@ -108,21 +111,25 @@ var notedClients = []Client{
 		run("OpenJDK 17.0.21.1, 21.0.13", "", Fuse, "", Stacked, StackedDirs).
 		tested("OpenJDK 25.0.5").
 		run("OpenJDK 25.0.5", "", Notification, "", sightsV2...).
-		lent(Ignores, Ignores).stackedLent(Unknown, Yes).
+		lent(Ignores, Ignores).stackedLent(Ignores, Yes).
+		run("OpenJDK 25.0.5", hybrid, Fuse, clients, StackedLent).
 		run("OpenJDK 25.0.5", hybrid, Notification, "", StackedLent),
 	client(".NET", AsksBoth, byMagic+", else "+byMount, mountsV1, stacked).
 		instead(theType + " and no --no-stack, or DOTNET_GCHeapHardLimit"),
 	client("Node.js 20 and newer (libuv 1.45)", AsksPath, byPath, all, all).
 		tested("Node.js 20.20.2 (libuv 1.46)").
 		lent(Ignores, Ignores).stackedLent(Ignores, Ignores).
+		run("Node.js 20.20.2 (libuv 1.46)", hybrid, Fuse, clients, StackedLent).
 		run("Node.js 20.20.2, 22.12.0 (libuv 1.49), 26.10.0 (libuv 1.52)", hybrid, Notification, "", StackedLent),
 	client("Rust 1.64 and newer", AsksPath, byPath+" (available_parallelism)", all, all).
 		tested("Rust 1.95.0").
 		lent(Ignores, Ignores).stackedLent(Ignores, Ignores).
+		run("Rust 1.95.0", hybrid, Fuse, clients, StackedLent).
 		run("Rust 1.95.0", hybrid, Notification, "", StackedLent),
 	client("telegraf, scripts, all that read by path", AsksPath, byPath, all, all).
 		run("telegraf 1.37.2 (inputs.cgroup)", hybrid, Fuse, "", Dirs).
-		tested("the tests' own reader, like telegraf's").lent(Yes, Yes).stackedLent(Yes, Yes),
+		tested("the tests' own reader, like telegraf's").lent(Yes, Yes).stackedLent(Yes, Yes).
+		run("the tests' own reader, like telegraf's", hybrid, Fuse, clients, StackedLent),
 	client("btop 1.4.6 and newer", AsksPath, byPath, v2Ignores, v2Ignores).
 		instead(viewOfV2).
 		run("btop 1.4.7", hybrid, Fuse, "TestClientsCpuset", StackedDirs).
@@ -131,6 +138,7 @@ var notedClients = []Client{
 		instead(noStack+", or the files themselves").
 		tested("libcgroup 2.0.2").
 		lent(No, No).stackedLent(Yes, Yes).
+		run("libcgroup 2.0.2", hybrid, Fuse, clients, StackedLent).
 		run("libcgroup 2.0.2", hybrid, Notification, "", StackedLent),
 	client("collectd (cgroups plugin)", AsksMounts,
 		"/proc/mounts: a file system of type cgroup with the option cpuacct, then by path", stackedV1, stackedV1).onlyV1().
