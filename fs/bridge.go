@@ -83,7 +83,7 @@ func (b *bridge) removeLeaf() {
 // attrIn is an attribute of a cgroup that a guest made through a bridge: the hierarchies that it is or was in, each
 // with its life there, as in "memory:1 pids:2-". '-' follows one that it was removed from. A life is part of the node
 // ids, so that what is open of a removed directory is not of the one that was made in its place.
-const attrIn = "in"
+const attrIn = host.AttrIn
 
 // stay is a cgroup's time in one hierarchy.
 type stay struct {

@@ -308,32 +308,34 @@ func (b *Boundary) renamed(parent *Dir, from, to string) {
 	}
 }
 
-// CountCgroups counts the cgroups below the boundary without the leaf.
-func (b *Boundary) CountCgroups() (int, error) { return b.count(false) }
+// CountCgroups counts the cgroups below the boundary without its leaf, and without those of cgroups that Bridged
+// reports.
+func (b *Boundary) CountCgroups() (int, error) {
+	v2, attr := b.hier.Version == hierarchy.V2, b.hier.attrName(AttrIn)
+	return b.count(func(dir int) bool {
+		if !v2 || dir == b.root.fd {
+			return v2
+		}
+		_, err := unix.Getxattr(procPath(dir), attr, nil)
+		return err == nil
+	})
+}
 
 // CountVisible counts the cgroups below the boundary without any leaf, of the boundary or of a cgroup below it.
-func (b *Boundary) CountVisible() (int, error) { return b.count(true) }
+func (b *Boundary) CountVisible() (int, error) { return b.count(func(int) bool { return true }) }
 
-func (b *Boundary) count(leaves bool) (int, error) {
+func (b *Boundary) count(hasLeaf func(dir int) bool) (int, error) {
 	root, err := b.Root()
 	if err != nil {
 		return 0, err
 	}
 	defer root.Release()
-	n, err := countBelow(root.fd, leaves)
-	if err != nil || leaves {
-		return n, err
-	}
-	var st unix.Stat_t
-	v2 := b.hier.Version == hierarchy.V2
-	if v2 && unix.Fstatat(root.fd, hierarchy.LeafName, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
-		n--
-	}
-	return n, nil
+	return countBelow(root.fd, hasLeaf)
 }
 
-// countBelow counts the cgroups below a directory. leaves says that those named as a leaf do not count.
-func countBelow(dir int, leaves bool) (int, error) {
+// countBelow counts the cgroups below a directory. hasLeaf says that the one named as a leaf in a directory does not
+// count.
+func countBelow(dir int, hasLeaf func(dir int) bool) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(dir, &st); err != nil {
 		return 0, err
@@ -348,7 +350,7 @@ func countBelow(dir int, leaves bool) (int, error) {
 	}
 	n := 0
 	for _, e := range entries {
-		if !e.IsDir || leaves && e.Name == hierarchy.LeafName {
+		if !e.IsDir || e.Name == hierarchy.LeafName && hasLeaf(dir) {
 			continue
 		}
 		n++
@@ -357,7 +359,7 @@ func countBelow(dir int, leaves bool) (int, error) {
 			// Removed meanwhile.
 			continue
 		}
-		below, err := countBelow(child, leaves)
+		below, err := countBelow(child, hasLeaf)
 		unix.Close(child)
 		if err != nil {
 			return 0, err

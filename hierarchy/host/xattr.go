@@ -21,11 +21,21 @@ type Node struct {
 	part, home string // what precedes the names of attributes: of this node, and of the directory that it belongs to
 }
 
+// AttrIn is an attribute of a v2 cgroup that a guest made in one or several of the v1 hierarchies that its view shows:
+// which.
+const AttrIn = "in"
+
+// Bridged reports that a guest made the cgroup so.
+func (d *Dir) Bridged() bool {
+	_, err := d.Self().GetXattr(AttrIn, nil)
+	return err == nil
+}
+
 // Self is the directory itself. It needs no Close, and ends with the directory's Release.
 func (d *Dir) Self() Node { return Node{dir: d, fd: d.fd, path: procPath(d.fd)} }
 
-// Part is a hierarchy's part of the directory (file "") or a file in that part, which the host need not have. It
-// needs no Close.
+// Part is a hierarchy's part of the directory (file "") or a file in that part, which the host need not have. It needs
+// no Close.
 func (d *Dir) Part(hierarchy, file string) Node {
 	n := d.Self()
 	n.part, n.home = hierarchy+"/"+file+"/", hierarchy+"//"

@@ -35,7 +35,7 @@ const (
 type cgroup struct {
 	dir  *host.Dir // open until the visit returns
 	path string    // from the boundary, "" for the boundary itself
-	leaf bool      // the leaf of a v2 boundary: part of the boundary to the guest, so its path is "" too
+	leaf bool      // a leaf: part of the cgroup above to the guest, so it has that one's path
 }
 
 // walk visits a boundary and every cgroup below it, parents first and siblings by name. visit reports whether to
@@ -80,13 +80,19 @@ func (w *walker) down(c cgroup, depth int) {
 			w.note(err)
 			continue
 		}
-		child := cgroup{dir: dir, leaf: w.v2 && depth == 0 && name == hierarchy.LeafName}
-		if !child.leaf {
+		child := cgroup{dir: dir, path: c.path}
+		if child.leaf = w.v2 && isLeaf(c.dir, name); !child.leaf {
 			child.path = strings.TrimPrefix(c.path+"/"+name, "/")
 		}
 		w.down(child, depth+1)
 		dir.Release()
 	}
+}
+
+// isLeaf reports that a name is that of the leaf of a cgroup: of a boundary, or of any cgroup where the guest sees v1
+// hierarchies.
+func isLeaf(d *host.Dir, name string) bool {
+	return name == hierarchy.LeafName && (d.IsBoundary() || d.Bridged())
 }
 
 func (w *walker) note(err error) {
