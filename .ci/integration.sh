@@ -38,6 +38,8 @@ not_older="$not_older TestHeldDescriptors TestAttributeBudget TestRemovedAttribu
 not_older="$not_older TestRuntimeHostile"
 # The watchdog, and many containers at once, which 167 and 68 s of 6.1's machine went to:
 not_older="$not_older TestStopped TestOCIMany"
+# What a bridge refuses and counts, and the races of opens in /proc:
+not_older="$not_older TestBridgePolicy TestBridgeBudget TestBridgeManyHierarchies TestProcRaces TestProcKeeps TestProcStuck"
 # Whose programs are run as they are.
 suites="bookworm trixie forky"
 

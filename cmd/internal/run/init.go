@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -93,12 +94,25 @@ func keepStandardFDs() error {
 	return nil
 }
 
+// sendSetup writes a set-up for receiveSetup. Nothing follows it, as the newline of an Encoder would: of a text that
+// ends with the receiver's buffer that would be left, and read for the next order.
+func sendSetup(w io.Writer, s initSetup) error {
+	text, err := json.Marshal(s)
+	if err == nil {
+		_, err = w.Write(text)
+	}
+	return err
+}
+
+// receiveSetup reads a set-up, and nothing of what follows it later.
+func receiveSetup(r io.Reader, s *initSetup) error { return json.NewDecoder(r).Decode(s) }
+
 func becomeCommand() error {
 	var s initSetup
 	orders := os.NewFile(initSetupFD, "setup")
 	// awaitGo reads from it, too.
 	defer runtime.KeepAlive(orders)
-	if err := json.NewDecoder(orders).Decode(&s); err != nil {
+	if err := receiveSetup(orders, &s); err != nil {
 		return fmt.Errorf("cannot read the set-up of the guest: %w", err)
 	}
 	// The root of the cgroup namespace is this process's present cgroup: the boundaries.

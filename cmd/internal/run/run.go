@@ -323,7 +323,7 @@ func (f *firstProcess) becomes(l *lease, o orders) error {
 	}
 	// The child, which waits for its orders, has meanwhile begun.
 	o.setup.TypeGiven = o.show()
-	if err := json.NewEncoder(f.orders).Encode(o.setup); err != nil {
+	if err := sendSetup(f.orders, o.setup); err != nil {
 		return fmt.Errorf("cannot set the command up: %w", err)
 	}
 	said := make([]byte, 1)
