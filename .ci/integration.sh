@@ -27,6 +27,9 @@ only_here="$only_here TestProbes TestIdleStreams TestScrapeFlood TestRefusedUpgr
 # The longest of those in which the kernel has least part; other tests have the same on v2, in 6.12's machine: TestFailPoints, TestHostile,
 # TestNested, TestFlood.
 only_here="$only_here TestFailPointsBeside TestHostileDaemon TestNestedSuite TestWorst TestLongMountTable"
+# What a view keeps of v1 directories on a v2 tree, and what it takes for a command; TestBridgeModel and TestBridgePolicy are in
+# 6.12's machine, too:
+only_here="$only_here TestBridgeManyHierarchies TestBridgeBudget TestBridgeLateChanges TestBridgeLongWrites"
 # Tests whose answers depend on the version of cgroups and not on the kernel's: with v1 they run here, with v2 alone in 6.12's
 # machine. What is refused and said; declared guests; names that are taken, by runtimes that TestOCI runs in each machine; the
 # exit status of run.

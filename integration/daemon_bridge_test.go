@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,10 +115,6 @@ func TestBridgeNotifies(t *testing.T) {
 	d := kit.StartDaemon(t)
 	s.serve(t, d)
 	makeDirs(t, s.at("memory", "x"), s.at("pids", "x"))
-	cmd := exec.Command("sh", "-c", "while read -r _; do (sleep 0 &); done")
-	x := kit.StartProcess(t, cmd)
-	must(t, "attach", kit.Word(s.hier.Attach(filepath.Join(s.path, ".vcgroupfs"), x.PID())))
-	must(t, "move", kit.WriteFile(s.at("pids", "x/tasks"), strconv.Itoa(x.PID())))
 	must(t, "limit", kit.WriteFile(s.at("pids", "x/pids.max"), "1"))
 	file := s.at("pids", "x/pids.events")
 	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -153,6 +148,8 @@ func TestBridgeNotifies(t *testing.T) {
 		read()
 		kit.Eventually(t, "no event: "+when, func() bool { read(); return poll(0) == 0 })
 		kit.ReadInotify(watch)
+		x := kit.StartProcess(t, exec.Command("sh", "-c", "read -r _; (sleep 0); :")) // a shell that cannot fork ends
+		must(t, "attach", kit.Word(s.hier.Attach(s.path+"/x", x.PID())))
 		done := make(chan int16)
 		go func() { done <- poll(int(kit.Patience.Milliseconds())) }()
 		fmt.Fprintln(x.In)

@@ -77,7 +77,7 @@ func TestBridgeManyHierarchies(t *testing.T) {
 	s := newBridgeSite(t, t.Name())
 	controllers := s.names[:1] // a view of nothing but names is one of no hierarchy of this host
 	s.names = nil
-	for i := range 60 {
+	for i := range kit.Scaled(t, 60, 8) {
 		name := fmt.Sprintf("-hierarchy_with.a-long-name-number-%02d", i)
 		s.names, controllers = append(s.names, name), append(controllers, "name="+name)
 	}
@@ -370,12 +370,19 @@ func TestBridgeSignals(t *testing.T) {
 			defer runtime.UnlockOSThread()
 			tids <- unix.Gettid()
 			for i := range kit.Scaled(t, 100, 20) {
-				path := s.at(hier, fmt.Sprint("d", i%3))
-				for what, got := range map[string]string{
-					"mkdir": kit.Word(unix.Mkdir(path, 0o755)), "move": kit.WriteFile(s.at(hier, "tasks"), pid), "rmdir": kit.Rmdir(path),
+				name := fmt.Sprint("d", i%3)
+				path := s.at(hier, name)
+				for _, op := range []struct {
+					what string
+					do   func() string
+				}{
+					{"mkdir", func() string { return kit.Word(unix.Mkdir(path, 0o755)) }},
+					{"move", func() string { return kit.WriteFile(s.at(hier, "tasks"), pid) }},
+					{"rmdir", func() string { return kit.Rmdir(path) }},
 				} {
-					if got != "ok" {
-						t.Errorf("%s: %s", what, got)
+					if got := op.do(); got != "ok" {
+						t.Errorf("%s %s of %s: %s; in %s, and is there: %v", op.what, name, hier, got, attrOf(s.real(name), "trusted.vcgroupfs.in"), kit.Exists(path))
+						return
 					}
 				}
 			}
