@@ -68,8 +68,8 @@ func TreeOf(boundaries []*host.Boundary, layout hierarchy.Layout) *host.Boundary
 	return boundaries[i]
 }
 
-// cloneTree makes the mount of Tree, read-only and attached nowhere; -1 for none. It is private, so that what is mounted
-// on it in the guest is not mounted on the host's, too.
+// cloneTree makes the mount of Tree, read-only and attached nowhere; -1 for none. It is private, so that what is
+// mounted on it in the guest is not mounted on the host's, too.
 func (in Inside) cloneTree() int {
 	if in.Tree == nil || in.Stack != StackOwn {
 		return -1
