@@ -346,22 +346,13 @@ func (v *View) positions(c *Caller, f taskFiles, asked bool) (all []position, ro
 	return all, roots, nil
 }
 
-// mountinfo returns a task's mountinfo. The kernel writes a cgroup mount's root from the root of the cgroup namespace
-// of the thread that reads the file (cgroup_show_path).
+// mountinfo returns a task's mountinfo. The kernel writes the root of a mount of its own cgroups from the root of the
+// cgroup namespace of the thread that reads the file (cgroup_show_path).
 func (c *Caller) mountinfo(f taskFiles, table mountTable) (string, error) {
-	ns, err := c.Open("ns/cgroup", unix.O_RDONLY)
-	if err != nil {
-		return "", err
+	text, err := readText(f.mountinfo)
+	if err == nil && strings.Contains(text, " - cgroup") {
+		text, err = c.readInside(f.mountinfo)
 	}
-	defer unix.Close(ns)
-	var text string
-	err = host.OnThread(func() (err error) {
-		if err := unix.Setns(ns, unix.CLONE_NEWCGROUP); err != nil {
-			return err
-		}
-		text, err = readText(f.mountinfo)
-		return err
-	})
 	if err != nil {
 		return "", err
 	}
@@ -370,6 +361,26 @@ func (c *Caller) mountinfo(f taskFiles, table mountTable) (string, error) {
 		return "", errElsewhere
 	}
 	return text, nil
+}
+
+// readInside reads a file from its beginning, on a thread in the caller's cgroup namespace.
+func (c *Caller) readInside(fd int) (text string, err error) {
+	ns, err := c.Open("ns/cgroup", unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(ns)
+	err = host.OnThread(func() (err error) {
+		if err := unix.Setns(ns, unix.CLONE_NEWCGROUP); err != nil {
+			return err
+		}
+		if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
+			return err
+		}
+		text, err = readText(fd)
+		return err
+	})
+	return text, err
 }
 
 // mounts returns a task's mounts.
