@@ -39,7 +39,7 @@ not_older="$not_older TestRuntimeHostile"
 # The watchdog, and many containers at once, which 167 and 68 s of 6.1's machine went to:
 not_older="$not_older TestStopped TestOCIMany"
 # Whose programs are run as they are.
-suites="bookworm trixie forky"
+suites="bullseye bookworm trixie forky"
 
 # on_this_kernel [OPTION...]
 on_this_kernel() {
