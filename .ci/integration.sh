@@ -44,7 +44,7 @@ not_older="$not_older TestStopped TestOCIMany"
 # What a bridge refuses and counts, and the races of opens in /proc:
 not_older="$not_older TestBridgePolicy TestBridgeBudget TestBridgeManyHierarchies TestProcRaces TestProcKeeps TestProcStuck"
 # Whose programs are run as they are.
-suites="bookworm trixie forky"
+suites="bullseye bookworm trixie forky"
 
 # on_this_kernel [OPTION...]
 on_this_kernel() {

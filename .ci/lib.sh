@@ -88,7 +88,7 @@ download() {
 		fetch "$2" "$found"
 		return
 	fi
-	for suite in bookworm bookworm-backports trixie trixie-backports forky; do
+	for suite in bookworm bookworm-backports trixie trixie-backports forky sid; do
 		private_lists "$suite" || continue
 		found=$(newest "$1" -c "$private/apt.conf")
 		if [ -n "$found" ]; then
@@ -150,6 +150,7 @@ private_lists() {
 		Dir::Etc::sourcelist "$private/sources.list";
 		Dir::Etc::sourceparts "$private/empty";
 		Dir::State::lists "$private/lists";
+		Dir::State::status "/dev/null";
 		Dir::Cache "$private/cache";
 		APT::Sandbox::User "root";
 	EOF

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Prints the directory of a root file system of a Debian suite with the programs that the tests run as they are: systemd, runc, crun and
-# podman; in trixie Docker, containerd and a JDK, too. The tree called clients is of forky, with programs that look for their limits.
+# podman; in trixie Docker, containerd and a JDK, too. The tree of bullseye has programs that look for cgroup v1; a JDK 8 and a Node.js 18,
+# which run on later suites' libraries, have roots of their own there, /opt/jdk8 and /opt/node18. The tree called clients is of forky, with
+# programs that look for their limits.
 # Beside it is an image of it, DIRECTORY.ext4. What is not cached is downloaded; nothing is installed, and no package's script runs.
 #
-#	.ci/tree.sh bookworm|trixie|forky|clients
+#	.ci/tree.sh bullseye|bookworm|trixie|forky|clients
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -13,6 +15,7 @@ suite=$tree
 npm= # of npm's packages, those that bring a program along
 packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc crun podman"
 case $tree in
+bullseye) packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc cgroup-tools" ;;
 trixie) packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless" ;;
 clients)
 	suite=forky
@@ -53,6 +56,20 @@ noted() {
 	done >>"$1/packages"
 }
 
+# own_root DIRECTORY COMMAND... puts files into a directory that is to be the root of the program among them: those of the directory that
+# the command prints. Without them it says so.
+own_root() {
+	into=$1
+	shift
+	from=$("$@") || {
+		say "not there: $*"
+		return 0
+	}
+	mkdir -p "$into/proc" "$into/sys" "$into/dev" "$into/tmp"
+	cp -a "$from/." "$into"
+	[ -e "$into/lib64" ] || ln -s usr/lib64 "$into/lib64"
+}
+
 [ "$(cat "$dir.packages" 2>/dev/null)" = "$wanted" ] || {
 	update_lists
 	private_lists "$suite" || die "this machine's mirror has no suite $suite"
@@ -76,6 +93,10 @@ noted() {
 	fi
 	rm -rf "$work/root/usr/share/doc" "$work/root/usr/share/man" "$work/root/usr/share/locale"
 	accounts "$work/root"
+	if [ "$tree" = bullseye ]; then
+		own_root "$work/root/opt/jdk8" .ci/jdk.sh 8
+		own_root "$work/root/opt/node18" .ci/node.sh
+	fi
 	if [ "$tree" = clients ]; then
 		cp "$work/root/usr/lib/R/etc/Renviron.ucf" "$work/root/etc/R/Renviron" # as r-base-core's script does
 	else
