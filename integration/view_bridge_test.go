@@ -467,3 +467,48 @@ func TestLentStructure(t *testing.T) {
 		unix.Close(fd)
 	}
 }
+
+// TestBridgeMixed: where the host has some controllers in v1 hierarchies and others in its v2 one, a view of layout v1 shows
+// all: the first as they are, the others translated.
+func TestBridgeMixed(t *testing.T) {
+	h := kit.OpenHost(t)
+	unified := kit.NeedHierarchy(t, h, hierarchy.Unified)
+	if !kit.OnV1(h, "pids") || !slices.Contains(unified.Controllers, "hugetlb") {
+		t.Skip("machine: this host's controllers are all in hierarchies of one version")
+	}
+	pids := kit.NeedHierarchy(t, h, "pids")
+	path := kit.NewBoundary(t, t.Name(), pids, unified)
+	v := kit.MountView(t, "--boundary", path, "--controllers", "pids,hugetlb,name=one", "--layout", "v1")
+	pid := kit.StartSleeper(t)
+	for _, hier := range []*host.Hierarchy{pids, unified} {
+		if err := hier.Attach(path, pid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := dirsIn(v.Dir); got != "hugetlb one pids" {
+		t.Errorf("the view's top has %q", got)
+	}
+	for _, dir := range []string{"pids/a", "hugetlb/a", "one/b"} {
+		if word := kit.Word(unix.Mkdir(filepath.Join(v.Dir, dir), 0o755)); word != "ok" {
+			t.Fatal(dir, word)
+		}
+	}
+	for _, w := range []struct{ file, value, host string }{
+		{"pids/a/pids.max", "7", kit.HostDir(pids, path) + "/a/pids.max"},
+		{"hugetlb/a/hugetlb.2MB.limit_in_bytes", "2097152", kit.HostDir(unified, path) + "/a/hugetlb.2MB.max"},
+		{"pids/a/tasks", fmt.Sprint(pid), kit.HostDir(pids, path) + "/a/cgroup.procs"},
+		{"one/b/tasks", fmt.Sprint(pid), kit.HostDir(unified, path) + "/b/cgroup.procs"},
+	} {
+		if word := kit.WriteFile(filepath.Join(v.Dir, w.file), w.value); word != "ok" {
+			t.Errorf("%s: %s", w.file, word)
+		}
+		if got := strings.TrimSpace(kit.ReadFile(w.host)); got != w.value {
+			t.Errorf("%s is %q, want %q", w.host, got, w.value)
+		}
+	}
+	for file, want := range map[string]string{"pids/tasks": "", "pids/a/tasks": fmt.Sprint(pid, "\n"), "hugetlb/tasks": fmt.Sprint(pid, "\n"), "hugetlb/a/tasks": "", "one/b/tasks": fmt.Sprint(pid, "\n")} {
+		if got := kit.ReadFile(filepath.Join(v.Dir, file)); got != want {
+			t.Errorf("%s is %q, want %q", file, got, want)
+		}
+	}
+}
