@@ -47,16 +47,29 @@ exec env -i container=lxc TERM=dumb PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . 
 // mounted for v1, or mounts what it looks for of v1. The limits of a unit, by the names of v1, are the host's of v2. With
 // v1 on the host it does the same.
 func TestUnmodifiedLegacySystemd(t *testing.T) {
-	t.Run("mounted", func(t *testing.T) { testLegacySystemd(t, kit.OpenHost(t), "places=/sys/fs/cgroup/*") })
+	const places = "places=/sys/fs/cgroup/*"
+	t.Run("mounted", func(t *testing.T) { testLegacySystemd(t, kit.OpenHost(t), places) })
 	t.Run("mounts", func(t *testing.T) {
 		h := kit.OpenHost(t)
 		needUnified(t, h) // which controllers it mounts together a host with v1 may have apart
 		testLegacySystemd(t, h, "arguments=systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=yes")
 	})
+	t.Run("without-proc", func(t *testing.T) {
+		h := kit.OpenHost(t)
+		needUnified(t, h)
+		s := startLegacySystemd(t, places)
+		s.refuses(t, "Cannot determine cgroup we are running in: ")
+		kit.WantGone(t, h, s.name)
+	})
 }
 
 func testLegacySystemd(t *testing.T, h *host.Host, form string) {
-	s := bootLegacy(t, h, form)
+	// In /proc/1/cgroup systemd looks where it is.
+	s := startLegacySystemd(t, form, "--proc")
+	if !s.comesUp() {
+		t.Fatal("it does not come up")
+	}
+	s.first = kit.ChildOf(t, s.cmd.Process.Pid)
 	const unit = "vcgroupfs-test.service"
 	s.inside(t, "", "systemctl", "start", unit)
 	found := func(controller, file string) string {
@@ -97,11 +110,11 @@ type legacySystemd struct {
 	*systemd
 	name    string
 	nsenter string
-	first   int
+	first   int // its number on the host
 }
 
-// bootLegacy waits until it is up.
-func bootLegacy(t *testing.T, h *host.Host, form string) *legacySystemd {
+// startLegacySystemd starts one with a variable for legacyBoot, and options of run.
+func startLegacySystemd(t *testing.T, form string, options ...string) *legacySystemd {
 	t.Helper()
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
@@ -116,9 +129,8 @@ func bootLegacy(t *testing.T, h *host.Host, form string) *legacySystemd {
 		t.Cleanup(func() { os.Remove(at) })
 	}
 	name := "legacy-" + strconv.Itoa(os.Getpid())
-	// In /proc/1/cgroup systemd looks where it is.
-	cmd := exec.Command(kit.Program(t), "run", "--name", name, "--privileged", "--proc", "--layout", "v1", "--controllers", legacyControllers,
-		"--", "sh", "-c", legacyBoot)
+	args := append([]string{"run", "--name", name, "--privileged", "--layout", "v1", "--controllers", legacyControllers}, options...)
+	cmd := exec.Command(kit.Program(t), append(args, "--", "sh", "-c", legacyBoot)...)
 	cmd.Env = append(os.Environ(), "tree="+tree, "place="+kit.PublicDir(t), "units="+units, form)
 	s := &legacySystemd{&systemd{cmd: cmd, console: kit.StartOnTerminal(t, cmd)}, name, nsenter, 0}
 	t.Cleanup(func() {
@@ -128,10 +140,6 @@ func bootLegacy(t *testing.T, h *host.Host, form string) *legacySystemd {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	if !s.comesUp() {
-		t.Fatal("it does not come up")
-	}
-	s.first = kit.ChildOf(t, cmd.Process.Pid)
 	return s
 }
 

@@ -124,20 +124,28 @@ type legacyClient struct {
 	root    string // below $place
 	command string
 	sees    string // what its output matches when it has found the limit
-	plain   string // what it makes of the view alone: "yes", "ignores", "no"
+	view    string // what it makes of the view alone: "yes", "ignores", "no"
+	proc    string // and with --proc, or with v1 on the host
 	refuses string // what its output matches when it fails for what it finds
 }
 
+// runcInTree is the tree's runc.
+const runcInTree = "/usr/sbin/runc --root /tmp/runc "
+
 var legacyClients = []legacyClient{
-	{name: "Node.js 18", root: "root/opt/node18", plain: "yes",
+	{name: "Node.js 18", root: "root/opt/node18", view: "yes", proc: "yes",
 		command: "/usr/bin/node -p 'process.version + \" \" + process.constrainedMemory()'", sees: fmt.Sprintf(`(?m)^v18\.\S+ %d$`, clientMemory)},
-	{name: "telegraf", root: "root", command: "/usr/bin/env " + kit.RoleVariable + "=client /tmp/program telegraf", plain: "yes",
+	{name: "telegraf", root: "root", command: "/usr/bin/env " + kit.RoleVariable + "=client /tmp/program telegraf", view: "yes", proc: "yes",
 		sees: fmt.Sprintf("(?s)memory=%d\n.*pids=%d\n", clientMemory, clientPids)},
-	{name: "Rust", root: "root", command: "/tmp/parallelism", plain: "ignores", sees: "^1\n"},
-	{name: "JDK 8", root: "root/opt/jdk8", plain: "ignores", sees: fmt.Sprintf("(?s)active_processor_count: 1\n.*Memory Limit is: %d\n", clientMemory),
+	{name: "Rust", root: "root", command: "/tmp/parallelism", view: "ignores", proc: "yes", sees: "^1\n"},
+	{name: "JDK 8", root: "root/opt/jdk8", view: "ignores", proc: "yes",
+		sees:    fmt.Sprintf("(?s)active_processor_count: 1\n.*Memory Limit is: %d\n", clientMemory),
 		command: "/usr/lib/jvm/java-8-openjdk-amd64/bin/java -XX:+UseSerialGC -XX:+UnlockDiagnosticVMOptions -XX:+PrintContainerInfo -version"},
-	{name: "libcgroup", root: "root", command: "/usr/bin/cgget -n -v -r memory.limit_in_bytes /", plain: "no", sees: fmt.Sprintf("^%d\n", clientMemory),
-		refuses: "Cgroup is not mounted"},
+	{name: "libcgroup", root: "root", command: "/usr/bin/cgget -n -v -r memory.limit_in_bytes /", view: "no", proc: "yes",
+		sees: fmt.Sprintf("^%d\n", clientMemory), refuses: "Cgroup is not mounted"},
+	// With the devices controller it is another test's.
+	{name: "runc without devices", root: "root", command: runcInTree + "run --bundle /tmp/inner inner", view: "no", proc: "no", sees: "^$",
+		refuses: "mountpoint for devices not found"},
 }
 
 // there says whether the guest has the program.
@@ -155,7 +163,7 @@ func (c legacyClient) ask(t *testing.T, g *legacyGuest) (verdict, said string) {
 }
 
 // TestUnmodifiedLegacy: programs that know v1 find the limits of a guest on a host with v2 alone: those that read by path
-// with the view alone, the others with --proc. With v1 on the host all do.
+// with the view alone, the others with --proc. With v1 on the host they do without.
 func TestUnmodifiedLegacy(t *testing.T) {
 	h := kit.OpenHost(t)
 	v1 := kit.OnV1(h, "memory")
@@ -175,9 +183,9 @@ func TestUnmodifiedLegacy(t *testing.T) {
 					if !c.there(t, g) {
 						t.Skipf("machine: there is no %s in the tree of %s", c.name, legacySuite)
 					}
-					want := c.plain
+					want := c.view
 					if proc || v1 {
-						want = "yes"
+						want = c.proc
 					}
 					verdict, said := c.ask(t, g)
 					if verdict != want {
@@ -213,9 +221,8 @@ func TestUnmodifiedLegacyRuntime(t *testing.T) {
 	}
 	t.Cleanup(func() { unix.Unmount(devices, 0) })
 	h := kit.OpenHost(t)
-	const runc = "/usr/sbin/runc --root /tmp/runc "
 	g := startLegacyGuest(t, h, legacyControllers+",devices", "--userns", "--proc")
-	if said, err := g.do(t, g.in("root", runc+"run --detach --bundle /tmp/inner inner")); err != nil {
+	if said, err := g.do(t, g.in("root", runcInTree+"run --detach --bundle /tmp/inner inner")); err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}
 	dir := kit.HostDir(hier, "/vcgroupfs/"+g.name+"/inner")
@@ -229,7 +236,7 @@ func TestUnmodifiedLegacyRuntime(t *testing.T) {
 	if got := strings.Fields(kit.ReadFile(filepath.Join(dir, kit.Procs))); len(got) != 1 {
 		t.Errorf("the host finds the processes %q in the container's cgroup", got)
 	}
-	if said, err := g.do(t, g.in("root", runc+"delete --force inner")); err != nil || kit.Exists(dir) {
+	if said, err := g.do(t, g.in("root", runcInTree+"delete --force inner")); err != nil || kit.Exists(dir) {
 		t.Errorf("%v: %s; its cgroup is there: %v", err, said, kit.Exists(dir))
 	}
 	g.stop(t)
