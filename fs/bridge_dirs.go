@@ -71,8 +71,8 @@ func (v *View) makeBridged(n node, d *host.Dir, name string, in *fuse.MkdirIn, c
 	return v.mkdirError(n, name, in, err)
 }
 
-// enterExisting adds the hierarchy to a cgroup that is there; entered is false without one. own: the previous server was
-// making it for this request.
+// enterExisting adds the hierarchy to a cgroup that is there; entered is false without one. own: the previous server
+// was making it for this request.
 func (v *View) enterExisting(
 	hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
 ) (own, entered bool, err error) {
