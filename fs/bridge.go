@@ -147,7 +147,14 @@ func (b *bridge) lifeIn(hier *viewHierarchy, d *host.Dir) (life uint64, there bo
 	}
 	all, known := staysOf(d)
 	if !known {
-		return 0, !unfinished(d)
+		if unfinished(d) {
+			return 0, false
+		}
+		// Finished since, or the host's, or removed: what is removed loses its attributes after that.
+		if all, known = staysOf(d); !known {
+			_, err := d.Path()
+			return 0, err == nil
+		}
 	}
 	i := slices.IndexFunc(all, func(s stay) bool { return s.name == hier.name })
 	if i < 0 {
@@ -182,14 +189,20 @@ func (b *bridge) children(hier *viewHierarchy, d *host.Dir, there bool) (all []s
 	return all, nil
 }
 
-// shows reports that a hierarchy has a child of a directory.
+// shows reports that a hierarchy has a child of a directory, as lifeIn does.
 func (b *bridge) shows(hier *viewHierarchy, d *host.Dir, name string) bool {
-	all, known := readStays(func(buf []byte) (int, error) { return d.GetXattr(name, attrIn, buf) })
-	if known {
-		return slices.ContainsFunc(all, func(s stay) bool { return s.name == hier.name && !s.over })
+	get := func(buf []byte) (int, error) { return d.GetXattr(name, attrIn, buf) }
+	all, known := readStays(get)
+	if !known {
+		var st, later unix.Stat_t
+		if d.Lookup(name, &st) != nil || st.Mode == unix.S_IFDIR|makingMode {
+			return false
+		}
+		if all, known = readStays(get); !known {
+			return d.Lookup(name, &later) == nil && later.Ino == st.Ino
+		}
 	}
-	var st unix.Stat_t
-	return d.Lookup(name, &st) == nil && st.Mode != unix.S_IFDIR|makingMode
+	return slices.ContainsFunc(all, func(s stay) bool { return s.name == hier.name && !s.over })
 }
 
 // children lists the directories directly below one that the hierarchy shows.

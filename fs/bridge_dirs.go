@@ -49,14 +49,9 @@ func (v *View) makeBridged(n node, d *host.Dir, name string, in *fuse.MkdirIn, c
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
 		return st
 	}
-	own := false
-	if child, err := d.OpenDir(name); err == nil {
-		defer child.Release()
-		_, known := staysOf(child)
-		if own = ch.again && !known && unfinished(child); !own {
-			ch.entry.B = child.ID()
-			return v.mkdirError(n, name, in, v.enterHierarchy(hier, d, child, name, in, ch))
-		}
+	own, entered, err := v.enterExisting(hier, d, name, in, ch)
+	if entered || err != nil {
+		return v.mkdirError(n, name, in, err)
 	}
 	if bound, st := hier.reserveCgroup(d, own); !st.Ok() {
 		if st == errQuota {
@@ -64,11 +59,36 @@ func (v *View) makeBridged(n node, d *host.Dir, name string, in *fuse.MkdirIn, c
 		}
 		return st
 	}
-	err := v.makeCgroup(hier, d, name, in, own, ch)
-	if err != nil {
+	if err = v.makeCgroup(hier, d, name, in, own, ch); err != nil {
 		hier.quotaOf().free()
 	}
+	if errors.Is(err, unix.EEXIST) {
+		// There after all: made by the host meanwhile, or missed.
+		if _, entered, again := v.enterExisting(hier, d, name, in, ch); entered {
+			err = again
+		}
+	}
 	return v.mkdirError(n, name, in, err)
+}
+
+// enterExisting adds the hierarchy to a cgroup that is there; entered is false without one. own: the previous server
+// was making it for this request.
+func (v *View) enterExisting(
+	hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
+) (own, entered bool, err error) {
+	child, err := d.OpenDir(name)
+	switch {
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
+		return false, false, nil
+	case err != nil:
+		return false, false, err
+	}
+	defer child.Release()
+	if _, known := staysOf(child); ch.again && !known && unfinished(child) {
+		return true, false, nil
+	}
+	ch.entry.B = child.ID()
+	return false, true, v.enterHierarchy(hier, d, child, name, in, ch)
 }
 
 // mkdirError turns the error of a mkdir into an errno, and reports one that exceeded the guest's budget.

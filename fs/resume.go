@@ -113,7 +113,8 @@ func (v *View) rewatchFile(id uint64) {
 	if !st.Ok() || n.hier == nil || n.file == "" {
 		return
 	}
-	d, err := n.acquire()
+	// In whatever life: the number that is stored has none.
+	d, err := n.hier.acquire(n.dir)
 	if err != nil {
 		return
 	}

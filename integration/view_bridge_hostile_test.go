@@ -410,6 +410,40 @@ func TestBridgeSignals(t *testing.T) {
 	signals.Wait()
 }
 
+// TestBridgeUnfinished: a directory that is being made in one hierarchy is at no time in another one.
+func TestBridgeUnfinished(t *testing.T) {
+	s := newBridgeSite(t, t.Name()).mount(t)
+	one, two := s.names[1], s.names[2]
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if i == 0 {
+					if got := dirsIn(s.at(two)); got != "" {
+						t.Errorf("%s lists %s", two, got)
+						return
+					}
+				} else if kit.Exists(s.at(two, "x")) {
+					t.Errorf("%s has what is made in %s", two, one)
+					return
+				}
+			}
+		})
+	}
+	for range kit.Scaled(t, 400, 40) {
+		makeDirs(t, s.at(one, "x"))
+		must(t, "rmdir", kit.Rmdir(s.at(one, "x")))
+	}
+	close(stop)
+	wg.Wait()
+}
+
 // TestBridgeForks: a directory is made below one whose processes fork as fast as they can, and all are in its leaf then, or none.
 func TestBridgeForks(t *testing.T) {
 	s := newBridgeSite(t, t.Name()).mount(t)
