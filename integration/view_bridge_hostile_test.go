@@ -187,6 +187,9 @@ func TestBridgePolicy(t *testing.T) {
 		{"the host's limit within bounds", "guarded: {" + behind + ": {max: " + small + "}}", "ok", "EPERM", "shown", "shown"},
 		{"the guest's limit within bounds", "guarded: {" + limit + ": {max: " + small + "}}", "ok", "EPERM", "shown", "shown"},
 	} {
+		if kit.Scale(t) < 1 && i%3 != 1 {
+			continue // a view for each takes long there: one of the host's name, one of the guest's, one with bounds
+		}
 		t.Run(c.name, func(t *testing.T) {
 			s := newBridgeSite(t, fmt.Sprint("policy-", i))
 			s.mount(t, "--policy", kit.FileWith(t, "version: 1\nbelow: {"+c.below+"}\nquota: {cgroups: 3, depth: 2}\n"))

@@ -512,33 +512,3 @@ func TestBridgeMixed(t *testing.T) {
 		}
 	}
 }
-
-// TestBridgeUnseen: a directory that is being made in one hierarchy is never seen in another one.
-func TestBridgeUnseen(t *testing.T) {
-	s := newBridgeSite(t, t.Name()).mount(t)
-	one, two := s.at(s.names[1], "x"), s.at(s.names[2], "x")
-	done := make(chan string)
-	go func() {
-		var word string
-		for i := 0; i < kit.Scaled(t, 2000, 100) && word == ""; i++ {
-			if a, b := kit.Word(unix.Mkdir(one, 0o755)), kit.Rmdir(one); a != "ok" || b != "ok" {
-				word = a + " " + b
-			}
-		}
-		done <- word
-	}()
-	seen := 0
-	for {
-		select {
-		case word := <-done:
-			if word != "" || seen > 0 {
-				t.Errorf("mkdir, rmdir: %q; seen %d times in the other hierarchy", word, seen)
-			}
-			return
-		default:
-			if kit.Exists(two) {
-				seen++
-			}
-		}
-	}
-}
