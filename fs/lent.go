@@ -419,7 +419,11 @@ func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.D
 		}
 	}
 	failpoint("lent-subtree")
-	if err := v.setSubtree(d, all); err != nil {
+	kind := viewsAttr
+	if len(disabled(ours)) == len(ours) {
+		kind = endsAttr
+	}
+	if err := v.setSubtree(d, all, kind); err != nil {
 		hier.lent.stays.forget(d.ID())
 		return err
 	}
@@ -462,11 +466,11 @@ func (l *lent) mayChange(d *host.Dir, words []string) error {
 }
 
 // setSubtree writes attrSubtree. The boundary's is the view's, and no part of the guest's budget.
-func (v *View) setSubtree(d *host.Dir, all []stay) error {
+func (v *View) setSubtree(d *host.Dir, all []stay, kind attrKind) error {
 	if d.IsBoundary() {
 		return d.Self().SetXattr(attrSubtree, staysText(all), 0)
 	}
-	return v.setAttrs(d.Self(), viewsAttr, true, attrChange{stored: attrSubtree, data: staysText(all)})
+	return v.setAttrs(d.Self(), kind, true, attrChange{stored: attrSubtree, data: staysText(all)})
 }
 
 // resetLent gives a cgroup the standard settings of a controller that it loses. Owners and attributes of its files go
