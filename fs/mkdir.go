@@ -102,6 +102,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
 		return st
 	}
+	defer n.hier.lent.hold()()
 	var st unix.Stat_t
 	own := ch.again && d.Lookup(name, &st) == nil && st.Mode == unix.S_IFDIR|makingMode
 	if bound, st := n.hier.reserveCgroup(d, own); !st.Ok() {
@@ -216,9 +217,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	case ch.done:
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
 		// The cgroup is gone; another one may have its name by now.
-		if found != nil {
-			n.hier.lent.rmdir(d, name)
-		}
+		n.hier.lent.endRmdir(d, name)
 		ch.finish(fuse.OK)
 	default:
 		// A cgroup with children stays (EBUSY).
@@ -231,6 +230,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 }
 
 func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) fuse.Status {
+	defer hier.lent.hold()()
 	hier.expected.add(d.ID(), name)
 	err := v.removeCounted(d, name, func() error {
 		defer ch.made()
