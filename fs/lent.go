@@ -128,8 +128,11 @@ func (p *part) at(d *host.Dir) (*host.Dir, error) {
 		return nil, err
 	}
 	found, err := p.boundary.Acquire(id)
-	if err == nil {
+	var st unix.Stat_t
+	if err == nil && found.Lookup("tasks", &st) == nil {
 		return found, nil
+	} else if err == nil {
+		found.Release()
 	}
 	// The host has removed it, and may have made another in its place.
 	p.ids.forget(d.ID())

@@ -323,10 +323,10 @@ func (v *View) rename(
 
 // reserved reports that a guest may not make this name in a directory: the leaf's name, or the name of a control
 // file that a controller of ours or of this host has or could have. On v2 the names of files that every v1 cgroup
-// has, such as tasks, are free.
+// has, such as tasks, are free, unless v1 hierarchies have the same directories.
 func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) ||
+	return hierarchy.ReservedName(name) && (dotted || !hier.v2() || hier.lent != nil) ||
 		(d.IsBoundary() || hier.bridge != nil) && name == hierarchy.LeafName ||
 		strings.ContainsRune(name, '\n') ||
 		dotted && v.host.Hierarchy(prefix) != nil

@@ -142,6 +142,17 @@ func TestLentMade(t *testing.T) {
 	}
 }
 
+// TestLentNames: names of v1's own files can be none of a cgroup.
+func TestLentNames(t *testing.T) {
+	g := lentView(t)
+	for _, name := range []string{"tasks", "notify_on_release", "release_agent", "memory.limit_in_bytes", "cpuacct.usage", "blkio.x"} {
+		if got := kit.Word(unix.Mkdir(g.at(name), 0o755)); got != "EINVAL" || kit.Exists(g.real(hierarchy.Unified, name)) {
+			t.Errorf("mkdir %s: %s", name, got)
+		}
+	}
+	g.must(kit.Word(unix.Mkdir(g.at("task"), 0o755)))
+}
+
 // TestLentManyChildren: a controller is disabled for children of which the server cannot open all at once.
 func TestLentManyChildren(t *testing.T) {
 	g := newLentBoundary(t)
@@ -208,6 +219,19 @@ func TestLentNoPlace(t *testing.T) {
 	g.must(kit.WriteFile(filepath.Join(g.real("cpuset", "a"), "cpuset.cpus"), "\n"))
 	if got := kit.WriteFile(g.at("a/cgroup.procs"), fmt.Sprint(pid)) + " " + g.placeOf(pid); got != "ENOSPC /b" {
 		t.Errorf("it is %q", got)
+	}
+}
+
+// TestLentReplaced: what the host removes and makes again in a v1 hierarchy is found at once.
+func TestLentReplaced(t *testing.T) {
+	g := lentView(t)
+	g.must(kit.WriteFile(g.at(subtreeControl), "+pids"))
+	g.must(kit.Word(unix.Mkdir(g.at("a"), 0o755)))
+	g.must(kit.WriteFile(g.at("a/pids.max"), "7"))
+	g.must(kit.Word(unix.Rmdir(g.real("pids", "a"))))
+	g.must(kit.Word(unix.Mkdir(g.real("pids", "a"), 0o755)))
+	if got := kit.ReadFile(g.at("a/pids.max")); got != "max\n" {
+		t.Errorf("pids.max is %q", got)
 	}
 }
 
