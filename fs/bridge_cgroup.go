@@ -23,7 +23,7 @@ type bridged struct {
 	cancel <-chan struct{}
 	again  bool         // the previous server may have begun to write
 	opened *[]*host.Dir // directories to release
-	free   bool         // no policy holds for writes
+	free   bool         // neither policy nor budget holds for writes: a controller ends
 	shows  bool         // what is read is for the guest
 }
 
@@ -193,7 +193,11 @@ func (c bridged) Keep(name, value string) error {
 	if had, err := c.Kept(name); err == nil && had == value {
 		return nil
 	}
-	err = c.v.setAttrs(at, viewsAttr, c.again, attrChange{stored: attrKept + name, data: []byte(value)})
+	kind := viewsAttr
+	if c.free {
+		kind = endsAttr
+	}
+	err = c.v.setAttrs(at, kind, c.again, attrChange{stored: attrKept + name, data: []byte(value)})
 	failpoint("bridge-kept")
 	return err
 }

@@ -24,6 +24,9 @@ type changed struct {
 }
 
 type underway struct {
+	writes sync.Mutex // held by a write that changes several files (alone)
+
+	// Guarded by changes.mu.
 	count  int
 	closed bool          // a removal is about to take effect
 	ended  chan struct{} // closed when count is 0; nil without a waiter
@@ -46,6 +49,15 @@ func (c *changes) begin(at changed) bool {
 	}
 	u.count++
 	return true
+}
+
+// alone makes a change under way wait for the others of its directory that called it.
+func (c *changes) alone(at changed) (done func()) {
+	c.mu.Lock()
+	u := c.all[at]
+	c.mu.Unlock()
+	u.writes.Lock()
+	return u.writes.Unlock
 }
 
 func (c *changes) end(at changed) {

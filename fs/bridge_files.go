@@ -314,6 +314,9 @@ func (v *View) writeBridged(cancel <-chan struct{}, h *handle, tid uint32, data 
 	if h.row == nil {
 		return unix.EPERM
 	}
+	if h.row.Keeps {
+		defer h.hier.changesUnderway().alone(changed{h.hier, h.dir})()
+	}
 	c, closeAll := v.cgroupOf(h.hier, d, cancel, again)
 	defer closeAll()
 	if err = h.row.Write(c, h.file, data); status(err) == fuse.ENOENT {

@@ -26,7 +26,8 @@ type lent struct {
 	parts       []*part
 	controllers []string // as v2 has them, in the kernel's order
 
-	// slot is held while a task moves or controllers change, so that all hierarchies agree.
+	// slot is held while a task moves, a directory is made or removed, or controllers change, so that all hierarchies
+	// agree.
 	slot chan struct{}
 
 	changes changes
@@ -122,7 +123,28 @@ func (p *part) at(d *host.Dir) (*host.Dir, error) {
 	if d.IsBoundary() {
 		return p.boundary.Root()
 	}
-	id, err := p.ids.get(d.ID(), func() (uint64, error) {
+	id, err := p.idOf(d)
+	if err != nil {
+		return nil, err
+	}
+	found, err := p.boundary.Acquire(id)
+	var st unix.Stat_t
+	if err == nil && found.Lookup("tasks", &st) == nil {
+		return found, nil
+	} else if err == nil {
+		found.Release()
+	}
+	// The host has removed it, and may have made another in its place.
+	p.ids.forget(d.ID())
+	if id, err = p.idOf(d); err != nil {
+		return nil, err
+	}
+	return p.boundary.Acquire(id)
+}
+
+// idOf returns the kernfs id of what at opens.
+func (p *part) idOf(d *host.Dir) (uint64, error) {
+	return p.ids.get(d.ID(), func() (uint64, error) {
 		rel, err := pathOf(d)
 		if err != nil {
 			return 0, err
@@ -134,14 +156,6 @@ func (p *part) at(d *host.Dir) (*host.Dir, error) {
 		defer found.Release()
 		return found.ID(), nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	found, err := p.boundary.Acquire(id)
-	if err != nil {
-		p.ids.forget(d.ID())
-	}
-	return found, err
 }
 
 // nearest is at, or the nearest directory above.
@@ -307,21 +321,16 @@ func (l *lent) files(d *host.Dir) (names []string) {
 	return names
 }
 
-// children opens the directories directly below one, without the leaf.
-func (l *lent) children(d *host.Dir) (all []*host.Dir, err error) {
+// children lists the directories directly below one by their ids, without the leaf. There can be thousands, so they are
+// opened one at a time.
+func (l *lent) children(d *host.Dir) (ids []uint64, err error) {
 	entries, err := d.ReadDir()
-	if err != nil {
-		return nil, err
-	}
 	for _, e := range entries {
-		if !e.IsDir || d.IsBoundary() && e.Name == hierarchy.LeafName {
-			continue
-		}
-		if child, err := d.OpenDir(e.Name); err == nil {
-			all = append(all, child)
+		if e.IsDir && !(d.IsBoundary() && e.Name == hierarchy.LeafName) {
+			ids = append(ids, e.ID)
 		}
 	}
-	return all, nil
+	return ids, err
 }
 
 // list adds the lent controllers to those of cgroup.controllers or cgroup.subtree_control.
@@ -354,6 +363,15 @@ func (l *lent) enter(cancel <-chan struct{}) (leave func(), err error) {
 	case <-cancel:
 		return nil, unix.EINTR
 	}
+}
+
+// hold is enter for what is not interrupted. A nil lent has nothing to hold.
+func (l *lent) hold() (leave func()) {
+	if l == nil {
+		return func() {}
+	}
+	leave, _ = l.enter(nil)
+	return leave
 }
 
 // delegateLent carries out a write to cgroup.subtree_control where controllers are lent: the words for those by
@@ -394,12 +412,11 @@ func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.D
 	if err != nil {
 		return err
 	}
-	defer releaseAll(children)
 	all, _ := staysIn(d, attrSubtree)
-	if slices.ContainsFunc(ours, func(word string) bool { return word[0] == '-' }) {
+	if disabled(ours) != nil {
 		// A late write would set what the controller has when it is enabled again.
 		for _, child := range children {
-			defer hier.lent.changes.wait(changed{hier, child.ID()})()
+			defer hier.lent.changes.wait(changed{hier, child})()
 		}
 	}
 	for _, word := range ours {
@@ -419,7 +436,11 @@ func (v *View) enableLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.D
 		}
 	}
 	failpoint("lent-subtree")
-	if err := v.setSubtree(d, all); err != nil {
+	kind := viewsAttr
+	if len(disabled(ours)) == len(ours) {
+		kind = endsAttr
+	}
+	if err := v.setSubtree(d, all, kind); err != nil {
 		hier.lent.stays.forget(d.ID())
 		return err
 	}
@@ -446,9 +467,11 @@ func (l *lent) mayChange(d *host.Dir, words []string) error {
 	if err != nil {
 		return err
 	}
-	defer releaseAll(children)
 	for _, child := range children {
-		enabled, _ := staysIn(child, attrSubtree)
+		enabled, err := l.subtreeOf(d.Boundary(), child)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
 		for _, s := range enabled {
 			if !s.over && slices.Contains(words, "-"+s.name) {
 				return unix.EBUSY
@@ -462,16 +485,24 @@ func (l *lent) mayChange(d *host.Dir, words []string) error {
 }
 
 // setSubtree writes attrSubtree. The boundary's is the view's, and no part of the guest's budget.
-func (v *View) setSubtree(d *host.Dir, all []stay) error {
+func (v *View) setSubtree(d *host.Dir, all []stay, kind attrKind) error {
 	if d.IsBoundary() {
 		return d.Self().SetXattr(attrSubtree, staysText(all), 0)
 	}
-	return v.setAttrs(d.Self(), viewsAttr, true, attrChange{stored: attrSubtree, data: staysText(all)})
+	return v.setAttrs(d.Self(), kind, true, attrChange{stored: attrSubtree, data: staysText(all)})
 }
 
 // resetLent gives a cgroup the standard settings of a controller that it loses. Owners and attributes of its files go
 // with them.
-func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Dir, controller string) error {
+func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, id uint64, controller string) error {
+	d, err := hier.boundary.Acquire(id)
+	if errors.Is(err, unix.ENOENT) {
+		// The host has removed it.
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer d.Release()
 	c, done := v.cgroupOf(hier, d, cancel, true)
 	defer done()
 	c.free = true
@@ -490,7 +521,7 @@ func (v *View) resetLent(cancel <-chan struct{}, hier *viewHierarchy, d *host.Di
 	return nil
 }
 
-// mkdir makes a directory in all parts. What an earlier one of the name has left goes first.
+// mkdir makes a directory in all parts. What an earlier one of the name has left goes first. Called with the slot held.
 func (l *lent) mkdir(d *host.Dir, name string) (err error) {
 	for _, p := range l.parts {
 		above, err := p.at(d)
@@ -499,7 +530,7 @@ func (l *lent) mkdir(d *host.Dir, name string) (err error) {
 			continue
 		}
 		if err == nil {
-			err = p.make(above, name)
+			err = p.make(d.Boundary(), above, name)
 			above.Release()
 		}
 		if err != nil {
@@ -512,9 +543,9 @@ func (l *lent) mkdir(d *host.Dir, name string) (err error) {
 }
 
 // make makes a directory of a part. A new cpuset gets its parent's processors and nodes: without it can hold no task.
-func (p *part) make(above *host.Dir, name string) error {
+func (p *part) make(tree *host.Boundary, above *host.Dir, name string) error {
 	err := above.Mkdir(name, madeMode)
-	if errors.Is(err, unix.EEXIST) && above.Rmdir(name) == nil {
+	if errors.Is(err, unix.EEXIST) && p.clear(tree, above, name) == nil {
 		err = above.Mkdir(name, madeMode)
 	}
 	if err != nil && !errors.Is(err, unix.EEXIST) || !slices.Contains(p.controllers, "cpuset") {
@@ -540,7 +571,7 @@ func (p *part) make(above *host.Dir, name string) error {
 	return nil
 }
 
-// rmdir removes a directory from all parts. Tasks that were forked while their parents moved follow those first.
+// rmdir removes a directory that the v2 tree no longer has from all parts. Called with the slot held.
 func (l *lent) rmdir(d *host.Dir, name string) {
 	if l == nil {
 		return
@@ -550,115 +581,17 @@ func (l *lent) rmdir(d *host.Dir, name string) {
 		if err != nil {
 			continue
 		}
-		if errors.Is(above.Rmdir(name), unix.EBUSY) {
-			p.follow(d.Boundary(), above, name)
-			_ = above.Rmdir(name)
-		}
+		_ = p.clear(d.Boundary(), above, name)
 		above.Release()
 		failpoint("lent-rmdir")
 	}
 }
 
-// follow moves the processes of a directory of the part to where they are in the v2 tree.
-func (p *part) follow(tree *host.Boundary, above *host.Dir, name string) {
-	d, err := above.OpenDir(name)
-	if err != nil {
-		return
-	}
-	defer d.Release()
-	raw, err := d.ReadFile("cgroup.procs")
-	if err != nil {
-		return
-	}
-	for _, pid := range parsePids(raw) {
-		path, err := tree.PathOf(pid)
-		if err != nil {
-			continue
-		}
-		if to, err := tree.At(path); err == nil {
-			_, _ = p.move(to, pid, false)
-			to.Release()
-		}
-	}
-}
-
-// move moves a task in the v2 tree and in all parts, to the directories of dst: everywhere or nowhere. EBUSY for a
-// cgroup other than the root with lent controllers enabled for its children.
-func (l *lent) move(hier *viewHierarchy, dst *host.Dir, pid int, thread bool, own func() error) error {
-	if stays, _ := staysIn(dst, attrSubtree); !dst.IsBoundary() &&
-		slices.ContainsFunc(stays, func(s stay) bool { return !s.over && !hierarchy.ThreadedController(s.name) }) {
-		return unix.EBUSY
-	}
-	l.slot <- struct{}{}
-	defer func() { <-l.slot }()
-	from, _ := hier.boundary.PathOf(pid)
-	if err := own(); err != nil {
-		return err
-	}
-	failpoint("lent-own-moved")
-	var moved []func()
-	for _, p := range l.parts {
-		back, err := p.move(dst, pid, thread)
-		if err != nil {
-			for _, undo := range slices.Backward(moved) {
-				undo()
-			}
-			moveBack(hier.boundary, from, pid, thread)
-			return err
-		}
-		moved = append(moved, back)
-		failpoint("lent-moved")
-	}
-	return nil
-}
-
-// move moves a task in the part. back undoes that.
-func (p *part) move(dst *host.Dir, pid int, thread bool) (back func(), err error) {
-	from, err := p.boundary.PathOf(pid)
-	if errors.Is(err, unix.ESRCH) {
-		// It has exited since it moved.
-		return func() {}, nil
-	}
-	to, err := p.nearest(dst)
-	if err != nil {
-		return nil, err
-	}
-	defer to.Release()
-	if rel, err := to.Path(); err == nil && rel == from && from != "" {
-		return func() {}, nil
-	}
-	file := "cgroup.procs"
-	if thread {
-		file = "tasks"
-	}
-	fd, err := to.OpenFile(file, unix.O_WRONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	_, err = p.boundary.Move(to, file, fd, pid, thread, nil)
-	var outside *host.OutsideError
-	if err != nil && (errors.As(err, &outside) || !errors.Is(err, unix.ESRCH)) {
-		return nil, err
-	}
-	return func() { moveBack(p.boundary, from, pid, thread) }, nil
-}
-
-// moveBack moves a task to a path from the boundary, as far as that is possible.
-func moveBack(b *host.Boundary, path string, pid int, thread bool) {
-	d, err := b.At(path)
-	if err != nil {
-		return
-	}
-	defer d.Release()
-	file := "cgroup.procs"
-	if thread && b.Hierarchy().Version == hierarchy.V1 {
-		file = "tasks"
-	} else if thread {
-		file = "cgroup.threads"
-	}
-	if fd, err := d.OpenFile(file, unix.O_WRONLY); err == nil {
-		_, _ = b.Move(d, file, fd, pid, thread, nil)
-		unix.Close(fd)
+// endRmdir is rmdir for one that the previous server began, unless there is another of the name by now.
+func (l *lent) endRmdir(d *host.Dir, name string) {
+	defer l.hold()()
+	var st unix.Stat_t
+	if d.Lookup(name, &st) != nil {
+		l.rmdir(d, name)
 	}
 }

@@ -102,6 +102,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
 		return st
 	}
+	defer n.hier.lent.hold()()
 	var st unix.Stat_t
 	own := ch.again && d.Lookup(name, &st) == nil && st.Mode == unix.S_IFDIR|makingMode
 	if bound, st := n.hier.reserveCgroup(d, own); !st.Ok() {
@@ -216,9 +217,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 	case ch.done:
 	case ch.again && ch.entry.B != 0 && (found != nil || info.Ino != ch.entry.B):
 		// The cgroup is gone; another one may have its name by now.
-		if found != nil {
-			n.hier.lent.rmdir(d, name)
-		}
+		n.hier.lent.endRmdir(d, name)
 		ch.finish(fuse.OK)
 	default:
 		// A cgroup with children stays (EBUSY).
@@ -231,6 +230,7 @@ func (r *rawFS) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fu
 }
 
 func (v *View) rmdir(hier *viewHierarchy, d *host.Dir, name string, ch *change) fuse.Status {
+	defer hier.lent.hold()()
 	hier.expected.add(d.ID(), name)
 	err := v.removeCounted(d, name, func() error {
 		defer ch.made()
@@ -323,10 +323,10 @@ func (v *View) rename(
 
 // reserved reports that a guest may not make this name in a directory: the leaf's name, or the name of a control
 // file that a controller of ours or of this host has or could have. On v2 the names of files that every v1 cgroup
-// has, such as tasks, are free.
+// has, such as tasks, are free, unless v1 hierarchies have the same directories.
 func (v *View) reserved(hier *viewHierarchy, d *host.Dir, name string) bool {
 	prefix, _, dotted := strings.Cut(name, ".")
-	return hierarchy.ReservedName(name) && (dotted || !hier.v2()) ||
+	return hierarchy.ReservedName(name) && (dotted || !hier.v2() || hier.lent != nil) ||
 		(d.IsBoundary() || hier.bridge != nil) && name == hierarchy.LeafName ||
 		strings.ContainsRune(name, '\n') ||
 		dotted && v.host.Hierarchy(prefix) != nil

@@ -46,12 +46,13 @@ func writeWanted(own string) func(file, hierarchy.Value) error {
 				return err
 			}
 		}
-		if err := f.Keep(f.name, strings.TrimSpace(text)); err != nil {
-			return err
-		}
 		has, err := setIn(above, own)
 		if err != nil {
 			return err
+		}
+		if err := f.Keep(f.name, strings.TrimSpace(text)); err != nil {
+			// What the host's file had comes back from what is kept.
+			return errors.Join(err, settle(f, f.name, own, has))
 		}
 		return settle(f, f.name, own, has)
 	}
