@@ -49,8 +49,9 @@ func TestBesideV1(t *testing.T) {
 		lines      string
 		sight, now Sight
 	}{
-		{"0::/\n", View, View}, {"0::/\n", Stacked, Stacked}, {"4:memory:/\n0::/\n", View, Lent}, {"1:name=systemd:/\n0::/\n", Stacked, StackedLent},
+		{"0::/\n", View, View}, {"0::/\n", Stacked, Stacked}, {"4:memory:/\n0::/\n", View, Lent}, {"1:name=systemd:/\n0::/\n", Stacked, Stacked},
 		{"4:memory:/\n", V1, V1}, {"4:memory:/\n0::/\n", StackedDirs, StackedDirs},
+		{"2:devices:/\n0::/\n", View, View}, {"2:cpu,cpuacct:/\n0::/\n", Stacked, StackedLent},
 	} {
 		if got := besideV1(c.sight, c.lines); got != c.now {
 			t.Errorf("%s with %q: %s, want %s", c.sight, c.lines, got, c.now)

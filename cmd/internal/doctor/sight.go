@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -45,14 +46,18 @@ func SightOf(pid int) (Sight, error) {
 	return besideV1(sightIn(mounts), string(lines)), nil
 }
 
-// besideV1 returns the sight of a process whose /proc/PID/cgroup may have v1's lines.
+// besideV1 returns the sight of a process whose /proc/PID/cgroup may have lines of v1 hierarchies that lend controllers. A
+// host with v2 can have others beside it, such as those of a name or devices.
 func besideV1(s Sight, lines string) Sight {
 	lent, ok := map[Sight]Sight{View: Lent, Stacked: StackedLent}[s]
 	if !ok {
 		return s
 	}
 	for line := range strings.Lines(lines) {
-		if !strings.HasPrefix(line, "0::") {
+		_, rest, _ := strings.Cut(line, ":")
+		controllers, _, _ := strings.Cut(rest, ":")
+		h := hierarchy.Hierarchy{Version: hierarchy.V1, Controllers: strings.Split(controllers, ",")}
+		if len(h.Lends()) > 0 {
 			return lent
 		}
 	}
