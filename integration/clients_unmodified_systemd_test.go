@@ -139,7 +139,9 @@ func (s *systemd) boots(t *testing.T, d *kit.Daemon) {
 	s.want(t, "(?s)"+unit+".*sleep infinity", "systemd-cgls", "--no-pager")
 	s.want(t, "system.slice/"+unit, "systemd-cgtop", "--batch", "--iterations=1", "--order=path")
 	const scope = "vcgroupfs-test.scope"
-	if s.form.name == "v2" {
+	// Before Linux 6.9 a guest's inotify under the daemon sees only what the guest itself writes.
+	scoped := s.form.name == "v2" && d.Ready(t).Resend
+	if scoped {
 		s.want(t, "^$", "sh", "-c", "systemd-run --scope --unit="+scope+" sleep infinity >/dev/null 2>&1 </dev/null &")
 		s.form.hasProcess(t, s.Cgroup+"/system.slice/"+scope)
 	}
@@ -149,7 +151,7 @@ func (s *systemd) boots(t *testing.T, d *kit.Daemon) {
 		t.Errorf("the unit is %q after it was stopped", out)
 	}
 	s.form.wantsGone(t, cgroup)
-	if s.form.name == "v2" { // its end cgroup.events alone tells, since it is no child of process 1
+	if scoped { // its end cgroup.events alone tells, since it is no child of process 1
 		if err := s.form.hier.Kill(s.Cgroup + "/system.slice/" + scope); err != nil {
 			t.Fatal(err)
 		}
