@@ -46,8 +46,8 @@ func SightOf(pid int) (Sight, error) {
 	return besideV1(sightIn(mounts), string(lines)), nil
 }
 
-// besideV1 returns the sight of a process whose /proc/PID/cgroup may have lines of v1 hierarchies that lend controllers. A
-// host with v2 can have others beside it, such as those of a name or devices.
+// besideV1 returns the sight of a process whose /proc/PID/cgroup may have lines of v1 hierarchies that lend
+// controllers. A host with v2 can have others beside it, such as those of a name or devices.
 func besideV1(s Sight, lines string) Sight {
 	lent, ok := map[Sight]Sight{View: Lent, Stacked: StackedLent}[s]
 	if !ok {
