@@ -355,23 +355,14 @@ func (l *lent) list(h *handle, kept []string) ([]string, error) {
 	return kept, nil
 }
 
-// enter acquires the slot.
-func (l *lent) enter(cancel <-chan struct{}) (leave func(), err error) {
-	select {
-	case l.slot <- struct{}{}:
-		return func() { <-l.slot }, nil
-	case <-cancel:
-		return nil, unix.EINTR
-	}
-}
-
-// hold is enter for what is not interrupted. A nil lent has nothing to hold.
+// hold acquires the slot. A signal does not end the wait: neither mkdir, rmdir and moves nor a write to
+// cgroup.subtree_control has an EINTR. A nil lent has nothing to hold.
 func (l *lent) hold() (leave func()) {
 	if l == nil {
 		return func() {}
 	}
-	leave, _ = l.enter(nil)
-	return leave
+	l.slot <- struct{}{}
+	return func() { <-l.slot }
 }
 
 // delegateLent carries out a write to cgroup.subtree_control where controllers are lent: the words for those by
@@ -390,11 +381,7 @@ func (v *View) delegateLent(
 			others = append(others, word)
 		}
 	}
-	leave, err := l.enter(cancel)
-	if err != nil {
-		return err
-	}
-	defer leave()
+	defer l.hold()()
 	if err := l.mayChange(d, ours); err != nil {
 		return err
 	}
