@@ -190,8 +190,9 @@ func nameAttempts(dir string) []attempt {
 			return err
 		}}
 	}
-	legacy := "EINVAL"                                                      // control files of v1; on v2 a cgroup may have the name
-	lent := strings.Contains(kit.ReadFile("/proc/self/cgroup"), ":memory:") // the v1 hierarchies that lend have the file
+	legacy := "EINVAL" // control files of v1; on v2 a cgroup may have the name
+	// The v1 hierarchies that lend a v2 tree its controllers have the file.
+	lent := kit.Exists(filepath.Join(dir, "memory.max")) && strings.Contains(kit.ReadFile("/proc/self/cgroup"), ":memory:")
 	if kit.Exists(filepath.Join(dir, "cgroup.controllers")) && !lent {
 		legacy = ""
 	}
