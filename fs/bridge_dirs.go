@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -22,19 +21,7 @@ func (v *View) mkdirBridged(n node, d *host.Dir, name string, in *fuse.MkdirIn, 
 		ch.finish(v.makeBridged(n, d, name, in, ch))
 		leave()
 	}
-	if st := ch.outcome(); !st.Ok() {
-		return st
-	}
-	if err := setMadeMode(d, name); err != nil {
-		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
-	}
-	if st := v.lookup(n.hier, d, name, in.Pid, out); st.Ok() {
-		return st
-	}
-	// Removed by the host since.
-	out.NodeId = v.dirNode(n.hier, cmp.Or(ch.entry.B, goneDir))
-	v.fillRemoved(node{hier: n.hier, dir: ch.entry.B}, &out.Attr)
-	return fuse.OK
+	return v.answerMkdir(n, d, name, in, ch, out)
 }
 
 // makeBridged makes a directory: a new cgroup, or one more hierarchy for a cgroup that others have. Called with the

@@ -44,6 +44,12 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	default:
 		ch.finish(v.mkdir(n, d, name, in, ch))
 	}
+	return v.answerMkdir(n, d, name, in, ch, out)
+}
+
+// answerMkdir answers a finished mkdir: its error, or the new cgroup with its mode set.
+func (v *View) answerMkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
+	out *fuse.EntryOut) fuse.Status {
 	if st := ch.outcome(); !st.Ok() {
 		return st
 	}

@@ -46,10 +46,7 @@ func (hier *viewHierarchy) leaf() (*host.Dir, error) {
 		return nil, err
 	}
 	defer root.Release()
-	if err := root.Mkdir(hierarchy.LeafName, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, err
-	}
-	d, err := root.OpenDir(hierarchy.LeafName)
+	d, err := leafOf(root)
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func (r *rawFS) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	if done || !st.Ok() {
 		return n, st
 	}
-	checked := h.decision.Verdict == hierarchy.Guarded || h.hier.translates(h.file)
+	checked := h.decision.Verdict == hierarchy.Guarded || h.translated()
 	if len(data) > maxKernfsWrite && checked && h.decision.File.Controller != "cpuset" {
 		return 0, fuse.Status(unix.E2BIG)
 	}
