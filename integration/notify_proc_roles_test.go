@@ -46,9 +46,14 @@ var procWays = []struct {
 	{name: "below /proc", dir: "/proc", path: "self/%s", answered: true},
 	{name: "below the task", dir: "/proc/self", path: "%s", answered: true},
 	{name: "working directory", dir: "cwd", path: "self/%s", answered: true},
+	{name: "from the root directory", dir: "/", path: "proc/self/%s", answered: true},
+	{name: "from another directory", dir: "/sys", path: "../proc/thread-self/%s", answered: true},
+	{name: "around", path: "/sys/../proc/self/task/TID/%s", answered: true},
+	{name: "link to /proc", path: "DIR/proc/self/%s", answered: true},
 	{name: "working directory, number", dir: "cwd", path: "PID/%s", answered: true},
 	{name: "openat2", path: "/proc/self/%s", how: "openat2", answered: true},
 	{name: "openat2 beneath", dir: "/proc", path: "self/%s", how: "openat2", flags: unix.O_CLOEXEC, resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS, answered: true},
+	{name: "openat2 beneath, through a mount", dir: "/", path: "proc/self/%s", how: "openat2", resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV},
 	{name: "openat2 without links", path: "/proc/self/%s", how: "openat2", resolve: unix.RESOLVE_NO_SYMLINKS},
 	{name: "openat2 without mounts", path: "/proc/self/%s", how: "openat2", resolve: unix.RESOLVE_NO_XDEV},
 	{name: "openat2 with a wrong flag", path: "/proc/self/%s", how: "openat2", flags: 1 << 40},
@@ -60,6 +65,7 @@ var procWays = []struct {
 	{name: "no descriptor", dir: "none", path: "self/%s"},
 	{name: "no directory", dir: "/proc/self/status", path: "%s"},
 	{name: "beside", path: "DIR/%s"},
+	{name: "directory of the name", path: "DIR/self/%s"},
 	{name: "dangling", path: "DIR/none/%s"},
 	{name: "top", path: "/proc/sys/%s"},
 	{name: "link", path: "DIR/link-%s"},
@@ -68,8 +74,10 @@ var procWays = []struct {
 // playProcOpens opens the files in those ways, and prints what came of each: the view's text, another one, or the errno.
 func playProcOpens(dir string) error {
 	runtime.LockOSThread()
-	if err := os.Symlink("/proc/1", filepath.Join(dir, "link")); err != nil {
-		return err
+	for name, to := range map[string]string{"link": "/proc/1", "proc": "/proc", "self": "."} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	if err := os.Chdir("/proc"); err != nil {
 		return err

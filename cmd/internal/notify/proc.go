@@ -208,31 +208,38 @@ func (o *opening) from() string {
 	return "fd/" + strconv.Itoa(int(o.dir))
 }
 
-// ownDir opens the caller's own directory in this process's /proc, for a path that begins with "self" or "thread-self":
-// those links depend on the process that follows them. errElsewhere for any other path.
+// ownDir opens the caller's own directory in this process's /proc, for a path that goes through "self" or "thread-self"
+// of it: those links depend on the process that follows them. errElsewhere for any other path.
 func (c *Caller) ownDir(o opening) (int, error) {
-	words := slices.DeleteFunc(strings.Split(o.name, "/"), func(w string) bool { return w == "" })
-	from, below := o.from(), "."
-	if strings.HasPrefix(o.name, "/") {
-		if words[0] != "proc" {
-			return -1, errElsewhere
-		}
-		words, from, below = words[1:], "root", "proc"
+	dirs := slices.DeleteFunc(strings.Split(strings.TrimSuffix(o.name, o.base()), "/"), func(w string) bool { return w == "" })
+	_, tid := c.ids()
+	leader := false
+	switch n := len(dirs); {
+	case n > 0 && dirs[n-1] == "self":
+		leader, dirs = true, dirs[:n-1]
+	case n > 0 && dirs[n-1] == "thread-self":
+		dirs = dirs[:n-1]
+	case n > 2 && slices.Equal(dirs[n-3:], []string{"self", "task", tid}):
+		dirs = dirs[:n-3]
+	case o.base() == "mounts" && o.flags&unix.O_NOFOLLOW == 0:
+		// The link /proc/mounts leads to self/mounts.
+		leader = true
+	default:
+		return -1, errElsewhere
 	}
-	link := strings.Join(words[:max(0, len(words)-1)], "/")
-	// The link /proc/mounts leads to self/mounts.
-	leader := link == "self" || link == "" && o.base() == "mounts" && o.flags&unix.O_NOFOLLOW == 0
-	if !leader && link != "thread-self" {
-		if _, tid := c.ids(); link != "self/task/"+tid {
-			return -1, errElsewhere
-		}
+	if len(dirs) > 0 && o.resolve&^unix.RESOLVE_NO_MAGICLINKS != 0 {
+		return -1, errElsewhere
+	}
+	from, how := o.from(), uint64(unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_BENEATH)
+	if strings.HasPrefix(o.name, "/") {
+		from, how = "root", unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT
 	}
 	at, err := c.Open(from, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(at)
-	proc, err := c.below(at, below, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	proc, err := c.below(at, strings.Join(append([]string{"."}, dirs...), "/"), how)
 	if err != nil {
 		return -1, err
 	}
