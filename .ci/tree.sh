@@ -15,7 +15,8 @@ suite=$tree
 npm= # of npm's packages, those that bring a program along
 packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc crun podman"
 case $tree in
-bullseye) packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc cgroup-tools" ;;
+bullseye) packages="base-files base-passwd dash bash tar coreutils util-linux mount systemd dbus runc cgroup-tools iproute2
+		slurmctld slurmd slurm-client" ;;
 trixie) packages="$packages docker.io docker-cli containerd openjdk-25-jre-headless" ;;
 clients)
 	suite=forky
@@ -94,6 +95,9 @@ own_root() {
 	rm -rf "$work/root/usr/share/doc" "$work/root/usr/share/man" "$work/root/usr/share/locale"
 	accounts "$work/root"
 	if [ "$tree" = bullseye ]; then
+		for program in "$work"/root/usr/sbin/*-wlm; do
+			ln -s "${program##*/}" "${program%-wlm}" # as their packages' scripts do
+		done
 		own_root "$work/root/opt/jdk8" .ci/jdk.sh 8
 		own_root "$work/root/opt/node18" .ci/node.sh
 	fi

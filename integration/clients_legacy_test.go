@@ -210,16 +210,22 @@ const legacyInner = `{
 	}
 }`
 
+// mountLegacy mounts a hierarchy of v1, that of the kernel's own controller, on a host with v2.
+func mountLegacy(t *testing.T, controller string) {
+	t.Helper()
+	dir := kit.PublicDir(t)
+	if err := unix.Mount("cgroup", dir, "cgroup", 0, controller); err != nil {
+		t.Skipf("machine: the kernel's %s controller cannot be mounted: %v", controller, err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, 0) })
+}
+
 // TestUnmodifiedLegacyRuntime: runc finds v1 in such a guest, and the limits of its container are the host's of v2. It
 // wants the devices controller, which v2 does not have: that is the kernel's own, beside v2.
 func TestUnmodifiedLegacyRuntime(t *testing.T) {
 	hier := needUnified(t, kit.OpenHost(t))
 	needTree(t, legacySuite)
-	devices := kit.PublicDir(t)
-	if err := unix.Mount("cgroup", devices, "cgroup", 0, "devices"); err != nil {
-		t.Skipf("machine: the kernel's devices controller cannot be mounted: %v", err)
-	}
-	t.Cleanup(func() { unix.Unmount(devices, 0) })
+	mountLegacy(t, "devices")
 	h := kit.OpenHost(t)
 	g := startLegacyGuest(t, h, legacyControllers+",devices", "--userns", "--proc")
 	if said, err := g.do(t, g.in("root", runcInTree+"run --detach --bundle /tmp/inner inner")); err != nil {
