@@ -5,7 +5,7 @@
 #	.ci/fetch.sh
 set -u
 cd "$(dirname "$0")/.."
-for what in "kernel.sh 6.12" "kernel.sh 6.1" containerd.sh docker.sh "tree.sh bullseye" "tree.sh bookworm" "tree.sh trixie" "tree.sh forky" \
+for what in "kernel.sh 6.12" "kernel.sh 6.1" "kernel.sh 5.10" containerd.sh docker.sh "tree.sh bullseye" "tree.sh bookworm" "tree.sh trixie" "tree.sh forky" \
 	btop.sh jdk.sh mount.sh; do
 	# shellcheck disable=SC2086 # words
 	.ci/$what || echo "not downloaded: $what"

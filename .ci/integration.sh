@@ -2,19 +2,19 @@
 # Runs bin/integration.test, which must be built, on this kernel ("here") or in virtual machines with Debian cloud kernels
 # of the series named.
 #
-#	.ci/integration.sh here|6.12|6.1|6.12-clients|6.12-type|6.1-type... [-- TEST BINARY'S OPTION...]
+#	.ci/integration.sh here|6.12|6.1|6.12-clients|6.12-type|6.1-type|5.10-v1... [-- TEST BINARY'S OPTION...]
 #
 # A machine called SERIES-clients runs TestClients and TestClientsCpuset alone: it has the programs that look for their limits, and more
-# processors than those allow them. One called SERIES-type runs TestUnmodified... alone: it has the root file systems of .ci/tree.sh. As
-# many machines run at a time as there are processors, whoever started them, and what they print is shown one after the other; "here"
-# comes first, so that nothing of this run is beside it.
+# processors than those allow them. One called SERIES-type runs TestUnmodified... alone: it has the root file systems of .ci/tree.sh. One called
+# SERIES-v1 has v1 hierarchies, and runs what asks a kernel that old. As many machines run at a time as there are processors, whoever
+# started them, and what they print is shown one after the other; "here" comes first, so that nothing of this run is beside it.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
 
 # In a virtual machine the processors are emulated, all on one of the host's: the same tests take several times longer there. With Linux 6.12
 # its clock counts their instructions, so that what a second holds is the same whatever else the host does; 6.1 hangs at its start with that.
-here_limit=25m
+here_limit=50m
 vm_limit=54m
 # How much of the load and of the kills is done there, and at which part of the pace.
 vm_scale=0.1
@@ -165,6 +165,9 @@ for kernel in $kernels; do
 		what=TestUnmodified
 		[ "$kernel" != 6.1-type ] || what=TestUnmodifiedSystemd # the runtimes, which take 280 s, ask 6.1 what they ask 6.12
 		in_vm "$kernel" "${kernel%-type}" "files_of runc" "-memory 3072 -env VCGROUPFS_TREES=/trees$images" -test.run "^$what" "$@"
+		;;
+	*-v1)
+		in_vm "$kernel" "${kernel%-v1}" "files_of sh" "-v1 memory,pids" -test.run '^TestMemoryNests$' "$@"
 		;;
 	*)
 		clock=host

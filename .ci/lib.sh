@@ -88,7 +88,7 @@ download() {
 		fetch "$2" "$found"
 		return
 	fi
-	for suite in bookworm bookworm-backports trixie trixie-backports forky sid; do
+	for suite in bullseye bookworm bookworm-backports trixie trixie-backports forky sid; do
 		private_lists "$suite" || continue
 		found=$(newest "$1" -c "$private/apt.conf")
 		if [ -n "$found" ]; then

@@ -127,7 +127,7 @@ var tableV1 = []ControlFile{
 	{Controller: "memory", Name: "memory.force_empty", Mode: 0o200, Class: "action", Grammar: reset, Nests: "subtree",
 		Boundary: ReadOnly, Below: Guarded, Constraint: Action, Blocks: true, Reason: "it reclaims in the server: one at a time, and it can be interrupted"},
 	{Controller: "memory", Name: "memory.use_hierarchy", Mode: 0o644, Class: "config", Grammar: unsigned,
-		Boundary: ReadOnly, Below: Guarded, Constraint: Unchanged, Reason: "always 1 since 5.11"},
+		Boundary: ReadOnly, Below: Guarded, Constraint: Unchanged, Reason: "always 1 since 5.11; before, a boundary with 0 is refused, for its limit would not hold for the cgroups below"},
 	{Controller: "memory", Name: "memory.swappiness", Mode: 0o644, Class: "config", Grammar: unsigned, Nests: "no: copied by mkdir",
 		Boundary: ReadOnly, Below: ReadWrite},
 	{Controller: "memory", Name: "memory.oom_control", Mode: 0o644, Class: "config", Grammar: unsigned, Nests: "no: copied by mkdir",

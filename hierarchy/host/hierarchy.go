@@ -100,7 +100,7 @@ func (hier *Hierarchy) Exists(dir string) bool {
 
 // Create makes a cgroup and its missing ancestors. A new v1 cpuset gets its parent's processors and nodes, without
 // which it can hold no task. A new v1 cgroup does not notify on release, whatever its parent's setting, because the
-// agent runs on the host. Not an error if the cgroup exists.
+// agent runs on the host, and its memory limit holds for the cgroups below it. Not an error if the cgroup exists.
 func (hier *Hierarchy) Create(dir string, mode uint32) error {
 	rel, err := clean(dir)
 	if err != nil {
@@ -142,6 +142,9 @@ func (hier *Hierarchy) prepare(parent, child int) error {
 	if err := silence(child); err != nil {
 		return err
 	}
+	if err := nestMemory(child); err != nil {
+		return err
+	}
 	if !hier.Holds("cpuset") {
 		return nil
 	}
@@ -155,6 +158,35 @@ func (hier *Hierarchy) prepare(parent, child int) error {
 		}
 	}
 	return nil
+}
+
+// useHierarchy says whether a v1 cgroup's memory limit holds for the cgroups below it. Always 1 since Linux 5.11
+// (mm/memcontrol.c, bef8620cd8e0); before, 0 unless somebody has set it: systemd does at the root.
+const useHierarchy = "memory.use_hierarchy"
+
+// MemoryNests reports that a memory limit of a cgroup of this hierarchy holds for the cgroups below it, if somebody has
+// not switched that off there.
+func (hier *Hierarchy) MemoryNests() (bool, error) { return memoryNests(hier.root) }
+
+// MemoryNests reports that the boundary's memory limit holds for the cgroups below it. True in a hierarchy without
+// memory.
+func (b *Boundary) MemoryNests() (bool, error) { return memoryNests(b.root.fd) }
+
+func memoryNests(dir int) (bool, error) {
+	value, err := readBelow(dir, useHierarchy)
+	if errors.Is(err, unix.ENOENT) {
+		return true, nil
+	}
+	return strings.TrimSpace(string(value)) != "0", err
+}
+
+// nestMemory makes the memory limit of a new v1 cgroup hold for the cgroups below it.
+func nestMemory(dir int) error {
+	nests, err := memoryNests(dir)
+	if err == nil && !nests {
+		err = writeBelow(dir, useHierarchy, []byte("1"))
+	}
+	return err
 }
 
 // silence keeps a v1 cgroup from making the host run its release agent.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Process 1 of the virtual machine: makes it a cgroup v2 host, runs /vm/command and says its status.
+# Process 1 of the virtual machine: makes it a host with cgroup v2, and v1 hierarchies for the controllers in /vm/v1, runs /vm/command and says its status.
 /bin/busybox mkdir -p /bin /dev /proc /sys /new
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TMPDIR=/tmp TERM=dumb
@@ -37,15 +37,34 @@ while read -r serial place; do
 		mount -t ext4 -o ro "/dev/${disk##*/}" "$place" || echo "vm: cannot mount $place"
 	done
 done </vm/images
-mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
+# $hierarchies are the mounts; with v1 hierarchies they are where systemd has them.
+unified=/sys/fs/cgroup
+hierarchies=
+read -r legacy </vm/v1
+if [ -n "$legacy" ]; then
+	mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
+	unified=/sys/fs/cgroup/unified
+	for controller in $legacy; do
+		at=/sys/fs/cgroup/$controller
+		mkdir "$at"
+		mount -t cgroup -o "$controller" cgroup "$at" || echo "vm: cannot mount $controller"
+		hierarchies="$hierarchies $at"
+	done
+	mkdir $unified
+fi
+hierarchies="$hierarchies $unified"
+mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,memory_recursiveprot cgroup2 $unified
 # shellcheck disable=SC2013 # words
-for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
-	echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control || echo "vm: cannot enable $controller"
+for controller in $(cat $unified/cgroup.controllers); do
+	echo "+$controller" >$unified/cgroup.subtree_control || echo "vm: cannot enable $controller"
 done
 # The kernel patches its own code when the first cpuset and the first quota of processor time come, and when the last goes. With
 # two emulated processors that can end in an int3 that nobody expects: these stay.
-mkdir /sys/fs/cgroup/vm
-echo "100000 100000" >/sys/fs/cgroup/vm/cpu.max
+for at in $hierarchies; do
+	mkdir "$at/vm"
+	[ ! -e "$at/vm/cpu.max" ] || echo "100000 100000" >"$at/vm/cpu.max"
+	[ ! -e "$at/vm/cpu.cfs_quota_us" ] || echo 100000 >"$at/vm/cpu.cfs_quota_us"
+done
 ip link set lo up
 hostname vm
 # An emulated processor is slow: a soft lockup here takes longer than on a real one, a hung task does not.
@@ -53,7 +72,7 @@ echo 60 >/proc/sys/kernel/watchdog_thresh
 echo 60 >/proc/sys/kernel/hung_task_timeout_secs
 
 read -r up _ </proc/uptime
-echo "vm: Linux $(uname -r), $(nproc) processors, up ${up}s, controllers: $(cat /sys/fs/cgroup/cgroup.subtree_control)"
+echo "vm: Linux $(uname -r), $(nproc) processors, up ${up}s, controllers: $(cat $unified/cgroup.subtree_control)${legacy:+, v1: $legacy}"
 /vm/command
 status=$?
 
@@ -68,7 +87,8 @@ left() {
 
 # Cgroups and processes go a moment after what held them.
 for _ in 1 2 3 4 5 6 7 8 9 10; do
-	cgroups=$(find /sys/fs/cgroup -mindepth 1 -type d ! -path /sys/fs/cgroup/vm)
+	# shellcheck disable=SC2086 # one word each
+	cgroups=$(find $hierarchies -mindepth 1 -type d ! -path '*/vm')
 	# Without a subshell, which would be one more process. Kernel threads have no program.
 	processes=
 	for p in /proc/[0-9]*; do

@@ -26,6 +26,7 @@ type guest struct {
 	modules []string // to load
 	files   []string // HOST=GUEST
 	images  []string // HOST=GUEST
+	legacy  string   // controllers of v1 hierarchies, with commas between
 	env     []string // NAME=VALUE
 	dir     string
 	argv    []string
@@ -80,6 +81,7 @@ func (g guest) addSystem(w *cpio) error {
 		return err
 	}
 	w.file("/vm/images", 0o644, mounts)
+	w.file("/vm/v1", 0o644, []byte(strings.ReplaceAll(g.legacy, ",", " ")+"\n"))
 	return w.err
 }
 

@@ -57,6 +57,7 @@ func main() {
 	flag.Var(&images, "image",
 		"HOST=GUEST, a file with a file system of the kernel's own (ext4), mounted read-only (may be repeated)")
 	flag.Var(&env, "env", "NAME=VALUE for the command (may be repeated)")
+	legacy := flag.String("v1", "", "controllers for v1 hierarchies of their own, as in \"memory,pids\"; v2 has the others (none: v2 has all)")
 	dir := flag.String("dir", "/", "directory in the guest that the command starts in, made when it is not there")
 	flag.Parse()
 	if *kernel == "" || flag.NArg() == 0 || m.clock != clockHost && m.clock != clockInstructions {
@@ -66,7 +67,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	guest := guest{kernel: *kernel, busybox: *busybox, modules: strings.Split(*modules, ","), files: files, images: images,
-		env: env, dir: *dir, argv: flag.Args()}
+		legacy: *legacy, env: env, dir: *dir, argv: flag.Args()}
 	status, err := run(ctx, m, guest)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vm:", err)

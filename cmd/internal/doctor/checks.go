@@ -49,6 +49,7 @@ func Host(ctx context.Context, socket string) []Check {
 			// In a guest it is the host's task.
 			checks = append(checks, nsdelegate())
 		}
+		checks = append(checks, memory(h)...)
 		checks = append(checks, pids(h))
 	}
 	return append(checks, kernel(), connections(), users(), fileSystemType(ctx, socket), daemon(ctx, socket), installed())
@@ -158,6 +159,21 @@ func nsdelegate() Check {
 		}
 	}
 	return Check{name, OK, "no cgroup2 is mounted", ""}
+}
+
+// memory checks a v1 memory hierarchy in which limits do not hold for the cgroups below.
+func memory(h *host.Host) []Check {
+	t := h.Hierarchy("memory")
+	if t == nil {
+		return nil
+	}
+	if nests, err := t.MemoryNests(); err != nil || nests {
+		return nil
+	}
+	return []Check{{"memory limits", Less, "memory.use_hierarchy is 0: a limit does not hold for the cgroups below, so " +
+		"boundaries that are there are refused; run makes its own with 1",
+		"echo 1 > " + t.Mountpoint + "/memory.use_hierarchy before the first cgroup is made there, as systemd does; or " +
+			"Linux 5.11"}}
 }
 
 func pids(h *host.Host) Check {

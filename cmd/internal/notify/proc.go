@@ -211,7 +211,8 @@ func (o *opening) from() string {
 // ownDir opens the caller's own directory in this process's /proc, for a path that goes through "self" or "thread-self"
 // of it: those links depend on the process that follows them. errElsewhere for any other path.
 func (c *Caller) ownDir(o opening) (int, error) {
-	dirs := slices.DeleteFunc(strings.Split(strings.TrimSuffix(o.name, o.base()), "/"), func(w string) bool { return w == "" })
+	dirs := strings.Split(strings.TrimSuffix(o.name, o.base()), "/")
+	dirs = slices.DeleteFunc(dirs, func(w string) bool { return w == "" })
 	_, tid := c.ids()
 	leader := false
 	switch n := len(dirs); {

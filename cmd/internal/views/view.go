@@ -181,6 +181,10 @@ func Agree(boundaries []*host.Boundary, layout hierarchy.Layout) error {
 // NewViewOf makes the view of open boundaries. It owns them from then on, and closes them on failure. The error tells
 // how to get FUSE where it is missing.
 func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
+	if err := checkNesting(boundaries); err != nil {
+		CloseBoundaries(boundaries)
+		return nil, err
+	}
 	cfg.Boundaries = boundaries
 	view, err := fs.New(cfg)
 	if err != nil {
@@ -188,6 +192,23 @@ func NewViewOf(cfg fs.Config, boundaries []*host.Boundary) (*Served, error) {
 		return nil, viewError(err)
 	}
 	return &Served{View: view, Boundaries: boundaries}, nil
+}
+
+// checkNesting checks that a cgroup which the guest makes does not escape the memory limit of the boundary.
+func checkNesting(boundaries []*host.Boundary) error {
+	for _, b := range boundaries {
+		nests, err := b.MemoryNests()
+		if err != nil {
+			return fmt.Errorf("cannot use %s as a boundary in the hierarchy %s: %w", b.Path(), b.Hierarchy(), err)
+		}
+		if !nests {
+			file := b.Hierarchy().Mountpoint + b.Path() + "/memory.use_hierarchy"
+			return fault.New(fault.Unsupported, "cannot use %s as a boundary in the hierarchy %s: its memory limit would "+
+				"not hold for the cgroups below it, which the guest may make; before it has any, echo 1 > %s",
+				b.Path(), b.Hierarchy(), file)
+		}
+	}
+	return nil
 }
 
 // OpenBoundaries opens a guest's boundary in each hierarchy. The error names the hierarchy that lacks it.
