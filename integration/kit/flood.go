@@ -45,11 +45,12 @@ type Flood struct {
 	Helpers []*Helper
 }
 
-// FloodPlace makes a cgroup in which a flood gets the processors when nobody else wants them, as a guest of little
-// weight: thousands of runnable threads would starve everybody with no daemon at all. (A quota would not do: what Linux
-// needs to throttle 10,000 threads and to let them go again, period by period, everybody feels.)
+// FloodPlace makes a cgroup in which all of a flood together has the weight of an eighth of a process: thousands of
+// runnable threads would starve everybody with no daemon at all. With the least weight that there is, they would get
+// nothing themselves beside other work. (A quota would not do: what Linux needs to throttle 10,000 threads and to let
+// them go again, period by period, everybody feels.)
 func FloodPlace(t testing.TB, h *host.Host) (hier *host.Hierarchy, path string) {
-	return WeighedPlace(t, h, "2", "1")
+	return WeighedPlace(t, h, "128", "12")
 }
 
 // WeighedPlace makes a cgroup of a weight, as v1 and as v2 say it.
