@@ -249,14 +249,19 @@ func ioctl(fd int, request uintptr, arg unsafe.Pointer) error {
 func (x *server) send(id uint64, a answer) bool { return send(x.fd, id, a) }
 
 func send(fd int, id uint64, a answer) bool {
-	if a.opened {
-		if err := inject(fd, id, a); err == nil || errors.Is(err, unix.ENOENT) {
-			return err == nil
-		}
-		// The caller has no room for a descriptor, or the kernel is too old.
-		a = pass
-	}
 	r := response{id: id, errno: -int32(a.errno)}
+	if a.opened {
+		opened, err := inject(fd, id, a)
+		switch {
+		case err == nil:
+			r.val = int64(opened)
+		case errors.Is(err, unix.ENOENT):
+			return false
+		default:
+			// The caller has no room for a descriptor, or the kernel is too old.
+			a = pass
+		}
+	}
 	if a.passOn {
 		r = response{id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 	}
@@ -271,13 +276,27 @@ type addFD struct {
 	newfdFlags   uint32
 }
 
-// inject answers a call with a descriptor of a file, in one step (Linux 5.14).
-func inject(fd int, id uint64, a answer) error {
-	r := addFD{id: id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, srcfd: uint32(a.file)}
+// inject gives a caller, which still waits, a descriptor of a file (Linux 5.9). It does not answer the call:
+// SECCOMP_ADDFD_FLAG_SEND does so in the same step, but if a signal ends the wait for the caller to take the descriptor,
+// SIGKILL included, the caller takes none and its call returns 0, which is another file of its own
+// (seccomp_notify_addfd in kernel/seccomp.c, Linux 6.18). If this process is killed between the two steps the caller
+// keeps a descriptor that it does not know.
+func inject(fd int, id uint64, a answer) (opened int, err error) {
+	r := addFD{id: id, srcfd: uint32(a.file)}
 	if a.cloexec {
 		r.newfdFlags = unix.O_CLOEXEC
 	}
-	return ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&r))
+	for {
+		const request = unix.SECCOMP_IOCTL_NOTIF_ADDFD
+		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(&r)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+			continue
+		}
+		return -1, errno
+	}
 }
 
 func valid(fd int, id uint64) bool {
