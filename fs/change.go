@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"unsafe"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
@@ -76,6 +78,15 @@ func (v *View) replied(unique uint64) {
 	}
 	v.state.Retire(first)
 	failpoint("replied")
+}
+
+// keep copies a request that changes the host, where the kernel sends none again.
+func (v *View) keep(request []byte) {
+	h := (*fuse.InHeader)(unsafe.Pointer(&request[0]))
+	switch h.Opcode {
+	case conn.OpMkdir, conn.OpRmdir, conn.OpRename, conn.OpRename2, conn.OpWrite, conn.OpSetxattr, conn.OpRemovexattr:
+		v.state.Keep(request)
+	}
 }
 
 // suspect reports that the kernel sends a request again during which servers have crashed too often. It is then

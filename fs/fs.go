@@ -302,6 +302,9 @@ func (v *View) start(cfg Config) (err error) {
 			Clone: v.alone, Init: v.state.SetInit, Passthrough: v.state.SetPassthrough, Replied: v.replied,
 			Suspect: v.suspect, Settled: v.state.RetireBut,
 		}
+		if v.alone {
+			c.Survival.Keep = v.keep
+		}
 	}
 	if cfg.Device == nil {
 		v.conn, err = conn.New(c)
@@ -338,7 +341,12 @@ func (v *View) Conn() *conn.Conn { return v.conn }
 
 // Serve answers the guest until the view is unmounted (nil) or closed, or until its connection is aborted (the
 // error).
-func (v *View) Serve() error { return v.conn.Serve() }
+func (v *View) Serve() error {
+	if v.alone {
+		v.conn.Replay(v.state.Unfinished())
+	}
+	return v.conn.Serve()
+}
 
 // Close ends the connection: requests in flight fail with ECONNABORTED, later ones with ENOTCONN. It removes the
 // cgroups that the view added to the host, if the guest left them empty.

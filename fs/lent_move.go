@@ -48,6 +48,28 @@ func (l *lent) move(hier *viewHierarchy, dst *host.Dir, pid int, thread bool, ow
 	return nil
 }
 
+// finishMove has the tasks of a directory of the v2 tree in the same one of all parts.
+func (v *View) finishMove(h *handle) {
+	dst, err := h.acquire()
+	if err != nil {
+		return
+	}
+	defer dst.Release()
+	if dst.IsBoundary() {
+		leaf, err := dst.OpenDir(hierarchy.LeafName)
+		if err != nil {
+			return
+		}
+		defer leaf.Release()
+		dst = leaf
+	}
+	l := h.hier.lent
+	defer l.hold()()
+	for _, p := range l.parts {
+		p.gather(h.hier.boundary, dst)
+	}
+}
+
 // move moves a task in the part. back undoes that. A process moves even if its leader is there: other threads may be
 // elsewhere.
 func (p *part) move(dst *host.Dir, pid int, thread bool) (back func(), err error) {

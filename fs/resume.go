@@ -83,7 +83,7 @@ func popHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
 }
 
 // Resend asks the kernel to send the unanswered requests of the previous server again. Call it before Serve, which
-// then reads them before any new request.
+// then reads them before any new request. Where the kernel cannot, Serve itself finishes those that have begun.
 func (v *View) Resend() error { return v.conn.Resend() }
 
 // Wake wakes every waiter in the guest once, since an event may have come while no server ran. Serve must be

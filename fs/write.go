@@ -59,7 +59,12 @@ func (v *View) writeAgain(cancel <-chan struct{}, h *handle, in *fuse.WriteIn, d
 	structure := h.decision.File.Constraint == hierarchy.Members || h.decision.File.Constraint == hierarchy.Subtree
 	if h.translated() || h.hier.lent != nil && structure {
 		// Done again it ends as done once. The host's v2 tree may have a move that its v1 hierarchies do not have.
-		return v.tried(&in.InHeader, h, v.write(cancel, h, in.Pid, data, ch))
+		err := v.write(cancel, h, in.Pid, data, ch)
+		if err != nil && h.hier.lent != nil && h.decision.File.Constraint == hierarchy.Members {
+			// The caller, whose numbers the command is in, may be gone.
+			v.finishMove(h)
+		}
+		return v.tried(&in.InHeader, h, err)
 	}
 	own, leaf := h.positions()
 	if uint64(own) != ch.entry.A || uint64(leaf) != ch.entry.B {

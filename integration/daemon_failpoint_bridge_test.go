@@ -188,9 +188,7 @@ func TestBridgeFailPoints(t *testing.T) {
 			t.Parallel() // most of it is waiting
 			s := newBridgeSite(t, t.Name())
 			d := startArmed(t, point)
-			if !d.Ready(t).Resend {
-				t.Skip("kernel: before 6.9 it aborts what a dead worker had in its hands")
-			}
+			resend := d.Ready(t).Resend
 			s.serve(t, d.Daemon)
 			a, b := s.sleeper(t), s.sleeper(t)
 			m := newBridgeModel(s, a, b)
@@ -203,7 +201,12 @@ func TestBridgeFailPoints(t *testing.T) {
 				if crossed {
 					died++
 				}
-				if did.got != did.want {
+				// Before Linux 6.9 it is done, and its caller is told that it was aborted.
+				aborted := crossed && !resend && did.got == "ECONNABORTED"
+				if aborted {
+					kit.ReadFile(s.at(s.names[0], kit.Procs)) // a request that the next worker has answered
+				}
+				if did.got != did.want && !aborted {
 					t.Errorf("%s: %s, want %s", did.what, did.got, did.want)
 				}
 				if !crossed || i >= len(modelled) {
@@ -234,7 +237,7 @@ func TestBridgeFailPointsTogether(t *testing.T) {
 			s := newBridgeSite(t, t.Name())
 			d := startArmed(t, point)
 			if !d.Ready(t).Resend {
-				t.Skip("kernel: before 6.9 it aborts what a dead worker had in its hands")
+				t.Skip("kernel: before 6.9 it aborts what a dead worker had in its hands, begun or not")
 			}
 			s.serve(t, d.Daemon)
 			one, two := s.names[1], s.names[2]

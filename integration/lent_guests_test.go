@@ -43,7 +43,7 @@ func TestLentRefused(t *testing.T) {
 		}
 	}
 	refuses("there is no such cgroup in the hierarchy unified", "--boundary", path)
-	refuses(`cannot show controller "devices" in layout v2`, "--boundary", path, "--controllers", "memory,devices")
+	refuses(`cannot show controller "freezer" in layout v2`, "--boundary", path, "--controllers", "memory,freezer")
 	for _, c := range []struct {
 		at, says string // of the v2 hierarchy
 		status   int

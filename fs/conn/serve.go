@@ -234,6 +234,9 @@ func (c *Conn) respond(m *message, n int) (reply []byte) {
 		}
 	}()
 	h := header(m.in[:n])
+	if s := c.cfg.Survival; s != nil && s.Keep != nil && h != nil && h.Unique&resendBit == 0 {
+		s.Keep(m.in[:n])
+	}
 	if c.cfg.Observe != nil && h != nil {
 		defer func(opcode uint32, start time.Time) { c.observe(opcode, start, reply) }(h.Opcode, time.Now())
 	}

@@ -63,6 +63,8 @@ type Survival struct {
 	Init func(request []byte)
 	// Passthrough then receives whether opens may be passed through.
 	Passthrough func(ok bool)
+	// Keep receives each request before it is handled, for Replay; nil where the kernel sends again.
+	Keep func(request []byte)
 	// Replied receives each request whose reply was written or has no waiting caller any more.
 	Replied func(unique uint64)
 	// Suspect reports a request to be refused with EIO when it is sent again, because servers have crashed during
@@ -114,6 +116,34 @@ func (c *Conn) Resend() error {
 	}
 	c.resent.Store(true)
 	return c.notify("send again", notifyResend, nil, [2]uint64{}, "")
+}
+
+// replayWait bounds the wait for requests that are handled again before new ones are read.
+const replayWait = time.Second
+
+// Replay handles requests again in the middle of which a previous server died, where the kernel does not send them
+// again. Their callers have got ECONNABORTED, so the replies reach nobody. It waits for the end of the requests, but
+// not for one that is blocked. Call it before Serve.
+func (c *Conn) Replay(requests [][]byte) {
+	dev, err := c.device()
+	if err != nil {
+		return
+	}
+	for _, request := range requests {
+		h := header(request)
+		if h == nil {
+			continue
+		}
+		h.Unique |= resendBit
+		if c.suspected(h) || c.goSlow(dev, request) != fuse.OK {
+			c.cfg.Survival.Replied(h.Unique)
+		}
+	}
+	for end := time.Now().Add(replayWait); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if _, busy := c.slow.pending(); !busy {
+			return
+		}
+	}
 }
 
 // settle detects the first new request: all that the kernel sends again come before it, since they go to the head of

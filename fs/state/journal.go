@@ -8,7 +8,8 @@ import (
 
 // A request that changes the host has an entry from before the change until its reply is written. If the server dies
 // in between, the kernel sends the request again (FUSE_NOTIFY_RESEND), and the entry says how far it came: not
-// begun, begun, or done with a known status. Begun means that the host may or may not have been changed; A, B and C
+// begun, begun, or done with a known status. Where the kernel sends nothing again the next server handles a copy of the
+// request again (request.go). Begun means that the host may or may not have been changed; A, B and C
 // hold the state before the change, to compare with.
 
 // maxEntries exceeds the number of concurrent requests of one guest.
@@ -106,6 +107,7 @@ func (r *Region) Find(unique uint64) *Entry {
 
 // Retire removes the entry of a request whose reply is written. Not an error without an entry.
 func (r *Region) Retire(unique uint64) {
+	r.drop(unique)
 	j := &r.journal
 	if j.active.Load() == 0 {
 		return

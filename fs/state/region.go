@@ -57,6 +57,7 @@ type Region struct {
 	open int      // guarded by mu
 
 	journal journal
+	copies  atomic.Int32 // requests that Keep copied
 
 	watched     map[uint64]bool // guarded by mu; nil before its first use
 	nextWatched int             // guarded by mu

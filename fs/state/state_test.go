@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"strings"
@@ -385,5 +386,64 @@ func TestBound(t *testing.T) {
 	b.Bound(bound)
 	if got, want := b.open.Load(), a.open.Load(); got != want {
 		t.Errorf("the next server counts %d, want %d", got, want)
+	}
+}
+
+// request makes a request of a length with a number.
+func request(unique uint64, length int) []byte {
+	b := make([]byte, length)
+	binary.NativeEndian.PutUint32(b, uint32(length))
+	binary.NativeEndian.PutUint64(b[8:], unique)
+	b[length-1] = byte(unique)
+	return b
+}
+
+// TestUnfinished: the next server gets the requests that had begun, and forgets the others.
+func TestUnfinished(t *testing.T) {
+	a := newArena(t, 2, 8)
+	r := allocate(t, a, "one")
+	full := allocate(t, a, strings.Repeat("c", MaxConfig))
+	for _, region := range []*Region{r, full} {
+		region.SetInit([]byte("init"))
+		region.MarkSetUp()
+		for unique := uint64(2); unique <= 12; unique += 2 {
+			length := 64
+			if unique == 10 {
+				length = copySize // too long
+			}
+			region.Keep(request(unique, length))
+			if unique != 4 {
+				region.Begin(Entry{Unique: unique})
+			}
+		}
+		region.Find(6).Finish(0)
+		region.Retire(8)
+		region.Keep(request(14, 64)) // in the place of 8
+		region.Begin(Entry{Unique: 14})
+	}
+	for range 2 { // as if the next server died, too
+		all := next(t, a).Regions()
+		got := all[0].Unfinished()
+		if len(got) != 3 || !bytes.Equal(got[0], request(2, 64)) || !bytes.Equal(got[1], request(12, 64)) || !bytes.Equal(got[2], request(14, 64)) {
+			t.Fatalf("%d requests: %x", len(got), got)
+		}
+		for _, unique := range []uint64{4, 6, 8, 10} {
+			if all[0].Find(unique) != nil {
+				t.Errorf("%d has an entry", unique)
+			}
+		}
+		if got := all[1].Unfinished(); len(got) != 0 {
+			t.Errorf("in a region without room: %x", got)
+		}
+		if string(all[1].Config()) != strings.Repeat("c", MaxConfig) {
+			t.Error("its configuration is another")
+		}
+	}
+	last := next(t, a).Regions()[0]
+	for _, unique := range []uint64{2, 12, 14} {
+		last.Retire(unique)
+	}
+	if got := next(t, a).Regions()[0].Unfinished(); len(got) != 0 {
+		t.Errorf("after their end: %x", got)
 	}
 }
