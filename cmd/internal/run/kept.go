@@ -86,22 +86,27 @@ func keepFiles(d anew) error {
 	defer unix.Close(sys)
 	nodes := d.open()
 	defer nodes.close()
+	var stay []*mountinfo.Info
 	var locked []string
 	// The last mount goes first.
 	for _, m := range slices.Backward(all) {
 		if m.Mountpoint == "/" || m.Mountpoint == "/proc" && d.procStays || !under(m.Mountpoint, rebuilt) && k.holds(m) {
+			stay = append(stay, m)
 			continue
 		}
 		done, err := unmountListed(m)
 		if err != nil {
 			return fmt.Errorf("cannot take the host's mount at %s away: %w", m.Mountpoint, err)
 		}
+		if !done {
+			stay = append(stay, m)
+		}
 		if !done && !under(m.Mountpoint, rebuilt) {
 			// The rebuilt directories are mounted over anyway.
 			locked = append(locked, m.Mountpoint)
 		}
 	}
-	if err := noDevices(); err != nil {
+	if err := noDevices(stay); err != nil {
 		return err
 	}
 	if err := d.attachSys(sys); err != nil {
@@ -198,16 +203,13 @@ func hide(path string) error {
 	}))
 }
 
-// noDevices disables device files in all mounts of this thread: a guest has only the devices of its /dev.
-func noDevices() error {
+// noDevices disables device files in all mounts of this thread, which are those given: a guest has only the devices of
+// its /dev. /proc may be gone.
+func noDevices(all []*mountinfo.Info) error {
 	// Linux 5.12.
 	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
 	if !errors.Is(err, unix.ENOSYS) {
 		return os.NewSyscallError("mount_setattr", err)
-	}
-	all, err := host.MountTable(threadMounts, nil)
-	if err != nil {
-		return err
 	}
 	for _, m := range all {
 		err := byPath(m.Mountpoint, func(path string) error {
