@@ -40,7 +40,7 @@ func newBridgeSite(t *testing.T, name string) *bridgeSite {
 	s := &bridgeSite{hier: kit.NeedHierarchy(t, h, hierarchy.Unified)}
 	switch {
 	case !kit.OnV1(h, "memory"):
-		s.controllers, s.names = bridgeControllers+",name=one,name=two", []string{"memory", "one", "two"}
+		s.controllers, s.names = bridgeControllers(h)+",name=one,name=two", []string{"memory", "one", "two"}
 		s.limit, s.host, s.values = "memory.limit_in_bytes", "memory.max", []string{"33554432", "67108864", "134217728"}
 	case kit.NeedHierarchy(t, h, "hugetlb") == s.hier:
 		s.controllers = "hugetlb,name=one,name=two"

@@ -18,7 +18,13 @@ import (
 )
 
 // bridgeControllers are what a view of layout v1 shows on a host with v2 alone, in these tests.
-const bridgeControllers = "cpu,cpuset,memory,io,pids,hugetlb,freezer,misc,name=systemd"
+func bridgeControllers(h *host.Host) string {
+	all := "cpu,cpuset,memory,io,pids,hugetlb,freezer,name=systemd"
+	if h.Hierarchy("misc") != nil { // Linux 5.13
+		all += ",misc"
+	}
+	return all
+}
 
 // mountBridge mounts a view of layout v1 on a new v2 boundary.
 func mountBridge(t *testing.T, name string, more ...string) (hier *host.Hierarchy, path string, v *kit.View) {
@@ -29,7 +35,7 @@ func mountBridge(t *testing.T, name string, more ...string) (hier *host.Hierarch
 		t.Skip("machine: this kernel's memory is in a v1 hierarchy")
 	}
 	path = kit.NewBoundary(t, name, hier)
-	return hier, path, kit.MountView(t, append([]string{"--boundary", path, "--controllers", bridgeControllers, "--layout", "v1"}, more...)...)
+	return hier, path, kit.MountView(t, append([]string{"--boundary", path, "--controllers", bridgeControllers(h), "--layout", "v1"}, more...)...)
 }
 
 // TestTranslateV1View: the answers that the kernel's v1 gives to the steps of TestTranslateV1 are those of a view that shows

@@ -396,6 +396,9 @@ func testTranslate(t *testing.T, shown hierarchy.Version, table map[string][]tra
 			}
 			kept := map[string]string{}
 			for _, s := range steps {
+				if hier.Version == shown && s.file == "memory.move_charge_at_immigrate" && s.write == "1" && !conn.KernelAtLeast(6, 13) {
+					continue // still accepted there (e33b51499a0a)
+				}
 				s.run(t, shown, translated{top, filepath.Join(top, s.in), kept}, hier.Version == shown)
 			}
 		})
@@ -414,9 +417,6 @@ func hierarchyWith(h *host.Host, names ...string) *host.Hierarchy {
 // run does a step natively, or by the row of the file.
 func (s translateStep) run(t *testing.T, shown hierarchy.Version, c translated, native bool) {
 	t.Helper()
-	if native && s.file == "memory.move_charge_at_immigrate" && s.write == "1" && !conn.KernelAtLeast(6, 13) {
-		return // still accepted there (e33b51499a0a)
-	}
 	write := func() error { return c.Write(s.file, s.write) }
 	read := func() (string, error) { return c.Read(s.file) }
 	host := s.file
