@@ -3,6 +3,8 @@ package integration
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,18 +35,20 @@ func BenchmarkGuests(b *testing.B) {
 	empty := d.SettledUsage()
 	row("no guest", "%v", empty)
 	many.add(b, d, 0, 1)
-	one := many.latency(b)
+	one, alone := many.latency(b), connection(b, d)
 	took := many.add(b, d, 1, manyGuests)
 	full := d.SettledUsage()
 	row("1,000 guests", "%v", full)
 	row("resident memory of a guest", "%.1f KiB", float64(full.RSSKiB-empty.RSSKiB)/manyGuests)
 	row("proportional memory of a guest", "%.1f KiB", float64(full.PSSKiB-empty.PSSKiB)/manyGuests)
 	row("time to add a guest", "median %v, longest %v", took[len(took)/2], took[len(took)-1])
-	crowded := many.latency(b)
+	crowded, beside := many.latency(b), connection(b, d)
 	row("1,000 guests, one of them used", "%v", d.SettledUsage())
 	took = many.remove(b, d, 1, manyGuests)
 	row("time to remove a guest", "median %v, longest %v", took[len(took)/2], took[len(took)-1])
 	again := many.latency(b)
+	row("a new connection to the API with 1 guest", "median %v", alone)
+	row("with 1,000 guests", "median %v, %.2f", beside, float64(beside)/float64(alone))
 	row("open, read, close with 1 guest", "median %v", one)
 	row("with 1,000 guests", "median %v", crowded)
 	row("with 1 guest again", "median %v", again)
@@ -54,6 +58,27 @@ func BenchmarkGuests(b *testing.B) {
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
 	d.Stop(b)
+}
+
+// connection is the median time of a request on a connection of its own, as each command of the program makes one.
+func connection(b *testing.B, d *kit.Daemon) time.Duration {
+	var took []time.Duration
+	for range 100 {
+		began := time.Now()
+		conn, err := net.Dial("unix", d.Socket)
+		if err != nil {
+			b.Fatal(err)
+		}
+		fmt.Fprint(conn, "GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
+			b.Fatalf("%v: %.200s", err, answer)
+		}
+		took = append(took, time.Since(began).Round(time.Microsecond))
+		conn.Close()
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 // guestsOfOne are boundaries and mount points of many guests.

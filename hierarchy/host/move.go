@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,6 +37,71 @@ func (b *Boundary) Contains(pid int) (bool, error) {
 	defer unix.Close(proc)
 	_, ok, err := b.locate(proc, "cgroup")
 	return ok, err
+}
+
+// Ancestry are the cgroups that a task is in: in each hierarchy its cgroup and those above it, by their kernfs ids.
+type Ancestry map[*Hierarchy][]uint64
+
+// Has reports that the task is inside a boundary.
+func (a Ancestry) Has(b *Boundary) bool { return slices.Contains(a[b.hier], b.ID()) }
+
+// AncestryIn returns the cgroups of a task, by its number in the server's own pid namespace, in hierarchies: what
+// Boundary.Contains tells of one boundary, for many at once. The leader counts for a process. ESRCH if there is no such
+// task, EAGAIN if it moves all the time.
+func AncestryIn(all []*Hierarchy, pid int) (Ancestry, error) {
+	proc, err := openProc(strconv.Itoa(pid))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(proc)
+	before, err := readAt(proc, "cgroup")
+	for range 4 {
+		a := Ancestry{}
+		for _, hier := range all {
+			if path, ok := hier.pathIn(before); ok && err == nil {
+				a[hier], err = hier.idsAlong(path)
+			}
+		}
+		var after []byte
+		if err == nil {
+			after, err = readAt(proc, "cgroup")
+		}
+		if err != nil || bytes.Equal(before, after) {
+			return a, err
+		}
+		before = after
+	}
+	return nil, unix.EAGAIN
+}
+
+// idsAlong returns the kernfs ids of the directories of a path from the root, without the root's. It ends at one that
+// is gone.
+func (hier *Hierarchy) idsAlong(path string) (ids []uint64, err error) {
+	at, err := unix.FcntlInt(uintptr(hier.root), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { unix.Close(at) }()
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if name == "" {
+			break
+		}
+		fd, err := openBelow(at, name, unix.O_PATH|unix.O_DIRECTORY)
+		if errors.Is(err, unix.ENOENT) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		unix.Close(at)
+		at = fd
+		var st unix.Stat_t
+		if err := unix.Fstat(at, &st); err != nil {
+			return nil, err
+		}
+		ids = append(ids, st.Ino)
+	}
+	return ids, nil
 }
 
 // PathOf returns the cgroup of a task as a path from the boundary, "" for the boundary itself: text for comparisons,

@@ -114,6 +114,9 @@ func (p *playground) wantContains(t testing.TB, tid int, want bool) {
 	if got, err := p.boundary.Contains(tid); err != nil || got != want {
 		t.Errorf("Contains(%d) = %t, %v; want %t", tid, got, err, want)
 	}
+	if above, err := AncestryIn([]*Hierarchy{p.hier}, tid); err != nil || above.Has(p.boundary) != want {
+		t.Errorf("AncestryIn(%d) = %v, %v; want %d among them: %t", tid, above, err, p.boundary.ID(), want)
+	}
 }
 
 // beyond is the errno for a task outside.

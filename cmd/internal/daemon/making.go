@@ -164,7 +164,7 @@ func (m *making) startView(g *guest, boundaries []*host.Boundary) error {
 		return err
 	}
 	g.region.MarkSetUp()
-	g.serving.Store(s)
+	m.table.serve(g, s)
 	return nil
 }
 

@@ -15,7 +15,7 @@ import (
 func (d *Daemon) Info() api.Info {
 	types := d.worker.Types()
 	return api.Info{
-		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.told.since, Guests: len(d.table.all()),
+		Version: d.version, Pid: os.Getpid(), Holder: d.start.Holder, Since: d.told.since, Guests: d.table.count(),
 		Restarts: d.start.Restarts, Resend: conn.CanResend(), TypeByBPF: types.Loaded, TypeRefused: types.Reason,
 		Notify: d.settings.Notify,
 	}
@@ -149,14 +149,8 @@ func (d *Daemon) Upgrade(ctx context.Context, program string) error {
 	return d.worker.Upgrade(program, ctx.Done())
 }
 
-// InGuest reports that a process is inside a guest's boundary.
+// InGuest reports that a process is inside a guest's boundary, or that this cannot be told.
 func (d *Daemon) InGuest(pid int) bool {
-	for _, g := range d.table.all() {
-		for _, b := range g.boundaries() {
-			if in, err := b.Contains(pid); err == nil && in {
-				return true
-			}
-		}
-	}
-	return false
+	in, err := host.AncestryIn(d.table.hierarchies(), pid)
+	return err != nil || d.table.hasAny(in)
 }

@@ -37,7 +37,7 @@ func (x *removing) remove(g *guest, kind, reason string) {
 func (x *removing) removeLocked(g *guest, kind, reason string) {
 	g.gone = true
 	g.unfollow()
-	if s := g.serving.Swap(nil); s != nil {
+	if s := x.table.unserve(g); s != nil {
 		x.noteUnmounted(g, s)
 		x.attacher.detach(g, s, kind == api.EventRemoved)
 		g.at.Leave(g.log)

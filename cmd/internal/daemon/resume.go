@@ -114,7 +114,7 @@ func (m *making) goOn(g *guest, device int, held map[uint64]int) error {
 	if err := s.View.Resend(); err != nil {
 		g.log.WithError(err).Error("cannot have the kernel send again what was not answered")
 	}
-	g.serving.Store(s)
+	m.table.serve(g, s)
 	m.begin(g, s)
 	go s.View.Wake()
 	return nil

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -17,9 +19,13 @@ type table struct {
 	mu      sync.Mutex
 	guests  map[string]*guest // guarded by mu
 	closing bool              // guarded by mu: no new guests
+
+	inside map[*host.Hierarchy]map[uint64]int // guarded by mu; boundaries of served guests, by kernfs id
 }
 
-func newTable(most int) *table { return &table{most: most, guests: map[string]*guest{}} }
+func newTable(most int) *table {
+	return &table{most: most, guests: map[string]*guest{}, inside: map[*host.Hierarchy]map[uint64]int{}}
+}
 
 // reserve enters a new guest, locked, or finds the existing one with the same spec: then mine is false. fault.Conflict
 // for another spec or a used target, fault.Busy at the limit or while the daemon ends.
@@ -111,6 +117,67 @@ func (t *table) named(name string) *guest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.guests[name]
+}
+
+// count returns the number of guests.
+func (t *table) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.guests)
+}
+
+// serve marks a guest as served.
+func (t *table) serve(g *guest, s *views.Served) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, b := range s.Boundaries {
+		of := t.inside[b.Hierarchy()]
+		if of == nil {
+			of = map[uint64]int{}
+			t.inside[b.Hierarchy()] = of
+		}
+		of[b.ID()]++
+	}
+	g.serving.Store(s)
+}
+
+// unserve marks a guest as served no more, and returns what served it; nil if nothing did.
+func (t *table) unserve(g *guest) *views.Served {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := g.serving.Swap(nil)
+	if s == nil {
+		return nil
+	}
+	for _, b := range s.Boundaries {
+		of := t.inside[b.Hierarchy()]
+		if of[b.ID()]--; of[b.ID()] == 0 {
+			delete(of, b.ID())
+		}
+		if len(of) == 0 {
+			delete(t.inside, b.Hierarchy())
+		}
+	}
+	return s
+}
+
+// hierarchies lists the hierarchies in which guests that are served have boundaries.
+func (t *table) hierarchies() []*host.Hierarchy {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.inside))
+}
+
+// hasAny reports that some of the cgroups is the boundary of a guest that is served.
+func (t *table) hasAny(in host.Ancestry) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for hier, ids := range in {
+		if slices.ContainsFunc(ids, func(id uint64) bool { return t.inside[hier][id] > 0 }) {
+			return true
+		}
+	}
+	return false
 }
 
 // all lists the guests.

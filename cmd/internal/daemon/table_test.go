@@ -122,7 +122,7 @@ func TestServedGuests(t *testing.T) {
 		g := entry(name, "/"+name)
 		x.put(g)
 		if name != "b" {
-			g.serving.Store(served)
+			x.serve(g, served)
 		}
 	}
 	var names []string
@@ -158,7 +158,7 @@ func TestServedGuests(t *testing.T) {
 	g.mu.Lock()
 	ended := make(chan error)
 	go func() { ended <- x.with("a", do) }()
-	g.serving.Store(nil)
+	x.unserve(g)
 	g.mu.Unlock()
 	if err := <-ended; err != errTest && fault.Of(err) != fault.NotFound {
 		t.Error(err)

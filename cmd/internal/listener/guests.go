@@ -86,14 +86,10 @@ func (g *guest) give() {
 	<-g.places
 }
 
-// contains reports that a process is inside the guest's boundary in each hierarchy.
-func (g *guest) contains(pid int) bool {
-	for _, b := range g.boundaries {
-		if in, err := b.Contains(pid); err != nil || !in {
-			return false
-		}
-	}
-	return len(g.boundaries) > 0
+// contains reports that a process in those cgroups is inside the guest's boundary in each hierarchy.
+func (g *guest) contains(in host.Ancestry) bool {
+	outside := func(b *host.Boundary) bool { return !in.Has(b) }
+	return len(g.boundaries) > 0 && !slices.ContainsFunc(g.boundaries, outside)
 }
 
 // depth orders guests that contain the same process: the larger one is the inner.
@@ -237,24 +233,27 @@ func (gs *guests) find(w word, sights []state.Sight) (found *guest) {
 	if start, err := host.StartOf(w.pid); err != nil || start != w.start {
 		return nil
 	}
+	in, err := host.AncestryIn(gs.host.Hierarchies(), w.pid)
+	if err != nil {
+		return nil
+	}
 	for _, g := range all {
-		if (found == nil || g.depth() > found.depth()) && g.contains(w.pid) {
+		if (found == nil || g.depth() > found.depth()) && g.contains(in) {
 			found = g
 		}
 	}
 	return found
 }
 
-// inGuest reports that a process is inside a guest's boundary.
+// inGuest reports that a process is inside a guest's boundary, or that this cannot be told.
 func (gs *guests) inGuest(pid int) bool {
+	in, err := host.AncestryIn(gs.host.Hierarchies(), pid)
+	if err != nil {
+		return true
+	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	for _, g := range gs.at(gs.arena.Sights(nil)) {
-		for _, b := range g.boundaries {
-			if in, err := b.Contains(pid); err == nil && in {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(gs.at(gs.arena.Sights(nil)), func(g *guest) bool {
+		return slices.ContainsFunc(g.boundaries, in.Has)
+	})
 }
