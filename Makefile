@@ -1,7 +1,7 @@
 # vcgroupfs. On Debian, as root, with Go:
 #
 #	make demo     a small guest, and what it can and cannot do
-#	make test     every test: on this kernel and in six virtual machines
+#	make test     every test: on this kernel and in seven virtual machines
 #	make soak     the daemon under load for twenty minutes
 #	make install  the program, its manual page and the systemd unit, below PREFIX (/usr/local)
 #	make selftests   the kernel's own tests of cgroups, in guests
@@ -19,7 +19,7 @@ VULNDB ?= v0.0.0-20261105234957-e22db6528018
 HELM ?= v3.22.0
 # The last before packages for Windows, whose modules not every module proxy has.
 NFPM ?= v2.45.0
-KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type 5.10-v1
+KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type 6.1-v1 5.10-v1
 SELFTESTS ?= 6.12
 CLIENTS ?= here 6.12
 PREFIX ?= /usr/local
