@@ -4,6 +4,7 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
@@ -40,6 +41,9 @@ func (v *View) begin(name string, in *fuse.InHeader, before func() (a, b, c uint
 	ch := &change{name: name}
 	if again {
 		if e := v.state.Find(first); e != nil && uint32(e.Op) == in.Opcode {
+			if e.State == state.Begun && v.late.Load() {
+				e.Finish(uint16(unix.ECONNABORTED))
+			}
 			if e.State == state.Begun && v.settle != nil {
 				// Otherwise both servers make the change, and the second one fails.
 				v.settle()

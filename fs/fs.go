@@ -28,6 +28,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -130,6 +131,7 @@ type View struct {
 	crashed bool          // immutable
 	settle  func()        // immutable, may be nil
 	alone   bool          // immutable: no thread waits for an answer of this process (see start)
+	late    atomic.Bool   // what the previous server had begun, and this one not, is left
 
 	conn     *conn.Conn
 	handles  handleTable
@@ -343,7 +345,7 @@ func (v *View) Conn() *conn.Conn { return v.conn }
 // error).
 func (v *View) Serve() error {
 	if v.alone {
-		v.conn.Replay(v.state.Unfinished())
+		v.finishOthers()
 	}
 	return v.conn.Serve()
 }

@@ -55,18 +55,19 @@ func (v *View) finishMove(h *handle) {
 		return
 	}
 	defer dst.Release()
+	all := []*host.Dir{dst}
 	if dst.IsBoundary() {
-		leaf, err := dst.OpenDir(hierarchy.LeafName)
-		if err != nil {
-			return
+		if leaf, err := dst.OpenDir(hierarchy.LeafName); err == nil {
+			defer leaf.Release()
+			all = append(all, leaf)
 		}
-		defer leaf.Release()
-		dst = leaf
 	}
 	l := h.hier.lent
 	defer l.hold()()
 	for _, p := range l.parts {
-		p.gather(h.hier.boundary, dst)
+		for _, d := range all {
+			p.gather(h.hier.boundary, d)
+		}
 	}
 }
 

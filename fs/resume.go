@@ -2,10 +2,15 @@ package fs
 
 import (
 	"errors"
+	"time"
+	"unsafe"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // load restores the state: open handles with the descriptors that the holder kept for them, and backings.
@@ -85,6 +90,29 @@ func popHeld(held map[uint64]int, key uint64) (fd int, ok bool) {
 // Resend asks the kernel to send the unanswered requests of the previous server again. Call it before Serve, which
 // then reads them before any new request. Where the kernel cannot, Serve itself finishes those that have begun.
 func (v *View) Resend() error { return v.conn.Resend() }
+
+// finishOthers handles again what the previous server had begun and not finished, where the kernel sends no request
+// again. What it has not begun itself when new requests are read is left: it could undo a newer one.
+func (v *View) finishOthers() {
+	defer v.late.Store(true)
+	all := v.state.Unfinished()
+	if len(all) > 0 && v.settle != nil {
+		v.settle()
+	}
+	var requests [][]byte
+	for _, u := range all {
+		h := (*fuse.InHeader)(unsafe.Pointer(&u.Request[0]))
+		// Nobody waits in the kernel as the owner of the number: it may be another thread's by now.
+		if start, err := host.StartOf(int(h.Pid)); h.Opcode == conn.OpWrite && (err != nil || ticks(start) > u.At) {
+			h.Pid = 0
+		}
+		requests = append(requests, u.Request)
+	}
+	v.conn.Replay(requests)
+}
+
+// ticks converts clock ticks since the boot, of which a second has 100 (USER_HZ).
+func ticks(n uint64) time.Duration { return time.Duration(n) * (time.Second / 100) }
 
 // Wake wakes every waiter in the guest once, since an event may have come while no server ran. Serve must be
 // running.

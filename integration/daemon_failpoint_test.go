@@ -237,6 +237,11 @@ func (x *crossing) judge(op crossedOp, row interference, got string, effects int
 			x.t.Errorf("the host has %q, want %q", state, row.states)
 		}
 	}
+	// A cgroup that is being made has no mode but this one (fs/mkdir.go).
+	var st unix.Stat_t
+	if unix.Stat(x.real("n"), &st) == nil && st.Mode&0o7777 == 0o1000 {
+		x.t.Error("the host has a cgroup that is not finished")
+	}
 	if a, b := kit.CgroupsIn(x.real("")), kit.CgroupsIn(x.seen("")); !slices.Equal(a, b) {
 		x.t.Errorf("the host has the cgroups %q, the view shows %q", a, b)
 	}

@@ -65,8 +65,12 @@ func TestLentFork(t *testing.T) {
 	for _, dir := range []string{"a", "b"} {
 		g.must(kit.Word(unix.Mkdir(g.at(dir), 0o755)))
 	}
-	cmd := exec.Command("sh", "-c", "i=0; while [ $i -lt 400 ]; do sleep 600 & i=$((i+1)); done; echo; wait")
+	cmd := exec.Command("sh", "-c", "read x; i=0; while [ $i -lt 400 ]; do sleep 600 & i=$((i+1)); done; echo; wait")
 	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +89,7 @@ func TestLentFork(t *testing.T) {
 		})
 	})
 	g.attach(cmd.Process.Pid)
+	fmt.Fprintln(in) // what it forked before would be outside of the guest, and be left
 	moves, most := 0, time.Duration(0)
 	for more := true; more; moves++ {
 		select {

@@ -109,6 +109,18 @@ func (g *lentGuest) must(word string) {
 	}
 }
 
+// moveByShell has a shell write a number to a file, and end: "ok", the errno of an aborted request, or what the shell says.
+func moveByShell(pid int, file string) string {
+	said, err := exec.Command("sh", "-c", fmt.Sprintf("echo %d >%s", pid, file)).CombinedOutput()
+	switch {
+	case err == nil:
+		return "ok"
+	case strings.Contains(strings.ToLower(string(said)), unix.ECONNABORTED.Error()):
+		return "ECONNABORTED"
+	}
+	return string(said)
+}
+
 // TestLentFailPoints kills the worker at each point between the host's changes that one request of such a guest makes, and
 // at the same one again in the next worker: the request succeeds, and all hierarchies agree. Before Linux 6.9 it is done, too,
 // though its caller has been told that it was aborted.
@@ -143,17 +155,17 @@ func TestLentFailPoints(t *testing.T) {
 		// Where the caller is told that it was aborted it has ended when that is done.
 		{name: "move by a shell", points: "lent-own-moved:2 lent-moved:2 write-made",
 			prepare: func(g *lentGuest) { enter(g); pid = kit.StartSleeper(t); g.attach(pid) },
-			do: func(g *lentGuest) string {
-				said, err := exec.Command("sh", "-c", fmt.Sprintf("echo %d >%s", pid, g.at("a/cgroup.procs"))).CombinedOutput()
-				switch {
-				case err == nil:
-					return "ok"
-				case strings.Contains(strings.ToLower(string(said)), unix.ECONNABORTED.Error()):
-					return "ECONNABORTED"
-				}
-				return string(said)
+			do:      func(g *lentGuest) string { return moveByShell(pid, g.at("a/cgroup.procs")) },
+			state:   func(g *lentGuest) string { return g.placeOf(pid) }, want: is("/a")},
+		{name: "move to the root by a shell", points: "lent-own-moved:1 lent-moved:2",
+			prepare: func(g *lentGuest) {
+				enter(g)
+				pid = kit.StartSleeper(t)
+				g.attach(pid)
+				g.must(kit.WriteFile(g.at("a/cgroup.procs"), fmt.Sprint(pid)))
 			},
-			state: func(g *lentGuest) string { return g.placeOf(pid) }, want: is("/a")},
+			do:    func(g *lentGuest) string { return moveByShell(pid, g.at("cgroup.procs")) },
+			state: func(g *lentGuest) string { return g.placeOf(pid) }, want: is("")},
 		{name: "memory", points: "write-begun bridge-write:2 bridge-written:2 bridge-kept:2 write-made",
 			prepare: func(g *lentGuest) {
 				enter(g)

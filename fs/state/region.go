@@ -28,7 +28,8 @@ type regionHead struct {
 	attrs       uint64    // atomic; the sum of SetAttrs plus one, 0: unknown
 	mount       [2]uint64 // atomic; ids of the view's mount, 0: unknown
 	labelBytes  uint32    // atomic; length of the label after the configuration; 0: none
-	_           [36]byte
+	copies      uint32    // atomic; of requests (request.go), at least
+	_           [32]byte
 }
 
 const (
@@ -57,7 +58,6 @@ type Region struct {
 	open int      // guarded by mu
 
 	journal journal
-	copies  atomic.Int32 // requests that Keep copied
 
 	watched     map[uint64]bool // guarded by mu; nil before its first use
 	nextWatched int             // guarded by mu

@@ -245,7 +245,7 @@ func (c *Caller) ownDir(o opening) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(proc)
-	if !isProc(proc, true) {
+	if !isProc(proc, true) || !c.isIn(proc) {
 		return -1, errElsewhere
 	}
 	if c.covered(proc, leader, o.base()) {
@@ -265,6 +265,35 @@ func (c *Caller) ownDir(o opening) (int, error) {
 		return -1, unix.ESRCH
 	}
 	return dir, err
+}
+
+// isIn reports that a /proc has the caller under its numbers: it is not one of another pid namespace, where the link
+// self leads nowhere or to another number.
+func (c *Caller) isIn(proc int) bool {
+	tgid, tid := c.ids()
+	fd, err := unix.Openat2(proc, tgid+"/task/"+tid+"/stat", &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	theirs, err := readText(fd)
+	if err != nil {
+		return false
+	}
+	own, err := c.read("stat")
+	return err == nil && startIn(theirs) != "" && startIn(theirs) == startIn(string(own))
+}
+
+// startIn returns the start time in a text of /proc/PID/stat (proc_pid_stat(5): field 22), "" if there is none.
+func startIn(stat string) string {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 {
+		return ""
+	}
+	return fields[19]
 }
 
 // covered reports that something is mounted over a file of the caller's own in a /proc of its pid namespace.

@@ -279,8 +279,8 @@ type addFD struct {
 // inject gives a caller, which still waits, a descriptor of a file (Linux 5.9). It does not answer the call:
 // SECCOMP_ADDFD_FLAG_SEND does so in the same step, but if a signal, SIGKILL included, ends the wait for the caller to
 // take the descriptor, then the caller takes none and its call returns 0, which is another file of its own
-// (seccomp_notify_addfd in kernel/seccomp.c, Linux 6.18). If this process is killed between the two steps the caller
-// keeps a descriptor that it does not know.
+// (seccomp_notify_addfd in kernel/seccomp.c, Linux 6.18). If this process is killed between the two steps, or
+// before Linux 5.19 a signal ends the caller's wait there, the caller keeps a descriptor that it does not know.
 func inject(fd int, id uint64, a answer) (opened int, err error) {
 	r := addFD{id: id, srcfd: uint32(a.file)}
 	if a.cloexec {

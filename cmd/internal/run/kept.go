@@ -87,6 +87,7 @@ func keepFiles(d anew) error {
 	nodes := d.open()
 	defer nodes.close()
 	var stay []*mountinfo.Info
+	gone := map[int]bool{}
 	var locked []string
 	// The last mount goes first.
 	for _, m := range slices.Backward(all) {
@@ -98,7 +99,7 @@ func keepFiles(d anew) error {
 		if err != nil {
 			return fmt.Errorf("cannot take the host's mount at %s away: %w", m.Mountpoint, err)
 		}
-		if !done {
+		if gone[m.ID] = done; !done {
 			stay = append(stay, m)
 		}
 		if !done && !under(m.Mountpoint, rebuilt) {
@@ -106,6 +107,16 @@ func keepFiles(d anew) error {
 			locked = append(locked, m.Mountpoint)
 		}
 	}
+	// What was mounted below a mount that was taken away went with it.
+	for found := true; found; {
+		found = false
+		for _, m := range all {
+			if gone[m.Parent] && !gone[m.ID] {
+				gone[m.ID], found = true, true
+			}
+		}
+	}
+	stay = slices.DeleteFunc(stay, func(m *mountinfo.Info) bool { return gone[m.ID] })
 	if err := noDevices(stay); err != nil {
 		return err
 	}
