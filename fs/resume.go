@@ -102,8 +102,7 @@ func (v *View) finishOthers() {
 	var requests [][]byte
 	for _, u := range all {
 		h := (*fuse.InHeader)(unsafe.Pointer(&u.Request[0]))
-		// Nobody waits in the kernel as the owner of the number: it may be another thread's by now.
-		if start, err := host.StartOf(int(h.Pid)); h.Opcode == conn.OpWrite && (err != nil || ticks(start) > u.At) {
+		if h.Opcode == conn.OpWrite && !ranAt(int(h.Pid), u.At) {
 			h.Pid = 0
 		}
 		requests = append(requests, u.Request)
@@ -111,8 +110,13 @@ func (v *View) finishOthers() {
 	v.conn.Replay(requests)
 }
 
-// ticks converts clock ticks since the boot, of which a second has 100 (USER_HZ).
-func ticks(n uint64) time.Duration { return time.Duration(n) * (time.Second / 100) }
+// ranAt reports that the task of a number ran at a time since the boot, and so is who sent a request then: nobody waits
+// in the kernel any more, and the number may be another thread's.
+func ranAt(tid int, at time.Duration) bool {
+	// In clock ticks, of which a second has 100 (USER_HZ).
+	start, err := host.StartOf(tid)
+	return err == nil && time.Duration(start)*(time.Second/100) <= at
+}
 
 // Wake wakes every waiter in the guest once, since an event may have come while no server ran. Serve must be
 // running.

@@ -193,8 +193,18 @@ func readAt(dir int, path string) ([]byte, error) {
 // process for good. ESRCH if there is no such process, or only its exit status is left.
 func StartOf(pid int) (uint64, error) {
 	fields, err := statFields("/proc/" + strconv.Itoa(pid))
+	if err != nil || exited(fields) {
+		return 0, unix.ESRCH
+	}
+	return startIn(fields)
+}
+
+// StartIn returns the start time in the text of a task's stat, as StartOf does.
+func StartIn(stat []byte) (uint64, error) { return startIn(fieldsIn(stat)) }
+
+func startIn(fields [][]byte) (uint64, error) {
 	// The start is the 20th field after the command's name (proc_pid_stat(5): field 22).
-	if err != nil || len(fields) < 20 || exited(fields) {
+	if len(fields) < 20 {
 		return 0, unix.ESRCH
 	}
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
@@ -211,8 +221,10 @@ func statFields(proc string) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:]), nil
+	return fieldsIn(raw), nil
 }
+
+func fieldsIn(stat []byte) [][]byte { return bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) }
 
 // exited reports by the fields of stat that the first thread has exited.
 func exited(fields [][]byte) bool {

@@ -284,16 +284,12 @@ func (c *Caller) isIn(proc int) bool {
 		return false
 	}
 	own, err := c.read("stat")
-	return err == nil && startIn(theirs) != "" && startIn(theirs) == startIn(string(own))
-}
-
-// startIn returns the start time in a text of /proc/PID/stat (proc_pid_stat(5): field 22), "" if there is none.
-func startIn(stat string) string {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return ""
+	if err != nil {
+		return false
 	}
-	return fields[19]
+	start, err := host.StartIn(own)
+	other, otherErr := host.StartIn([]byte(theirs))
+	return err == nil && otherErr == nil && start == other
 }
 
 // covered reports that something is mounted over a file of the caller's own in a /proc of its pid namespace.

@@ -3,6 +3,7 @@ package run
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/attach"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 )
 
 // dataTypes are the types of file systems that hold files without a device; /proc/filesystems tells the types that need
@@ -75,7 +76,13 @@ func keepFiles(d anew) error {
 	if err != nil {
 		return err
 	}
-	all, err := host.MountTable(threadMounts, nil)
+	// It stays readable when /proc is gone.
+	table, err := os.Open(threadMounts)
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	all, err := hierarchy.ReadMounts(table, nil)
 	if err != nil {
 		return err
 	}
@@ -86,38 +93,22 @@ func keepFiles(d anew) error {
 	defer unix.Close(sys)
 	nodes := d.open()
 	defer nodes.close()
-	var stay []*mountinfo.Info
-	gone := map[int]bool{}
 	var locked []string
 	// The last mount goes first.
 	for _, m := range slices.Backward(all) {
 		if m.Mountpoint == "/" || m.Mountpoint == "/proc" && d.procStays || !under(m.Mountpoint, rebuilt) && k.holds(m) {
-			stay = append(stay, m)
 			continue
 		}
 		done, err := unmountListed(m)
 		if err != nil {
 			return fmt.Errorf("cannot take the host's mount at %s away: %w", m.Mountpoint, err)
 		}
-		if gone[m.ID] = done; !done {
-			stay = append(stay, m)
-		}
 		if !done && !under(m.Mountpoint, rebuilt) {
 			// The rebuilt directories are mounted over anyway.
 			locked = append(locked, m.Mountpoint)
 		}
 	}
-	// What was mounted below a mount that was taken away went with it.
-	for found := true; found; {
-		found = false
-		for _, m := range all {
-			if gone[m.Parent] && !gone[m.ID] {
-				gone[m.ID], found = true, true
-			}
-		}
-	}
-	stay = slices.DeleteFunc(stay, func(m *mountinfo.Info) bool { return gone[m.ID] })
-	if err := noDevices(stay); err != nil {
+	if err := noDevices(table); err != nil {
 		return err
 	}
 	if err := d.attachSys(sys); err != nil {
@@ -214,13 +205,20 @@ func hide(path string) error {
 	}))
 }
 
-// noDevices disables device files in all mounts of this thread, which are those given: a guest has only the devices of
-// its /dev. /proc may be gone.
-func noDevices(all []*mountinfo.Info) error {
+// noDevices disables device files in all mounts of this thread, whose table is given: a guest has only the devices of
+// its /dev.
+func noDevices(table io.ReadSeeker) error {
 	// Linux 5.12.
 	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV})
 	if !errors.Is(err, unix.ENOSYS) {
 		return os.NewSyscallError("mount_setattr", err)
+	}
+	if _, err := table.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	all, err := hierarchy.ReadMounts(table, nil)
+	if err != nil {
+		return err
 	}
 	for _, m := range all {
 		err := byPath(m.Mountpoint, func(path string) error {
