@@ -453,7 +453,8 @@ func TestBridgeModel(t *testing.T) {
 	})
 	var trace []string
 	answers := map[string]int{}
-	for i := range kit.Scaled(t, 2000, 250) {
+	// Most of a few random removals find no directory or one with children: the sequence goes on until some have succeeded.
+	for i := 0; i < kit.Scaled(t, 2000, 250) || answers["rmdir ok"] < 5; i++ {
 		what, got, want := m.step(r)
 		trace = append(trace, what+": "+got)
 		verb, _, _ := strings.Cut(what, " ")
@@ -470,9 +471,6 @@ func TestBridgeModel(t *testing.T) {
 	}
 	s.leaves(t)
 	t.Log(answers)
-	if got := answers["rmdir ok"]; got < 5 {
-		t.Errorf("only %d directories were removed", got)
-	}
 }
 
 // TestBridgeConcurrent: each hierarchy of a view is changed by a program of its own, at the same time. What one makes and removes
