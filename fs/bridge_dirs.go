@@ -94,18 +94,19 @@ func (v *View) makeCgroup(
 		return err
 	}
 	never := hier.bridge.expect(d.ID(), name)
-	if err := d.Mkdir(name, makingMode); err != nil && !(own && status(err) == errExists) {
+	child, err := d.Mkdir(name, makingMode)
+	if own && status(err) == errExists {
+		// The previous server died in Mkdir.
+		child, err = d.OpenDir(name)
+	}
+	if err != nil {
 		never()
 		return err
 	}
+	defer child.Release()
 	failpoint("bridge-mkdir")
-	var st unix.Stat_t
-	err := d.Lookup(name, &st)
-	if err == nil {
-		ch.entry.B = st.Ino
-		err = v.firstStay(hier, d, name, in, own)
-	}
-	if err != nil {
+	ch.entry.B = child.ID()
+	if err := v.firstStay(hier, d, child, in, own); err != nil {
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
 		return err
 	}
@@ -124,15 +125,10 @@ func (hier *viewHierarchy) linked(d *host.Dir, onHost, here int, ch *change) {
 }
 
 // firstStay stores the owner of a new cgroup, and its hierarchy.
-func (v *View) firstStay(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
-	if err := v.own(hier, d, name, in, again); err != nil {
+func (v *View) firstStay(hier *viewHierarchy, d, child *host.Dir, in *fuse.MkdirIn, again bool) error {
+	if err := v.own(hier, d, child, in, again); err != nil {
 		return err
 	}
-	child, err := d.OpenDir(name)
-	if err != nil {
-		return err
-	}
-	defer child.Release()
 	failpoint("bridge-owned")
 	return v.setStays(child, viewsAttr, []stay{{name: hier.name, life: 1}}, again)
 }
@@ -182,7 +178,7 @@ func (v *View) nextLife(hier *viewHierarchy, d *host.Dir, life uint64) uint64 {
 
 // beginPart stores the owner of a hierarchy's part of a cgroup, and sets its counters to 0.
 func (v *View) beginPart(hier *viewHierarchy, d, child *host.Dir, name string, in *fuse.MkdirIn, ch *change) error {
-	if err := v.own(hier, d, name, in, ch.again); err != nil {
+	if err := v.own(hier, d, child, in, ch.again); err != nil {
 		return err
 	}
 	c, done := v.cgroupOf(hier, child, nil, ch.again)
@@ -261,10 +257,11 @@ func vacateTo(d *host.Dir) error {
 
 // leafOf opens the leaf of a cgroup, and makes a missing one.
 func leafOf(d *host.Dir) (*host.Dir, error) {
-	if err := d.Mkdir(hierarchy.LeafName, madeMode); err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, err
+	leaf, err := d.Mkdir(hierarchy.LeafName, madeMode)
+	if errors.Is(err, unix.EEXIST) {
+		return d.OpenDir(hierarchy.LeafName)
 	}
-	return d.OpenDir(hierarchy.LeafName)
+	return leaf, err
 }
 
 // rmdirBridged is Rmdir in a directory of a bridge.

@@ -531,21 +531,20 @@ func (l *lent) mkdir(d *host.Dir, name string) (err error) {
 
 // make makes a directory of a part. A new cpuset gets its parent's processors and nodes: without it can hold no task.
 func (p *part) make(tree *host.Boundary, above *host.Dir, name string) error {
-	err := above.Mkdir(name, madeMode)
+	child, err := above.Mkdir(name, madeMode)
 	if errors.Is(err, unix.EEXIST) && p.clear(tree, above, name) == nil {
-		err = above.Mkdir(name, madeMode)
+		child, err = above.Mkdir(name, madeMode)
 	}
-	if err != nil && !errors.Is(err, unix.EEXIST) || !slices.Contains(p.controllers, "cpuset") {
-		if errors.Is(err, unix.EEXIST) {
-			err = nil
-		}
-		return err
+	if errors.Is(err, unix.EEXIST) {
+		child, err = above.OpenDir(name)
 	}
-	child, err := above.OpenDir(name)
 	if err != nil {
 		return err
 	}
 	defer child.Release()
+	if !slices.Contains(p.controllers, "cpuset") {
+		return nil
+	}
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		value, err := above.ReadFile(file)
 		if err == nil {

@@ -79,11 +79,11 @@ func (v *View) enterDir(
 	if st.Ino > dirMask {
 		return fuse.Status(unix.EOVERFLOW)
 	}
-	out.NodeId = v.dirNode(hier, st.Ino)
-	child, err := hier.acquire(st.Ino)
+	child, err := hier.open(d, name, st)
 	if err != nil {
 		return status(err)
 	}
+	out.NodeId = v.dirNode(hier, st.Ino)
 	defer child.Release()
 	v.watchFor(hier, d, tid)
 	// The leaf: the root under another inode number.
@@ -98,6 +98,19 @@ func (v *View) enterDir(
 	v.fillAttr(hier, child, "", st, &out.Attr)
 	v.cacheEntry(out)
 	return fuse.OK
+}
+
+// open opens a child cgroup, of which st is the stat. The leaf's content is the boundary's. If another cgroup has the
+// name since, st is that one's.
+func (hier *viewHierarchy) open(d *host.Dir, name string, st *unix.Stat_t) (*host.Dir, error) {
+	if hier.isRoot(st.Ino) {
+		return hier.boundary.Root()
+	}
+	child, err := d.Child(name, st.Ino)
+	if err == nil && child.ID() != st.Ino {
+		err = child.Stat(st)
+	}
+	return child, err
 }
 
 func (v *View) cacheEntry(out *fuse.EntryOut) {

@@ -42,12 +42,36 @@ func (r *rawFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out
 	case ch.again && v.removedSince(ch, d, name, changed, children):
 		ch.finish(fuse.OK)
 	default:
-		ch.finish(v.mkdir(n, d, name, in, ch))
+		made, st := v.mkdir(n, d, name, in, ch)
+		if ch.finish(st) == fuse.OK {
+			defer made.Release()
+			return v.answerMade(n.hier, d, made, in.Pid, out)
+		}
 	}
 	return v.answerMkdir(n, d, name, in, ch, out)
 }
 
-// answerMkdir answers a finished mkdir: its error, or the new cgroup with its mode set.
+// answerMade answers a mkdir by this server: it sets the mode of the new cgroup.
+func (v *View) answerMade(hier *viewHierarchy, d, made *host.Dir, tid uint32, out *fuse.EntryOut) fuse.Status {
+	if err := made.Chmod("", madeMode); err != nil {
+		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
+	}
+	if made.ID() > dirMask {
+		return fuse.Status(unix.EOVERFLOW)
+	}
+	out.NodeId = v.dirNode(hier, made.ID())
+	var st unix.Stat_t
+	if err := made.Stat(&st); err != nil {
+		return status(err)
+	}
+	v.watchFor(hier, d, tid)
+	v.fillAttr(hier, made, "", &st, &out.Attr)
+	v.cacheEntry(out)
+	return fuse.OK
+}
+
+// answerMkdir answers a mkdir that failed, or that the previous server finished: it sets the mode of the new cgroup,
+// unless that has been done.
 func (v *View) answerMkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
 	out *fuse.EntryOut) fuse.Status {
 	if st := ch.outcome(); !st.Ok() {
@@ -102,11 +126,13 @@ const (
 	madeMode   = 0o755
 )
 
-// mkdir makes a cgroup and stores its owner.
-func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change) fuse.Status {
+// mkdir makes a cgroup, stores its owner and returns it open.
+func (v *View) mkdir(
+	n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *change,
+) (made *host.Dir, code fuse.Status) {
 	if st := v.mayName(n.hier, d, name); !st.Ok() {
 		v.deny(&in.InHeader, "mkdir", n, name, "reserved name")
-		return st
+		return nil, st
 	}
 	defer n.hier.lent.hold()()
 	var st unix.Stat_t
@@ -115,7 +141,7 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		if st == errQuota {
 			v.exceeded(&in.InHeader, "mkdir", n, name, bound)
 		}
-		return st
+		return nil, st
 	}
 	var err error
 	if n.hier.lent != nil {
@@ -125,38 +151,41 @@ func (v *View) mkdir(n node, d *host.Dir, name string, in *fuse.MkdirIn, ch *cha
 		}
 		if err != nil {
 			n.hier.quotaOf().free()
-			return status(err)
+			return nil, status(err)
 		}
 	}
 	n.hier.expected.add(d.ID(), name)
-	err = d.Mkdir(name, makingMode)
+	made, err = d.Mkdir(name, makingMode)
 	if own && status(err) == errExists {
 		// The previous server died in Mkdir.
-		err = d.Silence(name)
+		if made, err = d.OpenDir(name); err == nil {
+			err = made.Silence()
+		}
 	}
 	ch.made()
 	if err != nil {
+		if made != nil {
+			made.Release()
+		}
 		if status(err) != errExists {
 			n.hier.lent.rmdir(d, name)
 		}
 		n.hier.expected.remove(d.ID(), name)
 		n.hier.quotaOf().free()
-		return status(err)
+		return nil, status(err)
 	}
-	if err = d.Lookup(name, &st); err == nil {
-		ch.entry.B = st.Ino
-		err = v.own(n.hier, d, name, in, own)
-	}
-	if err != nil {
+	ch.entry.B = made.ID()
+	if err = v.own(n.hier, d, made, in, own); err != nil {
+		made.Release()
 		_ = v.removeCounted(d, name, func() error { return d.Rmdir(name) })
 		n.hier.lent.rmdir(d, name)
 		n.hier.quotaOf().free()
 		if isQuota(err) {
 			v.exceeded(&in.InHeader, "mkdir", n, name, boundAttributes)
 		}
-		return status(err)
+		return nil, status(err)
 	}
-	return fuse.OK
+	return made, fuse.OK
 }
 
 // setMadeMode sets the final mode of a cgroup with makingMode.

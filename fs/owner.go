@@ -136,7 +136,7 @@ func (v *View) changeOwner(at host.Node, st *unix.Stat_t, in *fuse.SetAttrIn) er
 // own stores the maker of a new cgroup as its owner. kernfs gives a child the maker's fsuid and fsgid, or the
 // parent's gid below a setgid directory, and mode & 01777 (kernfs_iop_mkdir, vfs_prepare_mode). again: the previous
 // server may have begun to.
-func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.MkdirIn, again bool) error {
+func (v *View) own(hier *viewHierarchy, d, child *host.Dir, in *fuse.MkdirIn, again bool) error {
 	rec := ownership{uid: in.Uid, gid: in.Gid, mode: in.Mode & 0o1777}
 	parent := v.ownerOf(hier, d, "", 0o755)
 	if parent.mode&unix.S_ISGID != 0 {
@@ -148,11 +148,6 @@ func (v *View) own(hier *viewHierarchy, d *host.Dir, name string, in *fuse.Mkdir
 		// No attribute means the same.
 		return nil
 	}
-	child, err := d.OpenDir(name)
-	if err != nil {
-		return err
-	}
-	defer child.Release()
 	changes := []attrChange{
 		{stored: attrMade, data: []byte(ownership{uid: rec.uid, gid: rec.gid, mode: noMode}.String())},
 		{stored: attrOwn, data: []byte(rec.String())},

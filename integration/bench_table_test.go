@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -18,115 +20,134 @@ import (
 )
 
 // benchRounds is how often each operation is timed on each tree, in turns, so that what else the machine does hits all
-// alike; the median counts.
+// alike.
 const benchRounds = 21
 
 // manyCgroups is how many cgroups the listing benchmark walks.
 const manyCgroups = 1000
 
-// benchOp is one row of the table: run does n operations in the tree at root.
+// benchOp is one row of the table: once does the operation a single time in the tree, n times in a round. Several
+// clients do it at the same time, each with a number of its own.
 type benchOp struct {
 	name string
 	n    int
-	run  func(b *testing.B, t *benchTree, n int)
+	once func(b *testing.B, t *benchTree, client, i int)
 }
 
-// benchTree is one way to reach the same cgroup: natively, through a view, through LXCFS.
+// benchTree is one way to reach the same cgroup: natively, through a view, through the view of an older build, through LXCFS.
 type benchTree struct {
-	name  string
-	root  string // the boundary, as this way shows it
-	file  int    // kept open
-	pid   int    // a process of the boundary
-	extra string // name of the directory this way makes
+	name string
+	root string // the boundary, as this way shows it
+	file int    // kept open
+	pids []int  // a process of the boundary for each client
 }
 
-// BenchmarkTable prints one table, native, view and LXCFS in the same run: medians, and ratios to native. LXCFS takes part
-// when VCGROUPFS_LXCFS names its program.
+// benchClients are the numbers of clients that each operation is timed with.
+var benchClients = []int{1, 2}
+
+// BenchmarkTable prints one table of all trees in the same run: the median of each, the median's spread over the rounds, the 99th
+// percentile to the median, and the view's ratios to the others. An older build takes part if VCGROUPFS_BEFORE names its program,
+// LXCFS if VCGROUPFS_LXCFS does.
 func BenchmarkTable(b *testing.B) {
 	trees, server := benchTrees(b)
-	ops := benchOps()
-	median := map[string]map[string]float64{}
-	for _, op := range ops {
-		median[op.name] = benchOne(b, op, trees)
-	}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "operation")
+	fmt.Fprint(w, "operation\tclients")
 	for _, t := range trees {
 		fmt.Fprintf(w, "\t%s", t.name)
 	}
-	fmt.Fprint(w, "\tview/native")
-	if len(trees) > 2 {
-		fmt.Fprint(w, "\tview/lxcfs")
+	for _, t := range trees[:len(trees)-1] {
+		fmt.Fprintf(w, "\tview/%s", t.name)
 	}
-	fmt.Fprintln(w)
-	for _, op := range ops {
-		m := median[op.name]
-		fmt.Fprint(w, op.name)
-		for _, t := range trees {
-			fmt.Fprintf(w, "\t%s", time.Duration(m[t.name])*time.Nanosecond)
+	fmt.Fprintln(w, "\tview's p99/median\tspread")
+	for _, op := range benchOps() {
+		for _, clients := range benchClients {
+			m := benchOne(b, op, trees, clients)
+			view := m["view"]
+			fmt.Fprintf(w, "%s\t%d", op.name, clients)
+			for _, t := range trees {
+				fmt.Fprintf(w, "\t%s", m[t.name].median.Round(10*time.Nanosecond))
+			}
+			for _, t := range trees[:len(trees)-1] {
+				fmt.Fprintf(w, "\t%.2f", float64(view.median)/float64(m[t.name].median))
+			}
+			fmt.Fprintf(w, "\t%.1f\t%s to %s\n", float64(view.p99)/float64(view.median),
+				view.least.Round(10*time.Nanosecond), view.most.Round(10*time.Nanosecond))
 		}
-		fmt.Fprintf(w, "\t%.2f", m["view"]/m["native"])
-		if len(trees) > 2 {
-			fmt.Fprintf(w, "\t%.2f", m["view"]/m["lxcfs"])
-		}
-		fmt.Fprintln(w)
 	}
 	w.Flush()
 	fmt.Fprintf(&out, "resident memory of the server of one view: %s\n", kit.ResidentMemory(b, server))
 	os.Stdout.Write(out.Bytes())
 }
 
-// benchOne times one operation in turns and returns the median nanoseconds of one, by tree.
-func benchOne(b *testing.B, op benchOp, trees []*benchTree) map[string]float64 {
-	times := map[string][]float64{}
+// benchTimes are the times of one operation in one tree; least and most are the lowest and the highest median of a round.
+type benchTimes struct{ median, p99, least, most time.Duration }
+
+// benchOne times one operation in turns, by tree.
+func benchOne(b *testing.B, op benchOp, trees []*benchTree, clients int) map[string]benchTimes {
+	all, medians := map[string][]time.Duration{}, map[string][]time.Duration{}
 	for range benchRounds {
 		for _, t := range trees {
-			start := time.Now()
-			op.run(b, t, op.n)
-			times[t.name] = append(times[t.name], float64(time.Since(start).Nanoseconds())/float64(op.n))
+			round := benchRound(b, op, t, clients)
+			all[t.name] = append(all[t.name], round...)
+			slices.Sort(round)
+			medians[t.name] = append(medians[t.name], round[len(round)/2])
 		}
 	}
-	out := map[string]float64{}
-	for name, ns := range times {
-		slices.Sort(ns)
-		out[name] = ns[len(ns)/2]
+	out := map[string]benchTimes{}
+	for name, d := range all {
+		slices.Sort(d)
+		out[name] = benchTimes{d[len(d)/2], d[len(d)*99/100], slices.Min(medians[name]), slices.Max(medians[name])}
 	}
 	return out
+}
+
+// benchRound returns the time of each operation of a round, by threads that begin together.
+func benchRound(b *testing.B, op benchOp, t *benchTree, clients int) (all []time.Duration) {
+	times := make([][]time.Duration, clients)
+	var begin, wg sync.WaitGroup
+	begin.Add(clients)
+	for c := range clients {
+		wg.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			begin.Done()
+			begin.Wait()
+			for i := range op.n {
+				start := time.Now()
+				op.once(b, t, c, i)
+				times[c] = append(times[c], time.Since(start))
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(times...)
 }
 
 const benchFile = "pids.current"
 
 func benchOps() []benchOp {
 	return []benchOp{
-		{"read a kept-open statistics file", 2000, func(b *testing.B, t *benchTree, n int) {
+		{"read a kept-open statistics file", 2000, func(b *testing.B, t *benchTree, _, _ int) {
 			var buf [64]byte
-			for range n {
-				if _, err := unix.Pread(t.file, buf[:], 0); err != nil {
-					b.Fatal(t.name, err)
-				}
+			if _, err := unix.Pread(t.file, buf[:], 0); err != nil {
+				b.Error(t.name, err)
 			}
 		}},
-		{"stat of a known file", 2000, func(b *testing.B, t *benchTree, n int) {
-			path := filepath.Join(t.root, benchFile)
+		{"stat of a known file", 2000, func(b *testing.B, t *benchTree, _, _ int) {
 			var st unix.Stat_t
-			for range n {
-				if err := unix.Lstat(path, &st); err != nil {
-					b.Fatal(t.name, err)
-				}
+			if err := unix.Lstat(filepath.Join(t.root, benchFile), &st); err != nil {
+				b.Error(t.name, err)
 			}
 		}},
-		{"open, read, close", 500, func(b *testing.B, t *benchTree, n int) {
-			path := filepath.Join(t.root, benchFile)
-			for range n {
-				readOnce(b, t, path)
-			}
+		{"open, read, close", 500, func(b *testing.B, t *benchTree, _, _ int) {
+			readOnce(b, t, filepath.Join(t.root, benchFile))
 		}},
-		{"list and read one file in each of 1,000 cgroups", 1, func(b *testing.B, t *benchTree, _ int) {
+		{"list and read one file in each of 1,000 cgroups", 1, func(b *testing.B, t *benchTree, _, _ int) {
 			dir := filepath.Join(t.root, "many")
 			names, err := os.ReadDir(dir)
 			if err != nil {
-				b.Fatal(t.name, err)
+				b.Error(t.name, err)
 			}
 			read := 0
 			for _, e := range names {
@@ -136,27 +157,22 @@ func benchOps() []benchOp {
 				}
 			}
 			if read != manyCgroups {
-				b.Fatalf("%s: read %d cgroups, want %d", t.name, read, manyCgroups)
+				b.Errorf("%s: read %d cgroups, want %d", t.name, read, manyCgroups)
 			}
 		}},
-		{"mkdir and rmdir", 20, func(b *testing.B, t *benchTree, n int) {
-			path := filepath.Join(t.root, t.extra)
-			for range n {
-				if err := unix.Mkdir(path, 0o755); err != nil {
-					b.Fatal(t.name, err)
-				}
-				if err := unix.Rmdir(path); err != nil {
-					b.Fatal(t.name, err)
-				}
+		{"mkdir and rmdir", 40, func(b *testing.B, t *benchTree, client, _ int) {
+			path := filepath.Join(t.root, fmt.Sprintf("made-by-%s-%d", t.name, client))
+			if err := unix.Mkdir(path, 0o755); err != nil {
+				b.Error(t.name, err)
+			}
+			if err := unix.Rmdir(path); err != nil {
+				b.Error(t.name, err)
 			}
 		}},
-		{"move a process", 20, func(b *testing.B, t *benchTree, n int) {
-			pid := []byte(strconv.Itoa(t.pid))
-			for i := range n {
-				path := filepath.Join(t.root, []string{"from", "to"}[i%2], "cgroup.procs")
-				if err := os.WriteFile(path, pid, 0); err != nil {
-					b.Fatal(t.name, err)
-				}
+		{"move a process", 40, func(b *testing.B, t *benchTree, client, i int) {
+			path := filepath.Join(t.root, []string{"from", "to"}[i%2], "cgroup.procs")
+			if err := os.WriteFile(path, []byte(strconv.Itoa(t.pids[client])), 0); err != nil {
+				b.Error(t.name, err)
 			}
 		}},
 	}
@@ -166,10 +182,11 @@ func readOnce(b *testing.B, t *benchTree, path string) {
 	var buf [64]byte
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		b.Fatal(t.name, path, err)
+		b.Error(t.name, path, err)
+		return
 	}
 	if _, err := unix.Pread(fd, buf[:], 0); err != nil {
-		b.Fatal(t.name, path, err)
+		b.Error(t.name, path, err)
 	}
 	unix.Close(fd)
 }
@@ -218,33 +235,45 @@ func benchTrees(b *testing.B) ([]*benchTree, int) {
 	for i := range manyCgroups {
 		must(os.Mkdir(filepath.Join(boundary, "many", fmt.Sprintf("c%04d", i)), 0o755))
 	}
-	sleeper := exec.Command("sleep", "3600")
-	must(sleeper.Start())
-	b.Cleanup(func() { sleeper.Process.Kill(); sleeper.Wait() })
-	must(os.WriteFile(filepath.Join(boundary, "from", "cgroup.procs"), []byte(strconv.Itoa(sleeper.Process.Pid)), 0))
+	var pids []int
+	for range slices.Max(benchClients) {
+		sleeper := exec.Command("sleep", "3600")
+		must(sleeper.Start())
+		b.Cleanup(func() { sleeper.Process.Kill(); sleeper.Wait() })
+		must(os.WriteFile(filepath.Join(boundary, "from", "cgroup.procs"), []byte(strconv.Itoa(sleeper.Process.Pid)), 0))
+		pids = append(pids, sleeper.Process.Pid)
+	}
 
 	trees := []*benchTree{{name: "native", root: boundary}}
-	view, server := benchView(b, "/"+name)
-	if v1 {
-		view = filepath.Join(view, filepath.Base(mount))
-	}
-	trees = append(trees, &benchTree{name: "view", root: view})
 	if program := os.Getenv("VCGROUPFS_LXCFS"); program != "" && v1 {
 		trees = append(trees, &benchTree{name: "lxcfs", root: filepath.Join(benchLXCFS(b, program), "cgroup/pids", name)})
+	}
+	programs := []struct{ name, path string }{{"before", os.Getenv("VCGROUPFS_BEFORE")}, {"view", kit.Program(b)}}
+	server := 0
+	for _, program := range programs {
+		if program.path == "" {
+			continue
+		}
+		var view string
+		view, server = benchView(b, program.path, "/"+name)
+		if v1 {
+			view = filepath.Join(view, filepath.Base(mount))
+		}
+		trees = append(trees, &benchTree{name: program.name, root: view})
 	}
 	for _, t := range trees {
 		fd, err := unix.Open(filepath.Join(t.root, benchFile), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		must(err)
 		b.Cleanup(func() { unix.Close(fd) })
-		t.file, t.pid, t.extra = fd, sleeper.Process.Pid, "made-by-"+t.name
+		t.file, t.pids = fd, pids
 	}
 	return trees, server
 }
 
 // benchView mounts a view and returns its directory and the server's pid.
-func benchView(b *testing.B, boundary string) (string, int) {
+func benchView(b *testing.B, program, boundary string) (string, int) {
 	dir := b.TempDir()
-	cmd := exec.Command(kit.Program(b), "mount", "--boundary", boundary, "--controllers", "pids", dir)
+	cmd := exec.Command(program, "mount", "--boundary", boundary, "--controllers", "pids", dir)
 	startMounted(b, cmd, dir)
 	return dir, cmd.Process.Pid
 }

@@ -63,8 +63,8 @@ func (c *Conn) ioctl(request uintptr, arg unsafe.Pointer) (uintptr, error) {
 	}
 	var result uintptr
 	var errno unix.Errno
-	err = dev.raw.Control(func(fd uintptr) {
-		result, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, request, uintptr(arg))
+	err = dev.control(func(fd int) {
+		result, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(arg))
 	})
 	if err != nil {
 		return 0, os.ErrClosed

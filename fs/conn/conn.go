@@ -5,13 +5,14 @@
 //
 //   - request: a message of the kernel (include/uapi/linux/fuse.h); reply: its answer; notification: a message of
 //     ours without a request.
-//   - inline: handled by the serving goroutine itself. slow: handled by a goroutine of its own, because it may
-//     block.
+//   - inline: handled by the serving goroutine itself. slow: it may block, so the serving goroutine handles it under a
+//     watchdog (here.go), or a goroutine of its own does.
 //
 // # What always holds
 //
-//   - One goroutine serves a connection and waits in Go's poller: a thousand idle connections hold neither threads
-//     nor buffers. A request costs a thread only while it is slow and blocked, and MaxSlow bounds those.
+//   - One goroutine at a time serves a connection, and none while no requests come (parked.go): a thousand idle
+//     connections hold neither threads nor buffers. A request costs a thread only while it is slow and blocked, and
+//     MaxSlow bounds those.
 //   - Every request is answered, even if its handler panics or its answer is malformed: the caller of a request that
 //     was read waits uninterruptibly (request_wait_answer in fs/fuse/dev.c), and not even SIGKILL ends the wait.
 //   - The connection requests only capabilities that the kernel offered in FUSE_INIT, so the same code serves from
@@ -20,13 +21,13 @@
 //
 // # Lock order
 //
-// Conn.mu and slowPool.mu are taken one at a time and never held across a system call that can block or a handler.
+// Conn.mu, slowPool.mu and parking.mu are taken one at a time and never held across a system call that can block or a handler.
 //
 // # What it will not do
 //
-// It does not splice, does not cache data (no writeback, no readahead), does not serve a connection from several
-// goroutines, and does not unmount; the process that mounted it does. Another process keeps the device open over the
-// death of this one (Survival).
+// It does not splice, does not cache data (no writeback, no readahead), does not read a connection's requests on
+// several goroutines at once, and does not unmount; the process that mounted it does. Another process keeps the device
+// open over the death of this one (Survival).
 package conn
 
 import (
@@ -96,6 +97,8 @@ type Conn struct {
 	agree    sync.Once     // closes agreed
 	serving  atomic.Bool
 	served   chan struct{} // closed when Serve returns
+	result   error         // of Serve; written before served is closed
+	watched  bool          // guarded by parked.mu: the device is in the epoll instance
 	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED
 	resent   atomic.Bool   // Resend was called, and the kernel has sent no new request since
 
@@ -163,11 +166,7 @@ func (c *Conn) attach() error {
 		}
 		fd = clone
 	}
-	dev, err := newDevice(fd)
-	if err != nil {
-		return err
-	}
-	c.dev = dev
+	c.dev = &device{fd: fd}
 	close(c.mounted)
 	return nil
 }
@@ -201,7 +200,8 @@ func (c *Conn) Close() error {
 	}
 	c.settleNotes(dev)
 	// The last reference: fuse_dev_release aborts the connection.
-	dev.file.Close()
+	c.leave()
+	dev.close()
 	if c.serving.Load() {
 		<-c.served
 	}

@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
-	"syscall"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 const devicePath = "/dev/fuse"
 
-// openDevice opens /dev/fuse for Go's poller, which needs O_NONBLOCK before it sees the descriptor.
+// openDevice opens /dev/fuse. A read must not wait (O_NONBLOCK): waitHot and parked do.
 func openDevice() (int, error) {
 	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == nil {
@@ -31,28 +31,60 @@ func openDevice() (int, error) {
 	return -1, fmt.Errorf("cannot use FUSE: %w", perr)
 }
 
-// device is a mounted /dev/fuse. os.File keeps the descriptor's number from reuse while a system call uses it.
+// device is a mounted /dev/fuse. It counts its users, so that the descriptor's number is not reused while a system call
+// uses it. It is no os.File, which Go's poller would watch (parked.go).
 type device struct {
-	file *os.File        // immutable
-	raw  syscall.RawConn // immutable
+	fd int // immutable
+
+	mu     sync.Mutex
+	users  int  // guarded by mu
+	closed bool // guarded by mu
 }
 
-func newDevice(fd int) (*device, error) {
-	file := os.NewFile(uintptr(fd), devicePath)
-	raw, err := file.SyscallConn()
-	if err != nil {
-		file.Close()
-		return nil, err
+// control calls f with the descriptor. os.ErrClosed after close.
+func (d *device) control(f func(fd int)) error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return os.ErrClosed
 	}
-	return &device{file: file, raw: raw}, nil
+	d.users++
+	d.mu.Unlock()
+	defer d.end()
+	f(d.fd)
+	return nil
 }
 
-// write is one write(2): the kernel accepts a whole reply or notification or nothing of it. It takes no lock of
-// os.File, because a notification may block in it until another goroutine writes a reply. os.ErrClosed after Close,
+func (d *device) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.users--
+	d.closeUnused()
+}
+
+// close closes the descriptor once nobody uses it.
+func (d *device) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.closed = true
+		d.closeUnused()
+	}
+}
+
+// closeUnused is called with mu held.
+func (d *device) closeUnused() {
+	if d.closed && d.users == 0 {
+		unix.Close(d.fd)
+	}
+}
+
+// write is one write(2): the kernel accepts a whole reply or notification or nothing of it. It holds no lock,
+// because a notification may block in it until another goroutine writes a reply. os.ErrClosed after Close,
 // else the error of write(2).
 func (d *device) write(b []byte) error {
 	var err error
-	if cerr := d.raw.Control(func(fd uintptr) { err = writeAll(int(fd), b) }); cerr != nil {
+	if cerr := d.control(func(fd int) { err = writeAll(fd, b) }); cerr != nil {
 		return os.ErrClosed
 	}
 	return err
@@ -69,7 +101,7 @@ func writeAll(fd int, b []byte) error {
 
 // readNow reads a request without waiting. EAGAIN if there is none; os.ErrClosed after Close.
 func (d *device) readNow(b []byte) (n int, err error) {
-	cerr := d.raw.Control(func(fd uintptr) { n, err = readRequest(int(fd), b) })
+	cerr := d.control(func(fd int) { n, err = readRequest(fd, b) })
 	if cerr != nil {
 		return 0, os.ErrClosed
 	}

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,55 +17,110 @@ var messages = sync.Pool{New: func() any { return newMessage(requestSize, replyS
 
 // server is the serving goroutine's state.
 type server struct {
-	c    *Conn
-	dev  *device
-	step func(fd uintptr) bool // exchange, bound once
+	c   *Conn
+	dev *device
 
-	m     *message // nil after park
+	m     *message // nil after putBuffers
 	reply []byte   // due before the next read; within m.out
 	n     int      // bytes read
 	err   error    // of the read
 
-	idle       time.Time     // start of the last wait
-	slept      time.Duration // duration of the last wait
-	inline     bool          // the last request was not handed to another goroutine
-	queueEmpty bool          // the queue was empty after the last reply
-	turns      turns
-	pace       pace
-	vain, skip int // number of polls to skip after a vain one, and of those left
+	idle     time.Time     // when the queue was found empty after the last reply; zero if it was not
+	slept    time.Duration // duration of the last wait for a request
+	replaced bool          // another goroutine serves the connection
+	turns    turns
+	pace     pace
+	spins    spins
 }
 
 // Serve reads requests and answers them until the file system is unmounted or Close is called: nil. It waits for a
-// mount that has not been made yet. The caller's goroutine is the serving one. ECONNABORTED after an abort by the
-// administrator (Linux 4.17), else the error of reading the device; an error if another Serve runs. Close must be
-// called in any case.
+// mount that has not been made yet. ECONNABORTED after an abort by the administrator (Linux 4.17), else the error of
+// reading the device; an error if another Serve runs. Close must be called in any case.
 func (c *Conn) Serve() error {
 	if c.serving.Swap(true) {
 		return errors.New("cannot serve a FUSE connection twice")
 	}
-	defer close(c.served)
 	<-c.mounted
-	dev := c.dev
-	if dev == nil || c.closing.Load() {
+	if c.dev == nil || c.closing.Load() {
+		c.stopped(nil)
 		return nil
 	}
-	s := &server{c: c, dev: dev, pace: pace{rate: c.cfg.MaxRate}}
-	s.step = s.exchange
-	defer s.park()
+	if there, err := parked.park(newServer(c, c.dev)); !there {
+		c.stopped(err)
+	}
+	<-c.served
+	return c.result
+}
+
+// stopped ends Serve, whose result is err.
+func (c *Conn) stopped(err error) {
+	c.result = err
+	close(c.served)
+}
+
+// leave ends Serve if the connection is parked. A serving goroutine sees for itself that the connection is closed or
+// suspended.
+func (c *Conn) leave() {
+	if parked.leave(c) != nil {
+		c.stopped(nil)
+	}
+}
+
+func newServer(c *Conn, dev *device) *server {
+	return &server{c: c, dev: dev, pace: pace{rate: c.cfg.MaxRate}}
+}
+
+// start serves on a goroutine of its own, until the connection is parked or another goroutine replaces this one. It may
+// outlive Serve in the handler of a slow request.
+func (s *server) start() {
+	go func() {
+		c := s.c
+		for {
+			gone, err := s.serve()
+			if gone {
+				return
+			}
+			if err != errQuiet {
+				c.stopped(err)
+				return
+			}
+			there, err := parked.park(s)
+			if there {
+				return
+			}
+			if err != nil {
+				c.stopped(fmt.Errorf("cannot serve: %w", err))
+				return
+			}
+		}
+	}()
+}
+
+// errQuiet says that no request came for a while.
+var errQuiet = errors.New("no request")
+
+// serve reads and answers requests until none comes (errQuiet), until another goroutine replaces this one, or until the
+// end: nil if the file system is unmounted or the connection closed or suspended.
+func (s *server) serve() (replaced bool, err error) {
+	defer s.putBuffers()
+	c := s.c
 	for {
 		err := s.next()
 		switch {
 		case err == nil:
 			s.yield()
-			s.dispatch()
-		case c.suspending.Load():
-			return nil
+			if s.dispatch(); s.replaced {
+				return true, nil
+			}
+			s.idle = time.Time{}
+		case err == errQuiet:
+			return false, err
+		case c.suspending.Load(), c.closing.Load():
+			return false, nil
 		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
-			return nil
-		case c.closing.Load():
-			return nil
+			return false, nil
 		default:
-			return fmt.Errorf("cannot serve: %w", &os.PathError{Op: "read", Path: devicePath, Err: err})
+			return false, fmt.Errorf("cannot serve: %w", &os.PathError{Op: "read", Path: devicePath, Err: err})
 		}
 	}
 }
@@ -78,96 +131,39 @@ func (s *server) next() error {
 		s.flush()
 		return errSuspended
 	}
-	s.idle, s.queueEmpty = time.Time{}, false
-	if err := s.dev.raw.Read(s.step); err == nil {
-		s.slept = 0
-		if !s.idle.IsZero() {
-			s.slept = time.Since(s.idle)
-		}
-		return s.err
+	if err := s.dev.control(s.exchange); err != nil {
+		return err
 	}
-	if s.c.suspending.Load() {
-		s.flush()
-		return errSuspended
-	}
-	// The device is closed or reports EPOLLERR alone. Go's poller returns the same error for both; the read
-	// distinguishes them.
-	if s.m == nil {
-		s.m = messages.Get().(*message)
-	}
-	s.n, s.err = s.dev.readNow(s.m.in)
-	// The poller fails on a live device: impossible, and must not spin.
 	if s.err == unix.EAGAIN {
-		time.Sleep(time.Millisecond)
-		return s.next()
+		return errQuiet
+	}
+	s.slept = 0
+	if !s.idle.IsZero() {
+		s.slept = time.Since(s.idle)
 	}
 	return s.err
 }
 
-// exchange is next with the descriptor at hand; false means wait until the descriptor is readable.
-func (s *server) exchange(fd uintptr) bool {
+// exchange is next with the descriptor at hand.
+func (s *server) exchange(fd int) {
 	if len(s.reply) > 0 {
-		s.c.replied(int(fd), s.reply, writeAll(int(fd), s.reply))
+		s.c.replied(fd, s.reply, writeAll(fd, s.reply))
 		s.reply = nil
 	}
 	if s.m == nil {
 		s.m = messages.Get().(*message)
 	}
-	s.n, s.err = readRequest(int(fd), s.m.in)
-	if s.err == unix.EAGAIN {
-		s.queueEmpty = true
-		s.poll(int(fd))
+	if s.n, s.err = readRequest(fd, s.m.in); s.err != unix.EAGAIN {
+		return
 	}
-	if s.err == unix.EAGAIN {
+	if s.idle.IsZero() {
 		s.idle = time.Now()
-		s.park()
-		return false
 	}
-	return true
+	s.waitHot(fd)
 }
 
-// Waking up is most of a round trip, so while requests come fast the serving goroutine polls the device for a while
-// before it waits. Measured with one client on two cores of a virtual machine, against waiting at once: open, read
-// and close in 89 µs instead of 167, pread in 18 instead of 30, LOOKUP in 51 instead of 95. With three clients on
-// the two cores it won on pread and was even on the rest, but only since vain polls make further ones rarer.
-const (
-	pollFor = 50 * time.Microsecond
-	fast    = 200 * time.Microsecond // from the start of the wait to the next request, waking up included
-	maxVain = 64
-)
-
-// pollers counts the polling goroutines of this process. At most half of the processors poll: the clients need the
-// rest.
-var pollers atomic.Int32
-
-// poll tries for a while to read a request if the last one came fast and this goroutine answered it. Otherwise
-// another goroutine needs the processor.
-func (s *server) poll(fd int) {
-	start := time.Now()
-	if s.slept > fast || !s.inline {
-		return
-	}
-	if s.skip > 0 {
-		s.skip--
-		return
-	}
-	defer pollers.Add(-1)
-	if int(pollers.Add(1)) > runtime.NumCPU()/2 {
-		return
-	}
-	for s.err == unix.EAGAIN && time.Since(start) < pollFor {
-		s.n, s.err = readRequest(fd, s.m.in)
-	}
-	if s.err != unix.EAGAIN {
-		s.vain /= 2
-		return
-	}
-	s.vain = min(2*s.vain+4, maxVain)
-	s.skip = s.vain
-}
-
-// park returns the buffers.
-func (s *server) park() {
+// putBuffers returns the buffers.
+func (s *server) putBuffers() {
 	if s.m != nil {
 		messages.Put(s.m)
 		s.m = nil
@@ -179,7 +175,6 @@ func (s *server) dispatch() {
 	c, m := s.c, s.m
 	in := m.in[:s.n]
 	h := header(in)
-	s.inline = true
 	c.settle(h)
 	switch {
 	case h == nil:
@@ -202,13 +197,19 @@ func (s *server) dispatch() {
 	case c.suspected(h):
 		s.reply = errorReply(in, m.out, fuse.EIO)
 	case c.isSlow(h, in[inHeader:]):
-		if refusal := c.goSlow(s.dev, in); refusal != fuse.OK {
-			s.reply = errorReply(in, m.out, refusal)
-		} else {
-			s.inline = false
-		}
+		s.slow(in)
 	default:
 		s.reply = c.respond(m, s.n)
+	}
+}
+
+// slow handles a slow request here, or passes it to another goroutine.
+func (s *server) slow(in []byte) {
+	if s.serveHere(in) {
+		return
+	}
+	if refusal := s.c.goSlow(s.dev, in); refusal != fuse.OK {
+		s.reply = errorReply(in, s.m.out, refusal)
 	}
 }
 
@@ -259,7 +260,7 @@ func (c *Conn) reply(dev *device, reply []byte) {
 	if len(reply) == 0 {
 		return
 	}
-	_ = dev.raw.Control(func(fd uintptr) { c.replied(int(fd), reply, writeAll(int(fd), reply)) })
+	_ = dev.control(func(fd int) { c.replied(fd, reply, writeAll(fd, reply)) })
 }
 
 // replied checks the result of writing a reply. ENOENT: the connection was aborted and no caller waits. Any other

@@ -79,6 +79,22 @@ func (p *slowPool) add(r *slowRequest, ends bool) (start, ok bool) {
 	return false, true
 }
 
+// addAlone accepts a request if no other one runs and it need not wait for a slot; leave gives the slot back.
+func (p *slowPool) addAlone(r *slowRequest) (leave func(), ok bool) {
+	if leave, ok = p.tryEnter(); !ok {
+		return nil, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.active > 0 {
+		leave()
+		return nil, false
+	}
+	p.active++
+	p.running[r.unique] = r
+	return leave, true
+}
+
 // next ends a request, which took so long, and returns another one to run, or nil.
 func (p *slowPool) next(done *slowRequest, took time.Duration) *slowRequest {
 	p.mu.Lock()
@@ -177,13 +193,8 @@ func NewSlots(n int) *Slots { return &Slots{make(chan struct{}, n)} }
 
 // enter waits for a slot and returns the function that gives it back; not ok if the pool is closed first.
 func (p *slowPool) enter() (leave func(), ok bool) {
-	if p.slots == nil {
-		return func() {}, true
-	}
-	select {
-	case p.own <- struct{}{}:
-		return func() { <-p.own }, true
-	default:
+	if leave, ok = p.tryEnter(); ok {
+		return leave, true
 	}
 	select {
 	case p.own <- struct{}{}:
@@ -191,6 +202,19 @@ func (p *slowPool) enter() (leave func(), ok bool) {
 	case p.slots.taken <- struct{}{}:
 		return func() { <-p.slots.taken }, true
 	case <-p.ended:
+		return nil, false
+	}
+}
+
+// tryEnter is enter with the connection's own slot or not at all.
+func (p *slowPool) tryEnter() (leave func(), ok bool) {
+	if p.slots == nil {
+		return func() {}, true
+	}
+	select {
+	case p.own <- struct{}{}:
+		return func() { <-p.own }, true
+	default:
 		return nil, false
 	}
 }
@@ -234,17 +258,23 @@ func (c *Conn) runSlow(dev *device, r *slowRequest) {
 			c.reply(dev, errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED)))
 			continue
 		}
-		start := time.Now()
 		var reply []byte
-		c.slow.share.spend(counted(func() { reply = c.respond(&m, len(r.body)) }), time.Now())
-		took = time.Since(start)
-		leave()
-		if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {
-			// Close interrupted it.
-			reply = errorReply(r.body, m.out, fuse.Status(unix.ECONNABORTED))
-		}
+		reply, took = c.respondSlow(&m, len(r.body), leave)
 		c.reply(dev, reply)
 	}
+}
+
+// respondSlow handles the slow request in m.in[:n], charges its processor time, and gives its slot back.
+func (c *Conn) respondSlow(m *message, n int, leave func()) (reply []byte, took time.Duration) {
+	start := time.Now()
+	c.slow.share.spend(counted(func() { reply = c.respond(m, n) }), time.Now())
+	took = time.Since(start)
+	leave()
+	if len(reply) > 0 && c.closing.Load() && (*fuse.OutHeader)(pointer(reply, 0)).Status == -int32(fuse.EINTR) {
+		// Close interrupted it.
+		reply = errorReply(m.in[:n], m.out, fuse.Status(unix.ECONNABORTED))
+	}
+	return reply, took
 }
 
 // interrupted handles FUSE_INTERRUPT: a signal for the caller of a request. A queued request is answered EINTR at

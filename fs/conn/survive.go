@@ -192,8 +192,7 @@ func (c *Conn) Suspend(ctx context.Context) error {
 		return nil
 	}
 	c.suspending.Store(true)
-	// Wakes Serve.
-	_ = dev.file.SetReadDeadline(time.Unix(1, 0))
+	c.leave()
 	if c.serving.Load() {
 		select {
 		case <-c.served:
@@ -212,7 +211,8 @@ func (c *Conn) Suspend(ctx context.Context) error {
 		}
 	}
 	c.notes.Wait()
-	return dev.file.Close()
+	dev.close()
+	return nil
 }
 
 // Device returns the connection's device before it is mounted, for a process that is to keep it open. os.ErrClosed

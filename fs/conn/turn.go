@@ -1,7 +1,6 @@
 package conn
 
 import (
-	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -30,16 +29,13 @@ type turns struct{ began, busySince, polled time.Time }
 // yield gives other connections the processor if this one always has another request, and keeps the rate.
 func (s *server) yield() {
 	now := time.Now()
-	if !s.idle.IsZero() {
-		s.c.wokenNow()
-	}
 	switch {
-	case s.queueEmpty:
+	case !s.idle.IsZero():
+		s.c.wokenNow()
 		s.turns = turns{now, now, now}
 	case now.Sub(s.turns.began) >= turn:
 		switch alone := !s.c.othersAwake(); {
 		case alone && now.Sub(s.turns.polled) < pollEvery:
-			runtime.Gosched()
 		case alone:
 			rest(time.Nanosecond)
 			s.turns.polled = now

@@ -79,6 +79,14 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 	return child, err
 }
 
+// Child is OpenDir for a child cgroup whose kernfs id is known.
+func (d *Dir) Child(name string, id uint64) (*Dir, error) {
+	if child := d.boundary.cached(id); child != nil {
+		return child, nil
+	}
+	return d.OpenDir(name)
+}
+
 // OpenFile opens a control file; the caller closes the descriptor.
 func (d *Dir) OpenFile(name string, flags int) (int, error) {
 	if err := checkName(name); err != nil {
@@ -111,35 +119,31 @@ func (d *Dir) ReadDir() ([]Entry, error) {
 	return entries, pathError("readdir", "", err)
 }
 
-// Mkdir makes a child cgroup. A v1 child does not notify on release, whatever the directory's setting.
-func (d *Dir) Mkdir(name string, mode uint32) error {
+// Mkdir makes a child cgroup and opens it. A v1 child does not notify on release, whatever the directory's setting.
+func (d *Dir) Mkdir(name string, mode uint32) (*Dir, error) {
 	if err := checkName(name); err != nil {
-		return err
+		return nil, err
 	}
 	if err := unix.Mkdirat(d.fd, name, mode); err != nil {
-		return pathError("mkdir", name, err)
+		return nil, pathError("mkdir", name, err)
 	}
-	if err := d.Silence(name); err != nil {
-		unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR)
-		return err
+	child, err := d.OpenDir(name)
+	if err == nil {
+		if err = child.Silence(); err == nil {
+			return child, nil
+		}
+		child.Release()
 	}
-	return nil
+	unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR)
+	return nil, err
 }
 
-// Silence keeps a v1 child from notifying on release, as Mkdir does.
-func (d *Dir) Silence(name string) error {
-	if err := checkName(name); err != nil {
-		return err
-	}
+// Silence keeps a v1 cgroup from notifying on release, as Mkdir does.
+func (d *Dir) Silence() error {
 	if d.boundary.hier.Version != hierarchy.V1 {
 		return nil
 	}
-	child, err := openBelow(d.fd, name, unix.O_PATH|unix.O_DIRECTORY)
-	if err != nil {
-		return pathError("open", name, err)
-	}
-	defer unix.Close(child)
-	return pathError("silence", name, silence(child))
+	return pathError("silence", "", silence(d.fd))
 }
 
 // Chmod changes the mode of the directory (name "") or of a child cgroup.

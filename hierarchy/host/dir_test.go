@@ -83,8 +83,9 @@ func TestNames(t *testing.T) {
 		for _, name := range []string{"", ".", "..", "../sibling", "a/..", "/", "a/b", "x\x00y"} {
 			_, openErr := p.root.OpenDir(name)
 			_, fileErr := p.root.OpenFile(name, unix.O_RDONLY)
+			_, mkdirErr := p.root.Mkdir(name, 0o755)
 			for op, err := range map[string]error{
-				"lookup": p.root.Lookup(name, &st), "opendir": openErr, "openfile": fileErr, "mkdir": p.root.Mkdir(name, 0o755),
+				"lookup": p.root.Lookup(name, &st), "opendir": openErr, "openfile": fileErr, "mkdir": mkdirErr,
 				"rmdir": p.root.Rmdir(name), "rename": p.root.Rename("a", name), "write": p.root.WriteFile(name, nil),
 			} {
 				if !errors.Is(err, unix.EINVAL) {
@@ -98,10 +99,12 @@ func TestNames(t *testing.T) {
 // TestDirs: a directory's life.
 func TestDirs(t *testing.T) {
 	inHierarchies(t, func(t *testing.T, p *playground) {
-		if err := p.a.Mkdir("b", 0o755); err != nil {
+		made, err := p.a.Mkdir("b", 0o755)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.a.Mkdir("b", 0o755); !errors.Is(err, unix.EEXIST) {
+		made.Release()
+		if _, err := p.a.Mkdir("b", 0o755); !errors.Is(err, unix.EEXIST) {
 			t.Errorf("mkdir again: %v", err)
 		}
 		if n, err := p.boundary.CountCgroups(); n != 2 || err != nil {
@@ -168,10 +171,7 @@ func TestCache(t *testing.T) {
 		var held []*Dir
 		for i := range maxOpenDirs + 20 {
 			name := "d" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + string(rune('a'+i/26))
-			if err := p.a.Mkdir(name, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			d, err := p.a.OpenDir(name)
+			d, err := p.a.Mkdir(name, 0o755)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -191,11 +191,17 @@ func nestMemory(dir int) error {
 
 // silence keeps a v1 cgroup from making the host run its release agent.
 func silence(dir int) error {
-	value, err := readBelow(dir, "notify_on_release")
-	if err == nil && strings.TrimSpace(string(value)) != "0" {
-		err = writeBelow(dir, "notify_on_release", []byte("0"))
+	fd, err := openBelow(dir, "notify_on_release", unix.O_RDONLY)
+	if err != nil {
+		return err
 	}
-	return err
+	defer unix.Close(fd)
+	var value [1]byte
+	// The file has one digit.
+	if n, err := unix.Pread(fd, value[:], 0); err != nil || n == 1 && value[0] == '0' {
+		return err
+	}
+	return writeBelow(dir, "notify_on_release", []byte("0"))
 }
 
 // removeWait bounds RemoveAll's wait for exiting tasks.

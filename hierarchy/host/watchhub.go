@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,7 @@ type watchHub struct {
 	mu       sync.Mutex
 	file     *os.File              // guarded by mu; inotify, nil before the first Watcher
 	raw      syscall.RawConn       // guarded by mu; of file
+	ready    *os.File              // guarded by mu; an epoll instance that watches file once each time it is armed
 	closed   bool                  // guarded by mu
 	max      int                   // guarded by mu; of inodes, 0 is defaultMaxWatches
 	inodes   map[int32]inode       // guarded by mu; by the kernel's number of the watch
@@ -60,20 +62,49 @@ func (h *watchHub) register(w *Watcher) error {
 
 // open opens inotify and starts reading it. Called with mu held.
 func (h *watchHub) open() error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	// Without IN_NONBLOCK, so that Go's poller does not watch it: each event would wake a thread.
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("inotify_init1", err)
 	}
 	file := os.NewFile(uintptr(fd), "inotify")
-	raw, err := file.SyscallConn()
+	ready, err := newReady(fd)
 	if err != nil {
 		file.Close()
 		return err
 	}
-	h.file, h.raw, h.done = file, raw, make(chan struct{})
+	if h.raw, err = file.SyscallConn(); err != nil {
+		file.Close()
+		ready.Close()
+		return err
+	}
+	h.file, h.ready, h.done = file, ready, make(chan struct{})
 	h.inodes, h.watchers = map[int32]inode{}, map[*Watcher]struct{}{}
-	go h.run(file)
+	go h.run(file, ready)
 	return nil
+}
+
+// newReady makes an epoll instance that reports once that a descriptor can be read. Go's poller waits for it.
+func newReady(fd int) (*os.File, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	// os.NewFile takes a descriptor without O_NONBLOCK for one that its poller cannot wait for.
+	if err = unix.SetNonblock(epoll, true); err == nil {
+		err = arm(epoll, unix.EPOLL_CTL_ADD, fd)
+	}
+	if err != nil {
+		unix.Close(epoll)
+		return nil, err
+	}
+	return os.NewFile(uintptr(epoll), "epoll"), nil
+}
+
+// arm makes an epoll instance report the next event of a descriptor.
+func arm(epoll, op, fd int) error {
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, op, fd, &event))
 }
 
 // unregister removes a Watcher.
@@ -170,17 +201,25 @@ func (h *watchHub) close() {
 		return
 	}
 	if !again {
+		h.ready.Close()
 		h.file.Close()
 	}
 	<-h.done
 }
 
-func (h *watchHub) run(file *os.File) {
+// gather is the time that the hub lets further events gather before it reads again. Each wake-up for one would
+// occupy a processor beside the request that caused the event.
+const gather = 2 * time.Millisecond
+
+func (h *watchHub) run(file, ready *os.File) {
 	defer close(h.done)
 	buf := make([]byte, 16<<10)
 	// The receivers of one event, kept for the next.
 	var told []told
 	for {
+		if waitReady(ready) != nil {
+			return
+		}
 		n, err := file.Read(buf)
 		if err != nil {
 			// Closed: the only failure of reading inotify.
@@ -189,7 +228,42 @@ func (h *watchHub) run(file *os.File) {
 		for rest := buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
 			rest, told = h.report(rest, told[:0])
 		}
+		time.Sleep(gather)
+		if h.arm(ready) != nil {
+			return
+		}
 	}
+}
+
+// waitReady waits until the epoll instance reports its descriptor. An error if it is closed.
+func waitReady(ready *os.File) error {
+	raw, err := ready.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var event [1]unix.EpollEvent
+	return raw.Read(func(epoll uintptr) bool {
+		n, _ := unix.EpollWait(int(epoll), event[:], 0)
+		return n > 0
+	})
+}
+
+// arm makes ready report the next event. An error if one of the two is closed.
+func (h *watchHub) arm(ready *os.File) (err error) {
+	raw, err := ready.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := h.raw.Control(func(inotify uintptr) {
+		if rerr := raw.Control(func(epoll uintptr) {
+			err = arm(int(epoll), unix.EPOLL_CTL_MOD, int(inotify))
+		}); rerr != nil {
+			err = rerr
+		}
+	}); cerr != nil {
+		return cerr
+	}
+	return err
 }
 
 // told is a receiver of an event, and the directory's id in its hierarchy.
