@@ -164,17 +164,55 @@ type dirEntry struct {
 	off  uint64 // position of the line in the listing
 }
 
-// ReadDir lists a directory from the listing made at offset 0, so a reader that pauses sees each name once.
+// ReadDir lists a directory.
 func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	v := r.view()
 	h := v.handles.get(in.Fh)
 	if h == nil {
 		return fuse.EBADF
 	}
+	return v.eachFrom(h, in.Offset, func(e dirEntry) bool {
+		return out.AddDirEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: e.off})
+	})
+}
+
+// ReadDirPlus lists a directory, with what a lookup of each child cgroup would find: who lists cgroups enters them.
+// Control files are left to lookups, because few of them are used.
+func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	v := r.view()
+	h := v.handles.get(in.Fh)
+	if h == nil {
+		return fuse.EBADF
+	}
+	var d *host.Dir
+	if h.hier != nil {
+		if at, err := h.acquire(); err == nil {
+			defer at.Release()
+			d = at
+		}
+	}
+	return v.eachFrom(h, in.Offset, func(e dirEntry) bool {
+		entry := out.AddDirLookupEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: e.off})
+		if entry == nil {
+			return false
+		}
+		if d != nil && e.mode == unix.S_IFDIR && e.name != "." && e.name != ".." {
+			if !v.lookup(h.hier, d, e.name, in.Pid, entry).Ok() {
+				// Removed since. Without a node id the kernel takes the name alone.
+				*entry = fuse.EntryOut{}
+			}
+		}
+		return true
+	})
+}
+
+// eachFrom calls add with the entries after an offset until it returns false. They are of the listing made at offset
+// 0, so a reader that pauses sees each name once.
+func (v *View) eachFrom(h *handle, offset uint64, add func(dirEntry) bool) fuse.Status {
 	h.mu.Lock()
 	entries := h.entries
 	h.mu.Unlock()
-	if in.Offset == 0 || entries == nil {
+	if offset == 0 || entries == nil {
 		var err error
 		if entries, err = v.list(h); err != nil {
 			return status(err)
@@ -183,11 +221,11 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 		h.entries = entries
 		h.mu.Unlock()
 	}
-	after, _ := slices.BinarySearchFunc(entries, in.Offset+1, func(e dirEntry, off uint64) int {
+	after, _ := slices.BinarySearchFunc(entries, offset+1, func(e dirEntry, off uint64) int {
 		return cmp.Compare(e.off, off)
 	})
 	for _, e := range entries[after:] {
-		if !out.AddDirEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: e.off}) {
+		if !add(e) {
 			break
 		}
 	}

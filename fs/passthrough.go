@@ -91,6 +91,9 @@ func openHostFile(d *host.Dir, name string) (*hostFile, error) {
 func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 	switch h.decision.File.Filter {
 	case hierarchy.Raw:
+		if h.reads && !h.decision.File.Pollable {
+			return h.handOver(), nil
+		}
 	case hierarchy.FilterMembers:
 		// The kernel prints pids in the reader's numbers (cgroup_procs_show).
 		if h.hier.v2() && h.hier.isRoot(h.dir) {
@@ -106,6 +109,16 @@ func (v *View) behind(h *handle, d *host.Dir) (*hostFile, error) {
 		}
 	}
 	return openHostFile(d, h.file)
+}
+
+// handOver gives up the descriptor of a new open: no I/O reaches the server. If it does after all, host opens the file
+// again.
+func (h *handle) handOver() *hostFile {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := &hostFile{h.fd, h.inode}
+	h.fd = -1
+	return f
 }
 
 // rootMembers opens the file with all members of the root of a v2 view: the leaf's or the boundary's, nil if both

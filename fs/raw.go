@@ -27,7 +27,7 @@ func (v *View) slow(in *fuse.InHeader, body []byte) bool {
 	case conn.OpSetattr:
 		valid := setattrValid(body)
 		return valid&attrChanges != 0 && valid&fuse.FATTR_SIZE == 0
-	case conn.OpRead, conn.OpReaddir:
+	case conn.OpRead, conn.OpReaddir, conn.OpReaddirplus:
 		h := v.handles.get(handleIn(body))
 		return h != nil && h.slowToRead(readOffset(body))
 	case conn.OpWrite:
@@ -90,11 +90,6 @@ func (r *rawFS) Unlink(cancel <-chan struct{}, in *fuse.InHeader, name string) f
 // Tmpfile is EOPNOTSUPP (vfs_tmpfile without ->tmpfile).
 func (r *rawFS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	return errNoOp
-}
-
-// ReadDirPlus is not negotiated: the attributes of a whole directory cost more than they save.
-func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return fuse.ENOSYS
 }
 
 // Flush has nothing to do.

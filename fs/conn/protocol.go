@@ -70,7 +70,7 @@ func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, p
 	// go-fuse requests every capability that it knows and the kernel offers, except these. It rightly does not
 	// request writeback cache, splice, POSIX ACLs, HANDLE_KILLPRIV, ATOMIC_O_TRUNC (it comes as SETATTR), DONT_MASK
 	// (the kernel applies the umask), ASYNC_DIO, EXPORT_SUPPORT.
-	never := uint64(fuse.CAP_READDIRPLUS | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_ASYNC_READ)
+	never := uint64(fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_ASYNC_READ)
 	if !passthrough {
 		never |= fuse.CAP_PASSTHROUGH
 	}
@@ -84,7 +84,6 @@ func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, p
 		// administrator (ECONNABORTED) from an unmount (ENODEV).
 		ExtraCapabilities:    fuse.CAP_NO_EXPORT_SUPPORT | fuse.CAP_ABORT_ERROR,
 		DisabledCapabilities: never,
-		DisableReadDirPlus:   true,
 		SyncRead:             true,
 		MaxStackDepth:        1, // the real cgroupfs is not stacked
 		Logger:               log.New(debugWriter{entry}, "", 0),

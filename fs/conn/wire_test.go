@@ -42,10 +42,11 @@ func respondTo(c *Conn, in []byte) []byte {
 
 func TestNegotiation(t *testing.T) {
 	const everything = ^uint64(0)
-	always := uint64(fuse.CAP_BIG_WRITES | fuse.CAP_PARALLEL_DIROPS | fuse.CAP_MAX_PAGES | fuse.CAP_ABORT_ERROR | fuse.CAP_NO_EXPORT_SUPPORT)
+	always := uint64(fuse.CAP_BIG_WRITES | fuse.CAP_PARALLEL_DIROPS | fuse.CAP_MAX_PAGES | fuse.CAP_ABORT_ERROR |
+		fuse.CAP_NO_EXPORT_SUPPORT | fuse.CAP_READDIRPLUS)
 	never := uint64(fuse.CAP_WRITEBACK_CACHE | fuse.CAP_SPLICE_READ | fuse.CAP_SPLICE_WRITE | fuse.CAP_SPLICE_MOVE |
 		fuse.CAP_POSIX_ACL | fuse.CAP_HANDLE_KILLPRIV | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ATOMIC_O_TRUNC |
-		fuse.CAP_DONT_MASK | fuse.CAP_ASYNC_DIO | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_READDIRPLUS | fuse.CAP_READDIRPLUS_AUTO |
+		fuse.CAP_DONT_MASK | fuse.CAP_ASYNC_DIO | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_READDIRPLUS_AUTO |
 		fuse.CAP_ASYNC_READ | fuse.CAP_ALLOW_IDMAP | fuse.CAP_OVER_IO_URING | fuse.CAP_POSIX_LOCKS | fuse.CAP_FLOCK_LOCKS |
 		fuse.CAP_SETXATTR_EXT | fuse.CAP_SECURITY_CTX | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_NO_OPENDIR_SUPPORT)
 	old := uint64(everything &^ (fuse.CAP_NO_EXPORT_SUPPORT | fuse.CAP_PASSTHROUGH)) // Linux 6.1

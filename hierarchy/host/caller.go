@@ -16,6 +16,11 @@ func OwnThread(tid int) bool {
 
 // ThreadGroup returns the process of a thread. ESRCH if there is no such thread.
 func ThreadGroup(tid int) (int, error) {
+	// A pidfd without PIDFD_THREAD is a process's: a thread that is none has ENOENT, before Linux 6.9 EINVAL.
+	if fd, err := unix.PidfdOpen(tid, 0); err == nil {
+		unix.Close(fd)
+		return tid, nil
+	}
 	tgid, err := statusField(tid, "Tgid:")
 	if err != nil {
 		return 0, err
