@@ -176,6 +176,10 @@ func (r *rawFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 	})
 }
 
+// maxPlus bounds the cgroups in one answer of ReadDirPlus. Each takes some microseconds of the serving goroutine; the
+// kernel asks for the rest.
+const maxPlus = 128
+
 // ReadDirPlus lists a directory, with what a lookup of each child cgroup would find: who lists cgroups enters them.
 // Control files are left to lookups, because few of them are used.
 func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
@@ -191,12 +195,17 @@ func (r *rawFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 			d = at
 		}
 	}
+	found := 0
 	return v.eachFrom(h, in.Offset, func(e dirEntry) bool {
+		if found == maxPlus {
+			return false
+		}
 		entry := out.AddDirLookupEntry(fuse.DirEntry{Name: e.name, Ino: e.ino, Mode: e.mode, Off: e.off})
 		if entry == nil {
 			return false
 		}
 		if d != nil && e.mode == unix.S_IFDIR && e.name != "." && e.name != ".." {
+			found++
 			if !v.lookup(h.hier, d, e.name, in.Pid, entry).Ok() {
 				// Removed since. Without a node id the kernel takes the name alone.
 				*entry = fuse.EntryOut{}

@@ -21,7 +21,8 @@
 //
 // # Lock order
 //
-// Conn.mu, slowPool.mu and parking.mu are taken one at a time and never held across a system call that can block or a handler.
+// Conn.mu, slowPool.mu and parking.mu are taken one at a time and never held across a system call that can block or a
+// handler.
 //
 // # What it will not do
 //
