@@ -267,7 +267,7 @@ func (v *View) pokes(in *fuse.SetAttrIn) bool {
 		return true
 	}
 	_, again := conn.Resent(in.Unique)
-	return again && in.Uid == 0 && v.stranger(in.Pid)
+	return again && in.Uid == 0 && v.isOutside(in.Pid)
 }
 
 // changeTimes sets times on the host's file or directory: the host ignores them, and natively they persist. The

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -15,11 +16,33 @@ import (
 // have another eighth, so three quarters are always left to the guest.
 const strangersPart = 8
 
-// strangers counts the known opens of strangers.
-type strangers struct{ open atomic.Int64 }
+// strangers counts the known opens of strangers, and remembers what the last caller was.
+type strangers struct {
+	open atomic.Int64
+	last atomic.Pointer[checked]
+}
 
-// stranger reports that a caller is outside the boundary in every hierarchy of the view.
+// checked is what a caller was at a time.
+type checked struct {
+	tid      uint32
+	at       time.Time
+	stranger bool
+}
+
+// checkedFor is the time for which a caller counts as what it was: a walk through many cgroups is checked now and then.
+const checkedFor = 10 * time.Millisecond
+
+// stranger reports that a caller is outside the boundary in every hierarchy of the view, or was some milliseconds ago.
 func (v *View) stranger(tid uint32) bool {
+	if last := v.others.last.Load(); last != nil && last.tid == tid && time.Since(last.at) < checkedFor {
+		return last.stranger
+	}
+	now := &checked{tid, time.Now(), v.isOutside(tid)}
+	v.others.last.Store(now)
+	return now.stranger
+}
+
+func (v *View) isOutside(tid uint32) bool {
 	for _, b := range v.boundaries() {
 		if inside, err := b.Contains(int(tid)); err == nil && inside {
 			return false

@@ -23,12 +23,18 @@ const (
 	maxVain   = 64
 )
 
-// hot counts the connections of this process with a waiting thread. One processor of Go's scheduler (P) is left to the
-// others: a P whose thread waits in a system call goes to other goroutines only when the runtime's monitor looks, up to
-// 10 ms later.
+// hot counts the connections of this process with a waiting thread.
 var hot atomic.Int32
 
-var maxHot = sync.OnceValue(func() int32 { return int32(runtime.GOMAXPROCS(0)) - 1 })
+// maxHot bounds them: the callers need the other processors. Each adds a processor to Go's scheduler (P), because a P
+// whose thread waits in a system call goes to other goroutines only when the runtime's monitor looks, up to 10 ms
+// later.
+var maxHot = sync.OnceValue(func() int32 {
+	procs := runtime.GOMAXPROCS(0)
+	n := max(procs/2, 1)
+	runtime.GOMAXPROCS(procs + n)
+	return int32(n)
+})
 
 // waitHot waits for a request if the last one came fast.
 func (s *server) waitHot(fd int) {
