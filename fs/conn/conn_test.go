@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -182,6 +183,26 @@ func TestUnmountEndsServe(t *testing.T) {
 	}
 	if err := c.Serve(); err == nil {
 		t.Error("served twice")
+	}
+}
+
+// TestParked: connections without requests have no goroutine but the caller of Serve, and serve again.
+func TestParked(t *testing.T) {
+	before := runtime.NumGoroutine()
+	const connections = 20
+	var dirs []string
+	for range connections {
+		_, dir := mountTiny(t, newTiny(), nil)
+		dirs = append(dirs, dir)
+	}
+	for range 3 {
+		for _, dir := range dirs {
+			if got, err := readFile(dir + "/plain"); got != "hello\n" || err != nil {
+				t.Fatalf("%q, %v", got, err)
+			}
+		}
+		// One goroutine waits for all of them.
+		eventually(t, "all are parked", func() bool { return runtime.NumGoroutine() <= before+connections+1 })
 	}
 }
 
