@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/early"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
@@ -58,13 +59,13 @@ func hookAction(hook *runtimes.Hook) cli.ActionFunc {
 			return usageErrorf("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "),
 				c.Args().First())
 		}
-		box, err := hook.Read(runtimes.Input{Stdin: os.Stdin, Getenv: os.Getenv})
+		box, err := hook.Read(runtimes.Input{Stdin: early.Stdin(), Getenv: os.Getenv})
 		if err != nil {
 			return err
 		}
 		daemon := api.NewClient(c.String("socket")).As(api.Maker{By: c.String(madeByFlag), Of: box.Of})
 		defer daemon.Close()
-		ctx, cancel := context.WithTimeout(c.Context, hookTimeout)
+		ctx, cancel := context.WithTimeout(c.Context, hookTimeout-early.Spent)
 		defer cancel()
 		name := spec.NameOf(box.ID)
 		if box.Pid == 0 {
