@@ -299,27 +299,6 @@ func (p *place) claim() error {
 	return nil
 }
 
-// mounts are a process's mounts at a moment.
-type mounts struct {
-	id      int  // of the mount that the place is in
-	covered bool // the place is the root of that mount: something is mounted there
-	table   []*mountinfo.Info
-}
-
-// mount reads the process's mounts.
-func (p *place) mount() (now mounts, err error) {
-	var st unix.Statx_t
-	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
-		return now, os.NewSyscallError("statx", err)
-	}
-	if _, err := p.mounts.Seek(0, io.SeekStart); err != nil {
-		return now, err
-	}
-	now = mounts{id: int(st.Mnt_id), covered: st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0}
-	now.table, err = hierarchy.ReadMounts(p.mounts, nil)
-	return now, err
-}
-
 // private returns an error if changes of the mounts at the place would propagate into this process's own mount
 // namespace.
 func (p *place) private(now mounts) error {
