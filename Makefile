@@ -36,7 +36,7 @@ all: build
 
 # Static, so that the same file runs in any guest or virtual machine. Without what the command-line library brings to make manual pages
 # of its own (a Markdown parser, 320 KB): the program makes them otherwise.
-BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -tags urfave_cli_no_docs
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X github.com/vcgroupfs/vcgroupfs/cmd/internal/early.Version=$(VERSION)' -tags urfave_cli_no_docs
 build:
 	$(BUILD) -o bin/vcgroupfs ./cmd/vcgroupfs
 

@@ -30,31 +30,38 @@ type choice struct {
 	answer
 }
 
-// compile makes every decision ready. It gives nothing that grant and clamp do not, so it needs no error: Parse has
-// told its reader what will not be given.
+// compile makes a policy of what was read. It gives nothing that grant and clamp do not, so it needs no error: Parse
+// has told its reader what will not be given.
 func compile(s spec) *Policy {
 	p := &Policy{spec: s, shown: make(map[string]bool, len(s.controllers))}
 	for _, c := range s.controllers {
 		p.shown[c] = true
 	}
+	p.tables = sync.OnceValue(p.compileTables)
+	p.legacy = sync.OnceValue(p.compileLegacy)
+	return p
+}
+
+// compileTables makes every decision ready.
+func (p *Policy) compileTables() *tables {
+	t := &tables{}
 	for _, v := range versions {
-		p.files[v] = map[string]*file{}
-		p.families[v] = map[string]*family{}
+		t.files[v] = map[string]*file{}
+		t.families[v] = map[string]*family{}
 	}
 	for _, row := range hierarchy.Table() {
 		if glob(row.Name).literal() {
-			p.files[row.Version][row.Name] = p.compileFile(row)
+			t.files[row.Version][row.Name] = p.compileFile(row)
 		} else {
-			p.families[row.Version][row.Name] = p.compileFamily(row)
+			t.families[row.Version][row.Name] = p.compileFamily(row)
 		}
 	}
-	for _, u := range s.unknown {
+	for _, u := range p.spec.unknown {
 		for _, v := range versions {
-			p.files[v][u.name] = p.compileUnknown(v, u)
+			t.files[v][u.name] = p.compileUnknown(v, u)
 		}
 	}
-	p.legacy = sync.OnceValue(p.compileLegacy)
-	return p
+	return t
 }
 
 // compileLegacy is Legacy. The policy is its own where it shows the names of both versions already.

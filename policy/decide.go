@@ -41,7 +41,7 @@ func (p *Policy) Decide(r Request) Decision {
 	if !asked(r) {
 		return Decision{Rule: unknownPlaceRule}
 	}
-	if f := p.files[r.Version][r.File]; f != nil {
+	if f := p.of().files[r.Version][r.File]; f != nil {
 		return f.at[r.Place].Decision
 	}
 	if a := p.familyAnswer(r); a != nil {
@@ -102,7 +102,7 @@ func (p *Policy) familyAnswer(r Request) *answer {
 	if !ok || hidden != "" {
 		return nil
 	}
-	fam := p.families[r.Version][row.Name]
+	fam := p.of().families[r.Version][row.Name]
 	if fam == nil {
 		return nil
 	}

@@ -53,7 +53,7 @@ func (p *Policy) Explain(file string) ([]Explanation, error) {
 
 // explain is Decide with the reason, false for an unknown file.
 func (p *Policy) explain(r Request) (answer, bool) {
-	if f := p.files[r.Version][r.File]; f != nil {
+	if f := p.of().files[r.Version][r.File]; f != nil {
 		return f.at[r.Place], true
 	}
 	if a := p.familyAnswer(r); a != nil {

@@ -9,11 +9,24 @@ import (
 
 // Policy says what a guest may see and write. It is immutable; the zero Policy hides everything.
 type Policy struct {
-	spec     spec
-	shown    map[string]bool // controllers that are shown
+	spec   spec
+	shown  map[string]bool // controllers that are shown
+	tables func() *tables  // made at the first decision: most policies that are read make none; nil in the zero Policy
+	legacy func() *Policy  // Legacy; nil in the zero Policy
+}
+
+// tables are the decisions by hierarchy.Version, then by the name of the row.
+type tables struct {
 	files    [3]map[string]*file
-	families [3]map[string]*family // both by hierarchy.Version, then by the name of the row
-	legacy   func() *Policy        // Legacy; nil in the zero Policy
+	families [3]map[string]*family
+}
+
+// of returns the tables of a policy, empty ones of the zero Policy.
+func (p *Policy) of() *tables {
+	if p.tables == nil {
+		return &tables{}
+	}
+	return p.tables()
 }
 
 // places are the indices of answers.

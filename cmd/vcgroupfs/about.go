@@ -2,9 +2,10 @@ package main
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/early"
 )
 
 func versionCommand() *cli.Command {
@@ -15,8 +16,7 @@ func versionCommand() *cli.Command {
 }
 
 func printVersion(c *cli.Context) error {
-	_, err := fmt.Fprintf(c.App.Writer, "vcgroupfs %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS,
-		runtime.GOARCH)
+	_, err := fmt.Fprint(c.App.Writer, early.VersionLine())
 	return err
 }
 

@@ -55,6 +55,12 @@ func (d *fakeDaemon) Info() api.Info       { return api.Info{} }
 func (d *fakeDaemon) Guests() []api.Guest  { return []api.Guest{d.web()} }
 func (d *fakeDaemon) InGuest(pid int) bool { return false }
 
+func (d *fakeDaemon) OfRuntime(
+	_ string, spec api.GuestSpec, p *policy.Policy, _ int,
+) (api.GuestSpec, *policy.Policy, error) {
+	return spec, p, d.note("runtime")
+}
+
 func (d *fakeDaemon) Guest(name string) (api.Guest, error) {
 	if name != "web" {
 		return api.Guest{}, fault.New(fault.NotFound, "cannot find the guest %s", name)
@@ -62,9 +68,13 @@ func (d *fakeDaemon) Guest(name string) (api.Guest, error) {
 	return d.web(), nil
 }
 
-func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec, _ *policy.Policy, _ api.Maker) (api.Guest, bool, error) {
+func (d *fakeDaemon) Add(_ context.Context, name string, spec api.GuestSpec, _ *policy.Policy, by api.Maker) (api.Guest, bool, error) {
 	raw, _ := json.Marshal(spec)
-	return api.Guest{Name: name, Spec: spec}, name != "web", d.note("add", name, string(raw))
+	what := []string{"add", name, string(raw)}
+	if by.By != api.ByHand {
+		what = append(what, "as", by.String())
+	}
+	return api.Guest{Name: name, Spec: spec}, name != "web", d.note(what...)
 }
 
 func (d *fakeDaemon) Remove(_ context.Context, name string, by api.Maker, force bool) error {

@@ -2,25 +2,21 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/early"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/runtimes"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
-	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
 // hookTimeout bounds the wait for the daemon, which may be restarting.
@@ -63,47 +59,58 @@ func hookAction(hook *runtimes.Hook) cli.ActionFunc {
 			return usageErrorf("%s takes no argument but options: %q", strings.TrimPrefix(c.Command.HelpName, "vcgroupfs "),
 				c.Args().First())
 		}
-		box, err := hook.Read(runtimes.Input{Stdin: os.Stdin, Getenv: os.Getenv})
+		box, err := hook.Read(runtimes.Input{Stdin: early.Stdin(), Getenv: os.Getenv})
 		if err != nil {
 			return err
 		}
 		daemon := api.NewClient(c.String("socket")).As(api.Maker{By: c.String(madeByFlag), Of: box.Of})
 		defer daemon.Close()
-		ctx, cancel := context.WithTimeout(c.Context, hookTimeout)
+		ctx, cancel := context.WithTimeout(c.Context, hookTimeout-early.Spent)
 		defer cancel()
 		name := spec.NameOf(box.ID)
 		if box.Pid == 0 {
 			return removeContainer(ctx, daemon, name, c.App.ErrWriter)
 		}
-		p, text, err := readPolicy(c.String("policy"))
-		if err != nil {
-			return err
-		}
-		g := api.GuestSpec{Layout: layoutOf(c), Controllers: spec.ControllerNames(c.String("controllers")), Policy: text,
-			Pid: box.Pid}
-		if g.Into, err = intoOf(c, box.Rootfs); err != nil {
-			return err
-		}
-		if g.Controllers, err = spec.Narrow(g.Controllers, runtimes.ControllersAnnotation,
-			box.Annotations[runtimes.ControllersAnnotation]); err != nil {
-			return err
-		}
-		layout, err := layoutFlag(c)
-		if err != nil {
-			return err
-		}
-		if g.Controllers, err = ownControllers(box, g.Controllers, p, layout); err != nil {
-			return err
-		}
-		// A runtime makes the container's cgroup, and moves its first process there, before it calls the hook. Without a
-		// cgroup namespace to mark the boundary, the process's present cgroup is the boundary.
-		_, err = host.CgroupNamespaceOf(box.Pid)
-		if g.CurrentCgroup = errors.Is(err, host.ErrOwnNamespace); err != nil && !g.CurrentCgroup {
-			return fmt.Errorf("cannot look at process %d of container %s: %w", box.Pid, box.ID, err)
-		}
-		_, _, err = daemon.Add(ctx, name, g)
+		return addContainer(ctx, daemon, name, box, c)
+	}
+}
+
+// addContainer adds the guest of a container, whose controllers the daemon finds. A daemon of an earlier version
+// refuses that, and is told them.
+func addContainer(ctx context.Context, daemon *api.Client, name string, box runtimes.Container, c *cli.Context) error {
+	g, err := containerSpec(box, c)
+	if err != nil {
 		return err
 	}
+	_, _, err = daemon.Add(ctx, name, g)
+	if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), `unknown field "ofRuntime"`) {
+		return err
+	}
+	if g, err = foundHere(box, g, c); err != nil {
+		return err
+	}
+	_, _, err = daemon.Add(ctx, name, g)
+	return err
+}
+
+// containerSpec describes the guest of a container by the options and the runtime's words.
+func containerSpec(box runtimes.Container, c *cli.Context) (g api.GuestSpec, err error) {
+	g = api.GuestSpec{Layout: layoutOf(c), Controllers: spec.ControllerNames(c.String("controllers")), Pid: box.Pid,
+		OfRuntime: true}
+	if file := c.String("policy"); file != "" {
+		if _, g.Policy, err = readPolicy(file); err != nil {
+			return g, err
+		}
+	}
+	if g.Into, err = intoOf(c, box.Rootfs); err != nil {
+		return g, err
+	}
+	if _, err = layoutFlag(c); err != nil {
+		return g, err
+	}
+	g.Controllers, err = spec.Narrow(g.Controllers, runtimes.ControllersAnnotation,
+		box.Annotations[runtimes.ControllersAnnotation])
+	return g, err
 }
 
 // removeContainer removes the guest of a container that has ended. If the guest is gone, or belongs to another
@@ -120,56 +127,28 @@ func removeContainer(ctx context.Context, daemon *api.Client, name string, stder
 	return err
 }
 
-// ownControllers returns the controllers that a container can be shown: of the given ones, or else of those that the
-// policy permits, the ones in whose hierarchy the runtime has made the container a cgroup of its own, and which the
-// layout can show. In other hierarchies the container is in the runtime's cgroup, like this process; that cgroup is
-// no boundary.
-func ownControllers(
-	box runtimes.Container, given []string, p *policy.Policy, layout hierarchy.Layout,
-) (own []string, err error) {
-	if len(given) > 0 {
-		if p, err = p.WithControllers(given); err != nil {
-			return nil, fault.With(fault.Invalid, err)
-		}
+// foundHere finds in this process what a daemon of this version finds itself (api.GuestSpec.OfRuntime).
+func foundHere(box runtimes.Container, g api.GuestSpec, c *cli.Context) (_ api.GuestSpec, err error) {
+	g.OfRuntime = false
+	p, err := spec.PolicyOf(g.Policy, g.Controllers)
+	if err != nil {
+		return g, fault.With(fault.Invalid, err)
 	}
 	h, err := host.Open()
 	if err != nil {
-		return nil, fault.With(fault.Unsupported, err)
+		return g, fault.With(fault.Unsupported, err)
 	}
 	defer h.Close()
-	var shared []string
-	for _, t := range h.Hierarchies() {
-		its, err := t.PathOf(box.Pid)
-		if err != nil {
-			return nil, fmt.Errorf("cannot find container %s in the hierarchy %s: %w", box.ID, t, err)
-		}
-		ours, err := t.PathOf(os.Getpid())
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return nil, fmt.Errorf("cannot find this process in the hierarchy %s: %w", t, err)
-		}
-		if its == ours || its == "/" {
-			shared = append(shared, t.Names()...)
-			continue
-		}
-		for _, name := range t.Names() {
-			if p.Permits(name) && views.CanShow(t, name, layout) {
-				own = append(own, name)
-			}
-		}
+	layout, err := layoutFlag(c)
+	if err != nil {
+		return g, err
 	}
-	for _, name := range given {
-		if slices.Contains(shared, name) {
-			return nil, fmt.Errorf(
-				"cannot show controller %q to container %s: the runtime has made it no cgroup in that hierarchy", name, box.ID)
-		}
+	made := views.Container{Name: box.ID, Pid: box.Pid, Caller: os.Getpid()}
+	if g.Controllers, err = made.Controllers(h, g.Controllers, p, layout); err != nil {
+		return g, err
 	}
-	if len(own) == 0 {
-		return nil, fmt.Errorf(
-			"cannot show container %s anything: the runtime has made it no cgroup in a hierarchy that may be shown", box.ID)
+	if g.CurrentCgroup, err = host.InOwnNamespace(box.Pid, "cgroup"); err != nil {
+		return g, fmt.Errorf("cannot look at process %d of container %s: %w", box.Pid, box.ID, err)
 	}
-	if len(given) > 0 {
-		// The daemon refuses a name that the host does not have.
-		return given, nil
-	}
-	return own, nil
+	return g, nil
 }

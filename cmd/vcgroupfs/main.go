@@ -13,14 +13,12 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/early"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/logs"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/run"
 )
-
-// version is set when the program is built.
-var version = "unknown"
 
 func main() {
 	if len(os.Args) == 2 && strings.TrimPrefix(os.Args[0], "@") == "vcgroupfs" {
@@ -108,7 +106,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong policy, 4 the host cannot, 5 no daemon,\n" +
 			"6 no such guest; run: its command's, 125 when the guest could not be set up, 126 and 127 as a shell, 128+N for " +
 			"signal N.",
-		Version:     version,
+		Version:     early.Version,
 		HideVersion: true,
 		// helpCommand replaces it.
 		HideHelpCommand:      true,

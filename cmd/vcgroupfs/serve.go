@@ -17,6 +17,7 @@ import (
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/daemon"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/early"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/listener"
@@ -347,7 +348,7 @@ func upgrade(c *cli.Context) error {
 
 // serveWorker runs the daemon's worker, in a process that the holder starts.
 func serveWorker() int {
-	return serveChild(holder.WorkerCommand, func(log *logrus.Entry) error { return daemon.Run(version, log) },
+	return serveChild(holder.WorkerCommand, func(log *logrus.Entry) error { return daemon.Run(early.Version, log) },
 		"the worker ends")
 }
 

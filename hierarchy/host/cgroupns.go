@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +73,16 @@ func OwnNamespace(ns int, kind string) (bool, error) {
 		return false, fmt.Errorf("cannot look at the own %s namespace: %w", kind, err)
 	}
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil
+}
+
+// InOwnNamespace reports that a process is in this process's namespace of a kind, named as in /proc/self/ns.
+func InOwnNamespace(pid int, kind string) (bool, error) {
+	ns, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/"+kind, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, taskErrno(err)
+	}
+	defer unix.Close(ns)
+	return OwnNamespace(ns, kind)
 }
 
 // readBoth reads the position of a process in both namespaces; nil if it moved meanwhile.

@@ -366,16 +366,31 @@ func (hier *Hierarchy) handlesWork() bool {
 // PathOf returns the path of a process's cgroup, from the root. ESRCH if there is no such process, ENOENT if it is
 // outside the server's cgroup namespace.
 func (hier *Hierarchy) PathOf(pid int) (string, error) {
+	m, err := MembershipOf(pid)
+	if err != nil {
+		return "", err
+	}
+	return m.Path(hier)
+}
+
+// Membership is where a process was at a moment, in all hierarchies: one reading for many questions.
+type Membership struct{ text []byte } // of /proc/<pid>/cgroup
+
+// MembershipOf returns where a process is now. ESRCH if there is no such process.
+func MembershipOf(pid int) (m Membership, err error) {
 	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
-		return "", err
+		return m, err
 	}
 	defer unix.Close(proc)
-	raw, err := readAt(proc, "cgroup")
-	if err != nil {
-		return "", err
-	}
-	at, ok := hier.pathIn(raw)
+	m.text, err = readAt(proc, "cgroup")
+	return m, err
+}
+
+// Path returns the path of the process's cgroup in a hierarchy, from the root. ENOENT if it is outside the server's
+// cgroup namespace.
+func (m Membership) Path(hier *Hierarchy) (string, error) {
+	at, ok := hier.pathIn(m.text)
 	if !ok {
 		return "", unix.ENOENT
 	}

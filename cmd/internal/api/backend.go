@@ -18,6 +18,9 @@ type Backend interface {
 	// Add adds a guest for its maker; p is the spec's policy. An existing guest with the same spec is no error: then made
 	// is false.
 	Add(ctx context.Context, name string, spec GuestSpec, p *policy.Policy, by Maker) (g Guest, made bool, err error)
+	// OfRuntime returns a spec with OfRuntime as one without it, and its policy. caller is the process that asks, by the
+	// daemon's pid numbers. The error says what the runtime has not made.
+	OfRuntime(name string, spec GuestSpec, p *policy.Policy, caller int) (GuestSpec, *policy.Policy, error)
 	// Remove removes a guest: fault.NotFound if there is none, fault.Conflict if it is another maker's or frozen. force
 	// removes it nevertheless, and its processes go on.
 	Remove(ctx context.Context, name string, by Maker, force bool) error

@@ -108,10 +108,13 @@ type Fields struct {
 	types []reflect.Type
 }
 
-// FieldsOf returns the fields of a struct whose tags name them in a form.
+// FieldsOf returns the fields of a struct whose tags name them in a form. The name "-" is none.
 func FieldsOf(t reflect.Type, form string) (f Fields) {
 	for i := range t.NumField() {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get(form), ",")
+		if name == "-" {
+			continue
+		}
 		f.Names = append(f.Names, name)
 		f.types = append(f.types, t.Field(i).Type)
 	}

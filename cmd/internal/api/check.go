@@ -57,6 +57,9 @@ func (s *GuestSpec) check(p *policy.Policy, policyErr error) (*policy.Policy, er
 	if s.CurrentCgroup && s.Pid == 0 {
 		fault("currentCgroup", "given without pid; it says which cgroup of a process to take")
 	}
+	if s.OfRuntime && (s.Pid == 0 || s.CurrentCgroup) {
+		fault("ofRuntime", "given without pid or beside currentCgroup; it has the daemon find the cgroups of a process")
+	}
 	if s.Pid < 0 {
 		fault("pid", "%d is not allowed; give the number of a process, 1 or more", s.Pid)
 	}

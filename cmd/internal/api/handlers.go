@@ -40,6 +40,11 @@ func (h *handler) add(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if spec.OfRuntime {
+		if spec, p, err = h.cfg.Backend.OfRuntime(q.name, spec, p, q.pid); err != nil {
+			return nil, err
+		}
+	}
 	g, made, err := h.cfg.Backend.Add(q.ctx(), q.name, spec, p, by)
 	g.Hierarchies = list(g.Hierarchies)
 	if made {

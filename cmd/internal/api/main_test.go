@@ -155,6 +155,13 @@ func (f *fake) Add(_ context.Context, name string, spec GuestSpec, _ *policy.Pol
 	return Guest{Name: name, Spec: spec}, !there, nil
 }
 
+func (f *fake) OfRuntime(
+	_ string, spec GuestSpec, p *policy.Policy, caller int,
+) (GuestSpec, *policy.Policy, error) {
+	spec.OfRuntime, spec.CurrentCgroup = false, true
+	return spec, p, f.call(fmt.Sprint("runtime ", caller == os.Getpid()))
+}
+
 func (f *fake) Remove(_ context.Context, name string, by Maker, force bool) error {
 	if err := f.call(fmt.Sprint("remove ", name, made(by), map[bool]string{true: " by force"}[force])); err != nil {
 		return err

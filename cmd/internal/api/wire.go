@@ -21,6 +21,10 @@ type GuestSpec struct {
 	Pid int `json:"pid,omitempty" yaml:"pid,omitempty"`
 	// CurrentCgroup makes the process's present cgroups the boundary. It requires Pid.
 	CurrentCgroup bool `json:"currentCgroup,omitempty" yaml:"currentCgroup,omitempty"`
+	// OfRuntime has the daemon find what a runtime made for Pid, the first process of a container: the controllers in
+	// whose hierarchies Pid has another cgroup than the caller, the runtime's hook, and CurrentCgroup if Pid has no cgroup
+	// namespace of its own. The guest's spec has these instead. A daemon of an earlier version refuses the field.
+	OfRuntime bool `json:"ofRuntime,omitempty" yaml:"-"`
 	// Target is the absolute path of an existing directory to mount at; empty: the daemon makes views/NAME beside its
 	// socket.
 	Target string `json:"target,omitempty" yaml:"target,omitempty"`

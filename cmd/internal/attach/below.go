@@ -108,17 +108,14 @@ var errNotTidy = errors.New("a mount of cgroups there cannot be taken away by it
 // cgroups opens the kernel's cgroup mounts at the place and under it, and decides which ones go. If some mounts are of
 // the view's own cgroups, all others go; else the ones without a directory in the view, which a reader of mountinfo
 // could not find there. errNotTidy if there are too many mounts, or if the unmount would reach the host.
-func (p *place) cgroups(own OwnMounts) (all []below, err error) {
-	id, covered, table, err := p.mount()
-	if err != nil || !covered {
-		return nil, err
-	}
-	top := slices.IndexFunc(table, func(m *mountinfo.Info) bool { return m.ID == id })
-	if top < 0 {
+func (p *place) cgroups(now mounts, own OwnMounts) (all []below, err error) {
+	table := now.table
+	top := slices.IndexFunc(table, func(m *mountinfo.Info) bool { return m.ID == now.id })
+	if top < 0 || !now.covered {
 		return nil, nil
 	}
-	mounts := cgroupsUnder(table, table[top])
-	for _, m := range mounts {
+	found := cgroupsUnder(table, table[top])
+	for _, m := range found {
 		if len(all) == maxBelow {
 			return all, errNotTidy
 		}
@@ -130,7 +127,7 @@ func (p *place) cgroups(own OwnMounts) (all []below, err error) {
 		all = append(all, b)
 	}
 	useful := slices.ContainsFunc(all, func(b below) bool { return b.own })
-	for i, m := range mounts {
+	for i, m := range found {
 		all[i].goes = m != table[top] && !all[i].own && (useful || !all[i].shown)
 		if !all[i].goes {
 			continue

@@ -1,15 +1,14 @@
 package attach
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
+	"strconv"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
@@ -36,7 +35,7 @@ func (p *place) notHosts() error {
 		err = nil
 	case err != nil:
 		// Process 1 has a capability that this process lacks (ptrace(2), PTRACE_MODE_READ). Its mountinfo requires none.
-		is, err = p.sameNamespaceAs("/proc/1/mountinfo")
+		is, err = p.rootIn("/proc/1/mountinfo")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot tell whether the process is in the host's own mount namespace: %w", err)
@@ -47,21 +46,21 @@ func (p *place) notHosts() error {
 	return nil
 }
 
-// sameNamespaceAs reports that a mount of the process is in another process's table, too. A mount is in one namespace,
-// and no two mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
-func (p *place) sameNamespaceAs(table string) (bool, error) {
-	_, err := p.mounts.Seek(0, 0)
+// rootIn reports that the mount of the process's root is in another process's table. A mount is in one namespace, and
+// no two mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
+func (p *place) rootIn(table string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(p.root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+		return false, os.NewSyscallError("statx", err)
+	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		return false, errors.New("the kernel tells no mount's number (Linux 5.8)")
+	}
+	raw, err := os.ReadFile(table)
 	if err != nil {
 		return false, err
 	}
-	theirs, err := hierarchy.ReadMounts(p.mounts, nil)
-	if err != nil {
-		return false, err
-	}
-	ids := map[int]bool{}
-	for _, m := range theirs {
-		ids[m.ID] = true
-	}
-	shared, err := host.MountTable(table, nil)
-	return slices.ContainsFunc(shared, func(m *mountinfo.Info) bool { return ids[m.ID] }), err
+	// Each line begins with the mount's number (proc_pid_mountinfo(5)).
+	line := append(strconv.AppendUint([]byte{'\n'}, st.Mnt_id, 10), ' ')
+	return bytes.HasPrefix(raw, line[1:]) || bytes.Contains(raw, line), nil
 }

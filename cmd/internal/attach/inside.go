@@ -178,16 +178,19 @@ func PathError(op, path string, err error) error {
 // put attaches a mount at the place, and below it tree, -1 for none, where no other stays there.
 func (in Inside) put(mount, tree int, p *place) error {
 	const byFD = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
-	covered, err := p.mounted()
+	now, err := p.mount()
 	if err != nil {
 		return err
 	}
-	stacks, done := in.below(p)
+	if err := p.private(now); err != nil {
+		return err
+	}
+	stacks, done := in.below(p, now)
 	defer done()
 	if err := p.claim(); err != nil {
 		return err
 	}
-	if covered && !stacks() {
+	if now.covered && !stacks() {
 		// Linux 6.5. The kernel refuses it where the present mount must stay: the root itself, a mount that another user
 		// namespace locks. A mount beneath comes between the present one and what was put beneath before.
 		if tree >= 0 {
@@ -201,11 +204,11 @@ func (in Inside) put(mount, tree int, p *place) error {
 }
 
 // below opens the mounts at the place. Then stacks prepares them to stay below the view, and reports whether they do.
-func (in Inside) below(p *place) (stacks func() bool, done func()) {
+func (in Inside) below(p *place, now mounts) (stacks func() bool, done func()) {
 	if in.Stack == StackNone || len(in.Own) == 0 {
 		return func() bool { return in.Stack == StackAll }, func() {}
 	}
-	all, err := p.cgroups(in.Own)
+	all, err := p.cgroups(now, in.Own)
 	useful := slices.ContainsFunc(all, func(b below) bool { return b.own })
 	stacks = func() bool {
 		if err == nil && (useful || in.Stack == StackAll) {
@@ -235,7 +238,11 @@ func (in Inside) unmountOurs(ours func(p *place) (bool, error)) error {
 		if err != nil || !is {
 			return false, err
 		}
-		if _, err := p.mounted(); err != nil {
+		now, err := p.mount()
+		if err == nil {
+			err = p.private(now)
+		}
+		if err != nil {
 			return false, err
 		}
 		if err := p.claim(); err != nil {
@@ -292,50 +299,32 @@ func (p *place) claim() error {
 	return nil
 }
 
-// mount returns the number of the mount that the place is in, whether the place is the root of that mount, and the
-// process's mount table.
-func (p *place) mount() (id int, covered bool, table []*mountinfo.Info, err error) {
-	var st unix.Statx_t
-	if err := unix.Statx(p.at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
-		return 0, false, nil, os.NewSyscallError("statx", err)
-	}
-	if _, err := p.mounts.Seek(0, io.SeekStart); err != nil {
-		return 0, false, nil, err
-	}
-	table, err = hierarchy.ReadMounts(p.mounts, nil)
-	return int(st.Mnt_id), st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, table, err
-}
-
-// mounted reports whether something is mounted at the place itself. The error reports a mount whose changes would
-// propagate into this process's own mount namespace.
-func (p *place) mounted() (bool, error) {
-	id, covered, mounts, err := p.mount()
-	if err != nil {
-		return false, err
-	}
-	found := false
+// private returns an error if changes of the mounts at the place would propagate into this process's own mount
+// namespace.
+func (p *place) private(now mounts) error {
+	found, id := false, now.id
 	// First the mount that the place is in; then, if the place is its root, the mount below.
 	for range 2 {
-		i := slices.IndexFunc(mounts, func(m *mountinfo.Info) bool { return m.ID == id })
+		i := slices.IndexFunc(now.table, func(m *mountinfo.Info) bool { return m.ID == id })
 		if i < 0 {
 			break
 		}
-		if ours, err := p.reachesOurs(mounts[i]); err != nil {
-			return false, err
+		if ours, err := p.reachesOurs(now.table[i]); err != nil {
+			return err
 		} else if ours {
-			return false, fmt.Errorf(
+			return fmt.Errorf(
 				"its mount at %s is shared with the host's: what is attached there would be attached here, too; "+
-					"make the guest's mounts private or slaves (mount --make-rslave /)", mounts[i].Mountpoint)
+					"make the guest's mounts private or slaves (mount --make-rslave /)", now.table[i].Mountpoint)
 		}
-		found, id = true, mounts[i].Parent
-		if !covered {
+		found, id = true, now.table[i].Parent
+		if !now.covered {
 			break
 		}
 	}
 	if !found {
-		return false, errors.New("its mount is not in the mountinfo of the process")
+		return errors.New("its mount is not in the mountinfo of the process")
 	}
-	return covered, nil
+	return nil
 }
 
 // reachesOurs reports that a mount on a mount of the guest propagates into this process's namespace: a mount there is

@@ -170,12 +170,12 @@ func (in Inside) detachCgroups() error {
 
 // isCgroups reports that the mount at the place is our file.
 func (p *place) isCgroups() (bool, error) {
-	id, covered, table, err := p.mount()
-	if err != nil || !covered {
+	now, err := p.mount()
+	if err != nil || !now.covered {
 		return false, err
 	}
-	for _, m := range table {
-		if m.ID == id {
+	for _, m := range now.table {
+		if m.ID == now.id {
 			return m.FSType == "tmpfs" && m.Source == cgroupsSource && m.Root == "/"+cgroupsFile, nil
 		}
 	}

@@ -88,8 +88,11 @@ func (m *making) make(g *guest) (err error) {
 			}
 		}()
 	}
-	if err := g.at.Check(); err != nil {
-		return fault.With(fault.Missing, err)
+	if !m.paths.own(spec) {
+		// Else Mount checks a directory that is the daemon's own.
+		if err := g.at.Check(); err != nil {
+			return fault.With(fault.Missing, err)
+		}
 	}
 	owner, err := ownerOf(spec)
 	if err != nil {

@@ -39,6 +39,10 @@ func (p paths) makeTarget(target string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
-	// Also for a directory made by an earlier daemon.
+	st, err := os.Stat(p.views())
+	if err != nil || st.Mode().Perm() == passOnly {
+		return err
+	}
+	// The first view, or a directory that an earlier daemon made.
 	return os.Chmod(p.views(), passOnly)
 }

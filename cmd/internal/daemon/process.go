@@ -29,11 +29,17 @@ func (x *removing) followProcess(g *guest) {
 	}
 	g.process = f
 	go func() {
-		// Otherwise the next worker removes it.
-		if raw.Read(hasEnded) == nil && !x.table.isClosing() {
-			x.remove(g, api.EventGone, processEnded)
+		if raw.Read(hasEnded) == nil {
+			x.processEnded(g)
 		}
 	}()
+}
+
+// processEnded removes a guest whose process has ended, unless the next worker will.
+func (x *removing) processEnded(g *guest) {
+	if !x.table.isClosing() {
+		x.remove(g, api.EventGone, processEnded)
+	}
 }
 
 // unfollow stops following the process. Called with mu held.

@@ -19,9 +19,10 @@ import (
 // endedWait bounds the wait for a container's process during its last hook: its runtime has killed the process by then.
 const endedWait = 2 * time.Second
 
-// byName removes the guest of a name. Nothing of it is left on return, even if a set-up or removal was under way: a
-// container's last hook runs just as its process ends. fault.NotFound, fault.Conflict if another maker owns it,
-// fault.Busy while its process lives.
+// byName removes the guest of a name. Nothing of it is left on return, even if a set-up or removal was under way; but
+// the last hook of a container whose process has ended returns at once, because the runtime waits for it and needs
+// nothing more of the guest. A new guest of the name waits for the end of the removal (table.reserve). fault.NotFound,
+// fault.Conflict if another maker owns it, fault.Busy while its process lives.
 func (x *removing) byName(ctx context.Context, name string, by api.Maker, force bool) error {
 	g := x.table.named(name)
 	if g == nil {
@@ -32,6 +33,9 @@ func (x *removing) byName(ctx context.Context, name string, by api.Maker, force 
 	}
 	if force {
 		g.thaw(ctx)
+	} else if by.By != api.ByHand && g.record.Spec.Pid != 0 && ended(g.record) {
+		go x.processEnded(g)
+		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

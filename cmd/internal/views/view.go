@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/fs"
@@ -272,7 +273,14 @@ func (p Place) Find() (func(*host.Hierarchy) (string, error), error) {
 	if p.Path != "" {
 		return func(*host.Hierarchy) (string, error) { return p.Path, nil }, nil
 	}
-	at := func(t *host.Hierarchy) (string, error) { return t.PathOf(p.Pid) }
+	now := sync.OnceValues(func() (host.Membership, error) { return host.MembershipOf(p.Pid) })
+	at := func(t *host.Hierarchy) (string, error) {
+		m, err := now()
+		if err != nil {
+			return "", err
+		}
+		return m.Path(t)
+	}
 	what := "the cgroup"
 	if !p.Current {
 		ns, err := host.CgroupNamespaceOf(p.Pid)
