@@ -3,7 +3,10 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -11,37 +14,104 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// BenchmarkOCI prints what the hook adds to a container's start and end: the runtime runs a container that ends at once, without the
-// hook and with it, in turn.
+// build is a program that takes part in a benchmark.
+type build struct{ name, path string }
+
+// builds are the program under test, and before it an older one if VCGROUPFS_BEFORE names its file.
+func builds(b *testing.B) (all []build) {
+	b.Helper()
+	if before := os.Getenv("VCGROUPFS_BEFORE"); before != "" {
+		path, err := filepath.Abs(before)
+		if err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, build{"before", path})
+	}
+	return append(all, build{"now", kit.AbsProgram(b)})
+}
+
+// BenchmarkOCI prints what the hook adds to a container's start and end, with each build's own daemon and hook: the runtime runs a
+// container that ends at once, without the hook and with it, in turn. What the hook adds is a difference of neighbours, since what the
+// machine does besides changes slowly. A container without the hook that is not measured comes before each that is: kernel and daemon
+// go on with the end of a container while the next one starts.
 func BenchmarkOCI(b *testing.B) {
 	const rounds = 40
 	runtime := kit.NeedRuntime(b, "runc")
-	d := kit.StartDaemon(b)
-	with := kit.NewBundle(b, d, runtime, "bench-with", "threads ")
-	without := kit.NewBundle(b, d, runtime, "bench-without", "threads ")
-	delete(without.Config, "hooks")
-	took := map[*kit.Bundle][]time.Duration{}
-	for _, each := range []*kit.Bundle{with, without} {
-		each.Write(b)
-	}
-	for range rounds {
-		for _, each := range []*kit.Bundle{without, with} {
-			began := time.Now()
-			if out, err := each.Command(runtime).CombinedOutput(); err != nil {
-				b.Fatalf("%v: %s", err, out)
-			}
-			took[each] = append(took[each], time.Since(began))
+	all := builds(b)
+	without, with, added := make([][]time.Duration, len(all)), make([][]time.Duration, len(all)), make([][]time.Duration, len(all))
+	bundles := make([][2]*kit.Bundle, len(all))
+	for i, p := range all {
+		d := kit.StartDaemonOf(b, p.path)
+		defer d.Stop(b)
+		bundles[i] = [2]*kit.Bundle{kit.NewBundle(b, d, runtime, "bench-without-"+p.name, "threads "),
+			kit.NewBundle(b, d, runtime, "bench-with-"+p.name, "threads ")}
+		delete(bundles[i][0].Config, "hooks")
+		for _, each := range bundles[i] {
+			each.CallHook(p.path)
+			each.Write(b)
 		}
 	}
-	for _, each := range took {
-		slices.Sort(each)
+	for range rounds {
+		for i := range all {
+			var took [2]time.Duration
+			for k, bundle := range bundles[i] {
+				runOnce(b, runtime, bundles[i][0])
+				took[k] = runOnce(b, runtime, bundle)
+			}
+			without[i], with[i], added[i] = append(without[i], took[0]), append(with[i], took[1]), append(added[i], took[1]-took[0])
+		}
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "a container of runc, from start to end\tmedian\tlongest")
-	fmt.Fprintf(w, "without the hook\t%v\t%v\n", kit.Quantile(took[without], .5), kit.Quantile(took[without], 1))
-	fmt.Fprintf(w, "with it\t%v\t%v\n", kit.Quantile(took[with], .5), kit.Quantile(took[with], 1))
-	fmt.Fprintf(w, "added\t%v\t\n", kit.Quantile(took[with], .5)-kit.Quantile(took[without], .5))
-	fmt.Fprintf(w, "with to without\t%.2f\t\n", float64(kit.Quantile(took[with], .5))/float64(kit.Quantile(took[without], .5)))
+	fmt.Fprintln(w, "a container of runc, from start to end\twithout the hook\twith it\tadded\twith to without")
+	for i, p := range all {
+		for _, took := range [][]time.Duration{without[i], with[i], added[i]} {
+			slices.Sort(took)
+		}
+		plain, hooked := kit.Quantile(without[i], .5), kit.Quantile(with[i], .5)
+		fmt.Fprintf(w, "%s\t%v\t%v\t%v\t%.2f\n", p.name, plain, hooked, kit.Quantile(added[i], .5), float64(hooked)/float64(plain))
+	}
+	printRatio(w, added)
 	w.Flush()
-	d.Stop(b)
+}
+
+func runOnce(b *testing.B, runtime string, bundle *kit.Bundle) time.Duration {
+	b.Helper()
+	began := time.Now()
+	if out, err := bundle.Command(runtime).CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	return time.Since(began)
+}
+
+// printRatio prints what is added now to what was added before, each list sorted.
+func printRatio(w *tabwriter.Writer, took [][]time.Duration) {
+	if len(took) == 2 {
+		fmt.Fprintf(w, "now to before\t%.2f\n", float64(kit.Quantile(took[1], .5))/float64(kit.Quantile(took[0], .5)))
+	}
+}
+
+// BenchmarkVersion prints what the shortest command takes, and so each call of a hook at least: the start of the program, and its end.
+func BenchmarkVersion(b *testing.B) {
+	const rounds = 300
+	all := builds(b)
+	took, faults := make([][]time.Duration, len(all)), make([]int64, len(all))
+	for range rounds {
+		for i, p := range all {
+			cmd := exec.Command(p.path, "version")
+			began := time.Now()
+			if err := cmd.Run(); err != nil {
+				b.Fatal(err)
+			}
+			took[i] = append(took[i], time.Since(began))
+			faults[i] = cmd.ProcessState.SysUsage().(*syscall.Rusage).Minflt
+		}
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "version\tmedian\tp99\tpage faults")
+	for i, p := range all {
+		slices.Sort(took[i])
+		fmt.Fprintf(w, "%s\t%v\t%v\t%d\n", p.name, kit.Quantile(took[i], .5), kit.Quantile(took[i], .99), faults[i])
+	}
+	printRatio(w, took)
+	w.Flush()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -35,7 +36,9 @@ func (p *place) notHosts() error {
 		err = nil
 	case err != nil:
 		// Process 1 has a capability that this process lacks (ptrace(2), PTRACE_MODE_READ). Its mountinfo requires none.
-		is, err = p.rootIn("/proc/1/mountinfo")
+		if is, err = false, nil; !ownIsFirst() {
+			is, err = mountIn(p.root, "", "/proc/1/mountinfo")
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot tell whether the process is in the host's own mount namespace: %w", err)
@@ -46,11 +49,18 @@ func (p *place) notHosts() error {
 	return nil
 }
 
-// rootIn reports that the mount of the process's root is in another process's table. A mount is in one namespace, and
-// no two mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
-func (p *place) rootIn(table string) (bool, error) {
+// ownIsFirst reports that this process's own mount namespace, which no process of a guest is in, is that of process 1.
+var ownIsFirst = sync.OnceValue(func() bool {
+	is, err := mountIn(unix.AT_FDCWD, "/", "/proc/1/mountinfo")
+	return is && err == nil
+})
+
+// mountIn reports that the mount of a file is in the table of another process. A mount is in one namespace, and no two
+// mounts have the same number (mount_namespaces(7), mnt_alloc_id of fs/namespace.c).
+func mountIn(dir int, path, table string) (bool, error) {
 	var st unix.Statx_t
-	if err := unix.Statx(p.root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st); err != nil {
+	err := unix.Statx(dir, path, unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	if err != nil {
 		return false, os.NewSyscallError("statx", err)
 	}
 	if st.Mask&unix.STATX_MNT_ID == 0 {
