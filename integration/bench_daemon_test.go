@@ -113,6 +113,15 @@ func guestName(i int) string { return fmt.Sprintf("g%04d", i) }
 
 func (g *guestsOfOne) target(i int) string { return filepath.Join(g.dir, guestName(i)) }
 
+// root is the boundary's directory in a guest's view.
+func (g *guestsOfOne) root(i int) string {
+	dir := g.target(i)
+	if g.hier.Dir != "" && kit.Exists(filepath.Join(dir, g.hier.Dir)) {
+		return filepath.Join(dir, g.hier.Dir)
+	}
+	return dir
+}
+
 // each makes one request for each guest from..to-1 and returns how long each took, sorted.
 func (g *guestsOfOne) each(b *testing.B, from, to int, request func(i int) error) []time.Duration {
 	var took []time.Duration
@@ -153,11 +162,7 @@ func (g *guestsOfOne) remove(b *testing.B, d *kit.Daemon, from, to int) []time.D
 
 // latency is the median time of open, read and close in the first guest's view.
 func (g *guestsOfOne) latency(b *testing.B) time.Duration {
-	dir := g.target(0)
-	if kit.Exists(filepath.Join(dir, g.hier.Dir)) && g.hier.Dir != "" {
-		dir = filepath.Join(dir, g.hier.Dir)
-	}
-	path := filepath.Join(dir, benchFile)
+	path := filepath.Join(g.root(0), benchFile)
 	var took []time.Duration
 	for range 10000 {
 		began := time.Now()
