@@ -6,7 +6,7 @@ import (
 	"runtime/metrics"
 )
 
-// garbage bounds the memory lost to garbage: a third of the memory in use, and 2 MiB for the leavings of requests.
+// garbage bounds the memory lost to garbage: 15 percent of the memory in use, and 2 MiB for the leavings of requests.
 // Guests need little memory, and little of it changes hands. If each MiB of a small heap starts a collection, a guest
 // that keeps making cgroups causes one collection after another, and its neighbours feel it (BenchmarkFlood: a p99 of
 // 2.1 instead of 1.3 times the quiet one).
@@ -14,7 +14,7 @@ type garbage struct{ percent int }
 
 const (
 	garbageBytes      = 2 << 20
-	minGarbagePercent = 30
+	minGarbagePercent = 15
 	maxGarbagePercent = 100
 )
 

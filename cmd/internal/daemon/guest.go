@@ -89,7 +89,7 @@ func (g *guest) info() api.Guest {
 
 // calls returns the counters of the guest's system calls.
 func (g *guest) calls() api.Calls {
-	n := g.region.Answers().Load()
+	n := g.region.LoadAnswers()
 	return api.Calls{Listeners: n.Listeners, Answered: n.Answered, PassedOn: n.PassedOn}
 }
 

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -47,6 +46,7 @@ type sweeper struct {
 // follows the declared guests and self, and samples counters for subscribers.
 func (x *sweeper) run(ended <-chan struct{}) {
 	x.files, x.round = time.Now(), time.Now().Add(roundEvery)
+	x.settled.at = time.Now()
 	repeat(ended, x.lookout.urgent, x.lookout.wake, x.pass)
 }
 
@@ -121,6 +121,7 @@ func (x *sweeper) look(g *guest) bool {
 	if followed {
 		if !g.gone {
 			x.lookout.follow(g, s)
+			g.region.Trim()
 		}
 		g.mu.Unlock()
 	}
@@ -193,6 +194,7 @@ func (x *sweeper) goRound(now time.Time) (next time.Time) {
 	x.round = now.Add(roundSlice)
 	if len(x.left) == 0 {
 		x.round = now.Add(roundEvery)
+		x.settled.releaseUsed()
 	}
 	return x.round
 }
@@ -234,33 +236,4 @@ func (x *sweeper) check(g *guest) {
 	case g.record.Spec.Pid != 0 && ended(g.record):
 		x.removing.remove(g, api.EventGone, processEnded)
 	}
-}
-
-// manyGuests is the number of added or removed guests after which memory is freed.
-const manyGuests = 32
-
-// settleTime is how long the number of guests must not have changed then.
-const settleTime = 1500 * time.Millisecond
-
-// settled frees the memory that adding or removing many guests needed.
-type settled struct {
-	guests int       // when memory was last freed
-	before int       // at the last look
-	at     time.Time // when the number changed
-}
-
-// follow returns when it is to look again, zero if not before the next change.
-func (s *settled) follow(guests int, now time.Time) time.Time {
-	if guests != s.before {
-		s.before, s.at = guests, now
-	}
-	if max(guests-s.guests, s.guests-guests) < manyGuests {
-		return time.Time{}
-	}
-	if due := s.at.Add(settleTime); now.Before(due) {
-		return due
-	}
-	s.guests = guests
-	debug.FreeOSMemory()
-	return time.Time{}
 }

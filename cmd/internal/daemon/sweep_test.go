@@ -240,10 +240,20 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
+// used keeps an allocation from being left out.
+var used []byte
+
 // TestSettled: memory is freed when the number of guests has not changed for a while after many were added.
 func TestSettled(t *testing.T) {
-	var s settled
 	now := time.Now()
+	s := settled{at: now}
+	if next := s.follow(0, now); !next.Equal(now.Add(settleTime)) {
+		t.Error("after the start", next)
+	}
+	now = now.Add(settleTime)
+	if next := s.follow(0, now); !next.IsZero() || !s.once || s.allocated == 0 {
+		t.Error("after the start", next)
+	}
 	if next := s.follow(manyGuests-1, now); !next.IsZero() {
 		t.Error("for few guests", next)
 	}
@@ -256,5 +266,13 @@ func TestSettled(t *testing.T) {
 	}
 	if next := s.follow(manyGuests+1, later.Add(settleTime)); !next.IsZero() || s.guests != manyGuests+1 {
 		t.Error("settled", next)
+	}
+	was := s.allocated
+	if s.releaseUsed(); s.allocated != was {
+		t.Error("released for little")
+	}
+	used = make([]byte, 2*manyBytes)
+	if s.releaseUsed(); s.allocated == was {
+		t.Error("not released after requests")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/alarm"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/memory"
 )
 
 // leastTick is the shortest tick. Eight ticks are the time after which a worker without a heartbeat is killed.
@@ -119,6 +120,8 @@ func (h *Holder) apply(a action) []event {
 		h.manager.alive()
 	case announce:
 		h.announce()
+		// What the start needed.
+		go memory.Release()
 	case logText:
 		h.log.Log(a.level, a.text)
 	case endViews:
