@@ -27,7 +27,7 @@ type backingTable struct {
 	mu     sync.Mutex
 	byNode map[uint64]*backing // guarded by mu; nil before its first use
 	idle   list.List           // guarded by mu; of *backing, most recently used first
-	kept   []*backing          // guarded by mu; by index in the state, some nil
+	kept   []*backing          // guarded by mu; by index in the state as far as used, some nil
 }
 
 // adopt adds one use of a backing that an earlier server registered.
@@ -79,12 +79,12 @@ func (t *backingTable) load() {
 // keep finds an index in the state for a backing that becomes idle: a free one, or one whose backing is in use again
 // and kept with its opens. It returns the idle backing that had to go, or nil. Called with mu held.
 func (t *backingTable) keep(b *backing) (gone *backing) {
-	if t.kept == nil {
-		t.kept = make([]*backing, state.MaxIdle)
-	}
 	if b.kept < 0 {
 		i := slices.IndexFunc(t.kept, func(k *backing) bool { return k == nil || k.uses > 0 })
-		if i < 0 {
+		switch {
+		case i < 0 && len(t.kept) < state.MaxIdle:
+			i, t.kept = len(t.kept), append(t.kept, nil)
+		case i < 0:
 			gone = t.forget(t.idle.Back().Value.(*backing))
 			i = slices.Index(t.kept, nil)
 		}

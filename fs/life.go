@@ -20,8 +20,11 @@ import (
 // file in 64 gets the life of its predecessor, which matters only to an O_PATH descriptor of the old file.
 type lifeTable struct {
 	mu   sync.Mutex
-	last [lives]struct{ base, ino, life uint64 } // guarded by mu; by scatter(base)
+	last []lastLife // guarded by mu; lives of them, by scatter(base); nil before the first use
 }
+
+// lastLife is the life of a control file.
+type lastLife struct{ base, ino, life uint64 }
 
 // lifeOf returns the life of a control file with a kernfs id. For a file that is about to go (settle.go) it chooses
 // a life without a passed-through open.
@@ -47,6 +50,9 @@ func (v *View) plainLife(hier *viewHierarchy, dir uint64, name string, ino uint6
 	base := v.fileNode(hier, dir, name, 0)
 	v.lives.mu.Lock()
 	defer v.lives.mu.Unlock()
+	if v.lives.last == nil {
+		v.lives.last = make([]lastLife, lives)
+	}
 	last := &v.lives.last[scatter(base)]
 	known := last.base == base
 	if known && last.ino == ino {
@@ -83,10 +89,13 @@ func (v *View) current(n node, ino uint64) bool {
 // file which has been removed too.
 type staleOpens struct {
 	mu   sync.Mutex
-	ring [16]staleOpen // guarded by mu
-	next int           // guarded by mu
-	some bool          // guarded by mu: an open may come back
+	ring []staleOpen // guarded by mu; maxStale of them, nil before the first use
+	next int         // guarded by mu
+	some bool        // guarded by mu: an open may come back
 }
+
+// maxStale is how many opens are remembered.
+const maxStale = 16
 
 // staleOpen is a thread's open of a file of this name.
 type staleOpen struct {
@@ -104,6 +113,9 @@ func (s *staleOpens) answer(node uint64, tid uint32) fuse.Status {
 	defer s.mu.Unlock()
 	if s.forget(node, tid) {
 		return fuse.Status(unix.ENODEV)
+	}
+	if s.ring == nil {
+		s.ring = make([]staleOpen, maxStale)
 	}
 	s.ring[s.next] = staleOpen{node >> fileShift, tid, time.Now()}
 	s.next = (s.next + 1) % len(s.ring)

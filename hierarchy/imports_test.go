@@ -20,9 +20,11 @@ const module = "github.com/vcgroupfs/vcgroupfs"
 // not made.
 var mayImport = []struct{ dir, own string }{
 	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target views hierarchy hierarchy/host hierarchy/translate policy"},
-	{"cmd/internal/daemon", "api attach cgroups fault fstype holder runtimes spec target views fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
+	{"cmd/internal/daemon", "alarm api attach cgroups fault fstype holder memory runtimes spec target views fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/listener", "api fault holder notify runtimes spec target fs/state hierarchy hierarchy/host policy"},
-	{"cmd/internal/holder", "api fstype target fs/state"},
+	{"cmd/internal/holder", "alarm api fstype memory target fs/state"},
+	{"cmd/internal/alarm", ""},
+	{"cmd/internal/memory", ""},
 	{"cmd/internal/cgroups", "fault hierarchy hierarchy/host"},
 	{"cmd/internal/doctor", "api fault fstype runtimes fs/conn hierarchy hierarchy/host"},
 	{"cmd/internal/api/apitest", "api"},

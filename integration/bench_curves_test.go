@@ -47,7 +47,7 @@ func curveOfGuests(b *testing.B, point pointFunc) {
 		had = n
 		point(curve, n, "add a guest", took[len(took)/2])
 		point(curve, n, "a connection to the API", connection(b, d))
-		for _, op := range treeOps(many.top(0)) {
+		for _, op := range treeOps(many.root(0)) {
 			point(curve, n, op.name, medianTime(b, 300, op.once))
 		}
 	}

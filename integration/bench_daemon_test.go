@@ -113,10 +113,10 @@ func guestName(i int) string { return fmt.Sprintf("g%04d", i) }
 
 func (g *guestsOfOne) target(i int) string { return filepath.Join(g.dir, guestName(i)) }
 
-// top is the boundary as the guest sees it.
-func (g *guestsOfOne) top(i int) string {
+// root is the boundary's directory in a guest's view.
+func (g *guestsOfOne) root(i int) string {
 	dir := g.target(i)
-	if kit.Exists(filepath.Join(dir, g.hier.Dir)) && g.hier.Dir != "" {
+	if g.hier.Dir != "" && kit.Exists(filepath.Join(dir, g.hier.Dir)) {
 		return filepath.Join(dir, g.hier.Dir)
 	}
 	return dir
@@ -162,7 +162,7 @@ func (g *guestsOfOne) remove(b *testing.B, d *kit.Daemon, from, to int) []time.D
 
 // latency is the median time of open, read and close in the first guest's view.
 func (g *guestsOfOne) latency(b *testing.B) time.Duration {
-	path := filepath.Join(g.top(0), benchFile)
+	path := filepath.Join(g.root(0), benchFile)
 	var took []time.Duration
 	for range 10000 {
 		began := time.Now()

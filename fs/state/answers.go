@@ -17,9 +17,10 @@ type Answers struct {
 // Answers returns the guest's counts.
 func (r *Region) Answers() *Answers { return (*Answers)(unsafe.Pointer(&r.mem[answersBase])) }
 
-// Load returns a copy.
-func (x *Answers) Load() Answers {
-	return Answers{atomic.LoadUint64(&x.Listeners), atomic.LoadUint64(&x.Answered), atomic.LoadUint64(&x.PassedOn)}
+// LoadAnswers returns a copy of the guest's counts.
+func (r *Region) LoadAnswers() (x Answers) {
+	peek(r, answersBase, &x)
+	return x
 }
 
 // Sight is a guest as seen by a process other than its server: a region, and the file system of the guest's view.

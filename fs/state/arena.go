@@ -24,6 +24,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ type arenaHead struct {
 	guests    uint32 // regions
 	handles   uint32 // slots of a region
 	names     uint32 // atomic; number of names
-	heartbeat uint64 // atomic
+	heartbeat uint64 // atomic; when the worker last said that it is alive, in ns
 	life      Lifeline
 }
 
@@ -194,10 +195,22 @@ func (a *Arena) Close() error {
 }
 
 // Beat signals that the worker is alive.
-func (a *Arena) Beat() { atomic.AddUint64(&a.head().heartbeat, 1) }
+func (a *Arena) Beat() { atomic.StoreUint64(&a.head().heartbeat, uint64(max(monotonic(), 1))) }
 
-// Heartbeat changes as long as the worker is alive.
-func (a *Arena) Heartbeat() uint64 { return atomic.LoadUint64(&a.head().heartbeat) }
+// Heartbeat changes as long as the worker is alive. age is the time since the last beat; a beat of an earlier version,
+// which counted them, is as old as the host.
+func (a *Arena) Heartbeat() (beat uint64, age time.Duration) {
+	beat = atomic.LoadUint64(&a.head().heartbeat)
+	return beat, time.Duration(monotonic() - int64(beat))
+}
+
+// monotonic returns the time since the host booted, without the time that it was suspended: the same for all processes.
+func monotonic() int64 {
+	var t unix.Timespec
+	// Fails for an unknown clock only. Without the runtime's knowledge: that would wake its monitor for each heartbeat.
+	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&t)), 0)
+	return t.Nano()
+}
 
 // Guests returns the number of guests that the arena has room for.
 func (a *Arena) Guests() int { return int(a.head().guests) }

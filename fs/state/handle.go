@@ -3,6 +3,8 @@ package state
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Flags of a Handle.
@@ -79,6 +81,22 @@ func (r *Region) Remove(fh uint64) {
 	r.free = append(r.free, uint16(fh&(maxSlots-1)))
 	r.open--
 	r.arena.open.Add(-1)
+}
+
+// Trim gives back the memory of slots while none is in use.
+func (r *Region) Trim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	top := r.top()
+	if r.open > 0 || top == 0 {
+		return
+	}
+	// First, so that a server which dies here leaves no slot that counts.
+	atomic.StoreUint32(&r.head.handleTop, 0)
+	r.free = nil
+	end := (handlesBase + top*handleSize + pageSize - 1) / pageSize * pageSize
+	// What fails leaves free slots: their FH is 0.
+	_ = unix.Madvise(r.mem[handlesBase:end], unix.MADV_REMOVE)
 }
 
 // find returns the slot of a handle, nil if it is free or another's. Called with mu held.

@@ -48,8 +48,10 @@ func (j *journal) init(r *Region) {
 		// Nothing was ever served: do not touch the page.
 		return
 	}
+	var entries [maxEntries]Entry
+	peek(r, recordsBase, &entries)
 	for i := range j.used {
-		if atomic.LoadUint64(&j.entry(i).Unique) != 0 {
+		if entries[i].Unique != 0 {
 			j.used[i] = true
 			j.active.Add(1)
 		}

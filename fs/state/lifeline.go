@@ -1,6 +1,7 @@
 package state
 
 import (
+	"math"
 	"os"
 	"runtime"
 	"sync/atomic"
@@ -55,7 +56,7 @@ func (l *Lifeline) Hold() error {
 			return
 		}
 		atomic.StoreUint32(&l.futex, uint32(unix.Gettid())|futexWaiters)
-		unix.Syscall(unix.SYS_FUTEX, l.addr(), futexWake, 1)
+		l.Wake()
 		failed <- nil
 		for {
 			// Until the process ends; Go's own signals interrupt it.
@@ -68,14 +69,21 @@ func (l *Lifeline) Hold() error {
 // Renew prepares the lifeline for the next holder. Only the process that waits for it calls this.
 func (l *Lifeline) Renew() { atomic.StoreUint32(&l.futex, 0) }
 
-// Severed waits until the lifeline's holder ends, or quit returns true.
+// Wake has Severed call quit.
+func (l *Lifeline) Wake() { unix.Syscall(unix.SYS_FUTEX, l.addr(), futexWake, math.MaxInt32) }
+
+// severedLimit bounds one wait of Severed. A Wake between its call of quit and its wait is lost.
+const severedLimit = time.Minute
+
+// Severed waits until the lifeline's holder ends, or quit returns true: who changes that calls Wake until Severed has
+// returned.
 func (l *Lifeline) Severed(quit func() bool) bool {
 	for !quit() {
 		v := atomic.LoadUint32(&l.futex)
 		if v&futexOwnerDied != 0 {
 			return true
 		}
-		limit := unix.NsecToTimespec(int64(time.Second))
+		limit := unix.NsecToTimespec(int64(severedLimit))
 		unix.Syscall6(unix.SYS_FUTEX, l.addr(), futexWait, uintptr(v), uintptr(unsafe.Pointer(&limit)), 0, 0)
 	}
 	return false

@@ -77,6 +77,15 @@ func (a *Arena) region(i int) *Region {
 	return r
 }
 
+// peek copies a part of a region that may never have been written. Reading it in the mapping would allocate its page
+// (shmem_fault), reading it from the file does not.
+func peek[T any](r *Region, at int, to *T) {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(to)), unsafe.Sizeof(*to))
+	if n, _ := r.arena.file.ReadAt(b, int64(regionsBase+r.index*r.arena.size+at)); n < len(b) {
+		copy(b, r.mem[at:])
+	}
+}
+
 // Arena returns the arena of the region.
 func (r *Region) Arena() *Arena { return r.arena }
 
@@ -297,8 +306,10 @@ func (r *Region) watchedAt(i int) *uint64 {
 
 // Watched returns the stored nodes.
 func (r *Region) Watched() (all []uint64) {
-	for i := range maxWatched {
-		if n := atomic.LoadUint64(r.watchedAt(i)); n != 0 {
+	var nodes [maxWatched]uint64
+	peek(r, watchedBase, &nodes)
+	for _, n := range nodes {
+		if n != 0 {
 			all = append(all, n)
 		}
 	}

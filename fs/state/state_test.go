@@ -323,7 +323,7 @@ func TestSights(t *testing.T) {
 		t.Fatalf("seen: %v", got)
 	}
 	atomic.AddUint64(&b.Glance(got[0]).Answers().Answered, 3)
-	if n := r.Answers().Load().Answered; n != 3 {
+	if n := r.LoadAnswers().Answered; n != 3 {
 		t.Errorf("%d calls answered, want 3", n)
 	}
 	r.Release()

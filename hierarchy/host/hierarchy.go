@@ -23,6 +23,8 @@ type Hierarchy struct {
 	handle int    // immutable; the same, open for reading: open_by_handle_at takes no O_PATH
 	device uint64 // immutable; st_dev of every directory of the hierarchy
 	id     uint64 // immutable; the root's kernfs id
+
+	parents parents
 }
 
 // openHierarchy opens a hierarchy's root and checks that a cgroup file system, or a view of one, is mounted there.

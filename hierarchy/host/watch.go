@@ -32,8 +32,10 @@ type Event struct {
 
 // Watcher reports changes in host directories. It costs next to nothing until it watches one.
 type Watcher struct {
-	hub   *watchHub // immutable
-	limit int       // immutable
+	hub    *watchHub // immutable
+	limit  int       // immutable
+	mask   uint32    // immutable; of directories
+	exempt bool      // immutable: the bound of SetMaxWatches does not count
 
 	telling sync.Mutex  // held while sink runs, under no other lock
 	sink    func(Event) // guarded by telling; nil after Close
@@ -117,7 +119,7 @@ func (w *Watcher) addDir(id uint64, dir int) (again bool, err error) {
 		return true, nil
 	}
 	x := &watch{watcher: w, id: id}
-	if _, err := w.hub.add(dir, watchMask, x); err != nil {
+	if _, err := w.hub.add(dir, w.mask, x); err != nil {
 		return false, err
 	}
 	if w.byID == nil {
@@ -164,6 +166,22 @@ func (w *Watcher) pin(id uint64, dir int, file string) error {
 		x.pins = append(x.pins, pin{file: file, ino: st.Ino, wd: wd})
 	}
 	return err
+}
+
+// watches reports that a directory is watched.
+func (w *Watcher) watches(id uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.byID[id] != nil
+}
+
+// forget ends the watch of a directory.
+func (w *Watcher) forget(id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e := w.byID[id]; e != nil {
+		w.end(e)
+	}
 }
 
 // end ends a watch and its pins. Called with mu held.

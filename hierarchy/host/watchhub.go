@@ -149,7 +149,7 @@ func (h *watchHub) add(fd int, mask uint32, of *watch) (int32, error) {
 		limit = defaultMaxWatches
 	}
 	// The kernel alone knows whether an inode has a watch.
-	if !known && len(h.inodes) >= limit {
+	if exempt := of != nil && of.watcher.exempt; !known && len(h.inodes) >= limit && !exempt {
 		h.end(wd)
 		return 0, errTooManyWatches
 	}
@@ -341,7 +341,7 @@ func (h *watchHub) ended(wd int32) {
 }
 
 // SetMaxWatches bounds the directories and files that all Watchers of the host watch together: beyond it Watch is
-// ENOSPC. Existing watches stay. 0 is 65536.
+// ENOSPC. Follow watches beyond it. Existing watches stay. 0 is 65536.
 func (h *Host) SetMaxWatches(n int) { h.watches.setMax(n) }
 
 // NewWatcher makes a watcher of directories of one hierarchy, because kernfs ids are unique only within one. It
@@ -353,7 +353,7 @@ func (h *Host) NewWatcher(sink func(Event), limit int) (*Watcher, error) {
 	if limit <= 0 {
 		limit = maxWatches
 	}
-	w := &Watcher{hub: &h.watches, sink: sink, limit: limit}
+	w := &Watcher{hub: &h.watches, sink: sink, limit: limit, mask: watchMask}
 	if err := h.watches.register(w); err != nil {
 		return nil, explainInstances(err)
 	}

@@ -36,11 +36,7 @@ func UsageOf(pids ...int) (u Usage) {
 
 // Usage is what the daemon uses now.
 func (d *Daemon) Usage() Usage {
-	pids := []int{d.Cmd.Process.Pid}
-	for _, p := range children(d.Cmd.Process.Pid) {
-		pids = append(pids, int(p))
-	}
-	return UsageOf(pids...)
+	return UsageOf(d.Pids()...)
 }
 
 // String says all figures.

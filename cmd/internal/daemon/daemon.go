@@ -17,11 +17,11 @@
 //
 // Daemon puts the parts together and answers the control interface. table has the guests; making adds and resumes them,
 // removing ends them; attacher works in a guest's mount namespace and cgroups; telemetry tells the host of them;
-// declarations and selfKeeper add guests by themselves, through the interface guests; sweeper looks after all each
-// second. A part with state has its own lock, and no part uses another's fields.
+// declarations and selfKeeper add guests by themselves, through the interface guests; lookout hears of what happens to
+// guests, and sweeper looks after those. A part with state has its own lock, and no part uses another's fields.
 //
-// Lock order: selfKeeper.mu, guest.mu, then table.mu. policies.mu and boxes.mu are leaves. table.mu is never held
-// across a call that can block.
+// Lock order: selfKeeper.mu, guest.mu, then table.mu. policies.mu, boxes.mu, lookout.mu and dirWatch.mu are leaves.
+// table.mu is never held across a call that can block.
 package daemon
 
 import (
@@ -41,6 +41,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/alarm"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/holder"
@@ -64,6 +65,7 @@ type Daemon struct {
 	removing *removing
 	self     *selfKeeper
 	sweeper  *sweeper
+	lookout  *lookout
 
 	orphan  atomic.Bool   // the holder has ended
 	stopAPI func()        // returns once the API has stopped
@@ -71,8 +73,12 @@ type Daemon struct {
 	endOnce sync.Once
 }
 
-// heartbeat is the pause between two beats of a worker.
-const heartbeat = 100 * time.Millisecond
+// A worker beats five times within the holder's bound, or ten times a second for an earlier holder, which does not tell
+// its bound.
+const (
+	beatsInBound  = 5
+	eagerBeatTime = 100 * time.Millisecond
+)
 
 // Run runs a worker. It returns nil when another worker takes over or after the removal of all guests, and an error if
 // it cannot serve.
@@ -107,10 +113,10 @@ func Run(version string, log *logrus.Entry) error {
 	if err := w.Ready(); err != nil {
 		return err
 	}
-	d.sweeper.mark()
 	if err := d.serveAPI(); err != nil {
 		return err
 	}
+	(&garbage{}).follow()
 	go d.sweeper.run(d.ended)
 	go func() {
 		err := w.Follow(d.drain, d.stop)
@@ -133,21 +139,24 @@ func (d *Daemon) assemble(h *host.Host) {
 	})
 	policies := newPolicies()
 	attacher := &attacher{host: h, paths: d.paths}
+	d.lookout = newLookout(d.log)
 	keepers := func(region int) keeper { return holder.Keep{Worker: d.worker, Region: region} }
 	d.removing = &removing{keepers: keepers, paths: d.paths, declarations: d.settings.Guests, table: d.table,
-		told: d.told, attacher: attacher}
+		told: d.told, attacher: attacher, lookout: d.lookout}
 	d.making = &making{settings: d.settings, crashed: d.start.Crashed, host: h, arena: arena, keepers: keepers,
 		slots: conn.NewSlots(d.settings.MaxBlocking), paths: d.paths, settle: settle(d.start.Dying), panicked: panicked,
-		table: d.table, policies: policies, told: d.told, types: types{d.worker}, attacher: attacher, removing: d.removing}
+		table: d.table, policies: policies, told: d.told, types: types{d.worker}, attacher: attacher, removing: d.removing,
+		lookout: d.lookout}
 	all := struct {
 		*table
 		*making
 		*removing
 	}{d.table, d.making, d.removing}
 	d.self = &selfKeeper{cfg: selfConfig{settings: d.settings.Self, paths: d.paths, log: d.log, host: h, arena: arena,
-		keepers: keepers, policies: policies, guests: all, crashed: d.start.Crashed, panicked: panicked}}
+		keepers: keepers, policies: policies, guests: all, crashed: d.start.Crashed, panicked: panicked,
+		ended: d.lookout.soon}}
 	d.sweeper = &sweeper{table: d.table, removing: d.removing, attacher: attacher, told: d.told, self: d.self,
-		declared: newDeclarations(all, d.log, d.paths, d.settings.Guests), early: make(chan struct{}, 1)}
+		declared: newDeclarations(all, d.log, d.paths, d.settings.Guests, d.lookout.filesChanged), lookout: d.lookout}
 }
 
 // settleWait bounds the wait for a dying worker. A worker that stays longer waits for a guest's file system, or for
@@ -190,12 +199,27 @@ func (d *Daemon) bound(h *host.Host) {
 }
 
 func (d *Daemon) beat() {
+	pause := eagerBeatTime
+	if d.start.Watchdog > 0 {
+		pause = d.start.Watchdog / beatsInBound
+	}
+	a, err := alarm.New()
+	if err == nil {
+		defer a.Close()
+		err = a.Set(pause, pause)
+	}
 	for {
 		d.worker.Arena.Beat()
+		if err == nil {
+			_, err = a.Wait()
+		}
+		if err != nil {
+			time.Sleep(pause)
+		}
 		select {
 		case <-d.ended:
 			return
-		case <-time.After(heartbeat):
+		default:
 		}
 	}
 }

@@ -39,13 +39,16 @@ type declarations struct {
 	dir    string
 	owner  uint32 // of the directory and its files: root
 
+	changed func()    // is called when the directory changes
+	watch   *dirWatch // of the directory; nil before the first follow, or without inotify
+
 	files map[string]*declaredFile
 	other map[string]bool // unread files whose names resemble a guest's
 	said  string          // the last error about the directory; "" once it is readable
 }
 
-func newDeclarations(g guests, log *logrus.Entry, p paths, dir string) *declarations {
-	return &declarations{guests: g, log: log, paths: p, dir: dir, files: map[string]*declaredFile{}}
+func newDeclarations(g guests, log *logrus.Entry, p paths, dir string, changed func()) *declarations {
+	return &declarations{guests: g, log: log, paths: p, dir: dir, changed: changed, files: map[string]*declaredFile{}}
 }
 
 // declaredFile is a guest's file as of the last read.
@@ -71,11 +74,16 @@ func (f *declaredFile) due(st os.FileInfo, exists bool, now time.Time) (due, cha
 	return !f.retry.IsZero() && !now.Before(f.retry), false
 }
 
-// follow brings the guests in line with the files.
-func (x *declarations) follow() {
+// lookAgain is the pause before the next look at files of which no event tells.
+const lookAgain = time.Second
+
+// follow brings the guests in line with the files. It returns when it is to be called again if no change is told; zero
+// for never.
+func (x *declarations) follow() (next time.Time) {
 	if x.dir == "" {
-		return
+		return time.Time{}
 	}
+	heard := x.hear()
 	entries, err := x.entries()
 	if err != nil {
 		// Once, not every second.
@@ -83,9 +91,35 @@ func (x *declarations) follow() {
 			x.said = said
 			x.log.WithError(err).Warn("cannot read the directory of guests; they stay as they are")
 		}
-		return
+	} else {
+		x.said = ""
+		x.apply(entries)
 	}
-	x.said = ""
+	if !heard || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Type()&os.ModeSymlink != 0 }) {
+		next = time.Now().Add(lookAgain)
+	}
+	for _, f := range x.files {
+		if !f.retry.IsZero() && (next.IsZero() || f.retry.Before(next)) {
+			next = f.retry
+		}
+	}
+	return next
+}
+
+// hear has changes of the directory told from now on. It reports failure: then somebody is to look.
+func (x *declarations) hear() bool {
+	if x.watch == nil {
+		w, err := newDirWatch(x.changed)
+		if err != nil {
+			return false
+		}
+		x.watch = w
+	}
+	return x.watch.follow(x.dir) == nil
+}
+
+// apply brings the guests in line with the entries of the directory.
+func (x *declarations) apply(entries []os.DirEntry) {
 	there, others := map[string]bool{}, map[string]bool{}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), declaredSuffix)
@@ -134,7 +168,7 @@ func (x *declarations) check(name string) {
 		return
 	}
 	f.read, f.retry = st, time.Time{}
-	if err := x.apply(name, f); err != nil {
+	if err := x.applyFile(name, f); err != nil {
 		// One message for each change.
 		if changed {
 			x.log.WithError(err).Errorf("cannot make the guest that %s declares", path)
@@ -143,8 +177,8 @@ func (x *declarations) check(name string) {
 	}
 }
 
-// apply adds the guest of a file.
-func (x *declarations) apply(name string, f *declaredFile) error {
+// applyFile adds the guest of a file.
+func (x *declarations) applyFile(name string, f *declaredFile) error {
 	if err := spec.CheckName(name); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func newFollowed(t *testing.T) (x *declarations, g *fakeGuests, log *logged) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	x = newDeclarations(g, logrus.NewEntry(l), paths{"/run/x"}, dir)
+	x = newDeclarations(g, logrus.NewEntry(l), paths{"/run/x"}, dir, func() {})
 	x.owner = uint32(os.Getuid())
 	return x, g, log
 }
@@ -72,7 +72,7 @@ func TestFollowDeclared(t *testing.T) {
 	if at := x.paths.targetOf("web"); at != "/run/x/views/web" {
 		t.Error(at)
 	}
-	none := newDeclarations(g, x.log, x.paths, "")
+	none := newDeclarations(g, x.log, x.paths, "", func() {})
 	none.follow()
 	none.dir = x.dir + "/none"
 	none.follow()

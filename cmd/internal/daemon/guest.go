@@ -31,8 +31,9 @@ type guest struct {
 	taking  atomic.Bool // attacher.reclaimAgain is running
 	process *os.File    // pidfd of Spec.Pid, immutable once the guest is made; nil for none
 
-	mu   sync.Mutex // held while the guest is set up, changed or removed
-	gone bool       // guarded by mu
+	mu      sync.Mutex        // held while the guest is set up, changed or removed
+	gone    bool              // guarded by mu
+	watches []*host.Following // guarded by mu; of the boundaries, nil for those that are not followed
 }
 
 // guests is what self and the declared guests ask of the daemon.
@@ -88,7 +89,7 @@ func (g *guest) info() api.Guest {
 
 // calls returns the counters of the guest's system calls.
 func (g *guest) calls() api.Calls {
-	n := g.region.Answers().Load()
+	n := g.region.LoadAnswers()
 	return api.Calls{Listeners: n.Listeners, Answered: n.Answered, PassedOn: n.PassedOn}
 }
 

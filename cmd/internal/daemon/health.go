@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// sweepLate bounds the age of the last sweep. A sweep checks every guest each second, and unmounts views.
+// sweepLate bounds the duration of a pass of the sweeper, which looks at guests and unmounts views.
 const sweepLate = 30 * time.Second
 
 // healthy returns nil while this worker does all of its work. It never waits. A hanging worker does not answer at all.

@@ -136,10 +136,7 @@ func (a *attacher) reclaimAll(g *guest, boundaries []*host.Boundary) error {
 
 // given reports that a runtime chowned a boundary to the guest after we had reclaimed it.
 func (g *guest) given(boundaries []*host.Boundary) bool {
-	if g.record.Spec.Into == nil && g.record.Rule == "" || g.record.UID == 0 && g.record.GID == 0 {
-		return false
-	}
-	return slices.ContainsFunc(boundaries, func(b *host.Boundary) bool {
+	return g.mayBeGiven() && slices.ContainsFunc(boundaries, func(b *host.Boundary) bool {
 		root, err := b.Root()
 		if err != nil {
 			return false
@@ -148,6 +145,11 @@ func (g *guest) given(boundaries []*host.Boundary) bool {
 		var st unix.Stat_t
 		return root.Stat(&st) == nil && (st.Uid != 0 || st.Gid != 0)
 	})
+}
+
+// mayBeGiven reports that runtimes chown the guest's boundaries, and that we reclaim them.
+func (g *guest) mayBeGiven() bool {
+	return (g.record.Spec.Into != nil || g.record.Rule != "") && (g.record.UID != 0 || g.record.GID != 0)
 }
 
 // reclaimAgain reclaims a guest's cgroups in the background: they may be many, and the sweep must not wait.

@@ -95,10 +95,11 @@ func newParts(t *testing.T) *parts {
 	p := paths{x.dir}
 	keepers := func(region int) keeper { return keptRegion{x.kept, region} }
 	a := &attacher{host: h, paths: p}
-	x.removing = &removing{keepers: keepers, paths: p, declarations: "/etc/guests", table: x.table, told: told, attacher: a}
+	x.removing = &removing{keepers: keepers, paths: p, declarations: "/etc/guests", table: x.table, told: told, attacher: a,
+		lookout: newLookout(told.log)}
 	x.making = &making{host: h, arena: arena, keepers: keepers, slots: conn.NewSlots(4), paths: p, settle: settle(nil),
 		panicked: func() { t.Error("a handler panicked") }, table: x.table, policies: newPolicies(), told: told,
-		attacher: a, removing: x.removing}
+		attacher: a, removing: x.removing, lookout: x.removing.lookout}
 	return x
 }
 

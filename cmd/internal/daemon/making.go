@@ -37,6 +37,7 @@ type making struct {
 	types    types
 	attacher *attacher
 	removing *removing
+	lookout  *lookout
 }
 
 // add adds the guest of a record, with the policy of its spec. The record's boundaries take precedence over the spec's.
@@ -57,6 +58,7 @@ func (m *making) add(r record, p *policy.Policy) (*guest, bool, error) {
 	if err := m.make(g); err != nil {
 		g.gone = true
 		g.unfollow()
+		m.lookout.forget(g)
 		m.table.forget(g)
 		return nil, false, err
 	}
@@ -168,6 +170,8 @@ func (m *making) startView(g *guest, boundaries []*host.Boundary) error {
 	}
 	g.region.MarkSetUp()
 	m.table.serve(g, s)
+	m.lookout.follow(g, s)
+	m.lookout.mark(g)
 	return nil
 }
 

@@ -133,7 +133,7 @@ func (d *Daemon) Remove(ctx context.Context, name string, by api.Maker, force bo
 // Subscribe returns a stream of events.
 func (d *Daemon) Subscribe(guest string) (<-chan api.Event, func()) {
 	// Counts from here on are new to the subscriber.
-	defer d.sweeper.soon()
+	defer d.lookout.now()
 	return d.told.subscribe(guest)
 }
 

@@ -22,6 +22,7 @@ type removing struct {
 	table    *table
 	told     *telemetry
 	attacher *attacher
+	lookout  *lookout
 }
 
 // remove removes a guest, and publishes an event of this kind, "" for none.
@@ -37,6 +38,7 @@ func (x *removing) remove(g *guest, kind, reason string) {
 func (x *removing) removeLocked(g *guest, kind, reason string) {
 	g.gone = true
 	g.unfollow()
+	x.lookout.forget(g)
 	if s := x.table.unserve(g); s != nil {
 		x.noteUnmounted(g, s)
 		x.attacher.detach(g, s, kind == api.EventRemoved)
@@ -50,6 +52,7 @@ func (x *removing) removeLocked(g *guest, kind, reason string) {
 		g.region.Release()
 	}
 	x.table.forget(g)
+	x.lookout.soon()
 	x.told.ended(g, kind, reason)
 }
 

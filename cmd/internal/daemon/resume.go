@@ -116,6 +116,10 @@ func (m *making) goOn(g *guest, device int, held map[uint64]int) error {
 	}
 	m.table.serve(g, s)
 	m.begin(g, s)
+	g.mu.Lock()
+	m.lookout.follow(g, s)
+	g.mu.Unlock()
+	m.lookout.mark(g)
 	go s.View.Wake()
 	return nil
 }

@@ -32,6 +32,7 @@ type selfConfig struct {
 	guests   guests
 	crashed  bool   // the worker before failed by itself
 	panicked func() // ends the worker
+	ended    func() // is called when self is served no more; must not wait
 }
 
 // selfDir is self: its directory, its mount, and the containers that touched it.
@@ -179,6 +180,7 @@ func (s *selfDir) serve() {
 			s.log.WithError(err).Error("self is served no more")
 		}
 		close(s.served)
+		s.ended()
 	}()
 }
 

@@ -21,7 +21,7 @@ func (x *parts) keeper(settings *Self) *selfKeeper {
 		*removing
 	}{x.table, x.making, x.removing}
 	return &selfKeeper{cfg: selfConfig{settings: settings, paths: x.paths(), log: x.told().log, host: x.host, arena: x.arena,
-		keepers: x.making.keepers, policies: x.policies, guests: all, panicked: func() {}}}
+		keepers: x.making.keepers, policies: x.policies, guests: all, panicked: func() {}, ended: func() {}}}
 }
 
 // TestSelfSettings: which settings of self are refused, and what a guest's spec has of the others.

@@ -26,12 +26,13 @@ type selfKeeper struct {
 // selfRetryAfter is the pause before the next try to set up self.
 const selfRetryAfter = 2 * time.Second
 
-// follow sets up self if the settings ask for it. It retries after a failure, and logs the first one only.
-func (k *selfKeeper) follow() {
+// follow sets up self if the settings ask for it. It retries after a failure, and logs the first one only. next is the
+// time of the next try, zero for none.
+func (k *selfKeeper) follow() (next time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.cfg.settings == nil || k.cfg.guests.isClosing() {
-		return
+		return time.Time{}
 	}
 	if k.dir != nil {
 		select {
@@ -40,11 +41,11 @@ func (k *selfKeeper) follow() {
 			k.dir.end()
 			k.dir = nil
 		default:
-			return
+			return time.Time{}
 		}
 	}
 	if time.Now().Before(k.retry) {
-		return
+		return k.retry
 	}
 	again := !k.retry.IsZero()
 	spec, err := k.cfg.settings.spec()
@@ -61,10 +62,11 @@ func (k *selfKeeper) follow() {
 				"containers find no view by themselves: cannot set up self; it is tried again")
 		}
 		k.retry = time.Now().Add(selfRetryAfter)
-		return
+		return k.retry
 	}
 	k.dir, k.retry = s, time.Time{}
 	k.cfg.log.Infof("self is mounted at %s", s.at.Target)
+	return time.Time{}
 }
 
 // stop removes self while the daemon closes.

@@ -91,14 +91,16 @@ func (m *machine) replaceAnswerer() {
 	m.finish()
 }
 
+// silence is how long an answerer may not say that it serves.
+func (s *supervisor) silence() time.Duration { return max(s.watchdog, 2*answererBeat) }
+
 // checkAnswerer kills an answerer that has not said for long that it serves.
 func (m *machine) checkAnswerer() {
 	a := &m.answerer
-	silence := max(m.watchdog, 2*answererBeat)
-	if m.mode >= leaving || a.phase < serving || m.now.Sub(a.heard) < silence {
+	if m.mode >= leaving || a.phase < serving || !m.overdue(a, a.heard, m.silence()) {
 		return
 	}
-	m.log(logrus.ErrorLevel, "the answerer (process %d) has not beaten for %v: the holder kills it", a.pid, silence)
+	m.log(logrus.ErrorLevel, "the answerer (process %d) has not beaten for %v: the holder kills it", a.pid, m.silence())
 	a.heard = m.now
 	m.kill(*a)
 }

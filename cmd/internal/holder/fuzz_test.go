@@ -38,6 +38,9 @@ func FuzzStep(f *testing.F) {
 					t.Fatalf("worker %d resumes while %d is %s", a.child, before.id, before.phase)
 				}
 			}
+			if looks := s.looks(time.Second / 8); s.mode != ended && !looks.After(now) {
+				t.Fatalf("after %s a look is due at %v, it is %v: %+v", e.kind, looks, now, s)
+			}
 			if due := s.due(); s.mode != ended && !due.IsZero() && !due.After(now) {
 				t.Fatalf("after %s something is due at %v, it is %v: %+v", e.kind, due, now, s)
 			}

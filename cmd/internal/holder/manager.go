@@ -47,7 +47,7 @@ func findManager(log *logrus.Entry, later func()) manager {
 	}
 	m.address = &unix.SockaddrUnix{Name: path}
 	if usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64); err == nil && usec > 0 {
-		m.every = time.Duration(usec) * time.Microsecond / 3
+		m.every, m.last = time.Duration(usec)*time.Microsecond/3, time.Now()
 	}
 	os.Unsetenv("NOTIFY_SOCKET") // not the worker's to use
 	os.Unsetenv("WATCHDOG_USEC")
@@ -157,6 +157,14 @@ func (m *manager) alive() {
 		m.last = time.Now()
 		m.tell("WATCHDOG=1", -1)
 	}
+}
+
+// due returns when the next sign of life is due; zero for none. Behind a queue it is not: retry looks again.
+func (m *manager) due() time.Time {
+	if m.every == 0 || len(m.queue) > 0 {
+		return time.Time{}
+	}
+	return m.last.Add(m.every)
 }
 
 func (m *manager) store(name string, file *os.File) { m.storeFD(name, int(file.Fd())) }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,8 +21,9 @@ type process struct {
 	link   *link
 	handle func(*process, message) // called by the deciding goroutine
 
-	reaped atomic.Bool
-	closed chan struct{} // closed when the link is, and everything sent over it was read
+	reaped   atomic.Bool
+	lifeline atomic.Pointer[state.Lifeline] // waited for; nil while none is
+	closed   chan struct{}                  // closed when the link is, and everything sent over it was read
 }
 
 // self is this program, also after its file was replaced.
@@ -118,6 +120,10 @@ func (h *Holder) receive(p *process) {
 func (h *Holder) reap(p *process) {
 	err := p.cmd.Wait()
 	p.reaped.Store(true)
+	for l := p.lifeline.Load(); l != nil; l = p.lifeline.Load() {
+		l.Wake()
+		time.Sleep(time.Millisecond)
+	}
 	<-p.closed
 	h.post(func() {
 		text, how := outcome(err)
@@ -129,7 +135,10 @@ func (h *Holder) reap(p *process) {
 
 // watchLifeline posts that a process is dead, which is before it is reaped if a thread of it waits in the kernel.
 func (h *Holder) watchLifeline(p *process, l *state.Lifeline) {
-	if l.Severed(p.reaped.Load) {
+	p.lifeline.Store(l)
+	broken := l.Severed(p.reaped.Load)
+	p.lifeline.Store(nil)
+	if broken {
 		h.post(func() { h.handle(event{kind: lifelineBroke, child: p.id}) })
 	}
 }

@@ -18,12 +18,31 @@ type machine struct {
 // step decides: it returns the state after an event, and the actions, in order. It has no effect itself.
 func step(s supervisor, r reading, e event) (supervisor, []action) {
 	m := machine{supervisor: s, now: r.now, listeners: r.listeners}
-	if r.heartbeat != s.heartbeat || s.loading {
-		m.heartbeat, m.beatAt = r.heartbeat, r.now
-	}
+	m.hear(r)
+	m.looked = r.now
 	m.handle(e)
 	m.expire()
 	return m.supervisor, m.actions
+}
+
+// hear notes a heartbeat that is new since the last look. While nothing is expected of the worker it is as good as one.
+func (m *machine) hear(r reading) {
+	at := r.beatAt
+	switch {
+	case m.loading:
+		at = r.now
+	case r.heartbeat == m.heartbeat:
+		return
+	case at.After(r.now):
+		at = r.now
+	case at.Before(m.looked):
+		// A pause of the machine came between, or the worker is of an earlier version.
+		at = m.looked
+	}
+	m.heartbeat = r.heartbeat
+	if at.After(m.beatAt) {
+		m.beatAt = at
+	}
 }
 
 func (m *machine) handle(e event) {
@@ -120,6 +139,43 @@ func (s *supervisor) due() (next time.Time) {
 	return next
 }
 
+// A child is doubted when its last sign of life is three quarters of its bound old. The holder looks at it once a tick
+// then, and kills it a tick after the first doubt at the earliest: the machine may have run neither of them for a
+// while, and the child has time for its sign.
+const (
+	doubtAfter = 6 // ticks
+	boundTicks = 8
+)
+
+// looks returns when the holder is to look next. While a worker serves and nothing else is under way, that is when its
+// sign of life would be late; so an idle daemon does not wake the holder each tick.
+func (s *supervisor) looks(tick time.Duration) time.Time {
+	next := s.looked.Add(tick)
+	due := s.due()
+	steady := s.mode == running && s.current.phase == serving && s.next.phase == absent && due.IsZero() &&
+		(s.answerer.phase == absent || s.answerer.phase == serving)
+	if steady {
+		if next = s.current.looks(s.beatAt, s.watchdog, next); s.answerer.phase == serving {
+			if a := s.answerer.looks(s.answerer.heard, s.silence(), next); a.Before(next) {
+				next = a
+			}
+		}
+	}
+	if !due.IsZero() && due.Before(next) {
+		return due
+	}
+	return next
+}
+
+// looks returns when the holder is to look next at a child whose last sign of life is given, with its bound: at tick if
+// the child is doubted.
+func (c *child) looks(last time.Time, bound time.Duration, tick time.Time) time.Time {
+	if doubt := last.Add(bound * doubtAfter / boundTicks); c.doubted.IsZero() && doubt.After(tick) {
+		return doubt
+	}
+	return tick
+}
+
 // givesUpAt returns when guests have waited long enough for a worker; zero while one serves.
 func (s *supervisor) givesUpAt() time.Time {
 	if s.outage.IsZero() {
@@ -157,11 +213,25 @@ func (m *machine) newID() int {
 	return m.lastID
 }
 
+// overdue reports that a child is to be killed: its last sign of life is older than the bound, and it was doubted for a
+// tick at least.
+func (m *machine) overdue(c *child, last time.Time, bound time.Duration) bool {
+	switch age := m.now.Sub(last); {
+	case age < bound*doubtAfter/boundTicks:
+		c.doubted = time.Time{}
+	case c.doubted.IsZero():
+		c.doubted = m.now
+	default:
+		return age >= bound && m.now.Sub(c.doubted) >= bound/boundTicks
+	}
+	return false
+}
+
 // checkWatchdog kills a worker whose heartbeat stopped. One that has not begun to beat has as long for that: another
 // one may do better before guests have waited for too long.
 func (m *machine) checkWatchdog() {
 	m.checkAnswerer()
-	if m.current.phase == absent || m.mode != running || m.now.Sub(m.beatAt) < m.watchdog {
+	if m.current.phase == absent || m.mode != running || !m.overdue(&m.current, m.beatAt, m.watchdog) {
 		m.do(notifyAlive, child{})
 		return
 	}

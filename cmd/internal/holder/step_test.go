@@ -15,6 +15,7 @@ type script struct {
 	s         supervisor
 	at        time.Time
 	beat      uint64
+	beatAt    time.Time
 	listeners int
 }
 
@@ -27,7 +28,7 @@ func newScript(t *testing.T) *script {
 // saying.
 func (x *script) on(e event, want ...string) {
 	x.t.Helper()
-	s, actions := step(x.s, reading{x.at, x.beat, x.listeners}, e)
+	s, actions := step(x.s, reading{x.at, x.beat, x.beatAt, x.listeners}, e)
 	x.s = s
 	var got []string
 	for _, a := range actions {
@@ -47,7 +48,7 @@ func (x *script) on(e event, want ...string) {
 // pass lets time pass, with a heartbeat at its end.
 func (x *script) pass(d time.Duration, want ...string) {
 	x.t.Helper()
-	x.beat++
+	x.beat, x.beatAt = x.beat+1, x.at.Add(d)
 	x.hang(d, want...)
 }
 
@@ -184,7 +185,8 @@ func TestWatchdog(t *testing.T) {
 	x.hang(time.Second)
 	x.exits(1, exitedKilled, "log warning", "spawn worker 2")
 	x.spawned(2)
-	x.hang(5*time.Second, "log error: the worker (process 102)", "kill 2")
+	x.hang(9 * time.Second) // doubted, and not killed before it had a tick
+	x.hang(time.Second, "log error: the worker (process 102)", "kill 2")
 
 	x = newScript(t)
 	x.s.loading = true
@@ -194,6 +196,53 @@ func TestWatchdog(t *testing.T) {
 	x.on(event{kind: programsLoaded}, "resume worker 1")
 	x.hang(4 * time.Second)
 	x.hang(time.Second, "log error", "kill 1")
+}
+
+// looksIn plays looks only when they are due, with the worker's beats in between, and returns the number within a time.
+// stop is when the worker stops beating.
+func (x *script) looksIn(within, beat, stop time.Duration) (looks int, killed time.Duration) {
+	const tick = 5 * time.Second / 8
+	began := x.at
+	for {
+		x.at = x.s.looks(tick)
+		since := x.at.Sub(began)
+		if since >= within {
+			return looks, killed
+		}
+		if last := min(since, stop) / beat; last > 0 && !began.Add(last*beat).Equal(x.beatAt) {
+			x.beat, x.beatAt = x.beat+1, began.Add(last*beat)
+		}
+		looks++
+		s, actions := step(x.s, reading{x.at, x.beat, x.beatAt, x.listeners}, event{kind: timePassed})
+		x.s = s
+		if slices.ContainsFunc(actions, func(a action) bool { return a.verb == killChild }) && killed == 0 {
+			killed = since
+		}
+	}
+}
+
+// TestLooks: the holder of a worker that beats looks seldom. It kills one that does not beat just when its bound has
+// passed since the last beat, whenever that was between two looks.
+func TestLooks(t *testing.T) {
+	if looks, killed := serves(t).looksIn(time.Minute, time.Second, time.Hour); looks > 20 || killed != 0 {
+		t.Errorf("%d looks in a minute, killed after %v", looks, killed)
+	}
+	for stop := 10 * time.Second; stop < 16*time.Second; stop += time.Second / 4 {
+		_, killed := serves(t).looksIn(time.Minute, time.Second, stop)
+		if bound := stop.Truncate(time.Second) + 5*time.Second; killed < bound || killed > bound+time.Second/8 {
+			t.Errorf("last beat at %v, killed at %v, want %v", stop, killed, bound)
+		}
+	}
+}
+
+// TestLateLook: a holder that the machine did not run for long does not kill a worker that it did not run either.
+func TestLateLook(t *testing.T) {
+	x := serves(t)
+	x.hang(30 * time.Second)
+	x.pass(100 * time.Millisecond)
+	x.hang(4 * time.Second)
+	x.hang(600 * time.Millisecond)
+	x.hang(400*time.Millisecond, "log error", "kill 1")
 }
 
 // TestGiveUpStep: guests do not wait longer for a worker than they are to; killed workers are awaited, but not for
@@ -277,7 +326,7 @@ func TestStepIsPure(t *testing.T) {
 	for _, e := range []event{
 		{kind: childExited, child: 1}, {kind: childServes, child: 2}, {kind: lifelineBroke, child: 2},
 	} {
-		step(x.s, reading{x.at.Add(time.Hour), 7, 3}, e)
+		step(x.s, reading{x.at.Add(time.Hour), 7, x.at, 3}, e)
 		if !reflect.DeepEqual(x.s, before) {
 			t.Errorf("%s changed %+v to %+v", e.kind, before, x.s)
 		}

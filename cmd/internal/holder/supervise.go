@@ -8,9 +8,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/alarm"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/memory"
 )
 
-// leastTick is the shortest time between two looks at the heartbeat.
+// leastTick is the shortest tick. Eight ticks are the time after which a worker without a heartbeat is killed.
 const leastTick = 10 * time.Millisecond
 
 // Run spawns a worker, and another for each that dies, until SIGTERM or SIGINT ends all. It calls announce, which must
@@ -22,16 +25,18 @@ func (h *Holder) Run(announce func()) error {
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
 	h.clock.tick = max(h.config.Watchdog/8, leastTick)
-	tick := time.NewTicker(h.clock.tick)
-	defer tick.Stop()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	timer, err := alarm.New()
+	if err != nil {
+		return err
+	}
+	defer timer.Close()
+	due := make(chan struct{}, 1)
+	go ring(timer, due)
 	h.handle(event{kind: began})
 	h.awaitRuntime()
 	for h.supervisor.mode != ended {
-		timer.Stop()
-		if due := h.supervisor.due(); !due.IsZero() {
-			timer.Reset(time.Until(h.clock.real(due)))
+		if err := timer.Set(h.untilLook(), 0); err != nil {
+			return err
 		}
 		select {
 		case f := <-h.posts:
@@ -42,9 +47,7 @@ func (h *Holder) Run(announce func()) error {
 			} else {
 				h.handle(event{kind: stopWanted, text: s.String()})
 			}
-		case <-tick.C:
-			h.handle(event{kind: timePassed})
-		case <-timer.C:
+		case <-due:
 			h.handle(event{kind: timePassed})
 		}
 	}
@@ -54,13 +57,38 @@ func (h *Holder) Run(announce func()) error {
 	return nil
 }
 
+// ring fills a slot whenever an alarm rings, until that is closed.
+func ring(timer *alarm.Alarm, due chan<- struct{}) {
+	for {
+		if _, err := timer.Wait(); err != nil {
+			return
+		}
+		select {
+		case due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// untilLook returns the time until the holder looks again if nothing happens before.
+func (h *Holder) untilLook() time.Duration {
+	next := h.clock.real(h.supervisor.looks(h.clock.tick))
+	if due := h.manager.due(); !due.IsZero() && due.Before(next) {
+		next = due
+	}
+	h.clock.wait = max(time.Until(next), 0)
+	return h.clock.wait
+}
+
 // post has the deciding goroutine call f.
 func (h *Holder) post(f func()) { h.posts <- f }
 
 // handle steps, and applies the actions. Called by the deciding goroutine.
 func (h *Holder) handle(e event) {
 	for events := []event{e}; len(events) > 0; events = events[1:] {
-		now := reading{now: h.clock.now(time.Now()), heartbeat: h.arena.Heartbeat()}
+		beat, age := h.arena.Heartbeat()
+		real := time.Now()
+		now := reading{now: h.clock.now(real), heartbeat: beat, beatAt: h.clock.own(real.Add(-age))}
 		if h.notify.lxc != nil {
 			now.listeners = h.store.listenerCount()
 		}
@@ -92,6 +120,8 @@ func (h *Holder) apply(a action) []event {
 		h.manager.alive()
 	case announce:
 		h.announce()
+		// What the start needed.
+		go memory.Release()
 	case logText:
 		h.log.Log(a.level, a.text)
 	case endViews:
@@ -154,7 +184,7 @@ func (h *Holder) startOf() Start {
 	s := h.supervisor
 	start := Start{
 		Settings: h.config.Settings, Holder: os.Getpid(), Since: h.since, Types: &h.statfs.report,
-		Restarts: s.restarts, Reason: s.reason, Crashed: s.crashed, Died: s.outage,
+		Restarts: s.restarts, Reason: s.reason, Crashed: s.crashed, Died: s.outage, Watchdog: s.watchdog,
 	}
 	for _, c := range s.lingering {
 		start.Dying = append(start.Dying, c.pid)

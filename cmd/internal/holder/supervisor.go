@@ -55,6 +55,7 @@ type child struct {
 	deadline time.Time // at which it is killed; zero: never
 	severed  time.Time // when its lifeline was severed: its first thread has ended; zero before
 	heard    time.Time // when an answerer last said that it serves
+	doubted  time.Time // when a look first found its sign of life late; zero while it is not
 }
 
 // supervisor is the whole state of the decisions. It holds no descriptor and no process, so that step is a
@@ -86,6 +87,7 @@ type supervisor struct {
 	announced bool         // guests were served once
 	heartbeat uint64       // of the arena, as it was at beatAt
 	beatAt    time.Time    // when the heartbeat last changed
+	looked    time.Time    // the last look
 
 	answerer         child
 	wanted           bool      // a runtime has connected, or listeners are kept
@@ -98,7 +100,8 @@ type supervisor struct {
 type reading struct {
 	now       time.Time
 	heartbeat uint64
-	listeners int // that are kept
+	beatAt    time.Time // when the worker says that it made the last heartbeat
+	listeners int       // that are kept
 }
 
 // eventKind names an event.

@@ -37,6 +37,7 @@ type Start struct {
 	Died     time.Time       `json:"died"`     // when the worker before stopped serving
 	Types    *Types          `json:"types"`    // nil: the holder is of a version without them
 	Dying    []int           `json:"dying"`    // pids of earlier workers, dead but for threads in the kernel
+	Watchdog time.Duration   `json:"watchdog"` // a worker without a beat for so long is killed; 0: unknown
 }
 
 // Worker is a worker's end of the link. Its methods may be called from any goroutine.
