@@ -292,7 +292,8 @@ func (v *View) start(cfg Config) (err error) {
 	c := conn.Config{
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
 		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough && !v.nested(), Log: cfg.Log,
-		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
+		ReadDirPlus: true,
+		Observe:     cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
 	}
 	if cfg.Panicked != nil {
 		c.OnPanic = func(any) { cfg.Panicked() }

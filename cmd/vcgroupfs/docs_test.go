@@ -164,7 +164,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		{"operations.md", "| | 64 a guest | files that the kernel reads itself", "../../fs/state", "MaxIdle", "64"},
 		{"operations.md", "| | 128 a guest | files whose watches go on", "../../fs/state", "maxWatched", "128"},
 		{"operations.md", "| | 1,024 a guest | changes by the host", "../../fs", "queueLength", "1024"},
-		{"operations.md", "| | 65,536 in all | watches on the host's", "../../hierarchy/host", "defaultMaxWatches", "65536"},
+		{"operations.md", "| | 65,536 in all, and one for each cgroup in which boundaries are | watches on the host's", "../../hierarchy/host", "defaultMaxWatches", "65536"},
 		{"operations.md", "| | 1 MiB a guest | kernel memory of the attributes", "../../fs", "attrBudget", "1 << 20"},
 		{"operations.md", "up to 256 KiB of lines that were not taken", "../internal/logs", "queueBytes", "256 << 10"},
 		{"operations.md", "the daemon a second, a worker 20 ms", ".", "lastWords", "time.Second"},

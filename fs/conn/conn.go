@@ -64,6 +64,8 @@ type Config struct {
 	FSName, Subtype string
 	// ReadOnly makes the file system itself read-only, whatever the flags of its mounts.
 	ReadOnly bool
+	// ReadDirPlus asks for READDIRPLUS in place of READDIR.
+	ReadDirPlus bool
 	// Passthrough asks for FUSE_PASSTHROUGH (Linux 6.9), see PassthroughOK.
 	Passthrough bool
 	// Log receives errors; nil is the standard logger.
@@ -145,7 +147,7 @@ func newConn(cfg Config, fd int) *Conn {
 	}
 	c.slow.init(cfg.MaxSlow, cfg.Slots)
 	c.slow.share.percent = cfg.MaxCPU
-	c.proto = newProtocol(cfg.FS, cfg.Passthrough, cfg.Log, c.panicked)
+	c.proto = newProtocol(cfg, c.panicked)
 	return c
 }
 

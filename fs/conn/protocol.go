@@ -66,15 +66,15 @@ type protocol struct {
 	flags       atomic.Uint64        // as negotiated
 }
 
-func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, panicked func(any)) *protocol {
+func newProtocol(cfg Config, panicked func(any)) *protocol {
 	// go-fuse requests every capability that it knows and the kernel offers, except these. It rightly does not
 	// request writeback cache, splice, POSIX ACLs, HANDLE_KILLPRIV, ATOMIC_O_TRUNC (it comes as SETATTR), DONT_MASK
 	// (the kernel applies the umask), ASYNC_DIO, EXPORT_SUPPORT.
 	never := uint64(fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPEN_SUPPORT | fuse.CAP_ASYNC_READ)
-	if !passthrough {
+	if !cfg.Passthrough {
 		never |= fuse.CAP_PASSTHROUGH
 	}
-	return &protocol{passthrough: passthrough, server: fuse.NewProtocolServer(fs, &fuse.MountOptions{
+	return &protocol{passthrough: cfg.Passthrough, server: fuse.NewProtocolServer(cfg.FS, &fuse.MountOptions{
 		Name:     "conn",
 		MaxWrite: MaxWrite,
 		// Only RELEASE and interrupted requests are background requests here: enough for a flood of closes, and
@@ -84,9 +84,10 @@ func newProtocol(fs fuse.RawFileSystem, passthrough bool, entry *logrus.Entry, p
 		// administrator (ECONNABORTED) from an unmount (ENODEV).
 		ExtraCapabilities:    fuse.CAP_NO_EXPORT_SUPPORT | fuse.CAP_ABORT_ERROR,
 		DisabledCapabilities: never,
+		DisableReadDirPlus:   !cfg.ReadDirPlus,
 		SyncRead:             true,
 		MaxStackDepth:        1, // the real cgroupfs is not stacked
-		Logger:               log.New(debugWriter{entry}, "", 0),
+		Logger:               log.New(debugWriter{cfg.Log}, "", 0),
 		PanicHandler:         func(v any) fuse.Status { panicked(v); return fuse.EIO },
 	})}
 }

@@ -198,21 +198,6 @@ func (f *tinyFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	return fuse.OK
 }
 
-func (f *tinyFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	list := fuse.NewDirEntryList(make([]byte, replySize), in.Offset)
-	f.ReadDir(cancel, in, list)
-	entries, err := fuse.ParseDirEntries(list.Bytes())
-	if err != nil {
-		return fuse.EIO
-	}
-	for _, e := range entries {
-		if out.AddDirLookupEntry(e) == nil {
-			break
-		}
-	}
-	return fuse.OK
-}
-
 // Mkdir keeps the directory's lock held until the gate opens.
 func (f *tinyFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	f.running.Add(1)

@@ -63,7 +63,7 @@ func TestNegotiation(t *testing.T) {
 		{"nothing offered", 0, true, 0, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := offlineConn(newTiny(), func(cfg *Config) { cfg.Passthrough = test.passthrough })
+			c := offlineConn(newTiny(), func(cfg *Config) { cfg.Passthrough, cfg.ReadDirPlus = test.passthrough, true })
 			reply := respondTo(c, initRequest(45, test.offered))
 			if len(reply) != headerSize+64 {
 				t.Fatalf("reply of %d bytes", len(reply))
