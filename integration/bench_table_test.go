@@ -209,65 +209,75 @@ func benchHost(b *testing.B) (mount string, v1 bool) {
 	return "", false
 }
 
-// benchTrees makes a boundary with 1,000 cgroups and a process, and opens it in each way.
-func benchTrees(b *testing.B) ([]*benchTree, int) {
+// benchTrees makes the trees, and returns the server of the view. Each has a boundary of its own: a view follows what others change in
+// its boundary.
+func benchTrees(b *testing.B) (trees []*benchTree, server int) {
 	mount, v1 := benchHost(b)
-	name := fmt.Sprintf("vcgroupfs-test-%d-bench", os.Getpid())
-	boundary := filepath.Join(mount, name)
+	if !v1 {
+		if err := os.WriteFile(filepath.Join(mount, "cgroup.subtree_control"), []byte("+pids"), 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	add := func(name string, open func(boundary string) string) {
+		boundary := fmt.Sprintf("vcgroupfs-test-%d-bench-%s", os.Getpid(), name)
+		t := &benchTree{name: name, pids: benchBoundary(b, filepath.Join(mount, boundary), v1)}
+		t.root = open(boundary)
+		fd, err := unix.Open(filepath.Join(t.root, benchFile), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { unix.Close(fd) })
+		t.file = fd
+		trees = append(trees, t)
+	}
+	view := func(program string) func(boundary string) string {
+		return func(boundary string) (dir string) {
+			if dir, server = benchView(b, program, "/"+boundary); v1 {
+				dir = filepath.Join(dir, filepath.Base(mount))
+			}
+			return dir
+		}
+	}
+	add("native", func(boundary string) string { return filepath.Join(mount, boundary) })
+	if program := os.Getenv("VCGROUPFS_LXCFS"); program != "" && v1 {
+		lxcfs := benchLXCFS(b, program)
+		add("lxcfs", func(boundary string) string { return filepath.Join(lxcfs, "cgroup/pids", boundary) })
+	}
+	if program := os.Getenv("VCGROUPFS_BEFORE"); program != "" {
+		add("before", view(program))
+	}
+	add("view", view(kit.Program(b)))
+	return trees, server
+}
+
+// benchBoundary makes a boundary with 1,000 cgroups, and a process for each client, whose numbers it returns.
+func benchBoundary(b *testing.B, dir string, v1 bool) (pids []int) {
 	must := func(err error) {
 		if err != nil {
 			b.Helper()
 			b.Fatal(err)
 		}
 	}
-	must(os.Mkdir(boundary, 0o755))
-	b.Cleanup(func() { removeCgroups(b, boundary) })
-	if !v1 {
-		must(os.WriteFile(filepath.Join(mount, "cgroup.subtree_control"), []byte("+pids"), 0))
-		must(os.WriteFile(filepath.Join(boundary, "cgroup.subtree_control"), []byte("+pids"), 0))
-	}
+	must(os.Mkdir(dir, 0o755))
+	b.Cleanup(func() { removeCgroups(b, dir) })
 	for _, d := range []string{"from", "to", "many"} {
-		must(os.Mkdir(filepath.Join(boundary, d), 0o755))
+		must(os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
 	if !v1 {
-		must(os.WriteFile(filepath.Join(boundary, "many", "cgroup.subtree_control"), []byte("+pids"), 0))
+		must(os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+pids"), 0))
+		must(os.WriteFile(filepath.Join(dir, "many", "cgroup.subtree_control"), []byte("+pids"), 0))
 	}
 	for i := range manyCgroups {
-		must(os.Mkdir(filepath.Join(boundary, "many", fmt.Sprintf("c%04d", i)), 0o755))
+		must(os.Mkdir(filepath.Join(dir, "many", fmt.Sprintf("c%04d", i)), 0o755))
 	}
-	var pids []int
 	for range slices.Max(benchClients) {
 		sleeper := exec.Command("sleep", "3600")
 		must(sleeper.Start())
 		b.Cleanup(func() { sleeper.Process.Kill(); sleeper.Wait() })
-		must(os.WriteFile(filepath.Join(boundary, "from", "cgroup.procs"), []byte(strconv.Itoa(sleeper.Process.Pid)), 0))
+		must(os.WriteFile(filepath.Join(dir, "from", "cgroup.procs"), []byte(strconv.Itoa(sleeper.Process.Pid)), 0))
 		pids = append(pids, sleeper.Process.Pid)
 	}
-
-	trees := []*benchTree{{name: "native", root: boundary}}
-	if program := os.Getenv("VCGROUPFS_LXCFS"); program != "" && v1 {
-		trees = append(trees, &benchTree{name: "lxcfs", root: filepath.Join(benchLXCFS(b, program), "cgroup/pids", name)})
-	}
-	programs := []struct{ name, path string }{{"before", os.Getenv("VCGROUPFS_BEFORE")}, {"view", kit.Program(b)}}
-	server := 0
-	for _, program := range programs {
-		if program.path == "" {
-			continue
-		}
-		var view string
-		view, server = benchView(b, program.path, "/"+name)
-		if v1 {
-			view = filepath.Join(view, filepath.Base(mount))
-		}
-		trees = append(trees, &benchTree{name: program.name, root: view})
-	}
-	for _, t := range trees {
-		fd, err := unix.Open(filepath.Join(t.root, benchFile), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		must(err)
-		b.Cleanup(func() { unix.Close(fd) })
-		t.file, t.pids = fd, pids
-	}
-	return trees, server
+	return pids
 }
 
 // benchView mounts a view and returns its directory and the server's pid.
