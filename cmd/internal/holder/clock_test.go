@@ -21,3 +21,21 @@ func TestClock(t *testing.T) {
 		}
 	}
 }
+
+// TestClockWait: a pause in a long wait counts as one tick, and what was before it as what is now.
+func TestClockWait(t *testing.T) {
+	began := time.Unix(1e9, 0)
+	c := clock{tick: time.Second}
+	c.now(began)
+	c.wait = 6 * time.Second
+	now := c.now(began.Add(20 * time.Second))
+	if want := began.Add(time.Second); !now.Equal(want) {
+		t.Errorf("after the pause it is %v, want %v", now, want)
+	}
+	if got := c.own(began.Add(time.Second)); !got.Equal(now) {
+		t.Errorf("what was before the pause was at %v, want %v", got, now)
+	}
+	if got, want := c.own(began.Add(21*time.Second)), now.Add(time.Second); !got.Equal(want) {
+		t.Errorf("a second later it is %v, want %v", got, want)
+	}
+}
