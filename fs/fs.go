@@ -155,7 +155,7 @@ type link struct {
 	name, target string
 }
 
-// New makes a view and its FUSE connection; mount it by Conn, then call Serve.
+// New makes a view and its FUSE connection; mount it by Conn, then call Start.
 //
 // It fails without a boundary, if the layout asks for a hierarchy that is not among the boundaries, or with the
 // error of conn.New.
@@ -342,13 +342,22 @@ func (v *View) subtype() string {
 // Conn is the view's FUSE connection: mount it by Conn().Mount or Conn().Fsmount.
 func (v *View) Conn() *conn.Conn { return v.conn }
 
-// Serve answers the guest until the view is unmounted (nil) or closed, or until its connection is aborted (the
-// error).
-func (v *View) Serve() error {
-	if v.alone {
-		v.finishOthers()
+// Start answers the guest until the view is unmounted or closed, or until its connection is aborted. Then it calls
+// ended, on a goroutine of its own, with nil or the error. It is to be called once.
+func (v *View) Start(ended func(error)) {
+	start := func() {
+		if err := v.conn.Start(ended); err != nil {
+			ended(err)
+		}
 	}
-	return v.conn.Serve()
+	if !v.alone {
+		start()
+		return
+	}
+	go func() {
+		v.finishOthers()
+		start()
+	}()
 }
 
 // Close ends the connection: requests in flight fail with ECONNABORTED, later ones with ENOTCONN. It removes the
@@ -388,7 +397,7 @@ func (v *View) stop() {
 }
 
 // Suspend stops serving, so that another server continues with the same state. It waits for running requests and
-// touches nothing afterwards. Serve returns nil. The error is ctx's: some request is still unanswered.
+// touches nothing afterwards. Serving ends with nil. The error is ctx's: some request is still unanswered.
 func (v *View) Suspend(ctx context.Context) error {
 	var err error
 	v.closeOnce.Do(func() {

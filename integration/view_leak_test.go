@@ -61,7 +61,7 @@ func useView(t *testing.T, h *host.Host, b *host.Boundary, dir string) {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- v.Serve() }()
+	v.Start(func(err error) { served <- err })
 	top := dir
 	if b.Hierarchy().Version == hierarchy.V1 {
 		top = filepath.Join(dir, b.Hierarchy().Dir)

@@ -99,7 +99,8 @@ type Conn struct {
 	agreed   chan struct{} // closed when FUSE_INIT is answered
 	agree    sync.Once     // closes agreed
 	serving  atomic.Bool
-	served   chan struct{} // closed when Serve returns
+	served   chan struct{} // closed when serving has ended
+	ended    func(error)   // of Start; set before the connection is served
 	result   error         // of Serve; written before served is closed
 	watched  bool          // guarded by parked.mu: the device is in the epoll instance
 	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED

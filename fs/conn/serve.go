@@ -37,25 +37,40 @@ type server struct {
 // mount that has not been made yet. ECONNABORTED after an abort by the administrator (Linux 4.17), else the error of
 // reading the device; an error if another Serve runs. Close must be called in any case.
 func (c *Conn) Serve() error {
-	if c.serving.Swap(true) {
-		return errors.New("cannot serve a FUSE connection twice")
-	}
-	<-c.mounted
-	if c.dev == nil || c.closing.Load() {
-		c.stopped(nil)
-		return nil
-	}
-	if there, err := parked.park(newServer(c, c.dev)); !there {
-		c.stopped(err)
+	if err := c.Start(nil); err != nil {
+		return err
 	}
 	<-c.served
 	return c.result
+}
+
+// Start is Serve without a goroutine that waits: it calls ended with the result, on a goroutine of its own. The error
+// says that the connection is served already.
+func (c *Conn) Start(ended func(error)) error {
+	if c.serving.Swap(true) {
+		return errors.New("cannot serve a FUSE connection twice")
+	}
+	c.ended = ended
+	go func() {
+		<-c.mounted
+		if c.dev == nil || c.closing.Load() {
+			c.stopped(nil)
+			return
+		}
+		if there, err := parked.park(newServer(c, c.dev)); !there {
+			c.stopped(err)
+		}
+	}()
+	return nil
 }
 
 // stopped ends Serve, whose result is err.
 func (c *Conn) stopped(err error) {
 	c.result = err
 	close(c.served)
+	if c.ended != nil {
+		go c.ended(err)
+	}
 }
 
 // leave ends Serve if the connection is parked. A serving goroutine sees for itself that the connection is closed or

@@ -137,7 +137,7 @@ type Served struct {
 	Boundaries []*host.Boundary
 	Done       chan struct{} // closed when serving has ended; nil before Serve
 	Err        error         // the result of serving, valid after Done
-	Ended      func()        // called after Done, on the serving goroutine; may be nil
+	Ended      func()        // called after Done, on a goroutine of its own; may be nil
 	Mount      *os.File      // nil if no descriptor of the mount is kept
 }
 
@@ -331,11 +331,11 @@ func (s *Served) Close() {
 // Serve starts serving a mounted view.
 func (s *Served) Serve() {
 	s.Done = make(chan struct{})
-	go func() {
-		s.Err = s.View.Serve()
+	s.View.Start(func(err error) {
+		s.Err = err
 		close(s.Done)
 		if s.Ended != nil {
 			s.Ended()
 		}
-	}()
+	})
 }
