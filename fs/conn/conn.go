@@ -11,7 +11,8 @@
 // # What always holds
 //
 //   - One goroutine serves a connection and waits in Go's poller: a thousand idle connections hold neither threads
-//     nor buffers. A request costs a thread only while it is slow and blocked, and MaxSlow bounds those.
+//     nor buffers. A request costs a thread only while it is slow and blocked, and MaxSlow bounds those. Only with
+//     io_uring (Transport) has a connection two threads for each processor as well (uring.go).
 //   - Every request is answered, even if its handler panics or its answer is malformed: the caller of a request that
 //     was read waits uninterruptibly (request_wait_answer in fs/fuse/dev.c), and not even SIGKILL ends the wait.
 //   - The connection requests only capabilities that the kernel offered in FUSE_INIT, so the same code serves from
@@ -20,13 +21,14 @@
 //
 // # Lock order
 //
-// Conn.mu and slowPool.mu are taken one at a time and never held across a system call that can block or a handler.
+// Conn.mu, slowPool.mu, rings.mu and ringThread.mu are taken one at a time and never held across a system call that
+// can block or a handler.
 //
 // # What it will not do
 //
 // It does not splice, does not cache data (no writeback, no readahead), does not serve a connection from several
-// goroutines, and does not unmount; the process that mounted it does. Another process keeps the device open over the
-// death of this one (Survival).
+// goroutines but with io_uring, and does not unmount; the process that mounted it does. Another process keeps the
+// device open over the death of this one (Survival).
 package conn
 
 import (
@@ -81,6 +83,9 @@ type Config struct {
 	MaxRate int
 	// MaxCPU bounds the processor time of slow requests in the long run, in percent of one processor; 0 is no bound.
 	MaxCPU int
+	// Transport is how requests come. Only classic can be used with a Survival that has Clone or Init, with Slots,
+	// MaxRate and MaxCPU.
+	Transport Transport
 }
 
 // Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any
@@ -90,10 +95,11 @@ type Conn struct {
 	number   uint64    // immutable: unique among the connections of this process
 	proto    *protocol // immutable
 	slow     slowPool
-	mounted  chan struct{} // closed when the device is mounted, or by Close
-	finished chan struct{} // closed when Close is done
-	agreed   chan struct{} // closed when FUSE_INIT is answered
-	agree    sync.Once     // closes agreed
+	rings    atomic.Pointer[rings] // nil without io_uring; set before the reply to FUSE_INIT
+	mounted  chan struct{}         // closed when the device is mounted, or by Close
+	finished chan struct{}         // closed when Close is done
+	agreed   chan struct{}         // closed when FUSE_INIT is answered
+	agree    sync.Once             // closes agreed
 	serving  atomic.Bool
 	served   chan struct{} // closed when Serve returns
 	closing  atomic.Bool   // set under mu; from then on every request is answered ECONNABORTED
@@ -114,6 +120,9 @@ type Conn struct {
 func New(cfg Config) (*Conn, error) {
 	if cfg.FS == nil {
 		return nil, errors.New("cannot make a FUSE connection without a file system")
+	}
+	if err := cfg.checkTransport(); err != nil {
+		return nil, err
 	}
 	fd, err := openDevice()
 	if err != nil {
@@ -176,6 +185,8 @@ func (c *Conn) attach() error {
 // later calls ENOTCONN. It returns when Serve and the last slow request have ended, so a handler must not call it; a
 // handler that stays in the kernel delays it. The mount stays, dead, until it is unmounted. Further calls wait for
 // the first. The error is always nil.
+//
+// With io_uring the kernel ends the connection some tens of milliseconds after the return.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	again := c.closing.Swap(true)
@@ -200,12 +211,17 @@ func (c *Conn) Close() error {
 		c.reply(dev, errorReply(r.body, make([]byte, headerSize), fuse.Status(unix.ECONNABORTED)))
 	}
 	c.settleNotes(dev)
+	c.rings.Load().end()
 	// The last reference: fuse_dev_release aborts the connection.
 	dev.file.Close()
 	if c.serving.Load() {
 		<-c.served
 	}
+	c.rings.Load().end()
 	for pause := time.Millisecond; !c.slow.waitIdle(pause); pause = min(2*pause, time.Second) {
+		c.cancelSlow()
+	}
+	for pause := time.Millisecond; !c.rings.Load().waitEnd(pause); pause = min(2*pause, time.Second) {
 		c.cancelSlow()
 	}
 	return nil
