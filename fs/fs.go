@@ -101,6 +101,8 @@ type Config struct {
 	MaxRate int
 	// MaxCPU bounds the processor time of requests that may block, in percent of one processor; 0: no bound.
 	MaxCPU int
+	// Transport is how the guest's requests come (conn.Config). A view that outlives its server has to be classic.
+	Transport conn.Transport
 }
 
 // Holder keeps descriptors open for the next server, each under a key.
@@ -293,6 +295,7 @@ func (v *View) start(cfg Config) (err error) {
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
 		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough && !v.nested(), Log: cfg.Log,
 		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
+		Transport: cfg.Transport,
 	}
 	if cfg.Panicked != nil {
 		c.OnPanic = func(any) { cfg.Panicked() }
