@@ -106,6 +106,13 @@ func (w *worker) writes() {
 // and one that succeeded must have.
 func (w *worker) change(kind string, do func() error, happened func() bool) bool {
 	err := w.op(kind, do)
+	for aborted := err; aborted == errAborted; {
+		// The next worker finishes what this one had begun before it answers anything new.
+		aborted = w.op("stat", func() error {
+			var st unix.Stat_t
+			return unix.Lstat(w.At("many"), &st)
+		})
+	}
 	ok := happened()
 	if err == nil && !ok {
 		w.fail(kind, "it succeeded, and the host knows nothing of it")
