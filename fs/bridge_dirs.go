@@ -94,11 +94,7 @@ func (v *View) makeCgroup(
 		return err
 	}
 	never := hier.bridge.expect(d.ID(), name)
-	child, err := d.Mkdir(name, makingMode)
-	if own && status(err) == errExists {
-		// The previous server died in Mkdir.
-		child, err = d.OpenDir(name)
-	}
+	child, err := makeDir(d, name, own)
 	if err != nil {
 		never()
 		return err

@@ -76,16 +76,11 @@ func (v *View) lookup(hier *viewHierarchy, d *host.Dir, name string, tid uint32,
 func (v *View) enterDir(
 	hier *viewHierarchy, d *host.Dir, name string, tid uint32, st *unix.Stat_t, out *fuse.EntryOut,
 ) fuse.Status {
-	if st.Ino > dirMask {
-		return fuse.Status(unix.EOVERFLOW)
-	}
 	child, err := hier.open(d, name, st)
 	if err != nil {
 		return status(err)
 	}
-	out.NodeId = v.dirNode(hier, st.Ino)
 	defer child.Release()
-	v.watchFor(hier, d, tid)
 	// The leaf: the root under another inode number.
 	if child.IsBoundary() {
 		var root unix.Stat_t
@@ -95,6 +90,18 @@ func (v *View) enterDir(
 		root.Ino = st.Ino
 		*st = root
 	}
+	return v.fillDir(hier, d, child, tid, st, out)
+}
+
+// fillDir fills in the entry of a child cgroup of d that is open.
+func (v *View) fillDir(
+	hier *viewHierarchy, d, child *host.Dir, tid uint32, st *unix.Stat_t, out *fuse.EntryOut,
+) fuse.Status {
+	if st.Ino > dirMask {
+		return fuse.Status(unix.EOVERFLOW)
+	}
+	out.NodeId = v.dirNode(hier, st.Ino)
+	v.watchFor(hier, d, tid)
 	v.fillAttr(hier, child, "", st, &out.Attr)
 	v.cacheEntry(out)
 	return fuse.OK

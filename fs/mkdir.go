@@ -56,18 +56,11 @@ func (v *View) answerMade(hier *viewHierarchy, d, made *host.Dir, tid uint32, ou
 	if err := made.Chmod("", madeMode); err != nil {
 		v.log.WithError(err).Warnf("cannot give a new cgroup its mode")
 	}
-	if made.ID() > dirMask {
-		return fuse.Status(unix.EOVERFLOW)
-	}
-	out.NodeId = v.dirNode(hier, made.ID())
 	var st unix.Stat_t
 	if err := made.Stat(&st); err != nil {
 		return status(err)
 	}
-	v.watchFor(hier, d, tid)
-	v.fillAttr(hier, made, "", &st, &out.Attr)
-	v.cacheEntry(out)
-	return fuse.OK
+	return v.fillDir(hier, d, made, tid, &st, out)
 }
 
 // answerMkdir answers a mkdir that failed, or that the previous server finished: it sets the mode of the new cgroup,
@@ -155,18 +148,9 @@ func (v *View) mkdir(
 		}
 	}
 	n.hier.expected.add(d.ID(), name)
-	made, err = d.Mkdir(name, makingMode)
-	if own && status(err) == errExists {
-		// The previous server died in Mkdir.
-		if made, err = d.OpenDir(name); err == nil {
-			err = made.Silence()
-		}
-	}
+	made, err = makeDir(d, name, own)
 	ch.made()
 	if err != nil {
-		if made != nil {
-			made.Release()
-		}
 		if status(err) != errExists {
 			n.hier.lent.rmdir(d, name)
 		}
@@ -186,6 +170,21 @@ func (v *View) mkdir(
 		return nil, status(err)
 	}
 	return made, fuse.OK
+}
+
+// makeDir makes a cgroup with makingMode. own: one that is there is the previous server's, which died in Mkdir.
+func makeDir(d *host.Dir, name string, own bool) (made *host.Dir, err error) {
+	if made, err = d.Mkdir(name, makingMode); !own || status(err) != errExists {
+		return made, err
+	}
+	if made, err = d.OpenDir(name); err != nil {
+		return nil, err
+	}
+	if err = made.Silence(); err != nil {
+		made.Release()
+		return nil, err
+	}
+	return made, nil
 }
 
 // setMadeMode sets the final mode of a cgroup with makingMode.

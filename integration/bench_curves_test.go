@@ -131,16 +131,7 @@ type treeOp struct {
 // treeOps are the measured operations in a directory.
 func treeOps(dir string) []treeOp {
 	return []treeOp{
-		{"open, read, close", func() error {
-			var buf [64]byte
-			fd, err := unix.Open(dir+"/"+benchFile, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			_, err = unix.Pread(fd, buf[:], 0)
-			return err
-		}},
+		{"open, read, close", func() error { return readOnce(dir + "/" + benchFile) }},
 		{"mkdir and rmdir", func() error {
 			if err := unix.Mkdir(dir+"/made", 0o755); err != nil {
 				return err

@@ -141,7 +141,9 @@ func benchOps() []benchOp {
 			}
 		}},
 		{"open, read, close", 500, func(b *testing.B, t *benchTree, _, _ int) {
-			readOnce(b, t, filepath.Join(t.root, benchFile))
+			if err := readOnce(filepath.Join(t.root, benchFile)); err != nil {
+				b.Error(t.name, err)
+			}
 		}},
 		{"list and read one file in each of 1,000 cgroups", 1, func(b *testing.B, t *benchTree, _, _ int) {
 			dir := filepath.Join(t.root, "many")
@@ -152,7 +154,9 @@ func benchOps() []benchOp {
 			read := 0
 			for _, e := range names {
 				if e.IsDir() {
-					readOnce(b, t, filepath.Join(dir, e.Name(), benchFile))
+					if err := readOnce(filepath.Join(dir, e.Name(), benchFile)); err != nil {
+						b.Error(t.name, e.Name(), err)
+					}
 					read++
 				}
 			}
@@ -178,17 +182,16 @@ func benchOps() []benchOp {
 	}
 }
 
-func readOnce(b *testing.B, t *benchTree, path string) {
+// readOnce opens, reads and closes a file.
+func readOnce(path string) error {
 	var buf [64]byte
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		b.Error(t.name, path, err)
-		return
+		return err
 	}
-	if _, err := unix.Pread(fd, buf[:], 0); err != nil {
-		b.Error(t.name, path, err)
-	}
-	unix.Close(fd)
+	defer unix.Close(fd)
+	_, err = unix.Pread(fd, buf[:], 0)
+	return err
 }
 
 // benchHost finds the pids hierarchy: a v1 directory, or the v2 root.

@@ -203,8 +203,8 @@ func (c *Conn) Close() error {
 		c.reply(dev, errorReply(r.body, make([]byte, headerSize), fuse.Status(unix.ECONNABORTED)))
 	}
 	c.settleNotes(dev)
-	// The last reference: fuse_dev_release aborts the connection.
 	c.leave()
+	// The last reference: fuse_dev_release aborts the connection.
 	dev.close()
 	if c.serving.Load() {
 		<-c.served

@@ -48,15 +48,11 @@ func borrowWatchdog() *watchdog {
 	if spareWatchdogs.made >= maxWatchdogs {
 		return nil
 	}
-	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	file, raw, err := newTimer()
 	if err != nil {
 		return nil
 	}
-	w := &watchdog{file: os.NewFile(uintptr(fd), "timerfd")}
-	if w.raw, err = w.file.SyscallConn(); err != nil {
-		w.file.Close()
-		return nil
-	}
+	w := &watchdog{file: file, raw: raw}
 	spareWatchdogs.made++
 	go w.run()
 	return w
@@ -87,9 +83,7 @@ func (w *watchdog) run() {
 
 // set sets the timer; 0 stops it.
 func (w *watchdog) set(d time.Duration) {
-	_ = w.raw.Control(func(fd uintptr) {
-		_ = unix.TimerfdSettime(int(fd), 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
-	})
+	_ = w.raw.Control(func(fd uintptr) { _ = setTimer(fd, d) })
 }
 
 // guard replaces the server's goroutine after patience.

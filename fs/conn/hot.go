@@ -54,7 +54,7 @@ func (s *server) waitHot(fd int) {
 		}
 	}
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, int(hotFor/time.Millisecond))
+	n, err := 0, error(unix.EINTR)
 	for err == unix.EINTR {
 		n, err = unix.Poll(fds, int(hotFor/time.Millisecond))
 	}

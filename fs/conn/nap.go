@@ -57,17 +57,33 @@ func borrowNap() (*nap, error) {
 		return n, nil
 	}
 	spareNaps.mu.Unlock()
-	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	file, raw, err := newTimer()
 	if err != nil {
-		return nil, os.NewSyscallError("timerfd_create", err)
-	}
-	n := &nap{file: os.NewFile(uintptr(fd), "timerfd")}
-	if n.raw, err = n.file.SyscallConn(); err != nil {
-		n.file.Close()
 		return nil, err
 	}
+	n := &nap{file: file, raw: raw}
 	n.wait = n.step
 	return n, nil
+}
+
+// newTimer makes a timer of the kernel that Go's poller waits for.
+func newTimer() (*os.File, syscall.RawConn, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("timerfd_create", err)
+	}
+	file := os.NewFile(uintptr(fd), "timerfd")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, nil, err
+	}
+	return file, raw, nil
+}
+
+// setTimer has a timer expire once, after a time; 0 stops it. It clears an earlier expiry (timerfd_settime(2)).
+func setTimer(fd uintptr, d time.Duration) error {
+	return unix.TimerfdSettime(int(fd), 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}, nil)
 }
 
 // giveBack keeps the timer for reuse, unless it failed or there are enough.
@@ -95,5 +111,5 @@ func (n *nap) step(fd uintptr) (expired bool) {
 		return true
 	}
 	n.set = true
-	return unix.TimerfdSettime(int(fd), 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(n.d))}, nil) != nil
+	return setTimer(fd, n.d) != nil
 }

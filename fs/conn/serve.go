@@ -91,11 +91,11 @@ func (s *server) start() {
 	go func() {
 		c := s.c
 		for {
-			gone, err := s.serve()
-			if gone {
+			err := s.serve()
+			switch {
+			case s.replaced:
 				return
-			}
-			if err != errQuiet {
+			case err != errQuiet:
 				c.stopped(err)
 				return
 			}
@@ -116,7 +116,7 @@ var errQuiet = errors.New("no request")
 
 // serve reads and answers requests until none comes (errQuiet), until another goroutine replaces this one, or until the
 // end: nil if the file system is unmounted or the connection closed or suspended.
-func (s *server) serve() (replaced bool, err error) {
+func (s *server) serve() error {
 	defer s.putBuffers()
 	c := s.c
 	for {
@@ -125,17 +125,17 @@ func (s *server) serve() (replaced bool, err error) {
 		case err == nil:
 			s.yield()
 			if s.dispatch(); s.replaced {
-				return true, nil
+				return nil
 			}
 			s.idle = time.Time{}
 		case err == errQuiet:
-			return false, err
+			return err
 		case c.suspending.Load(), c.closing.Load():
-			return false, nil
+			return nil
 		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
-			return false, nil
+			return nil
 		default:
-			return false, fmt.Errorf("cannot serve: %w", &os.PathError{Op: "read", Path: devicePath, Err: err})
+			return fmt.Errorf("cannot serve: %w", &os.PathError{Op: "read", Path: devicePath, Err: err})
 		}
 	}
 }

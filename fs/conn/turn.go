@@ -34,11 +34,12 @@ func (s *server) yield() {
 		s.c.wokenNow()
 		s.turns = turns{now, now, now}
 	case now.Sub(s.turns.began) >= turn:
-		switch alone := !s.c.othersAwake(); {
-		case alone && now.Sub(s.turns.polled) < pollEvery:
-		case alone:
-			rest(time.Nanosecond)
-			s.turns.polled = now
+		switch {
+		case !s.c.othersAwake():
+			if now.Sub(s.turns.polled) >= pollEvery {
+				rest(time.Nanosecond)
+				s.turns.polled = now
+			}
 		case now.Sub(s.turns.busySince) > floodAfter:
 			rest(longBreather)
 		default:
