@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -212,6 +213,24 @@ func startIn(fields [][]byte) (uint64, error) {
 		return 0, unix.ESRCH
 	}
 	return start, nil
+}
+
+// ExitStatus returns the wait status of a process whose first thread has exited, also while other threads of it keep it
+// from being reaped; 0 for one that runs. The caller needs the right to trace the process. ESRCH if there is none.
+func ExitStatus(pid int) (syscall.WaitStatus, error) {
+	fields, err := statFields("/proc/" + strconv.Itoa(pid))
+	if err != nil {
+		return 0, err
+	}
+	// proc_pid_stat(5): field 52.
+	if len(fields) < 50 {
+		return 0, unix.ESRCH
+	}
+	status, err := strconv.ParseUint(string(fields[49]), 10, 32)
+	if err != nil {
+		return 0, unix.ESRCH
+	}
+	return syscall.WaitStatus(status), nil
 }
 
 // statFields returns the fields of a process's stat after the command's name, which may contain blanks: the first is

@@ -71,3 +71,29 @@ func TestUIDs(t *testing.T) {
 		t.Errorf("ids %d, %d, %v", uid, suid, err)
 	}
 }
+
+// TestExitStatus: of a process that runs, has exited, or was killed.
+func TestExitStatus(t *testing.T) {
+	for _, x := range []struct {
+		script string
+		want   syscall.WaitStatus
+	}{{"exit 3", 3 << 8}, {"kill -9 $$", 9}, {"exec sleep 60", 0}} {
+		cmd := exec.Command("sh", "-c", x.script)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if x.want != 0 {
+			if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := ExitStatus(cmd.Process.Pid); err != nil || got != x.want {
+			t.Errorf("%s: %#x, %v, want %#x", x.script, got, err, x.want)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if _, err := ExitStatus(cmd.Process.Pid); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("%s: reaped, yet %v", x.script, err)
+		}
+	}
+}

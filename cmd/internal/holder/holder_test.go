@@ -29,7 +29,7 @@ func TestHolder(t *testing.T) {
 	}
 	syscall.Kill(first, unix.SIGKILL)
 	second, rest := r.noted("worker", 2)
-	if want := "1 restarts, reason " + killed(rest) + ", " + settings + "kept 0/0=device 0/1=handle"; rest != want {
+	if want := `1 restarts, reason "signal: killed", ` + settings + "kept 0/0=device 0/1=handle"; rest != want {
 		t.Errorf("the second worker: %s, want %s", rest, want)
 	}
 	c, err := net.Dial("unix", r.config.Notify)
@@ -87,14 +87,6 @@ func wantTold(t *testing.T, told []string) {
 	}
 }
 
-// killed is the reason of a killed worker's successor, which depends on how long the kernel takes to end it.
-func killed(told string) string {
-	if strings.Contains(told, "a signal that killed it") {
-		return `"a signal that killed it"`
-	}
-	return `"signal: killed"`
-}
-
 // TestHolderGivesUp: workers that exit at once have it give up, with views ended and an error.
 func TestHolderGivesUp(t *testing.T) {
 	r := runHolder(t, nil)
@@ -124,7 +116,7 @@ func TestHolderWatchdog(t *testing.T) {
 	r.post(func() { r.supervisor.watchdog = time.Second })
 	eventually(t, "the watchdog", func() bool { return strings.Contains(r.log(), "has not beaten for 1s") })
 	r.post(func() { r.supervisor.watchdog = time.Hour })
-	if _, rest := r.noted("worker", 2); !strings.Contains(rest, "reason "+killed(rest)) {
+	if _, rest := r.noted("worker", 2); !strings.Contains(rest, `reason "signal: killed"`) {
 		t.Errorf("the second worker: %s; the log: %s", rest, r.log())
 	}
 	if err := r.stop(); err != nil {

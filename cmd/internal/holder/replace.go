@@ -63,7 +63,7 @@ func (m *machine) handleWorker(e event) {
 		}
 	case lifelineBroke:
 		if w == &m.current {
-			w.severed = m.now
+			w.severed, w.outcome, w.exit = m.now, e.text, e.exit
 		}
 	case childExited:
 		m.workerExited(w, e)
@@ -118,7 +118,7 @@ func (m *machine) workerServes() {
 func (m *machine) workerLingers() {
 	m.lingering = append(slices.Clone(m.lingering), m.current)
 	m.log(logrus.WarnLevel, "the worker (process %d) is dead, but a thread of it waits in the kernel", m.current.pid)
-	m.workerGone("a signal that killed it", exitedKilled)
+	m.workerGone(m.current.outcome, m.current.exit)
 }
 
 func (m *machine) workerExited(w *child, e event) {

@@ -1,7 +1,7 @@
 package holder
 
 import (
-	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/fs/state"
+	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 )
 
 // process is the running side of a child. The supervisor has its phase.
@@ -118,7 +119,7 @@ func (h *Holder) receive(p *process) {
 
 // reap posts the exit of a process, after everything that it sent.
 func (h *Holder) reap(p *process) {
-	err := p.cmd.Wait()
+	_ = p.cmd.Wait() // its error repeats the status
 	p.reaped.Store(true)
 	for l := p.lifeline.Load(); l != nil; l = p.lifeline.Load() {
 		l.Wake()
@@ -126,8 +127,11 @@ func (h *Holder) reap(p *process) {
 	}
 	<-p.closed
 	h.post(func() {
-		text, how := outcome(err)
-		h.handle(event{kind: childExited, child: p.id, text: text, exit: how})
+		e := event{kind: childExited, child: p.id, text: "an unknown status", exit: exitedByItself}
+		if p.cmd.ProcessState != nil {
+			e.text, e.exit = outcome(p.cmd.ProcessState.Sys().(syscall.WaitStatus))
+		}
+		h.handle(e)
 		p.link.close()
 		delete(h.processes, p.id)
 	})
@@ -138,24 +142,31 @@ func (h *Holder) watchLifeline(p *process, l *state.Lifeline) {
 	p.lifeline.Store(l)
 	broken := l.Severed(p.reaped.Load)
 	p.lifeline.Store(nil)
-	if broken {
-		h.post(func() { h.handle(event{kind: lifelineBroke, child: p.id}) })
+	if !broken {
+		return
 	}
+	e := event{kind: lifelineBroke, child: p.id, text: "an unknown status", exit: exitedKilled}
+	// The exit code of a thread is set before its lifeline breaks (do_exit of kernel/exit.c).
+	if status, err := host.ExitStatus(p.cmd.Process.Pid); err == nil {
+		e.text, e.exit = outcome(status)
+	}
+	h.post(func() { h.handle(e) })
 }
 
 // outcome says how a process exited.
-func outcome(err error) (string, exit) {
-	if err == nil {
+func outcome(status syscall.WaitStatus) (string, exit) {
+	switch {
+	case !status.Signaled() && status.ExitStatus() == 0:
 		return "status 0", exitedZero
+	case !status.Signaled():
+		return fmt.Sprintf("exit status %d", status.ExitStatus()), exitedByItself
 	}
-	var e *exec.ExitError
-	if errors.As(err, &e) {
-		ws, ok := e.Sys().(syscall.WaitStatus)
-		if ok && ws.Signaled() && (ws.Signal() == unix.SIGKILL || ws.Signal() == unix.SIGTERM || ws.Signal() == unix.SIGINT) {
-			return err.Error(), exitedKilled
-		}
+	text := "signal: " + status.Signal().String()
+	switch status.Signal() {
+	case unix.SIGKILL, unix.SIGTERM, unix.SIGINT:
+		return text, exitedKilled
 	}
-	return err.Error(), exitedByItself
+	return text, exitedByItself
 }
 
 // awaitRuntime posts that a runtime has connected to a socket for listeners.

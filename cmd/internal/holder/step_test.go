@@ -161,15 +161,23 @@ func TestLinger(t *testing.T) {
 	x.spawned(2)
 	x.says(2, childPrepared, "resume worker 2")
 	x.says(2, childServes, "notify ready")
-	x.says(2, lifelineBroke)
+	x.on(event{kind: lifelineBroke, child: 2, text: "signal: killed", exit: exitedKilled})
 	x.hang(lingerWait, "log warning: the worker (process 102) is dead, but a thread of it waits in the kernel",
-		"log warning: the worker (process 102) ended with a signal that killed it", "spawn worker 3")
+		"log warning: the worker (process 102) ended with signal: killed", "spawn worker 3")
 	if len(x.s.lingering) != 1 || x.s.lingering[0].pid != 102 || x.s.crashed {
 		t.Errorf("lingering: %+v, crashed %t", x.s.lingering, x.s.crashed)
 	}
 	x.exits(2, exitedKilled)
 	if len(x.s.lingering) != 0 {
 		t.Errorf("still lingering: %+v", x.s.lingering)
+	}
+	x.spawned(3)
+	x.says(3, childPrepared, "resume worker 3")
+	x.on(event{kind: lifelineBroke, child: 3, text: "exit status 2", exit: exitedByItself})
+	x.hang(lingerWait, "log warning: the worker (process 103) is dead",
+		"log warning: the worker (process 103) ended with exit status 2", "spawn worker 4")
+	if !x.s.crashed {
+		t.Error("a worker that crashed and lingers is taken for one that was killed")
 	}
 }
 

@@ -54,6 +54,8 @@ type child struct {
 	phase    phase
 	deadline time.Time // at which it is killed; zero: never
 	severed  time.Time // when its lifeline was severed: its first thread has ended; zero before
+	outcome  string    // how that thread ended, from then on
+	exit     exit      // the same
 	heard    time.Time // when an answerer last said that it serves
 	doubted  time.Time // when a look first found its sign of life late; zero while it is not
 }
@@ -115,8 +117,8 @@ const (
 	childPrepared  eventKind = "a child said that it prepared" // it awaits the kept descriptors
 	childServes    eventKind = "a child said that it serves"   // an answerer says so again and again
 	linkClosed     eventKind = "a child closed its link"       // all that it sent was read
-	lifelineBroke  eventKind = "a child's first thread ended"
-	childExited    eventKind = "a child exited" // it closed its link before; text and exit say how
+	lifelineBroke  eventKind = "a child's first thread ended"  // text and exit say how
+	childExited    eventKind = "a child exited"                // it closed its link before; text and exit say how
 	upgradeWanted  eventKind = "an upgrade is wanted"
 	stopWanted     eventKind = "a signal ends the holder" // text: its name
 	programsLoaded eventKind = "loading of programs ended"
