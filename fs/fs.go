@@ -93,7 +93,7 @@ type Config struct {
 	Denied func(Denial)
 	// Observe receives each answered request (conn.Config).
 	Observe func(opcode uint32, errno int, took time.Duration)
-	// Panicked is called after a request's handler panicked and the panic was logged.
+	// Panicked is called after a request whose handler panicked was answered EIO.
 	Panicked func()
 	// Slots bounds the blocking requests of many views together; nil: no such bound.
 	Slots *conn.Slots
@@ -292,11 +292,8 @@ func (v *View) start(cfg Config) (err error) {
 	c := conn.Config{
 		FS: (*rawFS)(v), Poll: v.poll, Slow: v.slow,
 		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough && !v.nested(), Log: cfg.Log,
-		ReadDirPlus: true,
-		Observe:     cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
-	}
-	if cfg.Panicked != nil {
-		c.OnPanic = func(any) { cfg.Panicked() }
+		ReadDirPlus: true, OnPanic: cfg.Panicked,
+		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
 	}
 	c.Survival = &conn.Survival{Replied: v.replied}
 	if v.private == nil {

@@ -70,8 +70,8 @@ type Config struct {
 	Passthrough bool
 	// Log receives errors; nil is the standard logger.
 	Log *logrus.Entry
-	// OnPanic receives a handler's panic value; the request has been, or is about to be, answered EIO.
-	OnPanic func(any)
+	// OnPanic is called after a request was answered whose handler panicked: with EIO, unless Slow panicked.
+	OnPanic func()
 	// Survival lets the connection outlive this process; nil for one that does not.
 	Survival *Survival
 	// Observe receives each answered request: its opcode, the errno (0 for success) and the duration.
@@ -108,7 +108,8 @@ type Conn struct {
 
 	suspending atomic.Bool // Suspend was called
 
-	passthrough atomic.Bool // negotiated, and this process may register backing files
+	panics      atomic.Uint64 // of handlers
+	passthrough atomic.Bool   // negotiated, and this process may register backing files
 
 	mu    sync.Mutex
 	fd    int            // guarded by mu; the device before it is mounted, else -1
@@ -249,12 +250,18 @@ func (c *Conn) device() (*device, error) {
 	return c.dev, nil
 }
 
-// panicked reports each panic of a handler once.
+// panicked logs a panic of a handler.
 func (c *Conn) panicked(v any) {
+	c.panics.Add(1)
 	c.cfg.Log.WithField("panic", fmt.Sprint(v)).Errorf("a request's handler panicked\n%s", stack())
-	if c.cfg.OnPanic != nil {
-		c.cfg.OnPanic(v)
+}
+
+// afterPanic calls OnPanic if the handler of the request in m panicked. Call it when the reply is written.
+func (c *Conn) afterPanic(m *message) {
+	if m.panicked && c.cfg.OnPanic != nil {
+		c.cfg.OnPanic()
 	}
+	m.panicked = false
 }
 
 var _ io.Closer = (*Conn)(nil)

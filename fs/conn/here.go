@@ -134,6 +134,7 @@ func (s *server) serveHere(in []byte) bool {
 		return true
 	}
 	c.reply(s.dev, reply)
+	c.afterPanic(s.m)
 	if next := c.slow.next(r, took); next != nil {
 		c.runSlow(s.dev, next)
 	}

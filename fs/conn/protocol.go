@@ -44,6 +44,7 @@ const (
 type message struct {
 	in, out       []byte
 	inVec, outVec [1][]byte // for go-fuse, which wants vectors
+	panicked      bool      // a handler of the request in it did
 }
 
 // newMessage makes the buffers of a message. The request buffer is resident from the start: if a server is killed

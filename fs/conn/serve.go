@@ -211,10 +211,14 @@ func (s *server) dispatch() {
 		}
 	case c.suspected(h):
 		s.reply = errorReply(in, m.out, fuse.EIO)
-	case c.isSlow(h, in[inHeader:]):
+	case c.isSlow(m, s.n):
 		s.slow(in)
 	default:
 		s.reply = c.respond(m, s.n)
+	}
+	if m.panicked && !s.replaced {
+		s.flush()
+		c.afterPanic(m)
 	}
 }
 
@@ -228,26 +232,30 @@ func (s *server) slow(in []byte) {
 	}
 }
 
-// isSlow calls Config.Slow. If that panics the request is inline.
-func (c *Conn) isSlow(h *fuse.InHeader, body []byte) (slow bool) {
+// isSlow calls Config.Slow for the request in m.in[:n]. If that panics the request is inline.
+func (c *Conn) isSlow(m *message, n int) (slow bool) {
 	if c.cfg.Slow == nil || !c.proto.ready.Load() {
 		return false
 	}
 	defer func() {
 		if v := recover(); v != nil {
 			c.panicked(v)
+			m.panicked = true
 		}
 	}()
-	return c.cfg.Slow(h, body)
+	return c.cfg.Slow(header(m.in), m.in[inHeader:n])
 }
 
 // respond handles m.in[:n] and returns the reply, in m.out.
 func (c *Conn) respond(m *message, n int) (reply []byte) {
+	before := c.panics.Load()
 	defer func() {
 		if v := recover(); v != nil {
 			c.panicked(v)
 			reply = errorReply(m.in[:n], m.out, fuse.EIO)
 		}
+		// Also true if the handler of another request panicked meanwhile, which does no harm.
+		m.panicked = m.panicked || c.panics.Load() != before
 	}()
 	h := header(m.in[:n])
 	if s := c.cfg.Survival; s != nil && s.Keep != nil && h != nil && h.Unique&resendBit == 0 {

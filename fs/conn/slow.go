@@ -261,6 +261,7 @@ func (c *Conn) runSlow(dev *device, r *slowRequest) {
 		var reply []byte
 		reply, took = c.respondSlow(&m, len(r.body), leave)
 		c.reply(dev, reply)
+		c.afterPanic(&m)
 	}
 }
 

@@ -225,7 +225,7 @@ func mountTiny(t testing.TB, f *tinyFS, change func(*Config)) (*Conn, string) {
 		t.Skip("needs root: mounting takes CAP_SYS_ADMIN")
 	}
 	cfg := Config{FS: f, Slow: f.slow, Poll: f.poll, FSName: tinyName, Subtype: "tinytype", Log: quiet(),
-		OnPanic: func(any) { f.panics.Add(1) }}
+		OnPanic: func() { f.panics.Add(1) }}
 	if change != nil {
 		change(&cfg)
 	}

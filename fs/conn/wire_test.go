@@ -26,7 +26,7 @@ func initRequest(minor uint32, flags uint64) []byte {
 }
 
 func offlineConn(f *tinyFS, change func(*Config)) *Conn {
-	cfg := Config{FS: f, Slow: f.slow, Poll: f.poll, Log: quiet(), MaxSlow: 1, Passthrough: true, OnPanic: func(any) { f.panics.Add(1) }}
+	cfg := Config{FS: f, Slow: f.slow, Poll: f.poll, Log: quiet(), MaxSlow: 1, Passthrough: true, OnPanic: func() { f.panics.Add(1) }}
 	if change != nil {
 		change(&cfg)
 	}
@@ -214,7 +214,7 @@ func checkResponse(t *testing.T, c *Conn, in []byte) {
 		reply = respondTo(c, in)
 	case h.Opcode == OpInterrupt:
 		reply = c.interrupted(nil, in, make([]byte, replySize))
-	case c.isSlow(h, in[inHeader:]):
+	case c.isSlow(&message{in: in}, len(in)):
 		reply = c.respond(&message{in: in, out: make([]byte, replyRoom(in))}, len(in))
 	default:
 		reply = respondTo(c, in)

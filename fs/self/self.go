@@ -65,7 +65,7 @@ type Config struct {
 	// Crashed says that the previous server crashed, rather than ended or was killed: its unanswered requests are
 	// suspect.
 	Crashed bool
-	// Panicked is called after a request's handler panicked and the panic was logged.
+	// Panicked is called after a request whose handler panicked was answered EIO.
 	Panicked func()
 	Log      *logrus.Entry
 }
@@ -88,13 +88,10 @@ func New(cfg Config) (d *Dir, err error) {
 	d = &Dir{RawFileSystem: fuse.NewDefaultRawFileSystem(), cfg: cfg, told: map[int]time.Time{}}
 	c := conn.Config{
 		FS: d, Slow: d.touches, MaxSlow: maxTouches, Unpaced: true, FSName: "vcgroupfs", Subtype: Subtype,
-		ReadOnly: true, Log: cfg.Log,
+		ReadOnly: true, Log: cfg.Log, OnPanic: cfg.Panicked,
 		Survival: &conn.Survival{
 			Clone: !conn.Resends(cfg.State.Init()), Init: cfg.State.SetInit, Replied: d.replied, Suspect: d.suspect,
 		},
-	}
-	if cfg.Panicked != nil {
-		c.OnPanic = func(any) { cfg.Panicked() }
 	}
 	if cfg.Device == nil {
 		d.conn, err = conn.New(c)

@@ -306,11 +306,9 @@ func (d *Daemon) stop() {
 	d.end()
 }
 
-// panicked ends the worker, because a panicking handler may leave any state behind. By then the request is answered
-// EIO; the next worker serves all others.
-func panicked() {
-	time.AfterFunc(10*time.Millisecond, func() { logrus.Exit(panicStatus) })
-}
+// panicked ends the worker, because a panicking handler may leave any state behind. The next worker serves the
+// requests that are not answered.
+func panicked() { logrus.Exit(panicStatus) }
 
 // panicStatus is the exit status of a panicking Go program.
 const panicStatus = 2
