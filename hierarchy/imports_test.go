@@ -22,7 +22,7 @@ var mayImport = []struct{ dir, own string }{
 	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target views hierarchy hierarchy/host hierarchy/translate policy"},
 	{"cmd/internal/daemon", "alarm api attach cgroups fault fstype holder memory runtimes spec target views fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/listener", "api fault holder notify runtimes spec target fs/state hierarchy hierarchy/host policy"},
-	{"cmd/internal/holder", "alarm api fstype memory target fs/state"},
+	{"cmd/internal/holder", "alarm api fstype memory target fs/state hierarchy/host"},
 	{"cmd/internal/alarm", ""},
 	{"cmd/internal/memory", ""},
 	{"cmd/internal/cgroups", "fault hierarchy hierarchy/host"},
