@@ -19,7 +19,7 @@ const module = "github.com/vcgroupfs/vcgroupfs"
 // downward only, so a package stands above all that it imports. A new edge is a decision: it gets its place here or is
 // not made.
 var mayImport = []struct{ dir, own string }{
-	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target views hierarchy hierarchy/host hierarchy/translate policy"},
+	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target views fs/conn hierarchy hierarchy/host hierarchy/translate policy"},
 	{"cmd/internal/daemon", "alarm api attach cgroups fault fstype holder memory runtimes spec target views fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/listener", "api fault holder notify runtimes spec target fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/holder", "alarm api fstype memory target fs/state hierarchy/host"},
@@ -31,8 +31,8 @@ var mayImport = []struct{ dir, own string }{
 	{"cmd/internal/api", "fault spec target hierarchy policy"},
 	{"cmd/internal/runtimes/nri", "fault spec policy"},
 	{"cmd/internal/runtimes", "fault notify hierarchy/host"},
-	{"cmd/internal/run", "attach fault fstype logs notify spec target views fs hierarchy hierarchy/host policy"},
-	{"cmd/internal/views", "attach fault fstype spec target fs hierarchy hierarchy/host policy"},
+	{"cmd/internal/run", "attach fault fstype logs notify spec target views fs fs/conn hierarchy hierarchy/host policy"},
+	{"cmd/internal/views", "attach fault fstype spec target fs fs/conn hierarchy hierarchy/host policy"},
 	{"cmd/internal/attach", "fault notify target fs/conn hierarchy hierarchy/host policy"},
 	{"cmd/internal/spec", "fault hierarchy policy"},
 	{"cmd/internal/fstype", "fs fs/conn hierarchy/host"},

@@ -12,7 +12,8 @@
 //
 //   - One goroutine at a time serves a connection, and none while no requests come (parked.go): a thousand idle
 //     connections hold neither threads nor buffers. A request costs a thread only while it is slow and blocked, and
-//     MaxSlow bounds those.
+//     MaxSlow bounds those. Only with io_uring (Transport) has a connection two threads for each processor as well
+//     (uring.go).
 //   - Every request is answered, even if its handler panics or its answer is malformed: the caller of a request that
 //     was read waits uninterruptibly (request_wait_answer in fs/fuse/dev.c), and not even SIGKILL ends the wait.
 //   - The connection requests only capabilities that the kernel offered in FUSE_INIT, so the same code serves from
@@ -21,14 +22,14 @@
 //
 // # Lock order
 //
-// Conn.mu, slowPool.mu and parking.mu are taken one at a time and never held across a system call that can block or a
-// handler.
+// Conn.mu, slowPool.mu, parking.mu, rings.mu and ringThread.mu are taken one at a time and never held across a system
+// call that can block or a handler.
 //
 // # What it will not do
 //
 // It does not splice, does not cache data (no writeback, no readahead), does not read a connection's requests on
-// several goroutines at once, and does not unmount; the process that mounted it does. Another process keeps the device
-// open over the death of this one (Survival).
+// several goroutines at once but with io_uring, and does not unmount; the process that mounted it does. Another process
+// keeps the device open over the death of this one (Survival).
 package conn
 
 import (
@@ -70,7 +71,8 @@ type Config struct {
 	Passthrough bool
 	// Log receives errors; nil is the standard logger.
 	Log *logrus.Entry
-	// OnPanic is called after a request was answered whose handler panicked: with EIO, unless Slow panicked.
+	// OnPanic is called after a request was answered whose handler panicked: with EIO, unless Slow panicked. With
+	// io_uring the reply to a slow one may still be on its way.
 	OnPanic func()
 	// Survival lets the connection outlive this process; nil for one that does not.
 	Survival *Survival
@@ -85,6 +87,9 @@ type Config struct {
 	MaxRate int
 	// MaxCPU bounds the processor time of slow requests in the long run, in percent of one processor; 0 is no bound.
 	MaxCPU int
+	// Transport is how requests come. Only classic can be used with a Survival that has Clone or Init, with Slots,
+	// MaxRate and MaxCPU.
+	Transport Transport
 }
 
 // Conn is one FUSE connection. Make it with New, mount it once, then Serve. All methods may be called from any
@@ -94,10 +99,11 @@ type Conn struct {
 	number   uint64    // immutable: unique among the connections of this process
 	proto    *protocol // immutable
 	slow     slowPool
-	mounted  chan struct{} // closed when the device is mounted, or by Close
-	finished chan struct{} // closed when Close is done
-	agreed   chan struct{} // closed when FUSE_INIT is answered
-	agree    sync.Once     // closes agreed
+	rings    atomic.Pointer[rings] // nil without io_uring; set before the reply to FUSE_INIT
+	mounted  chan struct{}         // closed when the device is mounted, or by Close
+	finished chan struct{}         // closed when Close is done
+	agreed   chan struct{}         // closed when FUSE_INIT is answered
+	agree    sync.Once             // closes agreed
 	serving  atomic.Bool
 	served   chan struct{} // closed when serving has ended
 	ended    func(error)   // of Start; set before the connection is served
@@ -122,6 +128,9 @@ type Conn struct {
 func New(cfg Config) (*Conn, error) {
 	if cfg.FS == nil {
 		return nil, errors.New("cannot make a FUSE connection without a file system")
+	}
+	if err := cfg.checkTransport(); err != nil {
+		return nil, err
 	}
 	fd, err := openDevice()
 	if err != nil {
@@ -180,6 +189,8 @@ func (c *Conn) attach() error {
 // later calls ENOTCONN. It returns when Serve and the last slow request have ended, so a handler must not call it; a
 // handler that stays in the kernel delays it. The mount stays, dead, until it is unmounted. Further calls wait for
 // the first. The error is always nil.
+//
+// With io_uring the kernel ends the connection some tens of milliseconds after the return.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	again := c.closing.Swap(true)
@@ -205,12 +216,17 @@ func (c *Conn) Close() error {
 	}
 	c.settleNotes(dev)
 	c.leave()
+	c.rings.Load().end()
 	// The last reference: fuse_dev_release aborts the connection.
 	dev.close()
 	if c.serving.Load() {
 		<-c.served
 	}
+	c.rings.Load().end()
 	for pause := time.Millisecond; !c.slow.waitIdle(pause); pause = min(2*pause, time.Second) {
+		c.cancelSlow()
+	}
+	for pause := time.Millisecond; !c.rings.Load().waitEnd(pause); pause = min(2*pause, time.Second) {
 		c.cancelSlow()
 	}
 	return nil

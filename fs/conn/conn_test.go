@@ -67,7 +67,7 @@ func checkMountinfo(t *testing.T, dir string) {
 // TestClassicMount mounts as where fsopen is missing.
 func TestClassicMount(t *testing.T) {
 	f := newTiny()
-	c, err := New(Config{FS: f, FSName: tinyName, Subtype: "tinytype", Log: quiet()})
+	c, err := New(Config{FS: f, FSName: tinyName, Subtype: "tinytype", Log: quiet(), Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestClassicMount(t *testing.T) {
 }
 
 func TestFsmount(t *testing.T) {
-	c, err := New(Config{FS: newTiny(), FSName: tinyName, Subtype: "tinytype", Log: quiet()})
+	c, err := New(Config{FS: newTiny(), FSName: tinyName, Subtype: "tinytype", Log: quiet(), Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestFsmount(t *testing.T) {
 }
 
 func TestMountRefuses(t *testing.T) {
-	c, err := New(Config{FS: newTiny(), Log: quiet()})
+	c, err := New(Config{FS: newTiny(), Log: quiet(), Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestMountRefuses(t *testing.T) {
 }
 
 func TestUnmountEndsServe(t *testing.T) {
-	c, err := New(Config{FS: newTiny(), FSName: tinyName, Subtype: "tinytype", Log: quiet()})
+	c, err := New(Config{FS: newTiny(), FSName: tinyName, Subtype: "tinytype", Log: quiet(), Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestParked(t *testing.T) {
 func TestAbort(t *testing.T) {
 	f := newTiny()
 	f.valid = abortedMark
-	c, err := New(Config{FS: f, FSName: tinyName, Subtype: "tinytype", Slow: f.slow, Log: quiet()})
+	c, err := New(Config{FS: f, FSName: tinyName, Subtype: "tinytype", Slow: f.slow, Log: quiet(), Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,9 +263,10 @@ func TestClose(t *testing.T) {
 	if f.running.Load() != 0 {
 		t.Error("Close returned before the slow requests")
 	}
-	if _, err := readFile(dir + "/plain"); err != unix.ENOTCONN {
-		t.Errorf("after Close: %v", err)
-	}
+	eventually(t, "later calls get ENOTCONN", func() bool {
+		_, err := readFile(dir + "/plain")
+		return err == unix.ENOTCONN
+	})
 	if err := c.NotifyPoll(1); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("notified after Close: %v", err)
 	}

@@ -17,15 +17,16 @@ type Offer uint64
 
 // The offers for callers outside the connection. Distributions backport them, so the kernel's version does not tell.
 const (
-	OfferPassthrough Offer = fuse.CAP_PASSTHROUGH // Linux 6.9
-	OfferResend      Offer = fuse.CAP_HAS_RESEND  // Linux 6.9
-	OfferIDMap       Offer = fuse.CAP_ALLOW_IDMAP // Linux 6.12
+	OfferPassthrough Offer = fuse.CAP_PASSTHROUGH   // Linux 6.9
+	OfferResend      Offer = fuse.CAP_HAS_RESEND    // Linux 6.9
+	OfferIDMap       Offer = fuse.CAP_ALLOW_IDMAP   // Linux 6.12
+	OfferURing       Offer = fuse.CAP_OVER_IO_URING // Linux 6.14, where an administrator switched it on
 )
 
 // Offers reports that this kernel offers all of some features. The first call asks the kernel, by an unmounted
 // connection. The error is that of making one, which needs CAP_SYS_ADMIN.
 func Offers(features Offer) (bool, error) {
-	offered, err := askOffer()
+	offered, err := offers()
 	return err == nil && offered&features == features, err
 }
 
@@ -60,7 +61,10 @@ func offerOf(init []byte) Offer {
 // offerWait bounds the wait for FUSE_INIT, which the kernel queues as it makes the superblock (fuse_send_init).
 const offerWait = 10 * time.Second
 
-var askOffer = sync.OnceValues(func() (offered Offer, err error) {
+var offers = sync.OnceValues(askOffer)
+
+// askOffer asks the kernel what it offers.
+func askOffer() (offered Offer, err error) {
 	var init []byte
 	c, err := New(Config{
 		FS: fuse.NewDefaultRawFileSystem(), FSName: "vcgroupfs", Subtype: "offer",
@@ -81,4 +85,4 @@ var askOffer = sync.OnceValues(func() (offered Offer, err error) {
 		}
 	}
 	return 0, fmt.Errorf("cannot ask the kernel what FUSE offers: %w", err)
-})
+}

@@ -63,6 +63,7 @@ const pageSize = 4096
 type protocol struct {
 	server      *fuse.ProtocolServer // immutable
 	passthrough bool                 // immutable; wanted
+	uring       atomic.Bool          // request io_uring
 	ready       atomic.Bool          // INIT has been answered
 	flags       atomic.Uint64        // as negotiated
 }
@@ -144,6 +145,9 @@ func (p *protocol) negotiated(reply []byte) {
 	}
 	if out.Flags64()&fuse.CAP_PASSTHROUGH == 0 {
 		out.MaxStackDepth = 0
+	}
+	if p.uring.Load() {
+		agreeURing(out)
 	}
 	p.flags.Store(out.Flags64())
 	p.ready.Store(true)

@@ -239,7 +239,10 @@ func TestFlood(t *testing.T) {
 	defer unix.Close(slow)
 	for range callers {
 		wg.Go(func() {
-			_, err := unix.Pread(slow, make([]byte, 16), 0)
+			err := error(unix.EINTR)
+			for err == unix.EINTR { // by a signal of Go's runtime
+				_, err = unix.Pread(slow, make([]byte, 16), 0)
+			}
 			switch err {
 			case nil:
 				served.Add(1)
@@ -250,7 +253,13 @@ func TestFlood(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the queue is full", func() bool { return queuedLen(c) == maxQueued && refused.Load() == 50 })
+	if transport == TransportURing {
+		eventually(t, "all are queued or refused", func() bool {
+			return queuedLen(c)+int(f.running.Load()+refused.Load()) == callers && refused.Load() > 50
+		})
+	} else {
+		eventually(t, "the queue is full", func() bool { return queuedLen(c) == maxQueued && refused.Load() == 50 })
+	}
 	var worst time.Duration
 	for range 200 {
 		start := time.Now()
@@ -264,7 +273,7 @@ func TestFlood(t *testing.T) {
 	}
 	close(f.gate)
 	wg.Wait()
-	if served.Load() != callers-50 || f.most.Load() != 8 {
+	if served.Load()+refused.Load() != callers || f.most.Load() != 8 {
 		t.Errorf("%d served, %d refused, at most %d at once", served.Load(), refused.Load(), f.most.Load())
 	}
 }
@@ -283,6 +292,9 @@ func TestKeptName(t *testing.T) {
 
 // TestMany holds 200 connections at once in few threads and little memory, in a process of its own: threads stay.
 func TestMany(t *testing.T) {
+	if transport != TransportClassic {
+		t.Skip("a connection with io_uring has a thread for each processor")
+	}
 	const alone = "CONN_TEST_ALONE"
 	if os.Getenv(alone) == "" {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestMany$", "-test.v")

@@ -200,11 +200,13 @@ func (s *server) dispatch() {
 		s.reply = c.interrupted(s.dev, in, m.out)
 	case h.Opcode == OpInit:
 		c.keepInit(in)
+		c.offerURing(s.dev, in)
 		s.reply = c.respond(m, s.n)
 		if c.proto.ready.Load() {
 			// The kernel has processed the reply when the write returns.
 			c.reply(s.dev, s.reply)
 			s.reply = nil
+			c.rings.Load().start()
 			c.probePassthrough()
 			c.keepPassthrough()
 			c.agree.Do(func() { close(c.agreed) })
@@ -281,6 +283,9 @@ func (c *Conn) observe(opcode uint32, start time.Time, reply []byte) {
 // reply writes a reply from any goroutine.
 func (c *Conn) reply(dev *device, reply []byte) {
 	if len(reply) == 0 {
+		return
+	}
+	if c.rings.Load().reply(reply) {
 		return
 	}
 	_ = dev.control(func(fd int) { c.replied(fd, reply, writeAll(fd, reply)) })

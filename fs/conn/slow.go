@@ -233,6 +233,11 @@ func (p *slowPool) waitIdle(limit time.Duration) bool {
 
 // goSlow runs a request off the serving goroutine, now or later, or refuses it.
 func (c *Conn) goSlow(dev *device, in []byte) (refusal fuse.Status) {
+	return c.slowBy(in, func(r *slowRequest) { go c.runSlow(dev, r) })
+}
+
+// slowBy is goSlow with a function that has a thread run a request.
+func (c *Conn) slowBy(in []byte, run func(*slowRequest)) (refusal fuse.Status) {
 	h := header(in)
 	r := &slowRequest{body: append([]byte(nil), in...), unique: h.Unique}
 	ends := silent(h) || h.Opcode == OpRelease || h.Opcode == OpReleasedir
@@ -243,7 +248,7 @@ func (c *Conn) goSlow(dev *device, in []byte) (refusal fuse.Status) {
 	case !ok:
 		return fuse.EAGAIN
 	case start:
-		go c.runSlow(dev, r)
+		run(r)
 	}
 	return fuse.OK
 }
@@ -289,7 +294,11 @@ func (c *Conn) interrupted(dev *device, in, out []byte) []byte {
 	unique := *(*uint64)(pointer(in, inHeader))
 	removed, running := c.slow.interrupt(unique)
 	if removed != nil {
-		return errorReply(removed.body, out, fuse.EINTR)
+		c.reply(dev, errorReply(removed.body, out, fuse.EINTR))
+		return nil
+	}
+	if c.rings.Load().interrupted(unique) {
+		return nil
 	}
 	if running && c.proto.ready.Load() && !c.proto.interrupt(unique) {
 		return errorReply(in, out, fuse.EAGAIN)

@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/vcgroupfs/vcgroupfs/integration/kit/uring"
 )
 
 // tinyFS is a root directory of a few files, each of which does one thing.
@@ -229,6 +232,9 @@ func mountTiny(t testing.TB, f *tinyFS, change func(*Config)) (*Conn, string) {
 	if change != nil {
 		change(&cfg)
 	}
+	if cfg.unfit() == "" {
+		cfg.Transport = transport
+	}
 	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -268,6 +274,9 @@ func readFile(path string) (string, error) {
 	defer unix.Close(fd)
 	buf := make([]byte, 1<<16)
 	n, err := unix.Read(fd, buf)
+	for err == unix.EINTR { // by a signal of Go's runtime
+		n, err = unix.Read(fd, buf)
+	}
 	return string(buf[:max(n, 0)]), err
 }
 
@@ -305,7 +314,7 @@ func TestMain(m *testing.M) {
 	}
 	goroutines, fds, mounts := runtime.NumGoroutine(), countDir("/proc/self/fd"), countMounts()
 	log.SetOutput(io.Discard) // go-fuse's word on requests that no kernel sends
-	code := m.Run()
+	code := runTests(m)
 	closeSpareNaps()
 	// The fuzzer has processes and signals of its own, and go-fuse's server, which is measured too, keeps its pipes.
 	if flag.Lookup("test.fuzz").Value.String() != "" || flag.Lookup("test.bench").Value.String() != "" {
@@ -329,6 +338,28 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// transport is the one under test.
+var transport = TransportClassic
+
+// runTests runs the tests once for each transport that this kernel has.
+func runTests(m *testing.M) int {
+	code := m.Run()
+	restore, err := uring.Enable()
+	switch {
+	case errors.Is(err, uring.ErrUnsupported) || os.Geteuid() != 0:
+		return code
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		return max(code, 1)
+	}
+	defer restore()
+	transport = TransportURing
+	if testing.Verbose() {
+		fmt.Println("the tests again, with io_uring")
+	}
+	return max(code, m.Run())
 }
 
 func countMounts() int {
