@@ -101,6 +101,8 @@ type Config struct {
 	MaxRate int
 	// MaxCPU bounds the processor time of requests that may block, in percent of one processor; 0: no bound.
 	MaxCPU int
+	// Transport is how the guest's requests come (conn.Config). A view that outlives its server has to be classic.
+	Transport conn.Transport
 }
 
 // Holder keeps descriptors open for the next server, each under a key.
@@ -294,6 +296,7 @@ func (v *View) start(cfg Config) (err error) {
 		FSName: cfg.FSName, Subtype: v.subtype(), Passthrough: !cfg.NoPassthrough && !v.nested(), Log: cfg.Log,
 		ReadDirPlus: true, OnPanic: cfg.Panicked,
 		Observe: cfg.Observe, Slots: cfg.Slots, MaxRate: cfg.MaxRate, MaxCPU: cfg.MaxCPU,
+		Transport: cfg.Transport,
 	}
 	c.Survival = &conn.Survival{Replied: v.replied}
 	if v.private == nil {

@@ -75,7 +75,7 @@ func TestCompletion(t *testing.T) {
 	}
 	for line, want := range map[string]string{
 		"guest": "add rm ls show tree top events set" + verbs, "hook": strings.Join(hooks, " "), "policy": "default check explain", "run --pri": "--privileged",
-		"run --": "--controllers --policy --layout --name --limit --no-stack --userns --privileged --no-bpf --proc --no-notify --help", "guest rm --": "--force --socket --help",
+		"run --": "--controllers --policy --layout --name --limit --no-stack --userns --privileged --no-bpf --transport --proc --no-notify --help", "guest rm --": "--force --socket --help",
 		"guest rm web --": "--force --socket --help", "guest rm --socket " + daemon + " -- web": "", "run -- false": "", "run -- false --": "", "mount -- --": "",
 		"guest rm web": "", "run": "",
 	} {

@@ -46,7 +46,7 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "source", Value: "vcgroupfs", Hidden: true},
 			&cli.StringFlag{Name: "owner",
 				Usage: "`UID:GID` of the host that are root in the guest (default: 0:0; with --pid its user namespace's root)"},
-			noBPFFlag(),
+			noBPFFlag(), transportFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "the flags above as `OPTIONS`: boundary=PATH,controllers=A+B,..."},
 			readyFlag("when the view is mounted"),
 			&cli.BoolFlag{Name: "background", Hidden: true},
@@ -88,7 +88,13 @@ func mount(c *cli.Context) error {
 	if cfg.Policy, err = policyFlag(c); err != nil {
 		return err
 	}
+	if cfg.Transport, err = transportOf(c); err != nil {
+		return err
+	}
 	if err := checkRoot("mount a view"); err != nil {
+		return err
+	}
+	if err := checkTransport(cfg.Transport); err != nil {
 		return err
 	}
 	neverWait(c)
@@ -161,7 +167,7 @@ func applyOptions(c *cli.Context) error {
 			if err := c.Set(key, "true"); err != nil || given {
 				return usageErrorf("option %q takes no value", key)
 			}
-		case "boundary", "pid", "controllers", "policy", "layout", "owner", "rootfs":
+		case "boundary", "pid", "controllers", "policy", "layout", "owner", "rootfs", "transport":
 			if !given || value == "" {
 				return usageErrorf("option %q needs a value: %s=VALUE", key, key)
 			}
@@ -173,7 +179,7 @@ func applyOptions(c *cli.Context) error {
 		default:
 			if !strings.HasPrefix(key, "x-") && !strings.HasPrefix(key, "comment") {
 				return usageErrorf("unknown option %q; allowed: boundary, pid, current-cgroup, rootfs, over, controllers (names "+
-					"joined by +), policy, layout, owner, no-bpf", o)
+					"joined by +), policy, layout, owner, no-bpf, transport", o)
 			}
 		}
 	}

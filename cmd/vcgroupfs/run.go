@@ -50,7 +50,7 @@ func runCommand() *cli.Command {
 				Usage: "a user namespace too: the guest's root is no user of the host, nor of another guest"},
 			&cli.BoolFlag{Name: "privileged",
 				Usage: "keep every capability; the view is then advisory, since its root can mount the real cgroups"},
-			noBPFFlag(),
+			noBPFFlag(), transportFlag(),
 			&cli.BoolFlag{Name: "proc",
 				Usage: "show the view's hierarchies in /proc too: in cgroup, mountinfo and mounts of COMMAND's processes; " +
 					"every open for reading then takes some microseconds longer"},
@@ -112,7 +112,13 @@ func runGuest(c *cli.Context) (int, error) {
 	if cfg.Policy, err = policyFlag(c); err != nil {
 		return 0, err
 	}
+	if cfg.Transport, err = transportOf(c); err != nil {
+		return 0, err
+	}
 	if err := checkRoot("run a guest"); err != nil {
+		return 0, err
+	}
+	if err := checkTransport(cfg.Transport); err != nil {
 		return 0, err
 	}
 	neverWait(c)

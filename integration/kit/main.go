@@ -35,10 +35,16 @@ func Main(m *testing.M, tables ...map[string]Role) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	restore, err := switchTransport()
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
 	before, views := CountFDs(), viewMounts()
 	others := leftovers(before, views) // another run uses it, or one that was killed has left it
 	code := m.Run()
 	os.RemoveAll(tempOf(strconv.Itoa(os.Getpid())))
+	restore()
 	if left := stays(before, views, others); len(left) > 0 && code == 0 {
 		fmt.Println("left after the tests:\n" + strings.Join(left, "\n"))
 		code = 1

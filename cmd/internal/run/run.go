@@ -36,6 +36,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -53,6 +54,7 @@ type RunConfig struct {
 	NoNotify   bool // the guest's filter has no listener
 	Proc       bool // opens of files in /proc that tell of cgroups are answered as the view shows them
 	Command    []string
+	Transport  conn.Transport
 	Types      views.Typer // nil: only the guest's filter has statfs of the view answered
 	Log        *logrus.Entry
 
@@ -174,7 +176,7 @@ func openView(
 ) (*views.Served, *os.File, error) {
 	var mount *os.File
 	c := fs.Config{
-		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Log: cfg.Log,
+		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Log: cfg.Log, Transport: cfg.Transport,
 		MountRef: func() (int, func(), error) { return int(mount.Fd()), func() {}, nil },
 	}
 	if cfg.Userns {

@@ -13,6 +13,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/spec"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/target"
 	"github.com/vcgroupfs/vcgroupfs/fs"
+	"github.com/vcgroupfs/vcgroupfs/fs/conn"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
 	"github.com/vcgroupfs/vcgroupfs/policy"
@@ -29,7 +30,9 @@ type MountConfig struct {
 	Source   string // the source that mount tables show
 	Ready    func() // called once the view is mounted; may be nil
 	Types    Typer  // nil: statfs of the view returns FUSE's type
-	Log      *logrus.Entry
+
+	Transport conn.Transport
+	Log       *logrus.Entry
 }
 
 // Mount serves a view at a directory until it is unmounted or a signal asks for the end. The error names the step that
@@ -61,6 +64,7 @@ func Mount(cfg MountConfig) error {
 	}
 	s, err := NewView(fs.Config{
 		Host: h, Policy: cfg.Policy, Layout: cfg.Layout, Owner: owner, Log: cfg.Log, FSName: cfg.Source, MountRef: at.Open,
+		Transport: cfg.Transport,
 	}, hierarchies, find)
 	if err != nil {
 		return err
