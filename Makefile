@@ -19,7 +19,7 @@ VULNDB ?= v0.0.0-20261105234957-e22db6528018
 HELM ?= v3.22.0
 # The last before packages for Windows, whose modules not every module proxy has.
 NFPM ?= v2.45.0
-KERNELS ?= here 6.12 6.1 6.12-clients 6.12-type 6.1-type 6.1-v1 5.10-v1
+KERNELS ?= here here-uring 6.12 6.1 6.12-clients 6.12-type 6.1-type 6.1-v1 5.10-v1
 SELFTESTS ?= 6.12
 CLIENTS ?= here 6.12
 PREFIX ?= /usr/local

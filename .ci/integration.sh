@@ -2,8 +2,9 @@
 # Runs bin/integration.test, which must be built, on this kernel ("here") or in virtual machines with Debian cloud kernels
 # of the series named.
 #
-#	.ci/integration.sh here|6.12|6.1|6.12-clients|6.12-type|6.1-type|6.1-v1|5.10-v1... [-- TEST BINARY'S OPTION...]
+#	.ci/integration.sh here|here-uring|6.12|6.1|6.12-clients|6.12-type|6.1-type|6.1-v1|5.10-v1... [-- TEST BINARY'S OPTION...]
 #
+# "here-uring" is this kernel again, with the views of mount and run by io_uring: the tests that such views are in.
 # A machine called SERIES-clients runs TestClients and TestClientsCpuset alone: it has the programs that look for their limits, and more
 # processors than those allow them. One called SERIES-type runs TestUnmodified... alone: it has the root file systems of .ci/tree.sh. One called
 # SERIES-v1 has v1 hierarchies, and runs what asks those of a kernel that old. As many machines run at a time as there are processors, whoever
@@ -43,6 +44,8 @@ not_older="$not_older TestRuntimeHostile"
 not_older="$not_older TestStopped TestOCIMany"
 # What a bridge refuses and counts, and the races of opens in /proc:
 not_older="$not_older TestBridgePolicy TestBridgeBudget TestBridgeManyHierarchies TestProcRaces TestProcKeeps TestProcStuck"
+# What is run with io_uring, too.
+with_uring='Trace|Hostile$|Bridge|Lent|Load|Listing|Removal|Passthrough|Programs|Transport|Vroot|Signals|Run|Mount|Poke|Leak'
 # Whose programs are run as they are.
 suites="bullseye bookworm trixie forky"
 
@@ -137,14 +140,25 @@ trap 'exit 143' TERM
 . .ci/kernels.sh
 for kernel in $kernels; do
 	case $kernel in
-	here)
+	here | here-uring)
 		name=linux-$(uname -r)
+		transport=
+		which=.
+		[ "$kernel" = here ] || {
+			name=$name-uring
+			transport=io_uring
+			which=$with_uring
+			[ -e /sys/module/fuse/parameters/enable_uring ] || {
+				say "$name: not run: this kernel has no FUSE over io_uring (Linux 6.14)"
+				continue
+			}
+		}
 		log=bin/integration.$name.log
 		mkdir -p "$cache"
 		say "integration tests: $name"
 		{
 			flock 8 # a run in another checkout: some tests measure
-			on_this_kernel "$@" 8>&- && status=0 || status=$?
+			VCGROUPFS_TRANSPORT=$transport on_this_kernel -test.run "$which" "$@" 8>&- && status=0 || status=$?
 			echo "$status" >"$log.status"
 		} 2>&1 </dev/null 8>"$cache/here.lock" | tee "$log"
 		judged "$name" "$(cat "$log.status")"

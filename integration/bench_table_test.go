@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
+	"github.com/vcgroupfs/vcgroupfs/integration/kit/uring"
 )
 
 // benchRounds is how often each operation is timed on each tree, in turns, so that what else the machine does hits all
@@ -34,7 +35,8 @@ type benchOp struct {
 	once func(b *testing.B, t *benchTree, client, i int)
 }
 
-// benchTree is one way to reach the same cgroup: natively, through a view, through the view of an older build, through LXCFS.
+// benchTree is one way to reach the same cgroup: natively, through a view, classic or by io_uring, through the view of an older
+// build, through LXCFS.
 type benchTree struct {
 	name string
 	root string // the boundary, as this way shows it
@@ -45,9 +47,9 @@ type benchTree struct {
 // benchClients are the numbers of clients that each operation is timed with.
 var benchClients = []int{1, 2}
 
-// BenchmarkTable prints one table of all trees in the same run: the median of each, the median's spread over the rounds, the 99th
-// percentile to the median, and the view's ratios to the others. An older build takes part if VCGROUPFS_BEFORE names its program,
-// LXCFS if VCGROUPFS_LXCFS does.
+// BenchmarkTable prints one table of all trees in the same run: the median of each with the 99th percentile as a multiple of it, the
+// view's ratios to the others, and the spread of its rounds' medians. An older build takes part if VCGROUPFS_BEFORE names its program,
+// LXCFS if VCGROUPFS_LXCFS does, the view by io_uring if the kernel has it.
 func BenchmarkTable(b *testing.B) {
 	trees, server := benchTrees(b)
 	var out bytes.Buffer
@@ -59,25 +61,33 @@ func BenchmarkTable(b *testing.B) {
 	for _, t := range trees[:len(trees)-1] {
 		fmt.Fprintf(w, "\tview/%s", t.name)
 	}
-	fmt.Fprintln(w, "\tview's p99/median\tspread")
+	fmt.Fprintln(w, "\tspread of view")
 	for _, op := range benchOps() {
 		for _, clients := range benchClients {
 			m := benchOne(b, op, trees, clients)
 			view := m["view"]
 			fmt.Fprintf(w, "%s\t%d", op.name, clients)
 			for _, t := range trees {
-				fmt.Fprintf(w, "\t%s", m[t.name].median.Round(10*time.Nanosecond))
+				fmt.Fprintf(w, "\t%s ×%.1f", rounded(m[t.name].median),
+					float64(m[t.name].p99)/float64(m[t.name].median))
 			}
 			for _, t := range trees[:len(trees)-1] {
 				fmt.Fprintf(w, "\t%.2f", float64(view.median)/float64(m[t.name].median))
 			}
-			fmt.Fprintf(w, "\t%.1f\t%s to %s\n", float64(view.p99)/float64(view.median),
-				view.least.Round(10*time.Nanosecond), view.most.Round(10*time.Nanosecond))
+			fmt.Fprintf(w, "\t%s to %s\n", rounded(view.least), rounded(view.most))
 		}
 	}
 	w.Flush()
 	fmt.Fprintf(&out, "resident memory of the server of one view: %s\n", kit.ResidentMemory(b, server))
 	os.Stdout.Write(out.Bytes())
+}
+
+// rounded leaves a time four digits or so.
+func rounded(d time.Duration) time.Duration {
+	if d < time.Millisecond {
+		return d.Round(10 * time.Nanosecond)
+	}
+	return d.Round(10 * time.Microsecond)
 }
 
 // benchTimes are the times of one operation in one tree; least and most are the lowest and the highest median of a round.
@@ -233,9 +243,9 @@ func benchTrees(b *testing.B) (trees []*benchTree, server int) {
 		t.file = fd
 		trees = append(trees, t)
 	}
-	view := func(program string) func(boundary string) string {
+	view := func(program string, args ...string) func(boundary string) string {
 		return func(boundary string) (dir string) {
-			if dir, server = benchView(b, program, "/"+boundary); v1 {
+			if dir, server = benchView(b, program, "/"+boundary, args...); v1 {
 				dir = filepath.Join(dir, filepath.Base(mount))
 			}
 			return dir
@@ -249,7 +259,11 @@ func benchTrees(b *testing.B) (trees []*benchTree, server int) {
 	if program := os.Getenv("VCGROUPFS_BEFORE"); program != "" {
 		add("before", view(program))
 	}
-	add("view", view(kit.Program(b)))
+	if restore, err := uring.Enable(); err == nil {
+		b.Cleanup(restore)
+		add("io_uring", view(kit.Program(b), "--transport", "io_uring"))
+	}
+	add("view", view(kit.Program(b), "--transport", "classic"))
 	return trees, server
 }
 
@@ -284,9 +298,9 @@ func benchBoundary(b *testing.B, dir string, v1 bool) (pids []int) {
 }
 
 // benchView mounts a view and returns its directory and the server's pid.
-func benchView(b *testing.B, program, boundary string) (string, int) {
+func benchView(b *testing.B, program, boundary string, args ...string) (string, int) {
 	dir := b.TempDir()
-	cmd := exec.Command(program, "mount", "--boundary", boundary, "--controllers", "pids", dir)
+	cmd := exec.Command(program, slices.Concat([]string{"mount"}, args, []string{"--boundary", boundary, "--controllers", "pids", dir})...)
 	startMounted(b, cmd, dir)
 	return dir, cmd.Process.Pid
 }
