@@ -19,7 +19,7 @@ const module = "github.com/vcgroupfs/vcgroupfs"
 // downward only, so a package stands above all that it imports. A new edge is a decision: it gets its place here or is
 // not made.
 var mayImport = []struct{ dir, own string }{
-	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target views fs/conn hierarchy hierarchy/host hierarchy/translate policy"},
+	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target texts views fs/conn hierarchy hierarchy/host hierarchy/translate policy"},
 	{"cmd/internal/daemon", "alarm api attach cgroups fault fstype holder memory runtimes spec target views fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/listener", "api fault holder notify runtimes spec target fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/holder", "alarm api fstype memory target fs/state hierarchy/host"},
@@ -41,6 +41,7 @@ var mayImport = []struct{ dir, own string }{
 	{"cmd/internal/fault", ""},
 	{"cmd/internal/logs", ""},
 	{"cmd/internal/early", ""},
+	{"cmd/internal/texts", ""},
 	{"fs", "fs/conn fs/state hierarchy hierarchy/host hierarchy/translate policy"},
 	{"fs/self", "fs/conn fs/state"},
 	{"fs/conn", ""},

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/texts"
 )
 
 // printJSON prints the output of --json.
@@ -27,18 +28,6 @@ func printJSON(c *cli.Context, what any) error {
 
 func newTable(c *cli.Context) *tabwriter.Writer {
 	return tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
-}
-
-// visible returns a guest's text, such as a process's name, with all characters quoted if one of them would move the
-// cursor or break a table.
-func visible(s string) string {
-	for _, r := range s {
-		if !strconv.IsPrint(r) {
-			q := strconv.Quote(s)
-			return q[1 : len(q)-1]
-		}
-	}
-	return s
 }
 
 func guestListCommand() *cli.Command {
@@ -59,8 +48,8 @@ func guestListCommand() *cli.Command {
 			w := newTable(c)
 			fmt.Fprintln(w, "NAME\tBOUNDARY\tTARGET\tHIERARCHIES\tOPEN\tSINCE\tBY")
 			for _, g := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, visible(boundaryOf(g.Spec)),
-					visible(g.Spec.Place().String()), dash(strings.Join(g.Hierarchies, " ")),
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, texts.Visible(boundaryOf(g.Spec)),
+					texts.Visible(g.Spec.Place().String()), texts.Dash(strings.Join(g.Hierarchies, " ")),
 					g.Open, stamp(g.Since), makerOf(g).By)
 			}
 			return w.Flush()
@@ -111,29 +100,29 @@ func showGuest(c *cli.Context, g api.Guest) error {
 	w := newTable(c)
 	line := func(key, value string) { fmt.Fprintf(w, "%s\t%s\n", key, value) }
 	line("name", g.Name)
-	line("boundary", visible(boundaryOf(g.Spec)))
+	line("boundary", texts.Visible(boundaryOf(g.Spec)))
 	for _, h := range slices.Sorted(maps.Keys(g.Boundaries)) {
-		line("  in "+h, visible(g.Boundaries[h]))
+		line("  in "+h, texts.Visible(g.Boundaries[h]))
 	}
-	line("target", visible(g.Spec.Place().String()))
+	line("target", texts.Visible(g.Spec.Place().String()))
 	if into := g.Spec.Into; into != nil {
-		line("into", fmt.Sprintf("%s of process %d", visible(filepath.Join(into.Rootfs, into.Path)), g.Spec.Pid))
+		line("into", fmt.Sprintf("%s of process %d", texts.Visible(filepath.Join(into.Rootfs, into.Path)), g.Spec.Pid))
 	}
-	line("hierarchies", dash(strings.Join(g.Hierarchies, " ")))
+	line("hierarchies", texts.Dash(strings.Join(g.Hierarchies, " ")))
 	controllers := strings.Join(g.Spec.Controllers, ",")
 	if controllers == "" {
 		controllers = "as the policy says"
 	}
-	line("controllers", visible(controllers))
+	line("controllers", texts.Visible(controllers))
 	line("layout", orElse(g.Spec.Layout, "auto"))
 	line("owner", orElse(g.Spec.Owner, "as the boundary says: 0:0, or the root of the process's user namespace"))
 	for _, file := range slices.Sorted(maps.Keys(g.Spec.Limits)) {
-		line("limit", visible(file+"="+g.Spec.Limits[file]))
+		line("limit", texts.Visible(file+"="+g.Spec.Limits[file]))
 	}
 	line("since", stamp(g.Since))
-	line("made by", visible(makerOf(g).String()))
+	line("made by", texts.Visible(makerOf(g).String()))
 	if g.Rule != "" {
-		line("by self", "its cgroup matches "+visible(g.Rule))
+		line("by self", "its cgroup matches "+texts.Visible(g.Rule))
 	}
 	line("open", strconv.Itoa(g.Open))
 	line("calls", callsText(g.Calls))
@@ -146,7 +135,7 @@ func showGuest(c *cli.Context, g api.Guest) error {
 		return err
 	}
 	for text := range strings.Lines(g.Spec.Policy) {
-		fmt.Fprintf(c.App.Writer, "    %s\n", visible(strings.TrimRight(text, "\r\n")))
+		fmt.Fprintf(c.App.Writer, "    %s\n", texts.Visible(strings.TrimRight(text, "\r\n")))
 	}
 	return nil
 }
@@ -201,15 +190,15 @@ func printTree(out io.Writer, t api.Cgroup) error {
 // drawTree draws a cgroup, its processes and the cgroups below it. first is the text before its own name, rest the text
 // before the lines below it.
 func drawTree(w *tabwriter.Writer, g api.Cgroup, first, rest string) {
-	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%s\t%s\n", first, visible(g.Name), cpuTime(g.CPUUsec),
-		ofLimit(bytesText(g.MemoryBytes), bytesText(g.MemoryLimit)),
-		ofLimit(countText(g.Pids), countText(g.PidsLimit)), state(g.Figures), strings.Join(g.Hierarchies, " "))
+	fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\t%s\t%s\n", first, texts.Visible(g.Name), texts.CPUTime(g.CPUUsec),
+		texts.OfLimit(texts.Bytes(g.MemoryBytes), texts.Bytes(g.MemoryLimit)),
+		texts.OfLimit(texts.Count(g.Pids), texts.Count(g.PidsLimit)), texts.State(g.Frozen), strings.Join(g.Hierarchies, " "))
 	for i, p := range g.Processes {
 		branch := "├─ "
 		if i == len(g.Processes)-1 && len(g.Children) == 0 {
 			branch = "└─ "
 		}
-		fmt.Fprintf(w, "%s%s%d %s\t\t\t\t\t\n", rest, branch, p.Pid, visible(p.Command))
+		fmt.Fprintf(w, "%s%s%d %s\t\t\t\t\t\n", rest, branch, p.Pid, texts.Visible(p.Command))
 	}
 	for i, child := range g.Children {
 		if i == len(g.Children)-1 {
@@ -218,50 +207,6 @@ func drawTree(w *tabwriter.Writer, g api.Cgroup, first, rest string) {
 			drawTree(w, child, rest+"├─ ", rest+"│  ")
 		}
 	}
-}
-
-func state(f api.Figures) string {
-	if f.Frozen {
-		return "frozen"
-	}
-	return "-"
-}
-
-func ofLimit(now, limit string) string {
-	if limit == "-" {
-		return now
-	}
-	return now + "/" + limit
-}
-
-// Texts of the figures of a table; -1 is a dash.
-
-func countText(n int64) string {
-	if n < 0 {
-		return "-"
-	}
-	return strconv.FormatInt(n, 10)
-}
-
-func cpuTime(usec int64) string {
-	if usec < 0 {
-		return "-"
-	}
-	return (time.Duration(usec) * time.Microsecond).Round(10 * time.Millisecond).String()
-}
-
-func bytesText(n int64) string {
-	if n < 0 {
-		return "-"
-	}
-	if n < 1024 {
-		return strconv.FormatInt(n, 10) + "B"
-	}
-	f, unit := float64(n)/1024, 0
-	for ; f >= 1023.95 && unit < len("KMGTPE")-1; unit++ {
-		f /= 1024
-	}
-	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + "KMGTPE"[unit:unit+1]
 }
 
 func printChanges(c *cli.Context, changes []api.Change) error {
@@ -275,8 +220,8 @@ func printChanges(c *cli.Context, changes []api.Change) error {
 	w := newTable(c)
 	fmt.Fprintln(w, "CGROUP\tFILE\tFROM\tTO")
 	for _, ch := range changes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", visible(ch.Path), visible(ch.File), visible(strings.TrimSpace(ch.From)),
-			visible(strings.TrimSpace(ch.To)))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", texts.Visible(ch.Path), texts.Visible(ch.File),
+			texts.Visible(strings.TrimSpace(ch.From)), texts.Visible(strings.TrimSpace(ch.To)))
 	}
 	return w.Flush()
 }
@@ -320,10 +265,10 @@ func guestEventsCommand() *cli.Command {
 
 // eventLine returns an event in one line.
 func eventLine(e api.Event) string {
-	words := []string{stamp(e.Time), dash(e.Guest), e.Kind}
+	words := []string{stamp(e.Time), texts.Dash(e.Guest), e.Kind}
 	add := func(key, value string) {
 		if value != "" {
-			words = append(words, key+"="+visible(value))
+			words = append(words, key+"="+texts.Visible(value))
 		}
 	}
 	if e.Pid != 0 {
@@ -337,7 +282,7 @@ func eventLine(e api.Event) string {
 		add("count", strconv.FormatUint(e.Count, 10))
 	}
 	if e.Reason != "" {
-		words = append(words, "("+visible(e.Reason)+")")
+		words = append(words, "("+texts.Visible(e.Reason)+")")
 	}
 	return strings.Join(words, " ")
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/texts"
 )
 
 func guestTopCommand() *cli.Command {
@@ -238,9 +239,9 @@ func printTop(w io.Writer, rows []topRow) error {
 			percent = fmt.Sprintf("%.1f", r.CPUPercent)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.1f\t%d\t%s\t  %s\n", percent,
-			ofLimit(bytesText(r.MemoryBytes), bytesText(r.MemoryLimit)),
-			ofLimit(countText(r.Pids), countText(r.PidsLimit)), countText(r.Cgroups), r.RequestsPerSecond, r.Denials,
-			state(r.Figures), r.Name)
+			texts.OfLimit(texts.Bytes(r.MemoryBytes), texts.Bytes(r.MemoryLimit)),
+			texts.OfLimit(texts.Count(r.Pids), texts.Count(r.PidsLimit)), texts.Count(r.Cgroups), r.RequestsPerSecond, r.Denials,
+			texts.State(r.Frozen), r.Name)
 	}
 	return t.Flush()
 }

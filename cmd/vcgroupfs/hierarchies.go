@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/texts"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/views"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy"
 	"github.com/vcgroupfs/vcgroupfs/hierarchy/host"
@@ -102,8 +103,8 @@ func listHierarchies(c *cli.Context) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "VERSION\tHIERARCHY\tMOUNTPOINT\tSHOWN\tPERMITTED")
 	for i, t := range h.Hierarchies() {
-		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, dash(list[i].Shown),
-			dash(strings.Join(list[i].Permitted, ",")))
+		fmt.Fprintf(w, "v%d\t%s\t%s\t%s\t%s\n", int(t.Version), t, t.Mountpoint, texts.Dash(list[i].Shown),
+			texts.Dash(strings.Join(list[i].Permitted, ",")))
 	}
 	return w.Flush()
 }
@@ -126,11 +127,4 @@ func layoutsFor(h *host.Host, p *policy.Policy) string {
 		}
 	}
 	return strings.Join(names, ", ")
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
