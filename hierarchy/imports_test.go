@@ -19,7 +19,7 @@ const module = "github.com/vcgroupfs/vcgroupfs"
 // downward only, so a package stands above all that it imports. A new edge is a decision: it gets its place here or is
 // not made.
 var mayImport = []struct{ dir, own string }{
-	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target texts views fs/conn hierarchy hierarchy/host hierarchy/translate policy"},
+	{"cmd/vcgroupfs", "api daemon doctor early fault fstype holder listener logs run runtimes runtimes/nri spec target texts top views fs/conn hierarchy hierarchy/host hierarchy/translate policy"},
 	{"cmd/internal/daemon", "alarm api attach cgroups fault fstype holder memory runtimes spec target views fs fs/conn fs/self fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/listener", "api fault holder notify runtimes spec target fs/state hierarchy hierarchy/host policy"},
 	{"cmd/internal/holder", "alarm api fstype memory target fs/state hierarchy/host"},
@@ -27,6 +27,7 @@ var mayImport = []struct{ dir, own string }{
 	{"cmd/internal/memory", ""},
 	{"cmd/internal/cgroups", "fault hierarchy hierarchy/host"},
 	{"cmd/internal/doctor", "api fault fstype runtimes fs/conn hierarchy hierarchy/host"},
+	{"cmd/internal/top", "api texts"},
 	{"cmd/internal/api/apitest", "api"},
 	{"cmd/internal/api", "fault spec target hierarchy policy"},
 	{"cmd/internal/runtimes/nri", "fault spec policy"},
@@ -54,14 +55,15 @@ var mayImport = []struct{ dir, own string }{
 }
 
 // mayNotImport bans packages of others by prefix: the pure packages do no I/O, only fs and the packages below it know
-// FUSE, no library logs but fs, and no library knows the command line.
+// FUSE, no library logs but fs, and no library knows the command line or a
+// screen.
 var mayNotImport = []struct {
 	dirs   string
 	banned []string
 }{
 	{"hierarchy hierarchy/translate policy", []string{"os", "net", "io/ioutil", "syscall"}},
 	{"hierarchy hierarchy/translate policy hierarchy/host fs/state", []string{"github.com/hanwen", "github.com/sirupsen"}},
-	{"hierarchy hierarchy/translate policy hierarchy/host fs fs/conn fs/self fs/state", []string{"github.com/urfave"}},
+	{"hierarchy hierarchy/translate policy hierarchy/host fs fs/conn fs/self fs/state", []string{"github.com/urfave", "github.com/gdamore"}},
 	{"fs fs/self", []string{"os/exec"}},
 }
 

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +18,7 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/api/apitest"
 	"github.com/vcgroupfs/vcgroupfs/cmd/internal/fault"
+	"github.com/vcgroupfs/vcgroupfs/cmd/internal/top"
 	"github.com/vcgroupfs/vcgroupfs/policy"
 )
 
@@ -158,6 +157,8 @@ func TestGuestUsage(t *testing.T) {
 		{"guest rm", 2, "", "the names of the guests"}, {"guest rm a b", 5, "", "not running"}, {"guest rm a ../b", 2, "", "cannot use the name"}, {"guest show", 2, "", "one guest"},
 		{"guest tree a b", 2, "", "one guest"}, {"guest top --sort x", 2, "", "allowed: name, cpu, memory, pids, requests, denials"},
 		{"guest top --interval 1ms", 2, "", "allowed: 100ms to 1h"}, {"guest top --interval x", 2, "", "vcgroupfs guest top --help"}, {"guest top --count 0", 2, "", "give 1 or more"},
+		{"guest top", 5, "", "not running"},
+		{"guest top --help", 0, "draw the screen anew", ""},
 		{"guest events x", 2, "", "--guest NAME"}, {"guest events --guest ../x", 2, "", "cannot use the name"}, {"guest events", 5, "", "not running"},
 		{"guest set web", 2, "", "a guest and what to set"}, {"guest set web x", 2, "", "FILE=VALUE"}, {"guest freeze", 2, "", "one guest"},
 		{"guest kill web --json", 2, "", "there is no option --json"}, {"guest ls --socket " + dir, 5, "", "cannot reach the daemon at"},
@@ -238,7 +239,7 @@ func TestGuestTop(t *testing.T) {
 	d.run(t)
 	for sort, first := range map[string]string{"name": "idle", "cpu": "web", "memory": "idle", "pids": "idle", "requests": "web", "denials": "idle"} {
 		code, out, errs := try("guest", "top", "--interval", "100ms", "--json", "--sort", sort)
-		var rows []topRow
+		var rows []top.Row
 		if err := json.Unmarshal([]byte(out), &rows); code != 0 || err != nil || len(rows) != 2 || rows[0].Name != first {
 			t.Error(sort, code, out, errs, err)
 			continue
@@ -258,15 +259,95 @@ func TestGuestTop(t *testing.T) {
 	}
 }
 
-// TestGuestTopScreen: on a terminal the first table is there at once, keys sort it and end it, and the terminal is as it was.
+// TestGuestTopScreen: on a terminal the first table is there at once, keys sort it and end it, and the terminal is as it was. TestTopScreen of the
+// integration tests has the rest.
 func TestGuestTopScreen(t *testing.T) {
 	d := &fakeDaemon{}
 	d.run(t)
+	t.Setenv("TERM", "xterm")
+	master, screen := openTerminal(t)
+	before, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	app := newApp(screen, io.Discard)
+	go func() { ended <- app.Run([]string{"vcgroupfs", "guest", "top", "--interval", "1h"}) }()
+	var mu sync.Mutex
+	var sent strings.Builder
+	go io.Copy(writerFunc(func(b []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return sent.Write(b)
+	}), master)
+	seen := 0
+	until := func(parts ...string) {
+		t.Helper()
+		deadline := time.Now().Add(30 * time.Second)
+		for _, part := range parts {
+			for {
+				mu.Lock()
+				text := sent.String()
+				mu.Unlock()
+				if at := strings.Index(text[seen:], part); at >= 0 {
+					seen += at + len(part)
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("no %q in %q", part, text[seen:])
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+	}
+	until("\x1b[?1049h", "CPU%↓", "idle", "web", "keys")
+	io.WriteString(master, "r")
+	until("REQ/S↓")
+	io.WriteString(master, "q")
+	until("\x1b[?25h", "\x1b[?1049l")
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if after, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS); err != nil || *after != *before {
+		t.Errorf("the terminal's settings: %+v, before %+v, %v", after, before, err)
+	}
+	if d.looks != 1 {
+		t.Errorf("the daemon was asked %d times, want 1: a key needs no look", d.looks)
+	}
+}
+
+// TestGuestTopPlain: with --count, with --json and on a terminal that cannot move the cursor the table is printed, on a terminal, too.
+func TestGuestTopPlain(t *testing.T) {
+	d := &fakeDaemon{}
+	d.run(t)
+	for _, c := range []struct{ term, options, want string }{
+		{"xterm", "--count 1", "STATE  NAME\r\n"}, {"xterm", "--json", `"cpuPercent": `}, {"dumb", "", "STATE  NAME\r\n"},
+	} {
+		t.Setenv("TERM", c.term)
+		master, screen := openTerminal(t)
+		app := newApp(screen, io.Discard)
+		if err := app.Run(append([]string{"vcgroupfs", "guest", "top", "--interval", "100ms"}, strings.Fields(c.options)...)); err != nil {
+			t.Error(err)
+		}
+		screen.Close()
+		if out, _ := io.ReadAll(master); !strings.Contains(string(out), c.want) || strings.Contains(string(out), "\x1b") {
+			t.Errorf("%+v: %q", c, out)
+		}
+	}
+}
+
+type writerFunc func(b []byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// openTerminal makes a terminal for the time of a test.
+func openTerminal(t *testing.T) (master, screen *os.File) {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer master.Close()
+	t.Cleanup(func() { master.Close() })
 	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	if err == nil {
 		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
@@ -274,57 +355,11 @@ func TestGuestTopScreen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	screen, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
+	if screen, err = os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
 		t.Fatal(err)
 	}
-	defer screen.Close()
-	before, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error)
-	app := newApp(screen, io.Discard)
-	app.Reader = screen
-	go func() { ended <- app.Run([]string{"vcgroupfs", "guest", "top", "--interval", "1h"}) }()
-	out := bufio.NewReader(master)
-	until := func(parts ...string) {
-		t.Helper()
-		for i := 0; i < len(parts); {
-			line, err := out.ReadString('\n')
-			if err != nil {
-				t.Fatalf("no %q: %v", parts[i], err)
-			}
-			if strings.Contains(line, parts[i]) {
-				i++
-			}
-		}
-	}
-	until("  NAME", "  idle", "  web")
-	io.WriteString(master, "r")
-	until("  NAME", "  web", "  idle")
-	io.WriteString(master, "q")
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if after, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS); err != nil || *after != *before {
-		t.Errorf("the terminal's settings: %+v, before %+v, %v", after, before, err)
-	}
-}
-
-func TestFoldTop(t *testing.T) {
-	for _, c := range []struct {
-		line string
-		want []string
-	}{
-		{"12.0  1K  web", []string{"12.0  1K  web"}},
-		{"12.0  1K  a-long-name", []string{"12.0  1K", "  a-long-name"}},
-		{"12.0  1K  a-name-longer-than-it", []string{"12.0  1K", "  a-name-longer", "-than-it"}},
-	} {
-		if got := foldTop(c.line, 15); !slices.Equal(got, c.want) {
-			t.Errorf("%q: %q", c.line, got)
-		}
-	}
+	t.Cleanup(func() { screen.Close() })
+	return master, screen
 }
 
 // TestGuestEvents: a line for each event.
@@ -355,11 +390,4 @@ func TestGuestEvents(t *testing.T) {
 		t.Errorf("%q, %v", line[:n], err)
 	}
 	d.Publish(api.Event{Kind: api.EventGone, Guest: "web"}) // the command finds that nobody reads, and ends
-}
-
-func TestRates(t *testing.T) {
-	rows := topRows([]api.Usage{{Name: "a", Figures: api.Figures{CPUUsec: 100}, Requests: 100}}, []api.Usage{{Name: "a", Figures: api.Figures{CPUUsec: 50}, Requests: 7}, {Name: "b"}}, time.Second)
-	if rows[0].CPUPercent != -1 || rows[0].RequestsPerSecond != 0 || rows[1].CPUPercent != -1 {
-		t.Errorf("counters that began anew: %+v", rows)
-	}
 }

@@ -24,12 +24,18 @@ type Terminal struct {
 func StartOnTerminal(t *testing.T, cmd *exec.Cmd) *Terminal {
 	t.Helper()
 	c := OpenTerminal(t)
+	RunOnTerminal(t, c, cmd)
+	return c
+}
+
+// RunOnTerminal starts a command on a terminal.
+func RunOnTerminal(t *testing.T, c *Terminal, cmd *exec.Cmd) {
+	t.Helper()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Slave, c.Slave, c.Slave
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go io.Copy(c, c.Master)
-	return c
 }
 
 // OpenTerminal makes a terminal for as long as the test runs.
