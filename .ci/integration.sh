@@ -22,7 +22,7 @@ vm_scale=0.1
 # Tests of the program alone: neither the kernel's version nor the version of its cgroups changes an answer. They run here, in
 # no machine. Command lines, exit codes, the log and its readers:
 only_here="TestSameFaultSameCode TestServeRefuses TestReady TestLogOptions TestLogWithoutReader TestMountUnread"
-only_here="$only_here TestGiveUpUnread TestManagerDeaf TestTopScreen TestTopEnds TestTopManyGuests"
+only_here="$only_here TestGiveUpUnread TestManagerDeaf TestTopScreen TestTopEnds TestTopManyGuests TestGuestWatchEnds"
 # The API and its bounds; programs that cannot take over, which TestUpgradeUnderLoad has in each machine, too:
 only_here="$only_here TestProbes TestIdleStreams TestScrapeFlood TestRefusedUpgrades TestUnhealthy TestPaused"
 # The longest of those in which the kernel has least part; other tests have the same on v2, in 6.12's machine: TestFailPoints, TestHostile,

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -284,6 +285,60 @@ func TestTopManyGuests(t *testing.T) {
 	s.wantEnd(t)
 	if !regexp.MustCompile(`\x1b\[38;5;9m +4/4`).MatchString(s.Text()) {
 		t.Errorf("four of four tasks are not red: %q", s.Text())
+	}
+	d.Stop(t)
+}
+
+// TestGuestWatchEnds: "guest show --watch" of a real guest tells of an open file, goes on over the worker's death, and ends with the guest.
+func TestGuestWatchEnds(t *testing.T) {
+	d := kit.StartDaemon(t)
+	p := kit.NewPlace(t, d, "watch")
+	d.WantTry(t, 0, "added", p.Add("web")...)
+	out, err := os.Create(filepath.Join(d.Dir, "watch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	start := func(options ...string) *exec.Cmd {
+		cmd := exec.Command(kit.Program(t), append([]string{"guest", "show", "web", "--watch", "--interval", "100ms", "--socket", d.Socket}, options...)...)
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill() })
+		return cmd
+	}
+	said := func(text string) {
+		t.Helper()
+		kit.Eventually(t, "the watch to say "+strconv.Quote(text), func() bool { return strings.Contains(kit.ReadFile(out.Name()), text) })
+	}
+	cmd := start()
+	said("open         0\n")
+	f, err := os.Open(p.At("pids.max"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	said(" open: 0 -> 1\n")
+	d.Signal(t, unix.SIGKILL, 0)
+	d.Ready(t)
+	f.Close()
+	said(" open: 1 -> 0\n")
+	cmd.Process.Signal(unix.SIGINT)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("interrupted: %v", err)
+	}
+	out.Truncate(0)
+	out.Seek(0, 0)
+	cmd = start("--json")
+	said("\n")
+	d.WantTry(t, 0, "", "guest", "rm", "web")
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 6 {
+		t.Errorf("after the guest's removal: %v", cmd.ProcessState)
+	}
+	line, rest, _ := strings.Cut(kit.ReadFile(out.Name()), "\n")
+	if !json.Valid([]byte(line)) || !strings.Contains(rest, "no guest") {
+		t.Errorf("%q, %q", line, rest)
 	}
 	d.Stop(t)
 }

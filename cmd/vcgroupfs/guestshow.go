@@ -69,10 +69,31 @@ func stamp(t time.Time) string { return t.Local().Format(time.RFC3339) }
 func guestShowCommand() *cli.Command {
 	return &cli.Command{
 		Name: "show", Usage: "show one guest as the daemon has it", ArgsUsage: "NAME",
-		Flags: []cli.Flag{jsonFlag(), socketFlag()},
+		Description: "Prints the guest's settings, hierarchies and open descriptors. With --watch it goes on until it is " +
+			"interrupted, and\n" +
+			"prints a line for each value that has changed: when, which, the old one and the new one. A guest that was " +
+			"removed and added\n" +
+			"again meanwhile is shown in full. With --json that is a line for each change, with the whole guest as one JSON " +
+			"object.\n" +
+			"It ends with status 6 when the guest is removed, and waits for a daemon that does not answer.\n\n" +
+			"   vcgroupfs guest show web --watch --interval 500ms",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "watch", Usage: "go on, and show what changes"},
+			intervalFlag(), jsonFlag(), socketFlag(),
+		},
 		Action: guestAction(1, 1, "one guest", func(c *cli.Context, daemon *api.Client, args []string) error {
 			if err := checkName(args[0]); err != nil {
 				return err
+			}
+			interval, err := intervalOf(c)
+			if err != nil {
+				return err
+			}
+			if c.Bool("watch") {
+				return watchGuest(c, daemon, args[0], interval)
+			}
+			if c.IsSet("interval") {
+				return usageErrorf("--interval is for --watch: give both")
 			}
 			g, err := daemon.Guest(c.Context, args[0])
 			if err != nil {
@@ -96,26 +117,30 @@ func callsText(c api.Calls) string {
 
 func makerOf(g api.Guest) api.Maker { return api.MakerBy(&g.Maker, g.Declared, g.Rule) }
 
-func showGuest(c *cli.Context, g api.Guest) error {
-	w := newTable(c)
-	line := func(key, value string) { fmt.Fprintf(w, "%s\t%s\n", key, value) }
-	line("name", g.Name)
+// showLine is a line of "guest show".
+type showLine struct{ key, value string }
+
+// showLines returns what "guest show" says of a guest, but for the text of its policy.
+func showLines(g api.Guest) (lines []showLine) {
+	line := func(key, value string) { lines = append(lines, showLine{key, value}) }
+	line("name", texts.Visible(g.Name))
 	line("boundary", texts.Visible(boundaryOf(g.Spec)))
 	for _, h := range slices.Sorted(maps.Keys(g.Boundaries)) {
-		line("  in "+h, texts.Visible(g.Boundaries[h]))
+		line("  in "+texts.Visible(h), texts.Visible(g.Boundaries[h]))
 	}
 	line("target", texts.Visible(g.Spec.Place().String()))
 	if into := g.Spec.Into; into != nil {
 		line("into", fmt.Sprintf("%s of process %d", texts.Visible(filepath.Join(into.Rootfs, into.Path)), g.Spec.Pid))
 	}
-	line("hierarchies", texts.Dash(strings.Join(g.Hierarchies, " ")))
+	line("hierarchies", texts.Dash(texts.Visible(strings.Join(g.Hierarchies, " "))))
 	controllers := strings.Join(g.Spec.Controllers, ",")
 	if controllers == "" {
 		controllers = "as the policy says"
 	}
 	line("controllers", texts.Visible(controllers))
-	line("layout", orElse(g.Spec.Layout, "auto"))
-	line("owner", orElse(g.Spec.Owner, "as the boundary says: 0:0, or the root of the process's user namespace"))
+	line("layout", orElse(texts.Visible(g.Spec.Layout), "auto"))
+	line("owner", orElse(texts.Visible(g.Spec.Owner),
+		"as the boundary says: 0:0, or the root of the process's user namespace"))
 	for _, file := range slices.Sorted(maps.Keys(g.Spec.Limits)) {
 		line("limit", texts.Visible(file+"="+g.Spec.Limits[file]))
 	}
@@ -131,6 +156,14 @@ func showGuest(c *cli.Context, g api.Guest) error {
 		policyIs = "its own:"
 	}
 	line("policy", policyIs)
+	return lines
+}
+
+func showGuest(c *cli.Context, g api.Guest) error {
+	w := newTable(c)
+	for _, l := range showLines(g) {
+		fmt.Fprintf(w, "%s\t%s\n", l.key, l.value)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
