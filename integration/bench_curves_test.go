@@ -39,7 +39,7 @@ type pointFunc func(curve string, x int, operation string, median time.Duration)
 // curveOfGuests measures in one guest while others are added.
 func curveOfGuests(b *testing.B, point pointFunc) {
 	const curve = "guests"
-	many := newManyGuests(b, kit.NeedHierarchy(b, kit.OpenHost(b), "pids"))
+	many := newManyGuests(b, kit.NeedHierarchy(b, kit.OpenHost(b), "pids"), manyGuests)
 	d := kit.StartDaemon(b)
 	had := 0
 	for _, n := range []int{1, 10, 100, 300, manyGuests} {

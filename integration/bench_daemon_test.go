@@ -24,7 +24,7 @@ const manyGuests = 1000
 // the others being there.
 func BenchmarkGuests(b *testing.B) {
 	h := kit.OpenHost(b)
-	many := newManyGuests(b, kit.NeedHierarchy(b, h, "pids"))
+	many := newManyGuests(b, kit.NeedHierarchy(b, h, "pids"), manyGuests)
 	d := kit.StartDaemon(b)
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
@@ -88,17 +88,17 @@ type guestsOfOne struct {
 	dir  string // of their mount points
 }
 
-// newManyGuests makes what many guests need; each adds a child of its own to a cgroup of the test.
-func newManyGuests(b *testing.B, hier *host.Hierarchy) *guestsOfOne {
+// newManyGuests makes what n guests need; each adds a child of its own to a cgroup of the test.
+func newManyGuests(b *testing.B, hier *host.Hierarchy, n int) *guestsOfOne {
 	g := &guestsOfOne{hier: hier, path: kit.NewBoundary(b, "guests", hier), dir: kit.PublicDir(b)}
 	b.Cleanup(func() { // what is in the directory, before it goes itself
-		for i := range manyGuests {
+		for i := range n {
 			if err := os.Remove(g.target(i)); err != nil {
 				b.Error(err)
 			}
 		}
 	})
-	for i := range manyGuests {
+	for i := range n {
 		if err := hier.Create(g.path+"/"+guestName(i), 0o755); err != nil {
 			b.Fatal(err)
 		}

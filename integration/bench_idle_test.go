@@ -30,7 +30,7 @@ type idleFigures struct {
 // before and after one file of each guest was read. An older build takes part if VCGROUPFS_BEFORE names its program.
 func BenchmarkIdle(b *testing.B) {
 	h := kit.OpenHost(b)
-	many := newManyGuests(b, kit.NeedHierarchy(b, h, "pids"))
+	many := newManyGuests(b, kit.NeedHierarchy(b, h, "pids"), manyGuests)
 	now := idle(b, many, kit.Program(b))
 	was := idleFigures{}
 	if before := os.Getenv("VCGROUPFS_BEFORE"); before != "" {
