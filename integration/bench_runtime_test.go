@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"text/tabwriter"
@@ -14,8 +15,11 @@ import (
 	"github.com/vcgroupfs/vcgroupfs/integration/kit"
 )
 
-// build is a program that takes part in a benchmark.
-type build struct{ name, path string }
+// build is a program that takes part in a benchmark, with a number of other guests of its daemon.
+type build struct {
+	name, path string
+	guests     int
+}
 
 // builds are the program under test, and before it an older one if VCGROUPFS_BEFORE names its file.
 func builds(b *testing.B) (all []build) {
@@ -25,24 +29,30 @@ func builds(b *testing.B) (all []build) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		all = append(all, build{"before", path})
+		all = append(all, build{name: "before", path: path})
 	}
-	return append(all, build{"now", kit.AbsProgram(b)})
+	return append(all, build{name: "now", path: kit.AbsProgram(b)})
 }
 
 // BenchmarkOCI prints what the hook adds to a container's start and end, with each build's own daemon and hook: the runtime runs a
 // container that ends at once, without the hook and with it, in turn. What the hook adds is a difference of neighbours, since what the
-// machine does besides changes slowly. A container without the hook that is not measured comes before each that is: kernel and daemon
+// machine does besides changes slowly. With VCGROUPFS_GUESTS a daemon that has so many guests already takes part. A container without the hook that is not measured comes before each that is: kernel and daemon
 // go on with the end of a container while the next one starts.
 func BenchmarkOCI(b *testing.B) {
 	const rounds = 40
 	runtime := kit.NeedRuntime(b, "runc")
 	all := builds(b)
+	if n, err := strconv.Atoi(os.Getenv("VCGROUPFS_GUESTS")); err == nil {
+		all = append(all, build{name: "crowded", path: kit.AbsProgram(b), guests: n})
+	}
 	without, with, added := make([][]time.Duration, len(all)), make([][]time.Duration, len(all)), make([][]time.Duration, len(all))
 	bundles := make([][2]*kit.Bundle, len(all))
 	for i, p := range all {
 		d := kit.StartDaemonOf(b, p.path)
 		defer d.Stop(b)
+		if p.guests > 0 {
+			newManyGuests(b, kit.NeedHierarchy(b, kit.OpenHost(b), "pids"), p.guests).add(b, d, 0, p.guests)
+		}
 		bundles[i] = [2]*kit.Bundle{kit.NewBundle(b, d, runtime, "bench-without-"+p.name, "threads "),
 			kit.NewBundle(b, d, runtime, "bench-with-"+p.name, "threads ")}
 		delete(bundles[i][0].Config, "hooks")
@@ -70,7 +80,7 @@ func BenchmarkOCI(b *testing.B) {
 		plain, hooked := kit.Quantile(without[i], .5), kit.Quantile(with[i], .5)
 		fmt.Fprintf(w, "%s\t%v\t%v\t%v\t%.2f\n", p.name, plain, hooked, kit.Quantile(added[i], .5), float64(hooked)/float64(plain))
 	}
-	printRatio(w, added)
+	printRatios(w, all, added)
 	w.Flush()
 }
 
@@ -83,10 +93,11 @@ func runOnce(b *testing.B, runtime string, bundle *kit.Bundle) time.Duration {
 	return time.Since(began)
 }
 
-// printRatio prints what is added now to what was added before, each list sorted.
-func printRatio(w *tabwriter.Writer, took [][]time.Duration) {
-	if len(took) == 2 {
-		fmt.Fprintf(w, "now to before\t%.2f\n", float64(kit.Quantile(took[1], .5))/float64(kit.Quantile(took[0], .5)))
+// printRatios prints the ratio of each build's median to that of the build before it. The times are sorted.
+func printRatios(w *tabwriter.Writer, all []build, took [][]time.Duration) {
+	for i := 1; i < len(all); i++ {
+		ratio := float64(kit.Quantile(took[i], .5)) / float64(kit.Quantile(took[i-1], .5))
+		fmt.Fprintf(w, "%s to %s\t%.2f\n", all[i].name, all[i-1].name, ratio)
 	}
 }
 
@@ -112,6 +123,6 @@ func BenchmarkVersion(b *testing.B) {
 		slices.Sort(took[i])
 		fmt.Fprintf(w, "%s\t%v\t%v\t%d\n", p.name, kit.Quantile(took[i], .5), kit.Quantile(took[i], .99), faults[i])
 	}
-	printRatio(w, took)
+	printRatios(w, all, took)
 	w.Flush()
 }
