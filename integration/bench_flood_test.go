@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -45,6 +46,40 @@ func BenchmarkFlood(b *testing.B) {
 	w.Flush()
 	os.Stdout.Write(out.Bytes())
 	d.Stop(b)
+}
+
+// BenchmarkFloodTransport prints what a guest of "mount" feels of its neighbour's flood, by both transports, in turns.
+func BenchmarkFloodTransport(b *testing.B) {
+	enableURing(b)
+	h := kit.OpenHost(b)
+	cpu, place := kit.FloodPlace(b, h)
+	transports := []string{"classic", "io_uring"}
+	real := kit.NewSite(b, h, "flood-native")
+	bad, good := map[string]kit.Site{}, map[string]kit.Site{}
+	for _, transport := range transports {
+		for name, sites := range map[string]map[string]kit.Site{"bad": bad, "good": good} {
+			s := kit.NewSite(b, h, "flood-"+name+"-"+strings.ReplaceAll(transport, "_", ""))
+			v := kit.MountView(b, "--transport", transport, "--boundary", s.Path, "--controllers", kit.SiteControllers)
+			sites[transport] = s.Through(v.Dir)
+		}
+	}
+	var out bytes.Buffer
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "a neighbour's flood of\ttransport\tquiet p50\tp99\tnatively p50\tp99\tin its view p50\tp99\tp99 to natively\tflooded natively\tin the view")
+	for _, kind := range kit.FloodKinds(b) {
+		for _, transport := range transports {
+			quiet := kit.TimeNeighbour(b, good[transport], 5*time.Second)
+			native, nativeDone := underFlood(b, kind, real, good[transport], cpu, place)
+			flooded, done := underFlood(b, kind, bad[transport], good[transport], cpu, place)
+			fmt.Fprintf(w, "%s\t%s", kind.Name, transport)
+			for _, took := range [][]time.Duration{quiet, native, flooded} {
+				fmt.Fprintf(w, "\t%v\t%v", rounded(kit.Quantile(took, .5)), rounded(kit.Quantile(took, .99)))
+			}
+			fmt.Fprintf(w, "\t%.2f\t%d\t%d\n", float64(kit.Quantile(flooded, .99))/float64(kit.Quantile(native, .99)), nativeDone, done)
+		}
+	}
+	w.Flush()
+	os.Stdout.Write(out.Bytes())
 }
 
 // underFlood is how long the neighbour's operations take while a site is flooded, and how often the flood did its own.
