@@ -52,7 +52,8 @@ func Host(ctx context.Context, socket string) []Check {
 		checks = append(checks, memory(h)...)
 		checks = append(checks, pids(h))
 	}
-	return append(checks, kernel(), connections(), users(), fileSystemType(ctx, socket), daemon(ctx, socket), installed())
+	return append(checks, kernel(), transport(), connections(), users(), fileSystemType(ctx, socket), daemon(ctx, socket),
+		installed())
 }
 
 func privileges() Check {
@@ -211,6 +212,15 @@ func kernel() Check {
 		return Check{"kernel", OK, "Linux " + release, ""}
 	}
 	return Check{"kernel", Less, "Linux " + release + " has not: " + strings.Join(lacks, "; "), "a newer kernel"}
+}
+
+// transport says how the requests of mount and run come. The classic way lacks nothing, so it is no restriction.
+func transport() Check {
+	const name = "transport"
+	if err := conn.CheckURing(); err != nil {
+		return Check{name, OK, "/dev/fuse; " + err.Error(), ""}
+	}
+	return Check{name, OK, "io_uring for mount and run, /dev/fuse for the daemon", ""}
 }
 
 func connections() Check {
