@@ -23,7 +23,7 @@ vm_scale=0.1
 only_here="TestSameFaultSameCode TestServeRefuses TestReady TestLogOptions TestLogWithoutReader TestMountUnread"
 only_here="$only_here TestGiveUpUnread TestManagerDeaf"
 # The API and its bounds; programs that cannot take over, which TestUpgradeUnderLoad has in each machine, too:
-only_here="$only_here TestProbes TestIdleStreams TestScrapeFlood TestRefusedUpgrades TestUnhealthy TestPaused"
+only_here="$only_here TestStalled TestProbes TestIdleStreams TestScrapeFlood TestRefusedUpgrades TestUnhealthy TestPaused"
 # The longest of those in which the kernel has least part; other tests have the same on v2, in 6.12's machine: TestFailPoints, TestHostile,
 # TestNested, TestFlood.
 only_here="$only_here TestFailPointsBeside TestHostileDaemon TestNestedSuite TestWorst TestLongMountTable"

@@ -49,9 +49,11 @@ type operation struct {
 // Totals are the present totals at a scrape.
 type Totals struct {
 	Guests   int
-	Cgroups  int64  // below all boundaries
-	Restarts uint64 // of the worker, since the holder started
-	Calls           // of the present guests
+	Cgroups  int64         // below all boundaries
+	Restarts uint64        // of the worker, since the holder started
+	Healthy  bool          // GET /healthz answers 200
+	Stalled  time.Duration // longest time for which a guest has waited and got no answer; below 0: the kernel cannot be asked
+	Calls                  // of the present guests
 }
 
 // Metrics are the daemon's metrics, in a registry of their own.
@@ -168,6 +170,7 @@ type totalsCollector struct {
 	totals                     func() Totals
 	guests, cgroups, restarted *prometheus.Desc
 	listeners, calls           *prometheus.Desc
+	healthy, stalled           *prometheus.Desc
 }
 
 func newTotalsCollector(totals func() Totals) *totalsCollector {
@@ -181,6 +184,10 @@ func newTotalsCollector(totals func() Totals) *totalsCollector {
 			[]string{"outcome"}, nil),
 		restarted: prometheus.NewDesc("vcgroupfs_worker_restarts_total",
 			"Workers that were replaced since the holder started.", nil, nil),
+		healthy: prometheus.NewDesc("vcgroupfs_healthy", "1 while GET /healthz answers 200.", nil, nil),
+		stalled: prometheus.NewDesc("vcgroupfs_stalled_seconds",
+			"Longest time for which a guest has had requests waiting, as the kernel counts them, and none was answered. "+
+				"Missing where /sys/fs/fuse/connections is not mounted.", nil, nil),
 	}
 }
 
@@ -191,6 +198,8 @@ func (c *totalsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.restarted
 	ch <- c.listeners
 	ch <- c.calls
+	ch <- c.healthy
+	ch <- c.stalled
 }
 
 // Collect implements prometheus.Collector with the totals.
@@ -202,4 +211,12 @@ func (c *totalsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.listeners, prometheus.GaugeValue, float64(t.Listeners))
 	ch <- prometheus.MustNewConstMetric(c.calls, prometheus.GaugeValue, float64(t.Answered), "answered")
 	ch <- prometheus.MustNewConstMetric(c.calls, prometheus.GaugeValue, float64(t.PassedOn), "passed-on")
+	healthy := 0.0
+	if t.Healthy {
+		healthy = 1
+	}
+	ch <- prometheus.MustNewConstMetric(c.healthy, prometheus.GaugeValue, healthy)
+	if t.Stalled >= 0 {
+		ch <- prometheus.MustNewConstMetric(c.stalled, prometheus.GaugeValue, t.Stalled.Seconds())
+	}
 }

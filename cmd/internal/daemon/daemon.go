@@ -135,7 +135,7 @@ func (d *Daemon) assemble(h *host.Host) {
 	arena := d.worker.Arena
 	d.table = newTable(min(arena.Guests(), d.settings.MaxGuests))
 	d.told = newTelemetry(d.version, d.log, d.start.Reason, func() api.Totals {
-		return totalsOf(d.table.all(), d.start.Restarts)
+		return totalsOf(d.table.all(), d.start.Restarts, d.healthy() == nil)
 	})
 	policies := newPolicies()
 	attacher := &attacher{host: h, paths: d.paths}

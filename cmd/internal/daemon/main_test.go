@@ -90,7 +90,7 @@ func newParts(t *testing.T) *parts {
 		t.Skipf("machine: no hierarchy that may be opened: %v", err)
 	}
 	x.table = newTable(4)
-	told := newTelemetry("test", logrus.NewEntry(l), "", func() api.Totals { return totalsOf(x.table.all(), 0) })
+	told := newTelemetry("test", logrus.NewEntry(l), "", func() api.Totals { return totalsOf(x.table.all(), 0, true) })
 	t.Cleanup(told.auditor.Close)
 	p := paths{x.dir}
 	keepers := func(region int) keeper { return keptRegion{x.kept, region} }

@@ -198,7 +198,7 @@ func TestResumeGuest(t *testing.T) {
 	if info.Name != "web" || len(info.Hierarchies) != 1 || info.Boundaries[tree] != g.record.Spec.Boundary || info.Maker.By != api.ByHand {
 		t.Errorf("%+v", info)
 	}
-	if totals := totalsOf(x.all(), 3); totals.Guests != 1 || totals.Restarts != 3 {
+	if totals := totalsOf(x.all(), 3, true); totals.Guests != 1 || totals.Restarts != 3 || !totals.Healthy {
 		t.Errorf("%+v", totals)
 	}
 	if !isView([]*guest{g}, g.region.Device()) || isView([]*guest{g, x.guest("other")}, 7) {

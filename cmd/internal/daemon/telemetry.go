@@ -27,6 +27,7 @@ type telemetry struct {
 type counts struct {
 	requests, denials atomic.Uint64
 	sampler           cgroups.Sampler // used by the sweeping goroutine only
+	stall             stall           // used at a scrape only, of which there is one at a time
 }
 
 // newTelemetry makes the telemetry of a worker. Each scrape of the metrics calls totals.
@@ -36,9 +37,9 @@ func newTelemetry(version string, log *logrus.Entry, reason string, totals func(
 	return t
 }
 
-// totalsOf counts guests, cgroups and calls for the metrics.
-func totalsOf(guests []*guest, restarts uint64) api.Totals {
-	t := api.Totals{Restarts: restarts}
+// totalsOf counts guests, cgroups and calls for the metrics, and finds the guest that waits for longest.
+func totalsOf(guests []*guest, restarts uint64, healthy bool) api.Totals {
+	t := api.Totals{Restarts: restarts, Healthy: healthy, Stalled: stalled(guests, time.Now())}
 	for _, g := range guests {
 		t.Guests++
 		t.Cgroups += int64(g.cgroups())
