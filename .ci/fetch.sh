@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/.."
 for what in "kernel.sh 6.12" "kernel.sh 6.1" "kernel.sh 5.10" containerd.sh docker.sh "tree.sh bullseye" "tree.sh bookworm" "tree.sh trixie" "tree.sh forky" \
-	btop.sh jdk.sh mount.sh; do
+	btop.sh jdk.sh mount.sh prometheus.sh; do
 	# shellcheck disable=SC2086 # words
 	.ci/$what || echo "not downloaded: $what"
 done

@@ -1,5 +1,6 @@
 #!/bin/sh
-# gofmt, go vet, staticcheck, deadcode and govulncheck, on Go; sh -n on the scripts; Helm, on the chart; the base of its image.
+# gofmt, go vet, staticcheck, deadcode and govulncheck, on Go; sh -n on the scripts; promtool, on the alarms; Helm, on the chart; the base of
+# its image.
 set -eu
 cd "$(dirname "$0")/.."
 . .ci/lib.sh
@@ -23,6 +24,9 @@ for tags in none failpoints soak; do
 	dead=$("$go" run "golang.org/x/tools/cmd/deadcode@$DEADCODE" -test -tags "$tags" ./... | grep -v '_test\.go:.*: Example' || :)
 	[ -z "$dead" ] || die "unreachable with -tags $tags: $dead"
 done
+promtool=$(.ci/prometheus.sh)/usr/bin/promtool
+quiet "$promtool" check rules packaging/prometheus/rules.yaml
+(cd packaging/prometheus && quiet "$promtool" test rules rules_test.yaml)
 .ci/chart.sh
 grep -qE '^FROM [^ ]+@sha256:[0-9a-f]{64}$' packaging/kubernetes/Dockerfile || die "packaging/kubernetes/Dockerfile: the base is not pinned by its digest"
 .ci/vuln.sh
