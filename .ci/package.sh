@@ -146,7 +146,7 @@ done
 
 set -- usr/bin/vcgroupfs usr/lib/systemd/system/vcgroupfs.service usr/share/vcgroupfs/policy.yaml usr/share/vcgroupfs/lxc.conf usr/share/containers/oci/hooks.d/vcgroupfs.json \
 	usr/share/man/man8/vcgroupfs.8.gz etc/vcgroupfs/guests.d/README usr/share/doc/vcgroupfs/docs/operations.md \
-	usr/share/vcgroupfs/prometheus/rules.yaml
+	usr/share/vcgroupfs/prometheus/rules.yaml usr/share/vcgroupfs/grafana/dashboard.json
 say bin/vcgroupfs_*.deb bin/vcgroupfs-*.rpm
 if command -v rpm >/dev/null; then
 	rpm -qlp bin/vcgroupfs-*.rpm | holds "$@" usr/share/licenses/vcgroupfs/LICENSE
