@@ -22,8 +22,8 @@ vm_scale=0.1
 # no machine. Command lines, exit codes, the log and its readers:
 only_here="TestSameFaultSameCode TestServeRefuses TestReady TestLogOptions TestLogWithoutReader TestMountUnread"
 only_here="$only_here TestGiveUpUnread TestManagerDeaf"
-# The API and its bounds; programs that cannot take over, which TestUpgradeUnderLoad has in each machine, too:
-only_here="$only_here TestStalled TestProbes TestIdleStreams TestScrapeFlood TestRefusedUpgrades TestUnhealthy TestPaused"
+# The API and its bounds; what a Prometheus makes of it; programs that cannot take over, which TestUpgradeUnderLoad has in each machine, too:
+only_here="$only_here TestAlarms TestStalled TestProbes TestIdleStreams TestScrapeFlood TestRefusedUpgrades TestUnhealthy TestPaused"
 # The longest of those in which the kernel has least part; other tests have the same on v2, in 6.12's machine: TestFailPoints, TestHostile,
 # TestNested, TestFlood.
 only_here="$only_here TestFailPointsBeside TestHostileDaemon TestNestedSuite TestWorst TestLongMountTable"
@@ -57,8 +57,9 @@ on_this_kernel() {
 	btop=$(.ci/btop.sh) || btop= # its test says that it was skipped
 	jdk=$(.ci/jdk.sh) || jdk=    # the same
 	mount=$(.ci/mount.sh) || mount= # the same
+	prometheus=$(.ci/prometheus.sh) || prometheus= # the same
 	(cd integration && VCGROUPFS=$PWD/../bin/vcgroupfs VCGROUPFS_FAILPOINTS=$PWD/../bin/vcgroupfs-failpoints VCGROUPFS_CONTAINERD=$containerd \
-		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk VCGROUPFS_MOUNT=$mount VCGROUPFS_TREES=${tree%/*} \
+		VCGROUPFS_DOCKER=$docker VCGROUPFS_BTOP=$btop VCGROUPFS_JDK=$jdk VCGROUPFS_MOUNT=$mount VCGROUPFS_PROMETHEUS=$prometheus VCGROUPFS_TREES=${tree%/*} \
 		../bin/integration.test -test.v -test.timeout "$here_limit" "$@")
 }
 
