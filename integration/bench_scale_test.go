@@ -63,19 +63,8 @@ func (g *guestsOfOne) makeBelow(b *testing.B, from, to int) {
 
 // walk lists a guest's cgroups and reads a file of each.
 func (g *guestsOfOne) walk(i int) error {
-	root := g.root(i)
-	names, err := os.ReadDir(root)
-	if err != nil {
-		return err
-	}
-	for _, e := range names {
-		if e.IsDir() {
-			if err := readOnce(root + "/" + e.Name() + "/" + benchFile); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	_, err := readBelow(g.root(i))
+	return err
 }
 
 // replaced kills the worker and returns how long the last guest waits for an answer of the next one.

@@ -156,19 +156,9 @@ func benchOps() []benchOp {
 			}
 		}},
 		{"list and read one file in each of 1,000 cgroups", 1, func(b *testing.B, t *benchTree, _, _ int) {
-			dir := filepath.Join(t.root, "many")
-			names, err := os.ReadDir(dir)
+			read, err := readBelow(filepath.Join(t.root, "many"))
 			if err != nil {
 				b.Error(t.name, err)
-			}
-			read := 0
-			for _, e := range names {
-				if e.IsDir() {
-					if err := readOnce(filepath.Join(dir, e.Name(), benchFile)); err != nil {
-						b.Error(t.name, e.Name(), err)
-					}
-					read++
-				}
 			}
 			if read != manyCgroups {
 				b.Errorf("%s: read %d cgroups, want %d", t.name, read, manyCgroups)
@@ -190,6 +180,20 @@ func benchOps() []benchOp {
 			}
 		}},
 	}
+}
+
+// readBelow lists a directory and reads a file of each cgroup in it, until one cannot be read.
+func readBelow(dir string) (read int, err error) {
+	names, err := os.ReadDir(dir)
+	for _, e := range names {
+		if e.IsDir() {
+			if err := readOnce(filepath.Join(dir, e.Name(), benchFile)); err != nil {
+				return read, err
+			}
+			read++
+		}
+	}
+	return read, err
 }
 
 // readOnce opens, reads and closes a file.

@@ -105,5 +105,5 @@ func valuesOf(lines []showLine, key string) string {
 			values = append(values, l.value)
 		}
 	}
-	return orElse(strings.Join(values, ", "), "-")
+	return texts.Dash(strings.Join(values, ", "))
 }

@@ -21,9 +21,9 @@ type helper struct {
 }
 
 func newHelper(t *ringThread) (*helper, error) {
-	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	event, err := newEvent()
 	if err != nil {
-		return nil, os.NewSyscallError("eventfd", err)
+		return nil, err
 	}
 	return &helper{thread: t, event: event}, nil
 }
@@ -127,6 +127,15 @@ func (t *ringThread) wake() {
 	if t.event >= 0 {
 		signalEvent(t.event)
 	}
+}
+
+// newEvent makes an eventfd; -1 with an error.
+func newEvent() (int, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("eventfd", err)
+	}
+	return fd, nil
 }
 
 func signalEvent(fd int) {

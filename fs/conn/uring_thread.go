@@ -70,9 +70,8 @@ func (t *ringThread) run(ready chan<- error) {
 // setUp makes the ring, the event and the first slots.
 func (t *ringThread) setUp() (err error) {
 	t.count = make([]byte, 8)
-	if t.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
-		t.event = -1
-		return os.NewSyscallError("eventfd", err)
+	if t.event, err = newEvent(); err != nil {
+		return err
 	}
 	if t.cpu >= 0 {
 		if t.helper, err = newHelper(t); err != nil {

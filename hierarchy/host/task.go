@@ -203,16 +203,20 @@ func StartOf(pid int) (uint64, error) {
 // StartIn returns the start time in the text of a task's stat, as StartOf does.
 func StartIn(stat []byte) (uint64, error) { return startIn(fieldsIn(stat)) }
 
-func startIn(fields [][]byte) (uint64, error) {
-	// The start is the 20th field after the command's name (proc_pid_stat(5): field 22).
-	if len(fields) < 20 {
+func startIn(fields [][]byte) (uint64, error) { return statNumber(fields, 22) }
+
+// statNumber returns a field of stat after the command's name, by its number in proc_pid_stat(5). ESRCH if it is not
+// there or no number.
+func statNumber(fields [][]byte, field int) (uint64, error) {
+	i := field - 3
+	if len(fields) <= i {
 		return 0, unix.ESRCH
 	}
-	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	n, err := strconv.ParseUint(string(fields[i]), 10, 64)
 	if err != nil {
 		return 0, unix.ESRCH
 	}
-	return start, nil
+	return n, nil
 }
 
 // ExitStatus returns the wait status of a process whose first thread has exited, also while other threads of it keep it
@@ -222,15 +226,8 @@ func ExitStatus(pid int) (syscall.WaitStatus, error) {
 	if err != nil {
 		return 0, err
 	}
-	// proc_pid_stat(5): field 52.
-	if len(fields) < 50 {
-		return 0, unix.ESRCH
-	}
-	status, err := strconv.ParseUint(string(fields[49]), 10, 32)
-	if err != nil {
-		return 0, unix.ESRCH
-	}
-	return syscall.WaitStatus(status), nil
+	status, err := statNumber(fields, 52)
+	return syscall.WaitStatus(status), err
 }
 
 // statFields returns the fields of a process's stat after the command's name, which may contain blanks: the first is

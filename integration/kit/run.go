@@ -27,7 +27,7 @@ func RunGuest(t *testing.T, args []string, script string) Result {
 func RunCommand(t *testing.T, args ...string) Result {
 	t.Helper()
 	if len(args) > 0 && args[0] == "run" {
-		args = append(append([]string{"run"}, transport()...), args[1:]...)
+		args = withTransport(args[0], args[1:]...)
 	}
 	cmd := exec.Command(Program(t), args...)
 	var out, errs bytes.Buffer
@@ -89,8 +89,7 @@ func RunRole(t *testing.T, binary, role string, args ...string) []string {
 // RoleCommand is the command of RunRole.
 func RoleCommand(t *testing.T, binary, role string, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(Program(t), append(append(append([]string{"run", "--no-bpf"}, transport()...), args...), "--",
-		binary)...)
+	cmd := exec.Command(Program(t), append(append(withTransport("run", "--no-bpf"), args...), "--", binary)...)
 	cmd.Env = append(os.Environ(), RoleVariable+"="+role)
 	cmd.Stderr = os.Stderr
 	return cmd

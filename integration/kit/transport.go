@@ -10,12 +10,13 @@ import (
 // takes it. With io_uring the kernel's switch is on as long as the tests run.
 const TransportVariable = "VCGROUPFS_TRANSPORT"
 
-// transport returns the flags of "mount" and "run" for the transport under test.
-func transport() []string {
+// withTransport returns the arguments of "mount" or "run", with the flag for the transport under test.
+func withTransport(command string, args ...string) []string {
+	all := []string{command}
 	if t := os.Getenv(TransportVariable); t != "" {
-		return []string{"--transport", t}
+		all = append(all, "--transport", t)
 	}
-	return nil
+	return append(all, args...)
 }
 
 // switchTransport switches the kernel on for the transport under test.

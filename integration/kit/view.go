@@ -32,7 +32,7 @@ func MountView(t testing.TB, args ...string) *View {
 func MountAt(t testing.TB, dir string, args ...string) *View {
 	t.Helper()
 	v := &View{Dir: dir, Stderr: &strings.Builder{}}
-	v.Cmd = exec.Command(Program(t), append(append([]string{"mount"}, transport()...), args...)...)
+	v.Cmd = exec.Command(Program(t), withTransport("mount", args...)...)
 	v.Cmd.Stderr = v.Stderr
 	if err := v.Cmd.Start(); err != nil {
 		t.Fatal(err)
